@@ -1,0 +1,217 @@
+"""Checkpoints: one safetensors file with the config, the identities and the weights. No torch.
+
+Metadata of the file:
+
+========================  ============================================================
+``tokcodec.format``       version of this layout, ``1``
+``tokcodec.config``       canonical JSON of ``ModelConfig``
+``tokcodec.code_id``      64 hex digits, see ``code_id``
+``tokcodec.checkpoint_id``  64 hex digits, see ``checkpoint_id``
+``tokcodec.provenance``   JSON: data, recipe, steps, seed, command, measures; changes no id
+========================  ============================================================
+
+Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tokenizer``:
+``encoder.*``, ``quantizer.codebook`` and ``decoder.*``.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from tokcodec.config import ModelConfig
+from tokcodec.errors import CheckpointError, ConfigError
+from tokcodec.files import write_atomically
+
+FORMAT = "1"
+SUFFIX = ".safetensors"
+DEFAULT_NAME = "tokcodec-64"
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself. ``code_id`` and ``checkpoint_id`` are 64 hex digits."""
+
+    path: Path
+    config: ModelConfig
+    code_id: str
+    checkpoint_id: str
+    provenance: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def code_id(config: ModelConfig, tensors: Tensors) -> str:
+    """SHA-256, in hex, of all that decides what a code means: equal ids, equal meaning.
+
+    It covers the encode side of the config and every encoder and codebook tensor. A better
+    decoder for the same codes leaves it as it is.
+    """
+    names = [name for name in tensors if name.startswith(("encoder.", "quantizer."))]
+    return _digest("tokcodec code", config.encode_side_json(), names, tensors)
+
+
+def checkpoint_id(config: ModelConfig, tensors: Tensors) -> str:
+    """SHA-256, in hex, of the whole config and every tensor."""
+    return _digest("tokcodec checkpoint", config.to_json(), tensors, tensors)
+
+
+def _digest(kind: str, config: str, names: Iterable[str], tensors: Tensors) -> str:
+    # Every part goes in behind its length, so no two inputs give the same stream.
+    digest = hashlib.sha256()
+
+    def add(part: bytes | memoryview) -> None:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+
+    add(kind.encode())
+    add(config.encode())
+    for name in sorted(names):
+        tensor = np.ascontiguousarray(tensors[name])
+        tensor = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+        add(name.encode())
+        add(tensor.dtype.name.encode())
+        add(json.dumps(tensor.shape).encode())
+        add(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def write(
+    path: Path, config: ModelConfig, tensors: Tensors, provenance: Mapping[str, Any]
+) -> Header:
+    """Writes a checkpoint, whole or not at all.
+
+    Raises:
+        OutputError: the file system refused.
+    """
+    header = Header(
+        path, config, code_id(config, tensors), checkpoint_id(config, tensors), dict(provenance)
+    )
+    metadata = {
+        "tokcodec.format": FORMAT,
+        "tokcodec.config": config.to_json(),
+        "tokcodec.code_id": header.code_id,
+        "tokcodec.checkpoint_id": header.checkpoint_id,
+        "tokcodec.provenance": json.dumps(header.provenance, sort_keys=True),
+    }
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    data = save(contiguous, metadata)
+    write_atomically(path, lambda file: file.write(data))
+    return header
+
+
+def read_header(path: Path) -> Header:
+    """The header alone, in about a millisecond. Its ids are claims until ``read`` checks them.
+
+    Raises:
+        CheckpointError: no checkpoint of tokcodec, or one that needs a newer version.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return _header(path, file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
+
+
+def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
+    """Header and tensors, with both ids verified against the bytes.
+
+    Raises:
+        CheckpointError: as ``read_header``; also a tensor that is neither float32 nor float16,
+            or ids that are not those of the contents.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            header = _header(path, file.metadata() or {})
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                if file.get_slice(name).get_dtype() not in ("F32", "F16"):
+                    raise CheckpointError(f"{path}: tensor {name} is neither float32 nor float16")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
+    for kind, claimed, actual in (
+        ("code_id", header.code_id, code_id(header.config, tensors)),
+        ("checkpoint_id", header.checkpoint_id, checkpoint_id(header.config, tensors)),
+    ):
+        if claimed != actual:
+            raise CheckpointError(
+                f"{path}: damaged or altered: it claims {kind} {claimed[:8]}, "
+                f"its contents have {actual[:8]}; fetch it again"
+            )
+    return header, tensors
+
+
+def _header(path: Path, metadata: Mapping[str, str]) -> Header:
+    version = metadata.get("tokcodec.format")
+    if version is None:
+        raise CheckpointError(f"{path}: not a tokcodec checkpoint (no tokcodec.format in it)")
+    if version != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {version} needs a newer tokcodec")
+    try:
+        return Header(
+            path,
+            ModelConfig.from_json(metadata["tokcodec.config"]),
+            metadata["tokcodec.code_id"],
+            metadata["tokcodec.checkpoint_id"],
+            json.loads(metadata.get("tokcodec.provenance", "{}")),
+        )
+    except KeyError as error:
+        raise CheckpointError(f"{path}: the checkpoint lacks {error.args[0]}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: tokcodec.provenance is not JSON: {error}") from error
+
+
+@cache
+def bundled() -> tuple[Header, ...]:
+    """Headers of the checkpoints that come with tokcodec, fewest codes first.
+
+    They lie in the package when it is installed, and beside it in a source checkout.
+    """
+    package = Path(__file__).parent
+    folder = next((f for f in (package / "weights", package.parent / "weights") if f.is_dir()), None)
+    headers = [read_header(path) for path in folder.glob("*" + SUFFIX)] if folder else []
+    return tuple(sorted(headers, key=lambda header: (header.config.num_codes, header.name)))
+
+
+def find(weights: str) -> Header:
+    """The checkpoint that ``weights`` names: a bundled name, a file, or a folder with one in it.
+
+    Raises:
+        CheckpointError: there is none, or a folder holds several.
+    """
+    for header in bundled():
+        if header.name == weights:
+            return header
+    path = Path(weights)
+    if path.is_dir():
+        found = sorted(path.glob("*" + SUFFIX))
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or "none"
+            raise CheckpointError(
+                f"{weights}: a weights folder must hold one {SUFFIX} file, found {names}; name a file"
+            )
+        path = found[0]
+    elif not path.is_file():
+        names = ", ".join(header.name for header in bundled())
+        raise CheckpointError(f"{weights}: no such file or bundled checkpoint (bundled: {names})")
+    return read_header(path)
+
+
+def find_by_code_id(prefix: bytes) -> Header | None:
+    """The bundled checkpoint whose ``code_id`` begins with these 4 bytes, if there is one."""
+    digits = prefix.hex()
+    return next((h for h in bundled() if h.code_id.startswith(digits)), None)

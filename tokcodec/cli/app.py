@@ -1,0 +1,34 @@
+"""The commands, gathered."""
+
+from typing import Annotated
+
+import typer
+
+from tokcodec.cli.train import train
+
+app = typer.Typer(
+    help="An image-to-token codec: pictures to a few dozen discrete tokens, and back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train,):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from tokcodec import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; anywhere on the line.")] = False,
+) -> None:
+    pass

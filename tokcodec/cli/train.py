@@ -1,0 +1,109 @@
+"""``tokcodec train``."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tokcodec.cli.options import Device, pick_device
+from tokcodec.cli.terminal import say
+from tokcodec.config import ModelConfig
+from tokcodec.errors import TrainingError
+
+
+def train(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC...", help="Folders or tar files of pictures.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="tokcodec-16, tokcodec-64, original, or a JSON file with a model config.",
+        ),
+    ] = "tokcodec-64",
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of AdamW.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 500,
+    report_every: Annotated[
+        int, typer.Option(min=1, help="Steps between reports; a killed run resumes from there.")
+    ] = 500,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="List of pictures kept from training, a key a line: the path below SRC, "
+            "or name.tar/member. Without it, one in 32.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the start and of every draw.")] = 0,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(help="Of matrix products; auto takes what is measured to be faster."),
+    ] = "auto",
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read pictures.")] = 2,
+) -> None:
+    """Train a tokenizer; run the same command again to go on after a stop.
+
+    RUN gets model.safetensors, a checkpoint for --weights, at every report.
+    """
+    from tokcodec.train.data import load_pictures
+    from tokcodec.train import loop
+    from tokcodec.train.loop import Recipe, Report, fastest_dtype
+
+    torch_device = pick_device(device)
+    config = _read_config(model)
+    recipe = Recipe(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        report_every=report_every,
+        seed=seed,
+        dtype=fastest_dtype(torch_device) if dtype == "auto" else dtype,
+    )
+    pictures = load_pictures(
+        sources,
+        frozenset(held_out.read_text().split("\n")) - {""} if held_out else frozenset(),
+        config.preprocessing,
+        output,
+        workers,
+        lambda count: say(f"read {count} pictures"),
+    )
+    for line in pictures.skipped:
+        say(f"skipped {line}")
+    say(
+        f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out; "
+        f"{recipe.dtype} on {torch_device}"
+    )
+
+    def report(now: Report) -> None:
+        say(
+            f"step {now.step}/{now.steps}  loss {now.loss:.4f}  held-out PSNR {now.psnr:.2f} dB  "
+            f"codebook used {now.usage:.1%}  {now.pictures_per_second:.0f} pictures/s"
+        )
+
+    provenance = {"command": shlex.join(["tokcodec", *sys.argv[1:]])}
+    header = loop.train(
+        config, recipe, pictures, output, torch_device, provenance, report
+    )
+    print(header.path)
+
+
+def _read_config(model: str) -> ModelConfig:
+    from tokcodec.train.presets import PRESETS
+
+    if model in PRESETS:
+        return PRESETS[model]
+    try:
+        return ModelConfig.from_json(Path(model).read_text())
+    except OSError as error:
+        names = ", ".join(PRESETS)
+        raise TrainingError(f"--model {model}: neither a preset ({names}) nor a file") from error

@@ -1,0 +1,44 @@
+"""Writing files so that a reader never sees half of one."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from tokcodec.errors import OutputError
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Lets ``write`` fill a temporary file beside ``path``, syncs it and renames it into place.
+
+    Missing parent folders are made. Whatever goes wrong, ``path`` is either as it was or whole.
+
+    Raises:
+        OutputError: the file system refused (no space, no permission, a folder in the way).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".tokcodec-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path}: cannot write: {reason}; choose another -o") from error
+
+
+def _umask() -> int:
+    # The only portable way to read it; mkstemp ignores it and would leave files private.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

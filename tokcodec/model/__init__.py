@@ -1,0 +1,1 @@
+"""The network: layers, quantizer, tokenizer, and loading its weights from a checkpoint."""

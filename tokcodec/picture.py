@@ -1,0 +1,191 @@
+"""Picture files to the squares that a model sees, and back. Every rule here decides pixels, so a
+change to one that moves a pixel raises ``config.PREPROCESSING_VERSION``.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+
+from tokcodec.config import Fit, PreprocessingConfig
+from tokcodec.errors import PictureError
+from tokcodec.geometry import Placement, Size, place
+
+Pixels = NDArray[np.uint8]
+Source = str | os.PathLike[str] | BinaryIO | Image.Image
+
+MAX_EDGE = 65535  # what a token file can say
+WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A picture cut into the model's squares.
+
+    Attributes:
+        pixels: uint8 [n, S, S, 3], sRGB.
+        width, height: of the original, after EXIF orientation.
+        fit: how it was fitted.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    fit: Fit
+
+
+def read_squares(
+    source: Source,
+    config: PreprocessingConfig,
+    fit: Fit,
+    background: tuple[int, int, int] = WHITE,
+) -> Squares:
+    """Opens a picture and fits it to the model's square.
+
+    The first frame is taken, EXIF orientation applied, an embedded ICC profile converted to
+    sRGB, alpha laid over ``background``; then it is resized with Pillow's bicubic filter.
+
+    Raises:
+        PictureError: no picture, a damaged one, one above Pillow's decompression bomb limit
+            (``PIL.Image.MAX_IMAGE_PIXELS``; None lifts it), or an edge above 65,535 pixels.
+    """
+    name = _name(source)
+    try:
+        with _open(source) as image:
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            width, height = image.size[::-1] if turned else image.size
+            if max(width, height) > MAX_EDGE:
+                raise PictureError(
+                    f"{name}: {width}x{height} pixels; a token file holds up to {MAX_EDGE} an edge"
+                )
+            placement = place(fit, width, height, config.image_size)
+            if config.reduced_jpeg and fit != "tile":
+                needed = placement.resized[::-1] if turned else placement.resized
+                image.draft(None, (2 * needed[0], 2 * needed[1]))
+            rgb = to_rgb(image, background)
+            pixels = _cut(rgb, placement, config.image_size)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PictureError(
+            f"{name}: more pixels than Pillow's decompression bomb limit; "
+            "allow it with --allow-large if you trust the file"
+        ) from error
+    except Exception as error:
+        # Pillow's plugins meet damaged files with nearly any exception: OSError, SyntaxError,
+        # struct.error, ValueError, IndexError, zlib.error...
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "not a picture that Pillow knows"
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        raise PictureError(f"{name}: cannot read the picture: {reason}") from error
+    return Squares(pixels, width, height, fit)
+
+
+def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
+    """The picture as the eye should see it: upright, sRGB, opaque; mode ``RGB``."""
+    profile = image.info.get("icc_profile")
+    # A copy is turned, not the file's own object, so ``draft`` above stays in force.
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = _from_16_bits(image)
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("RGB")
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    if profile:
+        image = _to_srgb(image, profile)
+    image = image.convert("RGB")
+    if alpha is not None:
+        image = Image.composite(image, Image.new("RGB", image.size, background), alpha)
+    return image
+
+
+def to_image(squares: Pixels, fit: Fit, width: int, height: int, size: Size | None) -> Image.Image:
+    """uint8 [n, S, S, 3] -> the picture, at its original size or at ``size`` (width, height).
+
+    Raises:
+        PictureError: the picture would be above Pillow's decompression bomb limit.
+    """
+    side = squares.shape[1]
+    placement = place(fit, width, height, side)
+    output = size or placement.output
+    check_output(output)
+    columns, rows = placement.grid
+    canvas = squares.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4)
+    image = Image.fromarray(canvas.reshape(rows * side, columns * side, 3))
+    image = image.crop(placement.visible)
+    return image.resize(output, Image.Resampling.BICUBIC) if output != image.size else image
+
+
+def check_output(size: Size) -> None:
+    """Refuses, like Pillow on opening, to make a picture of twice ``MAX_IMAGE_PIXELS``.
+
+    Raises:
+        PictureError: it is too large.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and size[0] * size[1] > 2 * limit:
+        raise PictureError(
+            f"{size[0]}x{size[1]} pixels are more than Pillow's decompression bomb limit; "
+            "ask for a smaller --size, or allow it with --allow-large"
+        )
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    name = getattr(source, "filename", None) or getattr(source, "name", None)
+    return str(name or "picture")
+
+
+def _open(source: Source) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.copy()  # the caller's stays open, and as it is
+    return Image.open(Path(source) if isinstance(source, str) else source)
+
+
+def _cut(rgb: Image.Image, placement: Placement, side: int) -> Pixels:
+    if rgb.size != placement.resized:
+        rgb = rgb.resize(placement.resized, Image.Resampling.BICUBIC)
+    columns, rows = placement.grid
+    left, top = placement.offset
+    # Canvas pixel -> picture pixel; beyond its border, the nearest one.
+    x = np.clip(np.arange(columns * side) - left, 0, rgb.width - 1)
+    y = np.clip(np.arange(rows * side) - top, 0, rgb.height - 1)
+    canvas = np.asarray(rgb)[y[:, None], x]
+    squares = canvas.reshape(rows, side, columns, side, 3).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(squares.reshape(-1, side, side, 3))
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips at 255 where it should scale.
+    values: NDArray[Any] = np.asarray(image).clip(0, 65535)
+    return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        converted = ImageCms.profileToProfile(
+            image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return image  # a broken profile, or one for another mode: shown as viewers do, without it
+    assert converted is not None  # only in place does it return None
+    return converted

@@ -1,0 +1,1 @@
+"""Making checkpoints: data, start, codebook, loop, export. Nothing outside imports this."""

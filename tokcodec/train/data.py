@@ -1,0 +1,193 @@
+"""Training pictures: from folders and tar files into one array on disk, and batches out of it."""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tokcodec.config import PreprocessingConfig
+from tokcodec.errors import PictureError, TrainingError
+from tokcodec.files import write_atomically
+from tokcodec.picture import read_squares
+
+HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Square training pictures.
+
+    Attributes:
+        train: uint8 [n, 3, T, T]; T is twice the side that the model sees, or S where that is less.
+        held_out: uint8 [m, 3, S, S].
+        fingerprint: SHA-256, in hex, over the keys and bytes of all of them, in order.
+        skipped: one line for each picture that could not be read.
+    """
+
+    train: NDArray[np.uint8]
+    held_out: NDArray[np.uint8]
+    fingerprint: str
+    skipped: tuple[str, ...] = ()
+
+
+def load_pictures(
+    sources: Sequence[Path],
+    held_out: frozenset[str],
+    config: PreprocessingConfig,
+    folder: Path,
+    workers: int,
+    report: Callable[[int], None],
+) -> Pictures:
+    """Reads every picture of ``sources``, or the arrays that an earlier call left in ``folder``.
+
+    Pictures are cropped to their centre square. A key is the path below the source folder, or
+    ``name.tar/member``; the pictures whose keys are in ``held_out``, or one in 32 by the hash of
+    its key where that is empty, are kept from training.
+
+    Args:
+        report: called with the number of pictures read so far.
+
+    Raises:
+        TrainingError: no pictures, or none on one side of the split, or none of the named keys.
+    """
+    paths = (folder / "train.npy", folder / "held-out.npy", folder / "fingerprint")
+    if not paths[2].exists():
+        _prepare(sources, held_out, config, paths, workers, report)
+    fingerprint, *skipped = paths[2].read_text().splitlines()
+    arrays = [np.load(path, mmap_mode="r") for path in paths[:2]]
+    return Pictures(arrays[0], arrays[1], fingerprint, tuple(skipped))
+
+
+def _prepare(
+    sources: Sequence[Path],
+    held_out: frozenset[str],
+    config: PreprocessingConfig,
+    paths: tuple[Path, Path, Path],
+    workers: int,
+    report: Callable[[int], None],
+) -> None:
+    stored = min(config.image_size, 2 * config.model_size)
+    digest = hashlib.sha256()
+    sides: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
+    skipped: list[str] = []
+
+    def is_held_out(key: str) -> bool:
+        return key in held_out if held_out else _drawn(key)
+
+    def prepare(entry: tuple[str, bytes]) -> NDArray[np.uint8] | PictureError:
+        key, data = entry
+        try:
+            return _square(data, config, config.image_size if is_held_out(key) else stored)
+        except PictureError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:
+        entries = _entries(sources)
+        count = 0
+        while chunk := list(islice(entries, 256)):
+            for (key, data), pixels in zip(chunk, pool.map(prepare, chunk), strict=True):
+                count += 1
+                if isinstance(pixels, PictureError):
+                    skipped.append(f"{key}: {pixels}")
+                    continue
+                for part in (key.encode(), data):
+                    digest.update(len(part).to_bytes(8, "little") + part)
+                sides[is_held_out(key)].append(pixels)
+            report(count)
+    for side, name in zip(sides, ("training", "held-out"), strict=True):
+        if not side:
+            raise TrainingError(f"{', '.join(map(str, sources))}: no {name} pictures in there")
+    for path, side in zip(paths[:2], sides, strict=True):
+        array = np.stack(side)
+        write_atomically(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
+    text = "\n".join([digest.hexdigest(), *skipped])
+    write_atomically(paths[2], lambda file: file.write(text.encode()))
+
+
+def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
+    image = Image.fromarray(read_squares(io.BytesIO(data), config, "crop").pixels[0])
+    if image.width != side:
+        # A plain mean, like the model's own averaging, which finishes what is begun here.
+        image = image.resize((side, side), Image.Resampling.BOX)
+    return np.asarray(image).transpose(2, 0, 1)
+
+
+def _entries(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    extensions = Image.registered_extensions()
+    for source in sources:
+        if source.is_file():
+            yield from _tar_entries(source, source.name, extensions)
+            continue
+        if not source.is_dir():
+            raise TrainingError(f"{source}: no such folder or tar file")
+        for parent, folders, names in os.walk(source):
+            folders.sort()
+            for name in sorted(names):
+                path = Path(parent, name)
+                key = path.relative_to(source).as_posix()
+                if path.suffix == ".tar":
+                    yield from _tar_entries(path, key, extensions)
+                elif path.suffix.lower() in extensions:
+                    yield key, path.read_bytes()
+
+
+def _tar_entries(path: Path, key: str, extensions: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                file: BinaryIO | None
+                if Path(member.name).suffix.lower() in extensions and (
+                    file := tar.extractfile(member)  # type: ignore[assignment]
+                ):
+                    yield f"{key}/{member.name}", file.read()
+    except tarfile.TarError as error:
+        raise TrainingError(f"{path}: cannot read as a tar file: {error}") from error
+
+
+def _drawn(key: str) -> bool:
+    return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_SHARE == 0
+
+
+def draw_batch(
+    pictures: NDArray[np.uint8], side: int, batch_size: int, generator: torch.Generator
+) -> Tensor:
+    """A random training batch, float32 [B, 3, side, side] in [0, 1], flipped at random.
+
+    Half of the batches show whole pictures, half show crops of one random scale, down to native
+    resolution. All that is random comes from ``generator``.
+    """
+    stored = pictures.shape[-1]
+    picks = torch.randint(len(pictures), (batch_size,), generator=generator).numpy()
+    edge = stored
+    if stored > side and torch.rand((), generator=generator) < 0.5:
+        edge = int(torch.randint(side, stored + 1, (), generator=generator))
+    corners = torch.randint(stored - edge + 1, (batch_size, 2), generator=generator).tolist()
+    crops = [
+        pictures[pick, :, top : top + edge, left : left + edge]
+        for pick, (top, left) in zip(picks, corners, strict=True)
+    ]
+    batch = torch.from_numpy(np.stack(crops)).float().div_(255)
+    flipped = torch.rand(batch_size, generator=generator) < 0.5
+    batch[flipped] = batch[flipped].flip(-1)
+    return fit_side(batch, side)
+
+
+def fit_side(batch: Tensor, side: int) -> Tensor:
+    """[B, 3, T, T] -> [B, 3, side, side], averaged where T is a multiple."""
+    stored = batch.shape[-1]
+    if stored % side == 0:
+        return F.avg_pool2d(batch, stored // side)
+    return F.interpolate(batch, size=(side, side), mode="bilinear", antialias=True)

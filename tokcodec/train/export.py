@@ -1,0 +1,40 @@
+"""From a model in training to the checkpoint that ships: rounded to float16, measured, written."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokcodec import checkpoint
+from tokcodec.model.tokenizer import Tokenizer
+
+
+def rounded(model: Tokenizer) -> Tokenizer:
+    """A copy with every weight rounded to float16 and held in float32, as loading will find it."""
+    model = copy.deepcopy(model).eval()
+    for tensor in model.state_dict().values():
+        tensor.copy_(tensor.half())
+    return model
+
+
+def export(model: Tokenizer, path: Path, provenance: Mapping[str, Any]) -> checkpoint.Header:
+    """Writes a ``rounded`` model as an inference checkpoint; its codebook included."""
+    tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
+    return checkpoint.write(path, model.config, tensors, provenance)
+
+
+@torch.inference_mode()
+def mean_psnr(model: Tokenizer, pictures: NDArray[np.uint8], device: torch.device) -> float:
+    """Mean over uint8 pictures [n, 3, S, S] of the PSNR in dB, on pixels rounded to 8 bits."""
+    values: list[Tensor] = []
+    for start in range(0, len(pictures), 32):
+        original = torch.from_numpy(pictures[start : start + 32].copy()).to(device).float()
+        decoded = (model.decode(model.encode(original / 255)) * 255).round()
+        error = (decoded - original).square().mean(dim=(1, 2, 3))
+        values.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
+    return float(torch.cat(values).mean())

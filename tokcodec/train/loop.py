@@ -1,0 +1,284 @@
+"""The training loop: warm-up and cosine decay, moving averages, reports, exact resume."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tokcodec.checkpoint import Header
+from tokcodec.config import ModelConfig
+from tokcodec.errors import TrainingError
+from tokcodec.files import write_atomically
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.codebook import MovingAverages
+from tokcodec.train.data import Pictures, draw_batch, fit_side
+from tokcodec.train.export import export, mean_psnr, rounded
+from tokcodec.train.start import initialize
+
+Dtype = Literal["float32", "bfloat16"]
+
+_START_PICTURES = 8192
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome beside the model and the pictures.
+
+    Attributes:
+        steps: optimizer steps; the learning rate has fallen to zero after the last.
+        batch_size: pictures a step.
+        learning_rate: peak, of AdamW.
+        warmup: steps over which the learning rate rises.
+        weight_decay: on the matrices of the blocks.
+        clip_norm: largest norm of the whole gradient.
+        ema_decay: of the moving average of the weights, which is what ships.
+        commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
+        codebook_decay: of the moving averages behind the codebook.
+        dead_below: a code used less than this share of the mean is revived.
+        report_every: steps between reports, where the run can resume.
+        seed: of the weights and of every draw.
+        dtype: of the matrix products (autocast); the weights are float32.
+    """
+
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    commitment: float = 0.25
+    codebook_decay: float = 0.995
+    dead_below: float = 0.02
+    report_every: int = 500
+    seed: int = 0
+    dtype: Dtype = "float32"
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then cosine decay to zero."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * warm * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+
+@dataclass(frozen=True)
+class Report:
+    """How training stands. ``psnr`` is of the held-out pictures, ``usage`` the share of the
+    codebook that the training pictures chose since the last report."""
+
+    step: int
+    steps: int
+    loss: float
+    psnr: float
+    usage: float
+    pictures_per_second: float
+
+
+def train(
+    config: ModelConfig,
+    recipe: Recipe,
+    pictures: Pictures,
+    run: Path,
+    device: torch.device,
+    provenance: Mapping[str, Any],
+    report: Callable[[Report], None],
+) -> Header:
+    """Trains to the last step, or goes on where the run in ``run`` stopped.
+
+    At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
+    and ``state.pt``, from which the same call goes on to the very weights of an unbroken run.
+
+    Raises:
+        TrainingError: the run was begun with other settings or pictures, or diverges.
+    """
+    settings = json.dumps(
+        {
+            "config": json.loads(config.to_json()),
+            "recipe": dataclasses.asdict(recipe),
+            "pictures": pictures.fingerprint,
+        },
+        sort_keys=True,
+    )
+    session = _Session(config, recipe, pictures, device)
+    state_path = run / "state.pt"
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        if state["settings"] != settings:
+            raise TrainingError(
+                f"{run}: holds a run with other settings or pictures; "
+                "repeat its command to go on with it, or choose another -o"
+            )
+        session.load_state(state)
+    else:
+        session.start()
+
+    def save() -> tuple[Header, float]:
+        model = rounded(session.average.module)
+        psnr = mean_psnr(model, pictures.held_out, device)
+        if session.step == 0:
+            session.start_psnr = psnr
+        measured = {
+            "step": session.step,
+            "held_out_psnr": round(psnr, 3),
+            "held_out_psnr_at_start": round(session.start_psnr, 3),
+            "held_out_pictures": len(pictures.held_out),
+            "training_pictures": len(pictures.train),
+            "pictures_sha256": pictures.fingerprint,
+            "recipe": dataclasses.asdict(recipe),
+        }
+        header = export(model, run / "model.safetensors", {**provenance, **measured})
+        state = {"settings": settings, **session.state()}
+        write_atomically(state_path, lambda file: torch.save(state, file))
+        return header, psnr
+
+    header, psnr = save()
+    used = torch.zeros(config.quantizer.codebook_size, dtype=torch.bool, device=device)
+    losses: list[Tensor] = []
+    begun = time.perf_counter()
+    while session.step < recipe.steps:
+        loss, codes = session.advance()
+        losses.append(loss)
+        used[codes.flatten()] = True
+        if session.step % recipe.report_every == 0 or session.step == recipe.steps:
+            seconds = time.perf_counter() - begun
+            header, psnr = save()
+            rate = len(losses) * recipe.batch_size / seconds
+            mean_loss = float(torch.stack(losses).mean())
+            usage = float(used.float().mean())
+            report(Report(session.step, recipe.steps, mean_loss, psnr, usage, rate))
+            losses.clear()
+            used.zero_()
+            begun = time.perf_counter()
+    return header
+
+
+class _Session:
+    """Model, averages and optimizer at one step."""
+
+    def __init__(
+        self, config: ModelConfig, recipe: Recipe, pictures: Pictures, device: torch.device
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.pictures, self.device = recipe, pictures, device
+        self.step = 0
+        self.start_psnr = 0.0
+        self.model = Tokenizer(config).to(device)
+        matrices = [
+            parameter
+            for name, parameter in self.model.named_parameters()
+            if ".blocks." in name and parameter.ndim == 2
+        ]
+        decayed = set(matrices)
+        rest = [p for p in self.model.parameters() if p not in decayed]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": recipe.weight_decay},
+                {"params": rest, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.99),
+        )
+
+    def start(self) -> None:
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        chosen = torch.randperm(len(self.pictures.train), generator=generator)[:_START_PICTURES]
+        pixels = torch.from_numpy(self.pictures.train[chosen.sort().values.numpy()]).float() / 255
+        side = self.model.config.preprocessing.model_size
+        pixels = fit_side(pixels, side).to(self.device)
+        initialize(self.model, self.model.normalize(pixels), generator)
+        self._begin_averages()
+
+    def _begin_averages(self) -> None:
+        config = self.model.config
+        self.averages = MovingAverages(
+            self.model.quantizer.codebook,
+            self.recipe.batch_size * config.num_codes,
+            self.recipe.codebook_decay,
+            self.recipe.dead_below,
+        )
+        self.average = AveragedModel(
+            self.model,
+            multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay),
+            use_buffers=True,
+        )
+
+    def advance(self) -> tuple[Tensor, Tensor]:
+        """One step. Gives the loss and the codes of its pictures, [B, N]."""
+        recipe, model, config = self.recipe, self.model, self.model.config
+        # A generator a step: what a step draws depends on its number alone, resumed or not.
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step + 1)
+        side = config.preprocessing.model_size
+        batch = draw_batch(self.pictures.train, side, recipe.batch_size, generator)
+        pixels = model.normalize(batch.to(self.device))
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"
+        ):
+            z = model.encoder(pixels)
+        z = z.float()
+        try:
+            codes = model.quantizer(z)
+        except ValueError as error:
+            raise TrainingError(
+                f"training diverged at step {self.step}: {error}; lower --learning-rate"
+            ) from error
+        z_q = model.quantizer.lookup(codes)
+        commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"
+        ):
+            decoded = model.decoder(z + (z_q - z).detach())  # straight-through
+        loss = F.mse_loss(decoded.float(), pixels) + recipe.commitment * commitment
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.rate(self.step)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        self.averages.update(z.detach().flatten(0, 1), codes.flatten(), generator)
+        self.average.update_parameters(model)
+        self.step += 1
+        return loss.detach(), codes
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "start_psnr": self.start_psnr,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averages": self.averages.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.step, self.start_psnr = state["step"], state["start_psnr"]
+        self.model.load_state_dict(state["model"])
+        self._begin_averages()
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averages.load_state(state["averages"])
+
+
+def fastest_dtype(device: torch.device) -> Dtype:
+    """``bfloat16`` where matrix products in it are measured to be clearly faster than float32.
+
+    Some processors have it in hardware, others emulate it hundreds of times slower.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        matrix = torch.ones(512, 512, dtype=dtype, device=device)
+        best = math.inf
+        for _ in range(4):
+            begun = time.perf_counter()
+            float((matrix @ matrix)[0, 0])  # reading a value waits for the device
+            best = min(best, time.perf_counter() - begun)
+        return best
+
+    return "bfloat16" if seconds(torch.bfloat16) * 1.3 < seconds(torch.float32) else "float32"

@@ -1,0 +1,86 @@
+"""A start that already codes pictures: principal components of patches, and k-means.
+
+With the residual branches at zero, encoder and decoder of the patch layout are linear maps, and
+the best linear code of a patch is its first d principal components. So the first gradient step
+starts from classical vector quantization instead of from noise.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tokcodec.model.layers import Block, patchify
+from tokcodec.model.quantizer import nearest
+from tokcodec.model.tokenizer import Tokenizer
+
+_ITERATIONS = 10
+_VECTORS_PER_CODE = 40
+
+
+@torch.no_grad()
+def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> None:
+    """Sets every weight of ``model`` from normalized training pixels [n, 3, s, s]."""
+    encoder, decoder = model.encoder, model.decoder
+    for name, parameter in model.named_parameters():
+        if name.endswith(("positions", "tokens", "mask_token")):
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+    mean, basis, scale = _principal_components(patchify(pixels, encoder.patch_size))
+    rank = min(basis.shape[1], encoder.patch_embed.out_features)
+    # The residual stream holds the components at unit variance.
+    encoder.patch_embed.weight[:rank] = (basis / scale).T[:rank]
+    encoder.patch_embed.bias[:rank] = -(mean @ basis / scale)[:rank]
+    if not encoder.num_latents:
+        for module in model.modules():
+            if isinstance(module, Block):
+                for branch in (module.attention.out, module.mlp[2]):
+                    nn.init.zeros_(branch.weight)
+                    nn.init.zeros_(branch.bias)
+        rank = min(rank, encoder.to_code.out_features, decoder.from_code.out_features)
+        for linear, diagonal in (
+            (encoder.to_code, scale[:rank]),
+            (decoder.from_code, 1 / scale[:rank]),
+        ):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            linear.weight[:rank, :rank] = torch.diag(diagonal)
+
+    mean, basis, scale = _principal_components(patchify(pixels, decoder.patch_size))
+    rank = min(basis.shape[1], decoder.to_pixels.in_features)
+    nn.init.zeros_(decoder.to_pixels.weight)
+    decoder.to_pixels.weight[:, :rank] = (basis * scale)[:, :rank]
+    decoder.to_pixels.bias.copy_(mean)
+
+    codebook = model.quantizer.codebook
+    wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
+    z = torch.cat([encoder(part) for part in pixels[:wanted].split(64)]).flatten(0, 1)
+    codebook.copy_(_k_means(z, len(codebook), generator))
+
+
+def _principal_components(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[n, T, D] -> mean [D], basis [D, D] by falling variance, deviation along each [D]."""
+    x = patches.flatten(0, 1).double()
+    mean = x.mean(dim=0)
+    x = x - mean
+    variances, basis = torch.linalg.eigh(x.T @ x / len(x))
+    variances, basis = variances.flip(0), basis.flip(1)
+    deviations = variances.clamp(min=float(variances[0]) * 1e-6 + 1e-12).sqrt()
+    return mean.float(), basis.float(), deviations.float()
+
+
+def _k_means(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Lloyd's algorithm, [M, d] -> [count, d]; an empty cluster starts again at a random vector."""
+
+    def draw(n: int) -> Tensor:
+        picks = torch.randint(len(z), (n,), generator=generator)
+        # Jitter keeps two vectors apart that were drawn from the same place.
+        noise = torch.randn(n, z.shape[1], generator=generator)
+        return z[picks] + noise.to(z) * z.std() * 1e-3
+
+    centres = draw(count)
+    for _ in range(_ITERATIONS):
+        codes = nearest(z, centres)
+        sizes = torch.bincount(codes, minlength=count)
+        sums = torch.zeros_like(centres).index_add_(0, codes, z)
+        centres = sums / sizes.clamp(min=1).unsqueeze(1)
+        empty = sizes == 0
+        centres[empty] = draw(int(empty.sum()))
+    return centres
