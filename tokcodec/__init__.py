@@ -1,3 +1,23 @@
-"""tokcodec: an image-to-token codec."""
+"""tokcodec: an image-to-token codec.
+
+The public names load on first use, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokcodec.codec import Codec
+    from tokcodec.errors import TokcodecError
+    from tokcodec.tokenfile import TokenFile
 
 __version__ = "0.1.0"
+__all__ = ["Codec", "TokcodecError", "TokenFile", "__version__"]
+
+_MODULES = {"Codec": "codec", "TokcodecError": "errors", "TokenFile": "tokenfile"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

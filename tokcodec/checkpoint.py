@@ -182,7 +182,9 @@ def bundled() -> tuple[Header, ...]:
     They lie in the package when it is installed, and beside it in a source checkout.
     """
     package = Path(__file__).parent
-    folder = next((f for f in (package / "weights", package.parent / "weights") if f.is_dir()), None)
+    folder = next(
+        (f for f in (package / "weights", package.parent / "weights") if f.is_dir()), None
+    )
     headers = [read_header(path) for path in folder.glob("*" + SUFFIX)] if folder else []
     return tuple(sorted(headers, key=lambda header: (header.config.num_codes, header.name)))
 
@@ -202,7 +204,7 @@ def find(weights: str) -> Header:
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
             raise CheckpointError(
-                f"{weights}: a weights folder must hold one {SUFFIX} file, found {names}; name a file"
+                f"{weights}: a weights folder must hold one {SUFFIX} file, found {names}; name it"
             )
         path = found[0]
     elif not path.is_file():

@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from tokcodec.errors import ConfigError
 
@@ -168,7 +168,7 @@ class ModelConfig:
         return _canonical({name: fields[name] for name in names if name in fields})
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "ModelConfig":
         """Parses JSON strictly: an unknown, missing or ill-typed field is an error.
 
         Raises:
@@ -178,7 +178,9 @@ class ModelConfig:
             fields = json.loads(text)
         except ValueError as error:
             raise ConfigError(f"config is not JSON: {error}") from error
-        return _parse(cls, fields, "config")
+        config = _parse(cls, fields, "config")
+        assert isinstance(config, ModelConfig)
+        return config
 
 
 def _canonical(fields: dict[str, Any]) -> str:

@@ -29,5 +29,9 @@ class OutputError(TokcodecError):
     """An output that cannot be written where it was asked for."""
 
 
+class DeviceError(TokcodecError):
+    """A device to compute on that is not there."""
+
+
 class TrainingError(TokcodecError):
     """Training that cannot start, resume or go on."""

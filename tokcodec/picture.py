@@ -10,10 +10,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tokcodec.config import Fit, PreprocessingConfig
 from tokcodec.errors import PictureError
+from tokcodec.files import write_atomically
 from tokcodec.geometry import Placement, Size, place
 
 Pixels = NDArray[np.uint8]
@@ -80,7 +81,7 @@ def read_squares(
         # Pillow's plugins meet damaged files with nearly any exception: OSError, SyntaxError,
         # struct.error, ValueError, IndexError, zlib.error...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, Image.UnidentifiedImageError):
+        if isinstance(error, UnidentifiedImageError):
             reason = "not a picture that Pillow knows"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
@@ -141,11 +142,34 @@ def check_output(size: Size) -> None:
         )
 
 
-def png_bytes(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+def extensions() -> frozenset[str]:
+    """The lower-case extensions of the files that Pillow opens, dots included."""
+    known = Image.registered_extensions()
+    return frozenset(extension for extension, kind in known.items() if kind in Image.OPEN)
+
+
+def save(image: Image.Image, target: Path | BinaryIO) -> int:
+    """Writes a file in the format of its extension, whole or not at all, or PNG to a stream.
+
+    Gives the number of bytes.
+
+    Raises:
+        PictureError: the extension is of no format that Pillow writes.
+        OutputError: the file system refused.
+    """
+    kind: str | None = "PNG"
+    if isinstance(target, Path):
+        kind = Image.registered_extensions().get(target.suffix.lower())
+        if kind not in Image.SAVE:
+            raise PictureError(f"{target}: Pillow writes no such format; name it .png, say")
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+    image.save(buffer, kind)
+    data = buffer.getvalue()
+    if isinstance(target, Path):
+        write_atomically(target, lambda file: file.write(data))
+    else:
+        target.write(data)
+    return len(data)
 
 
 def _name(source: Source) -> str:

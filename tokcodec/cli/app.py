@@ -4,6 +4,11 @@ from typing import Annotated
 
 import typer
 
+from tokcodec.cli.decode import decode
+from tokcodec.cli.encode import encode
+from tokcodec.cli.inspect import inspect
+from tokcodec.cli.models import models
+from tokcodec.cli.stats import stats
 from tokcodec.cli.train import train
 
 app = typer.Typer(
@@ -12,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train,):
+for command in (encode, decode, stats, inspect, models, train):
     app.command()(command)
 
 
@@ -29,6 +34,8 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; anywhere on the line.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; anywhere on the line.")
+    ] = False,
 ) -> None:
     pass

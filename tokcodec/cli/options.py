@@ -1,28 +1,37 @@
-"""Options that several commands share, and what their values become."""
+"""Options that several commands share."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import os
+from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.errors import TokcodecError
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SRC", help="Files, folders, or - for standard input.")
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o", "--output", metavar="OUT", help="A file, a folder, or - for standard output."
+    ),
+]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Squares that the model sees at once; part of what fixes codes.")
+]
+Workers = Annotated[
+    int, typer.Option(min=1, help="Threads that read and write pictures.", show_default="cores")
+]
+AllowLarge = Annotated[
+    bool, typer.Option("--allow-large", help="Lift Pillow's decompression bomb limit.")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
-if TYPE_CHECKING:
-    import torch
-
-DeviceName = Literal["auto", "cpu", "cuda"]
-Device = Annotated[DeviceName, typer.Option(help="Where the model runs.", show_default=True)]
+CORES = os.cpu_count() or 1
 
 
-def pick_device(name: DeviceName) -> "torch.device":
-    """The torch device of that name; ``auto`` is CUDA where there is one.
+def allow_large() -> None:
+    """Pillow's own switch, which holds for opening pictures and for making them."""
+    from PIL import Image
 
-    Raises:
-        TokcodecError: CUDA was asked for and is not there.
-    """
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TokcodecError("--device cuda: torch finds no CUDA device; use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    Image.MAX_IMAGE_PIXELS = None

@@ -1,8 +1,15 @@
-"""Printing for people: messages and progress on standard error."""
+"""What people and programs see: messages, progress, JSON lines, and the status at the end."""
 
+import json
 import sys
+from types import TracebackType
+from typing import Any, Self
 
+import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tokcodec.cli.jobs import Job
 
 
 def say(message: str) -> None:
@@ -10,5 +17,90 @@ def say(message: str) -> None:
     print(f"tokcodec: {message}", file=sys.stderr, flush=True)
 
 
-def error_console() -> Console:
-    return Console(stderr=True)
+def print_json(value: Any) -> None:
+    print(json.dumps(value), flush=True)
+
+
+class Tally:
+    """Counts the ends of jobs, shows them as they come, and closes with the exit status.
+
+    Several jobs on a terminal have a progress bar. With ``as_json`` every job is a line of JSON
+    on standard output: ``source, output, status`` (``ok``, ``skipped``, ``failed``), ``error``,
+    ``file_bytes``.
+    """
+
+    def __init__(self, verb: str, jobs: int, as_json: bool) -> None:
+        self.verb, self.jobs, self.as_json = verb, jobs, as_json
+        self.counts = {"ok": 0, "skipped": 0, "failed": 0}
+        self.bytes = 0
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=jobs == 1 or not sys.stderr.isatty(),
+        )
+        self.task = self.progress.add_task(verb, total=jobs)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def done(self, job: Job, size: int, what: str) -> None:
+        self._count(job, "ok", None, size)
+        if self.jobs == 1 and not self.as_json and job.target:
+            say(f"{job} -> {job.target}: {what}")
+
+    def skipped(self, job: Job) -> None:
+        self._count(job, "skipped", None, None)
+
+    def failed(self, job: Job, error: str) -> None:
+        self._count(job, "failed", error, None)
+        if self.progress.disable:
+            say(error)
+        else:
+            # Above the bar, and as plain text: a file's name is no markup.
+            self.progress.console.print(f"tokcodec: {error}", markup=False, highlight=False)
+
+    def close(self) -> None:
+        """The summary of several jobs.
+
+        Raises:
+            typer.Exit: status 3 if some of several jobs failed, 1 if the only one did.
+        """
+        failed = self.counts["failed"]
+        if self.jobs > 1:
+            parts = [f"{self.counts['ok']} {self.verb}d ({self.bytes:,} bytes)"]
+            if self.counts["skipped"]:
+                parts.append(f"{self.counts['skipped']} skipped as done")
+            if failed:
+                parts.append(f"{failed} failed")
+            say(", ".join(parts))
+        elif self.counts["skipped"]:
+            say("skipped: its token file is whole and up to date (-f encodes again)")
+        if failed:
+            raise typer.Exit(3 if self.jobs > 1 else 1)
+
+    def _count(self, job: Job, status: str, error: str | None, size: int | None) -> None:
+        self.counts[status] += 1
+        self.bytes += size or 0
+        self.progress.advance(self.task)
+        if self.as_json:
+            print_json(
+                {
+                    "source": str(job),
+                    "output": str(job.target) if job.target else None,
+                    "status": status,
+                    "error": error,
+                    "file_bytes": size,
+                }
+            )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.cli.options import Device, pick_device
+from tokcodec.cli.options import Device
 from tokcodec.cli.terminal import say
 from tokcodec.config import ModelConfig
 from tokcodec.errors import TrainingError
@@ -15,7 +15,7 @@ from tokcodec.errors import TrainingError
 
 def train(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC...", help="Folders or tar files of pictures.")
+        list[Path], typer.Argument(metavar="SRC", help="Folders or tar files of pictures.")
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
@@ -54,11 +54,12 @@ def train(
 
     RUN gets model.safetensors, a checkpoint for --weights, at every report.
     """
-    from tokcodec.train.data import load_pictures
+    from tokcodec.model.loading import resolve_device
     from tokcodec.train import loop
+    from tokcodec.train.data import load_pictures
     from tokcodec.train.loop import Recipe, Report, fastest_dtype
 
-    torch_device = pick_device(device)
+    torch_device = resolve_device(device)
     config = _read_config(model)
     recipe = Recipe(
         steps=steps,
@@ -91,9 +92,7 @@ def train(
         )
 
     provenance = {"command": shlex.join(["tokcodec", *sys.argv[1:]])}
-    header = loop.train(
-        config, recipe, pictures, output, torch_device, provenance, report
-    )
+    header = loop.train(config, recipe, pictures, output, torch_device, provenance, report)
     print(header.path)
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from tokcodec import checkpoint
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, DeviceError
 from tokcodec.model.tokenizer import Tokenizer
 
 
@@ -27,3 +27,20 @@ def load(header: checkpoint.Header, device: torch.device) -> Tokenizer:
     tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     model.load_state_dict(tensors, assign=True)
     return model.to(device).eval().requires_grad_(False)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device of that name; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        DeviceError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name}: torch knows no such device") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"device {name}: torch finds no CUDA device; use the cpu")
+    return device

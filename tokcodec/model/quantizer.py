@@ -82,13 +82,13 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _exact(z: Tensor, codebook: Tensor, candidates: Tensor) -> Tensor:
-    """The best of the (row, code) pairs [C, 2], in order, for every row of ``z``; every row has one."""
+    """The best of the (row, code) pairs [C, 2], in order, of each row; every row has one."""
     if len(candidates) == len(z):
         return candidates[:, 1]
     distances = torch.cat(
         [
             (z[pairs[:, 0]].double() - codebook[pairs[:, 1]].double()).square_().sum(dim=1)
-            for pairs in candidates.split(max(1, _CANDIDATES // z.shape[1]))
+            for pairs in torch.split(candidates, max(1, _CANDIDATES // z.shape[1]))
         ]
     )
     rows, codes = candidates.unbind(1)

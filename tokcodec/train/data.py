@@ -4,7 +4,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +21,7 @@ from torch import Tensor
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError
 from tokcodec.files import write_atomically
-from tokcodec.picture import read_squares
+from tokcodec.picture import extensions, read_squares
 
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
 
@@ -126,10 +126,10 @@ def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.u
 
 
 def _entries(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    extensions = Image.registered_extensions()
+    known = extensions()
     for source in sources:
         if source.is_file():
-            yield from _tar_entries(source, source.name, extensions)
+            yield from _tar_entries(source, source.name, known)
             continue
         if not source.is_dir():
             raise TrainingError(f"{source}: no such folder or tar file")
@@ -139,17 +139,17 @@ def _entries(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
                 path = Path(parent, name)
                 key = path.relative_to(source).as_posix()
                 if path.suffix == ".tar":
-                    yield from _tar_entries(path, key, extensions)
-                elif path.suffix.lower() in extensions:
+                    yield from _tar_entries(path, key, known)
+                elif path.suffix.lower() in known:
                     yield key, path.read_bytes()
 
 
-def _tar_entries(path: Path, key: str, extensions: dict[str, str]) -> Iterator[tuple[str, bytes]]:
+def _tar_entries(path: Path, key: str, known: Set[str]) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
                 file: BinaryIO | None
-                if Path(member.name).suffix.lower() in extensions and (
+                if Path(member.name).suffix.lower() in known and (
                     file := tar.extractfile(member)  # type: ignore[assignment]
                 ):
                     yield f"{key}/{member.name}", file.read()

@@ -121,7 +121,7 @@ def train(
         session.start()
 
     def save() -> tuple[Header, float]:
-        model = rounded(session.average.module)
+        model = rounded(session.averaged())
         psnr = mean_psnr(model, pictures.held_out, device)
         if session.step == 0:
             session.start_psnr = psnr
@@ -205,9 +205,14 @@ class _Session:
         )
         self.average = AveragedModel(
             self.model,
-            multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay),
+            multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay),  # type: ignore[no-untyped-call]
             use_buffers=True,
         )
+
+    def averaged(self) -> Tokenizer:
+        model = self.average.module
+        assert isinstance(model, Tokenizer)
+        return model
 
     def advance(self) -> tuple[Tensor, Tensor]:
         """One step. Gives the loss and the codes of its pictures, [B, N]."""
@@ -217,9 +222,7 @@ class _Session:
         side = config.preprocessing.model_size
         batch = draw_batch(self.pictures.train, side, recipe.batch_size, generator)
         pixels = model.normalize(batch.to(self.device))
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"
-        ):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
             z = model.encoder(pixels)
         z = z.float()
         try:
@@ -230,16 +233,14 @@ class _Session:
             ) from error
         z_q = model.quantizer.lookup(codes)
         commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"
-        ):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
             decoded = model.decoder(z + (z_q - z).detach())  # straight-through
         loss = F.mse_loss(decoded.float(), pixels) + recipe.commitment * commitment
 
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.step)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         self.optimizer.step()
         self.averages.update(z.detach().flatten(0, 1), codes.flatten(), generator)

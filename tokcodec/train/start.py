@@ -31,9 +31,8 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
     if not encoder.num_latents:
         for module in model.modules():
             if isinstance(module, Block):
-                for branch in (module.attention.out, module.mlp[2]):
-                    nn.init.zeros_(branch.weight)
-                    nn.init.zeros_(branch.bias)
+                for parameter in (*module.attention.out.parameters(), *module.mlp[2].parameters()):
+                    nn.init.zeros_(parameter)
         rank = min(rank, encoder.to_code.out_features, decoder.from_code.out_features)
         for linear, diagonal in (
             (encoder.to_code, scale[:rank]),
@@ -51,7 +50,7 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
 
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
-    z = torch.cat([encoder(part) for part in pixels[:wanted].split(64)]).flatten(0, 1)
+    z = torch.cat([encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, 1)
     codebook.copy_(_k_means(z, len(codebook), generator))
 
 

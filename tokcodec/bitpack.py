@@ -1,0 +1,46 @@
+"""Codes to bytes and back: b bits a code, least significant bit first."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokcodec.errors import TokenFileError
+
+MAX_BITS = 32
+
+Codes = NDArray[np.int64]
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Bytes that ``count`` codes of ``bits`` bits take, ⌈n·b/8⌉."""
+    return (count * bits + 7) // 8
+
+
+def pack(codes: Codes, bits: int) -> bytes:
+    """Integers [n] in [0, 2**bits) -> ⌈n·b/8⌉ bytes, padded with zero bits.
+
+    Raises:
+        ValueError: a code is out of range, or ``bits`` not from 1 to 32.
+    """
+    if not 1 <= bits <= MAX_BITS:
+        raise ValueError(f"bits must be from 1 to {MAX_BITS}, not {bits}")
+    codes = np.asarray(codes)
+    if codes.size and not (int(codes.min()) >= 0 and int(codes.max()) < 1 << bits):
+        raise ValueError(f"codes must be from 0 to {(1 << bits) - 1} to fit {bits} bits")
+    planes = codes.astype(np.uint64)[:, None] >> np.arange(bits, dtype=np.uint64) & np.uint64(1)
+    return np.packbits(planes.astype(np.uint8), bitorder="little").tobytes()
+
+
+def unpack(data: bytes, count: int, bits: int) -> Codes:
+    """The inverse of ``pack``: int64 [count].
+
+    Raises:
+        TokenFileError: a padding bit is set.
+        ValueError: ``data`` is not ``packed_size(count, bits)`` bytes long.
+    """
+    if len(data) != packed_size(count, bits):
+        raise ValueError(f"{count} codes of {bits} bits are not {len(data)} bytes")
+    flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    if flat[count * bits :].any():
+        raise TokenFileError("a padding bit is set")
+    planes = flat[: count * bits].reshape(count, bits).astype(np.int64)
+    return planes @ (np.int64(1) << np.arange(bits, dtype=np.int64))

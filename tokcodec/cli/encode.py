@@ -1,0 +1,118 @@
+"""``tokcodec encode``."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tokcodec.checkpoint import DEFAULT_NAME, Header, find
+from tokcodec.cli.jobs import STANDARD, Job, StandardInput, plan
+from tokcodec.cli.options import (
+    CORES,
+    AllowLarge,
+    BatchSize,
+    Device,
+    Force,
+    Json,
+    Output,
+    Sources,
+    Workers,
+    allow_large,
+)
+from tokcodec.cli.terminal import Tally
+from tokcodec.config import Fit
+from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.tokenfile import SUFFIX, TokenFile
+
+
+def encode(
+    sources: Sources,
+    output: Output = None,
+    force: Force = False,
+    weights: Annotated[
+        str, typer.Option(metavar="NAME|FILE|FOLDER", help="The checkpoint; see tokcodec models.")
+    ] = DEFAULT_NAME,
+    fit: Annotated[
+        Fit | None,
+        typer.Option(
+            help="How a picture meets the model's square; the checkpoint's own if not given."
+        ),
+    ] = None,
+    background: Annotated[
+        str, typer.Option(metavar="COLOUR", help="Behind transparent parts: a name or #rrggbb.")
+    ] = "white",
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+    workers: Workers = CORES,
+    allow_large_pictures: AllowLarge = False,
+    as_json: Json = False,
+) -> None:
+    """Turn pictures into token files.
+
+    Without -o, a.jpg becomes a.jpg.tok beside it. Pictures whose token file is whole, newer and
+    of the same model and fit are skipped; other existing files are kept unless -f is given.
+    """
+    from tokcodec.picture import extensions
+
+    if allow_large_pictures:
+        allow_large()
+    if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
+        raise typer.BadParameter("standard output cannot take both tokens and JSON")
+    colour = _colour(background)
+    jobs = plan(sources, output, extensions, lambda name: name + SUFFIX)
+    header = find(weights)
+    fit = fit or header.config.default_fit
+    with Tally("encode", len(jobs), as_json) as tally:
+        todo = []
+        for job in jobs:
+            if force or not (job.target and job.target.exists()):
+                todo.append(job)
+            elif (reason := _stale(job, header, fit)) is None:
+                tally.skipped(job)
+            else:
+                tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
+        if todo:
+            from tokcodec.codec import Codec
+
+            codec = Codec.load(header, device, batch_size)
+            images = (job.source or StandardInput() for job in todo)
+            results = codec.compress_stream(images, fit, colour, workers)
+            for job, result in zip(todo, results, strict=True):
+                if isinstance(result, TokcodecError):
+                    tally.failed(job, str(result))
+                    continue
+                if job.target:
+                    result.save(job.target)
+                else:
+                    sys.stdout.buffer.write(result.to_bytes())
+                what = f"{result.file_bytes} bytes, {len(result.codes)} codes of {header.name}"
+                tally.done(job, result.file_bytes, what)
+    tally.close()
+
+
+def _stale(job: Job, header: Header, fit: Fit) -> str | None:
+    """Why the token file that is there is not what this run would write; None if it is."""
+    assert job.target
+    try:
+        there = TokenFile.load(job.target)
+    except TokenFileError:
+        return "is there, but is no whole token file"
+    if there.code_id.hex() != header.code_id[:8]:
+        return "is there, of another model"
+    if there.fit != fit:
+        return f"is there, with fit {there.fit}"
+    if job.source is None or not job.source.exists():
+        return "is there already"
+    if job.target.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
+        return "is there, older than the picture"
+    return None
+
+
+def _colour(name: str) -> tuple[int, int, int]:
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--background") from error
+    return red, green, blue

@@ -1,0 +1,80 @@
+"""``tokcodec inspect``."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tokcodec import checkpoint
+from tokcodec.cli.models import describe
+from tokcodec.cli.options import Json
+from tokcodec.cli.terminal import print_json
+from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.tokenfile import MAGIC, TokenFile, check_codes
+
+
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A token file or a checkpoint.")],
+    codes: Annotated[bool, typer.Option("--codes", help="The codes, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what one file holds, after checking all of it."""
+    try:
+        with file.open("rb") as opened:
+            magic = opened.read(len(MAGIC))
+    except OSError as error:
+        raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
+    if magic == MAGIC or file.suffix != checkpoint.SUFFIX:
+        facts = _token_file(file, codes)
+    elif codes:
+        raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--codes")
+    else:
+        facts = _checkpoint(file)
+    if as_json:
+        print_json(facts)
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in facts.items():
+        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    # Wide enough for ids and codes to stay on one line when the output is no terminal.
+    Console(soft_wrap=True).print(table, highlight=False, markup=False)
+
+
+def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:
+    token_file = TokenFile.load(path)
+    header = checkpoint.find_by_code_id(token_file.code_id)
+    if header:
+        try:
+            check_codes(token_file.codes, header.config.quantizer.codebook_size)
+        except TokenFileError as error:
+            raise TokenFileError(f"{path}: {error}") from error
+    facts: dict[str, Any] = {
+        "kind": "token file",
+        "version": token_file.version,
+        "fit": token_file.fit,
+        "code_id": token_file.code_id.hex(),
+        "width": token_file.width,
+        "height": token_file.height,
+        "bits_per_code": token_file.bits,
+        "num_codes": len(token_file.codes),
+        "payload_bytes": token_file.payload_bytes,
+        "file_bytes": token_file.file_bytes,
+        "model": header.name if header else None,
+    }
+    if with_codes:
+        facts["codes"] = token_file.codes.tolist()
+    return facts
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    header, tensors = checkpoint.read(path)
+    return {
+        "kind": "checkpoint",
+        **describe(header),
+        "parameters": sum(tensor.size for tensor in tensors.values()),
+        "config": json.loads(header.config.to_json()),
+        "provenance": header.provenance,
+    }

@@ -1,0 +1,56 @@
+"""``tokcodec models``."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tokcodec.checkpoint import DEFAULT_NAME, Header, bundled
+from tokcodec.cli.options import Json
+from tokcodec.cli.terminal import print_json
+
+
+def models(as_json: Json = False) -> None:
+    """List the bundled checkpoints: bytes, ids, measured quality."""
+    if as_json:
+        print_json([describe(header) for header in bundled()])
+        return
+    table = Table(box=None)
+    for name in ("name", "codes", "K", "payload", "weights", "PSNR*", "code_id"):
+        left = name in ("name", "code_id")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for header in bundled():
+        facts = describe(header)
+        psnr = facts["held_out_psnr"]
+        table.add_row(
+            header.name + (" (default)" if header.name == DEFAULT_NAME else ""),
+            str(facts["num_codes"]),
+            str(facts["codebook_size"]),
+            f"{facts['payload_bytes']} B",
+            f"{facts['weights_bytes'] / 1e6:.1f} MB",
+            "unknown" if psnr is None else f"{psnr:.2f} dB",
+            header.code_id[:16],
+        )
+    console = Console()
+    console.print(table)
+    console.print("* mean over pictures held out from training, 256x256", highlight=False)
+
+
+def describe(header: Header) -> dict[str, Any]:
+    """The facts of a checkpoint that people choose by."""
+    config = header.config
+    return {
+        "name": header.name,
+        "path": str(header.path),
+        "layout": config.layout,
+        "image_size": config.preprocessing.image_size,
+        "num_codes": config.num_codes,
+        "codebook_size": config.quantizer.codebook_size,
+        "bits_per_code": config.quantizer.bits,
+        "payload_bytes": (config.num_codes * config.quantizer.bits + 7) // 8,
+        "weights_bytes": header.path.stat().st_size,
+        "default_fit": config.default_fit,
+        "held_out_psnr": header.provenance.get("held_out_psnr"),
+        "code_id": header.code_id,
+        "checkpoint_id": header.checkpoint_id,
+    }

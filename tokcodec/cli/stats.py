@@ -1,0 +1,68 @@
+"""``tokcodec stats``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tokcodec.cli.jobs import find_files
+from tokcodec.cli.options import Json
+from tokcodec.cli.terminal import print_json, say
+from tokcodec.errors import TokenFileError
+from tokcodec.stats import Collector, Report
+from tokcodec.tokenfile import SUFFIX, TokenFile
+
+
+def stats(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SRC", help="Token files, or folders of them.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Report what token files cost, against raw pixels and the pictures beside them."""
+    collector = Collector()
+    for source in sources:
+        for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
+            try:
+                collector.add(TokenFile.load(path), path)
+            except TokenFileError as error:
+                say(str(error))
+                collector.failed += 1
+    report = collector.report()
+    if as_json:
+        print_json(dataclasses.asdict(report))
+    else:
+        _print(report)
+    if collector.failed:
+        raise typer.Exit(3 if report.pictures else 1)
+    if not report.pictures:
+        say(f"no token files in {', '.join(map(str, sources))}")
+        raise typer.Exit(1)
+
+
+def _print(report: Report) -> None:
+    table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(justify="right")
+
+    def row(name: str, value: int | float | None, format_: str = ",", unit: str = "") -> None:
+        table.add_row(name, "unknown" if value is None else f"{value:{format_}}{unit}")
+
+    row("pictures", report.pictures)
+    row("failed", report.failed)
+    row("raw bytes (W x H x 3)", report.raw_bytes)
+    row("source files, bytes", report.source_bytes)
+    row("token files, bytes", report.file_bytes)
+    row("payload, bits", report.payload_bits)
+    row("bits per pixel", report.bits_per_pixel, ".5f")
+    row("raw : token files", report.ratio_raw, ",.1f", " : 1")
+    row("source : token files", report.ratio_source, ",.1f", " : 1")
+    row("codebook size", report.codebook_size)
+    row("codes used", report.codes_used)
+    row("usage", report.usage, ".2%")
+    row("perplexity", report.perplexity, ",.1f")
+    row("entropy, bits per code", report.entropy_bits_per_code, ".3f")
+    Console().print(table)

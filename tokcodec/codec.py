@@ -1,0 +1,274 @@
+"""``Codec``: pictures to token files and back, with one checkpoint."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from tokcodec import checkpoint
+from tokcodec.config import Fit, ModelConfig
+from tokcodec.errors import PictureError, TokcodecError, TokenFileError
+from tokcodec.geometry import Size, place
+from tokcodec.model.loading import load, resolve_device
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.parallel import map_ahead
+from tokcodec.picture import WHITE, Source, Squares, check_output, read_squares, to_image
+from tokcodec.tokenfile import TokenFile, check_codes
+
+T = TypeVar("T")
+Rows = NDArray[Any]
+
+BATCH_SIZE = 16
+
+
+class Codec:
+    """Turns pictures into token files and back.
+
+    Codes of a picture are equal on one device, torch build and ``batch_size``, whatever is
+    compressed with it: the model always runs on exactly ``batch_size`` squares, the last batch
+    filled up.
+    """
+
+    def __init__(self, model: Tokenizer, header: checkpoint.Header, batch_size: int) -> None:
+        self.model = model
+        self.header = header
+        self.batch_size = batch_size
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def load(
+        cls,
+        weights: str | checkpoint.Header = checkpoint.DEFAULT_NAME,
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+    ) -> Self:
+        """Loads a checkpoint.
+
+        Args:
+            weights: a bundled name, a file, a folder with one checkpoint, or a header.
+            device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
+            batch_size: squares that the model sees at once.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+            DeviceError: there is no such device.
+        """
+        header = checkpoint.find(weights) if isinstance(weights, str) else weights
+        return cls(load(header, resolve_device(device)), header, batch_size)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.header.config
+
+    @property
+    def _group(self) -> int:
+        # Several batches, so that the filled-up one behind pictures of many squares costs little.
+        return 4 * self.batch_size
+
+    # Between pictures and token files
+
+    def compress(
+        self,
+        image: Source,
+        fit: Fit | None = None,
+        background: tuple[int, int, int] = WHITE,
+    ) -> TokenFile:
+        """One picture (PIL image, path or binary file) -> its token file.
+
+        Args:
+            fit: ``stretch``, ``crop``, ``pad`` or ``tile``; the checkpoint's default if None.
+            background: red, green and blue that show through transparent parts.
+
+        Raises:
+            PictureError: the picture cannot be read.
+        """
+        return self.compress_batch([image], fit, background)[0]
+
+    def compress_batch(
+        self,
+        images: Iterable[Source],
+        fit: Fit | None = None,
+        background: tuple[int, int, int] = WHITE,
+    ) -> list[TokenFile]:
+        """Like ``compress``, of many; raises the first error."""
+        return [_raised(result) for result in self.compress_stream(images, fit, background)]
+
+    def compress_stream(
+        self,
+        images: Iterable[Source],
+        fit: Fit | None = None,
+        background: tuple[int, int, int] = WHITE,
+        workers: int = 1,
+    ) -> Iterator[TokenFile | TokcodecError]:
+        """Token files in the order of ``images``; for a bad picture, its error in that place.
+
+        ``workers`` threads read pictures while the model runs.
+        """
+        fit = fit or self.config.default_fit
+        side = self.config.preprocessing.image_size
+        empty = np.empty((0, side, side, 3), np.uint8)
+
+        def read(image: Source) -> tuple[Squares | PictureError, Rows]:
+            try:
+                squares = read_squares(image, self.config.preprocessing, fit, background)
+                return squares, squares.pixels
+            except PictureError as error:
+                return error, empty
+
+        # A tiled picture may hold hundreds of squares: few of them wait in memory.
+        ahead = workers if fit == "tile" else self._group
+        pictures = map_ahead(read, images, workers, ahead)
+        for picture, codes in _in_groups(pictures, self._group, self._encode_pixels):
+            if isinstance(picture, PictureError):
+                yield picture
+                continue
+            yield TokenFile(
+                codes.reshape(-1),
+                self.config.quantizer.bits,
+                bytes.fromhex(self.header.code_id[:8]),
+                picture.width,
+                picture.height,
+                fit,
+            )
+
+    def decompress(self, token_file: TokenFile, size: Size | None = None) -> Image.Image:
+        """A token file -> its picture, at its original size or at ``size`` (width, height).
+
+        Raises:
+            TokenFileError: it was written by another model, or its codes do not fit this one.
+            PictureError: the picture would be above Pillow's decompression bomb limit.
+        """
+        return self.decompress_batch([token_file], size)[0]
+
+    def decompress_batch(
+        self, token_files: Iterable[TokenFile], size: Size | None = None
+    ) -> list[Image.Image]:
+        """Like ``decompress``, of many; raises the first error."""
+        items = ((token_file, size) for token_file in token_files)
+        return [_raised(result) for result in self.decompress_stream(items)]
+
+    def decompress_stream(
+        self, items: Iterable[tuple[TokenFile, Size | None]]
+    ) -> Iterator[Image.Image | TokcodecError]:
+        """Pictures of (token file, size) pairs, in order; for a misfit, its error in that place."""
+        empty = np.empty((0, self.config.num_codes), np.int64)
+
+        def rows(
+            item: tuple[TokenFile, Size | None],
+        ) -> tuple[tuple[TokenFile, Size | None] | TokcodecError, Rows]:
+            try:
+                self._check(*item)
+                return item, item[0].codes.reshape(-1, self.config.num_codes)
+            except TokcodecError as error:
+                return error, empty
+
+        for item, pixels in _in_groups(map(rows, items), self._group, self._decode_pixels):
+            if isinstance(item, TokcodecError):
+                yield item
+                continue
+            token_file, size = item
+            yield to_image(pixels, token_file.fit, token_file.width, token_file.height, size)
+
+    def _check(self, token_file: TokenFile, size: Size | None) -> None:
+        own = self.header.code_id[:8]
+        if token_file.code_id.hex() != own:
+            fitting = checkpoint.find_by_code_id(token_file.code_id)
+            remedy = (
+                f"decode it with --weights {fitting.name}" if fitting else "no bundled one fits"
+            )
+            raise TokenFileError(
+                f"its codes are of model {token_file.code_id.hex()}, "
+                f"{self.header.name} is {own}; {remedy}"
+            )
+        side = self.config.preprocessing.image_size
+        placement = place(token_file.fit, token_file.width, token_file.height, side)
+        expected = placement.num_squares * self.config.num_codes
+        if token_file.bits != self.config.quantizer.bits or len(token_file.codes) != expected:
+            raise TokenFileError(
+                f"damaged: {len(token_file.codes)} codes of {token_file.bits} bits where "
+                f"{self.header.name} has {expected} of {self.config.quantizer.bits}"
+            )
+        check_codes(token_file.codes, self.config.quantizer.codebook_size)
+        check_output(size or placement.output)
+
+    # Between tensors and codes
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """float32 [B, 3, S, S] in [0, 1], any B -> codes int64 [B, N], on the codec's device.
+
+        Raises:
+            ValueError: another shape.
+        """
+        side = self.config.preprocessing.image_size
+        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
+            raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
+        return self._run(self.model.encode, pixels.to(self.device, torch.float32))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
+
+        Raises:
+            ValueError: another shape, or a code outside the codebook.
+        """
+        count, size = self.config.num_codes, self.config.quantizer.codebook_size
+        if codes.ndim != 2 or codes.shape[1] != count:
+            raise ValueError(f"expected codes [B, {count}], not {list(codes.shape)}")
+        codes = codes.to(self.device, torch.int64)
+        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
+            raise ValueError(f"codes must be from 0 to {size - 1}")
+        return self._run(self.model.decode, codes)
+
+    @torch.inference_mode()
+    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """``model`` on exactly ``batch_size`` rows at a time; the last batch is filled up."""
+        if not len(rows):
+            # Nothing to compute, but the caller wants the shape that something would have.
+            return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
+        results = []
+        for part in torch.split(rows, self.batch_size):
+            missing = self.batch_size - len(part)
+            filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])])
+            results.append(model(filled)[: len(part)])
+        return torch.cat(results)
+
+    def _encode_pixels(self, squares: Rows) -> Rows:
+        pixels = torch.from_numpy(squares).to(self.device).permute(0, 3, 1, 2)
+        return self.encode(pixels.float() / 255).cpu().numpy()
+
+    def _decode_pixels(self, codes: Rows) -> Rows:
+        pixels = self.decode(torch.from_numpy(codes))
+        pixels = (pixels * 255).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _in_groups(
+    items: Iterable[tuple[T, Rows]], least: int, run: Callable[[Rows], Rows]
+) -> Iterator[tuple[T, Rows]]:
+    """Runs ``run`` on the rows of as many items as have ``least`` rows together, and gives each
+    item its own results, in order."""
+
+    def flush() -> Iterator[tuple[T, Rows]]:
+        results = run(np.concatenate([rows for _, rows in group]))
+        start = 0
+        for item, rows in group:
+            yield item, results[start : start + len(rows)]
+            start += len(rows)
+
+    group: list[tuple[T, Rows]] = []
+    for entry in items:
+        group.append(entry)
+        if sum(len(rows) for _, rows in group) >= least:
+            yield from flush()
+            group.clear()
+    if group:
+        yield from flush()
+
+
+def _raised(result: T | TokcodecError) -> T:
+    if isinstance(result, TokcodecError):
+        raise result
+    return result

@@ -1,0 +1,106 @@
+"""The compression report of a set of token files: true bytes, and how the codebook is used."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tokcodec import checkpoint
+from tokcodec.tokenfile import SUFFIX, TokenFile
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a set of token files costs, and what it stands for.
+
+    Attributes:
+        pictures: token files read.
+        failed: token files that could not be read; in no other figure.
+        raw_bytes: width · height · 3 of the originals.
+        source_bytes: bytes of the original files; None unless every one lies beside its tokens.
+        file_bytes: bytes of the token files, headers and checksums included.
+        payload_bits: bits of the codes alone.
+        bits_per_pixel: bits of the token files over pixels of the originals.
+        ratio_raw, ratio_source: raw and source bytes over file bytes.
+        codebook_size: K; None if the model is not a bundled one, or there are several.
+        codes_used: distinct codes; this and what follows is None if there are several models.
+        usage: ``codes_used`` over K.
+        perplexity: 2 to the entropy.
+        entropy_bits_per_code: of the distribution of codes.
+    """
+
+    pictures: int
+    failed: int
+    raw_bytes: int
+    source_bytes: int | None
+    file_bytes: int
+    payload_bits: int
+    bits_per_pixel: float | None
+    ratio_raw: float | None
+    ratio_source: float | None
+    codebook_size: int | None
+    codes_used: int | None
+    usage: float | None
+    perplexity: float | None
+    entropy_bits_per_code: float | None
+
+
+class Collector:
+    """Adds token files up, one at a time, in memory that does not grow with their number."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self._pictures = self._pixels = self._file_bytes = self._payload_bits = 0
+        self._source_bytes: int | None = 0
+        self._counts: dict[bytes, dict[int, int]] = {}
+
+    def add(self, token_file: TokenFile, path: Path) -> None:
+        """Counts a token file read from ``path``, and its picture if that lies beside it."""
+        self._pictures += 1
+        self._pixels += token_file.width * token_file.height
+        self._file_bytes += token_file.file_bytes
+        self._payload_bits += len(token_file.codes) * token_file.bits
+        source = path.with_name(path.name.removesuffix(SUFFIX))
+        if self._source_bytes is not None:
+            found = source != path and source.is_file()
+            self._source_bytes = self._source_bytes + source.stat().st_size if found else None
+        counts = self._counts.setdefault(token_file.code_id, {})
+        for code, count in zip(*np.unique(token_file.codes, return_counts=True), strict=True):
+            counts[int(code)] = counts.get(int(code), 0) + int(count)
+
+    def report(self) -> Report:
+        raw_bytes = 3 * self._pixels
+        source_bytes = self._source_bytes if self._pictures else None
+        size = used = usage = perplexity = entropy = None
+        if len(self._counts) == 1:
+            ((code_id, counts),) = self._counts.items()
+            header = checkpoint.find_by_code_id(code_id)
+            size = header.config.quantizer.codebook_size if header else None
+            used = len(counts)
+            usage = used / size if size else None
+            entropy = _entropy(counts.values())
+            perplexity = 2**entropy
+        return Report(
+            pictures=self._pictures,
+            failed=self.failed,
+            raw_bytes=raw_bytes,
+            source_bytes=source_bytes,
+            file_bytes=self._file_bytes,
+            payload_bits=self._payload_bits,
+            bits_per_pixel=8 * self._file_bytes / self._pixels if self._pixels else None,
+            ratio_raw=raw_bytes / self._file_bytes if self._pictures else None,
+            ratio_source=source_bytes / self._file_bytes if source_bytes is not None else None,
+            codebook_size=size,
+            codes_used=used,
+            usage=usage,
+            perplexity=perplexity,
+            entropy_bits_per_code=entropy,
+        )
+
+
+def _entropy(counts: Iterable[int]) -> float:
+    counts = list(counts)
+    total = sum(counts)
+    return math.fsum(-n / total * math.log2(n / total) for n in counts)
