@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tokcodec.config import QuantizerConfig
 
 # Scores held at once, and candidates compared at once; both bound the memory whatever K is.
-_SCORES = 1 << 22
+_SCORES = 1 << 20
 _CANDIDATES = 1 << 17
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 

@@ -1,0 +1,215 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from tokcodec import checkpoint
+from tokcodec.config import PREPROCESSING_VERSION
+from tokcodec.errors import CheckpointError
+from tokcodec.model.loading import load
+
+
+@pytest.fixture(scope="module")
+def parts():
+    header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
+    return header.config, tensors
+
+
+def rewritten(path, metadata=None, tensors=None):
+    """The tiny checkpoint with some of its metadata and tensors replaced, at ``path``."""
+    with safe_open(GOLDEN / "patch.safetensors", framework="np") as file:
+        old = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        data = {**file.metadata(), **(metadata or {})}
+    merged = {
+        name: value for name, value in {**old, **(tensors or {})}.items() if value is not None
+    }
+    save_file(merged, path, {name: value for name, value in data.items() if value is not None})
+    return path
+
+
+def resealed(path, **changes):
+    """Like ``rewritten``, with the ids of what it holds."""
+    header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
+    tensors = {name: value for name, value in {**tensors, **changes}.items() if value is not None}
+    checkpoint.write(path, header.config, tensors, {})
+    return path
+
+
+# Ids must never move: every token file and data set carries one.
+@pytest.mark.parametrize(
+    ("name", "code_id", "checkpoint_id"),
+    [
+        (
+            "patch",
+            "d4031cfb520a90590b32cc4db9a991910fdf91e1839ecc747170d5f0eecf09b6",
+            "7babcdf1132c8be19f4d9dbbe7641f8d7870e2b6e6c7142eebc1512b63299aa5",
+        ),
+        (
+            "latent",
+            "3e9fd40fb319298e3ab428a98a0a7c004e87ccc70654fa7b9c5ae7453e458b25",
+            "d4f634f7bc2c3ded4943de558359b7df014e13dc3ec9d30f3777e515d39e1256",
+        ),
+    ],
+)
+def test_pinned_ids(name, code_id, checkpoint_id):
+    header, _ = checkpoint.read(GOLDEN / f"{name}.safetensors")
+    assert (header.code_id, header.checkpoint_id) == (code_id, checkpoint_id)
+
+
+def test_any_tensor_changes_the_ids_it_belongs_to(parts):
+    config, tensors = parts
+    code, whole = checkpoint.code_id(config, tensors), checkpoint.checkpoint_id(config, tensors)
+    sides = set()
+    for name, tensor in tensors.items():
+        altered = tensor.copy()
+        altered.flat[-1] = np.nextafter(altered.flat[-1], np.float32(9))
+        encode_side = not name.startswith("decoder.")
+        sides.add(encode_side)
+        for other in (altered, tensor.astype(np.float16), tensor.reshape(-1, 1, 1)):
+            changed = {**tensors, name: other}
+            assert (checkpoint.code_id(config, changed) != code) == encode_side, name
+            assert checkpoint.checkpoint_id(config, changed) != whole, name
+    assert sides == {True, False}
+
+
+def test_any_field_changes_the_ids_it_belongs_to(parts):
+    config, tensors = parts
+    code, whole = checkpoint.code_id(config, tensors), checkpoint.checkpoint_id(config, tensors)
+    encode_side = [
+        {"layout": "latent", "num_latents": 16},
+        *[
+            {"encoder": dataclasses.replace(config.encoder, **change)}
+            for change in ({"layers": 3}, {"heads": 4}, {"width": 18}, {"mlp_ratio": 3.0})
+        ],
+        *[
+            {"quantizer": dataclasses.replace(config.quantizer, **change)}
+            for change in ({"codebook_size": 61}, {"code_dim": 5}, {"l2_normalize": True})
+        ],
+        *[
+            {"preprocessing": dataclasses.replace(config.preprocessing, **change)}
+            for change in (
+                {"image_size": 64},
+                {"pixel_scale": 1},
+                {"mean": (0.5, 0.5, 0.4)},
+                {"std": (0.5, 0.5, 0.4)},
+                {"reduced_jpeg": True},
+            )
+        ],
+    ]
+    rest = [
+        {"decoder": dataclasses.replace(config.decoder, layers=2)},
+        {"default_fit": "pad"},
+    ]
+    for change in encode_side + rest:
+        other = dataclasses.replace(config, **change)
+        assert (checkpoint.code_id(other, tensors) != code) == (change in encode_side), change
+        assert checkpoint.checkpoint_id(other, tensors) != whole, change
+
+
+def test_provenance_changes_no_id(parts, tmp_path):
+    config, tensors = parts
+    written = checkpoint.write(tmp_path / "a.safetensors", config, tensors, {"seed": 7})
+    header, again = checkpoint.read(tmp_path / "a.safetensors")
+    assert header == written
+    assert header.provenance == {"seed": 7}
+    assert header.code_id == checkpoint.read(GOLDEN / "patch.safetensors")[0].code_id
+    assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("kind", ["code_id", "checkpoint_id"])
+def test_a_lie_about_its_id_is_refused(kind, tmp_path):
+    path = rewritten(tmp_path / "a.safetensors", {f"tokcodec.{kind}": "0" * 64})
+    with pytest.raises(CheckpointError, match=rf"a\.safetensors: damaged.* {kind} 00000000"):
+        checkpoint.read(path)
+
+
+def test_altered_weights_are_refused(tmp_path):
+    codebook = np.zeros((60, 4), np.float32)
+    path = rewritten(tmp_path / "a.safetensors", tensors={"quantizer.codebook": codebook})
+    with pytest.raises(CheckpointError, match="claims code_id d4031cfb"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"tokcodec.format": None}, "not a tokcodec checkpoint"),
+        ({"tokcodec.format": "2"}, "format 2 needs a newer tokcodec"),
+        ({"tokcodec.config": None}, "lacks tokcodec.config"),
+        ({"tokcodec.config": "{}"}, "config.layout: missing"),
+        ({"tokcodec.config": "["}, "config is not JSON"),
+        ({"tokcodec.code_id": None}, "lacks tokcodec.code_id"),
+        ({"tokcodec.provenance": "{"}, "provenance is not JSON"),
+    ],
+)
+def test_bad_metadata(metadata, message, tmp_path):
+    path = rewritten(tmp_path / "a.safetensors", metadata)
+    for reader in (checkpoint.read_header, checkpoint.read):
+        with pytest.raises(CheckpointError) as caught:
+            reader(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoder.extra": np.zeros(3, np.float32)}, r"decoder\.extra.*none.*\(3,\)"),
+        ({"encoder.extra": np.zeros(3, np.float32)}, r"encoder\.extra"),
+        ({"decoder.to_pixels.bias": None}, r"to_pixels\.bias.*\(48,\).*none"),
+        ({"quantizer.codebook": np.zeros((61, 4), np.float32)}, r"\(60, 4\).*\(61, 4\)"),
+    ],
+)
+def test_tensors_must_be_those_of_the_config(changes, message, tmp_path):
+    header = checkpoint.read_header(resealed(tmp_path / "a.safetensors", **changes))
+    with pytest.raises(CheckpointError, match=message):
+        load(header, torch.device("cpu"))
+
+
+def test_other_types_are_refused(tmp_path):
+    path = resealed(tmp_path / "a.safetensors", **{"decoder.mask": np.zeros(3, np.int64)})
+    with pytest.raises(CheckpointError, match=r"decoder\.mask is neither float32 nor float16"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"junk", b"\xff" * 64])
+def test_other_files_are_refused(data, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot read as a checkpoint"):
+        checkpoint.read_header(path)
+    whole = (GOLDEN / "patch.safetensors").read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match="cannot read"):
+        checkpoint.read(path)
+
+
+def test_finding_weights(tmp_path):
+    names = [header.name for header in checkpoint.bundled()]
+    assert names == ["tokcodec-16", "tokcodec-64"]
+    for header in checkpoint.bundled():
+        assert checkpoint.find(header.name) == header
+        assert checkpoint.find(str(header.path)) == header
+        assert checkpoint.find_by_code_id(bytes.fromhex(header.code_id[:8])) == header
+        assert json.loads(header.config.to_json())["layout"] == "patch"
+    assert checkpoint.find_by_code_id(b"\0\0\0\0") is None
+    with pytest.raises(CheckpointError, match=r"no such file .*tokcodec-16, tokcodec-64"):
+        checkpoint.find("tokcodec-17")
+    with pytest.raises(CheckpointError, match=r"one \.safetensors file, found none"):
+        checkpoint.find(str(tmp_path))
+    shutil.copy(GOLDEN / "patch.safetensors", tmp_path)
+    assert checkpoint.find(str(tmp_path)).name == "patch"
+    shutil.copy(GOLDEN / "latent.safetensors", tmp_path)
+    with pytest.raises(CheckpointError, match=r"found latent\.safetensors, patch\.safetensors"):
+        checkpoint.find(str(tmp_path))
+
+
+def test_the_version_of_preprocessing_is_part_of_what_a_code_means(parts):
+    assert PREPROCESSING_VERSION == 1
+    assert "version" not in json.loads(parts[0].to_json())["preprocessing"]

@@ -1,0 +1,241 @@
+import io
+import struct
+
+import numpy as np
+import pytest
+from conftest import DATA, GOLDEN
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, JpegImagePlugin
+
+from tokcodec.config import PreprocessingConfig
+from tokcodec.errors import OutputError, PictureError
+from tokcodec.geometry import FITS
+from tokcodec.picture import read_squares, save, to_image, to_rgb
+
+SMALL = PreprocessingConfig(image_size=64)
+REDUCED = PreprocessingConfig(image_size=64, reduced_jpeg=True)
+COFFEE = DATA / "coffee.jpg"  # 600x400
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    buffer.seek(0)
+    return buffer
+
+
+def one_pixel(image):
+    return to_rgb(image).getpixel((0, 0))
+
+
+# The whole path, pinned: a non-square JPEG to the pixels that reach a model. The reduced one
+# differs only where Pillow's draft may be used. (Tiles: see test_tiles_lose_nothing.)
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize(("name", "config"), [("plain", SMALL), ("reduced", REDUCED)])
+def test_golden_pixels(fit, name, config):
+    expected = np.load(GOLDEN / "coffee-pixels.npz")[f"{name}_{fit}"]
+    squares = read_squares(COFFEE, config, fit)
+    assert (squares.width, squares.height, squares.fit) == (600, 400, fit)
+    assert squares.pixels.dtype == np.uint8
+    assert np.array_equal(squares.pixels, expected)
+
+
+def test_reduction_never_goes_below_twice_the_target(monkeypatch):
+    opened = []
+    original = JpegImagePlugin.JpegImageFile.draft
+
+    def spy(image, mode, size):
+        result = original(image, mode, size)
+        opened.append(image.size)
+        return result
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", spy)
+    photo = Image.open(COFFEE)
+    for width, height, fit, reduced in [
+        (1024, 1024, "stretch", (128, 128)),
+        (1023, 1024, "stretch", (256, 256)),
+        (2048, 512, "stretch", (512, 128)),
+        (1024, 512, "crop", (256, 128)),
+        (1024, 512, "pad", (128, 64)),
+        (100, 100, "stretch", (100, 100)),
+    ]:
+        read_squares(encoded(photo.resize((width, height)), "JPEG"), REDUCED, fit)
+        assert opened.pop() == reduced, (width, height, fit)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("config", [SMALL, REDUCED])
+def test_exif_orientation(orientation, kind, config):
+    # Four coloured quarters: red, green above blue, white; stored so that turning restores them.
+    upright = Image.new("RGB", (640, 320), "white")
+    upright.paste("red", (0, 0, 320, 160))
+    upright.paste("lime", (320, 0, 640, 160))
+    upright.paste("blue", (0, 160, 320, 320))
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    squares = read_squares(encoded(stored, kind, exif=exif), config, "stretch")
+    assert (squares.width, squares.height) == (640, 320)
+    pixels = squares.pixels[0].astype(int)
+    for place, colour in {
+        (16, 16): (255, 0, 0),
+        (16, 48): (0, 255, 0),
+        (48, 16): (0, 0, 255),
+        (48, 48): (255, 255, 255),
+    }.items():
+        assert np.abs(pixels[place] - colour).max() <= 3, (place, colour)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("1", 255, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+        ("LA", (100, 0), (255, 255, 255)),
+        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 100, (100, 100, 100)),
+        ("I", 257 * 100, (100, 100, 100)),
+        ("YCbCr", (77, 128, 128), (77, 77, 77)),
+    ],
+)
+def test_modes(mode, value, expected):
+    assert one_pixel(Image.new(mode, (2, 2), value)) == expected
+
+
+def test_16_bit_png():
+    values = np.full((4, 4), 257 * 200, np.uint16)
+    squares = read_squares(encoded(Image.fromarray(values)), SMALL, "stretch")
+    assert (squares.pixels == 200).all()
+
+
+def test_palette_with_transparency():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    assert (read_squares(encoded(image), SMALL, "pad").pixels[0] == (10, 20, 30)).all()
+    clear = encoded(image, transparency=1)
+    assert (read_squares(clear, SMALL, "pad", (5, 6, 7)).pixels[0] == (5, 6, 7)).all()
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    file = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (read_squares(file, SMALL, "stretch").pixels[0] == (255, 0, 0)).all()
+
+
+def profile_with_red_and_green_swapped():
+    """A minimal ICC v2 matrix profile: sRGB's primaries, the first two in each other's place."""
+
+    def number(value):
+        return struct.pack(">i", round(value * 65536))
+
+    primaries = {
+        b"rXYZ": (0.3851, 0.7169, 0.0971),
+        b"gXYZ": (0.4361, 0.2225, 0.0139),
+        b"bXYZ": (0.1431, 0.0606, 0.7141),
+        b"wtpt": (0.9642, 1.0, 0.8249),
+    }
+    tags = {name: b"XYZ \0\0\0\0" + b"".join(map(number, v)) for name, v in primaries.items()}
+    gamma = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256)) + b"\0\0"
+    tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma)
+    start = 128 + 4 + 12 * len(tags)
+    table, body = struct.pack(">I", len(tags)), b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(data))
+        body += data
+    head = struct.pack(
+        ">I4xI4s4s4s12x4s", start + len(body), 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"acsp"
+    )
+    illuminant = b"".join(map(number, primaries[b"wtpt"]))
+    return (head.ljust(68, b"\0") + illuminant).ljust(128, b"\0") + table + body
+
+
+def test_icc_profile_becomes_srgb():
+    image = Image.new("RGB", (4, 4), (200, 60, 30))
+    file = encoded(image, icc_profile=profile_with_red_and_green_swapped())
+    shown = read_squares(file, SMALL, "stretch").pixels[0, 0, 0].astype(int)
+    assert np.abs(shown - (60, 200, 30)).max() <= 6  # a plain 2.2 is not quite sRGB's curve
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for profile in (srgb, b"broken"):
+        file = encoded(image, icc_profile=profile)
+        assert tuple(read_squares(file, SMALL, "stretch").pixels[0, 0, 0]) == (200, 60, 30)
+
+
+def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
+    Image.new("1", (400, 300)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    with pytest.raises(PictureError, match=r"big\.png: more pixels .*--allow-large"):
+        read_squares(tmp_path / "big.png", SMALL, "stretch")
+    black = np.zeros((1, 64, 64, 3), np.uint8)
+    with pytest.raises(PictureError, match="400x300 pixels are more"):
+        to_image(black, "stretch", 400, 300, None)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert read_squares(tmp_path / "big.png", SMALL, "stretch").width == 400
+    assert to_image(black, "stretch", 400, 300, None).size == (400, 300)
+
+
+def test_an_edge_too_long_for_the_header(tmp_path):
+    Image.new("1", (65536, 1)).save(tmp_path / "long.png")
+    with pytest.raises(PictureError, match=r"long\.png: 65536x1 pixels; .* 65535 an edge"):
+        read_squares(tmp_path / "long.png", SMALL, "stretch")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 30, 300, 3000])
+def test_damaged_files(tmp_path, keep):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(COFFEE.read_bytes()[:keep])
+    with pytest.raises(PictureError, match=r"a\.jpg: cannot read the picture: ") as caught:
+        read_squares(path, SMALL, "stretch")
+    assert "\n" not in str(caught.value)
+
+
+@given(st.sampled_from(FITS), st.integers(1, 200), st.integers(1, 200))
+def test_what_goes_in_comes_out(fit, width, height):
+    # A picture of one colour survives any fit exactly, in its own size.
+    image = Image.new("RGB", (width, height), (12, 200, 99))
+    squares = read_squares(image, SMALL, fit)
+    assert squares.pixels.shape[1:] == (64, 64, 3)
+    back = to_image(squares.pixels, fit, width, height, None)
+    short = min(width, height)
+    assert back.size == ((short, short) if fit == "crop" else (width, height))
+    assert back.getcolors() == [(back.width * back.height, (12, 200, 99))]
+
+
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 2**32 - 1))
+def test_tiles_lose_nothing(width, height, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    squares = read_squares(Image.fromarray(pixels), SMALL, "tile")
+    back = to_image(squares.pixels, "tile", width, height, None)
+    assert np.array_equal(np.asarray(back), pixels)
+
+
+def test_a_given_image_stays_as_it_is():
+    image = Image.open(COFFEE)
+    first = read_squares(image, SMALL, "stretch").pixels
+    assert image.size == (600, 400)
+    assert np.array_equal(read_squares(image, SMALL, "stretch").pixels, first)
+
+
+def test_save(tmp_path):
+    image = Image.new("RGB", (3, 2), "red")
+    assert save(image, tmp_path / "a.jpg") == (tmp_path / "a.jpg").stat().st_size
+    assert Image.open(tmp_path / "a.jpg").format == "JPEG"
+    with pytest.raises(PictureError, match=r"a\.xyz: Pillow writes no such format"):
+        save(image, tmp_path / "a.xyz")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        save(image, tmp_path / "file" / "a.png")

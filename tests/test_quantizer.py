@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tokcodec.config import QuantizerConfig
+from tokcodec.model.quantizer import Quantizer, nearest
+
+
+def brute_force(z, codebook):
+    z, codebook = z.double(), codebook.double()
+    return torch.cat(
+        [(part[:, None] - codebook).square().sum(dim=-1).argmin(dim=1) for part in z.split(16)]
+    )
+
+
+def test_exact_on_20000_vectors_with_ties_and_near_ties():
+    generator = torch.Generator().manual_seed(0)
+    codebook = torch.randn(1024, 8, generator=generator)
+    z = torch.randn(20_000, 8, generator=generator)
+    # Ties: equal vectors in several places, the lowest index wins.
+    codebook[[700, 300, 900]] = codebook[5].clone()
+    z[:100] = codebook[5] + 0.01 * torch.randn(100, 8, generator=generator)
+    # Ties: as far from one as from the other, to the last bit.
+    codebook[20], codebook[10] = torch.full((8,), 8.0), torch.full((8,), -8.0)
+    z[100] = 0
+    codebook[30] = torch.tensor([9.0, 0, 0, 0, 0, 0, 0, 0])
+    codebook[31] = torch.tensor([0, 9.0, 0, 0, 0, 0, 0, 0])
+    z[101] = 4.5 * torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0])
+    # Near-ties: pairs of vectors that differ in their last bits, far beyond float32's reach in
+    # a squared distance, and midpoints between random vectors.
+    steps = torch.randint(1, 4, (200, 8), generator=generator) * 2.0**-22
+    codebook[400:600] = codebook[600:800] + steps * codebook[600:800].abs()
+    z[200:400] = codebook[600:800] + 2
+    z[400:2000] = (codebook[:400].repeat(4, 1) + codebook[400:800].repeat(4, 1)) / 2
+    codes = nearest(z, codebook)
+    assert torch.equal(codes, brute_force(z, codebook))
+    assert (codes[:100] == 5).sum() > 90
+    # The planted cases bite: float32 alone gets some of them wrong.
+    scores = codebook.square().sum(dim=1) / 2 - z @ codebook.T
+    assert (scores.argmin(dim=1) != codes).sum() > 50
+
+
+def test_nothing_the_caller_sets_makes_it_less_exact():
+    z = torch.randn(500, 16, generator=torch.Generator().manual_seed(1))
+    codebook = z.flip(0).repeat(2, 1) + 1e-5
+    expected = brute_force(z, codebook)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(nearest(z, codebook), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_cosine_distance():
+    quantizer = Quantizer(QuantizerConfig(64, 6, l2_normalize=True))
+    generator = torch.Generator().manual_seed(2)
+    quantizer.codebook.copy_(torch.randn(64, 6, generator=generator) * 10)
+    z = torch.randn(3, 50, 6, generator=generator)
+    codes = quantizer(z)
+    assert codes.shape == (3, 50)
+    cosine = F.cosine_similarity(z.double()[..., None, :], quantizer.codebook.double(), dim=-1)
+    assert torch.equal(codes, cosine.argmax(dim=-1))
+    assert torch.allclose(quantizer.lookup(codes).norm(dim=-1), torch.ones(3, 50))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_values_without_a_nearest_are_refused(value):
+    z = torch.zeros(5, 4)
+    z[3, 1] = value
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        nearest(z, torch.eye(4) * 1e10)
+
+
+# Peak memory above the inputs, in a process of its own; also where every vector ties.
+@pytest.mark.parametrize(("rows", "equal"), [(20_000, False), (256, True)])
+def test_memory_stays_below_200_mb(rows, equal):
+    program = f"""
+import resource, torch
+from tokcodec.model.quantizer import nearest
+z, codebook = torch.randn({rows}, 16), torch.randn(65_536, 16)
+if {equal}:
+    codebook[:] = 1
+nearest(z[:8], codebook[:8])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+codes = nearest(z, codebook)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, int(codes.max()))
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    kilobytes, largest = map(int, printed.stdout.split())
+    assert kilobytes < 200_000
+    assert (largest == 0) == equal
