@@ -21,7 +21,7 @@ def test_exact_on_20000_vectors_with_ties_and_near_ties():
     codebook = torch.randn(1024, 8, generator=generator)
     z = torch.randn(20_000, 8, generator=generator)
     # Ties: equal vectors in several places, the lowest index wins.
-    codebook[[700, 300, 900]] = codebook[5].clone()
+    codebook[[850, 300, 900]] = codebook[5].clone()
     z[:100] = codebook[5] + 0.01 * torch.randn(100, 8, generator=generator)
     # Ties: as far from one as from the other, to the last bit.
     codebook[20], codebook[10] = torch.full((8,), 8.0), torch.full((8,), -8.0)

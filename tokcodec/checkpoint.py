@@ -33,7 +33,6 @@ from tokcodec.files import write_atomically
 
 FORMAT = "1"
 SUFFIX = ".safetensors"
-DEFAULT_NAME = "tokcodec-64"
 
 Tensors = Mapping[str, NDArray[Any]]
 

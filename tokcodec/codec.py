@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokcodec import checkpoint
-from tokcodec.config import Fit, ModelConfig
+from tokcodec.config import DEFAULT_WEIGHTS, Fit, ModelConfig
 from tokcodec.errors import PictureError, TokcodecError, TokenFileError
 from tokcodec.geometry import Size, place
 from tokcodec.model.loading import load, resolve_device
@@ -42,7 +42,7 @@ class Codec:
     @classmethod
     def load(
         cls,
-        weights: str | checkpoint.Header = checkpoint.DEFAULT_NAME,
+        weights: str | checkpoint.Header = DEFAULT_WEIGHTS,
         device: str = "auto",
         batch_size: int = BATCH_SIZE,
     ) -> Self:

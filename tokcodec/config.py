@@ -18,6 +18,8 @@ Fit = Literal["stretch", "crop", "pad", "tile"]
 Layout = Literal["patch", "latent"]
 Triple = tuple[float, float, float]
 
+DEFAULT_WEIGHTS = "tokcodec-64"  # the bundled checkpoint that encodes unless another is named
+
 # Raised whenever a pixel that reaches the model would change for the same file.
 PREPROCESSING_VERSION = 1
 

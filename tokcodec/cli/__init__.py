@@ -1,5 +1,7 @@
 """The command line: options, printing and exit status; all else lies below it.
 
+The modules here import what computes inside their functions: ``--help`` needs none of it.
+
 Exit status: 0 done, 1 the run failed, 2 usage, 3 finished but some inputs failed, 130
 interrupted. Results go to standard output, progress and messages to standard error.
 """
@@ -12,13 +14,11 @@ from tokcodec.errors import TokcodecError
 
 def main() -> None:
     """Runs the command of ``sys.argv`` and exits."""
-    from PIL import Image
-
     from tokcodec.cli.app import app
     from tokcodec.cli.terminal import say
 
     # Refused or allowed, never half: between Pillow's limit and twice that it would only warn.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     # Taken out here so that it may stand anywhere on the line.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1

@@ -15,6 +15,7 @@ app = typer.Typer(
     help="An image-to-token codec: pictures to a few dozen discrete tokens, and back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (encode, decode, stats, inspect, models, train):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.checkpoint import Header, find, find_by_code_id
 from tokcodec.cli.jobs import STANDARD, Job, StandardInput, plan
 from tokcodec.cli.options import (
     CORES,
@@ -22,11 +21,12 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Tally
 from tokcodec.errors import TokcodecError, TokenFileError
-from tokcodec.geometry import place
-from tokcodec.tokenfile import SUFFIX, TokenFile
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from tokcodec.checkpoint import Header
+    from tokcodec.tokenfile import TokenFile
 
 
 def decode(
@@ -55,6 +55,9 @@ def decode(
     Without -o, a.jpg.tok becomes a.jpg.png beside it. A file named with -o takes the format of
     its extension; folders and standard output get PNG.
     """
+    from tokcodec.checkpoint import find
+    from tokcodec.tokenfile import SUFFIX
+
     if allow_large_pictures:
         allow_large()
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
@@ -82,8 +85,8 @@ def decode(
 
 
 def _decode_group(
-    header: Header,
-    entries: list[tuple[Job, TokenFile]],
+    header: "Header",
+    entries: "list[tuple[Job, TokenFile]]",
     wanted: tuple[int, int] | int | None,
     device: str,
     batch_size: int,
@@ -111,7 +114,9 @@ def _decode_group(
             tally.done(job, result, f"{result:,} bytes, decoded by {header.name}")
 
 
-def _read(job: Job) -> TokenFile:
+def _read(job: Job) -> "TokenFile":
+    from tokcodec.tokenfile import TokenFile
+
     if job.source:
         return TokenFile.load(job.source)
     try:
@@ -120,7 +125,9 @@ def _read(job: Job) -> TokenFile:
         raise TokenFileError(f"{job}: {error}") from error
 
 
-def _fitting(job: Job, token_file: TokenFile) -> Header:
+def _fitting(job: Job, token_file: "TokenFile") -> "Header":
+    from tokcodec.checkpoint import find_by_code_id
+
     header = find_by_code_id(token_file.code_id)
     if header is None:
         raise TokenFileError(
@@ -140,8 +147,10 @@ def _parse_size(text: str | None) -> tuple[int, int] | int | None:
 
 
 def _output_size(
-    token_file: TokenFile, wanted: tuple[int, int] | int | None
+    token_file: "TokenFile", wanted: tuple[int, int] | int | None
 ) -> tuple[int, int] | None:
+    from tokcodec.geometry import place
+
     if not isinstance(wanted, int):
         return wanted
     if token_file.fit == "crop":

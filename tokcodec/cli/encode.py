@@ -1,11 +1,10 @@
 """``tokcodec encode``."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.checkpoint import DEFAULT_NAME, Header, find
 from tokcodec.cli.jobs import STANDARD, Job, StandardInput, plan
 from tokcodec.cli.options import (
     CORES,
@@ -20,9 +19,11 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Tally
-from tokcodec.config import Fit
+from tokcodec.config import DEFAULT_WEIGHTS, Fit
 from tokcodec.errors import TokcodecError, TokenFileError
-from tokcodec.tokenfile import SUFFIX, TokenFile
+
+if TYPE_CHECKING:
+    from tokcodec.checkpoint import Header
 
 
 def encode(
@@ -31,7 +32,7 @@ def encode(
     force: Force = False,
     weights: Annotated[
         str, typer.Option(metavar="NAME|FILE|FOLDER", help="The checkpoint; see tokcodec models.")
-    ] = DEFAULT_NAME,
+    ] = DEFAULT_WEIGHTS,
     fit: Annotated[
         Fit | None,
         typer.Option(
@@ -52,7 +53,9 @@ def encode(
     Without -o, a.jpg becomes a.jpg.tok beside it. Pictures whose token file is whole, newer and
     of the same model and fit are skipped; other existing files are kept unless -f is given.
     """
+    from tokcodec.checkpoint import find
     from tokcodec.picture import extensions
+    from tokcodec.tokenfile import SUFFIX
 
     if allow_large_pictures:
         allow_large()
@@ -90,8 +93,10 @@ def encode(
     tally.close()
 
 
-def _stale(job: Job, header: Header, fit: Fit) -> str | None:
+def _stale(job: Job, header: "Header", fit: Fit) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
+    from tokcodec.tokenfile import TokenFile
+
     assert job.target
     try:
         there = TokenFile.load(job.target)

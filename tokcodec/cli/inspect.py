@@ -5,15 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from tokcodec import checkpoint
-from tokcodec.cli.models import describe
 from tokcodec.cli.options import Json
 from tokcodec.cli.terminal import print_json
 from tokcodec.errors import TokcodecError, TokenFileError
-from tokcodec.tokenfile import MAGIC, TokenFile, check_codes
 
 
 def inspect(
@@ -22,12 +17,15 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what one file holds, after checking all of it."""
+    from tokcodec.checkpoint import SUFFIX
+    from tokcodec.tokenfile import MAGIC
+
     try:
         with file.open("rb") as opened:
             magic = opened.read(len(MAGIC))
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
-    if magic == MAGIC or file.suffix != checkpoint.SUFFIX:
+    if magic == MAGIC or file.suffix != SUFFIX:
         facts = _token_file(file, codes)
     elif codes:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--codes")
@@ -36,6 +34,9 @@ def inspect(
     if as_json:
         print_json(facts)
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         table.add_row(name, value if isinstance(value, str) else json.dumps(value))
@@ -44,8 +45,11 @@ def inspect(
 
 
 def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:
+    from tokcodec.checkpoint import find_by_code_id
+    from tokcodec.tokenfile import TokenFile, check_codes
+
     token_file = TokenFile.load(path)
-    header = checkpoint.find_by_code_id(token_file.code_id)
+    header = find_by_code_id(token_file.code_id)
     if header:
         try:
             check_codes(token_file.codes, header.config.quantizer.codebook_size)
@@ -70,7 +74,10 @@ def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    header, tensors = checkpoint.read(path)
+    from tokcodec.checkpoint import read
+    from tokcodec.cli.models import describe
+
+    header, tensors = read(path)
     return {
         "kind": "checkpoint",
         **describe(header),

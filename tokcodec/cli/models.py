@@ -1,20 +1,25 @@
 """``tokcodec models``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from tokcodec.checkpoint import DEFAULT_NAME, Header, bundled
 from tokcodec.cli.options import Json
 from tokcodec.cli.terminal import print_json
+from tokcodec.config import DEFAULT_WEIGHTS
+
+if TYPE_CHECKING:
+    from tokcodec.checkpoint import Header
 
 
 def models(as_json: Json = False) -> None:
     """List the bundled checkpoints: bytes, ids, measured quality."""
+    from tokcodec.checkpoint import bundled
+
     if as_json:
         print_json([describe(header) for header in bundled()])
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None)
     for name in ("name", "codes", "K", "payload", "weights", "PSNR*", "code_id"):
         left = name in ("name", "code_id")
@@ -23,7 +28,7 @@ def models(as_json: Json = False) -> None:
         facts = describe(header)
         psnr = facts["held_out_psnr"]
         table.add_row(
-            header.name + (" (default)" if header.name == DEFAULT_NAME else ""),
+            header.name + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
             str(facts["num_codes"]),
             str(facts["codebook_size"]),
             f"{facts['payload_bytes']} B",
@@ -36,7 +41,7 @@ def models(as_json: Json = False) -> None:
     console.print("* mean over pictures held out from training, 256x256", highlight=False)
 
 
-def describe(header: Header) -> dict[str, Any]:
+def describe(header: "Header") -> dict[str, Any]:
     """The facts of a checkpoint that people choose by."""
     config = header.config
     return {

@@ -2,18 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from tokcodec.cli.jobs import find_files
 from tokcodec.cli.options import Json
 from tokcodec.cli.terminal import print_json, say
 from tokcodec.errors import TokenFileError
-from tokcodec.stats import Collector, Report
-from tokcodec.tokenfile import SUFFIX, TokenFile
+
+if TYPE_CHECKING:
+    from tokcodec.stats import Report
 
 
 def stats(
@@ -22,7 +21,13 @@ def stats(
     ],
     as_json: Json = False,
 ) -> None:
-    """Report what token files cost, against raw pixels and the pictures beside them."""
+    """Report what token files cost.
+
+    Against raw pixels, and against the pictures where those lie beside their token files.
+    """
+    from tokcodec.stats import Collector
+    from tokcodec.tokenfile import SUFFIX, TokenFile
+
     collector = Collector()
     for source in sources:
         for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
@@ -43,7 +48,10 @@ def stats(
         raise typer.Exit(1)
 
 
-def _print(report: Report) -> None:
+def _print(report: "Report") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(justify="right")

@@ -6,8 +6,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tokcodec.cli.jobs import Job
 
@@ -30,6 +28,15 @@ class Tally:
     """
 
     def __init__(self, verb: str, jobs: int, as_json: bool) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
         self.verb, self.jobs, self.as_json = verb, jobs, as_json
         self.counts = {"ok": 0, "skipped": 0, "failed": 0}
         self.bytes = 0

@@ -50,9 +50,10 @@ def train(
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Threads that read pictures.")] = 2,
 ) -> None:
-    """Train a tokenizer; run the same command again to go on after a stop.
+    """Train a tokenizer on your own pictures.
 
-    RUN gets model.safetensors, a checkpoint for --weights, at every report.
+    RUN gets model.safetensors, a checkpoint for --weights, at every report. After a stop, the
+    same command goes on from there, to the same weights as without the stop.
     """
     from tokcodec.model.loading import resolve_device
     from tokcodec.train import loop

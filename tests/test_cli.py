@@ -1,0 +1,382 @@
+"""The installed command on real photos, as a user runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import COMMAND, DATA, GOLDEN, PHOTOS
+from PIL import Image
+
+from tokcodec import TokenFile, checkpoint
+
+
+def lines(done):
+    return done.stderr.decode().splitlines()
+
+
+def json_lines(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three photos in a tree, and two files that only look like pictures."""
+    source = tmp_path / "photos"
+    (source / "animals").mkdir(parents=True)
+    shutil.copy(PHOTOS[0], source / "astronaut.png")
+    shutil.copy(PHOTOS[1], source / "animals" / "chelsea.png")
+    shutil.copy(PHOTOS[2], source / "animals" / "Ünïcode [x].PNG")
+    (source / "animals" / "broken.jpg").write_bytes((DATA / "coffee.jpg").read_bytes()[:9000])
+    (source / "empty.png").write_bytes(b"")
+    (source / "notes.txt").write_text("no picture")
+    return source
+
+
+def test_one_picture_there_and_back(run, tmp_path):
+    shutil.copy(PHOTOS[0], tmp_path / "a.jpg")  # Pillow goes by content
+    (said,) = lines(run("encode", "a.jpg", cwd=tmp_path))
+    assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 codes of tokcodec-64"
+    assert (tmp_path / "a.jpg.tok").stat().st_size == 121
+    run("decode", "a.jpg.tok", cwd=tmp_path)
+    assert Image.open(tmp_path / "a.jpg.png").size == (512, 512)
+    run("decode", "a.jpg.tok", "-o", "small.webp", "--size", "100", cwd=tmp_path)
+    small = Image.open(tmp_path / "small.webp")
+    assert (small.format, small.size) == ("WEBP", (100, 100))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "a.jpg",
+        "a.jpg.tok",
+        "a.jpg.png",
+        "small.webp",
+    }
+
+
+@pytest.mark.parametrize("weights", ["tokcodec-16", "tokcodec-64"])
+def test_pipes_give_the_bytes_of_files(run, tmp_path, weights):
+    photo = PHOTOS[2].read_bytes()
+    tokens = run("encode", "-", "--weights", weights, stdin=photo).stdout
+    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--weights", weights)
+    assert tokens == (tmp_path / "a.tok").read_bytes()
+    picture = run("decode", "-", stdin=tokens).stdout
+    run("decode", tmp_path / "a.tok")
+    assert picture == (tmp_path / "a.png").read_bytes()
+    assert run("decode", tmp_path / "a.tok", "-o", "-").stdout == picture
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad", "tile"])
+def test_every_fit(run, tmp_path, fit):
+    run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--fit", fit)  # 451x300
+    run("decode", tmp_path / "c.tok")
+    size = Image.open(tmp_path / "c.png").size
+    assert size == ((300, 300) if fit == "crop" else (451, 300))
+    facts = json.loads(run("inspect", tmp_path / "c.tok", "--json").stdout)
+    assert (facts["fit"], facts["num_codes"]) == (fit, 64 * (4 if fit == "tile" else 1))
+    run("decode", tmp_path / "c.tok", "-o", tmp_path / "d.png", "--size", "90")
+    assert Image.open(tmp_path / "d.png").size == ((90, 90) if fit == "crop" else (90, 60))
+
+
+def test_a_folder_with_bad_pictures(run, folder, tmp_path):
+    out = tmp_path / "tokens"
+    done = run("encode", folder, "-o", out, status=3)
+    assert "photos/animals/broken.jpg: cannot read the picture: " in done.stderr.decode()
+    assert "photos/empty.png: cannot read the picture: not a picture" in done.stderr.decode()
+    assert lines(done)[-1] == "tokcodec: 3 encoded (363 bytes), 2 failed"
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert written == {
+        "astronaut.png.tok",
+        "animals/chelsea.png.tok",
+        "animals/Ünïcode [x].PNG.tok",
+    }
+    # Alone or in a folder, the same bytes.
+    run("encode", folder / "astronaut.png", "-o", tmp_path / "alone.tok")
+    assert (tmp_path / "alone.tok").read_bytes() == (out / "astronaut.png.tok").read_bytes()
+
+    done = run("decode", out, "-o", tmp_path / "back")
+    assert lines(done)[-1].startswith("tokcodec: 3 decoded (")
+    assert Image.open(tmp_path / "back" / "animals" / "Ünïcode [x].PNG.png").size == (600, 400)
+    # Decoded pictures are not written over unless asked.
+    before = (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns
+    done = run("decode", out, "-o", tmp_path / "back", status=3)
+    assert lines(done)[-1] == "tokcodec: 0 decoded (0 bytes), 3 failed"
+    assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns == before
+    run("decode", out, "-o", tmp_path / "back", "-f")
+    assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns > before
+
+
+def test_running_again_does_what_is_left(run, folder, tmp_path):
+    out = tmp_path / "tokens"
+    run("encode", folder, "-o", out, status=3)
+    ages = {path: path.stat().st_mtime_ns for path in out.rglob("*.tok")}
+    done = run("encode", folder, "-o", out, "--json", status=3)
+    assert lines(done)[-1] == "tokcodec: 0 encoded (0 bytes), 3 skipped as done, 2 failed"
+    states = {line["source"].split("/")[-1]: line["status"] for line in json_lines(done)}
+    assert states == {
+        "astronaut.png": "skipped",
+        "chelsea.png": "skipped",
+        "Ünïcode [x].PNG": "skipped",
+        "broken.jpg": "failed",
+        "empty.png": "failed",
+    }
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.tok")} == ages
+
+    # What is not what this run would write is neither taken for it nor written over.
+    token_file = out / "astronaut.png.tok"
+    whole = token_file.read_bytes()
+    for data, options, reason in [
+        (whole[:-1], [], "no whole token file"),
+        (whole, ["--weights", "tokcodec-16"], "of another model"),
+        (whole, ["--fit", "pad"], "with fit stretch"),
+    ]:
+        token_file.write_bytes(data)
+        done = run("encode", folder / "astronaut.png", "-o", token_file, *options, status=1)
+        assert reason in lines(done)[0]
+        assert "-f overwrites it" in lines(done)[0]
+        assert token_file.read_bytes() == data
+    token_file.write_bytes(whole)
+    os.utime(token_file, ns=(1, 1))
+    done = run("encode", folder / "astronaut.png", "-o", token_file, status=1)
+    assert "older than the picture" in lines(done)[0]
+    run("encode", folder / "astronaut.png", "-o", token_file, "-f")
+    assert token_file.read_bytes() == whole
+    assert token_file.stat().st_mtime_ns > 1
+
+
+def test_a_killed_encode_loses_nothing(run, tmp_path):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    photo = Image.open(PHOTOS[0]).convert("RGB")
+    for number in range(400):
+        photo.crop((number, 0, number + 100, 80)).save(source / f"{number:03}.png")
+    kills = 0
+    while kills < 3:
+        process = subprocess.Popen(
+            [COMMAND, "encode", source, "-o", out], stderr=subprocess.DEVNULL
+        )
+        goal = len(list(out.glob("*.tok"))) + 64
+        while len(list(out.glob("*.tok"))) < min(goal, 400) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        if len(list(out.glob("*.tok"))) == 400:
+            break
+    assert kills >= 1
+    for path in out.glob("*.tok"):
+        TokenFile.load(path)
+    done = run("encode", source, "-o", out)
+    assert "skipped as done" in lines(done)[-1]
+    run("encode", source, "-o", tmp_path / "unbroken")
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "unbroken").iterdir()}
+    assert len(expected) == 400
+    assert {path.name: path.read_bytes() for path in out.glob("*.tok")} == expected
+
+
+def test_interrupting_says_130(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(300):
+        shutil.copy(PHOTOS[1], source / f"{number}.png")
+    process = subprocess.Popen(
+        [COMMAND, "encode", source, "-o", tmp_path / "out"], stderr=subprocess.PIPE
+    )
+    while not list(tmp_path.glob("out/*.tok")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert b"Traceback" not in process.communicate()[1]
+    assert process.returncode == 130
+
+
+def test_inspect(run, tmp_path):
+    run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--weights", "tokcodec-16")
+    facts = json.loads(run("inspect", tmp_path / "c.tok", "--json", "--codes").stdout)
+    header = checkpoint.find("tokcodec-16")
+    token_file = TokenFile.load(tmp_path / "c.tok")
+    assert facts == {
+        "kind": "token file",
+        "version": 1,
+        "fit": "stretch",
+        "code_id": header.code_id[:8],
+        "width": 451,
+        "height": 300,
+        "bits_per_code": 13,
+        "num_codes": 16,
+        "payload_bytes": 26,
+        "file_bytes": 43,
+        "model": "tokcodec-16",
+        "codes": token_file.codes.tolist(),
+    }
+    assert b"tokcodec-16" in run("inspect", tmp_path / "c.tok").stdout
+    unknown = json.loads(run("inspect", GOLDEN / "v1-16-stretch.tok", "--json").stdout)
+    assert unknown["model"] is None
+    assert "codes" not in unknown
+
+    facts = json.loads(run("inspect", header.path, "--json").stdout)
+    assert facts["kind"] == "checkpoint"
+    assert (facts["code_id"], facts["checkpoint_id"]) == (header.code_id, header.checkpoint_id)
+    assert facts["provenance"]["command"].startswith("tokcodec train ")
+    assert facts["config"] == json.loads(header.config.to_json())
+
+
+def test_stats(run, tmp_path):
+    shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
+    run("encode", tmp_path / "photos", "--weights", "tokcodec-16")
+    report = json.loads(run("stats", tmp_path / "photos", "--json").stdout)
+    token_files = [TokenFile.load(path) for path in (tmp_path / "photos").glob("*.tok")]
+    codes = np.concatenate([token_file.codes for token_file in token_files])
+    shares = np.unique(codes, return_counts=True)[1] / 48
+    entropy = float(-(shares * np.log2(shares)).sum())
+    pixels = 512 * 512 + 451 * 300 + 600 * 400
+    assert report == {
+        "pictures": 3,
+        "failed": 0,
+        "raw_bytes": 3 * pixels,
+        "source_bytes": sum(path.stat().st_size for path in PHOTOS),
+        "file_bytes": 3 * 43,
+        "payload_bits": 3 * 16 * 13,
+        "bits_per_pixel": 8 * 3 * 43 / pixels,
+        "ratio_raw": 3 * pixels / 129,
+        "ratio_source": report["source_bytes"] / 129,
+        "codebook_size": 8192,
+        "codes_used": len(shares),
+        "usage": len(shares) / 8192,
+        "perplexity": pytest.approx(2**entropy),
+        "entropy_bits_per_code": pytest.approx(entropy),
+    }
+    assert b"bits per pixel" in run("stats", tmp_path / "photos").stdout
+    # Without the pictures, beside a damaged file and one of an unknown model.
+    (tmp_path / "photos" / "coffee.png").unlink()
+    (tmp_path / "photos" / "damaged.tok").write_bytes(b"TK\x10")
+    shutil.copy(GOLDEN / "v1-16-stretch.tok", tmp_path / "photos")
+    done = run("stats", tmp_path / "photos", "--json", status=3)
+    report = json.loads(done.stdout)
+    assert (report["pictures"], report["failed"]) == (4, 1)
+    assert report["source_bytes"] is report["ratio_source"] is None
+    assert report["codebook_size"] is report["codes_used"] is report["perplexity"] is None
+    assert "damaged.tok: truncated" in lines(done)[0]
+
+
+def test_models(run):
+    listed = json.loads(run("models", "--json").stdout)
+    assert [model["name"] for model in listed] == ["tokcodec-16", "tokcodec-64"]
+    assert [model["num_codes"] for model in listed] == [16, 64]
+    assert [model["payload_bytes"] for model in listed] == [26, 104]
+    table = run("models").stdout.decode()
+    for model in listed:
+        assert model["code_id"][:16] in table
+        assert f"{model['held_out_psnr']:.2f} dB" in table
+
+
+def test_other_weights(run, tmp_path, tiny):
+    shutil.copy(PHOTOS[0], tmp_path / "a.png")
+    (tmp_path / "weights").mkdir()
+    shutil.copy(tiny, tmp_path / "weights" / "mine.safetensors")
+    run("encode", "a.png", "--weights", "weights", cwd=tmp_path)
+    (said,) = lines(run("decode", "a.png.tok", status=1, cwd=tmp_path))
+    assert said.endswith("which is not bundled; name its checkpoint with --weights")
+    (said,) = lines(run("decode", "a.png.tok", "--weights", "tokcodec-16", status=1, cwd=tmp_path))
+    assert "a.png.tok: its codes are of model d4031cfb, tokcodec-16 is " in said
+    run("decode", "a.png.tok", "--weights", "weights/mine.safetensors", cwd=tmp_path)
+    assert Image.open(tmp_path / "a.png.png").size == (512, 512)
+    (said,) = lines(run("encode", "a.png", "--weights", tmp_path, status=1))
+    assert "must hold one .safetensors file, found none" in said
+
+
+def test_transparency_and_background(run, tmp_path):
+    Image.new("RGBA", (300, 300), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    for name, options in {"white": [], "red": ["--background", "#f00"]}.items():
+        Image.new("RGB", (300, 300), name).save(tmp_path / f"{name}.png")
+        run("encode", tmp_path / f"{name}.png")
+        run("encode", tmp_path / "clear.png", "-o", tmp_path / "clear.tok", "-f", *options)
+        expected = (tmp_path / f"{name}.png.tok").read_bytes()
+        assert (tmp_path / "clear.tok").read_bytes() == expected
+
+
+def test_bombs(run, tmp_path):
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
+    (said,) = lines(run("encode", tmp_path / "bomb.png", status=1))
+    assert "bomb.png: more pixels than Pillow's decompression bomb limit" in said
+    run("encode", tmp_path / "bomb.png", "--allow-large", "--weights", "tokcodec-16")
+    (said,) = lines(run("decode", tmp_path / "bomb.png.tok", status=1))
+    assert "20000x10000 pixels are more" in said
+    run("decode", tmp_path / "bomb.png.tok", "--size", "64")
+    assert Image.open(tmp_path / "bomb.png.png").size == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "Usage: tokcodec"),
+        (["encode"], 2, "Missing argument"),
+        (["encode", "a.png", "--fit", "squash"], 2, "squash"),
+        (["encode", "a.png", "--background", "colourless"], 2, "unknown color"),
+        (["encode", "a.png", "b.png", "-o", "-"], 2, "takes the result of one file"),
+        (["encode", "-", "a.png"], 2, "standard input is read alone"),
+        (["encode", "-", "--json"], 2, "cannot take both"),
+        (["encode", "empty"], 2, "no fitting files in empty"),
+        (["encode", "one", "two", "-o", "out"], 2, "would both become out/x.png.tok"),
+        (["decode", "a.tok", "--size", "0x4"], 2, "neither WxH nor N"),
+        (["encode", "nothere.png"], 1, "nothere.png: cannot read the picture: No such file"),
+        (["encode", "-"], 1, "standard input: cannot read the picture: not a picture"),
+        (["decode", "nothere.tok"], 1, "nothere.tok: cannot read: No such file"),
+        (["decode", "-"], 1, "standard input: not a token file"),
+        (["decode", "good.tok", "-o", "a.xyz"], 1, "a.xyz: Pillow writes no such format"),
+        (["decode", "good.tok", "-o", "good.tok/a.png"], 1, "good.tok/a.png: cannot write: "),
+        (["encode", "a.png", "--weights", "x"], 1, "x: no such file or bundled checkpoint"),
+        (["inspect", "nothere"], 1, "nothere: cannot read: No such file"),
+        (["inspect", "one/x.png"], 1, "one/x.png: not a token file"),
+        (["stats", "empty"], 1, "no token files in empty"),
+        (["stats", "one/x.png"], 1, "one/x.png: not a token file"),
+        (["train", "nowhere", "-o", "run"], 1, "nowhere: no such folder or tar file"),
+        (["train", "one", "-o", "run", "--model", "big"], 1, "--model big: neither a preset"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_usage_and_errors(run, tmp_path, arguments, status, message):
+    for name in ("empty", "one", "two"):
+        (tmp_path / name).mkdir()
+    for name in ("one/x.png", "two/x.png", "a.png"):
+        shutil.copy(PHOTOS[1], tmp_path / name)
+    run("encode", "a.png", "-o", "good.tok", cwd=tmp_path)
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    done = run(*arguments, status=status, cwd=tmp_path)
+    assert message in (done.stderr + done.stdout).decode()
+    if status == 1:
+        assert len(lines(done)) == 1
+        assert done.stdout == b""
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+def test_debug_shows_where(tmp_path):
+    done = subprocess.run(
+        [COMMAND, "inspect", tmp_path / "nothere", "--debug"], capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"Traceback" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_folder_shows_one_bar_on_a_terminal(folder, tmp_path):
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "encode", folder, "-o", tmp_path / "out"],
+        stderr=follower,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(leader, 65536)
+        except OSError:
+            break
+    os.close(leader)
+    assert process.wait() == 3
+    assert b"5/5" in shown
+    assert b"3 encoded (363 bytes), 2 failed" in shown

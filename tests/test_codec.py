@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDEN, PHOTOS
+from PIL import Image
+
+from tokcodec import Codec, TokenFile
+from tokcodec.errors import CheckpointError, DeviceError, PictureError, TokenFileError
+from tokcodec.geometry import FITS
+
+
+@pytest.fixture(scope="module")
+def codec(tiny):
+    return Codec.load(str(tiny), device="cpu", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    generator = np.random.default_rng(0)
+    sizes = [(32, 32), (100, 40), (7, 90), (64, 64), (33, 31), (1, 1), (50, 70)]
+    return [Image.fromarray(generator.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes]
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_neighbours_order_and_workers_change_no_code(codec, pictures, fit):
+    alone = [codec.compress(picture, fit) for picture in pictures]
+    assert codec.compress_batch(pictures, fit) == alone
+    assert codec.compress_batch(pictures[::-1], fit) == alone[::-1]
+    assert list(codec.compress_stream(pictures, fit, workers=4)) == alone
+    # Every position of the batch, beside every kind of neighbour.
+    for shift in range(codec.batch_size):
+        turned = pictures[shift:] + pictures[:shift]
+        assert codec.compress_batch(turned, fit) == alone[shift:] + alone[:shift]
+
+
+def test_token_files_say_what_they_are(codec, pictures):
+    for picture in pictures:
+        for fit in FITS:
+            token_file = codec.compress(picture, fit)
+            width, height = picture.size
+            squares = -(-width // 32) * -(-height // 32) if fit == "tile" else 1
+            assert (token_file.width, token_file.height) == picture.size
+            assert len(token_file.codes) == 16 * squares
+            assert (token_file.fit, token_file.bits) == (fit, 6)
+            assert token_file.code_id.hex() == codec.header.code_id[:8]
+            assert TokenFile.from_bytes(token_file.to_bytes()) == token_file
+            back = codec.decompress(token_file)
+            assert back.size == ((min(width, height),) * 2 if fit == "crop" else picture.size)
+            assert codec.decompress(token_file, (5, 9)).size == (5, 9)
+
+
+def test_pictures_are_those_of_the_tensors(codec):
+    picture = Image.open(PHOTOS[0]).resize((32, 32))
+    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255
+    codes = codec.encode(pixels)
+    token_file = codec.compress(picture)
+    assert codes.dtype == torch.int64
+    assert codes[0].tolist() == token_file.codes.tolist()
+    decoded = (codec.decode(codes)[0].permute(1, 2, 0) * 255).round()
+    assert np.array_equal(decoded, np.asarray(codec.decompress(token_file)))
+
+
+def test_the_default_fit_is_the_checkpoints(codec, pictures):
+    assert codec.compress(pictures[0]).fit == "stretch"
+    latent = Codec.load(str(GOLDEN / "latent.safetensors"), device="cpu")
+    assert latent.compress(pictures[1]).fit == "crop"
+
+
+def test_any_batch_of_tensors(codec):
+    for count in (0, 1, 4, 9):
+        codes = codec.encode(torch.rand(count, 3, 32, 32))
+        assert codes.shape == (count, 16)
+        assert codec.decode(codes).shape == (count, 3, 32, 32)
+
+
+def test_wrong_tensors(codec):
+    with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\], not \[3, 32, 32\]"):
+        codec.encode(torch.zeros(3, 32, 32))
+    with pytest.raises(ValueError, match=r"\[B, 16\], not \[1, 15\]"):
+        codec.decode(torch.zeros(1, 15, dtype=torch.int64))
+    with pytest.raises(ValueError, match="from 0 to 59"):
+        codec.decode(torch.full((1, 16), 60))
+
+
+def test_bad_pictures_stand_in_their_place(codec, pictures, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    results = list(codec.compress_stream([bad, *pictures, bad]))
+    assert isinstance(results[0], PictureError)
+    assert isinstance(results[-1], PictureError)
+    assert results[1:-1] == codec.compress_batch(pictures)
+    assert all(isinstance(r, PictureError) for r in codec.compress_stream([bad, bad]))
+    with pytest.raises(PictureError, match=r"bad\.png"):
+        codec.compress(bad)
+
+
+def altered(token_file, **changes):
+    return TokenFile(**{**vars(token_file), **changes})
+
+
+def test_token_files_that_do_not_fit(codec, pictures):
+    good = codec.compress(pictures[0])
+    own = codec.header.code_id[:8]
+    for changes, message in [
+        ({"code_id": b"\0\1\2\3"}, f"model 00010203, patch is {own}; no bundled one fits"),
+        ({"codes": good.codes[:15]}, "15 codes of 6 bits where patch has 16 of 6"),
+        ({"bits": 7}, "16 codes of 7 bits"),
+        ({"fit": "tile", "width": 33}, "16 codes of 6 bits where patch has 32"),
+        ({"codes": np.full(16, 60)}, "code 60 of a codebook of 60"),
+    ]:
+        with pytest.raises(TokenFileError, match=message):
+            codec.decompress(altered(good, **changes))
+    with pytest.raises(PictureError, match="65535x65535 pixels are more"):
+        codec.decompress(altered(good, width=65535, height=65535))
+
+
+def test_the_bundled_model_that_fits_is_named(codec, pictures):
+    other = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(pictures[0])
+    with pytest.raises(TokenFileError, match="decode it with --weights tokcodec-16"):
+        codec.decompress(other)
+
+
+def test_loading_what_is_not_there():
+    with pytest.raises(CheckpointError, match="no such file or bundled checkpoint"):
+        Codec.load("tokcodec-17")
+    with pytest.raises(DeviceError, match="device abacus: torch knows no such device"):
+        Codec.load(device="abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_that_is_not_there():
+    with pytest.raises(DeviceError, match="torch finds no CUDA device"):
+        Codec.load(device="cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_gives_the_codes_of_the_cpu():
+    golden = np.load(GOLDEN / "patch.npz")
+    codec = Codec.load(str(GOLDEN / "patch.safetensors"), device="cuda")
+    codes = codec.encode(torch.from_numpy(golden["pixels"]))
+    assert np.array_equal(codes.cpu(), golden["codes"])  # every margin is above 1e-4

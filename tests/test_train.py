@@ -1,0 +1,213 @@
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import COMMAND, PHOTOS
+from PIL import Image
+
+from tokcodec import Codec, checkpoint
+from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
+from tokcodec.errors import TrainingError
+from tokcodec.train.codebook import MovingAverages
+from tokcodec.train.data import draw_batch, load_pictures
+from tokcodec.train.loop import Recipe, train
+
+CPU = torch.device("cpu")
+PATCH = ModelConfig(
+    layout="patch",
+    encoder=VitConfig(width=32, layers=1, heads=2, patch_size=4),
+    decoder=VitConfig(width=32, layers=1, heads=2, patch_size=4),
+    quantizer=QuantizerConfig(codebook_size=64, code_dim=8),
+    preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2),
+)
+LATENT = dataclasses.replace(
+    PATCH, layout="latent", num_latents=8, quantizer=QuantizerConfig(64, 8, l2_normalize=True)
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """240 crops of the bundled photos: half as a folder with folders, half as a tar file."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    sources = [Image.open(path).convert("RGB") for path in PHOTOS]
+    with tarfile.open(folder / "some.tar", "w") as tar:
+        for number in range(240):
+            photo = sources[number % 3]
+            left, top = (int(generator.integers(edge - 150)) for edge in photo.size)
+            crop = photo.crop((left, top, left + 150, top + 120)).resize((50, 40))
+            buffer = io.BytesIO()
+            crop.save(buffer, "PNG")
+            name = f"{number:03}.png"
+            if number % 2:
+                member = tarfile.TarInfo(name)
+                member.size = len(buffer.getvalue())
+                tar.addfile(member, io.BytesIO(buffer.getvalue()))
+            else:
+                path = folder / str(number % 5) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(buffer.getvalue())
+    (folder / "0" / "bad.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("not a picture, and not meant to be one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arrays")
+    return load_pictures([photos], frozenset(), PATCH.preprocessing, folder, 2, lambda _: None)
+
+
+def test_reading_pictures(photos, pictures, tmp_path):
+    assert len(pictures.train) + len(pictures.held_out) == 240
+    assert len(pictures.held_out) > 0
+    assert pictures.train.shape[1:] == (3, 32, 32)
+    assert pictures.held_out.shape[1:] == (3, 32, 32)
+    (skipped,) = pictures.skipped
+    assert skipped.startswith("0/bad.jpg: ")
+    # A list decides instead of chance, and decides alone; a second call reads what is there.
+    keys = frozenset({"some.tar/001.png", "0/000.png", "0/010.png"})
+    for _ in range(2):
+        chosen = load_pictures([photos], keys, PATCH.preprocessing, tmp_path, 2, lambda _: None)
+        assert (len(chosen.train), len(chosen.held_out)) == (237, 3)
+    assert chosen.fingerprint == pictures.fingerprint
+
+
+def test_no_pictures(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match="empty: no training pictures"):
+        load_pictures(
+            [tmp_path / "empty"], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None
+        )
+    with pytest.raises(TrainingError, match="nowhere: no such folder or tar file"):
+        load_pictures(
+            [tmp_path / "nowhere"], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None
+        )
+
+
+def test_batches_depend_on_the_generator_alone(pictures):
+    draws = [
+        draw_batch(pictures.train, 16, 8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    ]
+    assert draws[0].shape == (8, 3, 16, 16)
+    assert 0 <= draws[0].min() <= draws[0].max() <= 1
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_the_codebook_follows_means_and_dead_codes_come_back():
+    codebook = torch.tensor([[0.0, 0.0], [10.0, 10.0], [-50.0, 0.0]])
+    averages = MovingAverages(codebook, codes_per_batch=6, decay=0.5, dead_below=0.1)
+    z = torch.tensor([[1.0, 1.0]] * 4 + [[9.0, 12.0]] * 2)
+    codes = torch.tensor([0] * 4 + [1] * 2)
+    # Uses begin at the mean, 2: the first code now has (2 + 4) / 2 = 3, the sum (0 + 4) / 2 = 2.
+    averages.update(z, codes, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(codebook[0], torch.tensor([2 / 3, 2 / 3]))
+    torch.testing.assert_close(codebook[1], torch.tensor([9.5, 11.0]))
+    torch.testing.assert_close(codebook[2], torch.tensor([-50.0, 0.0]))
+    for _ in range(4):
+        averages.update(z, codes, torch.Generator().manual_seed(0))
+    # Its moving average of uses fell from 2 below 0.1 of the mean: it is one of the z now.
+    assert codebook[2].tolist() in ([1.0, 1.0], [9.0, 12.0])
+
+
+@pytest.mark.parametrize("config", [PATCH, LATENT], ids=["patch", "latent"])
+def test_training_makes_better_pictures(config, pictures, tmp_path):
+    reports = []
+    recipe = Recipe(steps=240, batch_size=16, warmup=20, report_every=120, ema_decay=0.98)
+    header = train(config, recipe, pictures, tmp_path, CPU, {"command": "test"}, reports.append)
+    assert [report.step for report in reports] == [120, 240]
+    assert header == checkpoint.find(str(tmp_path / "model.safetensors"))
+    facts = header.provenance
+    assert facts["command"] == "test"
+    assert facts["step"] == 240
+    assert facts["recipe"]["seed"] == 0
+    assert facts["training_pictures"] == len(pictures.train)
+    assert facts["held_out_psnr"] == round(reports[-1].psnr, 3)
+    assert facts["held_out_psnr"] > facts["held_out_psnr_at_start"] + 0.1
+    assert reports[-1].usage > 0.1
+    # What was measured is what the exported file does.
+    codec = Codec.load(header, device="cpu")
+    original = torch.from_numpy(pictures.held_out.copy()).float()
+    decoded = (codec.decode(codec.encode(original / 255)) * 255).round()
+    error = (decoded - original).square().mean(dim=(1, 2, 3))
+    psnr = float((10 * torch.log10(255**2 / error)).mean())
+    assert psnr == pytest.approx(facts["held_out_psnr"], abs=0.01)
+
+
+def test_the_start_alone_is_vector_quantization(pictures, tmp_path):
+    # Before any gradient step the patch layout codes principal components with k-means; that is
+    # far better than the mean colour of each patch.
+    recipe = Recipe(steps=1, batch_size=4, learning_rate=0.0, report_every=1)
+    header = train(PATCH, recipe, pictures, tmp_path, CPU, {}, lambda _: None)
+    original = pictures.held_out.astype(np.float64)
+    blocks = original.reshape(-1, 3, 4, 8, 4, 8)
+    flat = np.broadcast_to(blocks.mean(axis=(3, 5), keepdims=True), blocks.shape)
+    error = ((blocks - flat) ** 2).mean(axis=(1, 2, 3, 4, 5))
+    assert header.provenance["held_out_psnr_at_start"] > (10 * np.log10(255**2 / error)).mean()
+
+
+def test_diverging_ends_in_one_line(pictures, tmp_path):
+    recipe = Recipe(steps=50, batch_size=4, learning_rate=1e30, warmup=0)
+    with pytest.raises(TrainingError, match=r"diverged at step \d+: .*lower --learning-rate"):
+        train(PATCH, recipe, pictures, tmp_path, CPU, {}, lambda _: None)
+
+
+def test_other_settings_are_refused(pictures, tmp_path):
+    recipe = Recipe(steps=2, batch_size=4)
+    train(PATCH, recipe, pictures, tmp_path, CPU, {}, lambda _: None)
+    for other in (
+        (LATENT, recipe, pictures),
+        (PATCH, dataclasses.replace(recipe, seed=1), pictures),
+        (PATCH, recipe, dataclasses.replace(pictures, fingerprint="0")),
+    ):
+        with pytest.raises(TrainingError, match="other settings or pictures"):
+            train(*other, tmp_path, CPU, {}, lambda _: None)
+
+
+def test_a_killed_run_ends_in_the_same_weights(photos, tmp_path, run):
+    (tmp_path / "config.json").write_text(PATCH.to_json())
+
+    def command(output):
+        return [
+            *("train", photos, "-o", output, "--model", tmp_path / "config.json"),
+            *("--steps", "40", "--report-every", "5", "--batch-size", "8", "--device", "cpu"),
+        ]
+
+    unbroken = run(*command(tmp_path / "unbroken"))
+    assert unbroken.stderr.count(b"held-out PSNR") == 8
+    broken = tmp_path / "broken"
+    kills = 0
+    while True:
+        # Killed as soon as two more reports are out, without a chance to tidy up.
+        process = subprocess.Popen(
+            [COMMAND, *map(str, command(broken))], stderr=subprocess.PIPE, start_new_session=True
+        )
+        seen = 0
+        for line in process.stderr:
+            seen += b"held-out PSNR" in line
+            if seen == 2 and kills < 3:
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+        process.stderr.close()
+        if process.wait() == 0:
+            break
+        kills += 1
+        time.sleep(0.1)
+    assert kills == 3
+    headers = [
+        checkpoint.read(tmp_path / name / "model.safetensors")[0] for name in ("unbroken", "broken")
+    ]
+    assert headers[0].checkpoint_id == headers[1].checkpoint_id
+    assert headers[0].provenance["step"] == 40
+    assert json.dumps(headers[0].provenance["recipe"]) == json.dumps(
+        headers[1].provenance["recipe"]
+    )
