@@ -37,15 +37,16 @@ def stats(
                 say(str(error))
                 collector.failed += 1
     report = collector.report()
+    if not report.pictures:
+        if not collector.failed:
+            say(f"no token files in {', '.join(map(str, sources))}")
+        raise typer.Exit(1)
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
         _print(report)
     if collector.failed:
-        raise typer.Exit(3 if report.pictures else 1)
-    if not report.pictures:
-        say(f"no token files in {', '.join(map(str, sources))}")
-        raise typer.Exit(1)
+        raise typer.Exit(3)
 
 
 def _print(report: "Report") -> None:
