@@ -266,7 +266,7 @@ def test_models(run):
     assert [model["payload_bytes"] for model in listed] == [26, 104]
     table = run("models").stdout.decode()
     for model in listed:
-        assert model["code_id"][:16] in table
+        assert model["code_id"][:8] in table
         assert f"{model['held_out_psnr']:.2f} dB" in table
 
 

@@ -34,7 +34,7 @@ def models(as_json: Json = False) -> None:
             f"{facts['payload_bytes']} B",
             f"{facts['weights_bytes'] / 1e6:.1f} MB",
             "unknown" if psnr is None else f"{psnr:.2f} dB",
-            header.code_id[:16],
+            header.code_id[:8],
         )
     console = Console()
     console.print(table)

@@ -1,0 +1,75 @@
+"""The README's commands and Python are run as they stand."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import COMMAND, DATA, TESTS
+
+from tokcodec import checkpoint
+from tokcodec.cli.app import app
+
+README = (TESTS.parent / "README.md").read_text()
+CARD = (TESTS.parent / "weights" / "MODEL_CARD.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(DATA, folder / "photos", ignore=shutil.ignore_patterns("*.md"))
+    (folder / "held-out.txt").write_text("coffee.jpg\n")
+    (folder / "tiny.json").write_text(
+        checkpoint.find(str(TESTS / "golden" / "patch.safetensors")).config.to_json()
+    )
+    return folder
+
+
+def test_commands(workplace):
+    environment = {**os.environ, "PATH": f"{COMMAND.parent}{os.pathsep}{os.environ['PATH']}"}
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(commands) > 10
+    for command in commands:
+        done = subprocess.run(
+            command, shell=True, cwd=workplace, env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == 0, (command, done.stderr.decode())
+    for name in ("photos/coffee.png.tok", "tokens/coffee.jpg.tok", "cat.jpg", "mine.tok"):
+        assert (workplace / name).is_file()
+    named = {command.split()[1] for command in commands}
+    assert named == {command.callback.__name__ for command in app.registered_commands}
+
+
+def test_python(workplace):
+    (program,) = blocks("python")
+    subprocess.run([sys.executable, "-c", program], cwd=workplace, check=True)
+    assert (workplace / "coffee.tok").stat().st_size == 121
+
+
+def test_every_command_at_the_top_is_the_scripts():
+    first, second = (block.strip() for block in blocks("bash"))
+    script = (TESTS.parent / ".ci" / "run").read_text()
+    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test]'" in first
+    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test]'" in script
+    assert second == ".venv/bin/pytest"
+    assert script.rstrip().endswith(second)
+
+
+def test_figures_are_those_of_the_checkpoints():
+    for header in checkpoint.bundled():
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{header.name}`"))
+        assert f"{header.provenance['held_out_psnr']:.2f} dB" in row
+        for key in ("held_out_psnr", "held_out_psnr_at_start"):
+            assert f"{header.provenance[key]:.2f} dB" in CARD
+        assert header.name in CARD
+
+
+def test_the_repository_names_no_registry():
+    for text in (README, CARD, (TESTS.parent / "constraints.txt").read_text()):
+        assert "://" not in text

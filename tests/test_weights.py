@@ -1,0 +1,51 @@
+"""The bundled checkpoints, through the installed command, against what was measured."""
+
+import numpy as np
+import pytest
+from conftest import DATA
+from PIL import Image
+
+from tokcodec import checkpoint
+
+# Measured with tests/benchmarks/quality.py on centre crops of 256x256.
+MEASURED = {
+    "tokcodec-16": {"astronaut.png": 14.20, "chelsea.png": 20.28, "coffee.png": 16.70},
+    "tokcodec-64": {"astronaut.png": 16.24, "chelsea.png": 22.45, "coffee.png": 19.54},
+}
+
+
+@pytest.mark.parametrize("name", list(MEASURED))
+def test_quality_is_what_was_measured(run, tmp_path, name):
+    originals = tmp_path / "originals"
+    originals.mkdir()
+    for photo in MEASURED[name]:
+        image = Image.open(DATA / photo).convert("RGB")
+        short = min(image.size)
+        size = (256 * image.width // short, 256 * image.height // short)
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (round((edge - 256) / 2) for edge in size)
+        image.crop((left, top, left + 256, top + 256)).save(originals / photo)
+    run("encode", originals, "-o", tmp_path / "tokens", "--weights", name)
+    run("decode", tmp_path / "tokens", "-o", tmp_path / "decoded")
+    for photo, expected in MEASURED[name].items():
+        a = np.asarray(Image.open(originals / photo)).astype(float)
+        b = np.asarray(Image.open(tmp_path / "decoded" / f"{photo}.png"))
+        psnr = 10 * np.log10(255**2 / np.mean((a - b) ** 2))
+        assert psnr == pytest.approx(expected, abs=0.2), photo
+
+
+@pytest.mark.parametrize("name", list(MEASURED))
+def test_the_files_are_sound_and_small(name):
+    header, tensors = checkpoint.read(checkpoint.find(name).path)
+    assert header.path.stat().st_size < 45e6
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+    assert header.provenance["step"] == header.provenance["recipe"]["steps"]
+    assert header.provenance["held_out_psnr"] > header.provenance["held_out_psnr_at_start"]
+
+
+# Token files of these models are out in the world: their ids must stay.
+def test_the_ids_of_the_bundled_checkpoints():
+    assert {header.name: header.code_id[:8] for header in checkpoint.bundled()} == {
+        "tokcodec-16": "1b21f84e",
+        "tokcodec-64": "1fa8f2e3",
+    }

@@ -1,0 +1,32 @@
+"""A wheel is built, installed elsewhere and used: the weights must be in it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import DATA
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_wheel_carries_its_weights(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "-q", "-w", "-n", "-o", tmp_path / "dist", ROOT], check=True
+    )
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel],
+        check=True,
+    )
+    program = "import tokcodec; print(tokcodec.__file__); from tokcodec.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "encode", DATA / "coffee.jpg", "-o", tmp_path / "c.tok"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode().startswith(str(site))
+    assert (tmp_path / "c.tok").stat().st_size == 121
