@@ -79,6 +79,8 @@ def test_reading_pictures(photos, pictures, tmp_path):
         chosen = load_pictures([photos], keys, PATCH.preprocessing, tmp_path, 2, lambda _: None)
         assert (len(chosen.train), len(chosen.held_out)) == (237, 3)
     assert chosen.fingerprint == pictures.fingerprint
+    with pytest.raises(TrainingError, match="pictures of other sources or settings"):
+        load_pictures([photos], frozenset(), PATCH.preprocessing, tmp_path, 2, lambda _: None)
 
 
 def test_no_pictures(tmp_path):

@@ -10,7 +10,7 @@ import typer
 from tokcodec.cli.options import Device
 from tokcodec.cli.terminal import say
 from tokcodec.config import ModelConfig
-from tokcodec.errors import TrainingError
+from tokcodec.errors import ConfigError, TrainingError
 
 
 def train(
@@ -73,7 +73,9 @@ def train(
     )
     pictures = load_pictures(
         sources,
-        frozenset(held_out.read_text().split("\n")) - {""} if held_out else frozenset(),
+        frozenset(_read_text(held_out, "--held-out").split("\n")) - {""}
+        if held_out
+        else frozenset(),
         config.preprocessing,
         output,
         workers,
@@ -102,8 +104,17 @@ def _read_config(model: str) -> ModelConfig:
 
     if model in PRESETS:
         return PRESETS[model]
-    try:
-        return ModelConfig.from_json(Path(model).read_text())
-    except OSError as error:
+    if not Path(model).is_file():
         names = ", ".join(PRESETS)
-        raise TrainingError(f"--model {model}: neither a preset ({names}) nor a file") from error
+        raise TrainingError(f"--model {model}: neither a preset ({names}) nor a file")
+    try:
+        return ModelConfig.from_json(_read_text(Path(model), "--model"))
+    except ConfigError as error:
+        raise ConfigError(f"{model}: {error}") from error
+
+
+def _read_text(path: Path, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{option} {path}: cannot read as text: {error}") from error

@@ -61,12 +61,19 @@ def load_pictures(
         report: called with the number of pictures read so far.
 
     Raises:
-        TrainingError: no pictures, or none on one side of the split, or none of the named keys.
+        TrainingError: no pictures, none on one side of the split, or arrays in ``folder`` that
+            came from other sources or settings.
     """
     paths = (folder / "train.npy", folder / "held-out.npy", folder / "fingerprint")
+    asked = repr(([str(source) for source in sources], sorted(held_out), config))
+    plan = hashlib.sha256(asked.encode()).hexdigest()
     if not paths[2].exists():
-        _prepare(sources, held_out, config, paths, workers, report)
-    fingerprint, *skipped = paths[2].read_text().splitlines()
+        _prepare(sources, held_out, config, paths, plan, workers, report)
+    found, fingerprint, *skipped = paths[2].read_text().splitlines()
+    if found != plan:
+        raise TrainingError(
+            f"{folder}: holds pictures of other sources or settings; choose another -o"
+        )
     arrays = [np.load(path, mmap_mode="r") for path in paths[:2]]
     return Pictures(arrays[0], arrays[1], fingerprint, tuple(skipped))
 
@@ -76,6 +83,7 @@ def _prepare(
     held_out: frozenset[str],
     config: PreprocessingConfig,
     paths: tuple[Path, Path, Path],
+    plan: str,
     workers: int,
     report: Callable[[int], None],
 ) -> None:
@@ -113,7 +121,7 @@ def _prepare(
     for path, side in zip(paths[:2], sides, strict=True):
         array = np.stack(side)
         write_atomically(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
-    text = "\n".join([digest.hexdigest(), *skipped])
+    text = "\n".join([plan, digest.hexdigest(), *skipped])
     write_atomically(paths[2], lambda file: file.write(text.encode()))
 
 
