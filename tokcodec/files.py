@@ -1,12 +1,21 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files on disk: found in a stable order, and written so that a reader never sees half of one."""
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import BinaryIO
 
 from tokcodec.errors import OutputError
+
+
+def find_files(source: Path, extensions: Set[str]) -> Iterator[Path]:
+    """The files below a folder whose lower-case extension is one of these, in sorted order."""
+    for parent, folders, names in os.walk(source):
+        folders.sort()
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 (of thousands)
+                yield Path(parent, name)
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -3,11 +3,13 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+
+from tokcodec.files import find_files
 
 STANDARD = "-"
 
@@ -30,15 +32,6 @@ class Job:
 
     def __str__(self) -> str:
         return str(self.source or StandardInput.name)
-
-
-def find_files(source: Path, extensions: Set[str]) -> Iterator[Path]:
-    """The files below a folder whose lower-case extension is one of these, in sorted order."""
-    for parent, folders, names in os.walk(source):
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 (of thousands)
-                yield Path(parent, name)
 
 
 def plan(

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.jobs import find_files
 from tokcodec.cli.options import Json
 from tokcodec.cli.terminal import print_json, say
 from tokcodec.errors import TokenFileError
+from tokcodec.files import find_files
 
 if TYPE_CHECKING:
     from tokcodec.stats import Report

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError
-from tokcodec.files import write_atomically
+from tokcodec.files import find_files, write_atomically
 from tokcodec.picture import extensions, read_squares
 
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
@@ -141,15 +140,12 @@ def _entries(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             continue
         if not source.is_dir():
             raise TrainingError(f"{source}: no such folder or tar file")
-        for parent, folders, names in os.walk(source):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(parent, name)
-                key = path.relative_to(source).as_posix()
-                if path.suffix == ".tar":
-                    yield from _tar_entries(path, key, known)
-                elif path.suffix.lower() in known:
-                    yield key, path.read_bytes()
+        for path in find_files(source, known | {".tar"}):
+            key = path.relative_to(source).as_posix()
+            if path.suffix.lower() == ".tar":
+                yield from _tar_entries(path, key, known)
+            else:
+                yield key, path.read_bytes()
 
 
 def _tar_entries(path: Path, key: str, known: Set[str]) -> Iterator[tuple[str, bytes]]:
