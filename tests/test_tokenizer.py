@@ -27,7 +27,7 @@ def test_golden_outputs(layout):
 
 
 def test_patches_go_back_where_they_came_from():
-    pixels = torch.arange(2 * 3 * 12 * 12).view(2, 3, 12, 12)
+    pixels = torch.arange(2.0 * 3 * 12 * 12).view(2, 3, 12, 12)
     patches = patchify(pixels, 4)
     assert patches.shape == (2, 9, 48)
     assert torch.equal(patches[0, 5].view(3, 4, 4), pixels[0, :, 4:8, 8:12])

@@ -39,6 +39,8 @@ class VitConfig:
         heads: attention heads; divides ``width``.
         patch_size: side P of a patch, in pixels of the picture that the model sees.
         mlp_ratio: hidden width of the MLP over ``width``.
+        class_token: a further learned token before all others, as in TiTok's code.
+        outer_norms: LayerNorms before the first block and behind the last.
     """
 
     width: int
@@ -46,6 +48,8 @@ class VitConfig:
     heads: int
     patch_size: int
     mlp_ratio: float = 4.0
+    class_token: bool = False
+    outer_norms: bool = False
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "patch_size", "mlp_ratio"):
@@ -75,6 +79,34 @@ class QuantizerConfig:
     def bits(self) -> int:
         """Bits a code, ⌈log2 K⌉."""
         return (self.codebook_size - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class VqganConfig:
+    """The convolutional pixel decoder of MaskGIT-VQGAN (arXiv 2202.04200), which the first TiTok
+    checkpoints (arXiv 2406.07550, section 3.4) put behind a softmax over its codes, their proxies.
+
+    Attributes:
+        proxy_codes: size of its codebook.
+        code_dim: channels of a vector of its codebook.
+        channels: channels at full resolution; multiples of 32.
+        multipliers: of ``channels``, a level each, the full resolution first; a level halves it.
+        blocks: residual blocks a level.
+    """
+
+    proxy_codes: int = 1024
+    code_dim: int = 256
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("proxy_codes", "code_dim", "channels", "blocks"):
+            _require(getattr(self, name) > 0, f"{name} must be positive")
+        _require(self.channels % 32 == 0, "channels must be a multiple of 32")
+        _require(
+            bool(self.multipliers) and min(self.multipliers) > 0, "multipliers must be positive"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +157,14 @@ class ModelConfig:
         quantizer: the codebook.
         preprocessing: pixels in and out.
         num_latents: number of latent tokens; 0 in the ``patch`` layout.
+        legacy_latents: the latents, [N, width], are read as [width, N] without transposing them,
+            as TiTok's first checkpoints were trained to (``is_legacy`` in its code).
+        prefix_codes: trained so that any prefix of the codes decodes (One-D-Piece, arXiv
+            2501.10064, section 3).
+        pixel_convolution: a 3x3 convolution smooths the pixels that the decoder gives.
+        vqgan: a convolutional pixel decoder in place of the linear map from tokens to patches.
+        pixel_overlap: pixels by which a patch that the decoder gives reaches over each of its
+            borders, where it is added to its neighbours; so borders need not show.
         default_fit: how a picture is fitted to the square unless the user says otherwise. No
             part of what a code means: the token file carries the fit that was used.
     """
@@ -135,20 +175,40 @@ class ModelConfig:
     quantizer: QuantizerConfig
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     num_latents: int = 0
+    legacy_latents: bool = False
+    prefix_codes: bool = False
+    pixel_overlap: int = 0
+    pixel_convolution: bool = False
+    vqgan: VqganConfig | None = None
     default_fit: Fit = "stretch"
 
     def __post_init__(self) -> None:
         size = self.preprocessing.model_size
         for part in (self.encoder, self.decoder):
             _require(size % part.patch_size == 0, f"patch_size must divide the {size} pixels seen")
+        _require(
+            0 <= self.pixel_overlap <= self.decoder.patch_size,
+            "pixel_overlap must be from 0 to the decoder's patch_size",
+        )
         if self.layout == "patch":
             _require(self.num_latents == 0, "num_latents belongs to the latent layout")
+            _require(not self.legacy_latents, "legacy_latents belongs to the latent layout")
+            _require(not self.prefix_codes, "prefix_codes belongs to the latent layout")
             _require(
                 self.encoder.patch_size == self.decoder.patch_size,
                 "in the patch layout encoder and decoder share one patch_size",
             )
         else:
             _require(self.num_latents > 0, "the latent layout needs num_latents")
+        if self.vqgan:
+            _require(
+                2 ** (len(self.vqgan.multipliers) - 1) == self.decoder.patch_size,
+                "the levels of vqgan must enlarge by the decoder's patch_size",
+            )
+            _require(
+                not (self.pixel_overlap or self.pixel_convolution),
+                "pixel_overlap and pixel_convolution have no meaning beside vqgan",
+            )
 
     @property
     def num_codes(self) -> int:
@@ -166,7 +226,14 @@ class ModelConfig:
     def encode_side_json(self) -> str:
         """Canonical JSON of the fields that decide what a code means."""
         fields = _plain(self)
-        names = ("layout", "encoder", "quantizer", "preprocessing", "num_latents")
+        names = (
+            "layout",
+            "encoder",
+            "quantizer",
+            "preprocessing",
+            "num_latents",
+            "legacy_latents",
+        )
         return _canonical({name: fields[name] for name in names if name in fields})
 
     @classmethod
@@ -221,14 +288,18 @@ def _parse(cls: Any, fields: Any, where: str) -> Any:
 
 
 def _parse_value(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(kind, types.UnionType):  # a part that may be absent, which is never written
+        kind = typing.get_args(kind)[0]
     if dataclasses.is_dataclass(kind):
         return _parse(kind, value, where)
     if typing.get_origin(kind) is Literal:
         valid = value in typing.get_args(kind)
-    elif isinstance(kind, types.GenericAlias):  # a tuple of floats
-        valid = isinstance(value, list) and len(value) == len(typing.get_args(kind))
-        if valid:
-            return tuple(_parse_value(float, item, where) for item in value)
+    elif isinstance(kind, types.GenericAlias):  # a tuple of one type
+        item_kind, *others = typing.get_args(kind)
+        valid = isinstance(value, list)
+        if valid and (others == [...] or len(value) == 1 + len(others)):
+            return tuple(_parse_value(item_kind, item, where) for item in value)
+        valid = False
     elif kind is float:
         valid = isinstance(value, int | float) and not isinstance(value, bool)
         valid = valid and math.isfinite(value)

@@ -1,5 +1,6 @@
 """The blocks that encoder and decoder, in both layouts, are made of."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,6 +42,36 @@ class Block(nn.Module):
         return x + self.mlp(self.norm_mlp(x))  # type: ignore[no-any-return]
 
 
+def class_token(config: VitConfig) -> nn.Parameter | None:
+    """The token [width] before all others, where the config has one."""
+    return nn.Parameter(torch.zeros(config.width)) if config.class_token else None
+
+
+def outer_norms(config: VitConfig) -> tuple[nn.Module, nn.Module]:
+    """What stands before the first block and behind the last."""
+    if config.outer_norms:
+        return nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+    return nn.Identity(), nn.Identity()
+
+
+class PatchHead(nn.Linear):
+    """Tokens [B, g², width] -> pixels [B, 3, g·P, g·P], a patch a token.
+
+    Patches reach ``overlap`` pixels over their borders, where neighbours add up; an optional 3x3
+    convolution smooths the whole.
+    """
+
+    def __init__(self, width: int, patch_size: int, overlap: int, convolution: bool) -> None:
+        super().__init__(width, 3 * (patch_size + 2 * overlap) ** 2)
+        self.patch_size = patch_size
+        self.overlap = overlap
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1) if convolution else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = unpatchify(super().forward(x), self.patch_size, self.overlap)
+        return self.convolution(pixels) if self.convolution else pixels
+
+
 def patchify(pixels: Tensor, patch_size: int) -> Tensor:
     """[B, 3, H, W] -> [B, (H/P)(W/P), 3·P·P]: patches row by row, channels outermost in each."""
     batch, channels, height, width = pixels.shape
@@ -50,10 +81,12 @@ def patchify(pixels: Tensor, patch_size: int) -> Tensor:
     return x.reshape(batch, rows * columns, channels * patch_size**2)
 
 
-def unpatchify(patches: Tensor, patch_size: int) -> Tensor:
-    """[B, g·g, 3·P·P] -> [B, 3, g·P, g·P]: the inverse of ``patchify`` for a square."""
-    batch, count, _ = patches.shape
-    grid = round(count**0.5)
-    x = patches.reshape(batch, grid, grid, 3, patch_size, patch_size)
-    x = x.permute(0, 3, 1, 4, 2, 5)  # [B, 3, rows, P, columns, P]
-    return x.reshape(batch, 3, grid * patch_size, grid * patch_size)
+def unpatchify(patches: Tensor, patch_size: int, overlap: int = 0) -> Tensor:
+    """[B, g·g, 3·W·W] -> [B, 3, g·P, g·P], W being P + 2·overlap.
+
+    Each patch is centred on its cell of the grid and added to what its neighbours give there;
+    what reaches beyond the square is cut off. Without overlap, the inverse of ``patchify``.
+    """
+    side = round(patches.shape[1] ** 0.5) * patch_size
+    window = patch_size + 2 * overlap
+    return F.fold(patches.transpose(1, 2), side, window, padding=overlap, stride=patch_size)

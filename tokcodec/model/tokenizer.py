@@ -5,15 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokcodec.config import ModelConfig
-from tokcodec.model.layers import Block, patchify, unpatchify
+from tokcodec.model.layers import Block, PatchHead, class_token, outer_norms, patchify
 from tokcodec.model.quantizer import Quantizer
+from tokcodec.model.vqgan import VqganHead
 
 
 class Encoder(nn.Module):
     """Normalized pixels [B, 3, s, s] -> z [B, N, d], s being ``preprocessing.model_size``.
 
-    There is no norm behind the blocks: where they add nothing, z is a linear map of a patch,
-    which is what lets training start from the principal components of patches.
+    Without ``outer_norms``, where the blocks add nothing, z is a linear map of a patch, which is
+    what lets training start from the principal components of patches.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -21,10 +22,14 @@ class Encoder(nn.Module):
         part = config.encoder
         self.patch_size = part.patch_size
         self.num_latents = config.num_latents
+        self.num_codes = config.num_codes
+        self.legacy_latents = config.legacy_latents
         self.patch_embed = nn.Linear(3 * part.patch_size**2, part.width)
         self.patch_positions = nn.Parameter(torch.zeros(config.grid(part) ** 2, part.width))
         if config.num_latents:
             self.latent_tokens = nn.Parameter(torch.zeros(config.num_latents, part.width))
+        self.class_token = class_token(part)
+        self.norm_in, self.norm_out = outer_norms(part)
         self.blocks = nn.Sequential(*(Block(part) for _ in range(part.layers)))
         self.to_code = nn.Linear(part.width, config.quantizer.code_dim)
 
@@ -33,19 +38,21 @@ class Encoder(nn.Module):
         if self.num_latents:
             latents = self.latent_tokens.expand(len(x), -1, -1)
             x = torch.cat([x, latents.to(x.dtype)], dim=1)  # [B, g² + N, width]
-        x = self.blocks(x)
-        if self.num_latents:
-            x = x[:, -self.num_latents :]
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+        x = self.blocks(self.norm_in(x))
+        x = self.norm_out(x[:, -self.num_codes :])  # [B, N, width]
+        if self.legacy_latents:
+            x = x.reshape(len(x), -1, self.num_codes).transpose(1, 2)
         return self.to_code(x)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
-    """z_q [B, N, d] -> normalized pixels [B, 3, s, s]."""
+    """z_q [B, n, d] -> normalized pixels [B, 3, s, s]; n < N is a prefix of the codes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         part = config.decoder
-        self.patch_size = part.patch_size
         self.num_patches = config.grid(part) ** 2
         self.latent = config.num_latents > 0
         self.from_code = nn.Linear(config.quantizer.code_dim, part.width)
@@ -53,17 +60,29 @@ class Decoder(nn.Module):
         if self.latent:
             self.mask_token = nn.Parameter(torch.zeros(part.width))
             self.patch_positions = nn.Parameter(torch.zeros(self.num_patches, part.width))
+        self.class_token = class_token(part)
+        self.norm_in, self.norm_out = outer_norms(part)
         self.blocks = nn.Sequential(*(Block(part) for _ in range(part.layers)))
-        self.to_pixels = nn.Linear(part.width, 3 * part.patch_size**2)
+        self.to_pixels: PatchHead | VqganHead = (
+            VqganHead(part.width, config.vqgan)
+            if config.vqgan
+            else PatchHead(
+                part.width, part.patch_size, config.pixel_overlap, config.pixel_convolution
+            )
+        )
 
     def forward(self, z_q: Tensor) -> Tensor:
-        x = self.from_code(z_q) + self.code_positions
+        x = self.from_code(z_q) + self.code_positions[: z_q.shape[1]]
         if self.latent:
             masks = (self.mask_token + self.patch_positions).expand(len(x), -1, -1)
-            x = torch.cat([masks.to(x.dtype), x], dim=1)  # [B, g² + N, width]
-        x = self.blocks(x)
-        patches = self.to_pixels(x[:, : self.num_patches])  # [B, g², 3·P·P]
-        return unpatchify(patches, self.patch_size)
+            x = torch.cat([masks.to(x.dtype), x], dim=1)  # [B, g² + n, width]
+        first = 0
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+            first = 1
+        x = self.blocks(self.norm_in(x))
+        x = self.norm_out(x[:, first : first + self.num_patches])  # [B, g², width]
+        return self.to_pixels(x)  # type: ignore[no-any-return]
 
 
 class Tokenizer(nn.Module):
@@ -85,7 +104,7 @@ class Tokenizer(nn.Module):
         return self.quantizer(self.encoder(self.shrink(pixels)))  # type: ignore[no-any-return]
 
     def decode(self, codes: Tensor) -> Tensor:
-        """codes int64 [B, N] -> float32 [B, 3, S, S] in [0, 1]."""
+        """codes int64 [B, n], n < N for a prefix -> float32 [B, 3, S, S] in [0, 1]."""
         return self.enlarge(self.decoder(self.quantizer.lookup(codes))).clamp(0, 1)
 
     def shrink(self, pixels: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
 
 
-def _small(patch_size: int) -> ModelConfig:
+def _small(patch_size: int, pixel_scale: int, pixel_overlap: int = 0) -> ModelConfig:
     return ModelConfig(
         layout="patch",
         encoder=VitConfig(width=256, layers=3, heads=4, patch_size=patch_size),
         decoder=VitConfig(width=256, layers=4, heads=4, patch_size=patch_size),
         quantizer=QuantizerConfig(codebook_size=8192, code_dim=32),
-        preprocessing=PreprocessingConfig(pixel_scale=4, reduced_jpeg=True),
+        preprocessing=PreprocessingConfig(pixel_scale=pixel_scale, reduced_jpeg=True),
+        pixel_overlap=pixel_overlap,
     )
 
 
@@ -17,8 +18,10 @@ _LARGE = VitConfig(width=1024, layers=12, heads=16, patch_size=64)
 
 PRESETS = {
     # 16 or 64 codes carry nothing finer than a quarter of 256 pixels, so the model sees 64x64.
-    "tokcodec-16": _small(patch_size=16),
-    "tokcodec-64": _small(patch_size=8),
+    "tokcodec-16": _small(patch_size=16, pixel_scale=4),
+    "tokcodec-64": _small(patch_size=8, pixel_scale=4),
+    # 256 codes resolve half of the pixels; patches that reach into each other hide their borders.
+    "tokcodec-256": _small(patch_size=8, pixel_scale=2, pixel_overlap=4),
     # The configuration of the original description, some 300 M parameters.
     "original": ModelConfig(
         layout="patch",

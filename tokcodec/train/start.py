@@ -8,7 +8,7 @@ starts from classical vector quantization instead of from noise.
 import torch
 from torch import Tensor, nn
 
-from tokcodec.model.layers import Block, patchify
+from tokcodec.model.layers import Block, PatchHead, patchify
 from tokcodec.model.quantizer import nearest
 from tokcodec.model.tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
     """Sets every weight of ``model`` from normalized training pixels [n, 3, s, s]."""
     encoder, decoder = model.encoder, model.decoder
     for name, parameter in model.named_parameters():
-        if name.endswith(("positions", "tokens", "mask_token")):
+        if name.endswith(("positions", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
     mean, basis, scale = _principal_components(patchify(pixels, encoder.patch_size))
     rank = min(basis.shape[1], encoder.patch_embed.out_features)
@@ -42,11 +42,19 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
             nn.init.zeros_(linear.bias)
             linear.weight[:rank, :rank] = torch.diag(diagonal)
 
-    mean, basis, scale = _principal_components(patchify(pixels, decoder.patch_size))
-    rank = min(basis.shape[1], decoder.to_pixels.in_features)
-    nn.init.zeros_(decoder.to_pixels.weight)
-    decoder.to_pixels.weight[:, :rank] = (basis * scale)[:, :rank]
-    decoder.to_pixels.bias.copy_(mean)
+    head = decoder.to_pixels
+    assert isinstance(head, PatchHead)
+    mean, basis, scale = _principal_components(patchify(pixels, head.patch_size))
+    rank = min(basis.shape[1], head.in_features)
+    # The components span a patch without what it may give to its neighbours.
+    overlap, inner = head.overlap, head.patch_size
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    window = inner + 2 * overlap
+    cells = torch.arange(3 * window**2).view(3, window, window)
+    cells = cells[:, overlap : overlap + inner, overlap : overlap + inner].flatten()
+    head.weight[cells, :rank] = (basis * scale)[:, :rank]
+    head.bias[cells] = mean
 
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)

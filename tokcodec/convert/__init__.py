@@ -1,0 +1,1 @@
+"""Published checkpoints of other programs, turned into tokcodec's own."""

@@ -1,0 +1,139 @@
+"""Reading a published checkpoint piece by piece: nothing missing, nothing over, nothing odd."""
+
+from collections.abc import Collection, Mapping, Set
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokcodec.errors import CheckpointError
+
+Array = NDArray[np.float32]
+Arrays = dict[str, Array]
+
+
+class Tensors:
+    """The tensors of a checkpoint, each taken once, under its name and with its shape."""
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self._left = dict(tensors)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def shape(self, name: str, axes: int) -> tuple[int, ...]:
+        """The shape of a tensor that must be there.
+
+        Raises:
+            CheckpointError: it is missing, or has another number of axes.
+        """
+        if name not in self._left:
+            raise CheckpointError(f"tensor {name} is missing")
+        shape = self._left[name].shape
+        if len(shape) != axes:
+            raise CheckpointError(f"tensor {name}: expected {axes} axes, not shape {list(shape)}")
+        return shape
+
+    def take(self, name: str, *shape: int) -> Array:
+        """Removes and gives a tensor.
+
+        Raises:
+            CheckpointError: it is missing, of another shape, or holds NaN or infinity.
+        """
+        found = self.shape(name, len(shape))
+        if found != shape:
+            raise CheckpointError(f"tensor {name}: expected shape {list(shape)}, not {list(found)}")
+        tensor = self._left.pop(name)
+        if not np.isfinite(tensor).all():
+            raise CheckpointError(f"tensor {name} holds NaN or infinite values")
+        return tensor
+
+    def count(self, prefix: str) -> int:
+        """One more than the largest number that follows ``prefix`` in a name."""
+        rests = [name[len(prefix) :] for name in self._left if name.startswith(prefix)]
+        return 1 + max((int(rest.split(".")[0]) for rest in rests), default=-1)
+
+    def finish(self) -> None:
+        """Nothing may be left.
+
+        Raises:
+            CheckpointError: a tensor is.
+        """
+        if self._left:
+            names = sorted(self._left)
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise CheckpointError(f"tensor {names[0]}{more}: not part of this family's model")
+
+
+class Section:
+    """A part of a foreign config, ``model.vq_model`` say."""
+
+    def __init__(self, config: Mapping[str, Any], *path: str) -> None:
+        self._path = ".".join(path)
+        fields: Any = config
+        for name in path:
+            fields = fields.get(name) if isinstance(fields, Mapping) else None
+        if not isinstance(fields, Mapping):
+            raise CheckpointError(f"its config has no {self._path}")
+        self._fields = fields
+
+    def integer(self, name: str) -> int:
+        """A positive integer that must be there.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        value = self._fields.get(name)
+        if type(value) is not int or value <= 0:
+            raise CheckpointError(
+                f"its config: {self._path}.{name}: {value!r} is not a positive integer"
+            )
+        return value
+
+    def boolean(self, name: str, default: bool | None = None) -> bool:
+        """A truth value; without a default it must be there.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        value = self._fields.get(name, default)
+        if type(value) is not bool:
+            raise CheckpointError(
+                f"its config: {self._path}.{name}: {value!r} is neither true nor false"
+            )
+        return value
+
+    def choice(self, name: str, known: Collection[str], default: str | None = None) -> str:
+        """One of some words; without a default it must be there.
+
+        Raises:
+            CheckpointError: it is another.
+        """
+        value = self._fields.get(name, default)
+        if value not in known:
+            raise CheckpointError(
+                f"its config: {self._path}.{name}: {value!r} is none of {', '.join(known)}"
+            )
+        return str(value)
+
+    def require(self, **facts: int) -> None:
+        """What the tensors' shapes say and the config must not deny.
+
+        Raises:
+            CheckpointError: the config says otherwise.
+        """
+        for name, fact in facts.items():
+            stated = self._fields.get(name, fact)
+            if type(stated) is not int or stated != fact:
+                raise CheckpointError(
+                    f"its config: {self._path}.{name}: {stated!r}, but its tensors say {fact}"
+                )
+
+    def only(self, known: Set[str]) -> None:
+        """Every field here is known.
+
+        Raises:
+            CheckpointError: one is not; it might change what the model computes.
+        """
+        for name in sorted(self._fields.keys() - known):
+            raise CheckpointError(f"its config: {self._path}.{name}: unknown to this tokcodec")
