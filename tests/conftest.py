@@ -19,6 +19,14 @@ settings.load_profile("tokcodec")
 COMMAND = Path(sys.executable).parent / "tokcodec"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """No test reads or fills the user's caches, or the network."""
+    os.environ["TOKCODEC_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HF_HUB_CACHE"] = str(tmp_path_factory.mktemp("hub"))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 @pytest.fixture(scope="session")
 def run():
     """Runs the installed command, and gives the finished process; output is bytes."""

@@ -276,7 +276,7 @@ def test_other_weights(run, tmp_path, tiny):
     shutil.copy(tiny, tmp_path / "weights" / "mine.safetensors")
     run("encode", "a.png", "--weights", "weights", cwd=tmp_path)
     (said,) = lines(run("decode", "a.png.tok", status=1, cwd=tmp_path))
-    assert said.endswith("which is not bundled; name its checkpoint with --weights")
+    assert said.endswith("which is neither bundled nor cached; name its checkpoint with --weights")
     (said,) = lines(run("decode", "a.png.tok", "--weights", "tokcodec-16", status=1, cwd=tmp_path))
     assert "a.png.tok: its codes are of model d4031cfb, tokcodec-16 is " in said
     run("decode", "a.png.tok", "--weights", "weights/mine.safetensors", cwd=tmp_path)

@@ -93,5 +93,6 @@ def test_number_of_codes():
     assert {name: config.num_codes for name, config in PRESETS.items()} == {
         "tokcodec-16": 16,
         "tokcodec-64": 64,
+        "tokcodec-256": 256,
         "original": 16,
     }

@@ -24,6 +24,7 @@ BORDERS = {
     "picture": {"config", "errors", "files", "geometry"},
     "checkpoint": {"config", "errors", "files"},
     "model": {"checkpoint", "config", "errors", "model"},
+    "convert": {"checkpoint", "config", "convert", "errors"},
     "stats": {"checkpoint", "errors", "tokenfile"},
 }
 BELOW_CODEC = set(BORDERS)

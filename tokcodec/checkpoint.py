@@ -14,9 +14,11 @@ Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tok
 ``encoder.*``, ``quantizer.codebook`` and ``decoder.*``.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -188,8 +190,24 @@ def bundled() -> tuple[Header, ...]:
     return tuple(sorted(headers, key=lambda header: (header.config.num_codes, header.name)))
 
 
+def is_own(weights: str) -> bool:
+    """Whether ``weights`` names a checkpoint of tokcodec's: bundled, a file, or in a folder."""
+    path = Path(weights)
+    files = path.glob("*" + SUFFIX) if path.is_dir() else [path]
+    return any(header.name == weights for header in bundled()) or any(map(_is_own_file, files))
+
+
+def _is_own_file(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="np") as file:
+            return "tokcodec.format" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def find(weights: str) -> Header:
-    """The checkpoint that ``weights`` names: a bundled name, a file, or a folder with one in it.
+    """The checkpoint of tokcodec's that ``weights`` names: a bundled name, a file, or a folder
+    with one in it.
 
     Raises:
         CheckpointError: there is none, or a folder holds several.
@@ -213,6 +231,40 @@ def find(weights: str) -> Header:
 
 
 def find_by_code_id(prefix: bytes) -> Header | None:
-    """The bundled checkpoint whose ``code_id`` begins with these 4 bytes, if there is one."""
+    """The bundled or cached checkpoint whose ``code_id`` begins with these 4 bytes, if any."""
     digits = prefix.hex()
-    return next((h for h in bundled() if h.code_id.startswith(digits)), None)
+    return next((h for h in (*bundled(), *cached()) if h.code_id.startswith(digits)), None)
+
+
+def cache_folder() -> Path:
+    """Where converted checkpoints are kept: ``TOKCODEC_CACHE``, or ``tokcodec`` in the user's
+    cache (``XDG_CACHE_HOME``, ``~/.cache``)."""
+    own = os.environ.get("TOKCODEC_CACHE")
+    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(shared) / "tokcodec"
+
+
+def cached() -> Iterator[Header]:
+    """Headers of the checkpoints in the cache; what is none of this version is passed over."""
+    for path in sorted(cache_folder().glob("*/*" + SUFFIX)):
+        with contextlib.suppress(CheckpointError):
+            yield read_header(path)
+
+
+def check_tokens(header: Header, tokens: int | None) -> int:
+    """The number of codes a square if ``tokens`` of them are asked for; None asks for all.
+
+    Raises:
+        CheckpointError: there are fewer, or the checkpoint decodes only all of them.
+    """
+    count = header.config.num_codes
+    if tokens is None or tokens == count:
+        return count
+    if not 1 <= tokens <= count:
+        raise CheckpointError(f"{header.name}: has {count} codes a square, not {tokens}")
+    if not header.config.prefix_codes:
+        raise CheckpointError(
+            f"{header.name}: decodes only all its {count} codes together; it was not trained for "
+            f"{tokens} of them (One-D-Piece checkpoints are)"
+        )
+    return tokens

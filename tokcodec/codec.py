@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokcodec import checkpoint
 from tokcodec.config import DEFAULT_WEIGHTS, Fit, ModelConfig
+from tokcodec.convert.weights import find
 from tokcodec.errors import PictureError, TokcodecError, TokenFileError
 from tokcodec.geometry import Size, place
 from tokcodec.model.loading import load, resolve_device
@@ -49,7 +50,8 @@ class Codec:
         """Loads a checkpoint.
 
         Args:
-            weights: a bundled name, a file, a folder with one checkpoint, or a header.
+            weights: a bundled name, a file, a folder with one checkpoint, a model on the hub, or
+                a header; a published checkpoint of another program is converted first.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
             batch_size: squares that the model sees at once.
 
@@ -57,7 +59,7 @@ class Codec:
             CheckpointError: there is none, or it is damaged.
             DeviceError: there is no such device.
         """
-        header = checkpoint.find(weights) if isinstance(weights, str) else weights
+        header = find(weights) if isinstance(weights, str) else weights
         return cls(load(header, resolve_device(device)), header, batch_size)
 
     @property
@@ -76,38 +78,45 @@ class Codec:
         image: Source,
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
+        tokens: int | None = None,
     ) -> TokenFile:
         """One picture (PIL image, path or binary file) -> its token file.
 
         Args:
             fit: ``stretch``, ``crop``, ``pad`` or ``tile``; the checkpoint's default if None.
             background: red, green and blue that show through transparent parts.
+            tokens: codes kept of each square, the first ones; all if None.
 
         Raises:
             PictureError: the picture cannot be read.
+            CheckpointError: the checkpoint cannot do with this number of codes.
         """
-        return self.compress_batch([image], fit, background)[0]
+        return self.compress_batch([image], fit, background, tokens)[0]
 
     def compress_batch(
         self,
         images: Iterable[Source],
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
+        tokens: int | None = None,
     ) -> list[TokenFile]:
         """Like ``compress``, of many; raises the first error."""
-        return [_raised(result) for result in self.compress_stream(images, fit, background)]
+        results = self.compress_stream(images, fit, background, tokens)
+        return [_raised(result) for result in results]
 
     def compress_stream(
         self,
         images: Iterable[Source],
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
+        tokens: int | None = None,
         workers: int = 1,
     ) -> Iterator[TokenFile | TokcodecError]:
         """Token files in the order of ``images``; for a bad picture, its error in that place.
 
         ``workers`` threads read pictures while the model runs.
         """
+        tokens = checkpoint.check_tokens(self.header, tokens)
         fit = fit or self.config.default_fit
         side = self.config.preprocessing.image_size
         empty = np.empty((0, side, side, 3), np.uint8)
@@ -127,7 +136,7 @@ class Codec:
                 yield picture
                 continue
             yield TokenFile(
-                codes.reshape(-1),
+                codes[:, :tokens].reshape(-1),
                 self.config.quantizer.bits,
                 bytes.fromhex(self.header.code_id[:8]),
                 picture.width,
@@ -135,34 +144,48 @@ class Codec:
                 fit,
             )
 
-    def decompress(self, token_file: TokenFile, size: Size | None = None) -> Image.Image:
+    def decompress(
+        self, token_file: TokenFile, size: Size | None = None, tokens: int | None = None
+    ) -> Image.Image:
         """A token file -> its picture, at its original size or at ``size`` (width, height).
+
+        Args:
+            size: width and height of the picture.
+            tokens: codes used of each square, the first ones; all if None.
 
         Raises:
             TokenFileError: it was written by another model, or its codes do not fit this one.
+            CheckpointError: the checkpoint cannot do with this number of codes.
             PictureError: the picture would be above Pillow's decompression bomb limit.
         """
-        return self.decompress_batch([token_file], size)[0]
+        return self.decompress_batch([token_file], size, tokens)[0]
 
     def decompress_batch(
-        self, token_files: Iterable[TokenFile], size: Size | None = None
+        self,
+        token_files: Iterable[TokenFile],
+        size: Size | None = None,
+        tokens: int | None = None,
     ) -> list[Image.Image]:
         """Like ``decompress``, of many; raises the first error."""
         items = ((token_file, size) for token_file in token_files)
-        return [_raised(result) for result in self.decompress_stream(items)]
+        return [_raised(result) for result in self.decompress_stream(items, tokens)]
 
     def decompress_stream(
-        self, items: Iterable[tuple[TokenFile, Size | None]]
+        self, items: Iterable[tuple[TokenFile, Size | None]], tokens: int | None = None
     ) -> Iterator[Image.Image | TokcodecError]:
         """Pictures of (token file, size) pairs, in order; for a misfit, its error in that place."""
-        empty = np.empty((0, self.config.num_codes), np.int64)
+        wanted = checkpoint.check_tokens(self.header, tokens)
+        empty = np.empty((0, wanted), np.int64)
 
         def rows(
             item: tuple[TokenFile, Size | None],
         ) -> tuple[tuple[TokenFile, Size | None] | TokcodecError, Rows]:
             try:
-                self._check(*item)
-                return item, item[0].codes.reshape(-1, self.config.num_codes)
+                num_squares = self._check(*item)
+                codes = item[0].codes.reshape(num_squares, -1)
+                if tokens and codes.shape[1] < tokens:
+                    raise TokenFileError(f"it holds {codes.shape[1]} codes a square, not {tokens}")
+                return item, codes[:, :wanted]
             except TokcodecError as error:
                 return error, empty
 
@@ -173,7 +196,8 @@ class Codec:
             token_file, size = item
             yield to_image(pixels, token_file.fit, token_file.width, token_file.height, size)
 
-    def _check(self, token_file: TokenFile, size: Size | None) -> None:
+    def _check(self, token_file: TokenFile, size: Size | None) -> int:
+        """Refuses what this model cannot decode; gives the number of squares."""
         own = self.header.code_id[:8]
         if token_file.code_id.hex() != own:
             fitting = checkpoint.find_by_code_id(token_file.code_id)
@@ -187,13 +211,18 @@ class Codec:
         side = self.config.preprocessing.image_size
         placement = place(token_file.fit, token_file.width, token_file.height, side)
         expected = placement.num_squares * self.config.num_codes
-        if token_file.bits != self.config.quantizer.bits or len(token_file.codes) != expected:
+        count, rest = divmod(len(token_file.codes), placement.num_squares)
+        fits = count == self.config.num_codes or (
+            self.config.prefix_codes and count < self.config.num_codes
+        )
+        if token_file.bits != self.config.quantizer.bits or rest or not fits:
             raise TokenFileError(
                 f"damaged: {len(token_file.codes)} codes of {token_file.bits} bits where "
                 f"{self.header.name} has {expected} of {self.config.quantizer.bits}"
             )
         check_codes(token_file.codes, self.config.quantizer.codebook_size)
         check_output(size or placement.output)
+        return placement.num_squares
 
     # Between tensors and codes
 
@@ -211,11 +240,14 @@ class Codec:
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
 
+        Fewer codes than N where the checkpoint has ``prefix_codes``.
+
         Raises:
             ValueError: another shape, or a code outside the codebook.
         """
         count, size = self.config.num_codes, self.config.quantizer.codebook_size
-        if codes.ndim != 2 or codes.shape[1] != count:
+        least = 1 if self.config.prefix_codes else count
+        if codes.ndim != 2 or not least <= codes.shape[1] <= count:
             raise ValueError(f"expected codes [B, {count}], not {list(codes.shape)}")
         codes = codes.to(self.device, torch.int64)
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
@@ -248,8 +280,8 @@ class Codec:
 def _in_groups(
     items: Iterable[tuple[T, Rows]], least: int, run: Callable[[Rows], Rows]
 ) -> Iterator[tuple[T, Rows]]:
-    """Runs ``run`` on the rows of as many items as have ``least`` rows together, and gives each
-    item its own results, in order."""
+    """Runs ``run`` on the rows of as many items as have ``least`` rows together, all of one shape,
+    and gives each item its own results, in order."""
 
     def flush() -> Iterator[tuple[T, Rows]]:
         results = run(np.concatenate([rows for _, rows in group]))
@@ -260,6 +292,9 @@ def _in_groups(
 
     group: list[tuple[T, Rows]] = []
     for entry in items:
+        if group and entry[1].shape[1:] != group[0][1].shape[1:]:
+            yield from flush()
+            group.clear()
         group.append(entry)
         if sum(len(rows) for _, rows in group) >= least:
             yield from flush()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from tokcodec.cli.convert import convert
 from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
 from tokcodec.cli.inspect import inspect
@@ -18,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, stats, inspect, models, train):
+for command in (encode, decode, stats, inspect, models, convert, train):
     app.command()(command)
 
 

@@ -1,5 +1,6 @@
 """``tokcodec decode``."""
 
+import functools
 import re
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ import typer
 from tokcodec.cli.jobs import STANDARD, Job, StandardInput, plan
 from tokcodec.cli.options import (
     CORES,
+    WEIGHTS,
     AllowLarge,
     BatchSize,
     Device,
@@ -16,6 +18,7 @@ from tokcodec.cli.options import (
     Json,
     Output,
     Sources,
+    Tokens,
     Workers,
     allow_large,
 )
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from tokcodec.checkpoint import Header
+    from tokcodec.codec import Codec
     from tokcodec.tokenfile import TokenFile
 
 
@@ -36,14 +40,15 @@ def decode(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|FILE|FOLDER",
-            help="The checkpoint; the bundled one that fits each file if not given.",
+            metavar=WEIGHTS,
+            help="The checkpoint; the bundled or cached one that fits each file if not given.",
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="WxH|N", help="Size of the picture, or of its longer edge."),
     ] = None,
+    tokens: Tokens = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
     workers: Workers = CORES,
@@ -55,7 +60,8 @@ def decode(
     Without -o, a.jpg.tok becomes a.jpg.png beside it. A file named with -o takes the format of
     its extension; folders and standard output get PNG.
     """
-    from tokcodec.checkpoint import find
+    from tokcodec.checkpoint import check_tokens, find_by_code_id
+    from tokcodec.convert.weights import find
     from tokcodec.tokenfile import SUFFIX
 
     if allow_large_pictures:
@@ -65,6 +71,7 @@ def decode(
     wanted = _parse_size(size)
     jobs = plan(sources, output, lambda: {SUFFIX}, lambda name: name.removesuffix(SUFFIX) + ".png")
     fixed = find(weights) if weights else None
+    fitting = functools.cache(find_by_code_id)
     with Tally("decode", len(jobs), as_json) as tally:
         # A folder may hold files of several models; each is loaded once.
         groups: dict[str, tuple[Header, list[tuple[Job, TokenFile]]]] = {}
@@ -73,33 +80,40 @@ def decode(
                 if job.target and job.target.exists() and not force:
                     raise TokcodecError(f"{job.target}: is there already; -f overwrites it")
                 token_file = _read(job)
-                header = fixed or _fitting(job, token_file)
+                header = fixed or fitting(token_file.code_id)
+                if header is None:
+                    raise TokenFileError(
+                        f"{job}: its codes are of model {token_file.code_id.hex()}, which is "
+                        "neither bundled nor cached; name its checkpoint with --weights"
+                    )
             except TokcodecError as error:
                 tally.failed(job, str(error))
             else:
                 group = groups.setdefault(header.checkpoint_id, (header, []))
                 group[1].append((job, token_file))
+        for header, _ in groups.values():
+            check_tokens(header, tokens)
         for header, entries in groups.values():
-            _decode_group(header, entries, wanted, device, batch_size, workers, tally)
+            from tokcodec.codec import Codec
+
+            codec = Codec.load(header, device, batch_size)
+            _decode_group(codec, entries, wanted, tokens, workers, tally)
     tally.close()
 
 
 def _decode_group(
-    header: "Header",
+    codec: "Codec",
     entries: "list[tuple[Job, TokenFile]]",
     wanted: tuple[int, int] | int | None,
-    device: str,
-    batch_size: int,
+    tokens: int | None,
     workers: int,
     tally: Tally,
 ) -> None:
-    from tokcodec.codec import Codec
     from tokcodec.parallel import map_ahead
     from tokcodec.picture import save
 
-    codec = Codec.load(header, device, batch_size)
     items = ((token_file, _output_size(token_file, wanted)) for _, token_file in entries)
-    pairs = zip((job for job, _ in entries), codec.decompress_stream(items), strict=True)
+    pairs = zip((job for job, _ in entries), codec.decompress_stream(items, tokens), strict=True)
 
     def finish(pair: tuple[Job, "Image.Image | TokcodecError"]) -> tuple[Job, int | TokcodecError]:
         job, image = pair
@@ -111,7 +125,7 @@ def _decode_group(
         if isinstance(result, TokcodecError):
             tally.failed(job, str(result))
         else:
-            tally.done(job, result, f"{result:,} bytes, decoded by {header.name}")
+            tally.done(job, result, f"{result:,} bytes, decoded by {codec.header.name}")
 
 
 def _read(job: Job) -> "TokenFile":
@@ -123,18 +137,6 @@ def _read(job: Job) -> "TokenFile":
         return TokenFile.from_bytes(StandardInput().getvalue())
     except TokenFileError as error:
         raise TokenFileError(f"{job}: {error}") from error
-
-
-def _fitting(job: Job, token_file: "TokenFile") -> "Header":
-    from tokcodec.checkpoint import find_by_code_id
-
-    header = find_by_code_id(token_file.code_id)
-    if header is None:
-        raise TokenFileError(
-            f"{job}: its codes are of model {token_file.code_id.hex()}, "
-            "which is not bundled; name its checkpoint with --weights"
-        )
-    return header
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | int | None:

@@ -8,6 +8,7 @@ import typer
 from tokcodec.cli.jobs import STANDARD, Job, StandardInput, plan
 from tokcodec.cli.options import (
     CORES,
+    WEIGHTS,
     AllowLarge,
     BatchSize,
     Device,
@@ -15,6 +16,7 @@ from tokcodec.cli.options import (
     Json,
     Output,
     Sources,
+    Tokens,
     Workers,
     allow_large,
 )
@@ -31,7 +33,11 @@ def encode(
     output: Output = None,
     force: Force = False,
     weights: Annotated[
-        str, typer.Option(metavar="NAME|FILE|FOLDER", help="The checkpoint; see tokcodec models.")
+        str,
+        typer.Option(
+            metavar=WEIGHTS,
+            help="The checkpoint: bundled (see tokcodec models), converted, or a published one.",
+        ),
     ] = DEFAULT_WEIGHTS,
     fit: Annotated[
         Fit | None,
@@ -39,6 +45,7 @@ def encode(
             help="How a picture meets the model's square; the checkpoint's own if not given."
         ),
     ] = None,
+    tokens: Tokens = None,
     background: Annotated[
         str, typer.Option(metavar="COLOUR", help="Behind transparent parts: a name or #rrggbb.")
     ] = "white",
@@ -53,7 +60,8 @@ def encode(
     Without -o, a.jpg becomes a.jpg.tok beside it. Pictures whose token file is whole, newer and
     of the same model and fit are skipped; other existing files are kept unless -f is given.
     """
-    from tokcodec.checkpoint import find
+    from tokcodec.checkpoint import check_tokens
+    from tokcodec.convert.weights import find
     from tokcodec.picture import extensions
     from tokcodec.tokenfile import SUFFIX
 
@@ -64,13 +72,14 @@ def encode(
     colour = _colour(background)
     jobs = plan(sources, output, extensions, lambda name: name + SUFFIX)
     header = find(weights)
+    kept = check_tokens(header, tokens)
     fit = fit or header.config.default_fit
     with Tally("encode", len(jobs), as_json) as tally:
         todo = []
         for job in jobs:
             if force or not (job.target and job.target.exists()):
                 todo.append(job)
-            elif (reason := _stale(job, header, fit)) is None:
+            elif (reason := _stale(job, header, fit, kept)) is None:
                 tally.skipped(job)
             else:
                 tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
@@ -79,7 +88,7 @@ def encode(
 
             codec = Codec.load(header, device, batch_size)
             images = (job.source or StandardInput() for job in todo)
-            results = codec.compress_stream(images, fit, colour, workers)
+            results = codec.compress_stream(images, fit, colour, tokens, workers)
             for job, result in zip(todo, results, strict=True):
                 if isinstance(result, TokcodecError):
                     tally.failed(job, str(result))
@@ -93,8 +102,9 @@ def encode(
     tally.close()
 
 
-def _stale(job: Job, header: "Header", fit: Fit) -> str | None:
+def _stale(job: Job, header: "Header", fit: Fit, tokens: int) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
+    from tokcodec.geometry import place
     from tokcodec.tokenfile import TokenFile
 
     assert job.target
@@ -106,6 +116,9 @@ def _stale(job: Job, header: "Header", fit: Fit) -> str | None:
         return "is there, of another model"
     if there.fit != fit:
         return f"is there, with fit {there.fit}"
+    side = header.config.preprocessing.image_size
+    if len(there.codes) != tokens * place(fit, there.width, there.height, side).num_squares:
+        return f"is there, with {len(there.codes)} codes"
     if job.source is None or not job.source.exists():
         return "is there already"
     if job.target.stat().st_mtime_ns < job.source.stat().st_mtime_ns:

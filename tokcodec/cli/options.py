@@ -15,6 +15,11 @@ Output = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+WEIGHTS = "NAME|FILE|FOLDER|OWNER/NAME"
+Tokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Only the first so many codes; for checkpoints trained for it."),
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
 BatchSize = Annotated[
     int, typer.Option(min=1, help="Squares that the model sees at once; part of what fixes codes.")

@@ -108,5 +108,5 @@ def _without_copies(tensors: Mapping[str, Array]) -> Arrays:
         head = ".".join(name.split(".")[:3])
         original = names[head] + name[len(head) :] if head in names else name
         if not np.array_equal(out.setdefault(original, tensor), tensor, equal_nan=True):
-            raise CheckpointError(f"tensors {name} and {original} should be one and differ")
+            raise CheckpointError(f"tensor {original} and its copy in model differ")
     return out

@@ -1,0 +1,461 @@
+"""Published checkpoints of other programs: the same codes, the same pictures, and bad ones."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import published
+import pytest
+import torch
+from conftest import GOLDEN, PHOTOS
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from tokcodec import Codec, checkpoint
+from tokcodec.config import PreprocessingConfig
+from tokcodec.convert import titok
+from tokcodec.convert.families import MODELS, recognise
+from tokcodec.convert.source import locate
+from tokcodec.convert.weights import find, write
+from tokcodec.errors import CheckpointError
+from tokcodec.model.loading import load
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.picture import read_squares
+
+CPU = torch.device("cpu")
+IMAGES = np.load(published.FOLDER / "images.npy")
+
+
+def converted(name):
+    """A golden set, converted in memory."""
+    config, tensors = published.golden(name)
+    ours, tensors = recognise(config, tensors)(config, tensors)
+    with torch.device("meta"):
+        model = Tokenizer(ours)
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def check(model, name):
+    """Codes, z and reconstructions are those of the published implementation."""
+    folder = published.FOLDER / name
+    golden = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        z = model.encoder(model.shrink(pixels))
+        np.testing.assert_allclose(z.transpose(1, 2).numpy(), golden["z"], rtol=0, atol=1e-3)
+        codes = model.encode(pixels).numpy()
+        decided = golden["margins"] > 1e-3
+        assert decided.mean() > 0.95
+        assert np.array_equal(codes[decided], golden["tokens"][decided])
+        for file, count in (("reconstruction", None), ("reconstruction_64", 64)):
+            if file in golden:
+                some = torch.from_numpy(golden["tokens"][:1, :count]).long()
+                decoded = model.decoder(model.quantizer.lookup(some)).permute(0, 2, 3, 1)
+                np.testing.assert_allclose(decoded.numpy(), golden[file], rtol=1e-3, atol=1e-3)
+    return len(golden)
+
+
+@pytest.fixture(scope="session")
+def s128(tmp_path_factory):
+    """TiTok-S-128 as it is published, a folder of 334 MB."""
+    folder = tmp_path_factory.mktemp("published") / "titok_s128"
+    yield published.write(folder, *published.golden("titok_s128"))
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", ["titok_ss64_vq8k", "simple_1d_tokenizer", "one_d_piece_s256"])
+def test_golden_codes(name):
+    assert check(converted(name), name) == (5 if name == "one_d_piece_s256" else 4)
+
+
+def test_golden_codes_through_the_command(s128, run, tmp_path):
+    said = run("convert", s128, "-o", tmp_path / "s128.safetensors")
+    assert said.stdout.decode().strip() == str(tmp_path / "s128.safetensors")
+    assert b"128 codes of 4096" in said.stderr
+    header = checkpoint.read_header(tmp_path / "s128.safetensors")
+    assert header.config.default_fit == "crop"
+    assert check(load(header, CPU), "titok_s128") == 4
+    Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
+    run("encode", "a.png", "--weights", header.path, cwd=tmp_path)
+    tokens = json.loads(run("inspect", "a.png.tok", "--codes", "--json", cwd=tmp_path).stdout)
+    golden = np.load(published.FOLDER / "titok_s128" / "tokens.npy")[0]
+    decided = np.load(published.FOLDER / "titok_s128" / "margins.npy")[0] > 1e-3
+    assert tokens["payload_bytes"] == 192
+    assert np.array_equal(np.array(tokens["codes"])[decided], golden[decided])
+
+
+# The arrays were made once by golden/make_torchvision.py.
+def test_pixels_are_torchvisions():
+    with np.load(GOLDEN / "torchvision" / "squares.npz") as squares:
+        assert len(squares) == 6
+        for name, expected in squares.items():
+            path = GOLDEN / "torchvision" / f"{name}.jpg"
+            pixels = read_squares(path, PreprocessingConfig(), "crop").pixels
+            assert np.array_equal(pixels[0], expected), name
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "decoder", "codebook", "num_latents"),
+    [
+        ("titok-l32", (1024, 24), (1024, 24), (4096, 12), 32),
+        ("titok-b64", (768, 12), (768, 12), (4096, 12), 64),
+        ("titok-s128", (512, 8), (512, 8), (4096, 12), 128),
+        ("titok-bl64-vq8k", (768, 12), (1024, 24), (8192, 64), 64),
+        ("titok-bl128-vq8k", (768, 12), (1024, 24), (8192, 64), 128),
+        ("titok-sl256-vq8k", (512, 8), (1024, 24), (8192, 64), 256),
+        ("one-d-piece-s256", (512, 8), (512, 8), (4096, 12), 256),
+        ("one-d-piece-b256", (768, 12), (768, 12), (4096, 12), 256),
+        ("one-d-piece-l256", (1024, 24), (1024, 24), (4096, 12), 256),
+    ],
+)
+def test_published_sizes(name, encoder, decoder, codebook, num_latents):
+    later = "vq8k" in name
+    more = {"vqgan": None} if later else {}
+    shapes = published.titok_shapes(encoder, decoder, num_latents, codebook, **more)
+    zero = np.zeros(1, np.float32)
+    convert, config = MODELS[name]
+    ours, tensors = convert(config, {k: np.broadcast_to(zero, v) for k, v in shapes.items()})
+    with torch.device("meta"):
+        expected = Tokenizer(ours).state_dict()
+    assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
+    assert (ours.encoder.heads, ours.decoder.heads) == (encoder[0] // 64, decoder[0] // 64)
+    assert (ours.num_codes, ours.quantizer.codebook_size) == (num_latents, codebook[0])
+    assert ours.quantizer.l2_normalize == ours.legacy_latents == (not later)
+    assert ours.prefix_codes == name.startswith("one-d-piece")
+
+
+def test_titok_takes_any_depth_width_and_patch():
+    @given(
+        encoder=st.tuples(st.sampled_from([32, 48]), st.integers(1, 3)),
+        decoder=st.tuples(st.sampled_from([16, 64]), st.integers(1, 3)),
+        num_latents=st.integers(1, 5),
+        codebook=st.tuples(st.sampled_from([2, 9]), st.sampled_from([1, 3])),
+        patch=st.sampled_from([2, 4, 8]),
+        pixels=st.booleans(),
+    )
+    def check(encoder, decoder, num_latents, codebook, patch, pixels):
+        shapes = published.titok_shapes(
+            encoder, decoder, num_latents, codebook, 16, patch, None if pixels else (5, 7, 32)
+        )
+        config, _ = published.tiny()
+        config["model"]["vq_model"] |= {
+            "num_latent_tokens": num_latents,
+            "codebook_size": codebook[0],
+            "token_size": codebook[1],
+            "vit_enc_patch_size": patch,
+            "vit_dec_patch_size": patch,
+            "vit_dec_model_size": "small",
+            "is_legacy": not pixels,
+        }
+        tensors = {name: published.draw(name, shape, 1) for name, shape in shapes.items()}
+        ours, tensors = titok.convert(config, tensors)
+        model = Tokenizer(ours)
+        model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
+        with torch.inference_mode():
+            codes = model.encode(torch.rand(2, 3, 16, 16))
+            assert codes.shape == (2, num_latents)
+            assert model.decode(codes).shape == (2, 3, 16, 16)
+
+    check()
+
+
+def test_weights_takes_a_published_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKCODEC_CACHE", str(tmp_path / "cache"))
+    published.write(tmp_path / "mine", *published.tiny())
+    shutil.copy(PHOTOS[0], tmp_path / "a.png")
+    run("encode", "a.png", "--weights", "mine", cwd=tmp_path)
+    (cached,) = (tmp_path / "cache").glob("*/*")
+    assert cached.name == "mine.safetensors"
+    before = cached.stat().st_mtime_ns
+    run("encode", "a.png", "--weights", "mine", cwd=tmp_path)
+    assert cached.stat().st_mtime_ns == before
+    # Decoding needs no --weights: the cache is searched by code_id.
+    assert b"decoded by mine" in run("decode", "a.png.tok", cwd=tmp_path).stderr
+    assert Image.open(tmp_path / "a.png.png").size == (512, 512)
+    # Other weights are another entry, under whatever name.
+    config, tensors = published.tiny()
+    tensors["latent_tokens"] += 1
+    published.write(tmp_path / "mine", config, tensors)
+    said = run("encode", "a.png", "--weights", "mine", cwd=tmp_path, status=1).stderr
+    assert b"of another model" in said
+    assert len(list((tmp_path / "cache").glob("*/*"))) == 2
+
+
+def test_the_default_name_and_what_is_there(run, tmp_path):
+    published.write(tmp_path / "mine", *published.tiny())
+    assert run("convert", "mine", cwd=tmp_path).stdout == b"mine.safetensors\n"
+    whole = checkpoint.read_header(tmp_path / "mine.safetensors")
+    said = run("convert", "mine", cwd=tmp_path, status=1).stderr.decode()
+    assert said == (
+        "tokcodec: mine.safetensors: is there already; -f overwrites it, -o names another\n"
+    )
+    run("convert", "mine", "-f", cwd=tmp_path)
+    assert checkpoint.read_header(tmp_path / "mine.safetensors") == whole
+    facts = json.loads(run("inspect", "mine.safetensors", "--json", cwd=tmp_path).stdout)
+    assert facts["provenance"]["converted_from"] == "mine"
+    assert facts["config"]["vqgan"] == {
+        "proxy_codes": 8,
+        "code_dim": 12,
+        "channels": 32,
+        "multipliers": [1, 1, 2],
+    }
+
+
+def test_a_pickle_gives_the_same(run, tmp_path):
+    config, tensors = published.golden("simple_1d_tokenizer")
+    folder = published.write(tmp_path / "folder", config, tensors)
+    torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "alone.bin")
+    header = write(locate(str(folder)), tmp_path / "a.safetensors")
+    said = run("convert", "alone.bin", "-o", "b.safetensors", cwd=tmp_path, status=1).stderr
+    assert said == b"tokcodec: alone.bin: there is no config.json beside it; name the --family\n"
+    family = ("--family", "simple-1d-tokenizer")
+    run("convert", "alone.bin", "-o", "b.safetensors", *family, cwd=tmp_path)
+    again = checkpoint.read_header(tmp_path / "b.safetensors")
+    assert (again.code_id, again.checkpoint_id) == (header.code_id, header.checkpoint_id)
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("it-ran",)
+
+
+@pytest.mark.parametrize(
+    "content", [Malicious(), {"a": Malicious()}, {"a": 1}, [torch.ones(1)], {3: torch.ones(1)}]
+)
+def test_pickles_run_nothing(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(content, "bad.pth")
+    with pytest.raises(CheckpointError, match=r"^bad\.pth: .*tensors"):
+        find("bad.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+
+
+def test_a_malicious_pickle_at_the_command_line(run, tmp_path):
+    torch.save(Malicious(), tmp_path / "bad.pth")
+    said = run("encode", PHOTOS[0], "-o", "a.tok", "--weights", "bad.pth", cwd=tmp_path, status=1)
+    assert said.stderr.decode() == (
+        "tokcodec: bad.pth: refused: not a PyTorch file of tensors alone "
+        "(nothing else in it is ever run)\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float64"])
+def test_other_dtypes_become_float32(kind, tmp_path):
+    from safetensors.torch import save_file
+
+    config, tensors = published.tiny()
+    published.write(tmp_path, config, {})
+    tensors = {k: torch.from_numpy(v).to(getattr(torch, kind)) for k, v in tensors.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    write(locate(str(tmp_path)), tmp_path / "out" / "a.safetensors")
+    _, ours = checkpoint.read(tmp_path / "out" / "a.safetensors")
+    assert {tensor.dtype for tensor in ours.values()} == {np.dtype(np.float32)}
+    codebook = tensors["quantize.embedding.weight"].float().numpy()
+    assert np.array_equal(ours["quantizer.codebook"], codebook)
+
+
+def spoiled(fields=(), drop=(), **changes):
+    """The tiny TiTok with other fields of vq_model, fewer tensors, or other ones."""
+    config, tensors = published.tiny()
+    for name, value in dict(fields).items():
+        config["model"]["vq_model"][name] = value
+        if value is None:
+            del config["model"]["vq_model"][name]
+    for name in drop:
+        del tensors[name]
+    for name, tensor in changes.items():
+        tensors[name.replace("__", ".")] = tensor
+    return config, tensors
+
+
+NAN = np.full(32, np.nan, np.float32)
+ONES = np.ones(3, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (spoiled({"use_rope": True}), "model.vq_model.use_rope: unknown"),
+        (spoiled({"codebook_size": 0}), "model.vq_model.codebook_size: 0, but its tensors say 32"),
+        (spoiled({"token_size": "4"}), "model.vq_model.token_size: '4', but its tensors say 4"),
+        (spoiled({"num_latent_tokens": 7}), "num_latent_tokens: 7, but its tensors say 6"),
+        (spoiled({"vit_dec_patch_size": 8}), "vit_dec_patch_size: 8, but its tensors say 4"),
+        (spoiled({"vit_enc_model_size": "huge"}), "'huge' is none of small, base, large"),
+        (spoiled({"use_l2_norm": None}), "use_l2_norm: None is neither true nor false"),
+        (spoiled({"is_legacy": False}), "is_legacy: False (true if absent), but its tensors say"),
+        (spoiled({"quantize_mode": "lfq"}), "quantize_mode: 'lfq' is none of vq"),
+        (spoiled({"vit_enc_model_size": "base"}), "heads must divide width"),
+        (spoiled(drop=["latent_tokens"]), "of no family that tokcodec knows"),
+        (spoiled(drop=["encoder.ln_post.bias"]), "tensor encoder.ln_post.bias is missing"),
+        (spoiled(drop=["decoder.transformer.0.ln_1.weight"]), "0.ln_1.weight is missing"),
+        (spoiled(drop=["quantize.embedding.weight"]), "a continuous TiTok"),
+        (spoiled(drop=["pixel_decoder.conv_in.weight"]), "TiTok's first training stage"),
+        (spoiled(decoder__extra=ONES, encoder__extra=ONES), "tensor decoder.extra and 1 more"),
+        (spoiled(encoder__ln_pre__bias=ONES), "ln_pre.bias: expected shape [32], not [3]"),
+        (spoiled(latent_tokens=ONES), "latent_tokens: expected 2 axes, not shape [3]"),
+        (spoiled(encoder__ln_pre__bias=NAN), "tensor encoder.ln_pre.bias holds NaN"),
+        (spoiled(decoder__text_guidance_proj__bias=ONES), "text-conditioned TA-TiTok"),
+        (({}, published.tiny()[1]), "its config has no model.vq_model"),
+        (({"model": 3}, published.tiny()[1]), "its config has no model.vq_model"),
+    ],
+)
+def test_bad_checkpoints(what, message, tmp_path):
+    folder = published.write(tmp_path / "bad", *what)
+    with pytest.raises(CheckpointError) as caught:
+        write(locate(str(folder)), tmp_path / "out.safetensors")
+    assert str(caught.value).startswith(f"{folder}/model.safetensors: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_copies_must_be_equal(tmp_path):
+    config, tensors = published.golden("simple_1d_tokenizer")
+    originals = {k: v for k, v in tensors.items() if ".model." not in k}
+    copies = {k: v for k, v in tensors.items() if "transformer" not in k}
+    assert len(originals) < len(tensors) > len(copies)
+    ids = {
+        write(locate(str(published.write(tmp_path / "a", config, some))), tmp_path / "b").code_id
+        for some in (tensors, originals, copies)
+    }
+    assert len(ids) == 1
+    tensors["encoder.model.2.ln_1.bias"] = tensors["encoder.model.2.ln_1.bias"] + 1
+    published.write(tmp_path / "a", config, tensors)
+    with pytest.raises(CheckpointError, match=r"encoder\.transformer\.0\.ln_1\.bias and its copy"):
+        write(locate(str(tmp_path / "a")), tmp_path / "b")
+
+
+@pytest.mark.parametrize("config", ["[", "[]", "\udc80"])
+def test_a_config_that_is_none(config, tmp_path):
+    published.write(tmp_path, *published.tiny())
+    (tmp_path / "config.json").write_bytes(config.encode(errors="surrogateescape"))
+    with pytest.raises(CheckpointError, match=r"config\.json: (cannot read|expected)"):
+        find(str(tmp_path))
+
+
+def test_prefixes(run, tmp_path):
+    published.write(tmp_path / "piece", *published.tiny(prefix=True))
+    published.write(tmp_path / "titok", *published.tiny())
+    for name in ("piece", "titok"):
+        run("convert", name, cwd=tmp_path)
+    shutil.copy(PHOTOS[0], tmp_path / "a.png")
+    piece = ("--weights", "piece.safetensors")
+    run("encode", "a.png", *piece, "-o", "6.tok", cwd=tmp_path)
+    run("encode", "a.png", *piece, "--tokens", "4", "-o", "4.tok", cwd=tmp_path)
+    run("encode", "a.png", *piece, "--tokens", "4", "-o", "4.tok", cwd=tmp_path)  # skipped
+    assert (
+        b"with 4 codes"
+        in run("encode", "a.png", *piece, "-o", "4.tok", cwd=tmp_path, status=1).stderr
+    )
+    codec = Codec.load(str(tmp_path / "piece.safetensors"))
+    whole = codec.compress(tmp_path / "a.png")
+    for tokens, file in ((6, "6.tok"), (4, "4.tok")):
+        kept = codec.compress(tmp_path / "a.png", tokens=tokens)
+        assert np.array_equal(kept.codes, whole.codes[:tokens])
+        assert kept.to_bytes() == (tmp_path / file).read_bytes()
+    assert (tmp_path / "6.tok").stat().st_size - (tmp_path / "4.tok").stat().st_size == 1
+
+    # Fewer of a whole file, or all of a short one: the same picture.
+    run("decode", "6.tok", *piece, "--tokens", "4", "-o", "from6.png", cwd=tmp_path)
+    run("decode", "4.tok", *piece, "-o", "from4.png", cwd=tmp_path)
+    run("decode", "6.tok", *piece, "-o", "all.png", cwd=tmp_path)
+    pictures = [np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("from6", "from4", "all")]
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2])
+    pixels = codec.decode(torch.from_numpy(whole.codes[None, :4]))
+    assert pixels.shape == (1, 3, 16, 16)
+
+    # Tiles keep a prefix each.
+    tiles = codec.compress(Image.open(tmp_path / "a.png").crop((0, 0, 40, 20)), "tile", tokens=2)
+    assert len(tiles.codes) == 3 * 2 * 2
+    assert codec.decompress(tiles).size == (40, 20)
+    mixed = codec.decompress_batch([whole, tiles, whole, tiles])
+    assert [np.asarray(image).tobytes() for image in mixed[:2]] == [
+        np.asarray(image).tobytes() for image in mixed[2:]
+    ]
+
+    # Refused: more than there are, more than the file has, a checkpoint not trained for it.
+    for arguments, message in (
+        (("encode", "a.png", *piece, "--tokens", "7"), "piece: has 6 codes a square, not 7"),
+        (("decode", "6.tok", *piece, "--tokens", "7"), "piece: has 6 codes a square, not 7"),
+        (
+            ("encode", "a.png", "--weights", "titok.safetensors", "--tokens", "4"),
+            "titok: decodes only all its 6 codes together; it was not trained for 4 of them "
+            "(One-D-Piece checkpoints are)",
+        ),
+    ):
+        said = run(*arguments, "-o", "new", cwd=tmp_path, status=1).stderr.decode()
+        assert said == f"tokcodec: {message}\n"
+    said = run("decode", "4.tok", *piece, "--tokens", "5", "-o", "new", cwd=tmp_path, status=1)
+    assert b"tokcodec: 4.tok: it holds 4 codes a square, not 5\n" in said.stderr
+    assert not (tmp_path / "new").exists()
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of the hub as huggingface_hub leaves it, with one model in it, and no network."""
+    model = tmp_path / "hub" / "models--some-one--titok"
+    published.write(model / "snapshots" / COMMIT, *published.tiny())
+    _, tensors = published.tiny(prefix=True)
+    tensors = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}
+    torch.save(tensors, model / "snapshots" / COMMIT / "other.bin")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.hub
+@pytest.mark.usefixtures("hub")
+def test_the_hub(run, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    headers = []
+    for source in ("some-one/titok", "some-one/titok@main", f"some-one/titok@{COMMIT}:other.bin"):
+        headers.append(write(locate(source), tmp_path / "out.safetensors"))
+    assert len({header.checkpoint_id for header in headers}) == 1
+    assert headers[0].provenance["converted_from"] == f"some-one/titok@{COMMIT}"
+    assert headers[2].provenance["converted_from"] == f"some-one/titok@{COMMIT}:other.bin"
+    shutil.copy(PHOTOS[0], tmp_path / "a.png")
+    run("encode", "a.png", "--weights", "some-one/titok", cwd=tmp_path)
+    assert b"decoded by titok" in run("decode", "a.png.tok", cwd=tmp_path).stderr
+    for source in ("no-one/nothing", "some-one/titok@v2", "some-one/titok:absent.bin"):
+        with pytest.raises(CheckpointError) as caught:
+            locate(source)
+        assert str(caught.value) == (
+            f"{source}: not in the hub's cache, and the hub cannot be reached; "
+            "go online once, or name a file"
+        )
+
+
+def test_without_the_extra_hub(tmp_path):
+    program = (
+        "import sys; sys.modules['huggingface_hub'] = None; "
+        "sys.argv[1:] = ['convert', 'some-one/titok']; from tokcodec.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        b"tokcodec: some-one/titok: no such file or folder; "
+        b"for models on the hub: pip install 'tokcodec[hub]'\n"
+    )
+
+
+@pytest.mark.parametrize("source", ["no-such-file.bin", "a/b/c", "https://example.org/x"])
+def test_no_such_source(source, run, tmp_path):
+    (said,) = run("convert", source, cwd=tmp_path, status=1).stderr.decode().splitlines()
+    assert said.startswith(f"tokcodec: {source}: ")
+    assert "tokcodec-16, tokcodec-64" in said
+
+
+def test_an_unknown_family(run, tmp_path):
+    published.write(tmp_path, *published.tiny())
+    said = run("convert", tmp_path, "--family", "titok-xl", status=2).stderr.decode()
+    assert "titok-l32" in said
