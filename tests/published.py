@@ -117,9 +117,11 @@ def titok_shapes(
     return shapes
 
 
-def tiny(prefix=False):
+def tiny(prefix=False, num_latents=6):
     """A TiTok of the first kind, or a One-D-Piece: 6 codes of 32, squares of 16 pixels."""
-    shapes = titok_shapes((32, 1), (48, 2), 6, (32, 4), image=16, patch=4, vqgan=(8, 12, 32))
+    shapes = titok_shapes(
+        (32, 1), (48, 2), num_latents, (32, 4), image=16, patch=4, vqgan=(8, 12, 32)
+    )
     model = {
         "codebook_size": 32,
         "token_size": 4,
@@ -129,7 +131,7 @@ def tiny(prefix=False):
         "vit_dec_model_size": "large",
         "vit_enc_patch_size": 4,
         "vit_dec_patch_size": 4,
-        "num_latent_tokens": 6,
+        "num_latent_tokens": num_latents,
         "finetune_decoder": True,
     }
     config = {"model": {"vq_model": model}, "dataset": {"preprocessing": {"crop_size": 16}}}

@@ -6,11 +6,14 @@ import shutil
 import subprocess
 import sys
 
+import published
 import pytest
 from conftest import COMMAND, DATA, TESTS
 
 from tokcodec import checkpoint
 from tokcodec.cli.app import app
+from tokcodec.config import QuantizerConfig
+from tokcodec.convert.families import MODELS
 
 README = (TESTS.parent / "README.md").read_text()
 CARD = (TESTS.parent / "weights" / "MODEL_CARD.md").read_text()
@@ -24,6 +27,7 @@ def blocks(language):
 def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(DATA, folder / "photos", ignore=shutil.ignore_patterns("*.md"))
+    published.write(folder / "one-d-piece", *published.tiny(prefix=True, num_latents=256))
     (folder / "held-out.txt").write_text("coffee.jpg\n")
     (folder / "tiny.json").write_text(
         checkpoint.find(str(TESTS / "golden" / "patch.safetensors")).config.to_json()
@@ -50,6 +54,15 @@ def test_python(workplace):
     (program,) = blocks("python")
     subprocess.run([sys.executable, "-c", program], cwd=workplace, check=True)
     assert (workplace / "coffee.tok").stat().st_size == 121
+
+
+def test_the_table_of_published_checkpoints():
+    for name, (_, config) in MODELS.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}`"))
+        codes, size = map(int, re.search(r"\| (\d+), (\d+) \|", row).groups())
+        assert codes == config["model"]["vq_model"]["num_latent_tokens"]
+        payload = (codes * QuantizerConfig(size, 1).bits + 7) // 8
+        assert f"| {payload} bytes | {196_608 / payload:.0f}:1 |" in row
 
 
 def test_every_command_at_the_top_is_the_scripts():

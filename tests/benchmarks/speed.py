@@ -18,7 +18,7 @@ from PIL import Image
 
 from tokcodec import Codec, TokenFile
 from tokcodec.checkpoint import bundled
-from tokcodec.config import ModelConfig
+from tokcodec.config import VitConfig
 from tokcodec.picture import save
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
@@ -45,7 +45,7 @@ def blocks(name: str) -> None:
         x = torch.randn(batch_size, tokens, part.width)
         peak = matrix_product()
         rate = (
-            block_operations(codec.config)
+            block_operations(part, tokens)
             * batch_size
             / seconds(lambda x=x: codec.model.encoder.blocks(x))
         )
@@ -108,10 +108,8 @@ def matrix_product() -> float:
     return best
 
 
-def block_operations(config: ModelConfig) -> int:
-    """Multiplications and additions in the encoder's blocks, matrix products only, a picture."""
-    part = config.encoder
-    tokens = config.grid(part) ** 2 + config.num_latents
+def block_operations(part: VitConfig, tokens: int) -> int:
+    """Multiplications and additions in the blocks, matrix products only, a picture."""
     hidden = round(part.width * part.mlp_ratio)
     linear = 2 * part.width * (4 * part.width + 2 * hidden)
     attention = 4 * tokens * part.width

@@ -24,7 +24,7 @@ def train(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="tokcodec-16, tokcodec-64, original, or a JSON file with a model config.",
+            help="tokcodec-16, -64, -256, original, or a JSON file with a model config.",
         ),
     ] = "tokcodec-64",
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,

@@ -5,8 +5,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokcodec.config import VqganConfig
+from tokcodec.model import winograd
 
 _GROUPS, _EPSILON = 32, 1e-6
+_WINOGRAD_FROM = 32  # pixels a side: below, transforming the filters costs what it saves
+
+
+class Convolution(nn.Conv2d):
+    """3x3, on a CPU by Winograd's way where the picture is large enough for it to pay."""
+
+    def __init__(self, before: int, width: int, bias: bool = True) -> None:
+        super().__init__(before, width, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor, double: bool = False) -> Tensor:
+        """[B, C, H, W] -> [B, K, H, W]; with ``double``, of x at twice its size."""
+        side = min(x.shape[2:]) * (2 if double else 1)
+        one = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
+        if one and side >= _WINOGRAD_FROM and side % 4 == 0:
+            return winograd.convolve(x, self.weight, self.bias, double)
+        if double:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return super().forward(x)
 
 
 class VqganHead(nn.Module):
@@ -26,7 +45,7 @@ class VqganHead(nn.Module):
         self.register_buffer("proxy_codebook", torch.empty(config.proxy_codes, config.code_dim))
         widths = [config.channels * multiplier for multiplier in config.multipliers]
         widest = widths[-1]
-        self.enter = nn.Conv2d(config.code_dim, widest, 3, padding=1)
+        self.enter = Convolution(config.code_dim, widest)
         self.middle = nn.Sequential(*(ResidualBlock(widest, widest) for _ in range(config.blocks)))
         levels = []
         before = widest
@@ -43,11 +62,14 @@ class VqganHead(nn.Module):
         batch, tokens, _ = x.shape
         grid = round(tokens**0.5)
         x = self.to_proxy(x).softmax(dim=-1) @ self.proxy_codebook  # [B, g², code_dim]
-        x = x.transpose(1, 2).reshape(batch, -1, grid, grid)
+        x = x.view(batch, grid, grid, -1).permute(0, 3, 1, 2)  # channels stay last in memory
         if x.device.type != "cpu":
             return self._pixels(x)
-        # One at a time: the activations of more would leave the processor's caches.
-        return torch.cat([self._pixels(one) for one in torch.split(x, 1)])
+        # One at a time: the activations of more would leave the processor's caches. Rows equal to
+        # the first only fill a batch up, and their pixels are known.
+        first = self._pixels(x[:1])
+        others = (first if torch.equal(row, x[0]) else self._pixels(row[None]) for row in x[1:])
+        return torch.cat([first, *others])
 
     def _pixels(self, x: Tensor) -> Tensor:
         x = self.levels(self.middle(self.enter(x)))
@@ -60,9 +82,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(_GROUPS, before, _EPSILON)
-        self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=False)
+        self.conv1 = Convolution(before, width, bias=False)
         self.norm2 = nn.GroupNorm(_GROUPS, width, _EPSILON)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = Convolution(width, width, bias=False)
         self.shortcut = nn.Conv2d(width, width, 1, bias=False) if before != width else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,10 +103,10 @@ class Level(nn.Module):
         self.blocks = nn.Sequential(
             *(ResidualBlock(width if i else before, width) for i in range(blocks))
         )
-        self.enlarge = nn.Conv2d(width, width, 3, padding=1) if enlarge else None
+        self.enlarge = Convolution(width, width) if enlarge else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
         if self.enlarge:
-            x = self.enlarge(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            x = self.enlarge(x, double=True)
         return x
