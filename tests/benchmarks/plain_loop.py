@@ -1,0 +1,38 @@
+"""The loop that research scripts have: python tests/benchmarks/plain_loop.py WEIGHTS FOLDER OUT.npz
+
+Opens a picture, encodes it, keeps its codes in memory, goes on to the next, and writes all of
+them at the end. What ``tokcodec tokenize`` is measured against.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokcodec.convert.weights import find
+from tokcodec.geometry import place
+from tokcodec.model.loading import load
+
+
+def main() -> None:
+    weights, folder, output = sys.argv[1:]
+    model = load(find(weights), torch.device("cpu"))
+    side = model.config.preprocessing.image_size
+    keys, codes = [], []
+    for path in sorted(Path(folder).rglob("*.jpg")):
+        image = Image.open(path).convert("RGB")
+        placement = place("crop", *image.size, side)
+        left, top = (-offset for offset in placement.offset)
+        image = image.resize(placement.resized, Image.Resampling.BICUBIC)
+        image = image.crop((left, top, left + side, top + side))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            codes.append(model.encode(pixels)[0].numpy())
+        keys.append(path.name)
+    np.savez(output, keys=np.array(keys), codes=np.stack(codes).astype(np.uint16))
+
+
+if __name__ == "__main__":
+    main()
