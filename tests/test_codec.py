@@ -121,7 +121,7 @@ def test_the_bundled_model_that_fits_is_named(codec, pictures):
 
 
 def test_loading_what_is_not_there():
-    with pytest.raises(CheckpointError, match="no such file or bundled checkpoint"):
+    with pytest.raises(CheckpointError, match="no such file, folder or bundled checkpoint"):
         Codec.load("tokcodec-17")
     with pytest.raises(DeviceError, match="device abacus: torch knows no such device"):
         Codec.load(device="abacus")

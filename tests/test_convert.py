@@ -11,7 +11,7 @@ import published
 import pytest
 import torch
 from conftest import GOLDEN, PHOTOS
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -130,6 +130,7 @@ def test_published_sizes(name, encoder, decoder, codebook, num_latents):
 
 
 def test_titok_takes_any_depth_width_and_patch():
+    @settings(max_examples=30)
     @given(
         encoder=st.tuples(st.sampled_from([32, 48]), st.integers(1, 3)),
         decoder=st.tuples(st.sampled_from([16, 64]), st.integers(1, 3)),
@@ -212,7 +213,7 @@ def test_a_pickle_gives_the_same(run, tmp_path):
     torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "alone.bin")
     header = write(locate(str(folder)), tmp_path / "a.safetensors")
     said = run("convert", "alone.bin", "-o", "b.safetensors", cwd=tmp_path, status=1).stderr
-    assert said == b"tokcodec: alone.bin: there is no config.json beside it; name the --family\n"
+    assert said == b"tokcodec: alone.bin: there is no config.json beside it; convert it with --family\n"
     family = ("--family", "simple-1d-tokenizer")
     run("convert", "alone.bin", "-o", "b.safetensors", *family, cwd=tmp_path)
     again = checkpoint.read_header(tmp_path / "b.safetensors")

@@ -66,7 +66,7 @@ def convert(source: Source, model: str | None = None) -> tuple[ModelConfig, Arra
             config = source.read_config()
             family = recognise(config, tensors)
             if config is None:
-                raise CheckpointError("there is no config.json beside it; name the --family")
+                raise CheckpointError("there is no config.json beside it; convert it with --family")
         return family(config, tensors)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{source.weights}: {error}") from error
