@@ -102,7 +102,10 @@ def test_token_files_that_do_not_fit(codec, pictures):
     good = codec.compress(pictures[0])
     own = codec.header.code_id[:8]
     for changes, message in [
-        ({"code_id": b"\0\1\2\3"}, f"model 00010203, patch is {own}; no bundled one fits"),
+        (
+            {"code_id": b"\0\1\2\3"},
+            f"model 00010203, patch is {own}; no bundled or cached one fits",
+        ),
         ({"codes": good.codes[:15]}, "15 codes of 6 bits where patch has 16 of 6"),
         ({"bits": 7}, "16 codes of 7 bits"),
         ({"fit": "tile", "width": 33}, "16 codes of 6 bits where patch has 32"),

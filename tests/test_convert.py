@@ -21,7 +21,7 @@ from tokcodec.convert import titok
 from tokcodec.convert.families import MODELS, recognise
 from tokcodec.convert.source import locate
 from tokcodec.convert.weights import find, write
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, OutputError
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.picture import read_squares
@@ -213,7 +213,10 @@ def test_a_pickle_gives_the_same(run, tmp_path):
     torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "alone.bin")
     header = write(locate(str(folder)), tmp_path / "a.safetensors")
     said = run("convert", "alone.bin", "-o", "b.safetensors", cwd=tmp_path, status=1).stderr
-    assert said == b"tokcodec: alone.bin: there is no config.json beside it; convert it with --family\n"
+    assert said.startswith(
+        b"tokcodec: alone.bin: there is no config.json beside it; convert it first: "
+        b"tokcodec convert alone.bin --family, one of titok-l32, "
+    )
     family = ("--family", "simple-1d-tokenizer")
     run("convert", "alone.bin", "-o", "b.safetensors", *family, cwd=tmp_path)
     again = checkpoint.read_header(tmp_path / "b.safetensors")
@@ -240,7 +243,7 @@ def test_a_malicious_pickle_at_the_command_line(run, tmp_path):
     torch.save(Malicious(), tmp_path / "bad.pth")
     said = run("encode", PHOTOS[0], "-o", "a.tok", "--weights", "bad.pth", cwd=tmp_path, status=1)
     assert said.stderr.decode() == (
-        "tokcodec: bad.pth: refused: not a PyTorch file of tensors alone "
+        "tokcodec: bad.pth: refused: not a PyTorch file of tensors alone, or a damaged one "
         "(nothing else in it is ever run)\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
@@ -292,6 +295,10 @@ ONES = np.ones(3, np.float32)
         (spoiled({"is_legacy": False}), "is_legacy: False (true if absent), but its tensors say"),
         (spoiled({"quantize_mode": "lfq"}), "quantize_mode: 'lfq' is none of vq"),
         (spoiled({"vit_enc_model_size": "base"}), "heads must divide width"),
+        (spoiled({"vit_enc_model_size": ["small"]}), "['small'] is none of small, base, large"),
+        (spoiled(drop=["encoder.transformer.0.ln_1.bias"]), "0.ln_1.bias is missing"),
+        (spoiled(encoder__transformer__99999999999__ln_1__bias=ONES), "not part of this family"),
+        (spoiled(encoder__transformer__foo__bias=ONES), "tensor encoder.transformer.foo.bias"),
         (spoiled(drop=["latent_tokens"]), "of no family that tokcodec knows"),
         (spoiled(drop=["encoder.ln_post.bias"]), "tensor encoder.ln_post.bias is missing"),
         (spoiled(drop=["decoder.transformer.0.ln_1.weight"]), "0.ln_1.weight is missing"),
@@ -330,6 +337,81 @@ def test_copies_must_be_equal(tmp_path):
     published.write(tmp_path / "a", config, tensors)
     with pytest.raises(CheckpointError, match=r"encoder\.transformer\.0\.ln_1\.bias and its copy"):
         write(locate(str(tmp_path / "a")), tmp_path / "b")
+
+
+@pytest.mark.parametrize("family", ["one-d-piece-l256", "titok-b64"])
+def test_a_wrong_size_is_refused(family):
+    shapes = published.titok_shapes((512, 1), (512, 1), 256, (16, 4), vqgan=(4, 4, 32))
+    tensors = {k: np.broadcast_to(np.zeros(1, np.float32), v) for k, v in shapes.items()}
+    convert, config = MODELS[family]
+    with pytest.raises(CheckpointError, match="512 wide, which is another size"):
+        convert(config, tensors)
+
+
+def test_a_wrong_family_is_refused(tmp_path):
+    source = locate(str(published.write(tmp_path / "mine", *published.tiny())))
+    with pytest.raises(CheckpointError, match="are not those of a simple-1d-tokenizer"):
+        write(source, tmp_path / "out.safetensors", "simple-1d-tokenizer")
+
+
+def test_a_source_is_never_overwritten(run, tmp_path):
+    published.write(tmp_path, *published.tiny())
+    (tmp_path / "model.safetensors").rename(tmp_path / "t.safetensors")
+    before = (tmp_path / "t.safetensors").read_bytes()
+    said = run("convert", "t.safetensors", "-f", cwd=tmp_path, status=1).stderr.decode()
+    assert said == (
+        "tokcodec: t.safetensors: is what is to be converted; name another file with -o\n"
+    )
+    assert (tmp_path / "t.safetensors").read_bytes() == before
+    (tmp_path / "out").mkdir()
+    run("convert", "t.safetensors", "-o", "out", cwd=tmp_path)
+    said = run("convert", "out/t.safetensors", cwd=tmp_path, status=1).stderr.decode()
+    assert said == "tokcodec: out/t.safetensors: is a checkpoint of tokcodec's already\n"
+
+
+def test_a_damaged_cache_is_mended(tmp_path, monkeypatch):
+    monkeypatch.setenv("TOKCODEC_CACHE", str(tmp_path / "cache"))
+    folder = str(published.write(tmp_path / "mine", *published.tiny()))
+    header = find(folder)
+    header.path.write_bytes(header.path.read_bytes()[:-1])
+    header.path.write_bytes(b"junk")
+    assert find(folder) == header
+    assert Codec.load(folder).header == header
+    monkeypatch.setenv("TOKCODEC_CACHE", "/proc/nowhere")
+    with pytest.raises(OutputError, match="TOKCODEC_CACHE"):
+        find(folder)
+
+
+@pytest.mark.parametrize("name", ["a.PTH", "a.bin"])
+def test_damaged_pickles_and_parameters(name, tmp_path):
+    config, tensors = published.tiny()
+    published.write(tmp_path, config, {})
+    (tmp_path / "model.safetensors").unlink()
+    parameters = {k: torch.nn.Parameter(torch.from_numpy(v)) for k, v in tensors.items()}
+    torch.save(parameters, tmp_path / name)
+    assert find(str(tmp_path / name)).config.num_codes == 6
+    whole = (tmp_path / name).read_bytes()
+    for data in (b"", b"plain text\n", whole[:1000], whole[:-100], b"\x80" + whole):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CheckpointError, match=rf"{name}: refused: not a PyTorch file"):
+            find(str(tmp_path / name))
+    for odd in (torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.complex64)):
+        torch.save({"a": odd}, tmp_path / name)
+        with pytest.raises(CheckpointError, match="tensor a is no plain array of real numbers"):
+            find(str(tmp_path / name))
+
+
+def test_pictures_do_not_depend_on_the_batch(tmp_path):
+    codec = Codec.load(str(published.write(tmp_path / "mine", *published.tiny())))
+    tokens = torch.randn(4, 16, codec.config.decoder.width)
+    tokens[3] = tokens[0]
+    with torch.inference_mode():
+        together = codec.model.decoder.to_pixels(tokens)
+        for row in range(4):
+            alone = codec.model.decoder.to_pixels(tokens[row : row + 1])
+            torch.testing.assert_close(together[row], alone[0], atol=1e-4, rtol=0)
+    codes = torch.randint(0, 32, (3, 6))
+    assert torch.equal(codec.decode(codes)[:1], codec.decode(codes[:1]))
 
 
 @pytest.mark.parametrize("config", ["[", "[]", "\udc80"])
@@ -384,7 +466,6 @@ def test_prefixes(run, tmp_path):
     # Refused: more than there are, more than the file has, a checkpoint not trained for it.
     for arguments, message in (
         (("encode", "a.png", *piece, "--tokens", "7"), "piece: has 6 codes a square, not 7"),
-        (("decode", "6.tok", *piece, "--tokens", "7"), "piece: has 6 codes a square, not 7"),
         (
             ("encode", "a.png", "--weights", "titok.safetensors", "--tokens", "4"),
             "titok: decodes only all its 6 codes together; it was not trained for 4 of them "
@@ -393,6 +474,8 @@ def test_prefixes(run, tmp_path):
     ):
         said = run(*arguments, "-o", "new", cwd=tmp_path, status=1).stderr.decode()
         assert said == f"tokcodec: {message}\n"
+    said = run("decode", "6.tok", *piece, "--tokens", "7", "-o", "new", cwd=tmp_path, status=1)
+    assert said.stderr == b"tokcodec: 6.tok: piece: has 6 codes a square, not 7\n"
     said = run("decode", "4.tok", *piece, "--tokens", "5", "-o", "new", cwd=tmp_path, status=1)
     assert b"tokcodec: 4.tok: it holds 4 codes a square, not 5\n" in said.stderr
     assert not (tmp_path / "new").exists()
@@ -412,12 +495,26 @@ def hub(tmp_path, monkeypatch):
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(COMMIT)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))  # as read at import
+
+
+@pytest.mark.hub
+@pytest.mark.usefixtures("hub")
+def test_the_hub_offline(tmp_path):
+    snapshot = tmp_path / "hub" / "models--some-one--titok" / "snapshots" / COMMIT
+    # Weights under the other name are found; a config that may exist is not taken for absent.
+    (snapshot / "other.bin").rename(snapshot / "pytorch_model.bin")
+    (snapshot / "model.safetensors").unlink()
+    assert find("some-one/titok").name == "titok"
+    (snapshot / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="the hub cannot be reached"):
+        find("some-one/titok")
 
 
 @pytest.mark.hub
 @pytest.mark.usefixtures("hub")
 def test_the_hub(run, tmp_path):
-    pytest.importorskip("huggingface_hub")
     headers = []
     for source in ("some-one/titok", "some-one/titok@main", f"some-one/titok@{COMMIT}:other.bin"):
         headers.append(write(locate(source), tmp_path / "out.safetensors"))
@@ -431,8 +528,8 @@ def test_the_hub(run, tmp_path):
         with pytest.raises(CheckpointError) as caught:
             locate(source)
         assert str(caught.value) == (
-            f"{source}: not in the hub's cache, and the hub cannot be reached; "
-            "go online once, or name a file"
+            f"{source}: no such file or folder, and not in the hub's cache, while the hub cannot "
+            "be reached; go online once, or name a file"
         )
 
 
@@ -445,15 +542,18 @@ def test_without_the_extra_hub(tmp_path):
     assert done.returncode == 1
     assert done.stderr == (
         b"tokcodec: some-one/titok: no such file or folder; "
-        b"for models on the hub: pip install 'tokcodec[hub]'\n"
+        b"for models on the hub install huggingface_hub, tokcodec's extra hub\n"
     )
 
 
-@pytest.mark.parametrize("source", ["no-such-file.bin", "a/b/c", "https://example.org/x"])
+@pytest.mark.parametrize(
+    "source",
+    ["no-such-file.bin", "a/no-such.pth", "./a", "a/b/c", "https://example.org/x", "a" * 300],
+)
 def test_no_such_source(source, run, tmp_path):
     (said,) = run("convert", source, cwd=tmp_path, status=1).stderr.decode().splitlines()
     assert said.startswith(f"tokcodec: {source}: ")
-    assert "tokcodec-16, tokcodec-64" in said
+    assert "tokcodec-16, tokcodec-64" in said or "File name too long" in said
 
 
 def test_an_unknown_family(run, tmp_path):

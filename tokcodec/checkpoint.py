@@ -53,6 +53,11 @@ class Header:
     def name(self) -> str:
         return self.path.stem
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether it lies in the cache, where its name alone does not find it."""
+        return cache_folder() in self.path.parents
+
 
 def code_id(config: ModelConfig, tensors: Tensors) -> str:
     """SHA-256, in hex, of all that decides what a code means: equal ids, equal meaning.
@@ -149,7 +154,7 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
         if claimed != actual:
             raise CheckpointError(
                 f"{path}: damaged or altered: it claims {kind} {claimed[:8]}, "
-                f"its contents have {actual[:8]}; fetch it again"
+                f"its contents have {actual[:8]}; delete it, and fetch or convert it again"
             )
     return header, tensors
 
@@ -192,9 +197,13 @@ def bundled() -> tuple[Header, ...]:
 
 def is_own(weights: str) -> bool:
     """Whether ``weights`` names a checkpoint of tokcodec's: bundled, a file, or in a folder."""
+    if any(header.name == weights for header in bundled()):
+        return True
     path = Path(weights)
-    files = path.glob("*" + SUFFIX) if path.is_dir() else [path]
-    return any(header.name == weights for header in bundled()) or any(map(_is_own_file, files))
+    try:
+        return any(map(_is_own_file, path.glob("*" + SUFFIX) if path.is_dir() else [path]))
+    except OSError:  # a name too long, a folder not to be read
+        return False
 
 
 def _is_own_file(path: Path) -> bool:
@@ -245,7 +254,7 @@ def cache_folder() -> Path:
 
 
 def cached() -> Iterator[Header]:
-    """Headers of the checkpoints in the cache; what is none of this version is passed over."""
+    """Headers of the checkpoints in the cache; what cannot be read is passed over."""
     for path in sorted(cache_folder().glob("*/*" + SUFFIX)):
         with contextlib.suppress(CheckpointError):
             yield read_header(path)

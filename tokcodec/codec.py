@@ -14,13 +14,14 @@ from tokcodec.config import DEFAULT_WEIGHTS, Fit, ModelConfig
 from tokcodec.convert.weights import find
 from tokcodec.errors import PictureError, TokcodecError, TokenFileError
 from tokcodec.geometry import Size, place
-from tokcodec.model.loading import load, resolve_device
+from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import WHITE, Source, Squares, check_output, read_squares, to_image
 from tokcodec.tokenfile import TokenFile, check_codes
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Squares | TokcodecError)
 Rows = NDArray[Any]
 
 BATCH_SIZE = 16
@@ -34,10 +35,17 @@ class Codec:
     filled up.
     """
 
-    def __init__(self, model: Tokenizer, header: checkpoint.Header, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: Tokenizer,
+        header: checkpoint.Header,
+        batch_size: int,
+        dtype: Dtype = "float32",
+    ) -> None:
         self.model = model
         self.header = header
         self.batch_size = batch_size
+        self.dtype: Dtype = dtype
         self.device = next(model.parameters()).device
 
     @classmethod
@@ -46,6 +54,7 @@ class Codec:
         weights: str | checkpoint.Header = DEFAULT_WEIGHTS,
         device: str = "auto",
         batch_size: int = BATCH_SIZE,
+        dtype: Dtype = "float32",
     ) -> Self:
         """Loads a checkpoint.
 
@@ -54,13 +63,15 @@ class Codec:
                 a header; a published checkpoint of another program is converted first.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
             batch_size: squares that the model sees at once.
+            dtype: of the encoder's matrix products (autocast); codes in ``bfloat16`` are not those
+                in ``float32``.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
             DeviceError: there is no such device.
         """
         header = find(weights) if isinstance(weights, str) else weights
-        return cls(load(header, resolve_device(device)), header, batch_size)
+        return cls(load(header, resolve_device(device)), header, batch_size, dtype)
 
     @property
     def config(self) -> ModelConfig:
@@ -118,20 +129,16 @@ class Codec:
         """
         tokens = checkpoint.check_tokens(self.header, tokens)
         fit = fit or self.config.default_fit
-        side = self.config.preprocessing.image_size
-        empty = np.empty((0, side, side, 3), np.uint8)
 
-        def read(image: Source) -> tuple[Squares | PictureError, Rows]:
+        def read(image: Source) -> Squares | PictureError:
             try:
-                squares = read_squares(image, self.config.preprocessing, fit, background)
-                return squares, squares.pixels
+                return read_squares(image, self.config.preprocessing, fit, background)
             except PictureError as error:
-                return error, empty
+                return error
 
         # A tiled picture may hold hundreds of squares: few of them wait in memory.
         ahead = workers if fit == "tile" else self._group
-        pictures = map_ahead(read, images, workers, ahead)
-        for picture, codes in _in_groups(pictures, self._group, self._encode_pixels):
+        for picture, codes in self.encode_stream(map_ahead(read, images, workers, ahead)):
             if isinstance(picture, PictureError):
                 yield picture
                 continue
@@ -143,6 +150,13 @@ class Codec:
                 picture.height,
                 fit,
             )
+
+    def encode_stream(self, pictures: Iterable[P]) -> Iterator[tuple[P, Rows]]:
+        """Codes int64 [n, N] of the n squares of each picture, in order; errors go through."""
+        side = self.config.preprocessing.image_size
+        empty = np.empty((0, side, side, 3), np.uint8)
+        rows = ((p, p.pixels if isinstance(p, Squares) else empty) for p in pictures)
+        return _in_groups(rows, self._group, self._encode_pixels)
 
     def decompress(
         self, token_file: TokenFile, size: Size | None = None, tokens: int | None = None
@@ -202,7 +216,9 @@ class Codec:
         if token_file.code_id.hex() != own:
             fitting = checkpoint.find_by_code_id(token_file.code_id)
             remedy = (
-                f"decode it with --weights {fitting.name}" if fitting else "no bundled one fits"
+                f"decode it with --weights {fitting.path if fitting.is_cached else fitting.name}"
+                if fitting
+                else "no bundled or cached one fits"
             )
             raise TokenFileError(
                 f"its codes are of model {token_file.code_id.hex()}, "
@@ -235,7 +251,9 @@ class Codec:
         side = self.config.preprocessing.image_size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
             raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
-        return self._run(self.model.encode, pixels.to(self.device, torch.float32))
+        low = self.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            return self._run(self.model.encode, pixels.to(self.device, torch.float32))
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.

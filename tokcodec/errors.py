@@ -33,5 +33,9 @@ class DeviceError(TokcodecError):
     """A device to compute on that is not there."""
 
 
+class DatasetError(TokcodecError):
+    """A token dataset, or an input of one, that cannot be read, or a run that cannot go on."""
+
+
 class TrainingError(TokcodecError):
     """Training that cannot start, resume or go on."""

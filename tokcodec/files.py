@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 from tokcodec.errors import OutputError
 
+TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
+
 
 def find_files(source: Path, extensions: Set[str]) -> Iterator[Path]:
     """The files below a folder whose lower-case extension is one of these, in sorted order."""
@@ -28,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tokcodec-", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:

@@ -7,9 +7,11 @@ import typer
 from tokcodec.cli.convert import convert
 from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
+from tokcodec.cli.export import export
 from tokcodec.cli.inspect import inspect
 from tokcodec.cli.models import models
 from tokcodec.cli.stats import stats
+from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
 
 app = typer.Typer(
@@ -19,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, stats, inspect, models, convert, train):
+for command in (encode, decode, stats, inspect, models, tokenize, export, convert, train):
     app.command()(command)
 
 

@@ -23,7 +23,7 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Tally
-from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,13 +86,15 @@ def decode(
                         f"{job}: its codes are of model {token_file.code_id.hex()}, which is "
                         "neither bundled nor cached; name its checkpoint with --weights"
                     )
+                try:
+                    check_tokens(header, tokens)
+                except CheckpointError as error:
+                    raise CheckpointError(f"{job}: {error}") from error
             except TokcodecError as error:
                 tally.failed(job, str(error))
             else:
                 group = groups.setdefault(header.checkpoint_id, (header, []))
                 group[1].append((job, token_file))
-        for header, _ in groups.values():
-            check_tokens(header, tokens)
         for header, entries in groups.values():
             from tokcodec.codec import Codec
 

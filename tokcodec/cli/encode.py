@@ -69,7 +69,7 @@ def encode(
         allow_large()
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
-    colour = _colour(background)
+    colour = colour_of(background)
     jobs = plan(sources, output, extensions, lambda name: name + SUFFIX)
     header = find(weights)
     kept = check_tokens(header, tokens)
@@ -126,7 +126,8 @@ def _stale(job: Job, header: "Header", fit: Fit, tokens: int) -> str | None:
     return None
 
 
-def _colour(name: str) -> tuple[int, int, int]:
+def colour_of(name: str) -> tuple[int, int, int]:
+    """A colour as the command line names it."""
     from PIL import ImageColor
 
     try:

@@ -34,14 +34,10 @@ def inspect(
     if as_json:
         print_json(facts)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
+    # Plain lines: ids and codes stay whole however narrow the terminal.
+    width = max(map(len, facts))
     for name, value in facts.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
-    # Wide enough for ids and codes to stay on one line when the output is no terminal.
-    Console(soft_wrap=True).print(table, highlight=False, markup=False)
+        print(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:

@@ -18,7 +18,9 @@ Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is th
 WEIGHTS = "NAME|FILE|FOLDER|OWNER/NAME"
 Tokens = Annotated[
     int | None,
-    typer.Option(min=1, help="Only the first so many codes; for checkpoints trained for it."),
+    typer.Option(
+        min=1, help="Only the first so many codes of each square; for checkpoints trained for it."
+    ),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
 BatchSize = Annotated[

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
 import typer
 
 from tokcodec.cli.jobs import Job
+from tokcodec.errors import DatasetError
 
 
 def say(message: str) -> None:
@@ -17,6 +19,16 @@ def say(message: str) -> None:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
+
+
+def require_pyarrow() -> None:
+    """Refuses, before anything is read, what needs the extra ``parquet``.
+
+    Raises:
+        DatasetError: it is not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise DatasetError("token datasets need pyarrow: pip install 'tokcodec[parquet]'")
 
 
 class Tally:

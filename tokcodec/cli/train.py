@@ -55,13 +55,14 @@ def train(
     RUN gets model.safetensors, a checkpoint for --weights, at every report. After a stop, the
     same command goes on from there, to the same weights as without the stop.
     """
-    from tokcodec.model.loading import resolve_device
+    from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop
     from tokcodec.train.data import load_pictures
-    from tokcodec.train.loop import Recipe, Report, fastest_dtype
+    from tokcodec.train.loop import Recipe, Report
 
     torch_device = resolve_device(device)
     config = _read_config(model)
+    loop.require_trainable(config)
     recipe = Recipe(
         steps=steps,
         batch_size=batch_size,

@@ -57,5 +57,7 @@ def recognise(config: Config | None, tensors: Mapping[str, Array]) -> Convert:
     if "quantize.embedding.weight" not in tensors:
         raise CheckpointError("a continuous TiTok (vae in its name), which has no codes")
     model = (config or {}).get("model")
-    kind = model.get("type") if isinstance(model, Mapping) else None
+    kind = model.get("type", "titok") if isinstance(model, Mapping) else "titok"
+    if kind not in ("titok", "one_d_piece"):
+        raise CheckpointError(f"its config: model.type: {kind!r} is neither titok nor one_d_piece")
     return one_d_piece.convert if kind == "one_d_piece" else titok.convert

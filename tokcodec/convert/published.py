@@ -49,9 +49,11 @@ class Tensors:
         return tensor
 
     def count(self, prefix: str) -> int:
-        """One more than the largest number that follows ``prefix`` in a name."""
+        """How many are numbered behind ``prefix``: one more than the largest number there."""
         rests = [name[len(prefix) :] for name in self._left if name.startswith(prefix)]
-        return 1 + max((int(rest.split(".")[0]) for rest in rests), default=-1)
+        parts = [rest.split(".")[0] for rest in rests]
+        # A number with more digits than there could be tensors numbers nothing.
+        return 1 + max((int(p) for p in parts if p.isdecimal() and len(p) < 7), default=-1)
 
     def finish(self) -> None:
         """Nothing may be left.
@@ -110,11 +112,11 @@ class Section:
             CheckpointError: it is another.
         """
         value = self._fields.get(name, default)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise CheckpointError(
                 f"its config: {self._path}.{name}: {value!r} is none of {', '.join(known)}"
             )
-        return str(value)
+        return value
 
     def require(self, **facts: int) -> None:
         """What the tensors' shapes say and the config must not deny.

@@ -35,6 +35,7 @@ _UNUSED = {
     "predict_pixels",
     "use_l2_norm",
 }
+_BLOCK = r"{}\.(?:transformer\.(\d{{1,6}})|model\.(\d{{1,6}}))\.ln_1\.weight"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -55,11 +56,11 @@ def convert(config: Mapping[str, Any], tensors: Mapping[str, Array]) -> tuple[Mo
     section.only(_USED | _UNUSED)
     image_size = Section(config, "dataset", "preprocessing").integer("crop_size")
     codebook_size, code_dim = source.shape("quantizer.embedding_table.weight", 2)
-    heads = HEADS[section.choice("vit_enc_model_size", HEADS)]
-    encoder, num_latents, out = take_encoder(source, heads, image_size, code_dim)
+    size = section.choice("vit_enc_model_size", HEADS)
+    encoder, num_latents, out = take_encoder(source, size, image_size, code_dim)
     patch_size = pixel_patch_size(source)
-    heads = HEADS[section.choice("vit_dec_model_size", HEADS)]
-    decoder, part = take_decoder(source, heads, image_size, patch_size, num_latents, code_dim)
+    size = section.choice("vit_dec_model_size", HEADS)
+    decoder, part = take_decoder(source, size, image_size, patch_size, num_latents, code_dim)
     out |= part
     out |= take_pixel_head(source, decoder.width, patch_size)
     out["quantizer.codebook"] = source.take(
@@ -92,9 +93,13 @@ def _without_copies(tensors: Mapping[str, Array]) -> Arrays:
     """Its code has the layers a second time, in ``model``; files hold either name or both."""
     names: dict[str, str] = {}
     for side in ("encoder", "decoder"):
-        blocks = re.compile(rf"{side}\.(?:transformer\.(\d+)|model\.(\d+))\.ln_1\.weight")
-        found = [match for match in map(blocks.fullmatch, tensors) if match]
-        layers = max((int(m[1] or int(m[2]) - 2) + 1 for m in found), default=0)
+        layers = len(
+            {
+                int(match[1] or int(match[2]) - 2)
+                for name in tensors
+                if (match := re.fullmatch(_BLOCK.format(side), name))
+            }
+        )
         # Between these stand layers without tensors.
         order = {0: "ln_pre", 4 + layers: "ln_post"}
         order |= {2 + layer: f"transformer.{layer}" for layer in range(layers)}

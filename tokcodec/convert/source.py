@@ -3,8 +3,8 @@
 import hashlib
 import json
 import logging
-import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,7 +65,7 @@ class Source:
             return None
         try:
             fields = json.loads(self.config.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{self.config}: cannot read as JSON: {error}") from error
         if not isinstance(fields, dict):
             raise CheckpointError(f"{self.config}: expected an object")
@@ -83,13 +83,19 @@ class Source:
         import torch
 
         path = self.weights
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot read: {error.strerror}") from error
         tensors: Any
-        if path.suffix in _PICKLES:
+        if path.suffix.lower() in _PICKLES:
             try:
-                tensors = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                with warnings.catch_warnings(action="ignore"):
+                    tensors = torch.load(path, map_location="cpu", weights_only=True)
+            except Exception as error:
+                # Torch's reader meets damaged files with nearly any exception.
                 raise CheckpointError(
-                    f"{path}: refused: not a PyTorch file of tensors alone "
+                    f"{path}: refused: not a PyTorch file of tensors alone, or a damaged one "
                     "(nothing else in it is ever run)"
                 ) from error
         else:
@@ -97,13 +103,18 @@ class Source:
                 with safe_open(path, framework="pt") as file:
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
+                raise CheckpointError(
+                    f"{path}: cannot read as a checkpoint: {error}; fetch it again"
+                ) from error
         if not isinstance(tensors, Mapping) or not all(
             isinstance(name, str) and isinstance(tensor, torch.Tensor)
             for name, tensor in tensors.items()
         ):
             raise CheckpointError(f"{path}: expected a dict of tensors by name, and nothing else")
-        return {name: tensor.float().numpy() for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_meta:
+                raise CheckpointError(f"{path}: tensor {name} is no plain array of real numbers")
+        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
 
 
 def locate(text: str) -> Source:
@@ -114,15 +125,22 @@ def locate(text: str) -> Source:
         CheckpointError: there is none, or the hub cannot give it.
     """
     path = Path(text)
-    if path.is_dir():
+    try:
+        folder, file = path.is_dir() and text != "", path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{text}: cannot look at it: {error.strerror}") from error
+    if folder:
         return _in_folder(path)
-    if path.is_file():
+    if file:
         config = path.with_name(_CONFIG)
         called_so = path.name in _WEIGHTS
         name = _safe(path.absolute().parent.name if called_so else path.stem)
         return Source(name, path, config if config.is_file() else None, path.name)
     match = _HUB.fullmatch(text)
-    if not match:
+    local = text.startswith((".", "~")) or (
+        path.suffix.lower() in {".safetensors", *_PICKLES} and ":" not in text
+    )
+    if not match or local:
         names = ", ".join(header.name for header in checkpoint.bundled())
         raise CheckpointError(
             f"{text}: no such file, folder or bundled checkpoint (bundled: {names}), "
@@ -135,7 +153,14 @@ def _in_folder(folder: Path) -> Source:
     found = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
     if not found:
         suffixes = {".safetensors", *_PICKLES}
-        found = sorted(path for path in folder.iterdir() if path.suffix in suffixes)
+        try:
+            found = sorted(
+                path
+                for path in folder.iterdir()
+                if path.suffix.lower() in suffixes and path.is_file()
+            )
+        except OSError as error:
+            raise CheckpointError(f"{folder}: cannot read: {error.strerror}") from error
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise CheckpointError(f"{folder}: expected one weights file in it, found {names}")
@@ -156,7 +181,8 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
         )
     except ImportError as error:
         raise CheckpointError(
-            f"{text}: no such file or folder; for models on the hub: pip install 'tokcodec[hub]'"
+            f"{text}: no such file or folder; for models on the hub install huggingface_hub, "
+            "tokcodec's extra hub"
         ) from error
 
     # Without a network the library warns of every try; what matters is said below.
@@ -172,19 +198,20 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
             better, other = _WEIGHTS
             try:
                 weights = fetch(better, revision)
-            except LocalEntryNotFoundError:
-                raise
             except EntryNotFoundError:
                 weights = fetch(other, revision)
-        commit = weights.parts[weights.parts.index("snapshots") + 1]
+        # Below the cache: models--OWNER--NAME/snapshots/COMMIT/FILE, the file's name with folders.
+        commit = weights.parts[-1 - len(Path(file or weights.name).parts)]
         try:
             config: Path | None = fetch(_CONFIG, commit)  # of the same commit as the weights
+        except LocalEntryNotFoundError:
+            raise  # it may have one; whether is not known here
         except EntryNotFoundError:
             config = None
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{text}: not in the hub's cache, and the hub cannot be reached; "
-            "go online once, or name a file"
+            f"{text}: no such file or folder, and not in the hub's cache, while the hub cannot be "
+            "reached; go online once, or name a file"
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
@@ -196,7 +223,7 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
         wanted = file or " or ".join(_WEIGHTS)
         raise CheckpointError(f"{text}: the model on the hub has no file {wanted}") from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{text}: cannot fetch from the hub: {reason}") from error
     name = Path(file).stem if file else repo.split("/")[1]
     return Source(name, weights, config, f"{repo}@{commit}" + (f":{file}" if file else ""))

@@ -57,8 +57,8 @@ def convert(
     section.choice("quantize_mode", ["vq"], default="vq")
     image_size = Section(config, "dataset", "preprocessing").integer("crop_size")
     codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
-    heads = HEADS[section.choice("vit_enc_model_size", HEADS)]
-    encoder, num_latents, out = take_encoder(source, heads, image_size, code_dim)
+    size = section.choice("vit_enc_model_size", HEADS)
+    encoder, num_latents, out = take_encoder(source, size, image_size, code_dim)
 
     proxies = "decoder.ffn.2.weight" in source
     if section.boolean("is_legacy", default=True) != proxies:
@@ -68,8 +68,8 @@ def convert(
         )
     vqgan = _vqgan_config(source) if proxies else None
     patch_size = 2 ** (len(vqgan.multipliers) - 1) if vqgan else pixel_patch_size(source)
-    heads = HEADS[section.choice("vit_dec_model_size", HEADS)]
-    decoder, part = take_decoder(source, heads, image_size, patch_size, num_latents, code_dim)
+    size = section.choice("vit_dec_model_size", HEADS)
+    decoder, part = take_decoder(source, size, image_size, patch_size, num_latents, code_dim)
     out |= part
     if vqgan:
         out |= _take_vqgan(source, decoder.width, vqgan)
@@ -109,7 +109,7 @@ def _vqgan_config(source: Tensors) -> VqganConfig:
             "lacks their decoder; use the one of the second stage"
         )
     proxy_codes, code_dim = source.shape("pixel_quantize.embedding.weight", 2)
-    levels = source.count("pixel_decoder.up.")
+    levels = max(1, source.count("pixel_decoder.up."))
     widths = [
         source.shape(f"pixel_decoder.up.{level}.block.0.conv1.weight", 4)[0]
         for level in range(levels)
@@ -118,7 +118,7 @@ def _vqgan_config(source: Tensors) -> VqganConfig:
         proxy_codes=proxy_codes,
         code_dim=code_dim,
         channels=widths[0],
-        multipliers=tuple(width // widths[0] for width in widths),
+        multipliers=tuple(width // max(1, widths[0]) for width in widths),
         blocks=source.count("pixel_decoder.mid."),
     )
 

@@ -7,13 +7,15 @@ import numpy as np
 
 from tokcodec.config import VitConfig
 from tokcodec.convert.published import Array, Arrays, Tensors
+from tokcodec.errors import CheckpointError
 
-# Attention heads by the config's name of a size: the one thing of it that no tensor tells.
+# By the config's name of a size, attention heads: the one thing of it that no tensor tells.
 HEADS = {"small": 8, "base": 12, "large": 16}
+_WIDTHS = {"small": 512, "base": 768, "large": 1024}
 
 
 def take_encoder(
-    source: Tensors, heads: int, image_size: int, code_dim: int
+    source: Tensors, size: str, image_size: int, code_dim: int
 ) -> tuple[VitConfig, int, Arrays]:
     """The encoder's config, its number of latents and its tensors under our names."""
     width, _, patch_size, _ = source.shape("encoder.patch_embed.weight", 4)
@@ -21,7 +23,7 @@ def take_encoder(
     patch_embed = source.take("encoder.patch_embed.weight", width, 3, patch_size, patch_size)
     tokens = source.take("latent_tokens", num_latents, width)
     positions = source.take("encoder.latent_token_positional_embedding", num_latents, width)
-    part, out = _take_trunk(source, "encoder", width, heads, patch_size, image_size)
+    part, out = _take_trunk(source, "encoder", width, size, patch_size, image_size)
     out |= {
         "encoder.patch_embed.weight": patch_embed.reshape(width, -1),
         "encoder.patch_embed.bias": source.take("encoder.patch_embed.bias", width),
@@ -34,11 +36,11 @@ def take_encoder(
 
 
 def take_decoder(
-    source: Tensors, heads: int, image_size: int, patch_size: int, num_latents: int, code_dim: int
+    source: Tensors, size: str, image_size: int, patch_size: int, num_latents: int, code_dim: int
 ) -> tuple[VitConfig, Arrays]:
     """The decoder's config and its tensors under our names, but for its head to pixels."""
     width, _ = source.shape("decoder.decoder_embed.weight", 2)
-    part, out = _take_trunk(source, "decoder", width, heads, patch_size, image_size)
+    part, out = _take_trunk(source, "decoder", width, size, patch_size, image_size)
     out |= {
         "decoder.from_code.weight": source.take("decoder.decoder_embed.weight", width, code_dim),
         "decoder.from_code.bias": source.take("decoder.decoder_embed.bias", width),
@@ -81,15 +83,21 @@ def _channels_first(rows: Array, patch_size: int) -> Array:
 
 
 def _take_trunk(
-    source: Tensors, side: str, width: int, heads: int, patch_size: int, image_size: int
+    source: Tensors, side: str, width: int, size: str, patch_size: int, image_size: int
 ) -> tuple[VitConfig, Arrays]:
     layers = source.count(f"{side}.transformer.")
     hidden = source.shape(f"{side}.transformer.0.mlp.c_fc.weight", 2)[0]
+    # Sizes may have other widths in some programs, but not those of each other.
+    if width != _WIDTHS[size] and width in _WIDTHS.values():
+        raise CheckpointError(
+            f"the {side} is {size} by its config or --family, but {width} wide, which is another "
+            "size; the number of its attention heads would be wrong"
+        )
     class_token = f"{side}.class_embedding" in source
     part = VitConfig(
         width=width,
         layers=layers,
-        heads=heads,
+        heads=HEADS[size],
         patch_size=patch_size,
         mlp_ratio=hidden / width,
         class_token=class_token,

@@ -17,13 +17,13 @@ class Convolution(nn.Conv2d):
     def __init__(self, before: int, width: int, bias: bool = True) -> None:
         super().__init__(before, width, 3, padding=1, bias=bias)
 
-    def forward(self, x: Tensor, double: bool = False) -> Tensor:
-        """[B, C, H, W] -> [B, K, H, W]; with ``double``, of x at twice its size."""
-        side = min(x.shape[2:]) * (2 if double else 1)
+    def forward(self, x: Tensor, doubled: bool = False) -> Tensor:
+        """[B, C, H, W] -> [B, K, H, W]; with ``doubled``, of x at twice its size."""
+        height, width = (side * (2 if doubled else 1) for side in x.shape[2:])
         one = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
-        if one and side >= _WINOGRAD_FROM and side % 4 == 0:
-            return winograd.convolve(x, self.weight, self.bias, double)
-        if double:
+        if one and min(height, width) >= _WINOGRAD_FROM and not (height % 4 or width % 4):
+            return winograd.convolve(x, self.weight, self.bias, doubled)
+        if doubled:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
         return super().forward(x)
 
@@ -108,5 +108,5 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
         if self.enlarge:
-            x = self.enlarge(x, double=True)
+            x = self.enlarge(x, doubled=True)
         return x

@@ -26,13 +26,13 @@ _DOUBLED = ((0, 1, 1, 2, 2, 3), 2)
 _STRIP = 128  # tiles at once: their numbers stay in the processor's caches
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, double: bool = False) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, doubled: bool = False) -> Tensor:
     """One picture [1, C, H, W], channels last, -> [1, K, H, W], padded by one zero all around.
 
-    With ``double``, of the picture at twice its size, each pixel repeated: [1, K, 2H, 2W]. The
+    With ``doubled``, of the picture at twice its size, each pixel repeated: [1, K, 2H, 2W]. The
     result's height and width must be multiples of 4.
     """
-    offsets, step = _DOUBLED if double else _PLAIN
+    offsets, step = _DOUBLED if doubled else _PLAIN
     channels, height, width = x.shape[1:]
     rows, columns = height // step, width // step  # of tiles
     outputs = len(weight)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,12 @@ from tokcodec.checkpoint import Header
 from tokcodec.config import ModelConfig
 from tokcodec.errors import TrainingError
 from tokcodec.files import write_atomically
+from tokcodec.model.loading import Dtype
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import Pictures, draw_batch, fit_side
 from tokcodec.train.export import export, mean_psnr, rounded
 from tokcodec.train.start import initialize
-
-Dtype = Literal["float32", "bfloat16"]
 
 _START_PICTURES = 8192
 
@@ -82,6 +81,16 @@ class Report:
     pictures_per_second: float
 
 
+def require_trainable(config: ModelConfig) -> None:
+    """Refuses models of published checkpoints that this loop cannot train.
+
+    Raises:
+        TrainingError: a MaskGIT-VQGAN head, or codes whose every prefix decodes.
+    """
+    if config.vqgan or config.prefix_codes:
+        raise TrainingError("models with vqgan or prefix_codes cannot be trained here")
+
+
 def train(
     config: ModelConfig,
     recipe: Recipe,
@@ -99,6 +108,7 @@ def train(
     Raises:
         TrainingError: the run was begun with other settings or pictures, or diverges.
     """
+    require_trainable(config)
     settings = json.dumps(
         {
             "config": json.loads(config.to_json()),
@@ -265,21 +275,3 @@ class _Session:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.averages.load_state(state["averages"])
-
-
-def fastest_dtype(device: torch.device) -> Dtype:
-    """``bfloat16`` where matrix products in it are measured to be clearly faster than float32.
-
-    Some processors have it in hardware, others emulate it hundreds of times slower.
-    """
-
-    def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(512, 512, dtype=dtype, device=device)
-        best = math.inf
-        for _ in range(4):
-            begun = time.perf_counter()
-            float((matrix @ matrix)[0, 0])  # reading a value waits for the device
-            best = min(best, time.perf_counter() - begun)
-        return best
-
-    return "bfloat16" if seconds(torch.bfloat16) * 1.3 < seconds(torch.float32) else "float32"

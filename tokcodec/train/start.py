@@ -55,6 +55,10 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
     cells = cells[:, overlap : overlap + inner, overlap : overlap + inner].flatten()
     head.weight[cells, :rank] = (basis * scale)[:, :rank]
     head.bias[cells] = mean
+    if head.convolution:
+        nn.init.dirac_(head.convolution.weight)
+        assert head.convolution.bias is not None
+        nn.init.zeros_(head.convolution.bias)
 
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)

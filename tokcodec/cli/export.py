@@ -1,0 +1,37 @@
+"""``tokcodec export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokcodec.cli.options import Force
+from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.errors import OutputError
+
+
+def export(
+    dataset: Annotated[
+        Path, typer.Argument(help="A token dataset: a folder of shards, or one Parquet file.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="NAME.npy, NAME.safetensors or NAME.jsonl."
+        ),
+    ],
+    force: Force = False,
+) -> None:
+    """Write a token dataset in a format that trainers read.
+
+    .npy and .safetensors hold the codes [n, N] in the smallest unsigned type, and a file beside
+    them the keys; .jsonl a line {"class_id": ..., "tokens": [...]} a row. Failed rows are left out.
+    """
+    require_pyarrow()
+    from tokcodec.dataset.export import export as write
+    from tokcodec.dataset.reader import open_dataset
+
+    if output.exists() and not force:
+        raise OutputError(f"{output}: is there already; -f overwrites it")
+    count = write(open_dataset(dataset), output)
+    say(f"{dataset} -> {output}: {count:,} rows")

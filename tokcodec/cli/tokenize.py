@@ -1,0 +1,199 @@
+"""``tokcodec tokenize``."""
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tokcodec.cli.encode import colour_of
+from tokcodec.cli.jobs import STANDARD
+from tokcodec.cli.options import (
+    CORES,
+    WEIGHTS,
+    AllowLarge,
+    BatchSize,
+    Device,
+    Json,
+    Tokens,
+    Workers,
+    allow_large,
+)
+from tokcodec.cli.terminal import print_json, require_pyarrow, say
+from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.errors import DatasetError
+
+if TYPE_CHECKING:
+    from tokcodec.dataset.tokenize import Progress
+
+
+def tokenize(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="A folder of shards, or one file.parquet."
+        ),
+    ],
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SRC]...",
+            help="Folders, globs, pictures, WebDataset tars, Parquet files; paths or URLs.",
+        ),
+    ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|-", help="Also the pictures that it lists, a name a line."),
+    ] = None,
+    force: Annotated[bool, typer.Option("-f", "--force", help="Begin again.")] = False,
+    weights: Annotated[
+        str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
+    ] = DEFAULT_WEIGHTS,
+    fit: Annotated[
+        Literal["stretch", "crop", "pad"] | None,
+        typer.Option(help="How a picture meets the square; the checkpoint's own if not given."),
+    ] = None,
+    background: Annotated[
+        str, typer.Option(metavar="COLOUR", help="Behind transparent parts: a name or #rrggbb.")
+    ] = "white",
+    views: Annotated[
+        Literal["one", "hflip", "ten-crop"],
+        typer.Option(help="Rows a picture: one, it and its mirror image, or ten crops."),
+    ] = "one",
+    tokens: Tokens = None,
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="The label in Parquet inputs; label if not given."),
+    ] = None,
+    rows_per_shard: Annotated[
+        int, typer.Option(min=1, help="Rows of a shard; a tar is always one.")
+    ] = 10_000,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Only part I of N (from 0), for other machines' sake."),
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(min=0, help="Stop above so many bad pictures.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do shards with failed rows again.")
+    ] = False,
+    verify_inputs: Annotated[
+        bool, typer.Option("--verify-inputs", help="Compare the bytes of finished shards' inputs.")
+    ] = False,
+    device: Device = "auto",
+    dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Of the encoder's matrix products.")
+    ] = "float32",
+    batch_size: BatchSize = 16,
+    workers: Workers = CORES,
+    allow_large_pictures: AllowLarge = False,
+    as_json: Json = False,
+) -> None:
+    """Turn pictures into a token dataset.
+
+    Rows of Parquet, in shards. A bad picture is a row with its error. After a stop, the same
+    command goes on from the last whole shard and ends in the same bytes as without the stop.
+    """
+    from tokcodec.checkpoint import check_tokens
+    from tokcodec.codec import Codec
+    from tokcodec.convert.weights import find
+
+    require_pyarrow()
+    from tokcodec.dataset.plan import make_plan
+    from tokcodec.dataset.tokenize import Settings, ShardStep, run
+    from tokcodec.dataset.views import COUNTS
+
+    if allow_large_pictures:
+        allow_large()
+    part = _part(shard, output)
+    listed = _listed(from_file)
+    if not sources and not listed:
+        raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
+    header = find(weights)
+    check_tokens(header, tokens)
+    settings = Settings(
+        fit or ("stretch" if header.config.default_fit == "tile" else header.config.default_fit),
+        views,
+        colour_of(background),
+        tokens,
+    )
+    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit)
+    codec = Codec.load(header, device, batch_size, dtype)
+    step = ShardStep(codec, settings, plan, workers)
+    with _Bar(len(plan.part(*part))) as bar:
+        rows, failed = run(
+            step,
+            plan,
+            output,
+            part,
+            retry_failed=retry_failed,
+            verify_inputs=verify_inputs,
+            force=force,
+            max_failures=max_failures,
+            report=bar.show,
+        )
+    say(f"{output}: {rows:,} rows of {len(plan.part(*part)):,} shards, {failed:,} failed")
+    if as_json:
+        print_json({"output": str(output), "rows": rows, "failed": failed})
+    if failed:
+        raise typer.Exit(3)
+
+
+class _Bar:
+    """Rows as they come, on a terminal."""
+
+    def __init__(self, shards: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.progress = Progress(
+            TextColumn("shards"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rows]:,} rows, {task.fields[failed]:,} failed"),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self.task = self.progress.add_task("", total=shards, rows=0, failed=0)
+        self.done: dict[int, tuple[int, int]] = {}
+        self.rows = self.failed = 0
+
+    def __enter__(self) -> "_Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def show(self, now: "Progress") -> None:
+        rows, failed = self.done.get(now.shard.number, (0, 0))
+        self.rows += now.rows - rows
+        self.failed += now.failed - failed
+        self.done[now.shard.number] = now.rows, now.failed
+        self.progress.update(
+            self.task, completed=len(self.done) - (not now.kept), rows=self.rows, failed=self.failed
+        )
+
+
+def _part(text: str | None, output: Path) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise typer.BadParameter(f"{text!r} is not I/N with I from 0 to N-1", param_hint="--shard")
+    if output.suffix == ".parquet":
+        raise typer.BadParameter("parts need a folder for -o", param_hint="--shard")
+    return int(match[1]), int(match[2])
+
+
+def _listed(name: str | None) -> list[str]:
+    if name is None:
+        return []
+    try:
+        text = sys.stdin.read() if name == STANDARD else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"--from-file {name}: cannot read as text: {error}") from error
+    return [line for line in text.splitlines() if line]

@@ -1,0 +1,1 @@
+"""Token datasets: pictures of any number to Parquet, resumable, and back."""

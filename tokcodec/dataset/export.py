@@ -1,0 +1,107 @@
+"""Token datasets in the formats that trainers read: .npy, .safetensors, .jsonl."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors.numpy import save
+
+from tokcodec.dataset.reader import TokenRows, smallest_type, token_matrix
+from tokcodec.errors import DatasetError
+from tokcodec.files import write_atomically
+
+SUFFIXES = (".npy", ".safetensors", ".jsonl")
+
+
+def export(dataset: TokenRows, target: Path) -> int:
+    """Writes a dataset in the format of the target's extension; gives the number of rows.
+
+    - ``.npy``, ``.safetensors`` (tensor ``tokens``): codes [n, N] in the smallest unsigned type,
+      failed rows dropped; beside it ``NAME.index.jsonl``, a line a row with its key, label and
+      view.
+    - ``.jsonl``: a line ``{"class_id": int, "tokens": [...]}`` a row, as TiTok's trainers read it;
+      class numbers count the sorted labels, unless these are all numbers themselves.
+
+    Raises:
+        DatasetError: the extension is none of these; or rows for a ``.jsonl`` have no label.
+        OutputError: the file system refused.
+    """
+    if target.suffix == ".jsonl":
+        return _jsonl(dataset, target)
+    if target.suffix not in SUFFIXES:
+        raise DatasetError(f"{target}: name it {', '.join(SUFFIXES)}")
+    metadata = dataset.metadata
+    count = 0
+    for columns in dataset.columns("tokens"):
+        count += len(columns["tokens"]) - columns["tokens"].null_count
+    shape = (count, metadata.run["tokens"])
+    if target.suffix == ".npy":
+
+        def write(file: BinaryIO) -> None:
+            header = {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(smallest_type(metadata))),
+                "fortran_order": False,
+                "shape": shape,
+            }
+            np.lib.format.write_array_header_1_0(file, header)
+            for columns in _all(dataset):
+                file.write(token_matrix(columns["tokens"], metadata).tobytes())
+
+    else:
+
+        def write(file: BinaryIO) -> None:
+            tokens = np.concatenate(
+                [token_matrix(columns["tokens"], metadata) for columns in _all(dataset)]
+            )
+            facts = {f"tokcodec.{name}": getattr(metadata, name) for name in ("config", "code_id")}
+            file.write(save({"tokens": tokens}, facts))
+
+    def write_index(file: BinaryIO) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
+        for columns in _all(dataset):
+            for row in _kept(columns):
+                text.write(json.dumps({k: row[k] for k in ("key", "label", "view")}) + "\n")
+        text.detach()
+
+    write_atomically(target, write)
+    write_atomically(target.with_name(target.name + ".index.jsonl"), write_index)
+    return count
+
+
+def _jsonl(dataset: TokenRows, target: Path) -> int:
+    labels = {row["label"] for columns in _all(dataset) for row in _kept(columns)}
+    if None in labels:
+        raise DatasetError(f"{dataset.path}: rows without a label; .jsonl needs class_id for each")
+    numeric = all(label.isdecimal() for label in labels)
+    classes = {
+        label: int(label) if numeric else number for number, label in enumerate(sorted(labels))
+    }
+    count = 0
+
+    def write(file: BinaryIO) -> None:
+        nonlocal count
+        for columns in _all(dataset):
+            tokens = token_matrix(columns["tokens"], dataset.metadata).tolist()
+            for row, codes in zip(_kept(columns), tokens, strict=True):
+                line = {"class_id": classes[row["label"]], "tokens": codes}
+                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                count += 1
+
+    write_atomically(target, write)
+    return count
+
+
+def _all(dataset: TokenRows) -> Iterator[dict[str, Any]]:
+    return dataset.columns("key", "label", "view", "tokens")
+
+
+def _kept(columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    kept = columns["tokens"].is_valid().to_pylist()
+    names = ("key", "label", "view")
+    values = zip(*(columns[name].to_pylist() for name in names), strict=True)
+    for ok, row in zip(kept, values, strict=True):
+        if ok:
+            yield dict(zip(names, row, strict=True))

@@ -1,0 +1,133 @@
+"""Reading token datasets: whole, or row by row. No torch."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tokcodec.dataset.table import Metadata, read_metadata
+from tokcodec.errors import DatasetError
+from tokcodec.tokenfile import TokenFile
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """A token dataset on disk: its files in order, and their metadata."""
+
+    path: Path
+    files: tuple[Path, ...]
+    metadata: Metadata
+
+    def columns(self, *names: str) -> Iterator[dict[str, Any]]:
+        """These columns, a row group at a time: arrays of pyarrow by name."""
+        for file in self.files:
+            opened = pq.ParquetFile(file)
+            for group in range(opened.num_row_groups):
+                table = opened.read_row_group(group, list(names))
+                yield {name: table.column(name).combine_chunks() for name in names}
+
+    def __len__(self) -> int:
+        return sum(pq.read_metadata(file).num_rows for file in self.files)
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards."""
+    return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("part-*.parquet")))
+
+
+def open_dataset(path: str | Path) -> TokenRows:
+    """Opens a dataset: one Parquet file, or a folder of ``part-*.parquet``.
+
+    Raises:
+        DatasetError: it is none, files of it are missing, or they are of several runs.
+    """
+    path = Path(path)
+    files = tuple(sorted(path.glob("part-*.parquet"))) if path.is_dir() else (path,)
+    if not files or not files[0].is_file():
+        raise DatasetError(f"{path}: no token dataset: neither a file nor a folder of shards")
+    all_metadata = [read_metadata(file) for file in files]
+    first = all_metadata[0]
+    for file, metadata in zip(files, all_metadata, strict=True):
+        if (metadata.plan, metadata.code_id) != (first.plan, first.code_id):
+            raise DatasetError(f"{file}: is of another run than {files[0].name}")
+    if path.is_dir() and len(files) != first.shards:
+        raise DatasetError(
+            f"{path}: holds {len(files)} of {first.shards} shards; "
+            "run its tokenize command again to finish it"
+        )
+    return TokenRows(path, files, first)
+
+
+def load_tokens(path: str | Path) -> NDArray[Any]:
+    """All codes of a dataset, [n, N] in the smallest unsigned type; failed rows left out.
+
+    Raises:
+        DatasetError: see ``open_dataset``.
+    """
+    dataset = open_dataset(path)
+    parts = [
+        token_matrix(columns["tokens"], dataset.metadata) for columns in dataset.columns("tokens")
+    ]
+    width = dataset.metadata.run["tokens"]
+    kind = smallest_type(dataset.metadata)
+    return np.concatenate(parts) if parts else np.empty((0, width), kind)
+
+
+def token_files(
+    dataset: TokenRows, selected: Collection[str] = ()
+) -> Iterator[tuple[str, TokenFile | DatasetError]]:
+    """A name and the token file of every row, or of the selected ones; for failed rows an error.
+
+    Args:
+        dataset: the rows.
+        selected: keys, or numbers of rows from 0; all rows if empty. Another view than 0 has it
+            in its name: ``a.jpg.view1``.
+
+    Raises:
+        DatasetError: nothing has a selected key or number.
+    """
+    metadata = dataset.metadata
+    missing = set(selected)
+    number = -1
+    for columns in dataset.columns("key", "view", "width", "height", "tokens", "error"):
+        names = columns.keys()
+        for values in zip(*(column.to_pylist() for column in columns.values()), strict=True):
+            row = dict(zip(names, values, strict=True))
+            number += 1
+            if selected and not {row["key"], str(number)} & set(selected):
+                continue
+            missing -= {row["key"], str(number)}
+            name = row["key"] + (f".view{row['view']}" if row["view"] else "")
+            if row["tokens"] is None:
+                yield name, DatasetError(f"has no tokens: {row['error']}")
+                continue
+            yield (
+                name,
+                TokenFile(
+                    np.array(row["tokens"], np.int64),
+                    metadata.model.quantizer.bits,
+                    bytes.fromhex(metadata.code_id[:8]),
+                    row["width"],
+                    row["height"],
+                    "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
+                ),
+            )
+    if missing:
+        raise DatasetError(f"{dataset.path}: no row {sorted(missing)[0]}")
+
+
+def token_matrix(tokens: pa.ListArray, metadata: Metadata) -> NDArray[Any]:
+    """The rows of a ``tokens`` column that are not null, [n, N] in the smallest unsigned type."""
+    flat = tokens.flatten().to_numpy(zero_copy_only=False)
+    matrix: NDArray[Any] = flat.astype(smallest_type(metadata))
+    return matrix.reshape(-1, metadata.run["tokens"])
+
+
+def smallest_type(metadata: Metadata) -> Any:
+    """The unsigned type that holds every code of this codebook."""
+    return np.min_scalar_type(metadata.model.quantizer.codebook_size - 1)

@@ -1,0 +1,174 @@
+"""The Parquet files of a token dataset: their columns, their metadata, written whole.
+
+Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``,
+and ``txt`` and ``json`` where the inputs are tars. ``tokens`` is null on failure.
+
+Metadata, beside the columns:
+
+===================  ===========================================================================
+``tokcodec.config``   canonical JSON of the model's ``ModelConfig``
+``tokcodec.code_id``  64 hex digits
+``tokcodec.run``      JSON: fit, views, dtype, device, compute batch, versions
+``tokcodec.plan``     digest of the whole plan that the file is part of
+``tokcodec.shards``   number of files that the plan has
+``tokcodec.shard``    digest of the inputs of this file
+``tokcodec.inputs``   SHA-256 over the bytes of these inputs
+===================  ===========================================================================
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tokcodec.config import ModelConfig
+from tokcodec.errors import DatasetError
+from tokcodec.files import write_atomically
+
+# Of a row group: what a reader of one random row has to decode.
+_GROUP = 512
+COMPANIONS = ("txt", "json")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; ``tokens`` int64 [N], or None with the reason in ``error``."""
+
+    key: str
+    label: str | None
+    view: int
+    width: int | None
+    height: int | None
+    tokens: NDArray[Any] | None
+    error: str | None
+    companions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says of itself."""
+
+    config: str
+    code_id: str
+    run: dict[str, Any]
+    plan: str
+    shards: int
+    shard: str
+    inputs: str
+
+    @property
+    def model(self) -> ModelConfig:
+        return ModelConfig.from_json(self.config)
+
+    def to_arrow(self) -> dict[str, str]:
+        return {
+            "tokcodec.config": self.config,
+            "tokcodec.code_id": self.code_id,
+            "tokcodec.run": json.dumps(self.run, sort_keys=True),
+            "tokcodec.plan": self.plan,
+            "tokcodec.shards": str(self.shards),
+            "tokcodec.shard": self.shard,
+            "tokcodec.inputs": self.inputs,
+        }
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of a dataset's file.
+
+    Raises:
+        DatasetError: it cannot be read as Parquet, or is no token dataset.
+    """
+    try:
+        fields = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise DatasetError(f"{path}: cannot read as Parquet: {reason}") from error
+    try:
+        found = {name: fields[f"tokcodec.{name}".encode()].decode() for name in _FIELDS}
+        facts = {"run": json.loads(found["run"]), "shards": int(found["shards"])}
+        return Metadata(**{**found, **facts})
+    except (KeyError, ValueError) as error:
+        raise DatasetError(f"{path}: not a token dataset (no {error.args[0]!r} in it)") from error
+
+
+_FIELDS = ("config", "code_id", "run", "plan", "shards", "shard", "inputs")
+
+
+def schema(config: ModelConfig, companions: Sequence[str]) -> pa.Schema:
+    """The columns; tokens are uint16, or uint32 where K is above 65,536."""
+    small = config.quantizer.codebook_size <= 1 << 16
+    columns = {
+        "key": pa.string(),
+        "label": pa.string(),
+        "view": pa.uint8(),
+        "width": pa.int32(),
+        "height": pa.int32(),
+        "tokens": pa.list_(pa.uint16() if small else pa.uint32()),
+        "status": pa.string(),
+        "error": pa.string(),
+        **dict.fromkeys(companions, pa.string()),
+    }
+    return pa.schema(columns)
+
+
+def write_rows(
+    path: Path, rows: Sequence[Row], metadata: Metadata, companions: Sequence[str]
+) -> None:
+    """Writes a file, whole or not at all.
+
+    Raises:
+        OutputError: the file system refused.
+    """
+    columns = schema(metadata.model, companions)
+    tokens = [row.tokens for row in rows]
+    lengths = [0 if t is None else len(t) for t in tokens]
+    values = np.concatenate([t for t in tokens if t is not None] or [np.zeros(0)])
+    kind = columns.field("tokens").type
+    lists = pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+        pa.array(values.astype(kind.value_type.to_pandas_dtype())),
+        type=kind,
+        mask=pa.array([t is None for t in tokens]),
+    )
+    arrays = {
+        "tokens": lists,
+        "status": pa.array(["ok" if t is not None else "failed" for t in tokens], pa.string()),
+    }
+    for name in ("key", "label", "view", "width", "height", "error"):
+        arrays[name] = pa.array([getattr(row, name) for row in rows], columns.field(name).type)
+    for name in companions:
+        arrays[name] = pa.array([row.companions.get(name) for row in rows], pa.string())
+    table = pa.table(
+        [arrays[name] for name in columns.names],
+        schema=columns.with_metadata(metadata.to_arrow()),
+    )
+    write_atomically(path, lambda file: pq.write_table(table, file, row_group_size=_GROUP))
+
+
+def merge(path: Path, parts: Iterable[Path], metadata: Metadata) -> None:
+    """Joins the files of a run to one, row group by row group.
+
+    Raises:
+        OutputError: the file system refused.
+    """
+
+    def write(file: Any) -> None:
+        writer = None
+        for part in parts:
+            opened = pq.ParquetFile(part)
+            if writer is None:
+                columns = opened.schema_arrow.with_metadata(metadata.to_arrow())
+                writer = pq.ParquetWriter(file, columns)
+            for group in range(opened.num_row_groups):
+                table = opened.read_row_group(group)
+                writer.write_table(table.cast(columns), row_group_size=_GROUP)
+        assert writer
+        writer.close()
+
+    write_atomically(path, write)

@@ -1,0 +1,79 @@
+"""``TokenDataset``: rows of a token dataset for a training loop."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tokcodec.dataset.reader import open_dataset, token_matrix
+
+
+class TokenDataset(Dataset[tuple[Tensor, int]]):
+    """The rows of a dataset that did not fail: codes int64 [N] and the class, -1 if it has none.
+
+    Rows are read when asked for, a row group at a time; the file is never loaded whole. Works with
+    ``DataLoader`` and its workers, which fetch a batch's rows together.
+
+    Attributes:
+        classes: the labels, sorted; a row's class is an index into them.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._rows = open_dataset(path)
+        self._files: dict[int, pq.ParquetFile] = {}
+        self._groups: list[tuple[int, int]] = []  # file, row group
+        self._starts = [0]  # first row of each group, failed ones not counted
+        labels: list[str | None] = []
+        for number, file in enumerate(self._rows.files):
+            opened = pq.ParquetFile(file)
+            for group in range(opened.num_row_groups):
+                table = opened.read_row_group(group, ["label", "status"])
+                status = table.column("status").to_pylist()
+                kept = [
+                    label
+                    for label, state in zip(table.column("label").to_pylist(), status, strict=True)
+                    if state == "ok"
+                ]
+                labels += kept
+                self._groups.append((number, group))
+                self._starts.append(self._starts[-1] + len(kept))
+        self.classes = sorted({label for label in labels if label is not None})
+        numbers = {label: number for number, label in enumerate(self.classes)}
+        self._classes = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Several rows; each row group among them is read once."""
+        found: dict[int, tuple[Tensor, int]] = {}
+        wanted = [index + len(self) if index < 0 else index for index in indices]
+        by_group: dict[int, list[int]] = {}
+        for index in wanted:
+            if not 0 <= index < len(self):
+                raise IndexError(f"row {index} of {len(self)}")
+            by_group.setdefault(bisect_right(self._starts, index) - 1, []).append(index)
+        for group, rows in by_group.items():
+            tokens = self._read(group)
+            for index in rows:
+                row = tokens[index - self._starts[group]]
+                found[index] = torch.from_numpy(row.astype(np.int64)), int(self._classes[index])
+        return [found[index] for index in wanted]
+
+    def _read(self, group: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+        number, row_group = self._groups[group]
+        if number not in self._files:
+            self._files[number] = pq.ParquetFile(self._rows.files[number])
+        column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
+        return token_matrix(column.combine_chunks(), self._rows.metadata)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_files": {}}  # open files do not travel to workers
