@@ -8,13 +8,28 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokcodec.codec import Codec
+    from tokcodec.dataset.reader import load_tokens
+    from tokcodec.dataset.torch_dataset import TokenDataset
     from tokcodec.errors import TokcodecError
     from tokcodec.tokenfile import TokenFile
 
 __version__ = "0.1.0"
-__all__ = ["Codec", "TokcodecError", "TokenFile", "__version__"]
+__all__ = [
+    "Codec",
+    "TokcodecError",
+    "TokenDataset",
+    "TokenFile",
+    "__version__",
+    "load_tokens",
+]
 
-_MODULES = {"Codec": "codec", "TokcodecError": "errors", "TokenFile": "tokenfile"}
+_MODULES = {
+    "Codec": "codec",
+    "TokcodecError": "errors",
+    "TokenDataset": "dataset.torch_dataset",
+    "TokenFile": "tokenfile",
+    "load_tokens": "dataset.reader",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -55,6 +55,7 @@ class Codec:
         device: str = "auto",
         batch_size: int = BATCH_SIZE,
         dtype: Dtype = "float32",
+        compiled: bool = False,
     ) -> Self:
         """Loads a checkpoint.
 
@@ -65,13 +66,17 @@ class Codec:
             batch_size: squares that the model sees at once.
             dtype: of the encoder's matrix products (autocast); codes in ``bfloat16`` are not those
                 in ``float32``.
+            compiled: the encoder goes through ``torch.compile``.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
             DeviceError: there is no such device.
         """
         header = find(weights) if isinstance(weights, str) else weights
-        return cls(load(header, resolve_device(device)), header, batch_size, dtype)
+        model = load(header, resolve_device(device))
+        if compiled:
+            model.encoder.compile()
+        return cls(model, header, batch_size, dtype)
 
     @property
     def config(self) -> ModelConfig:
@@ -286,7 +291,10 @@ class Codec:
         return torch.cat(results)
 
     def _encode_pixels(self, squares: Rows) -> Rows:
-        pixels = torch.from_numpy(squares).to(self.device).permute(0, 3, 1, 2)
+        rows = torch.from_numpy(squares)
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()
+        pixels = rows.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         return self.encode(pixels.float() / 255).cpu().numpy()
 
     def _decode_pixels(self, codes: Rows) -> Rows:

@@ -20,6 +20,11 @@ def find_files(source: Path, extensions: Set[str]) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
+def is_dataset(path: Path) -> bool:
+    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards."""
+    return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("part-*.parquet")))
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Lets ``write`` fill a temporary file beside ``path``, syncs it and renames it into place.
 

@@ -16,15 +16,15 @@ class Report:
     """What a set of token files costs, and what it stands for.
 
     Attributes:
-        pictures: token files read.
-        failed: token files that could not be read; in no other figure.
+        pictures: token files, or rows of datasets, read.
+        failed: token files that could not be read, and failed rows; in no other figure.
         raw_bytes: width · height · 3 of the originals.
         source_bytes: bytes of the original files; None unless every one lies beside its tokens.
-        file_bytes: bytes of the token files, headers and checksums included.
+        file_bytes: bytes of the token files, headers and checksums included, or of the Parquet.
         payload_bits: bits of the codes alone.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
-        codebook_size: K; None if the model is not a bundled one, or there are several.
+        codebook_size: K; None if the model is neither bundled nor cached, or there are several.
         codes_used: distinct codes; this and what follows is None if there are several models.
         usage: ``codes_used`` over K.
         perplexity: 2 to the entropy.
@@ -58,14 +58,26 @@ class Collector:
 
     def add(self, token_file: TokenFile, path: Path) -> None:
         """Counts a token file read from ``path``, and its picture if that lies beside it."""
-        self._pictures += 1
-        self._pixels += token_file.width * token_file.height
         self._file_bytes += token_file.file_bytes
-        self._payload_bits += len(token_file.codes) * token_file.bits
+        self._count(token_file)
         source = path.with_name(path.name.removesuffix(SUFFIX))
         if self._source_bytes is not None:
             found = source != path and source.is_file()
             self._source_bytes = self._source_bytes + source.stat().st_size if found else None
+
+    def add_row(self, row: TokenFile) -> None:
+        """Counts a row of a token dataset; its bytes on disk are told by ``add_bytes``."""
+        self._source_bytes = None
+        self._count(row)
+
+    def add_bytes(self, count: int) -> None:
+        """Counts the bytes of a dataset's files."""
+        self._file_bytes += count
+
+    def _count(self, token_file: TokenFile) -> None:
+        self._pictures += 1
+        self._pixels += token_file.width * token_file.height
+        self._payload_bits += len(token_file.codes) * token_file.bits
         counts = self._counts.setdefault(token_file.code_id, {})
         for code, count in zip(*np.unique(token_file.codes, return_counts=True), strict=True):
             counts[int(code)] = counts.get(int(code), 0) + int(count)

@@ -13,6 +13,7 @@ from tokcodec.cli.models import models
 from tokcodec.cli.stats import stats
 from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
+from tokcodec.cli.verify import verify
 
 app = typer.Typer(
     help="An image-to-token codec: pictures to a few dozen discrete tokens, and back.",
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, stats, inspect, models, tokenize, export, convert, train):
+for command in (encode, decode, stats, inspect, models, tokenize, export, verify, convert, train):
     app.command()(command)
 
 

@@ -3,6 +3,9 @@
 import functools
 import re
 import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,8 +25,9 @@ from tokcodec.cli.options import (
     Workers,
     allow_large,
 )
-from tokcodec.cli.terminal import Tally
-from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
+from tokcodec.cli.terminal import Tally, require_pyarrow
+from tokcodec.errors import OutputError, TokcodecError, TokenFileError
+from tokcodec.files import is_dataset
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -31,6 +35,10 @@ if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
     from tokcodec.codec import Codec
     from tokcodec.tokenfile import TokenFile
+
+    Entry = tuple[Job, Callable[[], TokenFile]]
+
+_CHUNK = 1024  # token files read before the first of them is decoded
 
 
 def decode(
@@ -49,6 +57,10 @@ def decode(
         typer.Option(metavar="WxH|N", help="Size of the picture, or of its longer edge."),
     ] = None,
     tokens: Tokens = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY|ROW", help="Of a token dataset, only these; may be repeated."),
+    ] = None,
     device: Device = "auto",
     batch_size: BatchSize = 16,
     workers: Workers = CORES,
@@ -58,49 +70,102 @@ def decode(
     """Turn token files back into pictures, at their original size.
 
     Without -o, a.jpg.tok becomes a.jpg.png beside it. A file named with -o takes the format of
-    its extension; folders and standard output get PNG.
+    its extension; folders and standard output get PNG. SRC may be one token dataset, whose rows
+    become KEY.png in the folder that -o names.
     """
     from tokcodec.checkpoint import check_tokens, find_by_code_id
     from tokcodec.convert.weights import find
-    from tokcodec.tokenfile import SUFFIX
 
     if allow_large_pictures:
         allow_large()
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both a picture and JSON")
     wanted = _parse_size(size)
-    jobs = plan(sources, output, lambda: {SUFFIX}, lambda name: name.removesuffix(SUFFIX) + ".png")
+    dataset = Path(sources[0]) if len(sources) == 1 and is_dataset(Path(sources[0])) else None
+    if select and not dataset:
+        raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
+    count, entries = (
+        _rows(dataset, output, select or []) if dataset else _files(plan_files(sources, output))
+    )
     fixed = find(weights) if weights else None
     fitting = functools.cache(find_by_code_id)
-    with Tally("decode", len(jobs), as_json) as tally:
-        # A folder may hold files of several models; each is loaded once.
-        groups: dict[str, tuple[Header, list[tuple[Job, TokenFile]]]] = {}
-        for job in jobs:
-            try:
-                if job.target and job.target.exists() and not force:
-                    raise TokcodecError(f"{job.target}: is there already; -f overwrites it")
-                token_file = _read(job)
-                header = fixed or fitting(token_file.code_id)
-                if header is None:
-                    raise TokenFileError(
-                        f"{job}: its codes are of model {token_file.code_id.hex()}, which is "
-                        "neither bundled nor cached; name its checkpoint with --weights"
-                    )
+    load = functools.cache(_load)
+    with Tally("decode", count, as_json) as tally:
+        while chunk := list(islice(entries, _CHUNK)):
+            # It may hold codes of several models; each is loaded once.
+            groups: dict[str, tuple[Header, list[tuple[Job, TokenFile]]]] = {}
+            for job, read in chunk:
                 try:
+                    if job.target and job.target.exists() and not force:
+                        raise OutputError(f"{job.target}: is there already; -f overwrites it")
+                    token_file = read()
+                    header = fixed or fitting(token_file.code_id)
+                    if header is None:
+                        raise TokenFileError(
+                            f"its codes are of model {token_file.code_id.hex()}, which is "
+                            "neither bundled nor cached; name its checkpoint with --weights"
+                        )
                     check_tokens(header, tokens)
-                except CheckpointError as error:
-                    raise CheckpointError(f"{job}: {error}") from error
-            except TokcodecError as error:
-                tally.failed(job, str(error))
-            else:
-                group = groups.setdefault(header.checkpoint_id, (header, []))
-                group[1].append((job, token_file))
-        for header, entries in groups.values():
-            from tokcodec.codec import Codec
-
-            codec = Codec.load(header, device, batch_size)
-            _decode_group(codec, entries, wanted, tokens, workers, tally)
+                except OutputError as error:
+                    tally.failed(job, str(error))
+                except TokcodecError as error:
+                    tally.failed(job, f"{job}: {error}")
+                else:
+                    groups.setdefault(header.checkpoint_id, (header, []))[1].append(
+                        (job, token_file)
+                    )
+            for header, group in groups.values():
+                codec = load(header.path, device, batch_size)
+                _decode_group(codec, group, wanted, tokens, workers, tally)
     tally.close()
+
+
+def _load(path: Path, device: str, batch_size: int) -> "Codec":
+    from tokcodec.codec import Codec
+
+    return Codec.load(str(path), device, batch_size)
+
+
+def plan_files(sources: list[str], output: str | None) -> list[Job]:
+    """The token files to decode, and where their pictures go."""
+    from tokcodec.tokenfile import SUFFIX
+
+    return plan(sources, output, lambda: {SUFFIX}, lambda name: name.removesuffix(SUFFIX) + ".png")
+
+
+def _files(jobs: list[Job]) -> "tuple[int, Iterator[Entry]]":
+    return len(jobs), ((job, functools.partial(_read, job)) for job in jobs)
+
+
+def _rows(path: Path, output: str | None, select: list[str]) -> "tuple[int, Iterator[Entry]]":
+    require_pyarrow()
+    from tokcodec.dataset.reader import open_dataset, token_files
+
+    if output is None or output == STANDARD:
+        raise typer.BadParameter("name a folder for the pictures of a dataset", param_hint="-o")
+    folder = Path(output)
+    dataset = open_dataset(path)
+    names: set[str] = set()
+
+    def entries() -> "Iterator[Entry]":
+        for name, row in token_files(dataset, select):
+            below = PurePosixPath(name)
+            problem: TokcodecError | None = row if isinstance(row, TokcodecError) else None
+            if below.is_absolute() or ".." in below.parts or not below.name:
+                problem = TokenFileError("its key leaves the folder of the pictures; not written")
+            elif name in names:
+                problem = TokenFileError("a second row of this key; choose it by --select ROW")
+            names.add(name)
+            target = folder / below.with_name(below.name + ".png") if not problem else None
+            yield Job(Path(name), target), functools.partial(_given, problem or row)
+
+    return len(select) or len(dataset), entries()
+
+
+def _given(row: "TokenFile | TokcodecError") -> "TokenFile":
+    if isinstance(row, TokcodecError):
+        raise row
+    return row
 
 
 def _decode_group(
@@ -133,12 +198,12 @@ def _decode_group(
 def _read(job: Job) -> "TokenFile":
     from tokcodec.tokenfile import TokenFile
 
-    if job.source:
-        return TokenFile.load(job.source)
-    try:
+    if not job.source:
         return TokenFile.from_bytes(StandardInput().getvalue())
-    except TokenFileError as error:
-        raise TokenFileError(f"{job}: {error}") from error
+    try:
+        return TokenFile.from_bytes(job.source.read_bytes())
+    except OSError as error:
+        raise TokenFileError(f"cannot read: {error.strerror}") from error
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | int | None:

@@ -7,16 +7,28 @@ from typing import Annotated, Any
 import typer
 
 from tokcodec.cli.options import Json
-from tokcodec.cli.terminal import print_json
+from tokcodec.cli.terminal import print_json, require_pyarrow
 from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.files import is_dataset
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A token file or a checkpoint.")],
+    file: Annotated[Path, typer.Argument(help="A token file, a checkpoint or a token dataset.")],
     codes: Annotated[bool, typer.Option("--codes", help="The codes, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what one file holds, after checking all of it."""
+    """Show what one file, or one token dataset, holds, after checking all of it."""
+    facts = _dataset(file) if is_dataset(file) else _file(file, codes)
+    if as_json:
+        print_json(facts)
+        return
+    # Plain lines: ids and codes stay whole however narrow the terminal.
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+
+
+def _file(file: Path, codes: bool) -> dict[str, Any]:
     from tokcodec.checkpoint import SUFFIX
     from tokcodec.tokenfile import MAGIC
 
@@ -26,18 +38,34 @@ def inspect(
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
     if magic == MAGIC or file.suffix != SUFFIX:
-        facts = _token_file(file, codes)
-    elif codes:
+        return _token_file(file, codes)
+    if codes:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--codes")
-    else:
-        facts = _checkpoint(file)
-    if as_json:
-        print_json(facts)
-        return
-    # Plain lines: ids and codes stay whole however narrow the terminal.
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+    return _checkpoint(file)
+
+
+def _dataset(path: Path) -> dict[str, Any]:
+    require_pyarrow()
+    from tokcodec.checkpoint import find_by_code_id
+    from tokcodec.dataset.reader import open_dataset
+
+    dataset = open_dataset(path)
+    failed = sum(
+        columns["status"].to_pylist().count("failed") for columns in dataset.columns("status")
+    )
+    header = find_by_code_id(bytes.fromhex(dataset.metadata.code_id[:8]))
+    return {
+        "kind": "token dataset",
+        "shards": len(dataset.files),
+        "rows": len(dataset),
+        "failed": failed,
+        "file_bytes": sum(file.stat().st_size for file in dataset.files),
+        "code_id": dataset.metadata.code_id,
+        "model": header.name if header else None,
+        "run": dataset.metadata.run,
+        "plan": dataset.metadata.plan,
+        "config": json.loads(dataset.metadata.config),
+    }
 
 
 def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokcodec.cli.options import Json
-from tokcodec.cli.terminal import print_json, say
-from tokcodec.errors import TokenFileError
-from tokcodec.files import find_files
+from tokcodec.cli.terminal import print_json, require_pyarrow, say
+from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.files import find_files, is_dataset
 
 if TYPE_CHECKING:
-    from tokcodec.stats import Report
+    from tokcodec.stats import Collector, Report
 
 
 def stats(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC", help="Token files, or folders of them.")
+        list[Path],
+        typer.Argument(metavar="SRC", help="Token files, folders of them, token datasets."),
     ],
     as_json: Json = False,
 ) -> None:
@@ -30,6 +31,9 @@ def stats(
 
     collector = Collector()
     for source in sources:
+        if is_dataset(source):
+            _add_dataset(collector, source)
+            continue
         for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
             try:
                 collector.add(TokenFile.load(path), path)
@@ -47,6 +51,19 @@ def stats(
         _print(report)
     if collector.failed:
         raise typer.Exit(3)
+
+
+def _add_dataset(collector: "Collector", path: Path) -> None:
+    require_pyarrow()
+    from tokcodec.dataset.reader import open_dataset, token_files
+
+    dataset = open_dataset(path)
+    collector.add_bytes(sum(file.stat().st_size for file in dataset.files))
+    for _, row in token_files(dataset):
+        if isinstance(row, TokcodecError):
+            collector.failed += 1
+        else:
+            collector.add_row(row)
 
 
 def _print(report: "Report") -> None:

@@ -87,8 +87,21 @@ def tokenize(
     dtype: Annotated[
         Literal["float32", "bfloat16"], typer.Option(help="Of the encoder's matrix products.")
     ] = "float32",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile the encoder first.")
+    ] = False,
     batch_size: BatchSize = 16,
     workers: Workers = CORES,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Where shards are done: here, or by Ray's actors."),
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster; without it, Ray starts here.")
+    ] = None,
+    actors: Annotated[
+        int, typer.Option(min=1, help="Ray's actors, each with a model; a GPU each with cuda.")
+    ] = 1,
     allow_large_pictures: AllowLarge = False,
     as_json: Json = False,
 ) -> None:
@@ -100,10 +113,11 @@ def tokenize(
     from tokcodec.checkpoint import check_tokens
     from tokcodec.codec import Codec
     from tokcodec.convert.weights import find
+    from tokcodec.model.loading import fastest_dtype, resolve_device
 
     require_pyarrow()
     from tokcodec.dataset.plan import make_plan
-    from tokcodec.dataset.tokenize import Settings, ShardStep, run
+    from tokcodec.dataset.tokenize import Settings, ShardStep, Task, in_turn, run
     from tokcodec.dataset.views import COUNTS
 
     if allow_large_pictures:
@@ -119,14 +133,29 @@ def tokenize(
         views,
         colour_of(background),
         tokens,
+        resolve_device(device).type,
+        dtype,
+        batch_size,
+        compiled,
     )
     plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit)
-    codec = Codec.load(header, device, batch_size, dtype)
-    step = ShardStep(codec, settings, plan, workers)
+    task = Task(header, settings, plan)
+    if engine == "ray":
+        from tokcodec.dataset.ray import on_ray
+
+        work = on_ray(task, ray_address, actors, workers)
+    else:
+        codec = Codec.load(header, device, batch_size, dtype, compiled)
+        if settings.device == "cpu" and dtype == "float32" and fastest_dtype(codec.device) != dtype:
+            say(
+                "this processor is faster in bfloat16: --dtype bfloat16 brings that, and changes "
+                "some codes (tokcodec verify shows how many)"
+            )
+        work = in_turn(ShardStep(task, codec, workers))
     with _Bar(len(plan.part(*part))) as bar:
         rows, failed = run(
-            step,
-            plan,
+            task,
+            work,
             output,
             part,
             retry_failed=retry_failed,

@@ -35,11 +35,6 @@ class TokenRows:
         return sum(pq.read_metadata(file).num_rows for file in self.files)
 
 
-def is_dataset(path: Path) -> bool:
-    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards."""
-    return path.suffix == ".parquet" or (path.is_dir() and any(path.glob("part-*.parquet")))
-
-
 def open_dataset(path: str | Path) -> TokenRows:
     """Opens a dataset: one Parquet file, or a folder of ``part-*.parquet``.
 

@@ -97,7 +97,7 @@ class Tar:
                         sample = {}
                     key = own
                     suffix = (dot + rest).lower()
-                    if suffix in _COMPANIONS or posixpath.splitext(suffix)[1] in known:
+                    if suffix in _COMPANIONS or "." + suffix.rpartition(".")[2] in known:
                         opened = tar.extractfile(member)
                         sample[suffix] = opened.read() if opened else b""
                 if sample:

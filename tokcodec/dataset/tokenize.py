@@ -6,19 +6,21 @@ like a run that was never stopped.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from tokcodec.codec import Codec
+from tokcodec.checkpoint import Header
+from tokcodec.codec import BATCH_SIZE, Codec
 from tokcodec.config import Fit
 from tokcodec.dataset.plan import Plan, Shard
 from tokcodec.dataset.sources import Record, Tar
@@ -26,8 +28,11 @@ from tokcodec.dataset.table import COMPANIONS, Metadata, Row, merge, read_metada
 from tokcodec.dataset.views import Views, read_views
 from tokcodec.errors import DatasetError, OutputError, PictureError
 from tokcodec.files import TEMPORARY
+from tokcodec.model.loading import Dtype
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import WHITE, Squares
+
+_ELSEWHERE = "choose another -o, or begin again with -f"
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,18 @@ class Settings:
         fit, background: see ``Codec.compress``; ``tile`` has no rows of one length.
         views: rows a picture, see ``views.read_views``.
         tokens: codes a row, the first ones; all if None.
+        device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
+        compiled: the encoder goes through ``torch.compile``.
     """
 
     fit: Fit
     views: Views = "one"
     background: tuple[int, int, int] = WHITE
     tokens: int | None = None
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+    batch_size: int = BATCH_SIZE
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.fit == "tile":
@@ -60,43 +71,92 @@ class Progress:
     kept: bool = False
 
 
-def describe_run(codec: Codec, settings: Settings) -> dict[str, Any]:
-    """What stands in every file under ``tokcodec.run``; runs go on only where it is equal."""
-    return {
-        "fit": settings.fit,
-        "views": settings.views,
-        "background": list(settings.background),
-        "tokens": settings.tokens or codec.config.num_codes,
-        "device": codec.device.type,
-        "dtype": codec.dtype,
-        "batch_size": codec.batch_size,
-        "versions": {
-            **{name: version(name) for name in ("tokcodec", "torch", "pillow")},
-            "machine": platform.machine(),
-        },
-    }
+class Task:
+    """A plan, a model and settings: what every file of one dataset must agree on."""
 
-
-class ShardStep:
-    """Turns one shard into one file. Everything that runs shards, on one machine or many, does it
-    through this."""
-
-    def __init__(self, codec: Codec, settings: Settings, plan: Plan, workers: int) -> None:
-        self.codec, self.settings, self.workers = codec, settings, workers
+    def __init__(self, header: Header, settings: Settings, plan: Plan) -> None:
+        self.header, self.settings, self.plan = header, settings, plan
         self.companions = (
             COMPANIONS if any(isinstance(shard.batch, Tar) for shard in plan.shards) else ()
         )
-        self._metadata = Metadata(
-            config=codec.config.to_json(),
-            code_id=codec.header.code_id,
-            run=describe_run(codec, settings),
+        versions = {name: version(name) for name in ("tokcodec", "torch", "pillow")}
+        run = {
+            **dataclasses.asdict(settings),
+            "background": list(settings.background),
+            "tokens": settings.tokens or header.config.num_codes,
+            "versions": {**versions, "machine": platform.machine()},
+        }
+        self.metadata = Metadata(
+            config=header.config.to_json(),
+            code_id=header.code_id,
+            run=run,
             plan=plan.digest,
             shards=len(plan.shards),
             shard="",
             inputs="",
         )
 
-    def __call__(self, shard: Shard, path: Path, report: Callable[[Progress], None]) -> Progress:
+    def finished(self, path: Path, shard: Shard | None = None) -> bool:
+        """Whether ``path`` is the whole file of a shard, or of the plan.
+
+        Raises:
+            DatasetError: it is there, and of another run.
+        """
+        if not path.exists():
+            return False
+        found = read_metadata(path)
+        self._check_settings(path, found)
+        if found.plan != self.metadata.plan or (shard and found.shard != shard.digest):
+            raise DatasetError(
+                f"{path}: its inputs have changed since (names, sizes or times); {_ELSEWHERE}"
+            )
+        return True
+
+    def check_inputs(self, path: Path, shard: Shard) -> None:
+        """Compares the bytes of a finished shard's inputs with those that it was made from.
+
+        Raises:
+            DatasetError: they differ.
+        """
+        total = hashlib.sha256()
+        for record in shard.batch.records():
+            with contextlib.suppress(OSError):
+                total.update(hashlib.sha256(record.read()).digest())
+        if read_metadata(path).inputs != total.hexdigest():
+            raise DatasetError(f"{path}: the bytes of its inputs have changed since; {_ELSEWHERE}")
+
+    def merge(self, path: Path, parts: Sequence[Path]) -> None:
+        """Joins all shards' files to one.
+
+        Raises:
+            OutputError: the file system refused.
+        """
+        digests = [read_metadata(part).inputs for part in parts]
+        inputs = hashlib.sha256("".join(digests).encode()).hexdigest()
+        merge(path, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
+
+    def _check_settings(self, path: Path, found: Metadata) -> None:
+        own = self.metadata
+        if found.code_id != own.code_id:
+            raise DatasetError(
+                f"{path}: is of model {found.code_id[:8]}, not {own.code_id[:8]}; {_ELSEWHERE}"
+            )
+        for name in sorted(own.run.keys() | found.run.keys()):
+            then, now = found.run.get(name), own.run.get(name)
+            if then != now:
+                raise DatasetError(f"{path}: was made with {name} {then}, not {now}; {_ELSEWHERE}")
+
+
+class ShardStep:
+    """Turns one shard into one file. Everything that runs shards, on one machine or many, does it
+    through this."""
+
+    def __init__(self, task: Task, codec: Codec, workers: int) -> None:
+        self.task, self.codec, self.workers = task, codec, workers
+
+    def __call__(
+        self, shard: Shard, path: Path, report: Callable[[Progress], None] = lambda _: None
+    ) -> Progress:
         """Writes ``path``. A bad picture is a failed row; a bad tar ends the run.
 
         Raises:
@@ -111,61 +171,15 @@ class ShardStep:
             inputs.update(digest)
             done = Progress(shard, len(rows), done.failed + (row.tokens is None))
             report(done)
-        metadata = replace(self._metadata, shard=shard.digest, inputs=inputs.hexdigest())
-        write_rows(path, rows, metadata, self.companions)
+        metadata = dataclasses.replace(
+            self.task.metadata, shard=shard.digest, inputs=inputs.hexdigest()
+        )
+        write_rows(path, rows, metadata, self.task.companions)
         return done
-
-    def finished(self, shard: Shard, path: Path) -> bool:
-        """Whether ``path`` is this shard's whole file.
-
-        Raises:
-            DatasetError: it is there, and of another run.
-        """
-        if not path.exists():
-            return False
-        found = read_metadata(path)
-        _same_settings(path, found, self._metadata)
-        if (found.plan, found.shard) != (self._metadata.plan, shard.digest):
-            raise DatasetError(
-                f"{path}: its inputs have changed since (names, sizes or times); "
-                "choose another -o, or begin again with -f"
-            )
-        return True
-
-    def merged(self, path: Path) -> bool:
-        """Whether ``path`` is the one whole file of this plan.
-
-        Raises:
-            DatasetError: it is there, and of another run.
-        """
-        if not path.exists():
-            return False
-        found = read_metadata(path)
-        _same_settings(path, found, self._metadata)
-        if found.plan != self._metadata.plan:
-            raise DatasetError(
-                f"{path}: its inputs have changed since (names, sizes or times); "
-                "choose another -o, or begin again with -f"
-            )
-        return True
-
-    def merge(self, path: Path, parts: Sequence[Path]) -> None:
-        """Joins all shards' files to one."""
-        digests = [read_metadata(part).inputs for part in parts]
-        inputs = hashlib.sha256("".join(digests).encode()).hexdigest()
-        merge(path, parts, replace(self._metadata, shards=1, shard="", inputs=inputs))
-
-    def inputs_digest(self, shard: Shard) -> str:
-        """``tokcodec.inputs`` of the shard as its inputs are now."""
-        total = hashlib.sha256()
-        for record in shard.batch.records():
-            with contextlib.suppress(OSError):
-                total.update(hashlib.sha256(record.read()).digest())
-        return total.hexdigest()
 
     def _rows(self, records: Iterator[Record]) -> Iterator[tuple[Row, bytes]]:
         """Rows in order; with the first of each picture, the digest of its bytes."""
-        codec, settings = self.codec, self.settings
+        codec, settings = self.codec, self.task.settings
         read = map_ahead(self._read, records, self.workers, 4 * codec.batch_size)
         for picture, codes in codec.encode_stream(read):
             record = picture.record
@@ -193,9 +207,9 @@ class ShardStep:
             squares = read_views(
                 io.BytesIO(data),
                 self.codec.config.preprocessing,
-                self.settings.fit,
-                self.settings.views,
-                self.settings.background,
+                self.task.settings.fit,
+                self.task.settings.views,
+                self.task.settings.background,
             )
         except PictureError as error:
             return _ReadError(str(error).removeprefix("picture: "), record, digest)
@@ -216,9 +230,25 @@ class _ReadError(DatasetError):
         self.record, self.digest = record, digest
 
 
+# Does shards, each into its file, and gives what became of each as it is done.
+Engine = Callable[[Sequence[tuple[Shard, Path]], Callable[[Progress], None]], Iterable[Progress]]
+
+
+def in_turn(step: ShardStep) -> Engine:
+    """The engine of one process: a shard after the other."""
+
+    def engine(
+        todo: Sequence[tuple[Shard, Path]], report: Callable[[Progress], None]
+    ) -> Iterator[Progress]:
+        for shard, path in todo:
+            yield step(shard, path, report)
+
+    return engine
+
+
 def run(
-    step: ShardStep,
-    plan: Plan,
+    task: Task,
+    engine: Engine,
     output: Path,
     part: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
@@ -227,18 +257,18 @@ def run(
     max_failures: int | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[int, int]:
-    """Does what is left of a plan; gives the rows and the failed rows of this part.
+    """Does what is left of a task; gives the rows and the failed rows of this part.
 
     Args:
-        step: the work.
-        plan: its shards.
+        task: what is to be done.
+        engine: does it.
         output: a folder of shards, or one file if it ends in ``.parquet``.
         part: index and count: only every so manieth shard, for several machines.
         retry_failed: do shards again that have failed rows.
         verify_inputs: also compare the bytes of finished shards' inputs with those of then.
         force: begin again.
         max_failures: stop above so many failed rows.
-        report: told of every row.
+        report: told how the shards get on.
 
     Raises:
         DatasetError: another run is at it, the output is of another run, or too many failures.
@@ -246,57 +276,57 @@ def run(
     """
     whole = output.suffix == ".parquet"
     folder = output.with_name(output.name + ".parts") if whole else output
+    shards = task.plan.part(*part)
+    totals = {"rows": 0, "failed": 0}
+
+    def count(now: Progress) -> None:
+        totals["rows"] += now.rows
+        totals["failed"] += now.failed
+        report(now)
+
+    def watch(now: Progress) -> None:
+        failed = totals["failed"] + now.failed
+        if max_failures is not None and failed > max_failures:
+            raise DatasetError(
+                f"{output}: stopped at failed picture {failed} of at most {max_failures}; "
+                "the same command goes on from the last whole shard"
+            )
+        report(now)
+
     with locked(folder, output, part):
         if part[1] == 1:
             for half_written in folder.glob(TEMPORARY + "*"):  # by a run that was killed
                 half_written.unlink()
         if force:
-            if whole:
-                output.unlink(missing_ok=True)
-            for shard in plan.part(*part):
-                (folder / shard.name).unlink(missing_ok=True)
-        if whole and step.merged(output):
-            rows, failed = _count(output)
-            if not (failed and retry_failed):
-                report(Progress(plan.shards[0], rows, failed, kept=True))
-                return rows, failed
-        rows = failed = 0
+            for path in [folder / shard.name for shard in shards] + ([output] if whole else []):
+                path.unlink(missing_ok=True)
+        if whole and task.finished(output):
+            kept = _counted(output, task.plan.shards[0])
+            if not (kept.failed and retry_failed):
+                count(kept)
+                folder.rmdir()
+                return totals["rows"], totals["failed"]
         todo = []
-        for shard in plan.part(*part):
+        for shard in shards:
             path = folder / shard.name
-            if step.finished(shard, path):
-                if verify_inputs and read_metadata(path).inputs != step.inputs_digest(shard):
-                    raise DatasetError(
-                        f"{path}: the bytes of its inputs have changed since; "
-                        "choose another -o, or begin again with -f"
-                    )
-                kept_rows, kept_failed = _count(path)
-                if not (kept_failed and retry_failed):
-                    rows, failed = rows + kept_rows, failed + kept_failed
-                    report(Progress(shard, kept_rows, kept_failed, kept=True))
+            if task.finished(path, shard):
+                if verify_inputs:
+                    task.check_inputs(path, shard)
+                kept = _counted(path, shard)
+                if not (kept.failed and retry_failed):
+                    count(kept)
                     continue
-            todo.append(shard)
-
-        def watch(now: Progress) -> None:
-            if max_failures is not None and failed + now.failed > max_failures:
-                raise DatasetError(
-                    f"{output}: stopped at failed picture {failed + now.failed} of at most "
-                    f"{max_failures}; the same command goes on from the last whole shard"
-                )
-            report(now)
-
-        for shard in todo:
-            done = step(shard, folder / shard.name, watch)
-            rows, failed = rows + done.rows, failed + done.failed
+            todo.append((shard, path))
+        for done in engine(todo, watch):
+            watch(done)
+            count(done)
         if whole:
-            parts = [folder / shard.name for shard in plan.shards]
-            step.merge(output, parts)
-            for old in parts:
-                old.unlink()
-    if whole:
-        with contextlib.suppress(OSError):
+            parts = [folder / shard.name for shard in shards]
+            task.merge(output, parts)
+            for path in parts:
+                path.unlink()
             folder.rmdir()
-    return rows, failed
+    return totals["rows"], totals["failed"]
 
 
 @contextlib.contextmanager
@@ -334,21 +364,6 @@ def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
         yield
 
 
-def _same_settings(path: Path, found: Metadata, own: Metadata) -> None:
-    if found.code_id != own.code_id:
-        raise DatasetError(
-            f"{path}: is of model {found.code_id[:8]}, not {own.code_id[:8]}; choose another -o, "
-            "or begin again with -f"
-        )
-    for name in sorted(own.run.keys() | found.run.keys()):
-        then, now = found.run.get(name), own.run.get(name)
-        if then != now:
-            raise DatasetError(
-                f"{path}: was made with {name} {then}, not {now}; choose another -o, "
-                "or begin again with -f"
-            )
-
-
-def _count(path: Path) -> tuple[int, int]:
+def _counted(path: Path, shard: Shard) -> Progress:
     status = pq.read_table(path, columns=["status"]).column("status")
-    return len(status), status.to_pylist().count("failed")
+    return Progress(shard, len(status), status.to_pylist().count("failed"), kept=True)

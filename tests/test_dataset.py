@@ -1,0 +1,653 @@
+"""Token datasets: every kind of input, nothing lost, and back."""
+
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COMMAND, DATA, GOLDEN, PHOTOS
+from PIL import Image
+
+from tokcodec import Codec
+from tokcodec.errors import DatasetError, OutputError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from tokcodec.dataset.export import export  # noqa: E402
+from tokcodec.dataset.plan import make_plan  # noqa: E402
+from tokcodec.dataset.reader import load_tokens, open_dataset  # noqa: E402
+from tokcodec.dataset.sources import open_input  # noqa: E402
+from tokcodec.dataset.tokenize import (  # noqa: E402
+    Settings,
+    ShardStep,
+    Task,
+    in_turn,
+    locked,
+    run,
+)
+from tokcodec.dataset.torch_dataset import TokenDataset  # noqa: E402
+from tokcodec.dataset.views import COUNTS  # noqa: E402
+
+pytestmark = pytest.mark.parquet
+TINY = str(GOLDEN / "patch.safetensors")
+COLUMNS = ["key", "label", "view", "width", "height", "tokens", "status", "error"]
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec.load(TINY)
+
+
+def picture(seed, size=(32, 32)):
+    """A small PNG of coarse noise."""
+    noise = np.random.RandomState(seed).randint(0, 256, (4, 4, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """2,000 pictures in two class folders."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(2000):
+        path = folder / ("cat", "dog")[number % 2] / f"{number:04}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture(number))
+    return folder
+
+
+def go(codec, sources, output, rows_per_shard=100, workers=1, listed=(), limit=None, **more):
+    """``tokcodec tokenize`` in this process."""
+    settings = {k: more.pop(k) for k in ("views", "tokens", "fit") if k in more}
+    settings = Settings(**{"fit": "stretch", "batch_size": codec.batch_size, **settings})
+    label = more.pop("label", None)
+    sources = [str(source) for source in sources]
+    plan = make_plan(sources, listed, rows_per_shard, COUNTS[settings.views], label, limit)
+    task = Task(codec.header, settings, plan)
+    return run(task, in_turn(ShardStep(task, codec, workers)), Path(output), **more)
+
+
+def rows(path):
+    files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.glob("*.parquet")}
+
+
+# What comes out
+
+
+def test_columns_metadata_and_codes(run, codec, tmp_path):
+    source = tmp_path / "photos"
+    (source / "animals").mkdir(parents=True)
+    shutil.copy(PHOTOS[1], source / "animals" / "chelsea.png")
+    shutil.copy(PHOTOS[0], source / "astronaut.png")
+    (source / "broken.jpg").write_bytes((DATA / "coffee.jpg").read_bytes()[:9000])
+    (source / "zero.png").write_bytes(b"")
+    said = run("tokenize", source, "-o", tmp_path / "t.parquet", "--weights", TINY, status=3)
+    assert b"t.parquet: 4 rows of 1 shards, 2 failed" in said.stderr
+    schema = pq.read_schema(tmp_path / "t.parquet")
+    assert schema.names == COLUMNS
+    types = ["string", "string", "uint8", "int32", "int32", "list<element: uint16>"]
+    assert [str(kind) for kind in schema.types] == [*types, "string", "string"]
+    metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
+    assert metadata["tokcodec.config"] == codec.config.to_json()
+    assert metadata["tokcodec.code_id"] == codec.header.code_id
+    facts = json.loads(metadata["tokcodec.run"])
+    assert (facts["fit"], facts["views"], facts["dtype"]) == ("stretch", "one", "float32")
+    assert (facts["device"], facts["batch_size"], facts["tokens"]) == ("cpu", 16, 16)
+    assert facts["versions"].keys() == {"tokcodec", "torch", "pillow", "machine"}
+
+    found = {row["key"]: row for row in rows(tmp_path / "t.parquet")}
+    assert list(found) == ["astronaut.png", "broken.jpg", "zero.png", "animals/chelsea.png"]
+    chelsea = found["animals/chelsea.png"]
+    assert (chelsea["label"], chelsea["width"], chelsea["height"]) == ("animals", 451, 300)
+    assert found["astronaut.png"]["label"] is None
+    for key in ("animals/chelsea.png", "astronaut.png"):
+        assert found[key]["tokens"] == codec.compress(source / key).codes.tolist()
+        assert (found[key]["status"], found[key]["error"]) == ("ok", None)
+    for key in ("broken.jpg", "zero.png"):
+        assert found[key]["tokens"] is None
+        assert found[key]["status"] == "failed"
+        assert found[key]["error"].startswith("cannot read the picture: ")
+
+
+def test_duckdb_and_datasets_read_it(codec, many, tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    datasets = pytest.importorskip("datasets")
+    go(codec, [many], tmp_path / "out", limit=250)
+    pattern = str(tmp_path / "out" / "*.parquet")
+    query = f"select count(*), count(distinct key), max(len(tokens)) from '{pattern}'"
+    assert duckdb.sql(query).fetchall() == [(250, 250, 16)]
+    read = datasets.load_dataset(
+        "parquet", data_files=pattern, split="train", cache_dir=str(tmp_path / "hf")
+    )
+    assert np.array_equal(np.array(read["tokens"]), load_tokens(tmp_path / "out"))
+
+
+# What goes in
+
+
+def test_names_of_every_kind(codec, tmp_path):
+    source = tmp_path / "in"
+    (source / "ä b").mkdir(parents=True)
+    names = ["ä b/日本.png", "ä b/a'\"b.png", "[x].png", "same.jpg", "same.png"]
+    for number, name in enumerate(names):
+        (source / name).write_bytes(picture(number))
+    (source / "link.png").symlink_to(source / "same.png")
+    (source / "dangling.png").symlink_to(source / "nowhere.png")
+    (source / "folder.png").mkdir()
+    go(codec, [source], tmp_path / "a.parquet")
+    found = {row["key"]: row for row in rows(tmp_path / "a.parquet")}
+    assert set(found) == {*names, "link.png", "dangling.png"}
+    assert found["dangling.png"]["error"] == "cannot read: No such file or directory"
+    assert found["link.png"]["tokens"] == found["same.png"]["tokens"]
+    # A glob, and a list, give the same codes under their own keys.
+    go(codec, [source / "*" / "*.png"], tmp_path / "b.parquet")
+    globbed = [row["key"] for row in rows(tmp_path / "b.parquet")]
+    assert globbed == ["ä b/a'\"b.png", "ä b/日本.png"]
+    listed = [str(source / "same.png"), str(source / "gone.png")]
+    go(codec, [], tmp_path / "c.parquet", listed=listed)
+    assert [row["key"] for row in rows(tmp_path / "c.parquet")] == listed
+    assert [row["status"] for row in rows(tmp_path / "c.parquet")] == ["ok", "failed"]
+
+
+def test_lists_at_the_command_line(run, tmp_path, many):
+    names = "\n".join(map(str, sorted(many.rglob("*.png"))[:5])) + "\n"
+    (tmp_path / "list.txt").write_text(names)
+    options = ("--weights", TINY, "-o")
+    run("tokenize", "--from-file", tmp_path / "list.txt", *options, tmp_path / "a.parquet")
+    run("tokenize", "--from-file", "-", *options, tmp_path / "b.parquet", stdin=names.encode())
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert len(rows(tmp_path / "a.parquet")) == 5
+    for arguments, message in (
+        (["-o", "x"], "no pictures: name sources"),
+        (["nowhere", "-o", "x"], "nowhere: no such file, or no pictures in it"),
+        ([many, "-o", "x", "--shard", "2/2"], "I/N"),
+        ([many, "-o", "x.parquet", "--shard", "0/2"], "parts need a folder"),
+        (["--from-file", "absent", "-o", "x"], "--from-file absent: cannot read as text"),
+    ):
+        status = 1 if "nowhere" in arguments or "absent" in arguments else 2
+        said = run("tokenize", *arguments, cwd=tmp_path, status=status).stderr.decode()
+        assert message in said
+
+
+def test_two_inputs_of_one_key_are_refused(codec, many, tmp_path):
+    twin = tmp_path / "twin"
+    shutil.copytree(many / "cat", twin / "cat")
+    with pytest.raises(DatasetError, match=r"would both have the key cat/0000\.png"):
+        go(codec, [many, twin], tmp_path / "out")
+
+
+def test_tars(codec, tmp_path):
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "shards" / f"{shard}.tar", "w") as tar:
+
+            def add(name, data, tar=tar):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+            for number in range(3):
+                key = f"sub/{shard}{number}"
+                add(f"{key}.png", picture(10 * shard + number))
+                add(f"{key}.cls", f"{number}\n".encode())
+                if number:
+                    add(f"{key}.txt", "caption ü".encode())
+                    add(f"{key}.json", b'{"a": 1}')
+            add(f"sub/only{shard}.cls", b"5")
+    go(codec, [tmp_path / "shards"], tmp_path / "out", rows_per_shard=2)
+    assert [p.name for p in sorted((tmp_path / "out").glob("*.parquet"))] == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+    ]
+    found = rows(tmp_path / "out")
+    assert [row["key"] for row in found] == [
+        "sub/00", "sub/01", "sub/02", "sub/only0", "sub/10", "sub/11", "sub/12", "sub/only1",
+    ]  # fmt: skip
+    assert [row["label"] for row in found] == ["0", "1", "2", "5"] * 2
+    assert (found[1]["txt"], found[1]["json"], found[0]["txt"]) == ("caption ü", '{"a": 1}', None)
+    assert found[3]["error"] == "cannot read: no picture under this key"
+    expected = codec.compress(io.BytesIO(picture(12))).codes.tolist()
+    assert found[6]["tokens"] == expected
+    go(codec, [tmp_path / "shards" / "1.tar"], tmp_path / "b.parquet", limit=2)
+    assert [row["key"] for row in rows(tmp_path / "b.parquet")] == ["sub/10", "sub/11"]
+    whole = (tmp_path / "shards" / "1.tar").read_bytes()
+    (tmp_path / "shards" / "1.tar").write_bytes(whole[:700])
+    with pytest.raises(DatasetError, match=r"1\.tar: cannot read as a tar"):
+        go(codec, [tmp_path / "shards"], tmp_path / "c")
+    assert len(contents(tmp_path / "c")) == 1  # what was whole before stands
+
+
+def test_parquet_inputs(codec, tmp_path):
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    values = [{"bytes": picture(n), "path": f"{n}.png" if n % 2 else None} for n in range(7)]
+    values.append({"bytes": None, "path": None})
+    columns = {"image": pa.array(values, image), "label": pa.array(range(8)), "fine": ["x"] * 8}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet", row_group_size=3)
+    go(codec, [tmp_path / "in.parquet"], tmp_path / "out", rows_per_shard=5)
+    found = rows(tmp_path / "out")
+    assert [row["key"] for row in found] == [
+        "in.parquet/0", "1.png", "in.parquet/2", "3.png", "in.parquet/4", "5.png",
+        "in.parquet/6", "in.parquet/7",
+    ]  # fmt: skip
+    assert [row["label"] for row in found] == list("01234567")
+    assert found[7]["error"] == "cannot read: no picture in this row"
+    for number in range(7):
+        expected = codec.compress(io.BytesIO(picture(number))).codes.tolist()
+        assert found[number]["tokens"] == expected
+    go(codec, [tmp_path / "in.parquet"], tmp_path / "fine.parquet", label="fine", limit=4)
+    assert [row["label"] for row in rows(tmp_path / "fine.parquet")] == ["x"] * 4
+    with pytest.raises(DatasetError, match="no column coarse"):
+        go(codec, [tmp_path / "in.parquet"], tmp_path / "x.parquet", label="coarse")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "none.parquet")
+    with pytest.raises(DatasetError, match="no column of pictures"):
+        go(codec, [tmp_path / "none.parquet"], tmp_path / "x.parquet")
+    (tmp_path / "junk.parquet").write_bytes(b"junk")
+    with pytest.raises(DatasetError, match=r"junk\.parquet: cannot read as Parquet"):
+        go(codec, [tmp_path / "junk.parquet"], tmp_path / "x.parquet")
+
+
+def test_urls(codec, many, tmp_path):
+    go(codec, [f"file://{many}"], tmp_path / "a.parquet", limit=20)
+    go(codec, [many], tmp_path / "b.parquet", limit=20)
+    assert rows(tmp_path / "a.parquet") == rows(tmp_path / "b.parquet")
+    with open_input(f"file://{many}/cat/0000.png") as file:
+        assert file.read() == (many / "cat" / "0000.png").read_bytes()
+
+
+def test_views(codec, tmp_path):
+    shutil.copy(PHOTOS[0], tmp_path / "a.png")
+    image = Image.open(PHOTOS[0]).convert("RGB")
+    go(codec, [tmp_path / "a.png"], tmp_path / "flip.parquet", views="hflip")
+    found = rows(tmp_path / "flip.parquet")
+    assert [row["view"] for row in found] == [0, 1]
+    side = codec.config.preprocessing.image_size
+    square = image.resize((side, side), Image.Resampling.BICUBIC)
+    flipped = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert found[0]["tokens"] == codec.compress(square).codes.tolist()
+    assert found[1]["tokens"] == codec.compress(flipped).codes.tolist()
+    go(codec, [tmp_path / "a.png"], tmp_path / "ten.parquet", views="ten-crop")
+    found = rows(tmp_path / "ten.parquet")
+    assert [row["view"] for row in found] == list(range(10))
+    large = image.resize((35, 35), Image.Resampling.BICUBIC)
+    corners = [(1, 1), (0, 0), (3, 0), (0, 3), (3, 3)]
+    crops = [large.crop((x, y, x + 32, y + 32)) for x, y in corners]
+    crops += [crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops]
+    for row, crop in zip(found, crops, strict=True):
+        assert row["tokens"] == codec.compress(crop).codes.tolist()
+    with pytest.raises(DatasetError, match="--fit tile"):
+        go(codec, [tmp_path / "a.png"], tmp_path / "x.parquet", fit="tile")
+
+
+# The same codes, whatever runs beside them
+
+
+def test_codes_do_not_depend_on_place_order_or_workers(codec, many, tmp_path):
+    paths = sorted(map(str, many.rglob("*.png")))[:40]
+    expected = {}
+    for shift in (0, 1, 7, 15):
+        order = paths[shift:] + paths[:shift]
+        for workers in (1, 4):
+            output = tmp_path / f"{shift}-{workers}.parquet"
+            go(codec, [], output, listed=order, workers=workers, rows_per_shard=33)
+            for row in rows(output):
+                assert expected.setdefault(row["key"], row["tokens"]) == row["tokens"]
+    random.Random(0).shuffle(paths)
+    go(codec, [], tmp_path / "r.parquet", listed=paths, workers=4)
+    assert {row["key"]: row["tokens"] for row in rows(tmp_path / "r.parquet")} == expected
+
+
+def test_parts_are_together_one_run(codec, many, tmp_path):
+    go(codec, [many], tmp_path / "whole", limit=550)
+    for index in (2, 0, 1):
+        go(codec, [many], tmp_path / "parts", limit=550, part=(index, 3))
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert len(contents(tmp_path / "whole")) == 6
+
+
+# Nothing lost
+
+
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_killed_at_any_moment_it_ends_like_an_unbroken_run(many, tmp_path, name):
+    def start(output):
+        options = ["--weights", TINY, "--rows-per-shard", "40", "--workers", "2"]
+        command = [COMMAND, "tokenize", str(many), "-o", str(output), *options]
+        return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+    def stop_after(process, folder, shards):
+        while process.poll() is None and len(list(folder.glob("part-*"))) < shards:
+            time.sleep(0.002)
+        time.sleep(random.Random(shards).random() / 20)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    whole = tmp_path / "unbroken" / name
+    begun = start(whole)
+    assert begun.wait() == 0, begun.stderr.read()
+    broken = tmp_path / "broken" / name
+    folder = broken if name == "out" else broken.with_name(name + ".parts")
+    for shards in (1, 13, 30):
+        stop_after(start(broken), folder, shards)
+    last = start(broken)
+    assert last.wait() == 0, last.stderr.read()
+    if name == "out":
+        assert contents(broken) == contents(whole)
+        assert len(contents(whole)) == 50
+        assert {p.name for p in broken.iterdir()} == set(contents(broken))
+    else:
+        assert broken.read_bytes() == whole.read_bytes()
+        assert [p.name for p in broken.parent.iterdir()] == [name]
+    keys = [row["key"] for row in rows(broken)]
+    assert len(keys) == len(set(keys)) == 2000
+
+
+def test_what_is_finished_stands(codec, many, tmp_path):
+    out = tmp_path / "out"
+    assert go(codec, [many], out, limit=300) == (300, 0)
+    before = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    assert go(codec, [many], out, limit=300) == (300, 0)
+    (out / "part-00001.parquet").unlink()
+    assert go(codec, [many], out, limit=300) == (300, 0)
+    after = {p.name: p.stat().st_mtime_ns for p in out.iterdir()}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"part-00001.parquet"}
+
+
+def test_other_runs_are_refused(codec, many, tmp_path):
+    out = tmp_path / "out"
+    source = tmp_path / "in"
+    shutil.copytree(many / "cat", source)
+    go(codec, [source], out, limit=150)
+    finished = contents(out)
+    other = Codec.load(str(GOLDEN / "latent.safetensors"))
+    with pytest.raises(DatasetError, match="is of model d4031cfb, not"):
+        go(other, [source], out, limit=150)
+    with pytest.raises(DatasetError, match="was made with views one, not hflip"):
+        go(codec, [source], out, limit=150, views="hflip", rows_per_shard=200)
+    with pytest.raises(DatasetError, match="its inputs have changed"):
+        go(codec, [source], out, limit=160)
+    first = sorted(source.glob("*.png"))[0]
+    data, times = first.read_bytes(), first.stat()
+    first.write_bytes(picture(99) + b" ")
+    with pytest.raises(DatasetError, match="its inputs have changed"):
+        go(codec, [source], out, limit=150)
+    # The same size and time, and other bytes: only a look at the bytes tells.
+    first.write_bytes(data[:-1] + b"X")
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    go(codec, [source], out, limit=150)
+    with pytest.raises(DatasetError, match="the bytes of its inputs have changed"):
+        go(codec, [source], out, limit=150, verify_inputs=True)
+    first.write_bytes(data)
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    go(codec, [source], out, limit=150, verify_inputs=True)
+    assert contents(out) == finished
+    go(codec, [source], out, limit=150, views="hflip", rows_per_shard=200, force=True)
+    assert len(rows(out)) == 300
+
+
+def test_a_second_run_is_refused(codec, many, tmp_path):
+    out = tmp_path / "out"
+    with locked(out, out, (0, 1)):
+        for part in ((0, 1), (1, 2)):
+            with pytest.raises(DatasetError, match="another run is writing"):
+                go(codec, [many], out, limit=10, part=part)
+    with locked(out, out, (0, 2)):
+        go(codec, [many], out, limit=10, rows_per_shard=5, part=(1, 2))
+        for part in ((0, 1), (0, 2)):
+            with pytest.raises(DatasetError, match="another run is writing"):
+                go(codec, [many], out, limit=10, rows_per_shard=5, part=part)
+    assert go(codec, [many], out, limit=10, rows_per_shard=5) == (10, 0)
+
+
+def test_failures(codec, tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(40):
+        (source / f"{number:02}.png").write_bytes(picture(number))
+    for number in (3, 25):
+        (source / f"{number:02}.png").write_bytes(b"junk")
+    out = tmp_path / "out"
+    with pytest.raises(DatasetError, match="stopped at failed picture 2 of at most 1"):
+        go(codec, [source], out, rows_per_shard=10, max_failures=1)
+    assert len(contents(out)) == 2
+    assert go(codec, [source], out, rows_per_shard=10, max_failures=2) == (40, 2)
+    # A mended picture of the same size and time: failed shards are done again, the others stand.
+    for number in (3, 25):
+        path = source / f"{number:02}.png"
+        stamp = path.stat().st_mtime_ns
+        path.unlink()
+        path.symlink_to(tmp_path / f"mended{number}")
+        (tmp_path / f"mended{number}").write_bytes(b"junk")
+        os.utime(path, ns=(stamp, stamp))
+    before = contents(out)
+    assert go(codec, [source], out, rows_per_shard=10, retry_failed=True) == (40, 2)
+    assert contents(out) == before
+
+
+def test_a_full_disk(run, many, tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+    options = ["--weights", TINY, "--rows-per-shard", "100", "--limit", "300"]
+    command = [COMMAND, "tokenize", many, "-o", tmp_path / "out", *options]
+    done = subprocess.run(command, capture_output=True, preexec_fn=limited, check=False)
+    assert done.returncode == 1
+    (said,) = done.stderr.decode().splitlines()
+    assert "part-00000.parquet: cannot write: File too large" in said
+    assert list((tmp_path / "out").iterdir()) == []
+    run(*command[1:])
+    assert len(rows(tmp_path / "out")) == 300
+
+
+def test_memory_is_flat(tmp_path):
+    image = pa.array([{"bytes": picture(0), "path": None}] * 10_000)
+    pq.write_table(pa.table({"image": image}), tmp_path / "in.parquet", row_group_size=500)
+    peaks = []
+    for limit in (1_000, 10_000):
+        program = (
+            "import sys, resource; from tokcodec.cli import main\n"
+            "try: main()\nexcept SystemExit: pass\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        options = ["--weights", TINY, "--rows-per-shard", "500", "--limit", str(limit)]
+        arguments = ["tokenize", "in.parquet", "-o", f"out{limit}", *options]
+        done = subprocess.run(
+            [COMMAND.parent / "python", "-c", program, *arguments],
+            capture_output=True,
+            cwd=tmp_path,
+            check=True,
+        )
+        peaks.append(int(done.stdout) / 1024)
+        assert len(open_dataset(tmp_path / f"out{limit}")) == limit
+    assert peaks[1] - peaks[0] < 50, peaks
+
+
+# Back
+
+
+@pytest.fixture(scope="module")
+def dataset(codec, many, tmp_path_factory):
+    """150 rows in 2 shards, three of them failed."""
+    folder = tmp_path_factory.mktemp("dataset")
+    for path in sorted(many.rglob("*.png"), key=lambda path: path.name)[:150]:
+        copy = folder / "in" / path.relative_to(many)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    for number in (0, 2, 60):
+        (folder / "in" / "cat" / f"{number:04}.png").write_bytes(b"junk")
+    assert go(codec, [folder / "in"], folder / "out") == (150, 3)
+    return folder / "out"
+
+
+def test_pictures_come_back(run, dataset, codec, tmp_path):
+    weights = ("--weights", TINY)
+    run("decode", dataset, "-o", tmp_path / "all", *weights, status=3)
+    names = {p.relative_to(tmp_path / "all").as_posix() for p in (tmp_path / "all").rglob("*.png")}
+    kept = [row for row in rows(dataset) if row["status"] == "ok"]
+    assert names == {row["key"] + ".png" for row in kept}
+    token_file = codec.compress(io.BytesIO(picture(4)))
+    picture_again = np.asarray(Image.open(tmp_path / "all" / "cat" / "0004.png.png"))
+    assert np.array_equal(picture_again, np.asarray(codec.decompress(token_file)))
+    some = ("--select", "cat/0004.png", "--select", "5")
+    run("decode", dataset, "-o", tmp_path / "some", *weights, *some)
+    assert {p.name for p in (tmp_path / "some" / "cat").iterdir()} == {
+        "0004.png.png",
+        "0010.png.png",
+    }
+    said = run(
+        "decode", dataset, "-o", "x", *weights, "--select", "nothing", status=1, cwd=tmp_path
+    )
+    assert b": no row nothing" in said.stderr
+
+
+def test_keys_that_leave_the_folder(run, dataset, tmp_path):
+    file = dataset / "part-00001.parquet"
+    table = pq.read_table(file)
+    evil = ["../up.png", "/tmp/root.png", "a/../../b.png", "..", "good.png", "good.png"]
+    keys = pa.array(evil + table.column("key").to_pylist()[len(evil) :])
+    table = table.set_column(0, "key", keys).slice(0, len(evil))
+    metadata = {**table.schema.metadata, b"tokcodec.shards": b"1"}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "evil.parquet")
+    (tmp_path / "inner").mkdir()
+    arguments = (tmp_path / "evil.parquet", "-o", "out", "--weights", TINY)
+    said = run("decode", *arguments, cwd=tmp_path / "inner", status=3).stderr.decode()
+    assert said.count("its key leaves the folder of the pictures; not written") == 4
+    assert said.count("a second row of this key") == 1
+    found = {p.name for p in tmp_path.rglob("*.png")}
+    assert found == {"good.png.png"}
+
+
+def test_export(run, dataset, tmp_path):
+    kept = [row for row in rows(dataset) if row["status"] == "ok"]
+    expected = np.array([row["tokens"] for row in kept])
+    for name in ("t.npy", "t.safetensors", "t.jsonl"):
+        run("export", dataset, "-o", tmp_path / name)
+    tokens = np.load(tmp_path / "t.npy")
+    assert (tokens.dtype, tokens.shape) == (np.uint8, (147, 16))  # K is 60
+    assert np.array_equal(tokens, expected)
+    assert np.array_equal(load_tokens(dataset), expected)
+    from safetensors.numpy import load_file
+
+    assert np.array_equal(load_file(tmp_path / "t.safetensors")["tokens"], expected)
+    index = [json.loads(line) for line in (tmp_path / "t.npy.index.jsonl").open()]
+    assert index == [{k: row[k] for k in ("key", "label", "view")} for row in kept]
+    lines = [json.loads(line) for line in (tmp_path / "t.jsonl").open()]
+    assert [line["tokens"] for line in lines] == expected.tolist()
+    assert [line["class_id"] for line in lines] == [
+        {"cat": 0, "dog": 1}[row["label"]] for row in kept
+    ]
+    said = run("export", dataset, "-o", tmp_path / "t.npy", status=1).stderr
+    assert b"is there already" in said
+    with pytest.raises(DatasetError, match=r"name it \.npy"):
+        export(open_dataset(dataset), tmp_path / "t.csv")
+
+
+def test_token_dataset(dataset):
+    import torch
+    from torch.utils.data import DataLoader
+
+    kept = [row for row in rows(dataset) if row["status"] == "ok"]
+    found = TokenDataset(dataset)
+    assert (len(found), found.classes) == (147, ["cat", "dog"])
+    for index in (0, 1, 76, 146, -1):
+        tokens, label = found[index]
+        assert tokens.dtype == torch.int64
+        assert tokens.tolist() == kept[index]["tokens"]
+        assert found.classes[label] == kept[index]["label"]
+    with pytest.raises(IndexError):
+        found[147]
+    torch.manual_seed(0)
+    loader = DataLoader(found, batch_size=32, shuffle=True, num_workers=2)
+    batches = [(tokens, labels) for tokens, labels in loader]
+    together = sorted(tuple(row) for tokens, _ in batches for row in tokens.tolist())
+    assert together == sorted(tuple(row["tokens"]) for row in kept)
+
+
+def test_stats_and_inspect(run, dataset):
+    facts = json.loads(run("inspect", dataset, "--json").stdout)
+    assert (facts["kind"], facts["shards"], facts["rows"]) == ("token dataset", 2, 150)
+    assert facts["failed"] == 3
+    report = json.loads(run("stats", dataset, "--json", status=3).stdout)
+    assert (report["pictures"], report["failed"]) == (147, 3)
+    assert report["raw_bytes"] == 147 * 32 * 32 * 3
+    assert report["payload_bits"] == 147 * 16 * 6
+    assert report["file_bytes"] == sum(p.stat().st_size for p in dataset.glob("*.parquet"))
+
+
+def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "half")
+    (tmp_path / "half" / "part-00000.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"half: holds 1 of 2 shards; run its tokenize"):
+        load_tokens(tmp_path / "half")
+    with pytest.raises(DatasetError, match="no token dataset"):
+        load_tokens(tmp_path / "nothing")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(DatasetError, match=r"other\.parquet: not a token dataset"):
+        load_tokens(tmp_path / "other.parquet")
+
+
+def test_verify(run, tmp_path):
+    shutil.copytree(DATA, tmp_path / "photos")
+    found = json.loads(run("verify", tmp_path / "photos", "--weights", TINY, "--json").stdout)
+    assert [way["codes"] for way in found] == [64] * len(found)
+    assert {way["way"]["batch_size"] for way in found} == {1, 4, 16, 64}
+    assert {way["way"]["dtype"] for way in found} == {"float32", "bfloat16"}
+    assert found[0]["differing"] == 0
+    for way in found:
+        assert (way["largest_margin"] is None) == (way["differing"] == 0)
+        if way["way"]["dtype"] == "float32" and way["differing"]:
+            assert way["largest_margin"] < 1e-3
+    text = run("verify", tmp_path / "photos", "--weights", TINY, "--limit", "2").stdout.decode()
+    assert "2 pictures, patch; compared with cpu, float32, batch 16" in text
+
+
+# Ray
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_with_a_worker_killed(codec, many, tmp_path):
+    pytest.importorskip("ray")
+    source = tmp_path / "in"
+    shutil.copytree(many, source)
+    (source / "cat" / "0002.png").write_bytes(b"junk")
+    go(codec, [source], tmp_path / "local", rows_per_shard=40)
+    options = ["--weights", TINY, "--rows-per-shard", "40", "--engine", "ray", "--actors", "2"]
+    begun = subprocess.Popen(
+        [COMMAND, "tokenize", str(source), "-o", str(tmp_path / "ray"), *options],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
+    )
+    killed = False
+    while begun.poll() is None:
+        if not killed and len(list((tmp_path / "ray").glob("part-*"))) >= 3:
+            found = subprocess.run(
+                ["pgrep", "-f", "ray::MapWorker"], capture_output=True, check=False
+            ).stdout.split()
+            if found:
+                os.kill(int(found[0]), signal.SIGKILL)
+                killed = True
+        time.sleep(0.01)
+    assert begun.returncode == 3, begun.stderr.read().decode()
+    assert killed
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+def test_an_output_that_cannot_be_written(codec, many):
+    with pytest.raises(OutputError, match="/proc/nowhere/out: cannot write"):
+        go(codec, [many], "/proc/nowhere/out", limit=3)

@@ -1,0 +1,94 @@
+"""Do codes agree across devices, dtypes, thread counts and batch sizes? Measured, not promised."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from tokcodec import checkpoint
+from tokcodec.codec import BATCH_SIZE, Codec
+from tokcodec.model.loading import Dtype
+
+_ROWS = 1024  # vectors whose distances to the whole codebook are held at once
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute the same codes."""
+
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+    threads: int = 1
+    batch_size: int = BATCH_SIZE
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        return f"{self.device}, {self.dtype}, batch {self.batch_size}{threads}"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the codes of one way compare with those of the first.
+
+    Attributes:
+        way: how they were computed.
+        codes: how many.
+        differing: how many of them differ.
+        largest_margin: of those that differ, the largest gap in squared distance between the
+            nearest vector and the second nearest, in the first way's z; None if none differ.
+    """
+
+    way: Way
+    codes: int
+    differing: int
+    largest_margin: float | None
+
+
+def ways_at_hand(threads: int) -> list[Way]:
+    """Every way that this machine has, the default one first."""
+    first = Way(threads=threads)
+    others = [Way(threads=n) for n in {1, 2, threads} - {threads}]
+    others += [Way(threads=threads, batch_size=n) for n in (1, 4, 64)]
+    others.append(Way(threads=threads, dtype="bfloat16"))
+    if torch.cuda.is_available():
+        others += [Way(device="cuda"), Way(device="cuda", dtype="bfloat16")]
+    return [first, *others]
+
+
+def compare(
+    header: checkpoint.Header, squares: NDArray[np.uint8], ways: list[Way]
+) -> Iterator[Agreement]:
+    """Encodes squares, uint8 [n, S, S, 3], in each way and compares with the first."""
+    pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    expected = margins = None
+    before = torch.get_num_threads()
+    try:
+        for way in ways:
+            torch.set_num_threads(way.threads)
+            codec = Codec.load(header, way.device, way.batch_size, way.dtype)
+            codes = codec.encode(pixels).cpu()
+            if expected is None or margins is None:
+                expected, margins = codes, _margins(codec, pixels)
+            differ = codes != expected
+            largest = float(margins[differ].max()) if differ.any() else None
+            yield Agreement(way, codes.numel(), int(differ.sum()), largest)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def _margins(codec: Codec, pixels: torch.Tensor) -> torch.Tensor:
+    """float64 [n, N]: second smallest minus smallest squared distance of each z."""
+    model = codec.model
+    z = torch.cat([model.encoder(model.shrink(p)) for p in pixels.split(codec.batch_size)])  # type: ignore[no-untyped-call]
+    codebook = model.quantizer.codebook
+    if codec.config.quantizer.l2_normalize:
+        z, codebook = F.normalize(z, dim=-1), F.normalize(codebook, dim=-1)
+    gaps = []
+    for part in z.flatten(0, 1).double().split(_ROWS):  # type: ignore[no-untyped-call]
+        near = torch.cdist(part, codebook.double()).square().topk(2, largest=False).values
+        gaps.append(near[:, 1] - near[:, 0])
+    return torch.cat(gaps).view(z.shape[:2])

@@ -1,0 +1,66 @@
+"""``tokcodec verify``."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokcodec.cli.jobs import plan
+from tokcodec.cli.options import WEIGHTS, Json, Sources
+from tokcodec.cli.terminal import print_json, say
+from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.errors import PictureError
+
+if TYPE_CHECKING:
+    from tokcodec.picture import Pixels
+
+
+def verify(
+    sources: Sources,
+    weights: Annotated[
+        str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
+    ] = DEFAULT_WEIGHTS,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many pictures.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Report whether codes agree across devices, dtypes, thread counts and batch sizes.
+
+    Each way that this machine has is compared with the default one, on the pictures of SRC. The
+    margin is the gap in squared distance between the nearest vector and the second nearest.
+    """
+    from tokcodec.convert.weights import find
+    from tokcodec.picture import extensions, read_squares
+
+    jobs = plan(sources, None, extensions, lambda name: name)
+    header = find(weights)
+    squares: list[Pixels] = []
+    for job in jobs:
+        if len(squares) == limit:
+            break
+        try:
+            assert job.source
+            read = read_squares(job.source, header.config.preprocessing, header.config.default_fit)
+            squares.append(read.pixels[:1])
+        except PictureError as error:
+            say(str(error))
+    if not squares:
+        raise PictureError("no picture to compare codes on")
+    import numpy as np
+    import torch
+
+    from tokcodec.agreement import compare, ways_at_hand
+
+    pixels = np.concatenate(squares)
+    found = list(compare(header, pixels, ways_at_hand(torch.get_num_threads())))
+    if as_json:
+        print_json([dataclasses.asdict(agreement) for agreement in found])
+        return
+    print(f"{len(pixels)} pictures, {header.name}; compared with {found[0].way}:")
+    for agreement in found[1:]:
+        share = 1 - agreement.differing / agreement.codes
+        margin = agreement.largest_margin
+        note = f", margins up to {margin:.2g}" if margin is not None else ""
+        print(
+            f"{agreement.way}: {share:.3%} equal, "
+            f"{agreement.differing} of {agreement.codes} differ{note}"
+        )
