@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -96,3 +97,10 @@ def test_number_of_codes():
         "tokcodec-256": 256,
         "original": 16,
     }
+
+
+def test_numbers_have_one_text():
+    whole = PreprocessingConfig(mean=(0, 0, 0), std=(1, 1, 1))
+    config = dataclasses.replace(CONFIG, preprocessing=whole)
+    assert ModelConfig.from_json(config.to_json()).to_json() == config.to_json()
+    assert '"mean":[0.0,0.0,0.0]' in config.to_json()

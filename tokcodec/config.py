@@ -263,6 +263,8 @@ def _plain(config: Any) -> dict[str, Any]:
         value = getattr(config, field.name)
         if value == field.default:
             continue
+        if field.type in (float, Triple):  # 4 and 4.0 are one value and must be one text
+            value = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
         if dataclasses.is_dataclass(value):
             value = _plain(value)
         fields[field.name] = list(value) if isinstance(value, tuple) else value

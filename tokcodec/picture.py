@@ -189,13 +189,20 @@ def _cut(rgb: Image.Image, placement: Placement, side: int) -> Pixels:
     if rgb.size != placement.resized:
         rgb = rgb.resize(placement.resized, Image.Resampling.BICUBIC)
     columns, rows = placement.grid
-    left, top = placement.offset
-    # Canvas pixel -> picture pixel; beyond its border, the nearest one.
-    x = np.clip(np.arange(columns * side) - left, 0, rgb.width - 1)
-    y = np.clip(np.arange(rows * side) - top, 0, rgb.height - 1)
-    canvas = np.asarray(rgb)[y[:, None], x]
+    # What of the picture lies on the canvas; beyond its borders, the nearest pixel is repeated.
+    horizontal, before_x = _overlap(rgb.width, placement.offset[0], columns * side)
+    vertical, before_y = _overlap(rgb.height, placement.offset[1], rows * side)
+    canvas = np.asarray(rgb)[vertical, horizontal]
+    if any((*before_x, *before_y)):
+        canvas = np.pad(canvas, (before_y, before_x, (0, 0)), mode="edge")
     squares = canvas.reshape(rows, side, columns, side, 3).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(squares.reshape(-1, side, side, 3))
+
+
+def _overlap(length: int, offset: int, canvas: int) -> tuple[slice, tuple[int, int]]:
+    """The part of an edge that lies on the canvas, and how much of that is empty on both sides."""
+    start, stop = max(0, -offset), min(length, canvas - offset)
+    return slice(start, stop), (max(0, offset), max(0, canvas - offset - length))
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

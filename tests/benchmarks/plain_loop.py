@@ -14,14 +14,19 @@ from PIL import Image
 from tokcodec.convert.weights import find
 from tokcodec.geometry import place
 from tokcodec.model.loading import load
+from tokcodec.model.tokenizer import Tokenizer
 
 
 def main() -> None:
     weights, folder, output = sys.argv[1:]
-    model = load(find(weights), torch.device("cpu"))
+    plain_loop(load(find(weights), torch.device("cpu")), Path(folder), Path(output))
+
+
+def plain_loop(model: Tokenizer, folder: Path, output: Path) -> int:
+    """Does it, and gives the number of pictures."""
     side = model.config.preprocessing.image_size
     keys, codes = [], []
-    for path in sorted(Path(folder).rglob("*.jpg")):
+    for path in sorted(folder.rglob("*.jpg")):
         image = Image.open(path).convert("RGB")
         placement = place("crop", *image.size, side)
         left, top = (-offset for offset in placement.offset)
@@ -32,6 +37,7 @@ def main() -> None:
             codes.append(model.encode(pixels)[0].numpy())
         keys.append(path.name)
     np.savez(output, keys=np.array(keys), codes=np.stack(codes).astype(np.uint16))
+    return len(keys)
 
 
 if __name__ == "__main__":
