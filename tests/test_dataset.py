@@ -23,6 +23,7 @@ from tokcodec.errors import DatasetError, OutputError
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
+from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size  # noqa: E402
 from tokcodec.dataset.export import export  # noqa: E402
 from tokcodec.dataset.plan import make_plan  # noqa: E402
 from tokcodec.dataset.reader import load_tokens, open_dataset  # noqa: E402
@@ -615,6 +616,16 @@ def test_verify(run, tmp_path):
             assert way["largest_margin"] < 1e-3
     text = run("verify", tmp_path / "photos", "--weights", TINY, "--limit", "2").stdout.decode()
     assert "2 pictures, patch; compared with cpu, float32, batch 16" in text
+
+
+def test_the_batch_that_is_found(codec, many, tmp_path):
+    batch = find_batch_size(codec)
+    assert batch in {16 << n for n in range(7)}
+    assert codec.batch_size == 16
+    assert batch_size_begun_with(tmp_path / "out") is None
+    for name in ("out", "out.parquet"):
+        go(Codec.load(TINY, batch_size=5), [many], tmp_path / name, limit=7)
+        assert batch_size_begun_with(tmp_path / name) == 5
 
 
 # Ray

@@ -1,0 +1,48 @@
+"""The compute batch of a run on CUDA. It is part of what fixes codes, so it is found before the
+first row, and a run that goes on keeps the batch that it began with."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from tokcodec.codec import BATCH_SIZE, Codec
+from tokcodec.dataset.table import read_metadata
+
+_LARGEST = 1024
+_GAIN = 1.05  # less than this much faster is not worth twice the memory
+
+
+def batch_size_begun_with(output: Path) -> int | None:
+    """The batch of the files that are there, if any are.
+
+    Raises:
+        DatasetError: what is there is no token dataset.
+    """
+    parts = output.with_name(output.name + ".parts") if output.suffix == ".parquet" else output
+    for path in (*sorted(parts.glob("part-*.parquet")), output):
+        if path.is_file():
+            return int(read_metadata(path).run["batch_size"])
+    return None
+
+
+def find_batch_size(codec: Codec) -> int:
+    """The smallest power of two that encodes about as fast as any that fits in memory."""
+    side = codec.config.preprocessing.image_size
+    best, best_rate, size = BATCH_SIZE, 0.0, BATCH_SIZE
+    before = codec.batch_size
+    while size <= _LARGEST:
+        codec.batch_size = size
+        pixels = torch.rand(size, 3, side, side)
+        try:
+            codec.encode(pixels)
+            begun = time.perf_counter()
+            codec.encode(pixels).cpu()  # waits for the device
+        except torch.OutOfMemoryError:
+            break
+        rate = size / (time.perf_counter() - begun)
+        if rate < best_rate * _GAIN:
+            break
+        best, best_rate, size = size, rate, 2 * size
+    codec.batch_size = before
+    return best
