@@ -1,6 +1,10 @@
 """What several test files need: the photos, the tiny checkpoints, the installed command."""
 
 import os
+
+# Two tests run at a time; more threads than cores would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import subprocess
 import sys
 from pathlib import Path

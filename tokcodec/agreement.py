@@ -47,8 +47,9 @@ class Agreement:
     largest_margin: float | None
 
 
-def ways_at_hand(threads: int) -> list[Way]:
+def ways_at_hand() -> list[Way]:
     """Every way that this machine has, the default one first."""
+    threads = torch.get_num_threads()
     first = Way(threads=threads)
     others = [Way(threads=n) for n in {1, 2, threads} - {threads}]
     others += [Way(threads=threads, batch_size=n) for n in (1, 4, 64)]

@@ -46,12 +46,11 @@ def verify(
     if not squares:
         raise PictureError("no picture to compare codes on")
     import numpy as np
-    import torch
 
     from tokcodec.agreement import compare, ways_at_hand
 
     pixels = np.concatenate(squares)
-    found = list(compare(header, pixels, ways_at_hand(torch.get_num_threads())))
+    found = list(compare(header, pixels, ways_at_hand()))
     if as_json:
         print_json([dataclasses.asdict(agreement) for agreement in found])
         return
