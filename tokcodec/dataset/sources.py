@@ -7,6 +7,7 @@ or one range of a Parquet file; a batch can be read again at any time and gives 
 import glob
 import posixpath
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -102,8 +103,11 @@ class Tar:
                         sample[suffix] = opened.read() if opened else b""
                 if sample:
                     yield _sample(key, sample)
-        except (OSError, EOFError, tarfile.TarError) as error:
-            raise DatasetError(f"{path}: cannot read as a tar: {error}") from error
+        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+            if sample:
+                yield _sample(key, sample)
+            reason = f"the rest of the tar: {error}"
+            yield Record(posixpath.basename(path), None, partial(_present, None, reason))
 
 
 @dataclass(frozen=True)
@@ -117,24 +121,33 @@ class Rows:
     label: str | None
 
     def records(self) -> Iterator[Record]:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.stamps[0].path
-        with open_input(path) as opened:
-            file = pq.ParquetFile(opened)
-            image = image_column(path, file.schema_arrow)
-            columns = [image, *([self.label] if self.label else [])]
-            row = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if row + rows > self.start and row < self.stop:
-                    for batch in file.iter_batches(64, [group], columns):
-                        for values in batch.to_pylist():
-                            if self.start <= row < self.stop:
-                                yield _row(f"{self.name}/{row}", values, image, self.label)
-                            row += 1
-                else:
-                    row += rows
+        row = self.start
+        try:
+            with open_input(path) as opened:
+                file = pq.ParquetFile(opened)
+                image = image_column(path, file.schema_arrow)
+                columns = [image, *([self.label] if self.label else [])]
+                first = 0  # row of the group
+                for group in range(file.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if first + rows > row and first < self.stop:
+                        number = first
+                        for batch in file.iter_batches(64, [group], columns):
+                            for values in batch.to_pylist():
+                                if number == row and row < self.stop:
+                                    yield _row(f"{self.name}/{row}", values, image, self.label)
+                                    row += 1
+                                number += 1
+                    first += rows
+            reason = "not in the file any more"
+        except (OSError, pa.ArrowException, DatasetError) as error:
+            reason = str(error).splitlines()[0]
+        for missing in range(row, self.stop):
+            yield Record(f"{self.name}/{missing}", None, partial(_present, None, reason))
 
     def __len__(self) -> int:
         return self.stop - self.start

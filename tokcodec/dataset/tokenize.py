@@ -112,17 +112,18 @@ class Task:
             )
         return True
 
-    def check_inputs(self, path: Path, shard: Shard) -> None:
-        """Compares the bytes of a finished shard's inputs with those that it was made from.
+    def check_inputs(self, path: Path, shard: Shard | None = None) -> None:
+        """Compares the bytes of a finished file's inputs with those that it was made from.
 
         Raises:
             DatasetError: they differ.
         """
-        total = hashlib.sha256()
-        for record in shard.batch.records():
-            with contextlib.suppress(OSError):
-                total.update(hashlib.sha256(record.read()).digest())
-        if read_metadata(path).inputs != total.hexdigest():
+        now = (
+            _inputs_digest(shard)
+            if shard
+            else _joined(_inputs_digest(shard) for shard in self.plan.shards)
+        )
+        if read_metadata(path).inputs != now:
             raise DatasetError(f"{path}: the bytes of its inputs have changed since; {_ELSEWHERE}")
 
     def merge(self, path: Path, parts: Sequence[Path]) -> None:
@@ -131,8 +132,7 @@ class Task:
         Raises:
             OutputError: the file system refused.
         """
-        digests = [read_metadata(part).inputs for part in parts]
-        inputs = hashlib.sha256("".join(digests).encode()).hexdigest()
+        inputs = _joined(read_metadata(part).inputs for part in parts)
         merge(path, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
 
     def _check_settings(self, path: Path, found: Metadata) -> None:
@@ -157,10 +157,9 @@ class ShardStep:
     def __call__(
         self, shard: Shard, path: Path, report: Callable[[Progress], None] = lambda _: None
     ) -> Progress:
-        """Writes ``path``. A bad picture is a failed row; a bad tar ends the run.
+        """Writes ``path``. A bad picture is a failed row.
 
         Raises:
-            DatasetError: the shard's file of pictures cannot be read.
             OutputError: the file system refused.
         """
         inputs = hashlib.sha256()
@@ -301,10 +300,12 @@ def run(
             for path in [folder / shard.name for shard in shards] + ([output] if whole else []):
                 path.unlink(missing_ok=True)
         if whole and task.finished(output):
+            if verify_inputs:
+                task.check_inputs(output)
             kept = _counted(output, task.plan.shards[0])
             if not (kept.failed and retry_failed):
                 count(kept)
-                folder.rmdir()
+                _clear(folder)  # of a run that was killed between joining its parts and this
                 return totals["rows"], totals["failed"]
         todo = []
         for shard in shards:
@@ -321,11 +322,8 @@ def run(
             watch(done)
             count(done)
         if whole:
-            parts = [folder / shard.name for shard in shards]
-            task.merge(output, parts)
-            for path in parts:
-                path.unlink()
-            folder.rmdir()
+            task.merge(output, [folder / shard.name for shard in shards])
+            _clear(folder)
     return totals["rows"], totals["failed"]
 
 
@@ -362,6 +360,25 @@ def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
                 f"{folder}: cannot write: {error.strerror}; choose another -o"
             ) from error
         yield
+
+
+def _inputs_digest(shard: Shard) -> str:
+    total = hashlib.sha256()
+    for record in shard.batch.records():
+        with contextlib.suppress(OSError):
+            total.update(hashlib.sha256(record.read()).digest())
+    return total.hexdigest()
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _clear(folder: Path) -> None:
+    for part in folder.glob("part-*.parquet"):
+        part.unlink()
+    with contextlib.suppress(OSError):  # someone put something else there
+        folder.rmdir()
 
 
 def _counted(path: Path, shard: Shard) -> Progress:
