@@ -6,14 +6,30 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import BinaryIO
 
-from tokcodec.errors import OutputError
+from tokcodec.errors import OutputError, TokcodecError
 
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
 
 
 def find_files(source: Path, extensions: Set[str]) -> Iterator[Path]:
-    """The files below a folder whose lower-case extension is one of these, in sorted order."""
-    for parent, folders, names in os.walk(source):
+    """The files below a folder whose lower-case extension is one of these, in sorted order.
+
+    Links to folders are followed, into each folder once.
+
+    Raises:
+        TokcodecError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise TokcodecError(f"{error.filename}: cannot read: {error.strerror}") from error
+
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(source, onerror=refuse, followlinks=True):
+        found = os.stat(parent)  # noqa: PTH116 (of thousands)
+        if (found.st_dev, found.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((found.st_dev, found.st_ino))
         folders.sort()
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 (of thousands)

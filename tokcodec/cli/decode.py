@@ -151,11 +151,11 @@ def _rows(path: Path, output: str | None, select: list[str]) -> "tuple[int, Iter
         for name, row in token_files(dataset, select):
             below = PurePosixPath(name)
             problem: TokcodecError | None = row if isinstance(row, TokcodecError) else None
-            if below.is_absolute() or ".." in below.parts or not below.name:
+            if below.is_absolute() or ".." in below.parts or not below.name or "\0" in name:
                 problem = TokenFileError("its key leaves the folder of the pictures; not written")
-            elif name in names:
+            elif str(below) in names:
                 problem = TokenFileError("a second row of this key; choose it by --select ROW")
-            names.add(name)
+            names.add(str(below))
             target = folder / below.with_name(below.name + ".png") if not problem else None
             yield Job(Path(name), target), functools.partial(_given, problem or row)
 
@@ -186,7 +186,10 @@ def _decode_group(
         job, image = pair
         if isinstance(image, TokcodecError):
             return job, type(image)(f"{job}: {image}")
-        return job, save(image, job.target or sys.stdout.buffer)
+        try:
+            return job, save(image, job.target or sys.stdout.buffer)
+        except TokcodecError as error:
+            return job, error
 
     for job, result in map_ahead(finish, pairs, workers, 2 * workers):
         if isinstance(result, TokcodecError):

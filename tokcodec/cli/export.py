@@ -29,9 +29,11 @@ def export(
     """
     require_pyarrow()
     from tokcodec.dataset.export import export as write
+    from tokcodec.dataset.export import index_of
     from tokcodec.dataset.reader import open_dataset
 
-    if output.exists() and not force:
-        raise OutputError(f"{output}: is there already; -f overwrites it")
+    for path in (output, index_of(output)):
+        if path.exists() and not force:
+            raise OutputError(f"{path}: is there already; -f overwrites it")
     count = write(open_dataset(dataset), output)
     say(f"{dataset} -> {output}: {count:,} rows")

@@ -18,6 +18,8 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what one file, or one token dataset, holds, after checking all of it."""
+    if codes and is_dataset(file):
+        raise typer.BadParameter("of a dataset, export them", param_hint="--codes")
     facts = _dataset(file) if is_dataset(file) else _file(file, codes)
     if as_json:
         print_json(facts)

@@ -42,7 +42,9 @@ def stats(
                 collector.failed += 1
     report = collector.report()
     if not report.pictures:
-        if not collector.failed:
+        if collector.failed:
+            say(f"nothing to report: {collector.failed:,} failed")
+        else:
             say(f"no token files in {', '.join(map(str, sources))}")
         raise typer.Exit(1)
     if as_json:

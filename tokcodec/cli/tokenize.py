@@ -77,7 +77,11 @@ def tokenize(
         int | None, typer.Option(min=0, help="Stop above so many bad pictures.")
     ] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do shards with failed rows again.")
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Do shards with failed rows again, where their files have not changed.",
+        ),
     ] = False,
     verify_inputs: Annotated[
         bool, typer.Option("--verify-inputs", help="Compare the bytes of finished shards' inputs.")
@@ -128,6 +132,8 @@ def tokenize(
 
     if allow_large_pictures:
         allow_large()
+    if "://" in str(output) or ":/" in str(output)[:8]:
+        raise typer.BadParameter("the output must be a local path", param_hint="-o")
     part = _part(shard, output)
     listed = _listed(from_file)
     if not sources and not listed:
@@ -137,6 +143,8 @@ def tokenize(
     kind = resolve_device(device).type
     if batch_size is None:
         batch_size = BATCH_SIZE
+        if kind == "cuda" and shard:
+            raise typer.BadParameter("parts on CUDA need it", param_hint="--batch-size")
         if kind == "cuda":
             from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size
 
@@ -153,7 +161,7 @@ def tokenize(
         batch_size,
         compiled,
     )
-    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit)
+    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit, output)
     task = Task(header, settings, plan)
     if engine == "ray":
         from tokcodec.dataset.ray import on_ray
@@ -237,7 +245,7 @@ def _listed(name: str | None) -> list[str]:
     if name is None:
         return []
     try:
-        text = sys.stdin.read() if name == STANDARD else Path(name).read_text(encoding="utf-8")
+        text = sys.stdin.read() if name == STANDARD else Path(name).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"--from-file {name}: cannot read as text: {error}") from error
-    return [line for line in text.splitlines() if line]
+    return [line for line in (line.rstrip("\r") for line in text.split("\n")) if line]

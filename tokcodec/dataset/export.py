@@ -53,9 +53,12 @@ def export(dataset: TokenRows, target: Path) -> int:
     else:
 
         def write(file: BinaryIO) -> None:
-            tokens = np.concatenate(
-                [token_matrix(columns["tokens"], metadata) for columns in _all(dataset)]
-            )
+            tokens = np.zeros(shape, smallest_type(metadata))
+            start = 0
+            for columns in _all(dataset):
+                part = token_matrix(columns["tokens"], metadata)
+                tokens[start : start + len(part)] = part
+                start += len(part)
             facts = {f"tokcodec.{name}": getattr(metadata, name) for name in ("config", "code_id")}
             file.write(save({"tokens": tokens}, facts))
 
@@ -67,15 +70,20 @@ def export(dataset: TokenRows, target: Path) -> int:
         text.detach()
 
     write_atomically(target, write)
-    write_atomically(target.with_name(target.name + ".index.jsonl"), write_index)
+    write_atomically(index_of(target), write_index)
     return count
+
+
+def index_of(target: Path) -> Path:
+    """The file of keys beside an export."""
+    return target.with_name(target.name + ".index.jsonl")
 
 
 def _jsonl(dataset: TokenRows, target: Path) -> int:
     labels = {row["label"] for columns in _all(dataset) for row in _kept(columns)}
     if None in labels:
         raise DatasetError(f"{dataset.path}: rows without a label; .jsonl needs class_id for each")
-    numeric = all(label.isdecimal() for label in labels)
+    numeric = all(label.isdecimal() and str(int(label)) == label for label in labels)
     classes = {
         label: int(label) if numeric else number for number, label in enumerate(sorted(labels))
     }

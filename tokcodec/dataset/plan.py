@@ -5,8 +5,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tokcodec.dataset.sources import Batch, Files, Rows, Tar, list_inputs
+from tokcodec.dataset.sources import Batch, Files, Rows, list_inputs
 from tokcodec.errors import DatasetError
 
 
@@ -17,7 +18,7 @@ class Shard:
     Attributes:
         number: its place in the plan.
         batch: its inputs.
-        digest: SHA-256, in hex, over keys, labels, and path, size and mtime of every input.
+        digest: SHA-256, in hex, over keys, labels, sizes and mtimes of its inputs.
     """
 
     number: int
@@ -31,10 +32,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a run, and the digest over theirs."""
+    """All shards of a run, the digest over theirs, and how they were cut."""
 
     shards: tuple[Shard, ...]
     digest: str
+    cut: dict[str, int | str | None]
 
     def part(self, index: int, count: int) -> tuple[Shard, ...]:
         """Part ``index`` of ``count``, from 0: every ``count``-th shard."""
@@ -48,6 +50,7 @@ def make_plan(
     views: int,
     label: str | None,
     limit: int | None,
+    output: Path | None = None,
 ) -> Plan:
     """Lists the inputs and cuts them into shards: one a tar, else of ``rows_per_shard`` rows.
 
@@ -55,19 +58,24 @@ def make_plan(
         sources, listed, label: see ``sources.list_inputs``.
         rows_per_shard: rows of a shard; a picture has ``views`` of them.
         limit: only so many pictures, the first ones.
+        output: what is written, which is no input.
 
     Raises:
         DatasetError: no inputs, or two of one key.
     """
-    batches = list_inputs(sources, listed, max(1, rows_per_shard // views), label)
+    batches = list_inputs(sources, listed, max(1, rows_per_shard // views), label, output)
     if limit is not None:
         batches = list(_first(batches, limit))
     if not batches:
         raise DatasetError("no pictures to tokenize")
     shards = []
     for number, batch in enumerate(batches):
-        shards.append(Shard(number, batch, _digest(dataclasses.asdict(batch))))
-    return Plan(tuple(shards), _digest([shard.digest for shard in shards]))
+        fields = dataclasses.asdict(batch)
+        # Where they lie does not matter, so that data may be moved.
+        fields["stamps"] = [(stamp.size, stamp.mtime) for stamp in batch.stamps]
+        shards.append(Shard(number, batch, _digest(fields)))
+    cut = {"rows_per_shard": rows_per_shard, "limit": limit, "label": label}
+    return Plan(tuple(shards), _digest([shard.digest for shard in shards]), cut)
 
 
 def _first(batches: Sequence[Batch], limit: int) -> Iterator[Batch]:
@@ -82,7 +90,7 @@ def _first(batches: Sequence[Batch], limit: int) -> Iterator[Batch]:
             batch = dataclasses.replace(batch, stop=min(batch.stop, batch.start + limit))
             count = len(batch)
         else:
-            batch = Tar(batch.stamps, limit)
+            batch = dataclasses.replace(batch, limit=limit)
             count = sum(1 for _ in batch.records())
         yield batch
         limit -= count

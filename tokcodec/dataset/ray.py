@@ -22,7 +22,7 @@ class _Worker:
     def __init__(self, task: Task, workers: int) -> None:
         settings = task.settings
         codec = Codec.load(
-            str(task.header.path),
+            str(task.header.path.absolute()),
             settings.device,
             settings.batch_size,
             settings.dtype,

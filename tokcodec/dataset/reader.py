@@ -26,10 +26,14 @@ class TokenRows:
     def columns(self, *names: str) -> Iterator[dict[str, Any]]:
         """These columns, a row group at a time: arrays of pyarrow by name."""
         for file in self.files:
-            opened = pq.ParquetFile(file)
-            for group in range(opened.num_row_groups):
-                table = opened.read_row_group(group, list(names))
-                yield {name: table.column(name).combine_chunks() for name in names}
+            try:
+                opened = pq.ParquetFile(file)
+                for group in range(opened.num_row_groups):
+                    table = opened.read_row_group(group, list(names))
+                    yield {name: table.column(name).combine_chunks() for name in names}
+            except (OSError, pa.ArrowException) as error:
+                reason = str(error).splitlines()[0]
+                raise DatasetError(f"{file}: damaged: {reason}") from error
 
     def __len__(self) -> int:
         return sum(pq.read_metadata(file).num_rows for file in self.files)
@@ -42,13 +46,19 @@ def open_dataset(path: str | Path) -> TokenRows:
         DatasetError: it is none, files of it are missing, or they are of several runs.
     """
     path = Path(path)
-    files = tuple(sorted(path.glob("part-*.parquet"))) if path.is_dir() else (path,)
+    files: tuple[Path, ...] = (path,)
+    if path.is_dir():
+        files = tuple(sorted(path.glob("part-*.parquet"), key=lambda f: (len(f.name), f.name)))
     if not files or not files[0].is_file():
         raise DatasetError(f"{path}: no token dataset: neither a file nor a folder of shards")
     all_metadata = [read_metadata(file) for file in files]
     first = all_metadata[0]
     for file, metadata in zip(files, all_metadata, strict=True):
-        if (metadata.plan, metadata.code_id) != (first.plan, first.code_id):
+        if (metadata.plan, metadata.code_id, metadata.run) != (
+            first.plan,
+            first.code_id,
+            first.run,
+        ):
             raise DatasetError(f"{file}: is of another run than {files[0].name}")
     if path.is_dir() and len(files) != first.shards:
         raise DatasetError(
@@ -87,14 +97,14 @@ def token_files(
         DatasetError: nothing has a selected key or number.
     """
     metadata = dataset.metadata
-    missing = set(selected)
+    chosen, missing = set(selected), set(selected)
     number = -1
     for columns in dataset.columns("key", "view", "width", "height", "tokens", "error"):
         names = columns.keys()
         for values in zip(*(column.to_pylist() for column in columns.values()), strict=True):
             row = dict(zip(names, values, strict=True))
             number += 1
-            if selected and not {row["key"], str(number)} & set(selected):
+            if chosen and not {row["key"], str(number)} & chosen:
                 continue
             missing -= {row["key"], str(number)}
             name = row["key"] + (f".view{row['view']}" if row["view"] else "")

@@ -1,7 +1,8 @@
 """The inputs of a token dataset: folders, globs, lists, WebDataset tars, Parquet; local or remote.
 
-Listing them reads no picture. A listing is a sequence of ``Batch``es: files together, or one tar,
-or one range of a Parquet file; a batch can be read again at any time and gives the same records.
+Listing them reads no picture, but for a limit within tars. A listing is a sequence of ``Batch``es:
+files together, or one tar, or one range of a Parquet file; a batch can be read again at any time
+and gives the same records.
 """
 
 import glob
@@ -44,9 +45,9 @@ class Record:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells whether an input has changed: where it lies, bytes, and nanoseconds of mtime.
+    """Where an input lies, and what tells whether it has changed: bytes, nanoseconds of mtime.
 
-    Remote inputs have the time, or the tag, that their store gives.
+    Local paths are absolute. Remote inputs have the time, or the tag, that their store gives.
     """
 
     path: str
@@ -75,6 +76,7 @@ class Tar:
     """A tar in WebDataset layout: members that share all up to the first dot of their name."""
 
     stamps: tuple[Stamp]
+    name: str
     limit: int | None = None
 
     def records(self) -> Iterator[Record]:
@@ -83,31 +85,31 @@ class Tar:
     def _all(self) -> Iterator[Record]:
         path = self.stamps[0].path
         known = extensions()
-        sample: dict[str, bytes] = {}
+        sample: dict[str, bytes | None] = {}
         key = ""
         try:
             with open_input(path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
                 for member in tar:
-                    if not member.isfile():
+                    folder, name = posixpath.split(printable(member.name))
+                    dot = name.find(".", 1)  # a leading dot begins no suffix
+                    stem, suffix = (name, "") if dot < 0 else (name[:dot], name[dot:].lower())
+                    is_picture = "." + suffix.rpartition(".")[2] in known
+                    if member.isdir() or not (is_picture or suffix in _COMPANIONS):
                         continue
-                    folder, name = posixpath.split(member.name)
-                    stem, dot, rest = name.partition(".")
                     own = posixpath.join(folder, stem)
-                    if own != key and sample:
-                        yield _sample(key, sample)
+                    if sample and (own != key or suffix in sample):
+                        yield from _samples(key, sample)
                         sample = {}
                     key = own
-                    suffix = (dot + rest).lower()
-                    if suffix in _COMPANIONS or "." + suffix.rpartition(".")[2] in known:
-                        opened = tar.extractfile(member)
-                        sample[suffix] = opened.read() if opened else b""
+                    opened = tar.extractfile(member) if member.isreg() else None
+                    sample[suffix] = opened.read() if opened else None
                 if sample:
-                    yield _sample(key, sample)
+                    yield from _samples(key, sample)
         except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
             if sample:
-                yield _sample(key, sample)
+                yield from _samples(key, sample)
             reason = f"the rest of the tar: {error}"
-            yield Record(posixpath.basename(path), None, partial(_present, None, reason))
+            yield Record(self.name, None, partial(_present, None, reason))
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class Rows:
                 first = 0  # row of the group
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
-                    if first + rows > row and first < self.stop:
+                    if first >= self.stop:
+                        break
+                    if first + rows > row:
                         number = first
                         for batch in file.iter_batches(64, [group], columns):
                             for values in batch.to_pylist():
@@ -157,48 +161,85 @@ Batch = Files | Tar | Rows
 
 
 def list_inputs(
-    sources: Sequence[str], listed: Sequence[str], size: int, label: str | None
+    sources: Sequence[str],
+    listed: Sequence[str],
+    size: int,
+    label: str | None,
+    output: Path | None = None,
 ) -> list[Batch]:
-    """Everything that the sources hold, in a stable order.
+    """Everything that the sources hold, each file once, in a stable order.
 
     Args:
         sources: folders, globs, picture files, tars and Parquet files, local or URLs for fsspec.
         listed: further picture files, by name; their keys are these names.
         size: pictures of a batch of files, or of a range of a Parquet file.
         label: the label's column in Parquet files; ``label`` where there is one if None.
+        output: what is written, which is no input wherever it lies.
 
     Raises:
         DatasetError: a source is not there or empty, or two pictures would have one key.
     """
     batches: list[Batch] = []
     files: list[tuple[str, str | None, Stamp]] = []
-    for source in sources:
-        found = list(_expand(source))
-        if not found:
-            raise DatasetError(f"{source}: no such file, or no pictures in it")
-        for key, path in found:
-            name = path.lower()
-            if name.endswith(_TAR):
-                batches.append(Tar((_stamp(path),)))
-            elif name.endswith(_PARQUET):
-                batches.extend(_ranges(path, key, size, label))
-            else:
-                folder, _, _ = key.partition("/")
-                files.append((key, folder if folder != key else None, _stamp(path)))
-    files.extend((name, None, _stamp(name)) for name in listed)
     seen: dict[str, str] = {}
-    for key, _, stamp in files:
+
+    def is_new(key: str, stamp: Stamp) -> bool:
         other = seen.setdefault(key, stamp.path)
         if other != stamp.path:
             raise DatasetError(
                 f"{other} and {stamp.path} would both have the key {key}; "
                 "give the folder above them"
             )
+        return True
+
+    taken: set[str] = set()
+    written = tuple(str(path.absolute()) for path in (output, parts_of(output)) if output and path)
+    for source in sources:
+        found = [
+            (key, stamp)
+            for key, stamp in _expand(source)
+            if stamp.path not in written
+            and not stamp.path.startswith(tuple(path + "/" for path in written))
+        ]
+        if not found:
+            raise DatasetError(f"{source}: no such file, or no pictures in it")
+        for key, stamp in found:
+            if stamp.path in taken:
+                continue
+            taken.add(stamp.path)
+            key = printable(key)
+            name = stamp.path.lower()
+            if name.endswith(_TAR):
+                batches.append(Tar((stamp,), key))
+            elif name.endswith(_PARQUET) and is_new(key, stamp):
+                batches.extend(_ranges(stamp, key, size, label))
+            elif is_new(key, stamp):
+                folder, _, _ = key.partition("/")
+                files.append((key, folder if folder != key else None, stamp))
+    for name in listed:
+        if name.lower().endswith((*_TAR, _PARQUET)):
+            raise DatasetError(f"{name}: lists hold pictures; give tars and Parquet as sources")
+        stamp = _stamp(name)
+        if stamp.path not in taken and is_new(printable(name), stamp):
+            taken.add(stamp.path)
+            files.append((printable(name), None, stamp))
     whole: list[Batch] = []
     for first in range(0, len(files), size):
         keys, labels, stamps = zip(*files[first : first + size], strict=True)
         whole.append(Files(keys, labels, stamps))
     return whole + batches
+
+
+def parts_of(output: Path | None) -> Path | None:
+    """The folder of the shards of an output: itself, or beside it where it is one file."""
+    if output and output.suffix == _PARQUET:
+        return output.with_name(output.name + ".parts")
+    return output
+
+
+def printable(name: str) -> str:
+    """A name as Parquet can hold it: bytes that are no UTF-8 are written out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def open_input(path: str) -> IO[bytes]:
@@ -229,7 +270,8 @@ def image_column(path: str, schema: Any) -> str:
 
     def holds_pictures(kind: Any) -> bool:
         if pa.types.is_struct(kind):
-            return bool(kind.get_field_index("bytes") >= 0)
+            index = kind.get_field_index("bytes")
+            return index >= 0 and holds_pictures(kind.field(index).type)
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     fitting: list[str] = [f.name for f in schema if holds_pictures(f.type)]
@@ -243,16 +285,23 @@ def image_column(path: str, schema: Any) -> str:
     )
 
 
-def _sample(key: str, members: dict[str, bytes]) -> Record:
+def _samples(key: str, members: dict[str, bytes | None]) -> Iterator[Record]:
+    """The record of a sample; where it has several pictures, one for each, with its suffix."""
+
     def text(suffix: str) -> str | None:
-        return members[suffix].decode("utf-8", "replace") if suffix in members else None
+        data = members.get(suffix)
+        return data.decode("utf-8", "replace") if data is not None else None
 
     companions = {s[1:]: t for s in (".txt", ".json") if (t := text(s)) is not None}
     label = text(".cls")
+    label = label.strip() if label is not None else None
     pictures = [suffix for suffix in members if suffix not in _COMPANIONS]
-    data = members[pictures[0]] if pictures else None
-    name = label.strip() if label is not None else None
-    return Record(key, name, partial(_present, data, "no picture under this key"), companions)
+    for suffix in pictures:
+        name = key if len(pictures) == 1 else key + suffix
+        read = partial(_present, members[suffix], "a link in the tar, not a file")
+        yield Record(name, label, read, companions)
+    if not pictures:
+        yield Record(key, label, partial(_present, None, "no picture under this key"), companions)
 
 
 def _row(name: str, values: dict[str, Any], image: str, label: str | None) -> Record:
@@ -264,46 +313,53 @@ def _row(name: str, values: dict[str, Any], image: str, label: str | None) -> Re
     return Record(name, name_of_class, partial(_present, data, "no picture in this row"))
 
 
-def _expand(source: str) -> Iterator[tuple[str, str]]:
-    """Key and path of each file of a source."""
+def _expand(source: str) -> Iterator[tuple[str, Stamp]]:
+    """Key and stamp of each file of a source."""
     if is_remote(source):
         yield from _expand_remote(source)
     elif Path(source).is_dir():
-        for path in find_files(Path(source), extensions() | {".tgz", *_TAR, _PARQUET}):
-            yield path.relative_to(source).as_posix(), str(path)
+        for path in find_files(Path(source), extensions() | {".gz", ".tgz", ".tar", _PARQUET}):
+            if path.suffix.lower() != ".gz" or path.name.lower().endswith(_TAR):
+                yield path.relative_to(source).as_posix(), _stamp(str(path))
     elif Path(source).exists():
-        yield Path(source).name, source
+        yield Path(source).name, _stamp(source)
     elif glob.has_magic(source):
         fixed = Path(*_fixed_parts(Path(source).parts))
         for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 (absolute patterns)
             path = Path(name)
             if path.is_file():
-                yield path.relative_to(fixed).as_posix(), name
+                yield path.relative_to(fixed).as_posix(), _stamp(name)
 
 
-def _expand_remote(source: str) -> Iterator[tuple[str, str]]:
+def _expand_remote(source: str) -> Iterator[tuple[str, Stamp]]:
     import fsspec
 
     try:
         system, path = fsspec.core.url_to_fs(source)
-        protocol = source.partition("://")[0]
-        if glob.has_magic(path):
+        if "*" in path or "[" in path:
             base = "/".join(_fixed_parts(tuple(path.split("/"))))
-            names = sorted(system.glob(path))
+            found = system.glob(path, detail=True)
         elif system.isdir(path):
             base = path.rstrip("/")
-            names = sorted(system.find(path))
+            found = system.find(path, detail=True)
         else:
-            base, names = posixpath.dirname(path), [path] if system.exists(path) else []
-    except (OSError, ValueError, ImportError) as error:
+            base = posixpath.dirname(path)
+            found = {path: system.info(path)} if system.exists(path) else {}
+    except Exception as error:
+        # The many stores behind fsspec have many kinds of errors.
         raise DatasetError(
-            f"{source}: cannot reach it: {error} (pip install 'tokcodec[remote]' for remote paths)"
+            f"{source}: cannot reach it: {str(error) or type(error).__name__} "
+            "(remote paths may need the extra remote, and s3fs or gcsfs)"
         ) from error
     known = extensions() | {*_TAR, _PARQUET}
-    for name in names:
+    for name in sorted(found):
         if posixpath.splitext(name)[1].lower() in known or name.lower().endswith(_TAR):
+            facts = found[name]
+            marks = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
+            when = next((facts[mark] for mark in marks if mark in facts), "")
             key = posixpath.relpath(name, base) if base else name
-            yield key, f"{protocol}://{name}"
+            url = system.unstrip_protocol(name)
+            yield key, Stamp(url, int(facts.get("size") or 0), str(when))
 
 
 def _fixed_parts(parts: tuple[str, ...]) -> list[str]:
@@ -316,26 +372,22 @@ def _fixed_parts(parts: tuple[str, ...]) -> list[str]:
 
 
 def _stamp(path: str) -> Stamp:
+    """Of a local file, or of a listed URL; what is not there is read later: a failed row."""
+    if is_remote(path):
+        return Stamp(path, 0, "")
+    absolute = str(Path(path).absolute())
     try:
-        if not is_remote(path):
-            found = Path(path).stat()
-            return Stamp(path, found.st_size, str(found.st_mtime_ns))
-        import fsspec
-
-        system, inner = fsspec.core.url_to_fs(path)
-        facts = system.info(inner)
-        when = next((facts[k] for k in ("ETag", "etag", "mtime", "LastModified") if k in facts), "")
-        return Stamp(path, int(facts["size"] or 0), str(when))
-    except FileNotFoundError:
-        return Stamp(path, 0, "absent")  # read later, and then a failed row
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot look at it: {error.strerror or error}") from error
+        found = Path(path).stat()
+        return Stamp(absolute, found.st_size, str(found.st_mtime_ns))
+    except (OSError, ValueError):
+        return Stamp(absolute, 0, "absent")
 
 
-def _ranges(path: str, name: str, size: int, label: str | None) -> Iterator[Rows]:
+def _ranges(stamp: Stamp, name: str, size: int, label: str | None) -> Iterator[Rows]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path = stamp.path
     try:
         with open_input(path) as opened:
             file = pq.ParquetFile(opened)
@@ -347,14 +399,18 @@ def _ranges(path: str, name: str, size: int, label: str | None) -> Iterator[Rows
     if label is not None and label not in schema.names:
         raise DatasetError(f"{path}: no column {label} for --label")
     column = label or ("label" if "label" in schema.names else None)
-    stamp = _stamp(path)
     for start in range(0, total, size):
         yield Rows((stamp,), name, start, min(start + size, total), column)
 
 
 def _read_file(path: str) -> bytes:
-    with open_input(path) as file:
-        return file.read()
+    try:
+        with open_input(path) as file:
+            return file.read()
+    except OSError:
+        raise
+    except Exception as error:  # a store behind fsspec, or a name with a zero byte
+        raise OSError(None, str(error) or type(error).__name__) from error
 
 
 def _present(data: bytes | None, otherwise: str) -> bytes:

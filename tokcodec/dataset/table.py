@@ -19,6 +19,7 @@ Metadata, beside the columns:
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Metadata:
     shard: str
     inputs: str
 
-    @property
+    @cached_property
     def model(self) -> ModelConfig:
         return ModelConfig.from_json(self.config)
 
@@ -134,7 +135,7 @@ def write_rows(
         pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
         pa.array(values.astype(kind.value_type.to_pandas_dtype())),
         type=kind,
-        mask=pa.array([t is None for t in tokens]),
+        mask=pa.array([t is None for t in tokens], pa.bool_()),
     )
     arrays = {
         "tokens": lists,

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from tokcodec.checkpoint import Header
 from tokcodec.codec import BATCH_SIZE, Codec
 from tokcodec.config import Fit
 from tokcodec.dataset.plan import Plan, Shard
-from tokcodec.dataset.sources import Record, Tar
+from tokcodec.dataset.sources import Files, Record, Tar, parts_of
 from tokcodec.dataset.table import COMPANIONS, Metadata, Row, merge, read_metadata, write_rows
 from tokcodec.dataset.views import Views, read_views
 from tokcodec.errors import DatasetError, OutputError, PictureError
@@ -32,6 +31,7 @@ from tokcodec.model.loading import Dtype
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import WHITE, Squares
 
+_NO_SHARD = Shard(-1, Files((), (), ()), "")
 _ELSEWHERE = "choose another -o, or begin again with -f"
 
 
@@ -82,6 +82,7 @@ class Task:
         versions = {name: version(name) for name in ("tokcodec", "torch", "pillow")}
         run = {
             **dataclasses.asdict(settings),
+            **plan.cut,
             "background": list(settings.background),
             "tokens": settings.tokens or header.config.num_codes,
             "versions": {**versions, "machine": platform.machine()},
@@ -106,6 +107,8 @@ class Task:
             return False
         found = read_metadata(path)
         self._check_settings(path, found)
+        if not shard and (found.shards, found.shard) != (1, ""):
+            raise DatasetError(f"{path}: is one shard of a dataset; {_ELSEWHERE}")
         if found.plan != self.metadata.plan or (shard and found.shard != shard.digest):
             raise DatasetError(
                 f"{path}: its inputs have changed since (names, sizes or times); {_ELSEWHERE}"
@@ -133,7 +136,9 @@ class Task:
             OutputError: the file system refused.
         """
         inputs = _joined(read_metadata(part).inputs for part in parts)
-        merge(path, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
+        joined = parts[0].with_name("joined")
+        merge(joined, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
+        joined.replace(path)
 
     def _check_settings(self, path: Path, found: Metadata) -> None:
         own = self.metadata
@@ -273,32 +278,44 @@ def run(
         DatasetError: another run is at it, the output is of another run, or too many failures.
         OutputError: the file system refused.
     """
-    whole = output.suffix == ".parquet"
-    folder = output.with_name(output.name + ".parts") if whole else output
+    folder = parts_of(output) or output
+    whole = folder != output
+    if whole and output.is_dir():
+        raise DatasetError(f"{output}: is a folder; name a file, or a folder without .parquet")
     shards = task.plan.part(*part)
     totals = {"rows": 0, "failed": 0}
 
-    def count(now: Progress) -> None:
-        totals["rows"] += now.rows
-        totals["failed"] += now.failed
-        report(now)
-
-    def watch(now: Progress) -> None:
-        failed = totals["failed"] + now.failed
+    def check(failed: int) -> None:
         if max_failures is not None and failed > max_failures:
             raise DatasetError(
                 f"{output}: stopped at failed picture {failed} of at most {max_failures}; "
                 "the same command goes on from the last whole shard"
             )
+
+    def count(now: Progress) -> None:
+        totals["rows"] += now.rows
+        totals["failed"] += now.failed
+        check(totals["failed"])
+        report(now)
+
+    def watch(now: Progress) -> None:
+        check(totals["failed"] + now.failed)
         report(now)
 
     with locked(folder, output, part):
         if part[1] == 1:
             for half_written in folder.glob(TEMPORARY + "*"):  # by a run that was killed
                 half_written.unlink()
+        there = sorted(folder.glob("part-*.parquet"))
         if force:
-            for path in [folder / shard.name for shard in shards] + ([output] if whole else []):
-                path.unlink(missing_ok=True)
+            own = [folder / shard.name for shard in shards] if part[1] > 1 else there
+            for path in [path for path in (*own, *([output] if whole else ())) if path.exists()]:
+                read_metadata(path)  # refuses what is no token dataset
+                path.unlink()
+            there = sorted(folder.glob("part-*.parquet"))
+        by_name = {shard.name: shard for shard in task.plan.shards}
+        for path in there:  # of other parts, too: one dataset has one plan and one way to make it
+            task.finished(path, by_name.get(path.name, _NO_SHARD))
         if whole and task.finished(output):
             if verify_inputs:
                 task.check_inputs(output)
@@ -319,7 +336,6 @@ def run(
                     continue
             todo.append((shard, path))
         for done in engine(todo, watch):
-            watch(done)
             count(done)
         if whole:
             task.merge(output, [folder / shard.name for shard in shards])
@@ -342,24 +358,32 @@ def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
     index, count = part
     with contextlib.ExitStack() as stack:
 
-        def lock(path: Path, flags: int, kind: int) -> None:
-            handle = os.open(path, flags)
-            stack.callback(os.close, handle)
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+        def lock(path: Path, kind: int) -> None:
+            # Opened for writing, as locks on network file systems ask for.
+            file = stack.enter_context(path.open("ab"))
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock(folder, os.O_RDONLY, fcntl.LOCK_EX if count == 1 else fcntl.LOCK_SH)
+            lock(folder / ".lock", fcntl.LOCK_EX if count == 1 else fcntl.LOCK_SH)
             if count > 1:
-                own = folder / f".part-{index}-of-{count}"
-                lock(own, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
+                lock(folder / f".lock-{index}-of-{count}", fcntl.LOCK_EX)
         except BlockingIOError:
             raise busy from None
         except OSError as error:
             raise OutputError(
                 f"{folder}: cannot write: {error.strerror}; choose another -o"
             ) from error
-        yield
+        try:
+            yield
+        except OSError as error:
+            name = error.filename or folder
+            raise OutputError(f"{name}: {error.strerror}; choose another -o") from error
+        finally:
+            if folder != output and not any(folder.glob("part-*")):
+                (folder / ".lock").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # someone put something else there
+                    folder.rmdir()
 
 
 def _inputs_digest(shard: Shard) -> str:
@@ -377,8 +401,6 @@ def _joined(digests: Iterable[str]) -> str:
 def _clear(folder: Path) -> None:
     for part in folder.glob("part-*.parquet"):
         part.unlink()
-    with contextlib.suppress(OSError):  # someone put something else there
-        folder.rmdir()
 
 
 def _counted(path: Path, shard: Shard) -> Progress:

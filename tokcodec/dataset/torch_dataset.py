@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 
 from tokcodec.dataset.reader import open_dataset, token_matrix
 
+_OPEN_FILES = 16
+
 
 class TokenDataset(Dataset[tuple[Tensor, int]]):
     """The rows of a dataset that did not fail: codes int64 [N] and the class, -1 if it has none.
@@ -71,6 +73,8 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
     def _read(self, group: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
         number, row_group = self._groups[group]
         if number not in self._files:
+            if len(self._files) >= _OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
             self._files[number] = pq.ParquetFile(self._rows.files[number])
         column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
         return token_matrix(column.combine_chunks(), self._rows.metadata)
