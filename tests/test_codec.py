@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,10 @@ from conftest import GOLDEN, PHOTOS
 from PIL import Image
 
 from tokcodec import Codec, TokenFile
+from tokcodec.codec import default_batch_size
 from tokcodec.errors import CheckpointError, DeviceError, PictureError, TokenFileError
 from tokcodec.geometry import FITS
+from tokcodec.train.presets import PRESETS
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,16 @@ def test_the_bundled_model_that_fits_is_named(codec, pictures):
     other = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(pictures[0])
     with pytest.raises(TokenFileError, match="decode it with --weights tokcodec-16"):
         codec.decompress(other)
+
+
+def test_the_default_batch():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for name, on_cpu in (("tokcodec-16", 16), ("tokcodec-64", 16), ("tokcodec-256", 16)):
+        assert default_batch_size(PRESETS[name], cpu) == on_cpu
+    part = dataclasses.replace(PRESETS["original"].encoder, width=512, patch_size=16, heads=8)
+    large = dataclasses.replace(PRESETS["original"], encoder=part, decoder=part)
+    assert default_batch_size(large, cpu) == 8
+    assert default_batch_size(large, cuda) == 16
 
 
 def test_loading_what_is_not_there():

@@ -1,7 +1,7 @@
 """Do codes agree across devices, dtypes, thread counts and batch sizes? Measured, not promised."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from tokcodec import checkpoint
-from tokcodec.codec import BATCH_SIZE, Codec
+from tokcodec.codec import Codec, default_batch_size
+from tokcodec.config import ModelConfig
 from tokcodec.model.loading import Dtype
 
 _ROWS = 1024  # vectors whose distances to the whole codebook are held at once
@@ -22,7 +23,7 @@ class Way:
     device: str = "cpu"
     dtype: Dtype = "float32"
     threads: int = 1
-    batch_size: int = BATCH_SIZE
+    batch_size: int = 16
 
     def __str__(self) -> str:
         threads = f", {self.threads} threads" if self.device == "cpu" else ""
@@ -47,13 +48,14 @@ class Agreement:
     largest_margin: float | None
 
 
-def ways_at_hand() -> list[Way]:
-    """Every way that this machine has, the default one first."""
+def ways_at_hand(config: ModelConfig) -> list[Way]:
+    """Every way that this machine has, the CPU's default one first."""
     threads = torch.get_num_threads()
-    first = Way(threads=threads)
-    others = [Way(threads=n) for n in {1, 2, threads} - {threads}]
-    others += [Way(threads=threads, batch_size=n) for n in (1, 4, 64)]
-    others.append(Way(threads=threads, dtype="bfloat16"))
+    size = default_batch_size(config, torch.device("cpu"))
+    first = Way(threads=threads, batch_size=size)
+    others = [replace(first, threads=n) for n in sorted({1, 2, threads} - {threads})]
+    others += [replace(first, batch_size=n) for n in (1, 4, 16, 64) if n != size]
+    others.append(replace(first, dtype="bfloat16"))
     if torch.cuda.is_available():
         others += [Way(device="cuda"), Way(device="cuda", dtype="bfloat16")]
     return [first, *others]

@@ -25,6 +25,18 @@ P = TypeVar("P", bound=Squares | TokcodecError)
 Rows = NDArray[Any]
 
 BATCH_SIZE = 16
+_CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
+
+
+def default_batch_size(config: ModelConfig, device: torch.device) -> int:
+    """16 squares; on a CPU fewer of a large model, which is faster so. Depends on nothing else."""
+    part = config.encoder
+    tokens = config.grid(part) ** 2 + config.num_latents
+    square = 4 * tokens * round(part.width * part.mlp_ratio)  # float32, between an MLP's layers
+    size = BATCH_SIZE
+    while device.type == "cpu" and size > 1 and size * square > _CACHE_BYTES:
+        size //= 2
+    return size
 
 
 class Codec:
@@ -53,7 +65,7 @@ class Codec:
         cls,
         weights: str | checkpoint.Header = DEFAULT_WEIGHTS,
         device: str = "auto",
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         dtype: Dtype = "float32",
         compiled: bool = False,
     ) -> Self:
@@ -63,7 +75,7 @@ class Codec:
             weights: a bundled name, a file, a folder with one checkpoint, a model on the hub, or
                 a header; a published checkpoint of another program is converted first.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
-            batch_size: squares that the model sees at once.
+            batch_size: squares that the model sees at once; ``default_batch_size`` if None.
             dtype: of the encoder's matrix products (autocast); codes in ``bfloat16`` are not those
                 in ``float32``.
             compiled: the encoder goes through ``torch.compile``.
@@ -76,7 +88,8 @@ class Codec:
         model = load(header, resolve_device(device))
         if compiled:
             model.encoder.compile()
-        return cls(model, header, batch_size, dtype)
+        size = batch_size or default_batch_size(header.config, resolve_device(device))
+        return cls(model, header, size, dtype)
 
     @property
     def config(self) -> ModelConfig:

@@ -62,7 +62,7 @@ def decode(
         typer.Option(metavar="KEY|ROW", help="Of a token dataset, only these; may be repeated."),
     ] = None,
     device: Device = "auto",
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = None,
     workers: Workers = CORES,
     allow_large_pictures: AllowLarge = False,
     as_json: Json = False,
@@ -120,7 +120,7 @@ def decode(
     tally.close()
 
 
-def _load(path: Path, device: str, batch_size: int) -> "Codec":
+def _load(path: Path, device: str, batch_size: int | None) -> "Codec":
     from tokcodec.codec import Codec
 
     return Codec.load(str(path), device, batch_size)

@@ -50,7 +50,7 @@ def encode(
         str, typer.Option(metavar="COLOUR", help="Behind transparent parts: a name or #rrggbb.")
     ] = "white",
     device: Device = "auto",
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = None,
     workers: Workers = CORES,
     allow_large_pictures: AllowLarge = False,
     as_json: Json = False,

@@ -24,7 +24,12 @@ Tokens = Annotated[
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
 BatchSize = Annotated[
-    int, typer.Option(min=1, help="Squares that the model sees at once; part of what fixes codes.")
+    int | None,
+    typer.Option(
+        min=1,
+        help="Squares that the model sees at once, part of what fixes codes; 16 if not given, "
+        "fewer of a large model on a CPU.",
+    ),
 ]
 Workers = Annotated[
     int, typer.Option(min=1, help="Threads that read and write pictures.", show_default="cores")

@@ -97,8 +97,8 @@ def tokenize(
         int | None,
         typer.Option(
             min=1,
-            help="Squares that the model sees at once; part of what fixes codes. 16 if not given, "
-            "on CUDA what is found to be fastest.",
+            help="Squares that the model sees at once, part of what fixes codes; 16 if not given, "
+            "fewer of a large model on a CPU, on CUDA what is found to be fastest.",
         ),
     ] = None,
     workers: Workers = CORES,
@@ -121,7 +121,7 @@ def tokenize(
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
     from tokcodec.checkpoint import check_tokens
-    from tokcodec.codec import BATCH_SIZE, Codec
+    from tokcodec.codec import Codec, default_batch_size
     from tokcodec.convert.weights import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
 
@@ -140,9 +140,10 @@ def tokenize(
         raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
     header = find(weights)
     check_tokens(header, tokens)
-    kind = resolve_device(device).type
+    torch_device = resolve_device(device)
+    kind = torch_device.type
     if batch_size is None:
-        batch_size = BATCH_SIZE
+        batch_size = default_batch_size(header.config, torch_device)
         if kind == "cuda" and shard:
             raise typer.BadParameter("parts on CUDA need it", param_hint="--batch-size")
         if kind == "cuda":

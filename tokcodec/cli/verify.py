@@ -50,7 +50,7 @@ def verify(
     from tokcodec.agreement import compare, ways_at_hand
 
     pixels = np.concatenate(squares)
-    found = list(compare(header, pixels, ways_at_hand()))
+    found = list(compare(header, pixels, ways_at_hand(header.config)))
     if as_json:
         print_json([dataclasses.asdict(agreement) for agreement in found])
         return
