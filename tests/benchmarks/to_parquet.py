@@ -42,7 +42,10 @@ def main() -> None:
 def seeded(folder: Path) -> Path:
     """A checkpoint of TiTok-S-128's size with random weights."""
     torch.manual_seed(0)
-    tensors = {k: v.numpy() for k, v in Tokenizer(S128).state_dict().items()}
+    model = Tokenizer(S128)
+    for buffer in model.buffers():  # the codebook: without distinct vectors every z is a tie
+        buffer.normal_()
+    tensors = {k: v.numpy() for k, v in model.state_dict().items()}
     return checkpoint.write(folder / "titok-s128.safetensors", S128, tensors, {}).path
 
 
