@@ -86,3 +86,8 @@ def test_figures_are_those_of_the_checkpoints():
 def test_the_repository_names_no_registry():
     for text in (README, CARD, (TESTS.parent / "constraints.txt").read_text()):
         assert "://" not in text
+
+
+def test_nothing_is_left_to_fill_in():
+    words = re.findall(r"\b[A-Z]{6,}\b", README + CARD)
+    assert set(words) <= {"FOLDER"}, words
