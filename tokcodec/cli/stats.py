@@ -42,9 +42,7 @@ def stats(
                 collector.failed += 1
     report = collector.report()
     if not report.pictures:
-        if collector.failed:
-            say(f"nothing to report: {collector.failed:,} failed")
-        else:
+        if not collector.failed:
             say(f"no token files in {', '.join(map(str, sources))}")
         raise typer.Exit(1)
     if as_json:
@@ -61,11 +59,15 @@ def _add_dataset(collector: "Collector", path: Path) -> None:
 
     dataset = open_dataset(path)
     collector.add_bytes(sum(file.stat().st_size for file in dataset.files))
+    failed = 0
     for _, row in token_files(dataset):
         if isinstance(row, TokcodecError):
-            collector.failed += 1
+            failed += 1
         else:
             collector.add_row(row)
+    if failed:
+        say(f"{path}: {failed:,} of {len(dataset):,} rows failed when they were made")
+    collector.failed += failed
 
 
 def _print(report: "Report") -> None:
