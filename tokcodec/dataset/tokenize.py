@@ -304,8 +304,7 @@ def run(
 
     with locked(folder, output, part):
         if part[1] == 1:
-            for half_written in folder.glob(TEMPORARY + "*"):  # by a run that was killed
-                half_written.unlink()
+            _sweep(folder)  # behind a run that was killed
         there = sorted(folder.glob("part-*.parquet"))
         if force:
             own = [folder / shard.name for shard in shards] if part[1] > 1 else there
@@ -337,6 +336,8 @@ def run(
             todo.append((shard, path))
         for done in engine(todo, watch):
             count(done)
+        if part[1] == 1:
+            _sweep(folder)  # behind an actor that was killed
         if whole:
             task.merge(output, [folder / shard.name for shard in shards])
             _clear(folder)
@@ -396,6 +397,11 @@ def _inputs_digest(shard: Shard) -> str:
 
 def _joined(digests: Iterable[str]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _sweep(folder: Path) -> None:
+    for half_written in folder.glob(TEMPORARY + "*"):
+        half_written.unlink()
 
 
 def _clear(folder: Path) -> None:
