@@ -14,6 +14,7 @@ from tokcodec.convert.published import Array, Arrays, Section, Tensors
 from tokcodec.convert.vit import (
     HEADS,
     pixel_patch_size,
+    require_sizes,
     take_decoder,
     take_encoder,
     take_pixel_head,
@@ -67,13 +68,6 @@ def convert(config: Mapping[str, Any], tensors: Mapping[str, Array]) -> tuple[Mo
         "quantizer.embedding_table.weight", codebook_size, code_dim
     )
     source.finish()
-    section.require(
-        codebook_size=codebook_size,
-        token_size=code_dim,
-        num_latent_tokens=num_latents,
-        vit_enc_patch_size=encoder.patch_size,
-        vit_dec_patch_size=patch_size,
-    )
     converted = ModelConfig(
         layout="latent",
         encoder=encoder,
@@ -86,6 +80,7 @@ def convert(config: Mapping[str, Any], tensors: Mapping[str, Array]) -> tuple[Mo
         pixel_convolution=True,
         default_fit="crop",
     )
+    require_sizes(section, converted)
     return converted, out
 
 

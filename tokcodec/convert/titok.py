@@ -14,6 +14,7 @@ from tokcodec.convert.published import Array, Arrays, Section, Tensors
 from tokcodec.convert.vit import (
     HEADS,
     pixel_patch_size,
+    require_sizes,
     take_1x1,
     take_decoder,
     take_encoder,
@@ -77,13 +78,6 @@ def convert(
         out |= take_pixel_head(source, decoder.width, patch_size)
     out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
     source.finish()
-    section.require(
-        codebook_size=codebook_size,
-        token_size=code_dim,
-        num_latent_tokens=num_latents,
-        vit_enc_patch_size=encoder.patch_size,
-        vit_dec_patch_size=patch_size,
-    )
     converted = ModelConfig(
         layout="latent",
         encoder=encoder,
@@ -99,6 +93,7 @@ def convert(
         vqgan=vqgan,
         default_fit="crop",
     )
+    require_sizes(section, converted)
     return converted, out
 
 

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from tokcodec.config import VitConfig
-from tokcodec.convert.published import Array, Arrays, Tensors
+from tokcodec.config import ModelConfig, VitConfig
+from tokcodec.convert.published import Array, Arrays, Section, Tensors
 from tokcodec.errors import CheckpointError
 
 # By the config's name of a size, attention heads: the one thing of it that no tensor tells.
@@ -69,6 +69,21 @@ def pixel_patch_size(source: Tensors) -> int:
     """The decoder's patch size, from its map to 3·P·P numbers."""
     size = source.shape("decoder.ffn.0.weight", 4)[0]
     return math.isqrt(size // 3)
+
+
+def require_sizes(section: Section, config: ModelConfig) -> None:
+    """What the tensors' shapes said of a model, and its published config must not deny.
+
+    Raises:
+        CheckpointError: the published config says otherwise.
+    """
+    section.require(
+        codebook_size=config.quantizer.codebook_size,
+        token_size=config.quantizer.code_dim,
+        num_latent_tokens=config.num_latents,
+        vit_enc_patch_size=config.encoder.patch_size,
+        vit_dec_patch_size=config.decoder.patch_size,
+    )
 
 
 def take_1x1(source: Tensors, name: str, outputs: int, inputs: int) -> Array:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tokcodec.codec import BATCH_SIZE, Codec
+from tokcodec.dataset.sources import parts_of
 from tokcodec.dataset.table import read_metadata
 
 _LARGEST = 1024
@@ -19,7 +20,7 @@ def batch_size_begun_with(output: Path) -> int | None:
     Raises:
         DatasetError: what is there is no token dataset.
     """
-    parts = output.with_name(output.name + ".parts") if output.suffix == ".parquet" else output
+    parts = parts_of(output) or output
     for path in (*sorted(parts.glob("part-*.parquet")), output):
         if path.is_file():
             return int(read_metadata(path).run["batch_size"])

@@ -47,7 +47,7 @@ def export(dataset: TokenRows, target: Path) -> int:
                 "shape": shape,
             }
             np.lib.format.write_array_header_1_0(file, header)
-            for columns in _all(dataset):
+            for columns in dataset.columns("tokens"):
                 file.write(token_matrix(columns["tokens"], metadata).tobytes())
 
     else:
@@ -55,7 +55,7 @@ def export(dataset: TokenRows, target: Path) -> int:
         def write(file: BinaryIO) -> None:
             tokens = np.zeros(shape, smallest_type(metadata))
             start = 0
-            for columns in _all(dataset):
+            for columns in dataset.columns("tokens"):
                 part = token_matrix(columns["tokens"], metadata)
                 tokens[start : start + len(part)] = part
                 start += len(part)

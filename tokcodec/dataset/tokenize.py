@@ -313,8 +313,9 @@ def run(
                 path.unlink()
             there = sorted(folder.glob("part-*.parquet"))
         by_name = {shard.name: shard for shard in task.plan.shards}
-        for path in there:  # of other parts, too: one dataset has one plan and one way to make it
-            task.finished(path, by_name.get(path.name, _NO_SHARD))
+        finished = {  # of other parts, too: one dataset has one plan and one way to make it
+            path for path in there if task.finished(path, by_name.get(path.name, _NO_SHARD))
+        }
         if whole and task.finished(output):
             if verify_inputs:
                 task.check_inputs(output)
@@ -326,7 +327,7 @@ def run(
         todo = []
         for shard in shards:
             path = folder / shard.name
-            if task.finished(path, shard):
+            if path in finished:
                 if verify_inputs:
                     task.check_inputs(path, shard)
                 kept = _counted(path, shard)
