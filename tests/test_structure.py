@@ -32,7 +32,25 @@ BORDERS["codec"] = BELOW_CODEC - {"stats"}
 BORDERS["dataset"] = (BELOW_CODEC - {"stats"}) | {"codec", "dataset"}
 BORDERS["agreement"] = {"checkpoint", "codec", "config", "model"}
 BORDERS["train"] = (BELOW_CODEC - {"stats"}) | {"train"}
-BORDERS["cli"] = BELOW_CODEC | {"agreement", "codec", "cli", "dataset", "train", "__init__"}
+BORDERS["evaluate"] = {
+    "codec",
+    "config",
+    "errors",
+    "evaluate",
+    "files",
+    "parallel",
+    "picture",
+    "stats",
+}
+BORDERS["cli"] = BELOW_CODEC | {
+    "agreement",
+    "cli",
+    "codec",
+    "dataset",
+    "evaluate",
+    "train",
+    "__init__",
+}
 BORDERS["__init__"] = {"codec", "dataset", "errors", "tokenfile"}
 BORDERS["__main__"] = {"cli"}
 
@@ -73,6 +91,7 @@ def test_borders(path):
                 "codec",
                 "convert",
                 "dataset",
+                "evaluate",
                 "train",
             ), f"{inside} imports torch"
 

@@ -39,3 +39,7 @@ class DatasetError(TokcodecError):
 
 class TrainingError(TokcodecError):
     """Training that cannot start, resume or go on."""
+
+
+class EvaluationError(TokcodecError):
+    """Pictures that cannot be measured, or another codec that is not at hand."""

@@ -7,6 +7,7 @@ import typer
 from tokcodec.cli.convert import convert
 from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
+from tokcodec.cli.evaluate import evaluate
 from tokcodec.cli.export import export
 from tokcodec.cli.inspect import inspect
 from tokcodec.cli.models import models
@@ -22,7 +23,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (encode, decode, stats, inspect, models, tokenize, export, verify, convert, train):
+for command in (
+    encode,
+    decode,
+    stats,
+    inspect,
+    models,
+    tokenize,
+    export,
+    verify,
+    convert,
+    evaluate,
+    train,
+):
     app.command()(command)
 
 

@@ -26,6 +26,7 @@ from tokcodec.train.export import export, mean_psnr, rounded
 from tokcodec.train.start import initialize
 
 _START_PICTURES = 8192
+_SHORTEST_PREFIX = 1 / 32  # of the codes; shorter ones decode, but nothing is trained for them
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ def require_trainable(config: ModelConfig) -> None:
     """Refuses models of published checkpoints that this loop cannot train.
 
     Raises:
-        TrainingError: a MaskGIT-VQGAN head, or codes whose every prefix decodes.
+        TrainingError: a MaskGIT-VQGAN head.
     """
-    if config.vqgan or config.prefix_codes:
-        raise TrainingError("models with vqgan or prefix_codes cannot be trained here")
+    if config.vqgan:
+        raise TrainingError("models with vqgan cannot be trained here")
 
 
 def train(
@@ -243,8 +244,9 @@ class _Session:
             ) from error
         z_q = model.quantizer.lookup(codes)
         commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
+        kept = _draw_prefix(config.num_codes, generator) if config.prefix_codes else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
-            decoded = model.decoder(z + (z_q - z).detach())  # straight-through
+            decoded = model.decoder((z + (z_q - z).detach())[:, :kept])  # straight-through
         loss = F.mse_loss(decoded.float(), pixels) + recipe.commitment * commitment
 
         for group in self.optimizer.param_groups:
@@ -275,3 +277,13 @@ class _Session:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.averages.load_state(state["averages"])
+
+
+def _draw_prefix(count: int, generator: torch.Generator) -> int:
+    """Codes that a step decodes: all, or as often a number whose logarithm is uniform.
+
+    Nested dropout (arXiv 1402.0915); on the tail of the codes, as One-D-Piece (arXiv 2501.10064,
+    section 3) has it.
+    """
+    whole, share = torch.rand(2, generator=generator).tolist()
+    return count if whole < 0.5 else max(1, round(count * _SHORTEST_PREFIX**share))

@@ -22,6 +22,17 @@ PRESETS = {
     "tokcodec-64": _small(patch_size=8, pixel_scale=4),
     # 256 codes resolve half of the pixels; patches that reach into each other hide their borders.
     "tokcodec-256": _small(patch_size=8, pixel_scale=2, pixel_overlap=4),
+    # Any prefix of its codes decodes. Twice the tokens to run on: fewer layers.
+    "tokcodec-latent": ModelConfig(
+        layout="latent",
+        encoder=VitConfig(width=256, layers=2, heads=4, patch_size=8),
+        decoder=VitConfig(width=256, layers=3, heads=4, patch_size=8),
+        quantizer=QuantizerConfig(codebook_size=8192, code_dim=32),
+        preprocessing=PreprocessingConfig(pixel_scale=2, reduced_jpeg=True),
+        num_latents=256,
+        prefix_codes=True,
+        pixel_overlap=4,
+    ),
     # The configuration of the original description, some 300 M parameters.
     "original": ModelConfig(
         layout="patch",

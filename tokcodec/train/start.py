@@ -2,7 +2,8 @@
 
 With the residual branches at zero, encoder and decoder of the patch layout are linear maps, and
 the best linear code of a patch is its first d principal components. So the first gradient step
-starts from classical vector quantization instead of from noise.
+starts from classical vector quantization instead of from noise; in the latent layout, from
+``places``.
 """
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tokcodec.model.layers import Block, PatchHead, patchify
 from tokcodec.model.quantizer import nearest
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.places import SHARE, give_places
 
 _ITERATIONS = 10
 _VECTORS_PER_CODE = 40
@@ -23,29 +25,33 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
     for name, parameter in model.named_parameters():
         if name.endswith(("positions", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
+    for module in model.modules():
+        if isinstance(module, Block):
+            for parameter in (*module.attention.out.parameters(), *module.mlp[2].parameters()):
+                nn.init.zeros_(parameter)
+    share = SHARE if encoder.num_latents else 1
+    embed = encoder.patch_embed
     mean, basis, scale = _principal_components(patchify(pixels, encoder.patch_size))
-    rank = min(basis.shape[1], encoder.patch_embed.out_features)
+    rank = min(basis.shape[1], embed.out_features // share)
     # The residual stream holds the components at unit variance.
-    encoder.patch_embed.weight[:rank] = (basis / scale).T[:rank]
-    encoder.patch_embed.bias[:rank] = -(mean @ basis / scale)[:rank]
-    if not encoder.num_latents:
-        for module in model.modules():
-            if isinstance(module, Block):
-                for parameter in (*module.attention.out.parameters(), *module.mlp[2].parameters()):
-                    nn.init.zeros_(parameter)
-        rank = min(rank, encoder.to_code.out_features, decoder.from_code.out_features)
-        for linear, diagonal in (
-            (encoder.to_code, scale[:rank]),
-            (decoder.from_code, 1 / scale[:rank]),
-        ):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-            linear.weight[:rank, :rank] = torch.diag(diagonal)
+    if encoder.num_latents:  # what the quarters of a token hold is not to be mixed
+        nn.init.zeros_(embed.weight)
+        nn.init.zeros_(embed.bias)
+    embed.weight[:rank] = (basis / scale).T[:rank]
+    embed.bias[:rank] = -(mean @ basis / scale)[:rank]
+    rank = min(rank, encoder.to_code.out_features, decoder.from_code.out_features // share)
+    for linear, diagonal in (
+        (encoder.to_code, scale[:rank]),
+        (decoder.from_code, 1 / scale[:rank]),
+    ):
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        linear.weight[:rank, :rank] = torch.diag(diagonal)
 
     head = decoder.to_pixels
     assert isinstance(head, PatchHead)
     mean, basis, scale = _principal_components(patchify(pixels, head.patch_size))
-    rank = min(basis.shape[1], head.in_features)
+    rank = min(basis.shape[1], head.in_features // share)
     # The components span a patch without what it may give to its neighbours.
     overlap, inner = head.overlap, head.patch_size
     nn.init.zeros_(head.weight)
@@ -59,6 +65,8 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
         nn.init.dirac_(head.convolution.weight)
         assert head.convolution.bias is not None
         nn.init.zeros_(head.convolution.bias)
+    if encoder.num_latents:
+        give_places(encoder, decoder)
 
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)

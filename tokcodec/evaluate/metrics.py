@@ -1,0 +1,70 @@
+"""How near a decoded picture is to its original."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    learned_perceptual_image_patch_similarity,
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+from tokcodec.picture import Pixels
+
+SMALLEST_SIDE = 161  # of the five scales of MS-SSIM
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of one picture, or means over several.
+
+    Attributes:
+        psnr: dB, on 8-bit pixels.
+        ssim: structural similarity (Wang et al. 2004), up to 1.
+        ms_ssim: on five scales (Wang et al. 2003), up to 1.
+        lpips: distance in AlexNet's features (Zhang et al. 2018, arXiv 1801.03924), from 0; None
+            where the network is not at hand.
+    """
+
+    psnr: float
+    ssim: float
+    ms_ssim: float
+    lpips: float | None
+
+
+def psnr(original: Pixels, decoded: Pixels) -> float:
+    """Peak signal-to-noise ratio of 8-bit pixels in dB; equal ones give 148, not infinity."""
+    error = float(np.mean((original.astype(np.float64) - decoded) ** 2))
+    return 10 * math.log10(255**2 / max(error, 1e-10))
+
+
+def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
+    """Scores of uint8 pictures [S, S, 3], S at least ``SMALLEST_SIDE``."""
+    a, b = _tensor(decoded), _tensor(original)
+    return Scores(
+        psnr=psnr(original, decoded),
+        ssim=float(structural_similarity_index_measure(a, b, data_range=1.0)),  # type: ignore[arg-type]
+        ms_ssim=float(multiscale_structural_similarity_index_measure(a, b, data_range=1.0)),
+        lpips=float(_lpips(a, b)) if lpips else None,
+    )
+
+
+def why_no_lpips() -> str | None:
+    """None where LPIPS can be measured, else the reason; its network may be fetched for this."""
+    pixels = torch.zeros(1, 3, 64, 64)
+    try:
+        _lpips(pixels, pixels)
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def _lpips(a: Tensor, b: Tensor) -> Tensor:
+    return learned_perceptual_image_patch_similarity(a, b, net_type="alex", normalize=True)
+
+
+def _tensor(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255

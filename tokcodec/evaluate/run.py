@@ -1,0 +1,252 @@
+"""Measures checkpoints on pictures, and other codecs at the bytes of every picture."""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tokcodec.codec import Codec
+from tokcodec.config import Fit
+from tokcodec.errors import EvaluationError, PictureError
+from tokcodec.evaluate import rivals
+from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score, why_no_lpips
+from tokcodec.parallel import map_ahead
+from tokcodec.picture import read_squares
+from tokcodec.stats import Collector
+
+_SHORTEST_PREFIX = 16
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Point:
+    """A checkpoint and the number of codes a picture that it is measured at."""
+
+    codec: Codec
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        return self.codec.header.name
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One picture at one point, by the checkpoint itself or by another codec.
+
+    Attributes:
+        point: index in the points.
+        rival: the other codec; None for the checkpoint itself.
+        file_bytes: of the whole file.
+        settings: of the other codec.
+        scores: how near the picture is to its original.
+        image: the decoded picture.
+    """
+
+    point: int
+    rival: rivals.Name | None
+    file_bytes: int
+    settings: str
+    scores: Scores
+    image: Image.Image
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one picture gave; ``measured`` lacks the codecs of which no file was small enough."""
+
+    path: Path
+    original: Image.Image
+    measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """One codec at the bytes of one point: means over all pictures.
+
+    Attributes:
+        codec: name of the checkpoint or of the other codec.
+        pictures: that it could code in no more bytes than the checkpoint.
+        file_bytes: mean of the whole files; None, like the scores, unless it could code all.
+    """
+
+    codec: str
+    pictures: int
+    file_bytes: float | None
+    psnr: float | None
+    ssim: float | None
+    ms_ssim: float | None
+    lpips: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A point: the checkpoint, how it uses its codebook, and the others at its bytes.
+
+    Attributes:
+        tokens: codes a picture.
+        payload_bytes: of the packed codes alone.
+        usage: share of the codebook that the pictures use.
+        perplexity: 2 to the entropy of the codes.
+        own: the checkpoint's means.
+        others: of the other codecs, at no more bytes for every picture.
+    """
+
+    tokens: int
+    payload_bytes: int
+    usage: float
+    perplexity: float
+    own: Mean
+    others: tuple[Mean, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over all pictures.
+
+    Attributes:
+        pictures: measured.
+        failed: that could not be read; in no other figure.
+        fit: how they were fitted to the square of ``size`` pixels.
+        no_lpips: why there is no LPIPS; None where there is.
+        rows: a point each, in the order of the checkpoints.
+    """
+
+    pictures: int
+    failed: int
+    fit: Fit
+    size: int
+    no_lpips: str | None
+    rows: tuple[Row, ...]
+
+
+class Evaluator:
+    """Measures pictures one after the other, and adds them up.
+
+    Args:
+        codecs: the checkpoints, of one picture size.
+        others: names of the other codecs.
+        fit: ``crop``, ``stretch`` or ``pad``: what is compared is the square that it gives.
+
+    Raises:
+        EvaluationError: squares of different or too small sizes, or a codec that is not at hand.
+    """
+
+    def __init__(self, codecs: Sequence[Codec], others: tuple[rivals.Name, ...], fit: Fit) -> None:
+        sizes = {codec.config.preprocessing.image_size for codec in codecs}
+        if len(sizes) > 1:
+            raise EvaluationError("checkpoints of different picture sizes cannot be compared")
+        (self.size,) = sizes
+        if self.size < SMALLEST_SIDE:
+            raise EvaluationError(
+                f"squares of {self.size} pixels: MS-SSIM needs {SMALLEST_SIDE} or more"
+            )
+        rivals.require(others)
+        self.points = tuple(Point(codec, n) for codec in codecs for n in _prefixes(codec))
+        self.others, self.fit = others, fit
+        self.no_lpips = why_no_lpips()
+        self.pictures = self.failed = 0
+        self._collectors = [Collector() for _ in self.points]
+        self._payload_bytes = [0 for _ in self.points]
+        self._figures: dict[tuple[int, str | None], list[tuple[float | None, ...]]]
+        self._figures = defaultdict(list)
+
+    def run(
+        self, paths: Sequence[Path], workers: int, failed: Callable[[str], None]
+    ) -> Iterator[Result]:
+        """Results in the order of ``paths``; ``failed`` is told of pictures that cannot be read."""
+        ahead = iter(paths)
+        while chunk := list(islice(ahead, _BATCH)):
+            squares: list[tuple[Path, Image.Image]] = []
+            for path in chunk:
+                try:
+                    config = self.points[0].codec.config.preprocessing
+                    read = read_squares(path, config, self.fit)
+                    squares.append((path, Image.fromarray(read.pixels[0])))
+                except PictureError as error:
+                    self.failed += 1
+                    failed(str(error))
+            images = [image for _, image in squares]
+            own: list[list[tuple[int, Image.Image]]] = [[] for _ in images]
+            for place, point in enumerate(self.points):
+                token_files = point.codec.compress_batch(images, "crop", tokens=point.tokens)
+                decoded = point.codec.decompress_batch(token_files)
+                for results, token_file, image in zip(own, token_files, decoded, strict=True):
+                    self._collectors[place].add_row(token_file)
+                    self._collectors[place].add_bytes(token_file.file_bytes)
+                    self._payload_bytes[place] = token_file.payload_bytes
+                    results.append((token_file.file_bytes, image))
+            jobs = zip(squares, own, strict=True)
+            for result in map_ahead(lambda job: self._measure(*job), jobs, workers, workers):
+                self.pictures += 1
+                for measured in result.measured:
+                    figures = (measured.file_bytes, *dataclasses.astuple(measured.scores))
+                    self._figures[measured.point, measured.rival].append(figures)
+                yield result
+
+    def evaluation(self) -> Evaluation:
+        rows = []
+        for place, point in enumerate(self.points):
+            report = self._collectors[place].report()
+            assert report.codes_used is not None
+            assert report.perplexity is not None
+            rows.append(
+                Row(
+                    tokens=point.tokens,
+                    payload_bytes=self._payload_bytes[place],
+                    usage=report.codes_used / point.codec.config.quantizer.codebook_size,
+                    perplexity=report.perplexity,
+                    own=self._mean(place, None),
+                    others=tuple(self._mean(place, name) for name in self.others),
+                )
+            )
+        return Evaluation(
+            self.pictures, self.failed, self.fit, self.size, self.no_lpips, tuple(rows)
+        )
+
+    def _measure(
+        self, square: tuple[Path, Image.Image], own: list[tuple[int, Image.Image]]
+    ) -> Result:
+        path, original = square
+        opened = {name: rivals.open_rival(name, original) for name in self.others}
+        measured = []
+        for place, (budget, image) in enumerate(own):
+            attempts: dict[rivals.Name | None, rivals.Attempt | None]
+            attempts = {name: rivals.best(r, original, budget) for name, r in opened.items()}
+            for name, attempt in {None: rivals.Attempt(budget, "", image), **attempts}.items():
+                if attempt:
+                    scores = score(
+                        np.asarray(original), np.asarray(attempt.image), lpips=not self.no_lpips
+                    )
+                    measured.append(
+                        Measured(
+                            place, name, attempt.file_bytes, attempt.settings, scores, attempt.image
+                        )
+                    )
+        return Result(path, original, tuple(measured))
+
+    def _mean(self, place: int, rival: rivals.Name | None) -> Mean:
+        figures = self._figures[place, rival]
+        complete = len(figures) == self.pictures
+
+        def mean(column: tuple[float | None, ...]) -> float | None:
+            values = [value for value in column if value is not None]
+            return math.fsum(values) / len(values) if values and complete else None
+
+        columns = list(zip(*figures, strict=True)) or [()] * 5
+        name = rival or self.points[place].name
+        return Mean(name, len(figures), *map(mean, columns))
+
+
+def _prefixes(codec: Codec) -> list[int]:
+    """All codes; of a checkpoint that decodes prefixes, also half of them, down to 16."""
+    counts = [codec.config.num_codes]
+    while codec.config.prefix_codes and counts[0] // 2 >= _SHORTEST_PREFIX:
+        counts.insert(0, counts[0] // 2)
+    return counts

@@ -1,0 +1,107 @@
+"""A start for the latent layout: every latent gets a place in the picture.
+
+In the first block of the encoder a latent gathers the components of the patches around its place,
+in the first block of the decoder a patch gathers the codes of the latents nearest to it. Latents
+lie far from the places of those before them, so every prefix of the codes starts as a picture, the
+shorter the coarser.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from tokcodec.model.layers import Attention
+from tokcodec.model.tokenizer import Decoder, Encoder
+
+# Of a token's channels a quarter is for the components of patches, one is empty, one holds the
+# constants that keep the norms of tokens equal, and the last one place and kind.
+SHARE = 4
+_POWER = 3.0  # of the distance
+_KIND_LOGIT = 6.0  # for tokens to gather from, and against the others
+
+
+def give_places(encoder: Encoder, decoder: Decoder) -> None:
+    """Sets positions, latents and the first blocks, whose other weights must gather nothing."""
+    count, code_dim = encoder.num_latents, decoder.from_code.in_features
+    for part in (encoder, decoder):
+        grid = math.isqrt(len(part.patch_positions))
+        attention = part.blocks[0].attention
+        assert isinstance(attention, Attention)
+        _gather(attention)
+        cells = (torch.cartesian_prod(torch.arange(grid), torch.arange(grid)) + 0.5) / grid
+        order = _spread(grid)
+        places = cells[order.repeat(-(-count // len(order)))[:count]]
+        if isinstance(part, Encoder):
+            # The more latents lie before it, the less far a latent reaches.
+            sharpness = (torch.arange(1, count + 1) / count) ** (1 / 3)
+            content = attention.out.in_features // SHARE
+            part.patch_positions.add_(_tokens(attention, cells, grid, torch.ones(1), 1.0, content))
+            part.latent_tokens.add_(_tokens(attention, places, grid, sharpness, -1.0, 0))
+        else:
+            part.patch_positions.add_(_tokens(attention, cells, grid, torch.ones(1), -1.0, 0))
+            part.code_positions.add_(_tokens(attention, places, grid, torch.ones(1), 1.0, code_dim))
+
+
+def _frequencies(attention: Attention) -> int:
+    width = attention.out.in_features
+    return (min(width // SHARE, width // attention.heads) - 1) // 4
+
+
+def _tokens(
+    attention: Attention, places: Tensor, grid: int, sharpness: Tensor, kind: float, content: int
+) -> Tensor:
+    """[n, width] for places [n, 2] in (0, 1).
+
+    ``sharpness`` [n] or [1] is the share of the frequencies that a token has, the lowest ones;
+    ``content`` the squared norm that the components will add.
+    """
+    width, count = attention.out.in_features, _frequencies(attention)
+    quarter = width // SHARE
+    steps = torch.arange(1, count + 1)
+    angles = places[:, :, None] * steps * (math.pi * grid / max(count, 1))
+    heights = (steps <= count * sharpness[:, None]) / steps.sqrt()
+    waves = (torch.stack([angles.sin(), angles.cos()], dim=2) * heights[:, None, None]).flatten(1)
+    rest = (width - content - waves.square().sum(dim=1) - kind**2).clamp(min=0)
+    signs = 1 - 2 * (torch.arange(quarter) % 2)
+    tokens = torch.zeros(len(places), width)
+    tokens[:, 2 * quarter : 3 * quarter] = (rest / quarter).sqrt()[:, None] * signs
+    tokens[:, 3 * quarter : 3 * quarter + 4 * count] = waves
+    tokens[:, 3 * quarter + 4 * count] = kind
+    return tokens
+
+
+def _gather(attention: Attention) -> None:
+    """Attention to the components of tokens of kind 1, by distance from the place of the query.
+
+    The sum of cos(kx)/k is -log(2 sin(x/2)), so the softmax weighs by a power of the distance,
+    which needs no scale: the nearest tokens count, however few there are.
+    """
+    width, heads, count = attention.out.in_features, attention.heads, _frequencies(attention)
+    quarter, size = width // SHARE, width // attention.heads
+    attention.qkv.bias.zero_()
+    queries, keys, values = attention.qkv.weight.view(3, heads, size, width)
+    for projection in (queries, keys):
+        projection.zero_()
+        wave = torch.arange(4 * count)
+        projection[:, wave, 3 * quarter + wave] = math.sqrt(_POWER * math.sqrt(size))
+    keys[:, 4 * count, 3 * quarter + 4 * count] = 1
+    attention.qkv.bias.view(3, heads, size)[0, :, 4 * count] = _KIND_LOGIT * math.sqrt(size)
+    flat = values.reshape(width, width)
+    flat[:quarter] = torch.eye(quarter, width)
+    values.copy_(flat.view_as(values))
+    attention.out.weight[:quarter, :quarter] = torch.eye(quarter)
+
+
+def _spread(grid: int) -> Tensor:
+    """The cells of a grid, each as far as can be from those before it, edges wrapping around."""
+    rows, columns = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).unbind(1)
+    nearest = torch.full((grid**2,), float(2 * grid**2))
+    order = [(grid // 8) * (grid + 1)]
+    for _ in range(grid**2 - 1):
+        down = (rows - rows[order[-1]]).abs()
+        right = (columns - columns[order[-1]]).abs()
+        distance = torch.minimum(down, grid - down) ** 2 + torch.minimum(right, grid - right) ** 2
+        nearest = torch.minimum(nearest, distance)
+        order.append(int(nearest.argmax()))
+    return torch.tensor(order)
