@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw
 
 from tokcodec.evaluate.run import Evaluation, Mean, Measured, Point, Result
 from tokcodec.files import write_atomically
-from tokcodec.picture import save
 
 FIGURES = "report.json"
 SHEET_PICTURES = 12
@@ -73,19 +72,23 @@ class Report:
         Raises:
             OutputError: one of them cannot be written.
         """
-        text = json.dumps(to_json(evaluation), indent=1) + "\n"
-        write_atomically(folder / FIGURES, lambda file: file.write(text.encode()))
+
+        def write(name: str, data: bytes) -> None:
+            write_atomically(folder / name, lambda file: file.write(data))
+
+        write(FIGURES, (json.dumps(to_json(evaluation), indent=1) + "\n").encode())
         table = io.StringIO()
         writer = csv.DictWriter(table, list(self._lines[0]))
         writer.writeheader()
         writer.writerows(self._lines)
-        data = table.getvalue().encode()
-        write_atomically(folder / "pictures.csv", lambda file: file.write(data))
+        write("pictures.csv", table.getvalue().encode())
         for kind, drawn in _plots(evaluation).items():
-            write_atomically(folder / f"plot.{kind}", lambda file, d=drawn: file.write(d))  # type: ignore[misc]
+            write(f"plot.{kind}", drawn)
         for place, point in enumerate(self.points):
             sheet = _sheet(place, point, evaluation, self._results)
-            save(sheet, folder / f"sheet-{point.name}-{point.tokens}.jpg")
+            file = io.BytesIO()
+            sheet.save(file, "JPEG", quality=92, subsampling=0)
+            write(f"sheet-{point.name}-{point.tokens}.jpg", file.getvalue())
 
 
 def _plots(evaluation: Evaluation) -> dict[str, bytes]:
