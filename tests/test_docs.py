@@ -68,8 +68,8 @@ def test_the_table_of_published_checkpoints():
 def test_every_command_at_the_top_is_the_scripts():
     first, second = (block.strip() for block in blocks("bash"))
     script = (TESTS.parent / ".ci" / "run").read_text()
-    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test,parquet]'" in first
-    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test,parquet]'" in script
+    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test,parquet,metrics]'" in first
+    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test,parquet,metrics]'" in script
     assert second == ".venv/bin/pytest"
     assert script.rstrip().endswith(second)
 

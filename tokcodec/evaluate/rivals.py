@@ -20,6 +20,7 @@ Name = Literal["thumbhash", "blurhash", "webp", "avif", "jxl", "jpeg"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 _SIDES = (256, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8)
+_BEST_QUALITY = 95  # above it formats change their ways, and files grow for nothing
 _HASHED_SIDE = 64  # of what the hashes see, who keep nine waves at most
 
 
@@ -87,7 +88,7 @@ class _FileFormat:
         for side in _SIDES:
             if side > self._square.width or len(self._encode(side, 0)) > budget:
                 continue
-            low, high = 0, 100  # the last that fits lies in low..high
+            low, high = 0, _BEST_QUALITY  # the last that fits lies in low..high
             while low < high:
                 middle = (low + high + 1) // 2
                 if len(self._encode(side, middle)) <= budget:

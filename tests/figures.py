@@ -1,0 +1,127 @@
+"""Writes the tables of README.md and weights/MODEL_CARD.md: python tests/figures.py
+
+Their figures are those of evaluation/report.json, as ``tokcodec evaluate`` wrote it, and of the
+checkpoints' own headers. A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from tokcodec.checkpoint import bundled
+from tokcodec.config import DEFAULT_WEIGHTS
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "weights" / "MODEL_CARD.md")
+REPORT = ROOT / "evaluation" / "report.json"
+TITLES = {
+    "thumbhash": "ThumbHash",
+    "blurhash": "BlurHash",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "jxl": "JPEG XL",
+    "jpeg": "JPEG",
+}
+
+
+def rewritten(text: str) -> str:
+    """The page with every table as it should be."""
+    report = json.loads(REPORT.read_text())
+    tables = {"summary": summary, "points": points, "checkpoints": checkpoints}
+    return re.sub(
+        r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)",
+        lambda match: match[1] + markdown(tables[match[2]](report)) + match[3],
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def summary(report: dict) -> list[list[str]]:
+    """The bundled checkpoints, each beside the best of the others by PSNR."""
+    rows = [["", "codes", "payload", "whole file", "PSNR", "MS-SSIM", "best other codec"]]
+    for header in bundled():
+        row = next(row for row in reversed(report["rows"]) if row["own"]["codec"] == header.name)
+        own = row["own"]
+        complete = [other for other in row["others"] if other["psnr"]]
+        best = max(complete, key=lambda other: other["psnr"])
+        default = " (default)" if header.name == DEFAULT_WEIGHTS else ""
+        rows.append(
+            [
+                f"`{header.name}`{default}",
+                f"{row['tokens']} of {header.config.quantizer.bits} bits",
+                f"{row['payload_bytes']} bytes",
+                f"{own['file_bytes']:.0f} bytes",
+                f"{own['psnr']:.2f} dB",
+                f"{own['ms_ssim']:.3f}",
+                f"{TITLES[best['codec']]}: {best['psnr']:.2f} dB, {best['ms_ssim']:.3f}",
+            ]
+        )
+    return rows
+
+
+def points(report: dict) -> list[list[str]]:
+    """Every checkpoint that was measured, at every number of codes, and every other codec."""
+    scores = (("psnr", 2), ("ssim", 3), ("ms_ssim", 3))
+    rows = [["", "codes", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]]
+    for row in report["rows"]:
+        for mean in (row["own"], *row["others"]):
+            own = mean is row["own"]
+            if not mean["pictures"]:
+                continue
+            whole = mean["psnr"] is not None
+            figures = [f"{mean[name]:.{digits}f}" if whole else "" for name, digits in scores]
+            rows.append(
+                [
+                    f"**{mean['codec']}**" if own else TITLES[mean["codec"]],
+                    f"{row['tokens']}" if own else "",
+                    f"{mean['file_bytes']:.0f}" if whole else f"fits {mean['pictures']} pictures",
+                    *figures,
+                    f"{row['usage']:.1%}" if own else "",
+                    f"{row['perplexity']:,.0f}" if own else "",
+                ]
+            )
+    return rows
+
+
+def checkpoints(_: dict) -> list[list[str]]:
+    """What the files themselves say."""
+    headers = bundled()
+    columns = [["", *(f"`{header.name}`" for header in headers)]]
+
+    def add(name: str, of) -> None:
+        columns.append([name, *(str(of(header.config, header.provenance)) for header in headers)])
+
+    def sees(config) -> str:
+        side = config.preprocessing.model_size
+        return f"{side}x{side} (256x256 averaged by {config.preprocessing.pixel_scale})"
+
+    def covers(config) -> str:
+        side = config.encoder.patch_size
+        return f"{side}x{side}, of the picture {side * config.preprocessing.pixel_scale} pixels"
+
+    add("codes, K", lambda c, _: f"{c.num_codes}, {c.quantizer.codebook_size}")
+    add("model sees", lambda c, _: sees(c))
+    add("patches", lambda c, _: covers(c))
+    add("pixels by which patches overlap", lambda c, _: c.pixel_overlap)
+    add(
+        "encoder, decoder",
+        lambda c, _: f"width {c.encoder.width}, {c.encoder.layers} + {c.decoder.layers} layers",
+    )
+    add("held-out PSNR at the k-means start", lambda _, p: f"{p['held_out_psnr_at_start']:.2f} dB")
+    add("held-out PSNR as shipped", lambda _, p: f"{p['held_out_psnr']:.2f} dB")
+    add(
+        "steps, pictures a step, learning rate",
+        lambda _, p: "{steps}, {batch_size}, {learning_rate}".format(**p["recipe"]),
+    )
+    return columns
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        page.write_text(rewritten(page.read_text()))

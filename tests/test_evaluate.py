@@ -1,0 +1,181 @@
+"""Figures of pictures, the other codecs within their bytes, and the whole command."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from conftest import DATA, PHOTOS
+from PIL import Image
+
+pytest.importorskip("torchmetrics")
+
+from tokcodec import Codec, TokenFile, checkpoint
+from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
+from tokcodec.evaluate import rivals
+from tokcodec.evaluate.metrics import psnr, score
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.picture import read_squares
+from tokcodec.train.export import export
+
+pytestmark = pytest.mark.metrics
+
+
+@pytest.fixture(scope="module")
+def square():
+    config = Codec.load("tokcodec-16").config.preprocessing
+    return Image.fromarray(read_squares(PHOTOS[2], config, "crop").pixels[0])
+
+
+def test_psnr_is_exact():
+    zeros = np.zeros((4, 4, 3), np.uint8)
+    assert psnr(zeros, zeros + 1) == pytest.approx(20 * np.log10(255), abs=1e-12)
+    assert psnr(zeros + 255, zeros) == 0
+    assert psnr(zeros, zeros) == pytest.approx(148.13, abs=0.01)
+
+
+def test_scores_fall_with_noise(square):
+    original = np.asarray(square)
+    noise = np.random.default_rng(0).normal(size=original.shape)
+    levels = [
+        score(original, np.clip(original + s * noise, 0, 255).astype(np.uint8), lpips=False)
+        for s in (0, 8, 32)
+    ]
+    assert levels[0].ssim == pytest.approx(1, abs=1e-5)
+    assert levels[0].ms_ssim == pytest.approx(1, abs=1e-5)
+    for field in ("psnr", "ssim", "ms_ssim"):
+        values = [getattr(level, field) for level in levels]
+        assert values == sorted(values, reverse=True), field
+        assert len(set(values)) == 3, field
+    assert levels[0].lpips is None
+
+
+@pytest.mark.parametrize("name", rivals.NAMES)
+def test_rivals_keep_to_their_bytes_and_use_them(name, square):
+    rival = rivals.open_rival(name, square)
+    assert not list(rival.attempts(5))
+    assert rivals.best(rival, square, 5) is None
+    previous = 0.0
+    for budget in (121, 433, 1200):
+        attempts = list(rival.attempts(budget))
+        assert all(attempt.file_bytes <= budget for attempt in attempts)
+        assert all(attempt.image.size == square.size for attempt in attempts)
+        best = rivals.best(rival, square, budget)
+        if best is None:
+            assert not attempts
+            continue
+        values = [psnr(np.asarray(square), np.asarray(a.image)) for a in attempts]
+        quality = psnr(np.asarray(square), np.asarray(best.image))
+        assert quality == max(values) >= previous
+        previous = quality
+    assert previous > 14
+
+
+def test_a_file_format_takes_the_best_quality_that_fits(square):
+    rival = rivals.open_rival("webp", square)
+    attempts = {attempt.settings: attempt for attempt in rival.attempts(433)}
+    settings = next(text for text in attempts if text.startswith("48 px"))
+    quality = int(settings.split()[-1])
+    small = square.resize((48, 48), Image.Resampling.LANCZOS)
+    sizes = []
+    for q in (quality, quality + 1):
+        file = io.BytesIO()
+        small.save(file, "WEBP", quality=q, method=6)
+        sizes.append(len(file.getvalue()))
+    assert sizes[0] == attempts[settings].file_bytes <= 433 < sizes[1]
+
+
+def test_the_report_is_what_the_commands_do(run, tmp_path):
+    done = run(
+        *("evaluate", *PHOTOS, "--weights", "tokcodec-16", "--weights", "tokcodec-64"),
+        *("--against", "webp,thumbhash", "-o", tmp_path / "report", "--json"),
+    )
+    report = json.loads(done.stdout)
+    folder = tmp_path / "report"
+    assert report == json.loads((folder / "report.json").read_text())
+    assert {path.name for path in folder.iterdir()} == {
+        *("report.json", "pictures.csv", "plot.png", "plot.svg"),
+        *("sheet-tokcodec-16-16.jpg", "sheet-tokcodec-64-64.jpg"),
+    }
+    assert Image.open(folder / "sheet-tokcodec-64-64.jpg").size == (4 * 260, 3 * 280)
+    assert (report["pictures"], report["failed"], report["size"]) == (3, 0, 256)
+    first, second = report["rows"]
+    assert (first["tokens"], first["payload_bytes"], first["own"]["file_bytes"]) == (16, 26, 43)
+    assert [other["codec"] for other in second["others"]] == ["thumbhash", "webp"]
+    assert first["others"][1] == {
+        **dict.fromkeys(("file_bytes", "psnr", "ssim", "ms_ssim", "lpips")),
+        **{"codec": "webp", "pictures": 0},
+    }
+    for other in second["others"]:
+        assert other["pictures"] == 3
+        assert other["file_bytes"] <= 121
+
+    # The same by the other commands.
+    values, codes = [], set()
+    config = Codec.load("tokcodec-64").config.preprocessing
+    for photo in PHOTOS:
+        cropped = tmp_path / photo.name
+        Image.fromarray(read_squares(photo, config, "crop").pixels[0]).save(cropped)
+        run("encode", cropped, "-o", tmp_path / "a.tok", "-f")
+        run("decode", tmp_path / "a.tok", "-o", tmp_path / "a.png", "-f")
+        values.append(
+            psnr(np.asarray(Image.open(cropped)), np.asarray(Image.open(tmp_path / "a.png")))
+        )
+        codes.update(TokenFile.load(tmp_path / "a.tok").codes.tolist())
+    assert second["own"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
+    assert second["usage"] == pytest.approx(len(codes) / 8192, abs=1e-4)
+
+    with (folder / "pictures.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["codec"] == "tokcodec-64"]
+    assert [float(line["psnr"]) for line in lines] == pytest.approx(values, abs=1e-3)
+
+    again = run("evaluate", PHOTOS[0], "-o", folder, status=1)
+    assert b"holds a report already (-f overwrites it)" in again.stderr
+
+
+def test_prefixes_are_points_of_their_own(run, tmp_path):
+    part = VitConfig(width=32, layers=1, heads=2, patch_size=16)
+    config = ModelConfig(
+        layout="latent",
+        encoder=part,
+        decoder=part,
+        quantizer=QuantizerConfig(64, 4),
+        preprocessing=PreprocessingConfig(image_size=192),
+        num_latents=64,
+        prefix_codes=True,
+    )
+    model = Tokenizer(config)
+    model.quantizer.codebook.normal_()
+    export(model, tmp_path / "prefix.safetensors", {})
+    command = ("evaluate", PHOTOS[0], "--against", "", "--json", "--weights")
+    report = json.loads(run(*command, tmp_path / "prefix.safetensors").stdout)
+    assert [row["tokens"] for row in report["rows"]] == [16, 32, 64]
+    assert [row["payload_bytes"] for row in report["rows"]] == [12, 24, 48]
+    assert [row["others"] for row in report["rows"]] == [[]] * 3
+
+    small = dataclasses.replace(config, preprocessing=PreprocessingConfig(image_size=64))
+    model = Tokenizer(small)
+    model.quantizer.codebook.normal_()
+    export(model, tmp_path / "small.safetensors", {})
+    assert checkpoint.find(str(tmp_path / "small.safetensors")).config == small
+    refused = run(*command, tmp_path / "small.safetensors", status=1).stderr
+    assert b"squares of 64 pixels: MS-SSIM needs 161 or more" in refused
+    mixed = run(*command, tmp_path / "prefix.safetensors", "--weights", "tokcodec-16", status=1)
+    assert b"checkpoints of different picture sizes" in mixed.stderr
+
+
+def test_bad_input_is_named(run, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    done = run(
+        *("evaluate", tmp_path / "bad.png", DATA / "chelsea.png", "--against", "thumbhash"),
+        *("--weights", "tokcodec-16"),
+        status=3,
+    )
+    assert b"bad.png: cannot read the picture" in done.stderr
+    assert b"means over 1 picture (" in done.stdout
+    only = run("evaluate", tmp_path / "bad.png", "--against", "", status=1)
+    assert b"no picture to measure" in only.stderr
+    unknown = run("evaluate", PHOTOS[0], "--against", "webp,gif", status=1)
+    assert b"--against gif: none of thumbhash, blurhash, webp" in unknown.stderr
