@@ -157,6 +157,57 @@ def test_the_start_alone_is_vector_quantization(pictures, tmp_path):
     assert header.provenance["held_out_psnr_at_start"] > (10 * np.log10(255**2 / error)).mean()
 
 
+def test_a_latent_start_decodes_every_prefix(pictures, tmp_path):
+    # Before any gradient step, each further latent adds to the picture.
+    part = VitConfig(width=64, layers=1, heads=2, patch_size=4)
+    config = dataclasses.replace(
+        LATENT,
+        encoder=part,
+        decoder=part,
+        num_latents=16,
+        prefix_codes=True,
+        quantizer=QuantizerConfig(64, 8),
+    )
+    recipe = Recipe(steps=1, batch_size=4, learning_rate=0.0, report_every=1)
+    header = train(config, recipe, pictures, tmp_path, CPU, {}, lambda _: None)
+    codec = Codec.load(header, device="cpu")
+    original = torch.from_numpy(pictures.held_out.copy()).float() / 255
+    codes = codec.encode(original)
+    errors = [float((codec.decode(codes[:, :n]) - original).square().mean()) for n in (1, 4, 16)]
+    assert errors == sorted(errors, reverse=True)
+    mean_colour = original.mean(dim=(2, 3), keepdim=True)
+    assert errors[-1] < (mean_colour - original).square().mean() < 1.5 * errors[0]
+
+
+def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
+    recipe = Recipe(steps=40, batch_size=16, warmup=10, ema_decay=0.9)
+    base = train(PATCH, recipe, pictures, tmp_path / "base", CPU, {}, lambda _: None)
+    config = dataclasses.replace(
+        PATCH, decoder=dataclasses.replace(PATCH.decoder, layers=2), pixel_overlap=2
+    )
+    (tmp_path / "run").mkdir()
+    arguments = (pictures, tmp_path / "run", CPU, {}, lambda _: None, base)
+    recipe = dataclasses.replace(recipe, steps=120)
+    header = train(config, recipe, *arguments)
+    assert header.code_id == base.code_id
+    assert header.checkpoint_id != base.checkpoint_id
+    facts = header.provenance
+    # The new block and the overlap add nothing at the start.
+    assert facts["held_out_psnr_at_start"] == pytest.approx(
+        base.provenance["held_out_psnr"], abs=0.01
+    )
+    assert facts["held_out_psnr"] > facts["held_out_psnr_at_start"] + 0.05
+    assert facts["codes_of"] == base.provenance
+    original = torch.from_numpy(pictures.held_out.copy()).float() / 255
+    codes = [Codec.load(h, device="cpu").encode(original) for h in (base, header)]
+    assert torch.equal(*codes)
+
+    with pytest.raises(TrainingError, match="another encoder or codebook than model"):
+        train(LATENT, recipe, *arguments)
+    with pytest.raises(TrainingError, match="other settings or pictures"):
+        train(config, recipe, *arguments[:-1])
+
+
 def test_diverging_ends_in_one_line(pictures, tmp_path):
     recipe = Recipe(steps=50, batch_size=4, learning_rate=1e30, warmup=0)
     with pytest.raises(TrainingError, match=r"diverged at step \d+: .*lower --learning-rate"):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.cli.options import Device
+from tokcodec.cli.options import WEIGHTS, Device
 from tokcodec.cli.terminal import say
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
@@ -24,9 +24,16 @@ def train(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="tokcodec-16, -64, -256, original, or a JSON file with a model config.",
+            help="tokcodec-16, -64, -256, -latent, original, or a JSON file with a model config.",
         ),
     ] = "tokcodec-64",
+    codes_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar=WEIGHTS,
+            help="Train only a decoder, for the codes of this checkpoint, which stay as they are.",
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of AdamW.")] = 1e-3,
@@ -55,6 +62,7 @@ def train(
     RUN gets model.safetensors, a checkpoint for --weights, at every report. After a stop, the
     same command goes on from there, to the same weights as without the stop.
     """
+    from tokcodec.convert.weights import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop
     from tokcodec.train.data import load_pictures
@@ -62,7 +70,8 @@ def train(
 
     torch_device = resolve_device(device)
     config = _read_config(model)
-    loop.require_trainable(config)
+    source = find(codes_of) if codes_of else None
+    loop.require_trainable(config, source)
     recipe = Recipe(
         steps=steps,
         batch_size=batch_size,
@@ -96,7 +105,7 @@ def train(
         )
 
     provenance = {"command": shlex.join(["tokcodec", *sys.argv[1:]])}
-    header = loop.train(config, recipe, pictures, output, torch_device, provenance, report)
+    header = loop.train(config, recipe, pictures, output, torch_device, provenance, report, source)
     print(header.path)
 
 

@@ -18,12 +18,12 @@ from tokcodec.checkpoint import Header
 from tokcodec.config import ModelConfig
 from tokcodec.errors import TrainingError
 from tokcodec.files import write_atomically
-from tokcodec.model.loading import Dtype
+from tokcodec.model.loading import Dtype, load
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import Pictures, draw_batch, fit_side
 from tokcodec.train.export import export, mean_psnr, rounded
-from tokcodec.train.start import initialize
+from tokcodec.train.start import adopt, initialize
 
 _START_PICTURES = 8192
 _SHORTEST_PREFIX = 1 / 32  # of the codes; shorter ones decode, but nothing is trained for them
@@ -82,14 +82,19 @@ class Report:
     pictures_per_second: float
 
 
-def require_trainable(config: ModelConfig) -> None:
-    """Refuses models of published checkpoints that this loop cannot train.
+def require_trainable(config: ModelConfig, codes_of: Header | None) -> None:
+    """Refuses what this loop cannot train.
 
     Raises:
-        TrainingError: a MaskGIT-VQGAN head.
+        TrainingError: a MaskGIT-VQGAN head, or a decoder for codes that mean something else.
     """
-    if config.vqgan:
+    if config.vqgan or (codes_of and codes_of.config.vqgan):
         raise TrainingError("models with vqgan cannot be trained here")
+    if codes_of and codes_of.config.encode_side_json() != config.encode_side_json():
+        raise TrainingError(
+            f"the model has another encoder or codebook than {codes_of.name}, whose codes it is "
+            "to decode; only decoder and pixel_overlap may differ"
+        )
 
 
 def train(
@@ -100,8 +105,12 @@ def train(
     device: torch.device,
     provenance: Mapping[str, Any],
     report: Callable[[Report], None],
+    codes_of: Header | None = None,
 ) -> Header:
     """Trains to the last step, or goes on where the run in ``run`` stopped.
+
+    With ``codes_of``, only the decoder: its encoder and codebook are taken over as they are, so
+    codes keep their meaning, and the ``code_id`` is the same.
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
     and ``state.pt``, from which the same call goes on to the very weights of an unbroken run.
@@ -109,16 +118,16 @@ def train(
     Raises:
         TrainingError: the run was begun with other settings or pictures, or diverges.
     """
-    require_trainable(config)
-    settings = json.dumps(
-        {
-            "config": json.loads(config.to_json()),
-            "recipe": dataclasses.asdict(recipe),
-            "pictures": pictures.fingerprint,
-        },
-        sort_keys=True,
-    )
-    session = _Session(config, recipe, pictures, device)
+    require_trainable(config, codes_of)
+    facts = {
+        "config": json.loads(config.to_json()),
+        "recipe": dataclasses.asdict(recipe),
+        "pictures": pictures.fingerprint,
+    }
+    if codes_of:
+        facts["codes_of"] = codes_of.checkpoint_id
+    settings = json.dumps(facts, sort_keys=True)
+    session = _Session(config, recipe, pictures, device, codes_of)
     state_path = run / "state.pt"
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -145,6 +154,8 @@ def train(
             "pictures_sha256": pictures.fingerprint,
             "recipe": dataclasses.asdict(recipe),
         }
+        if codes_of:
+            measured["codes_of"] = dict(codes_of.provenance)
         header = export(model, run / "model.safetensors", {**provenance, **measured})
         state = {"settings": settings, **session.state()}
         write_atomically(state_path, lambda file: torch.save(state, file))
@@ -175,20 +186,28 @@ class _Session:
     """Model, averages and optimizer at one step."""
 
     def __init__(
-        self, config: ModelConfig, recipe: Recipe, pictures: Pictures, device: torch.device
+        self,
+        config: ModelConfig,
+        recipe: Recipe,
+        pictures: Pictures,
+        device: torch.device,
+        codes_of: Header | None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.pictures, self.device = recipe, pictures, device
+        self.codes_of = codes_of
         self.step = 0
         self.start_psnr = 0.0
         self.model = Tokenizer(config).to(device)
+        if codes_of:
+            self.model.encoder.requires_grad_(False)
         matrices = [
             parameter
             for name, parameter in self.model.named_parameters()
-            if ".blocks." in name and parameter.ndim == 2
+            if ".blocks." in name and parameter.ndim == 2 and parameter.requires_grad
         ]
         decayed = set(matrices)
-        rest = [p for p in self.model.parameters() if p not in decayed]
+        rest = [p for p in self.model.parameters() if p.requires_grad and p not in decayed]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": recipe.weight_decay},
@@ -204,6 +223,8 @@ class _Session:
         side = self.model.config.preprocessing.model_size
         pixels = fit_side(pixels, side).to(self.device)
         initialize(self.model, self.model.normalize(pixels), generator)
+        if self.codes_of:
+            adopt(self.model, load(self.codes_of, self.device))
         self._begin_averages()
 
     def _begin_averages(self) -> None:
@@ -244,9 +265,10 @@ class _Session:
             ) from error
         z_q = model.quantizer.lookup(codes)
         commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
+        straight_through = z_q if self.codes_of else z + (z_q - z).detach()
         kept = _draw_prefix(config.num_codes, generator) if config.prefix_codes else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
-            decoded = model.decoder((z + (z_q - z).detach())[:, :kept])  # straight-through
+            decoded = model.decoder(straight_through[:, :kept])
         loss = F.mse_loss(decoded.float(), pixels) + recipe.commitment * commitment
 
         for group in self.optimizer.param_groups:
@@ -255,7 +277,8 @@ class _Session:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         self.optimizer.step()
-        self.averages.update(z.detach().flatten(0, 1), codes.flatten(), generator)
+        if not self.codes_of:
+            self.averages.update(z.detach().flatten(0, 1), codes.flatten(), generator)
         self.average.update_parameters(model)
         self.step += 1
         return loss.detach(), codes

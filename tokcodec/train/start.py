@@ -53,12 +53,9 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
     mean, basis, scale = _principal_components(patchify(pixels, head.patch_size))
     rank = min(basis.shape[1], head.in_features // share)
     # The components span a patch without what it may give to its neighbours.
-    overlap, inner = head.overlap, head.patch_size
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    window = inner + 2 * overlap
-    cells = torch.arange(3 * window**2).view(3, window, window)
-    cells = cells[:, overlap : overlap + inner, overlap : overlap + inner].flatten()
+    cells = _cells(head, 0)
     head.weight[cells, :rank] = (basis * scale)[:, :rank]
     head.bias[cells] = mean
     if head.convolution:
@@ -72,6 +69,36 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
     z = torch.cat([encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, 1)
     codebook.copy_(_k_means(z, len(codebook), generator))
+
+
+@torch.no_grad()
+def adopt(model: Tokenizer, source: Tokenizer) -> None:
+    """Takes encoder and codebook of ``source``, and of its decoder whatever fits.
+
+    Blocks that ``source`` lacks stay as they were, adding nothing, and so does what the pixel head
+    gives beyond the reach of the one in ``source``: the decoders start equal.
+    """
+    own = model.state_dict()
+    for name, tensor in source.state_dict().items():
+        if name in own and own[name].shape == tensor.shape:
+            own[name].copy_(tensor)
+    head, known = model.decoder.to_pixels, source.decoder.to_pixels
+    assert isinstance(head, PatchHead)
+    assert isinstance(known, PatchHead)
+    if head.overlap > known.overlap:
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        cells = _cells(head, known.overlap)
+        head.weight[cells] = known.weight
+        head.bias[cells] = known.bias
+
+
+def _cells(head: PatchHead, overlap: int) -> Tensor:
+    """Outputs of ``head`` for the pixels up to ``overlap`` beyond the borders of a patch."""
+    window = head.patch_size + 2 * head.overlap
+    first = head.overlap - overlap
+    cells = torch.arange(3 * window**2).view(3, window, window)
+    return cells[:, first : window - first, first : window - first].flatten()
 
 
 def _principal_components(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
