@@ -90,6 +90,7 @@ class Row:
     """A point: the checkpoint, how it uses its codebook, and the others at its bytes.
 
     Attributes:
+        checkpoint_id: of the checkpoint.
         tokens: codes a picture.
         payload_bytes: of the packed codes alone.
         usage: share of the codebook that the pictures use.
@@ -98,6 +99,7 @@ class Row:
         others: of the other codecs, at no more bytes for every picture.
     """
 
+    checkpoint_id: str
     tokens: int
     payload_bytes: int
     usage: float
@@ -198,6 +200,7 @@ class Evaluator:
             assert report.perplexity is not None
             rows.append(
                 Row(
+                    checkpoint_id=point.codec.header.checkpoint_id,
                     tokens=point.tokens,
                     payload_bytes=self._payload_bytes[place],
                     usage=report.codes_used / point.codec.config.quantizer.codebook_size,

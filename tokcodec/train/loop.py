@@ -23,7 +23,7 @@ from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import Pictures, draw_batch, fit_side
 from tokcodec.train.export import export, mean_psnr, rounded
-from tokcodec.train.start import adopt, initialize
+from tokcodec.train.start import adopt, fill_codebook, initialize
 
 _START_PICTURES = 8192
 _SHORTEST_PREFIX = 1 / 32  # of the codes; shorter ones decode, but nothing is trained for them
@@ -222,9 +222,12 @@ class _Session:
         pixels = torch.from_numpy(self.pictures.train[chosen.sort().values.numpy()]).float() / 255
         side = self.model.config.preprocessing.model_size
         pixels = fit_side(pixels, side).to(self.device)
-        initialize(self.model, self.model.normalize(pixels), generator)
+        pixels = self.model.normalize(pixels)
+        initialize(self.model, pixels, generator)
         if self.codes_of:
             adopt(self.model, load(self.codes_of, self.device))
+        else:
+            fill_codebook(self.model, pixels, generator)
         self._begin_averages()
 
     def _begin_averages(self) -> None:

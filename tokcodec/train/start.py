@@ -20,7 +20,7 @@ _VECTORS_PER_CODE = 40
 
 @torch.no_grad()
 def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> None:
-    """Sets every weight of ``model`` from normalized training pixels [n, 3, s, s]."""
+    """Sets every weight of ``model`` but the codebook, from normalized pixels [n, 3, s, s]."""
     encoder, decoder = model.encoder, model.decoder
     for name, parameter in model.named_parameters():
         if name.endswith(("positions", "tokens", "mask_token", "class_token")):
@@ -65,9 +65,13 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
     if encoder.num_latents:
         give_places(encoder, decoder)
 
+
+@torch.no_grad()
+def fill_codebook(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> None:
+    """Sets the codebook from the z of normalized pixels [n, 3, s, s]."""
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
-    z = torch.cat([encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, 1)
+    z = torch.cat([model.encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, 1)
     codebook.copy_(_k_means(z, len(codebook), generator))
 
 
