@@ -14,6 +14,7 @@ from tokcodec.config import DEFAULT_WEIGHTS
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "weights" / "MODEL_CARD.md")
 REPORT = ROOT / "evaluation" / "report.json"
+KEY_AT_START = "held_out_psnr_at_start"
 TITLES = {
     "thumbhash": "ThumbHash",
     "blurhash": "BlurHash",
@@ -48,7 +49,7 @@ def summary(report: dict) -> list[list[str]]:
     for header in bundled():
         row = next(row for row in reversed(report["rows"]) if row["own"]["codec"] == header.name)
         own = row["own"]
-        complete = [other for other in row["others"] if other["psnr"]]
+        complete = [other for other in row["others"] if other["psnr"] is not None]
         best = max(complete, key=lambda other: other["psnr"])
         default = " (default)" if header.name == DEFAULT_WEIGHTS else ""
         rows.append(
@@ -113,12 +114,25 @@ def checkpoints(_: dict) -> list[list[str]]:
         "encoder, decoder",
         lambda c, _: f"width {c.encoder.width}, {c.encoder.layers} + {c.decoder.layers} layers",
     )
-    add("held-out PSNR at the k-means start", lambda _, p: f"{p['held_out_psnr_at_start']:.2f} dB")
-    add("held-out PSNR as shipped", lambda _, p: f"{p['held_out_psnr']:.2f} dB")
-    add(
-        "steps, pictures a step, learning rate",
-        lambda _, p: "{steps}, {batch_size}, {learning_rate}".format(**p["recipe"]),
-    )
+
+    def first(facts: dict) -> dict:
+        return facts.get("codes_of", facts)
+
+    def recipe(facts: dict) -> str:
+        return "{steps}, {batch_size}, {learning_rate}".format(**facts["recipe"])
+
+    def second(facts: dict, of) -> str:
+        return of(facts) if "codes_of" in facts else "no such stage"
+
+    def decibels(facts: dict, key: str = "held_out_psnr") -> str:
+        return f"{facts[key]:.2f} dB"
+
+    steps = "steps, pictures a step, learning rate"
+    add("held-out PSNR at the k-means start", lambda _, p: decibels(first(p), KEY_AT_START))
+    add(f"first stage: {steps}", lambda _, p: recipe(first(p)))
+    add("held-out PSNR after it", lambda _, p: decibels(first(p)))
+    add(f"second stage, decoder alone: {steps}", lambda _, p: second(p, recipe))
+    add("held-out PSNR after it, as shipped", lambda _, p: second(p, decibels))
     return columns
 
 

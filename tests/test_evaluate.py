@@ -4,9 +4,14 @@ import csv
 import dataclasses
 import io
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import DATA, PHOTOS
 from PIL import Image
 
@@ -14,8 +19,8 @@ pytest.importorskip("torchmetrics")
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
-from tokcodec.evaluate import rivals
-from tokcodec.evaluate.metrics import psnr, score
+from tokcodec.evaluate import metrics, rivals
+from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.picture import read_squares
 from tokcodec.train.export import export
@@ -77,7 +82,8 @@ def test_a_file_format_takes_the_best_quality_that_fits(square):
     rival = rivals.open_rival("webp", square)
     attempts = {attempt.settings: attempt for attempt in rival.attempts(433)}
     settings = next(text for text in attempts if text.startswith("48 px"))
-    quality = int(settings.split()[-1])
+    quality = max(int(text.split()[-1]) for text in attempts if text.startswith("48 px"))
+    settings = f"48 px, quality {quality}"
     small = square.resize((48, 48), Image.Resampling.LANCZOS)
     sizes = []
     for q in (quality, quality + 1):
@@ -142,7 +148,7 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
         encoder=part,
         decoder=part,
         quantizer=QuantizerConfig(64, 4),
-        preprocessing=PreprocessingConfig(image_size=192),
+        preprocessing=PreprocessingConfig(image_size=SMALLEST_SIDE),
         num_latents=64,
         prefix_codes=True,
     )
@@ -161,9 +167,62 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     export(model, tmp_path / "small.safetensors", {})
     assert checkpoint.find(str(tmp_path / "small.safetensors")).config == small
     refused = run(*command, tmp_path / "small.safetensors", status=1).stderr
-    assert b"squares of 64 pixels: MS-SSIM needs 161 or more" in refused
+    assert b"squares of 64 pixels: MS-SSIM needs 176 or more" in refused
     mixed = run(*command, tmp_path / "prefix.safetensors", "--weights", "tokcodec-16", status=1)
     assert b"checkpoints of different picture sizes" in mixed.stderr
+
+
+def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(run, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(PHOTOS[0], os.path.join(os.fsencode(folder), b"\xff\xfe.png"))  # noqa: PTH118
+    Image.new("RGB", (300, 300), (90, 120, 150)).save(folder / "flat.png")
+    command = ("evaluate", folder, "--weights", "tokcodec-64", "--against", "jpeg,webp")
+    report = json.loads(run(*command, "--json", "-o", tmp_path / "report").stdout)
+    assert report["pictures"] == 2
+    webp, jpeg = report["rows"][0]["others"]
+    assert webp["pictures"] == 2
+    assert jpeg["pictures"] == 0
+    assert b"\\udcff" in (tmp_path / "report" / "pictures.csv").read_bytes()
+    plot = (tmp_path / "report" / "plot.svg").read_bytes()
+    run(*command, "-f", "-o", tmp_path / "report")
+    assert (tmp_path / "report" / "plot.svg").read_bytes() == plot
+    run(
+        *("evaluate", folder / "flat.png", "--weights", "tokcodec-16", "--against", ""),
+        "-f",
+        "-o",
+        tmp_path / "report",
+    )
+    assert {path.name for path in (tmp_path / "report").glob("sheet-*")} == {
+        "sheet-tokcodec-16-16.jpg"
+    }
+
+
+def test_lpips_is_measured_where_its_network_is(monkeypatch, square):
+    # A stub in the place of the network, which is fetched elsewhere.
+    network = torch.nn.Module()
+    network.forward = lambda a, b, normalize: (
+        (a - b).abs().mean().view(1, 1, 1, 1) * (1 + normalize)
+    )
+    monkeypatch.setattr(metrics, "_lpips_network", lambda: network)
+    assert metrics.why_no_lpips() is None
+    original = np.asarray(square)
+    assert score(original, 255 - original, lpips=True).lpips > 0.1
+    assert score(original, original, lpips=True).lpips == 0
+
+
+def test_without_its_packages_it_says_what_to_install():
+    program = (
+        "import importlib.util as u, sys; found = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'torchmetrics' else found(n, *a)\n"
+        f"sys.argv = ['tokcodec', 'evaluate', {str(PHOTOS[0])!r}]\n"
+        "from tokcodec.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr == b"tokcodec: evaluate needs torchmetrics: pip install 'tokcodec[metrics]'\n"
+    )
 
 
 def test_bad_input_is_named(run, tmp_path):
@@ -177,5 +236,12 @@ def test_bad_input_is_named(run, tmp_path):
     assert b"means over 1 picture (" in done.stdout
     only = run("evaluate", tmp_path / "bad.png", "--against", "", status=1)
     assert b"no picture to measure" in only.stderr
+    for command in ("evaluate", "verify"):
+        piped = run(command, "-", status=2, stdin=PHOTOS[0].read_bytes())
+        assert b"standard input is not read here" in piped.stderr
+    occupied = run("evaluate", PHOTOS[0], "-o", tmp_path / "bad.png", status=1)
+    assert b"bad.png: no folder for the report: File exists" in occupied.stderr
+    twice = run("evaluate", PHOTOS[0], *["--weights", "tokcodec-16"] * 2, status=1)
+    assert b"tokcodec-16: the name of several" in twice.stderr
     unknown = run("evaluate", PHOTOS[0], "--against", "webp,gif", status=1)
     assert b"--against gif: none of thumbhash, blurhash, webp" in unknown.stderr

@@ -202,6 +202,23 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     codes = [Codec.load(h, device="cpu").encode(original) for h in (base, header)]
     assert torch.equal(*codes)
 
+    # Another kind of decoder starts afresh; the codes stay all the same.
+    for change in ({"width": 64}, {"heads": 1}):
+        other = dataclasses.replace(config, decoder=dataclasses.replace(PATCH.decoder, **change))
+        folder = tmp_path / next(iter(change))
+        folder.mkdir()
+        short = dataclasses.replace(recipe, steps=1)
+        afresh = train(other, short, pictures, folder, CPU, {}, lambda _: None, base)
+        assert afresh.code_id == base.code_id
+
+    # Weights that float16 would change give other codes: refused.
+    _, tensors = checkpoint.read(base.path)
+    wide = {name: array.astype(np.float32) * np.float32(1.0001) for name, array in tensors.items()}
+    exact = checkpoint.write(tmp_path / "wide.safetensors", PATCH, wide, {})
+    (tmp_path / "refused").mkdir()
+    with pytest.raises(TrainingError, match=r"wide.safetensors: its weights are not float16"):
+        train(config, recipe, pictures, tmp_path / "refused", CPU, {}, lambda _: None, exact)
+
     with pytest.raises(TrainingError, match="another encoder or codebook than model"):
         train(LATENT, recipe, *arguments)
     with pytest.raises(TrainingError, match="other settings or pictures"):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokcodec import Codec
+from tokcodec import Codec, TokenFile
 from tokcodec.config import VitConfig
 from tokcodec.model.layers import Block
 from tokcodec.picture import extensions
@@ -58,7 +58,8 @@ def codes_of(codec: Codec, folder: str) -> Tensor:
     known = extensions()
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in known)
     files = codec.compress_stream(paths, "crop", workers=2)
-    return torch.stack([torch.from_numpy(file.codes) for file in files])
+    found = [torch.from_numpy(file.codes) for file in files if isinstance(file, TokenFile)]
+    return torch.stack(found)
 
 
 def table_bits(train: Tensor, test: Tensor, size: int) -> float:
@@ -84,7 +85,8 @@ def main() -> None:
     print(f"static table: {static:.2f} bits a code, {1 - static / bits:.1%} saved")
 
     torch.manual_seed(0)
-    chosen, tuned = train[:-256], train[-256:]
+    shuffled = train[torch.randperm(len(train))]
+    chosen, tuned = shuffled[:-256], shuffled[-256:]
     model = Prior(codec.model.quantizer.codebook.cpu(), train.shape[1])
     steps = EPOCHS * (len(chosen) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)

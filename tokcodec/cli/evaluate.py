@@ -6,8 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tokcodec.cli.jobs import plan
-from tokcodec.cli.options import CORES, WEIGHTS, Device, Force, Json, Sources, Workers
+from tokcodec.cli.jobs import STANDARD, pictures
+from tokcodec.cli.options import (
+    CORES,
+    WEIGHTS,
+    AllowLarge,
+    Device,
+    Force,
+    Json,
+    Pictures,
+    Workers,
+    allow_large,
+)
 from tokcodec.cli.terminal import print_json, say
 from tokcodec.errors import EvaluationError, OutputError
 
@@ -20,7 +30,7 @@ _PACKAGES = ("torchmetrics", "matplotlib", "pillow_jxl", "thumbhash", "blurhash"
 
 
 def evaluate(
-    sources: Sources,
+    sources: Pictures,
     weights: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,6 +55,7 @@ def evaluate(
     ] = "crop",
     device: Device = "auto",
     workers: Workers = CORES,
+    allow: AllowLarge = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -60,14 +71,16 @@ def evaluate(
         )
     from tokcodec.checkpoint import bundled
     from tokcodec.codec import Codec
-    from tokcodec.evaluate.report import FIGURES, Report, to_json
+    from tokcodec.evaluate.report import Report, to_json
     from tokcodec.evaluate.run import Evaluator
     from tokcodec.picture import extensions
 
     others = _parse_names(against)
-    if output and not force and (output / FIGURES).exists():
-        raise OutputError(f"{output}: holds a report already (-f overwrites it)")
-    paths = [job.source for job in plan(sources, None, extensions, lambda name: name) if job.source]
+    if allow:
+        allow_large()
+    paths = pictures(sources, extensions)
+    if output:
+        _prepare(output, force)
     codecs = [Codec.load(name, device) for name in weights or bundled()]
     evaluator = Evaluator(codecs, others, fit)
     if evaluator.no_lpips:
@@ -78,7 +91,7 @@ def evaluate(
         if evaluator.pictures % 16 == 0:
             say(f"{evaluator.pictures} of {len(paths)} pictures")
     if not evaluator.pictures:
-        raise EvaluationError("no picture to measure")
+        raise EvaluationError(f"{', '.join(sources)}: no picture to measure")
     evaluation = evaluator.evaluation()
     if output:
         report.write(output, evaluation)
@@ -89,6 +102,21 @@ def evaluate(
         _print(evaluation)
     if evaluator.failed:
         raise typer.Exit(3)
+
+
+def _prepare(folder: Path, force: bool) -> None:
+    """Finds out before anything is measured that the report has no place to go to."""
+    from tokcodec.evaluate.report import FIGURES
+
+    if str(folder) in (STANDARD, "."):
+        raise OutputError(f"-o {folder}: name a folder for the report")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = (folder / FIGURES).exists()
+    except OSError as error:
+        raise OutputError(f"{folder}: no folder for the report: {error.strerror}") from error
+    if taken and not force:
+        raise OutputError(f"{folder}: holds a report already (-f overwrites it)")
 
 
 def _parse_names(text: str) -> "tuple[Name, ...]":
@@ -126,11 +154,12 @@ def _print(evaluation: "Evaluation") -> None:
                 f"{row.usage:.1%}" if own else "",
                 f"{row.perplexity:,.0f}" if own else "",
             )
-    console = Console()
+    # Figures must not be cut, in a pipe or a narrow terminal.
+    console = Console(width=max(Console().width, 100))
     console.print(table)
     pictures = "picture" if evaluation.pictures == 1 else "pictures"
     console.print(
         f"means over {evaluation.pictures} {pictures} ({evaluation.fit} to {evaluation.size}x"
-        f"{evaluation.size}); other codecs in no more bytes, each picture at its best",
+        f"{evaluation.size}); other codecs in no more bytes, for each picture the best by PSNR",
         highlight=False,
     )

@@ -34,6 +34,23 @@ class Job:
         return str(self.source or StandardInput.name)
 
 
+def pictures(sources: Sequence[str], extensions: Callable[[], Set[str]]) -> list[Path]:
+    """The files among ``sources`` and in the folders among them, each once.
+
+    Raises:
+        typer.BadParameter: there are none, or standard input is named.
+    """
+    if STANDARD in sources:
+        raise typer.BadParameter("standard input is not read here", param_hint="SRC")
+    found: dict[Path, None] = {}
+    for path in map(Path, sources):
+        for file in find_files(path, extensions()) if path.is_dir() else [path]:
+            found[file] = None
+    if not found:
+        raise typer.BadParameter(f"no fitting files in {', '.join(sources)}", param_hint="SRC")
+    return list(found)
+
+
 def plan(
     sources: Sequence[str],
     output: str | None,

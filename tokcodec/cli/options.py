@@ -8,6 +8,9 @@ import typer
 Sources = Annotated[
     list[str], typer.Argument(metavar="SRC", help="Files, folders, or - for standard input.")
 ]
+Pictures = Annotated[
+    list[str], typer.Argument(metavar="SRC", help="Files, and folders of pictures.")
+]
 Output = Annotated[
     str | None,
     typer.Option(

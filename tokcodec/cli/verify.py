@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.jobs import plan
-from tokcodec.cli.options import WEIGHTS, Json, Sources
+from tokcodec.cli.jobs import pictures
+from tokcodec.cli.options import WEIGHTS, AllowLarge, Json, Pictures, allow_large
 from tokcodec.cli.terminal import print_json, say
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import PictureError
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 
 def verify(
-    sources: Sources,
+    sources: Pictures,
     weights: Annotated[
         str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
     ] = DEFAULT_WEIGHTS,
     limit: Annotated[int, typer.Option(min=1, help="At most so many pictures.")] = 64,
+    allow: AllowLarge = False,
     as_json: Json = False,
 ) -> None:
     """Report whether codes agree across devices, dtypes, thread counts and batch sizes.
@@ -31,15 +32,15 @@ def verify(
     from tokcodec.convert.weights import find
     from tokcodec.picture import extensions, read_squares
 
-    jobs = plan(sources, None, extensions, lambda name: name)
+    if allow:
+        allow_large()
     header = find(weights)
     squares: list[Pixels] = []
-    for job in jobs:
+    for path in pictures(sources, extensions):
         if len(squares) == limit:
             break
         try:
-            assert job.source
-            read = read_squares(job.source, header.config.preprocessing, header.config.default_fit)
+            read = read_squares(path, header.config.preprocessing, header.config.default_fit)
             squares.append(read.pixels[:1])
         except PictureError as error:
             say(str(error))

@@ -2,19 +2,19 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import (
-    learned_perceptual_image_patch_similarity,
     multiscale_structural_similarity_index_measure,
     structural_similarity_index_measure,
 )
 
 from tokcodec.picture import Pixels
 
-SMALLEST_SIDE = 161  # of the five scales of MS-SSIM
+SMALLEST_SIDE = 176  # of the five scales of MS-SSIM
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
     return 10 * math.log10(255**2 / max(error, 1e-10))
 
 
+@torch.inference_mode()
 def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
     """Scores of uint8 pictures [S, S, 3], S at least ``SMALLEST_SIDE``."""
     a, b = _tensor(decoded), _tensor(original)
@@ -48,22 +49,24 @@ def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
         psnr=psnr(original, decoded),
         ssim=float(structural_similarity_index_measure(a, b, data_range=1.0)),  # type: ignore[arg-type]
         ms_ssim=float(multiscale_structural_similarity_index_measure(a, b, data_range=1.0)),
-        lpips=float(_lpips(a, b)) if lpips else None,
+        lpips=float(_lpips_network()(a, b, normalize=True)) if lpips else None,
     )
 
 
 def why_no_lpips() -> str | None:
     """None where LPIPS can be measured, else the reason; its network may be fetched for this."""
-    pixels = torch.zeros(1, 3, 64, 64)
     try:
-        _lpips(pixels, pixels)
-    except (ImportError, OSError, RuntimeError) as error:
-        return str(error).splitlines()[0]
+        _lpips_network()
+    except Exception as error:  # of the import, the download, or a damaged file in torch's cache
+        return (str(error).splitlines() or [type(error).__name__])[0]
     return None
 
 
-def _lpips(a: Tensor, b: Tensor) -> Tensor:
-    return learned_perceptual_image_patch_similarity(a, b, net_type="alex", normalize=True)
+@cache
+def _lpips_network() -> nn.Module:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    return LearnedPerceptualImagePatchSimilarity(net_type="alex").net
 
 
 def _tensor(pixels: Pixels) -> Tensor:

@@ -33,6 +33,11 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
+def _printable(text: str) -> str:
+    """Names of files may hold bytes that are no text."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Report:
     """Gathers results, and fills a folder with them.
 
@@ -67,21 +72,25 @@ class Report:
             self._lines.append(_rounded(line))
 
     def write(self, folder: Path, evaluation: Evaluation) -> None:
-        """Writes report.json, pictures.csv, plot.png, plot.svg, sheet-CHECKPOINT-TOKENS.jpg.
+        """Writes pictures.csv, plot.png, plot.svg, sheet-CHECKPOINT-TOKENS.jpg and report.json.
+
+        Those of an earlier report are gone then.
 
         Raises:
             OutputError: one of them cannot be written.
         """
 
+        for old in [folder / FIGURES, *folder.glob("sheet-*.jpg")]:
+            old.unlink(missing_ok=True)
+
         def write(name: str, data: bytes) -> None:
             write_atomically(folder / name, lambda file: file.write(data))
 
-        write(FIGURES, (json.dumps(to_json(evaluation), indent=1) + "\n").encode())
         table = io.StringIO()
         writer = csv.DictWriter(table, list(self._lines[0]))
         writer.writeheader()
         writer.writerows(self._lines)
-        write("pictures.csv", table.getvalue().encode())
+        write("pictures.csv", _printable(table.getvalue()).encode())
         for kind, drawn in _plots(evaluation).items():
             write(f"plot.{kind}", drawn)
         for place, point in enumerate(self.points):
@@ -89,10 +98,13 @@ class Report:
             file = io.BytesIO()
             sheet.save(file, "JPEG", quality=92, subsampling=0)
             write(f"sheet-{point.name}-{point.tokens}.jpg", file.getvalue())
+        # The last: where it lies, there is a whole report.
+        write(FIGURES, (json.dumps(to_json(evaluation), indent=1) + "\n").encode())
 
 
 def _plots(evaluation: Evaluation) -> dict[str, bytes]:
     """PSNR and MS-SSIM over bytes of the whole file, a line a codec."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     lines: dict[str, list[Mean]] = {}
@@ -123,10 +135,11 @@ def _plots(evaluation: Evaluation) -> dict[str, bytes]:
     panels[0].legend()
     figure.suptitle(f"{evaluation.pictures} pictures, {evaluation.size}x{evaluation.size}")
     drawn = {}
-    for kind in ("png", "svg"):
-        file = io.BytesIO()
-        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
-        drawn[kind] = file.getvalue()
+    with rc_context({"svg.hashsalt": "tokcodec"}):  # equal figures give equal files
+        for kind in ("png", "svg"):
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+            drawn[kind] = file.getvalue()
     return drawn
 
 
@@ -149,7 +162,7 @@ def _sheet(
             if measured.point == place
         }
         sheet.paste(result.original, (0, top + _HEAD))
-        draw.text((2, top + 2), result.path.name, "black", font_size=13)
+        draw.text((2, top + 2), _printable(result.path.name), "black", font_size=13)
         for column, codec in enumerate(["", *others], start=1):
             left = column * step
             if codec not in found:

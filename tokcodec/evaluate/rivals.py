@@ -19,7 +19,8 @@ from tokcodec.evaluate.metrics import psnr
 Name = Literal["thumbhash", "blurhash", "webp", "avif", "jxl", "jpeg"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
-_SIDES = (256, 192, 160, 128, 112, 96, 80, 64, 56, 48, 40, 32, 28, 24, 20, 16, 12, 8)
+_SIDES = (*range(8, 96, 4), *range(96, 160, 16), *range(160, 257, 32))
+_NEAR = 3  # qualities around the last that fits; sizes do not always grow with quality
 _BEST_QUALITY = 95  # above it formats change their ways, and files grow for nothing
 _HASHED_SIDE = 64  # of what the hashes see, who keep nine waves at most
 
@@ -76,7 +77,7 @@ class _FileFormat:
 
         self._save: Callable[[Image.Image, io.BytesIO, int], None] = {
             "webp": lambda i, f, q: i.save(f, "WEBP", quality=q, method=6),
-            "avif": lambda i, f, q: i.save(f, "AVIF", quality=q, speed=4),
+            "avif": lambda i, f, q: i.save(f, "AVIF", quality=q, speed=2),
             "jxl": lambda i, f, q: i.save(f, "JXL", quality=q, effort=7, num_threads=1),
             "jpeg": lambda i, f, q: i.save(f, "JPEG", quality=q, optimize=True),
         }[name]
@@ -84,10 +85,10 @@ class _FileFormat:
         self._encode = cache(self._encode_once)
 
     def attempts(self, budget: int) -> Iterator[Attempt]:
-        """For every smaller size that fits at all, its best quality that fits."""
+        """For every smaller size that fits at all, about the best quality that fits."""
         for side in _SIDES:
             if side > self._square.width or len(self._encode(side, 0)) > budget:
-                continue
+                break
             low, high = 0, _BEST_QUALITY  # the last that fits lies in low..high
             while low < high:
                 middle = (low + high + 1) // 2
@@ -95,10 +96,12 @@ class _FileFormat:
                     low = middle
                 else:
                     high = middle - 1
-            data = self._encode(side, low)
-            small = Image.open(io.BytesIO(data)).convert("RGB")
-            image = _resize(small, self._square.width)
-            yield Attempt(len(data), f"{side} px, quality {low}", image)
+            for quality in range(max(0, low - _NEAR), min(_BEST_QUALITY, low + _NEAR) + 1):
+                data = self._encode(side, quality)
+                if len(data) <= budget:
+                    small = Image.open(io.BytesIO(data)).convert("RGB")
+                    image = _resize(small, self._square.width)
+                    yield Attempt(len(data), f"{side} px, quality {quality}", image)
 
     def _encode_once(self, side: int, quality: int) -> bytes:
         file = io.BytesIO()
@@ -148,6 +151,4 @@ class _BlurHash:
 def _resize(image: Image.Image, side: int) -> Image.Image:
     if image.width == side:
         return image
-    down = side < image.width
-    filter_ = Image.Resampling.LANCZOS if down else Image.Resampling.BICUBIC
-    return image.resize((side, side), filter_)
+    return image.resize((side, side), Image.Resampling.LANCZOS)

@@ -1,9 +1,8 @@
 """Measures checkpoints on pictures, and other codecs at the bytes of every picture."""
 
-import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tokcodec.codec import Codec
-from tokcodec.config import Fit
+from tokcodec.config import Fit, PreprocessingConfig
 from tokcodec.errors import EvaluationError, PictureError
 from tokcodec.evaluate import rivals
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score, why_no_lpips
@@ -137,10 +136,15 @@ class Evaluator:
         fit: ``crop``, ``stretch`` or ``pad``: what is compared is the square that it gives.
 
     Raises:
-        EvaluationError: squares of different or too small sizes, or a codec that is not at hand.
+        EvaluationError: checkpoints of one name, squares of different or too small sizes, or a
+            codec that is not at hand.
     """
 
     def __init__(self, codecs: Sequence[Codec], others: tuple[rivals.Name, ...], fit: Fit) -> None:
+        names = [codec.header.name for codec in codecs]
+        for name in names:
+            if names.count(name) > 1 or name in rivals.NAMES:
+                raise EvaluationError(f"{name}: the name of several; rename the checkpoint's file")
         sizes = {codec.config.preprocessing.image_size for codec in codecs}
         if len(sizes) > 1:
             raise EvaluationError("checkpoints of different picture sizes cannot be compared")
@@ -155,9 +159,7 @@ class Evaluator:
         self.no_lpips = why_no_lpips()
         self.pictures = self.failed = 0
         self._collectors = [Collector() for _ in self.points]
-        self._payload_bytes = [0 for _ in self.points]
-        self._figures: dict[tuple[int, str | None], list[tuple[float | None, ...]]]
-        self._figures = defaultdict(list)
+        self._figures: dict[tuple[int, str | None], list[tuple[int, Scores]]] = defaultdict(list)
 
     def run(
         self, paths: Sequence[Path], workers: int, failed: Callable[[str], None]
@@ -168,8 +170,7 @@ class Evaluator:
             squares: list[tuple[Path, Image.Image]] = []
             for path in chunk:
                 try:
-                    config = self.points[0].codec.config.preprocessing
-                    read = read_squares(path, config, self.fit)
+                    read = read_squares(path, PreprocessingConfig(image_size=self.size), self.fit)
                     squares.append((path, Image.fromarray(read.pixels[0])))
                 except PictureError as error:
                     self.failed += 1
@@ -182,13 +183,12 @@ class Evaluator:
                 for results, token_file, image in zip(own, token_files, decoded, strict=True):
                     self._collectors[place].add_row(token_file)
                     self._collectors[place].add_bytes(token_file.file_bytes)
-                    self._payload_bytes[place] = token_file.payload_bytes
                     results.append((token_file.file_bytes, image))
             jobs = zip(squares, own, strict=True)
             for result in map_ahead(lambda job: self._measure(*job), jobs, workers, workers):
                 self.pictures += 1
                 for measured in result.measured:
-                    figures = (measured.file_bytes, *dataclasses.astuple(measured.scores))
+                    figures = (measured.file_bytes, measured.scores)
                     self._figures[measured.point, measured.rival].append(figures)
                 yield result
 
@@ -196,14 +196,15 @@ class Evaluator:
         rows = []
         for place, point in enumerate(self.points):
             report = self._collectors[place].report()
+            quantizer = point.codec.config.quantizer
             assert report.codes_used is not None
             assert report.perplexity is not None
             rows.append(
                 Row(
                     checkpoint_id=point.codec.header.checkpoint_id,
                     tokens=point.tokens,
-                    payload_bytes=self._payload_bytes[place],
-                    usage=report.codes_used / point.codec.config.quantizer.codebook_size,
+                    payload_bytes=(point.tokens * quantizer.bits + 7) // 8,
+                    usage=report.codes_used / quantizer.codebook_size,
                     perplexity=report.perplexity,
                     own=self._mean(place, None),
                     others=tuple(self._mean(place, name) for name in self.others),
@@ -221,8 +222,9 @@ class Evaluator:
         measured = []
         for place, (budget, image) in enumerate(own):
             attempts: dict[rivals.Name | None, rivals.Attempt | None]
-            attempts = {name: rivals.best(r, original, budget) for name, r in opened.items()}
-            for name, attempt in {None: rivals.Attempt(budget, "", image), **attempts}.items():
+            attempts = {None: rivals.Attempt(budget, "", image)}
+            attempts |= {name: rivals.best(r, original, budget) for name, r in opened.items()}
+            for name, attempt in attempts.items():
                 if attempt:
                     scores = score(
                         np.asarray(original), np.asarray(attempt.image), lpips=not self.no_lpips
@@ -238,13 +240,19 @@ class Evaluator:
         figures = self._figures[place, rival]
         complete = len(figures) == self.pictures
 
-        def mean(column: tuple[float | None, ...]) -> float | None:
-            values = [value for value in column if value is not None]
-            return math.fsum(values) / len(values) if values and complete else None
+        def mean(values: Iterable[float | None]) -> float | None:
+            known = [value for value in values if value is not None]
+            return math.fsum(known) / len(known) if known and complete else None
 
-        columns = list(zip(*figures, strict=True)) or [()] * 5
-        name = rival or self.points[place].name
-        return Mean(name, len(figures), *map(mean, columns))
+        return Mean(
+            codec=rival or self.points[place].name,
+            pictures=len(figures),
+            file_bytes=mean(size for size, _ in figures),
+            psnr=mean(scores.psnr for _, scores in figures),
+            ssim=mean(scores.ssim for _, scores in figures),
+            ms_ssim=mean(scores.ms_ssim for _, scores in figures),
+            lpips=mean(scores.lpips for _, scores in figures),
+        )
 
 
 def _prefixes(codec: Codec) -> list[int]:

@@ -162,6 +162,11 @@ def train(
         return header, psnr
 
     header, psnr = save()
+    if codes_of and header.code_id != codes_of.code_id:
+        raise TrainingError(
+            f"{codes_of.path}: its weights are not float16 numbers, as a trained model is stored "
+            "in; rounded to them it would give other codes"
+        )
     used = torch.zeros(config.quantizer.codebook_size, dtype=torch.bool, device=device)
     losses: list[Tensor] = []
     begun = time.perf_counter()
@@ -257,7 +262,9 @@ class _Session:
         side = config.preprocessing.model_size
         batch = draw_batch(self.pictures.train, side, recipe.batch_size, generator)
         pixels = model.normalize(batch.to(self.device))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
+        low = recipe.dtype == "bfloat16"
+        # Codes that are to stay are those that encoding gives, in float32.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low and not self.codes_of):
             z = model.encoder(pixels)
         z = z.float()
         try:
@@ -267,17 +274,19 @@ class _Session:
                 f"training diverged at step {self.step}: {error}; lower --learning-rate"
             ) from error
         z_q = model.quantizer.lookup(codes)
-        commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
         straight_through = z_q if self.codes_of else z + (z_q - z).detach()
         kept = _draw_prefix(config.num_codes, generator) if config.prefix_codes else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             decoded = model.decoder(straight_through[:, :kept])
-        loss = F.mse_loss(decoded.float(), pixels) + recipe.commitment * commitment
+        loss = F.mse_loss(decoded.float(), pixels)
+        if not self.codes_of:
+            commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
+            loss = loss + recipe.commitment * commitment
 
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.step)
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         self.optimizer.step()
         if not self.codes_of:

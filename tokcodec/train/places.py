@@ -24,28 +24,36 @@ _KIND_LOGIT = 6.0  # for tokens to gather from, and against the others
 def give_places(encoder: Encoder, decoder: Decoder) -> None:
     """Sets positions, latents and the first blocks, whose other weights must gather nothing."""
     count, code_dim = encoder.num_latents, decoder.from_code.in_features
+    grid = math.isqrt(len(encoder.patch_positions))
+    order = _spread(grid).repeat(-(-count // grid**2))[:count]
+    places = _cells(grid)[order]
     for part in (encoder, decoder):
         grid = math.isqrt(len(part.patch_positions))
         attention = part.blocks[0].attention
         assert isinstance(attention, Attention)
         _gather(attention)
-        cells = (torch.cartesian_prod(torch.arange(grid), torch.arange(grid)) + 0.5) / grid
-        order = _spread(grid)
-        places = cells[order.repeat(-(-count // len(order)))[:count]]
+        cells = _cells(grid)
+        quarter = attention.out.in_features // SHARE
         if isinstance(part, Encoder):
             # The more latents lie before it, the less far a latent reaches.
             sharpness = (torch.arange(1, count + 1) / count) ** (1 / 3)
-            content = attention.out.in_features // SHARE
-            part.patch_positions.add_(_tokens(attention, cells, grid, torch.ones(1), 1.0, content))
+            part.patch_positions.add_(_tokens(attention, cells, grid, torch.ones(1), 1.0, quarter))
             part.latent_tokens.add_(_tokens(attention, places, grid, sharpness, -1.0, 0))
         else:
             part.patch_positions.add_(_tokens(attention, cells, grid, torch.ones(1), -1.0, 0))
-            part.code_positions.add_(_tokens(attention, places, grid, torch.ones(1), 1.0, code_dim))
+            part.code_positions.add_(
+                _tokens(attention, places, grid, torch.ones(1), 1.0, min(code_dim, quarter))
+            )
+
+
+def _cells(grid: int) -> Tensor:
+    """Centres [grid², 2] of the cells of a grid in the unit square."""
+    return (torch.cartesian_prod(torch.arange(grid), torch.arange(grid)) + 0.5) / grid
 
 
 def _frequencies(attention: Attention) -> int:
     width = attention.out.in_features
-    return (min(width // SHARE, width // attention.heads) - 1) // 4
+    return max(0, min(width // SHARE, width // attention.heads) - 1) // 4
 
 
 def _tokens(

@@ -6,6 +6,8 @@ starts from classical vector quantization instead of from noise; in the latent l
 ``places``.
 """
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from tokcodec.model.quantizer import nearest
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.places import SHARE, give_places
 
+_HEAD = "decoder.to_pixels."
 _ITERATIONS = 10
 _VECTORS_PER_CODE = 40
 
@@ -77,28 +80,30 @@ def fill_codebook(model: Tokenizer, pixels: Tensor, generator: torch.Generator) 
 
 @torch.no_grad()
 def adopt(model: Tokenizer, source: Tokenizer) -> None:
-    """Takes encoder and codebook of ``source``, and of its decoder whatever fits.
+    """Takes encoder and codebook of ``source``; its decoder too where that can go on as it is.
 
-    Blocks that ``source`` lacks stay as they were, adding nothing, and so does what the pixel head
-    gives beyond the reach of the one in ``source``: the decoders start equal.
+    That is, where ``model`` only has more layers, which add nothing yet, and a larger overlap.
     """
-    own = model.state_dict()
+    own, known = model.config, source.config
+    grown = (
+        dataclasses.replace(known.decoder, layers=own.decoder.layers) == own.decoder
+        and known.decoder.layers <= own.decoder.layers
+        and known.pixel_overlap <= own.pixel_overlap
+    )
+    tensors = model.state_dict()
     for name, tensor in source.state_dict().items():
-        if name in own and own[name].shape == tensor.shape:
-            own[name].copy_(tensor)
-    head, known = model.decoder.to_pixels, source.decoder.to_pixels
+        if (grown or not name.startswith("decoder.")) and not name.startswith(_HEAD):
+            tensors[name].copy_(tensor)
+    if grown:
+        cells = _cells(model.decoder.to_pixels, known.pixel_overlap)
+        for name in (f"{_HEAD}weight", f"{_HEAD}bias"):
+            tensors[name].zero_()
+            tensors[name][cells] = source.state_dict()[name]
+
+
+def _cells(head: nn.Module, overlap: int) -> Tensor:
+    """Outputs of a ``PatchHead`` for the pixels up to ``overlap`` beyond the borders of a patch."""
     assert isinstance(head, PatchHead)
-    assert isinstance(known, PatchHead)
-    if head.overlap > known.overlap:
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        cells = _cells(head, known.overlap)
-        head.weight[cells] = known.weight
-        head.bias[cells] = known.bias
-
-
-def _cells(head: PatchHead, overlap: int) -> Tensor:
-    """Outputs of ``head`` for the pixels up to ``overlap`` beyond the borders of a patch."""
     window = head.patch_size + 2 * head.overlap
     first = head.overlap - overlap
     cells = torch.arange(3 * window**2).view(3, window, window)
