@@ -261,9 +261,13 @@ def test_stats(run, tmp_path):
 
 def test_models(run):
     listed = json.loads(run("models", "--json").stdout)
-    assert [model["name"] for model in listed] == ["tokcodec-16", "tokcodec-64"]
-    assert [model["num_codes"] for model in listed] == [16, 64]
-    assert [model["payload_bytes"] for model in listed] == [26, 104]
+    assert [model["name"] for model in listed] == [
+        "tokcodec-16",
+        "tokcodec-64",
+        "tokcodec-256",
+    ]
+    assert [model["num_codes"] for model in listed] == [16, 64, 256]
+    assert [model["payload_bytes"] for model in listed] == [26, 104, 416]
     table = run("models").stdout.decode()
     for model in listed:
         assert model["code_id"][:8] in table
