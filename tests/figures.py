@@ -86,7 +86,9 @@ def points(report: dict) -> list[list[str]]:
                 [
                     f"**{mean['codec']}**" if own else TITLES[mean["codec"]],
                     f"{row['tokens']}" if own else "",
-                    f"{mean['file_bytes']:.0f}" if whole else f"fits {mean['pictures']} pictures",
+                    f"{mean['file_bytes']:.0f}"
+                    if whole
+                    else f"fits {mean['pictures']} of {report['pictures']} photos",
                     *figures,
                     f"{row['usage']:.1%}" if own else "",
                     f"{row['perplexity']:,.0f}" if own else "",

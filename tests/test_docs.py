@@ -85,6 +85,8 @@ def test_tables_are_those_of_the_evaluation(page):
 
 def test_the_evaluation_is_of_the_bundled_checkpoints():
     report = json.loads(figures.REPORT.read_text())
+    for page in (README, CARD):
+        assert f"{report['pictures']} photos" in page
     measured = {row["checkpoint_id"] for row in report["rows"]}
     assert {header.checkpoint_id for header in checkpoint.bundled()} <= measured
 
