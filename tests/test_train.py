@@ -182,6 +182,11 @@ def test_a_latent_start_decodes_every_prefix(pictures, tmp_path):
 def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     recipe = Recipe(steps=40, batch_size=16, warmup=10, ema_decay=0.9)
     base = train(PATCH, recipe, pictures, tmp_path / "base", CPU, {}, lambda _: None)
+    # Bit by bit, with a zero that has a sign.
+    _, tensors = checkpoint.read(base.path)
+    tensors["encoder.to_code.bias"] = tensors["encoder.to_code.bias"].copy()
+    tensors["encoder.to_code.bias"][0] = -0.0
+    base = checkpoint.write(base.path, PATCH, tensors, base.provenance)
     config = dataclasses.replace(
         PATCH, decoder=dataclasses.replace(PATCH.decoder, layers=2), pixel_overlap=2
     )

@@ -157,16 +157,16 @@ def train(
         if codes_of:
             measured["codes_of"] = dict(codes_of.provenance)
         header = export(model, run / "model.safetensors", {**provenance, **measured})
+        if codes_of and header.code_id != codes_of.code_id:
+            raise TrainingError(
+                f"{codes_of.path}: its weights are not float16 numbers, as a trained model is "
+                "stored in; rounded to them it would give other codes"
+            )
         state = {"settings": settings, **session.state()}
         write_atomically(state_path, lambda file: torch.save(state, file))
         return header, psnr
 
     header, psnr = save()
-    if codes_of and header.code_id != codes_of.code_id:
-        raise TrainingError(
-            f"{codes_of.path}: its weights are not float16 numbers, as a trained model is stored "
-            "in; rounded to them it would give other codes"
-        )
     used = torch.zeros(config.quantizer.codebook_size, dtype=torch.bool, device=device)
     losses: list[Tensor] = []
     begun = time.perf_counter()
@@ -252,6 +252,9 @@ class _Session:
     def averaged(self) -> Tokenizer:
         model = self.average.module
         assert isinstance(model, Tokenizer)
+        if self.codes_of:  # not even -0.0 may become 0.0, as averaging makes it
+            model.encoder.load_state_dict(self.model.encoder.state_dict())
+            model.quantizer.load_state_dict(self.model.quantizer.state_dict())
         return model
 
     def advance(self) -> tuple[Tensor, Tensor]:
