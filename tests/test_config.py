@@ -95,6 +95,7 @@ def test_number_of_codes():
         "tokcodec-16": 16,
         "tokcodec-64": 64,
         "tokcodec-256": 256,
+        "tokcodec-latent": 256,
         "original": 16,
     }
 
