@@ -87,7 +87,8 @@ def evaluate(
         say(f"without LPIPS: {evaluator.no_lpips}")
     report = Report(evaluator.points, len(paths))
     for result in evaluator.run(paths, workers, say):
-        report.add(result)
+        if output:  # it keeps pictures, which nobody else needs
+            report.add(result)
         if evaluator.pictures % 16 == 0:
             say(f"{evaluator.pictures} of {len(paths)} pictures")
     if not evaluator.pictures:

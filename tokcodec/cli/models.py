@@ -43,6 +43,8 @@ def models(as_json: Json = False) -> None:
 
 def describe(header: "Header") -> dict[str, Any]:
     """The facts of a checkpoint that people choose by."""
+    from tokcodec.bitpack import packed_size
+
     config = header.config
     return {
         "name": header.name,
@@ -52,7 +54,7 @@ def describe(header: "Header") -> dict[str, Any]:
         "num_codes": config.num_codes,
         "codebook_size": config.quantizer.codebook_size,
         "bits_per_code": config.quantizer.bits,
-        "payload_bytes": (config.num_codes * config.quantizer.bits + 7) // 8,
+        "payload_bytes": packed_size(config.num_codes, config.quantizer.bits),
         "weights_bytes": header.path.stat().st_size,
         "default_fit": config.default_fit,
         "held_out_psnr": header.provenance.get("held_out_psnr"),

@@ -203,7 +203,7 @@ class Evaluator:
                 Row(
                     checkpoint_id=point.codec.header.checkpoint_id,
                     tokens=point.tokens,
-                    payload_bytes=(point.tokens * quantizer.bits + 7) // 8,
+                    payload_bytes=math.ceil(report.payload_bits / report.pictures / 8),
                     usage=report.codes_used / quantizer.codebook_size,
                     perplexity=report.perplexity,
                     own=self._mean(place, None),
