@@ -204,6 +204,7 @@ def test_inspect(run, tmp_path):
         "height": 300,
         "bits_per_code": 13,
         "num_codes": 16,
+        "entropy_coded": False,
         "payload_bytes": 26,
         "file_bytes": 43,
         "model": "tokcodec-16",
@@ -259,6 +260,51 @@ def test_stats(run, tmp_path):
     assert "damaged.tok: truncated" in lines(done)[0]
 
 
+def test_entropy_coded_files(run, tmp_path, tiny):
+    shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
+    common = ("--weights", "tokcodec-256")
+    run("encode", tmp_path / "photos", *common, "-o", tmp_path / "packed")
+    command = ("encode", tmp_path / "photos", *common, "--coded", "-o", tmp_path / "coded")
+    run(*command)
+    names = [f"{photo.name}.tok" for photo in PHOTOS]
+    packed, coded = (
+        [TokenFile.load(tmp_path / folder / name) for name in names]
+        for folder in ("packed", "coded")
+    )
+    assert [p.codes.tolist() for p in packed] == [c.codes.tolist() for c in coded]
+    assert [p.file_bytes for p in packed] == [434] * 3
+    assert all(c.entropy_coded and c.file_bytes < 400 for c in coded)
+    sizes = [(tmp_path / "coded" / name).stat().st_size for name in names]
+    assert [c.file_bytes for c in coded] == sizes
+    for folder in ("packed", "coded"):
+        run("decode", tmp_path / folder, "-o", tmp_path / f"{folder}-pictures")
+    for photo in PHOTOS:
+        first, second = (
+            (tmp_path / f"{folder}-pictures" / f"{photo.name}.png").read_bytes()
+            for folder in ("packed", "coded")
+        )
+        assert first == second
+
+    facts = json.loads(run("inspect", tmp_path / "coded" / names[0], "--json").stdout)
+    assert facts["entropy_coded"] is True
+    assert (facts["payload_bytes"], facts["file_bytes"]) == (sizes[0] - 18, sizes[0])
+    report = json.loads(run("stats", tmp_path / "coded", "--json").stdout)
+    assert report["file_bytes"] == sum(sizes)
+    assert report["payload_bits"] == 8 * (sum(sizes) - 3 * 18)
+
+    # Run again, it skips what is as it should be, and no other.
+    assert run(*command).stderr.count(b"3 skipped") == 1
+    other = lines(run(*command[:4], "-o", tmp_path / "coded", status=3))
+    assert sum("is there, entropy-coded; -f overwrites it" in line for line in other) == 3
+    shutil.rmtree(tmp_path / "coded")
+    shutil.copytree(tmp_path / "packed", tmp_path / "coded")
+    other = lines(run(*command, status=3))
+    assert sum("is there, not entropy-coded; -f overwrites it" in line for line in other) == 3
+
+    (said,) = lines(run("encode", PHOTOS[0], "--weights", tiny, "--coded", "-o", "-", status=1))
+    assert "patch: has no prior to entropy-code with; make one with tokcodec train-prior" in said
+
+
 def test_models(run):
     listed = json.loads(run("models", "--json").stdout)
     assert [model["name"] for model in listed] == [
@@ -272,6 +318,8 @@ def test_models(run):
     for model in listed:
         assert model["code_id"][:8] in table
         assert f"{model['held_out_psnr']:.2f} dB" in table
+        assert model["held_out_coded_bytes"] < model["payload_bytes"]
+        assert f"{model['held_out_coded_bytes']:.0f} B" in table
 
 
 def test_other_weights(run, tmp_path, tiny):

@@ -697,6 +697,37 @@ def test_stats_and_inspect(run, dataset):
     assert report["file_bytes"] == sum(p.stat().st_size for p in dataset.glob("*.parquet"))
 
 
+def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
+    command = ("train-prior", dataset, "--weights", TINY, "--held-out", dataset)
+    done = run(*command, "-o", "mine.safetensors", cwd=tmp_path)
+    mine = tmp_path / "mine.safetensors"
+    facts = json.loads(run("inspect", mine, "--json").stdout)
+    assert facts["code_id"] == codec.header.code_id
+    assert facts["parameters"] == sum(p.numel() for p in codec.model.state_dict().values())
+    prior = facts["provenance"]["prior"]
+    assert (prior["pictures"], prior["held_out_pictures"]) == (147, 147)
+    assert prior["command"].startswith("tokcodec train-prior ")
+    assert facts["held_out_coded_bytes"] == prior["held_out_payload_bytes"] < 12
+    said = f"147 pictures held out: {prior['held_out_payload_bytes']:.1f} bytes of payload"
+    assert said in done.stderr.decode()
+
+    # What is coded with it needs it, for every command that reads codes.
+    (tmp_path / "a.png").write_bytes(picture(1))
+    run("encode", "a.png", "--weights", mine, "--coded", "-o", "c.tok", cwd=tmp_path)
+    for reading in ("decode", "inspect", "stats"):
+        unknown = run(reading, "c.tok", status=1, cwd=tmp_path).stderr.decode()
+        assert "c.tok: entropy-coded with the prior of model d4031cfb, which is neither" in unknown
+        run(reading, "c.tok", "--weights", mine, cwd=tmp_path)
+    run("encode", "a.png", "--weights", mine, "-o", "b.tok", cwd=tmp_path)
+    run("decode", "b.tok", "--weights", mine, cwd=tmp_path)
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+    again = run(*command, "-o", mine, status=1).stderr
+    assert b"is there already; -f overwrites it" in again
+    other = run("train-prior", dataset, "--weights", "tokcodec-64", "-o", "-", status=1).stderr
+    assert b"its codes are of model d4031cfb, tokcodec-64 is " in other
+
+
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "half")
     (tmp_path / "half" / "part-00000.parquet").unlink()

@@ -107,7 +107,10 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     }
     assert Image.open(folder / "sheet-tokcodec-64-64.jpg").size == (4 * 260, 3 * 280)
     assert (report["pictures"], report["failed"], report["size"]) == (3, 0, 256)
-    first, second = report["rows"]
+    # Each packed, and entropy-coded.
+    forms = [(row["own"]["codec"], row["coded"]) for row in report["rows"]]
+    assert forms == [(f"tokcodec-{n}", coded) for n in (16, 64) for coded in (False, True)]
+    first, _, second, coded = report["rows"]
     assert (first["tokens"], first["payload_bytes"], first["own"]["file_bytes"]) == (16, 26, 43)
     assert [other["codec"] for other in second["others"]] == ["thumbhash", "webp"]
     assert first["others"][1] == {
@@ -117,9 +120,13 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     for other in second["others"]:
         assert other["pictures"] == 3
         assert other["file_bytes"] <= 121
+    for name in ("psnr", "ssim", "ms_ssim"):
+        assert coded["own"][name] == second["own"][name]
+    assert coded["others"][1]["file_bytes"] <= coded["own"]["file_bytes"] < 121
+    assert coded["others"][1]["psnr"] < second["others"][1]["psnr"]
 
     # The same by the other commands.
-    values, codes = [], set()
+    values, codes, sizes = [], set(), []
     config = Codec.load("tokcodec-64").config.preprocessing
     for photo in PHOTOS:
         cropped = tmp_path / photo.name
@@ -130,12 +137,19 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
             psnr(np.asarray(Image.open(cropped)), np.asarray(Image.open(tmp_path / "a.png")))
         )
         codes.update(TokenFile.load(tmp_path / "a.tok").codes.tolist())
+        run("encode", cropped, "--coded", "-o", tmp_path / "b.tok", "-f")
+        sizes.append((tmp_path / "b.tok").stat().st_size)
     assert second["own"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
+    assert coded["own"]["file_bytes"] == pytest.approx(np.mean(sizes), abs=1e-3)
+    assert coded["payload_bytes"] == np.ceil(np.mean(sizes) - 17)
     assert second["usage"] == pytest.approx(len(codes) / 8192, abs=1e-4)
 
     with (folder / "pictures.csv").open() as file:
         lines = [line for line in csv.DictReader(file) if line["codec"] == "tokcodec-64"]
-    assert [float(line["psnr"]) for line in lines] == pytest.approx(values, abs=1e-3)
+    for form, expected in (("False", [121] * 3), ("True", sizes)):
+        own = [line for line in lines if line["coded"] == form]
+        assert [float(line["psnr"]) for line in own] == pytest.approx(values, abs=1e-3)
+        assert [int(line["file_bytes"]) for line in own] == expected
 
     again = run("evaluate", PHOTOS[0], "-o", folder, status=1)
     assert b"holds a report already (-f overwrites it)" in again.stderr

@@ -19,6 +19,7 @@ from tokcodec.errors import TrainingError
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import draw_batch, load_pictures
 from tokcodec.train.loop import Recipe, train
+from tokcodec.train.prior import fit
 
 CPU = torch.device("cpu")
 PATCH = ModelConfig(
@@ -186,15 +187,18 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     _, tensors = checkpoint.read(base.path)
     tensors["encoder.to_code.bias"] = tensors["encoder.to_code.bias"].copy()
     tensors["encoder.to_code.bias"][0] = -0.0
-    base = checkpoint.write(base.path, PATCH, tensors, base.provenance)
+    codes = np.arange(64).reshape(4, 16)
+    prior, _ = fit([codes], tensors["quantizer.codebook"].astype(np.float32), 4)
+    base = checkpoint.write(base.path, PATCH, {**tensors, **prior.tensors()}, base.provenance)
     config = dataclasses.replace(
         PATCH, decoder=dataclasses.replace(PATCH.decoder, layers=2), pixel_overlap=2
     )
     (tmp_path / "run").mkdir()
-    arguments = (pictures, tmp_path / "run", CPU, {}, lambda _: None, base)
+    arguments = (pictures, tmp_path / "run", CPU, {}, lambda _: None, base, True)
     recipe = dataclasses.replace(recipe, steps=120)
     header = train(config, recipe, *arguments)
     assert header.code_id == base.code_id
+    assert header.prior_id == base.prior_id
     assert header.checkpoint_id != base.checkpoint_id
     facts = header.provenance
     # The new block and the overlap add nothing at the start.
@@ -213,21 +217,44 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
         folder = tmp_path / next(iter(change))
         folder.mkdir()
         short = dataclasses.replace(recipe, steps=1)
-        afresh = train(other, short, pictures, folder, CPU, {}, lambda _: None, base)
+        afresh = train(other, short, pictures, folder, CPU, {}, lambda _: None, base, True)
         assert afresh.code_id == base.code_id
 
     # Weights that float16 would change give other codes: refused.
     _, tensors = checkpoint.read(base.path)
-    wide = {name: array.astype(np.float32) * np.float32(1.0001) for name, array in tensors.items()}
+    wide = {
+        name: array.astype(np.float32) * np.float32(1.0001)
+        for name, array in tensors.items()
+        if not name.startswith("prior.")
+    }
     exact = checkpoint.write(tmp_path / "wide.safetensors", PATCH, wide, {})
     (tmp_path / "refused").mkdir()
     with pytest.raises(TrainingError, match=r"wide.safetensors: its weights are not float16"):
-        train(config, recipe, pictures, tmp_path / "refused", CPU, {}, lambda _: None, exact)
+        train(config, recipe, pictures, tmp_path / "refused", CPU, {}, lambda _: None, exact, True)
 
     with pytest.raises(TrainingError, match="another encoder or codebook than model"):
         train(LATENT, recipe, *arguments)
     with pytest.raises(TrainingError, match="other settings or pictures"):
-        train(config, recipe, *arguments[:-1])
+        train(config, recipe, *arguments[:-2])
+
+
+def test_training_goes_on_from_a_checkpoint(photos, pictures, tmp_path, run):
+    recipe = Recipe(steps=40, batch_size=16, warmup=10, ema_decay=0.9)
+    base = train(PATCH, recipe, pictures, tmp_path / "base", CPU, {}, lambda _: None)
+    (tmp_path / "config.json").write_text(PATCH.to_json())
+    command = (
+        *("train", photos, "-o", tmp_path / "next", "--model", tmp_path / "config.json"),
+        *("--from", base.path, "--steps", "150", "--warmup", "5", "--batch-size", "16"),
+    )
+    run(*command)
+    header = checkpoint.read_header(tmp_path / "next" / "model.safetensors")
+    facts = header.provenance
+    assert facts["from"] == base.provenance
+    assert facts["held_out_psnr_at_start"] == base.provenance["held_out_psnr"]
+    assert facts["held_out_psnr"] > facts["held_out_psnr_at_start"]
+    assert header.code_id != base.code_id
+    both = run(*command, "--codes-of", base.path, status=1)
+    assert b"--codes-of already begins with the weights it names" in both.stderr
 
 
 def test_diverging_ends_in_one_line(pictures, tmp_path):

@@ -7,11 +7,13 @@ Metadata of the file:
 ``tokcodec.config``       canonical JSON of ``ModelConfig``
 ``tokcodec.code_id``      64 hex digits, see ``code_id``
 ``tokcodec.checkpoint_id``  64 hex digits, see ``checkpoint_id``
+``tokcodec.prior_id``     64 hex digits, see ``prior_id``; only where there is a prior
 ``tokcodec.provenance``   JSON: data, recipe, steps, seed, command, measures; changes no id
 ========================  ============================================================
 
 Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tokenizer``:
-``encoder.*``, ``quantizer.codebook`` and ``decoder.*``.
+``encoder.*``, ``quantizer.codebook`` and ``decoder.*``; and the integers of a prior, ``prior.*``
+(see ``tokcodec.prior``).
 """
 
 import contextlib
@@ -20,7 +22,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from safetensors.numpy import save
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError
 from tokcodec.files import write_atomically
+from tokcodec.prior import PREFIX, Prior
 
 FORMAT = "1"
 SUFFIX = ".safetensors"
@@ -41,12 +44,14 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself. ``code_id`` and ``checkpoint_id`` are 64 hex digits."""
+    """What a checkpoint says of itself. Ids are 64 hex digits; without a prior it has no
+    ``prior_id``."""
 
     path: Path
     config: ModelConfig
     code_id: str
     checkpoint_id: str
+    prior_id: str | None
     provenance: dict[str, Any]
 
     @property
@@ -72,6 +77,12 @@ def code_id(config: ModelConfig, tensors: Tensors) -> str:
 def checkpoint_id(config: ModelConfig, tensors: Tensors) -> str:
     """SHA-256, in hex, of the whole config and every tensor."""
     return _digest("tokcodec checkpoint", config.to_json(), tensors, tensors)
+
+
+def prior_id(tensors: Tensors) -> str | None:
+    """SHA-256, in hex, of the tables of the prior; None if there are none."""
+    names = [name for name in tensors if name.startswith(PREFIX)]
+    return _digest("tokcodec prior", "", names, tensors) if names else None
 
 
 def _digest(kind: str, config: str, names: Iterable[str], tensors: Tensors) -> str:
@@ -103,7 +114,12 @@ def write(
         OutputError: the file system refused.
     """
     header = Header(
-        path, config, code_id(config, tensors), checkpoint_id(config, tensors), dict(provenance)
+        path,
+        config,
+        code_id(config, tensors),
+        checkpoint_id(config, tensors),
+        prior_id(tensors),
+        dict(provenance),
     )
     metadata = {
         "tokcodec.format": FORMAT,
@@ -112,6 +128,8 @@ def write(
         "tokcodec.checkpoint_id": header.checkpoint_id,
         "tokcodec.provenance": json.dumps(header.provenance, sort_keys=True),
     }
+    if header.prior_id:
+        metadata["tokcodec.prior_id"] = header.prior_id
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     data = save(contiguous, metadata)
     write_atomically(path, lambda file: file.write(data))
@@ -135,14 +153,15 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     """Header and tensors, with both ids verified against the bytes.
 
     Raises:
-        CheckpointError: as ``read_header``; also a tensor that is neither float32 nor float16,
-            or ids that are not those of the contents.
+        CheckpointError: as ``read_header``; also a tensor of the model that is neither float32
+            nor float16, or ids that are not those of the contents.
     """
     try:
         with safe_open(path, framework="np") as file:
             header = _header(path, file.metadata() or {})
             for name in file.keys():  # noqa: SIM118 (not a dict)
-                if file.get_slice(name).get_dtype() not in ("F32", "F16"):
+                floats = file.get_slice(name).get_dtype() in ("F32", "F16")
+                if not (floats or name.startswith(PREFIX)):
                     raise CheckpointError(f"{path}: tensor {name} is neither float32 nor float16")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
@@ -150,13 +169,47 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     for kind, claimed, actual in (
         ("code_id", header.code_id, code_id(header.config, tensors)),
         ("checkpoint_id", header.checkpoint_id, checkpoint_id(header.config, tensors)),
+        ("prior_id", header.prior_id, prior_id(tensors)),
     ):
-        if claimed != actual:
-            raise CheckpointError(
-                f"{path}: damaged or altered: it claims {kind} {claimed[:8]}, "
-                f"its contents have {actual[:8]}; delete it, and fetch or convert it again"
-            )
+        _verify(path, kind, claimed, actual)
     return header, tensors
+
+
+def _verify(path: Path, kind: str, claimed: str | None, actual: str | None) -> None:
+    if claimed != actual:
+        claim, content = ((digits or "none")[:8] for digits in (claimed, actual))
+        raise CheckpointError(
+            f"{path}: damaged or altered: it claims {kind} {claim}, its contents have {content}; "
+            "delete it, and fetch or convert it again"
+        )
+
+
+def read_prior(header: Header) -> Prior:
+    """The prior of a checkpoint, verified; kept in memory for the next call.
+
+    Raises:
+        CheckpointError: it has none, or it is damaged.
+    """
+    if header.prior_id is None:
+        raise CheckpointError(
+            f"{header.name}: has no prior to entropy-code with; make one with tokcodec train-prior"
+        )
+    return _read_prior(header.path, header.prior_id, header.config.grid(header.config.encoder))
+
+
+@lru_cache(maxsize=8)
+def _read_prior(path: Path, claimed: str, side: int) -> Prior:
+    try:
+        with safe_open(path, framework="np") as file:
+            names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
+    _verify(path, "prior_id", claimed, prior_id(tensors))
+    try:
+        return Prior.from_tensors(tensors, side)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> Header:
@@ -171,6 +224,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
             ModelConfig.from_json(metadata["tokcodec.config"]),
             metadata["tokcodec.code_id"],
             metadata["tokcodec.checkpoint_id"],
+            metadata.get("tokcodec.prior_id"),
             json.loads(metadata.get("tokcodec.provenance", "{}")),
         )
     except KeyError as error:
@@ -243,6 +297,23 @@ def find_by_code_id(prefix: bytes) -> Header | None:
     """The bundled or cached checkpoint whose ``code_id`` begins with these 4 bytes, if any."""
     digits = prefix.hex()
     return next((h for h in (*bundled(), *cached()) if h.code_id.startswith(digits)), None)
+
+
+def find_prior(prefix: bytes, given: Header | None = None) -> Prior:
+    """The prior for codes of the ``code_id`` that begins with these 4 bytes: of the ``given``
+    checkpoint if it is of that id, else of the bundled or cached one that has one.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    digits = prefix.hex()
+    for header in ((given,) if given else ()) + (*bundled(), *cached()):
+        if header.code_id.startswith(digits) and header.prior_id:
+            return read_prior(header)
+    raise CheckpointError(
+        f"entropy-coded with the prior of model {digits}, which is neither bundled nor cached; "
+        "name its checkpoint with --weights"
+    )
 
 
 def cache_folder() -> Path:

@@ -108,6 +108,7 @@ class Codec:
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
+        coded: bool = False,
     ) -> TokenFile:
         """One picture (PIL image, path or binary file) -> its token file.
 
@@ -115,12 +116,14 @@ class Codec:
             fit: ``stretch``, ``crop``, ``pad`` or ``tile``; the checkpoint's default if None.
             background: red, green and blue that show through transparent parts.
             tokens: codes kept of each square, the first ones; all if None.
+            coded: the codes are entropy-coded with the checkpoint's prior: shorter files, which
+                cannot be read without it.
 
         Raises:
             PictureError: the picture cannot be read.
-            CheckpointError: the checkpoint cannot do with this number of codes.
+            CheckpointError: the checkpoint cannot do with this number of codes, or has no prior.
         """
-        return self.compress_batch([image], fit, background, tokens)[0]
+        return self.compress_batch([image], fit, background, tokens, coded)[0]
 
     def compress_batch(
         self,
@@ -128,9 +131,10 @@ class Codec:
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
+        coded: bool = False,
     ) -> list[TokenFile]:
         """Like ``compress``, of many; raises the first error."""
-        results = self.compress_stream(images, fit, background, tokens)
+        results = self.compress_stream(images, fit, background, tokens, coded)
         return [_raised(result) for result in results]
 
     def compress_stream(
@@ -139,6 +143,7 @@ class Codec:
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
+        coded: bool = False,
         workers: int = 1,
     ) -> Iterator[TokenFile | TokcodecError]:
         """Token files in the order of ``images``; for a bad picture, its error in that place.
@@ -146,6 +151,7 @@ class Codec:
         ``workers`` threads read pictures while the model runs.
         """
         tokens = checkpoint.check_tokens(self.header, tokens)
+        prior = checkpoint.read_prior(self.header) if coded else None
         fit = fit or self.config.default_fit
 
         def read(image: Source) -> Squares | PictureError:
@@ -167,6 +173,7 @@ class Codec:
                 picture.width,
                 picture.height,
                 fit,
+                prior,
             )
 
     def encode_stream(self, pictures: Iterable[P]) -> Iterator[tuple[P, Rows]]:

@@ -21,7 +21,7 @@ class Report:
         raw_bytes: width · height · 3 of the originals.
         source_bytes: bytes of the original files; None unless every one lies beside its tokens.
         file_bytes: bytes of the token files, headers and checksums included, or of the Parquet.
-        payload_bits: bits of the codes alone.
+        payload_bits: bits of the codes alone, as they are in the files.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
         codebook_size: K; None if the model is neither bundled nor cached, or there are several.
@@ -77,7 +77,7 @@ class Collector:
     def _count(self, token_file: TokenFile) -> None:
         self._pictures += 1
         self._pixels += token_file.width * token_file.height
-        self._payload_bits += len(token_file.codes) * token_file.bits
+        self._payload_bits += token_file.payload_bits
         counts = self._counts.setdefault(token_file.code_id, {})
         for code, count in zip(*np.unique(token_file.codes, return_counts=True), strict=True):
             counts[int(code)] = counts.get(int(code), 0) + int(count)

@@ -1,4 +1,4 @@
-"""The token file, ``.tok``: one picture, readable to the last code without its model.
+"""The token file, ``.tok``: one picture; packed, readable to the last code without its model.
 
 Integers are unsigned and little-endian.
 
@@ -6,8 +6,8 @@ Integers are unsigned and little-endian.
 offset  bytes       what
 ======  ==========  ==========================================================================
 0       2           magic ``TK``
-2       1           bits 4-7: version, 1; bits 2-3: reserved, 0; bits 0-1: fit (0 stretch,
-                    1 crop, 2 pad, 3 tile)
+2       1           bits 4-7: version, 1; bit 3: reserved, 0; bit 2: 1 if entropy-coded; bits
+                    0-1: fit (0 stretch, 1 crop, 2 pad, 3 tile)
 3       4           first four bytes of the ``code_id``
 7       2 + 2       width and height of the original after EXIF orientation, each >= 1
 11      1           b, the bits a code, 1 to 32
@@ -15,27 +15,37 @@ offset  bytes       what
         ceil(nb/8)  the codes, b bits each, least significant bit first, padded with zeros
         4           ``zlib.crc32`` of all before
 ======  ==========  ==========================================================================
+
+Entropy-coded, the codes take the bytes that ``Prior.encode`` gives, up to the checksum, which is
+that of the packed file: a wrong prior does not pass. They are at least a 256th of the packed ones,
+so a file cannot claim more codes than its reader has time for.
 """
 
 import os
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from tokcodec.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
+from tokcodec.checkpoint import Header, find_prior
 from tokcodec.config import Fit
-from tokcodec.errors import TokenFileError
+from tokcodec.errors import CheckpointError, TokenFileError
 from tokcodec.files import write_atomically
 from tokcodec.geometry import FITS
+from tokcodec.prior import ALTERED, Prior
 
 MAGIC = b"TK"
 VERSION = 1
 SUFFIX = ".tok"
 MAX_CODES = (1 << 28) - 1  # four bytes of LEB128
+
+_CODED = 0b100  # of the flags
+_SHORTEST = 256  # times that entropy-coded codes may be shorter than packed ones
 
 _HEAD = struct.Struct("<2sB4sHHB")
 _CRC = struct.Struct("<I")
@@ -51,6 +61,8 @@ class TokenFile:
         code_id: the first 4 bytes of the model's ``code_id``.
         width, height: of the original after EXIF orientation, in pixels.
         fit: how the picture was fitted to the model's square.
+        prior: of the model, to entropy-code the codes with where that makes them shorter; None to
+            pack them.
     """
 
     codes: Codes
@@ -59,6 +71,7 @@ class TokenFile:
     width: int
     height: int
     fit: Fit
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         if len(self.code_id) != 4:
@@ -79,9 +92,19 @@ class TokenFile:
         return VERSION
 
     @property
+    def entropy_coded(self) -> bool:
+        """Whether the file is shorter for its prior."""
+        return self._coded is not None
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits of the codes alone, without those that fill the last byte up when packed."""
+        return len(self.codes) * self.bits if self._coded is None else 8 * len(self._coded)
+
+    @property
     def payload_bytes(self) -> int:
-        """Bytes of the packed codes alone."""
-        return packed_size(len(self.codes), self.bits)
+        """Bytes of the codes alone."""
+        return (self.payload_bits + 7) // 8
 
     @property
     def file_bytes(self) -> int:
@@ -89,28 +112,45 @@ class TokenFile:
         count = len(_leb128(len(self.codes)))
         return _HEAD.size + count + self.payload_bytes + _CRC.size
 
+    @cached_property
+    def _coded(self) -> bytes | None:
+        """The entropy-coded payload; None where the file has a packed one."""
+        if self.prior is None:
+            return None
+        coded = self.prior.encode(self.codes)
+        packed = packed_size(len(self.codes), self.bits)
+        return coded if len(coded) < packed <= _SHORTEST * len(coded) else None
+
     def to_bytes(self) -> bytes:
         """The whole file.
 
         Raises:
-            ValueError: a code does not fit ``bits``.
+            ValueError: a code does not fit ``bits``, or there are not as many as ``prior`` needs.
         """
-        flags = VERSION << 4 | FITS.index(self.fit)
+        packed = self._head(0) + pack(self.codes, self.bits)
+        data = packed if self._coded is None else self._head(_CODED) + self._coded
+        return data + _CRC.pack(zlib.crc32(packed))
+
+    def _head(self, flag: int) -> bytes:
+        flags = VERSION << 4 | flag | FITS.index(self.fit)
         head = _HEAD.pack(MAGIC, flags, self.code_id, self.width, self.height, self.bits)
-        data = head + _leb128(len(self.codes)) + pack(self.codes, self.bits)
-        return data + _CRC.pack(zlib.crc32(data))
+        return head + _leb128(len(self.codes))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
+    def from_bytes(cls, data: bytes, header: Header | None = None) -> Self:
         """Parses a whole file, and nothing but a whole file.
+
+        Args:
+            header: a checkpoint whose prior may be needed; without it, or if it is another
+                model's, the bundled and cached ones are looked through.
 
         Raises:
             TokenFileError: another kind of file, a newer version, truncated, damaged, or with
-                bytes behind its end.
+                bytes behind its end; entropy-coded with a prior that is not at hand.
         """
         if data[:2] != MAGIC:
             raise TokenFileError("not a token file (it does not begin with TK)")
-        if len(data) > 2 and (data[2] >> 4 != VERSION or data[2] & 0b1100):
+        if len(data) > 2 and (data[2] >> 4 != VERSION or data[2] & 0b1000):
             raise TokenFileError(
                 f"version {data[2] >> 4}, flags {data[2] >> 2 & 3}: needs a newer tokcodec"
             )
@@ -120,30 +160,48 @@ class TokenFile:
         count, start = _read_leb128(data, _HEAD.size)
         if not 1 <= bits <= MAX_BITS:
             raise TokenFileError(f"damaged: {bits} bits a code")
-        end = start + packed_size(count, bits)
-        if len(data) < end + _CRC.size:
-            raise TokenFileError(
-                f"truncated or damaged: {count} codes of {bits} bits need "
-                f"{end + _CRC.size} bytes, it has {len(data)}"
-            )
-        if len(data) > end + _CRC.size:
-            raise TokenFileError(f"{len(data) - end - _CRC.size} bytes behind its end")
-        if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
-            raise TokenFileError("damaged: its checksum does not match")
         if not (width and height and count):
             raise TokenFileError(f"damaged: {width}x{height} pixels in {count} codes")
-        codes = unpack(data[start:end], count, bits)
-        return cls(codes, bits, code_id, width, height, FITS[flags & 3])
+        payload, end = data[start : -_CRC.size], len(data) - _CRC.size
+        fit, size = FITS[flags & 3], packed_size(count, bits)
+        if flags & _CODED:
+            if not len(payload) < size <= _SHORTEST * len(payload):
+                raise TokenFileError(
+                    f"damaged: {count} codes of {bits} bits, entropy-coded in {len(payload)} bytes"
+                )
+            try:
+                prior = find_prior(code_id, header)
+            except CheckpointError as error:
+                raise TokenFileError(str(error)) from error
+            codes = prior.decode(payload, count)
+            check_codes(codes, 1 << bits)
+            coded = cls(codes, bits, code_id, width, height, fit, prior)
+            if coded.to_bytes() != data:
+                raise TokenFileError(ALTERED)
+            return coded
+        if len(payload) < size:
+            raise TokenFileError(
+                f"truncated or damaged: {count} codes of {bits} bits need "
+                f"{start + size + _CRC.size} bytes, it has {len(data)}"
+            )
+        if len(payload) > size:
+            raise TokenFileError(f"{len(payload) - size} bytes behind its end")
+        if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
+            raise TokenFileError("damaged: its checksum does not match")
+        return cls(unpack(payload, count, bits), bits, code_id, width, height, fit)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], header: Header | None = None) -> Self:
         """Reads a file.
+
+        Args:
+            header: as for ``from_bytes``.
 
         Raises:
             TokenFileError: it cannot be read, or as ``from_bytes``; with its name.
         """
         try:
-            return cls.from_bytes(Path(path).read_bytes())
+            return cls.from_bytes(Path(path).read_bytes(), header)
         except OSError as error:
             raise TokenFileError(f"{os.fspath(path)}: cannot read: {error.strerror}") from error
         except TokenFileError as error:

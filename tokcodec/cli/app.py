@@ -14,6 +14,7 @@ from tokcodec.cli.models import models
 from tokcodec.cli.stats import stats
 from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
+from tokcodec.cli.train_prior import train_prior
 from tokcodec.cli.verify import verify
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ for command in (
     convert,
     evaluate,
     train,
+    train_prior,
 ):
     app.command()(command)
 

@@ -84,10 +84,12 @@ def decode(
     dataset = Path(sources[0]) if len(sources) == 1 and is_dataset(Path(sources[0])) else None
     if select and not dataset:
         raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
-    count, entries = (
-        _rows(dataset, output, select or []) if dataset else _files(plan_files(sources, output))
-    )
     fixed = find(weights) if weights else None
+    count, entries = (
+        _rows(dataset, output, select or [])
+        if dataset
+        else _files(plan_files(sources, output), fixed)
+    )
     fitting = functools.cache(find_by_code_id)
     load = functools.cache(_load)
     with Tally("decode", count, as_json) as tally:
@@ -133,8 +135,8 @@ def plan_files(sources: list[str], output: str | None) -> list[Job]:
     return plan(sources, output, lambda: {SUFFIX}, lambda name: name.removesuffix(SUFFIX) + ".png")
 
 
-def _files(jobs: list[Job]) -> "tuple[int, Iterator[Entry]]":
-    return len(jobs), ((job, functools.partial(_read, job)) for job in jobs)
+def _files(jobs: list[Job], fixed: "Header | None") -> "tuple[int, Iterator[Entry]]":
+    return len(jobs), ((job, functools.partial(_read, job, fixed)) for job in jobs)
 
 
 def _rows(path: Path, output: str | None, select: list[str]) -> "tuple[int, Iterator[Entry]]":
@@ -198,13 +200,13 @@ def _decode_group(
             tally.done(job, result, f"{result:,} bytes, decoded by {codec.header.name}")
 
 
-def _read(job: Job) -> "TokenFile":
+def _read(job: Job, fixed: "Header | None") -> "TokenFile":
     from tokcodec.tokenfile import TokenFile
 
     if not job.source:
-        return TokenFile.from_bytes(StandardInput().getvalue())
+        return TokenFile.from_bytes(StandardInput().getvalue(), fixed)
     try:
-        return TokenFile.from_bytes(job.source.read_bytes())
+        return TokenFile.from_bytes(job.source.read_bytes(), fixed)
     except OSError as error:
         raise TokenFileError(f"cannot read: {error.strerror}") from error
 

@@ -1,6 +1,7 @@
 """``tokcodec encode``."""
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,7 @@ from tokcodec.errors import TokcodecError, TokenFileError
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
+    from tokcodec.prior import Prior
 
 
 def encode(
@@ -46,6 +48,14 @@ def encode(
         ),
     ] = None,
     tokens: Tokens = None,
+    coded: Annotated[
+        bool,
+        typer.Option(
+            "--coded",
+            help="Entropy-code the codes with the checkpoint's prior: smaller files, for whose "
+            "codes one needs that checkpoint.",
+        ),
+    ] = False,
     background: Annotated[
         str, typer.Option(metavar="COLOUR", help="Behind transparent parts: a name or #rrggbb.")
     ] = "white",
@@ -60,7 +70,7 @@ def encode(
     Without -o, a.jpg becomes a.jpg.tok beside it. Pictures whose token file is whole, newer and
     of the same model and fit are skipped; other existing files are kept unless -f is given.
     """
-    from tokcodec.checkpoint import check_tokens
+    from tokcodec.checkpoint import check_tokens, read_prior
     from tokcodec.convert.weights import find
     from tokcodec.picture import extensions
     from tokcodec.tokenfile import SUFFIX
@@ -73,13 +83,14 @@ def encode(
     jobs = plan(sources, output, extensions, lambda name: name + SUFFIX)
     header = find(weights)
     kept = check_tokens(header, tokens)
+    prior = read_prior(header) if coded else None
     fit = fit or header.config.default_fit
     with Tally("encode", len(jobs), as_json) as tally:
         todo = []
         for job in jobs:
             if force or not (job.target and job.target.exists()):
                 todo.append(job)
-            elif (reason := _stale(job, header, fit, kept)) is None:
+            elif (reason := _stale(job, header, fit, kept, prior)) is None:
                 tally.skipped(job)
             else:
                 tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
@@ -88,7 +99,7 @@ def encode(
 
             codec = Codec.load(header, device, batch_size)
             images = (job.source or StandardInput() for job in todo)
-            results = codec.compress_stream(images, fit, colour, tokens, workers)
+            results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
             for job, result in zip(todo, results, strict=True):
                 if isinstance(result, TokcodecError):
                     tally.failed(job, str(result))
@@ -102,14 +113,14 @@ def encode(
     tally.close()
 
 
-def _stale(job: Job, header: "Header", fit: Fit, tokens: int) -> str | None:
+def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | None") -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
     from tokcodec.geometry import place
     from tokcodec.tokenfile import TokenFile
 
     assert job.target
     try:
-        there = TokenFile.load(job.target)
+        there = TokenFile.load(job.target, header)
     except TokenFileError:
         return "is there, but is no whole token file"
     if there.code_id.hex() != header.code_id[:8]:
@@ -119,6 +130,8 @@ def _stale(job: Job, header: "Header", fit: Fit, tokens: int) -> str | None:
     side = header.config.preprocessing.image_size
     if len(there.codes) != tokens * place(fit, there.width, there.height, side).num_squares:
         return f"is there, with {len(there.codes)} codes"
+    if there.entropy_coded != replace(there, prior=prior).entropy_coded:
+        return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"
     if job.source is None or not job.source.exists():
         return "is there already"
     if job.target.stat().st_mtime_ns < job.source.stat().st_mtime_ns:

@@ -61,9 +61,10 @@ def evaluate(
 ) -> None:
     """Measure checkpoints on pictures, beside other codecs at the same bytes.
 
-    Every picture is brought to the square of the checkpoints (256x256), coded and decoded. Each
-    other codec may make it smaller first, and shows its best by PSNR over size and quality in no
-    more bytes than the checkpoint's whole file.
+    Every picture is brought to the square of the checkpoints (256x256), encoded, and decoded; the
+    codes are packed, and entropy-coded too where there is a prior ("coded"). Each other codec may
+    make the picture smaller first, and shows its best by PSNR over size and quality in no more
+    bytes than the checkpoint's whole file.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise EvaluationError(
@@ -149,7 +150,7 @@ def _print(evaluation: "Evaluation") -> None:
             if mean.file_bytes is None:
                 figures[0] = f"fits {mean.pictures}"
             table.add_row(
-                mean.codec if own else f"  {mean.codec}",
+                mean.codec + ", coded" * row.coded if own else f"  {mean.codec}",
                 str(row.tokens) if own else "",
                 *figures,
                 f"{row.usage:.1%}" if own else "",

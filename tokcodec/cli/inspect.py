@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokcodec.cli.options import Json
+from tokcodec.cli.options import Json, PriorOf
 from tokcodec.cli.terminal import print_json, require_pyarrow
 from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
@@ -15,12 +15,13 @@ from tokcodec.files import is_dataset
 def inspect(
     file: Annotated[Path, typer.Argument(help="A token file, a checkpoint or a token dataset.")],
     codes: Annotated[bool, typer.Option("--codes", help="The codes, too.")] = False,
+    weights: PriorOf = None,
     as_json: Json = False,
 ) -> None:
     """Show what one file, or one token dataset, holds, after checking all of it."""
     if codes and is_dataset(file):
         raise typer.BadParameter("of a dataset, export them", param_hint="--codes")
-    facts = _dataset(file) if is_dataset(file) else _file(file, codes)
+    facts = _dataset(file) if is_dataset(file) else _file(file, codes, weights)
     if as_json:
         print_json(facts)
         return
@@ -30,7 +31,7 @@ def inspect(
         print(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
 
 
-def _file(file: Path, codes: bool) -> dict[str, Any]:
+def _file(file: Path, codes: bool, weights: str | None) -> dict[str, Any]:
     from tokcodec.checkpoint import SUFFIX
     from tokcodec.tokenfile import MAGIC
 
@@ -40,7 +41,7 @@ def _file(file: Path, codes: bool) -> dict[str, Any]:
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
     if magic == MAGIC or file.suffix != SUFFIX:
-        return _token_file(file, codes)
+        return _token_file(file, codes, weights)
     if codes:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--codes")
     return _checkpoint(file)
@@ -70,11 +71,11 @@ def _dataset(path: Path) -> dict[str, Any]:
     }
 
 
-def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:
-    from tokcodec.checkpoint import find_by_code_id
+def _token_file(path: Path, with_codes: bool, weights: str | None) -> dict[str, Any]:
+    from tokcodec.checkpoint import find, find_by_code_id
     from tokcodec.tokenfile import TokenFile, check_codes
 
-    token_file = TokenFile.load(path)
+    token_file = TokenFile.load(path, find(weights) if weights else None)
     header = find_by_code_id(token_file.code_id)
     if header:
         try:
@@ -90,6 +91,7 @@ def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:
         "height": token_file.height,
         "bits_per_code": token_file.bits,
         "num_codes": len(token_file.codes),
+        "entropy_coded": token_file.entropy_coded,
         "payload_bytes": token_file.payload_bytes,
         "file_bytes": token_file.file_bytes,
         "model": header.name if header else None,
@@ -102,12 +104,13 @@ def _token_file(path: Path, with_codes: bool) -> dict[str, Any]:
 def _checkpoint(path: Path) -> dict[str, Any]:
     from tokcodec.checkpoint import read
     from tokcodec.cli.models import describe
+    from tokcodec.prior import PREFIX
 
     header, tensors = read(path)
     return {
         "kind": "checkpoint",
         **describe(header),
-        "parameters": sum(tensor.size for tensor in tensors.values()),
+        "parameters": sum(t.size for name, t in tensors.items() if not name.startswith(PREFIX)),
         "config": json.loads(header.config.to_json()),
         "provenance": header.provenance,
     }

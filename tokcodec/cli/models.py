@@ -21,22 +21,24 @@ def models(as_json: Json = False) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for name in ("name", "codes", "K", "payload", "weights", "PSNR*", "code_id"):
+    for name in ("name", "codes", "K", "payload", "coded*", "weights", "PSNR*", "code_id"):
         left = name in ("name", "code_id")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     for header in bundled():
         facts = describe(header)
-        psnr = facts["held_out_psnr"]
+        psnr, coded = facts["held_out_psnr"], facts["held_out_coded_bytes"]
         table.add_row(
             header.name + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
             str(facts["num_codes"]),
             str(facts["codebook_size"]),
             f"{facts['payload_bytes']} B",
+            "unknown" if coded is None else f"{coded:.0f} B",
             f"{facts['weights_bytes'] / 1e6:.1f} MB",
             "unknown" if psnr is None else f"{psnr:.2f} dB",
             header.code_id[:8],
         )
-    console = Console()
+    # Figures must not be cut, in a pipe or a narrow terminal.
+    console = Console(width=max(Console().width, 100))
     console.print(table)
     console.print("* mean over pictures held out from training, 256x256", highlight=False)
 
@@ -57,7 +59,9 @@ def describe(header: "Header") -> dict[str, Any]:
         "payload_bytes": packed_size(config.num_codes, config.quantizer.bits),
         "weights_bytes": header.path.stat().st_size,
         "default_fit": config.default_fit,
+        "held_out_coded_bytes": header.provenance.get("prior", {}).get("held_out_payload_bytes"),
         "held_out_psnr": header.provenance.get("held_out_psnr"),
         "code_id": header.code_id,
         "checkpoint_id": header.checkpoint_id,
+        "prior_id": header.prior_id,
     }

@@ -40,6 +40,15 @@ Workers = Annotated[
 AllowLarge = Annotated[
     bool, typer.Option("--allow-large", help="Lift Pillow's decompression bomb limit.")
 ]
+PriorOf = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME|FILE|FOLDER",
+        help="The checkpoint that entropy-coded token files need, if it is neither bundled nor "
+        "cached.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 CORES = os.cpu_count() or 1

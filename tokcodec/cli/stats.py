@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.options import Json
+from tokcodec.cli.options import Json, PriorOf
 from tokcodec.cli.terminal import print_json, require_pyarrow, say
 from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.files import find_files, is_dataset
@@ -20,15 +20,18 @@ def stats(
         list[Path],
         typer.Argument(metavar="SRC", help="Token files, folders of them, token datasets."),
     ],
+    weights: PriorOf = None,
     as_json: Json = False,
 ) -> None:
     """Report what token files cost.
 
     Against raw pixels, and against the pictures where those lie beside their token files.
     """
+    from tokcodec.checkpoint import find
     from tokcodec.stats import Collector
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
+    header = find(weights) if weights else None
     collector = Collector()
     for source in sources:
         if is_dataset(source):
@@ -36,7 +39,7 @@ def stats(
             continue
         for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
             try:
-                collector.add(TokenFile.load(path), path)
+                collector.add(TokenFile.load(path, header), path)
             except TokenFileError as error:
                 say(str(error))
                 collector.failed += 1

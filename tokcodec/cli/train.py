@@ -27,6 +27,14 @@ def train(
             help="tokcodec-16, -64, -256, -latent, original, or a JSON file with a model config.",
         ),
     ] = "tokcodec-64",
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar=WEIGHTS,
+            help="Begin with the weights of this checkpoint, of the same encoder and codebook.",
+        ),
+    ] = None,
     codes_of: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +78,9 @@ def train(
 
     torch_device = resolve_device(device)
     config = _read_config(model)
-    source = find(codes_of) if codes_of else None
+    if from_ and codes_of:
+        raise TrainingError("--codes-of already begins with the weights it names; leave --from out")
+    source = find(name) if (name := from_ or codes_of) else None
     loop.require_trainable(config, source)
     recipe = Recipe(
         steps=steps,
@@ -105,7 +115,9 @@ def train(
         )
 
     provenance = {"command": shlex.join(["tokcodec", *sys.argv[1:]])}
-    header = loop.train(config, recipe, pictures, output, torch_device, provenance, report, source)
+    header = loop.train(
+        config, recipe, pictures, output, torch_device, provenance, report, source, bool(codes_of)
+    )
     print(header.path)
 
 

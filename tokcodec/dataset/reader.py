@@ -35,6 +35,12 @@ class TokenRows:
                 reason = str(error).splitlines()[0]
                 raise DatasetError(f"{file}: damaged: {reason}") from error
 
+    def codes(self) -> Iterator[NDArray[Any]]:
+        """All codes, a row group at a time: [n, N] in the smallest unsigned type; failed rows left
+        out."""
+        for columns in self.columns("tokens"):
+            yield token_matrix(columns["tokens"], self.metadata)
+
     def __len__(self) -> int:
         return sum(pq.read_metadata(file).num_rows for file in self.files)
 
@@ -75,9 +81,7 @@ def load_tokens(path: str | Path) -> NDArray[Any]:
         DatasetError: see ``open_dataset``.
     """
     dataset = open_dataset(path)
-    parts = [
-        token_matrix(columns["tokens"], dataset.metadata) for columns in dataset.columns("tokens")
-    ]
+    parts = list(dataset.codes())
     width = dataset.metadata.run["tokens"]
     kind = smallest_type(dataset.metadata)
     return np.concatenate(parts) if parts else np.empty((0, width), kind)

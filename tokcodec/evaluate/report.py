@@ -64,6 +64,7 @@ class Report:
                 "picture": result.path,
                 "checkpoint": point.name,
                 "tokens": point.tokens,
+                "coded": point.coded,
                 "codec": measured.rival or point.name,
                 "file_bytes": measured.file_bytes,
                 "settings": measured.settings,
@@ -74,7 +75,8 @@ class Report:
     def write(self, folder: Path, evaluation: Evaluation) -> None:
         """Writes pictures.csv, plot.png, plot.svg, sheet-CHECKPOINT-TOKENS.jpg and report.json.
 
-        Those of an earlier report are gone then.
+        The sheets are of the entropy-coded files where there are any. Files of an earlier report
+        are gone then.
 
         Raises:
             OutputError: one of them cannot be written.
@@ -93,11 +95,13 @@ class Report:
         write("pictures.csv", _printable(table.getvalue()).encode())
         for kind, drawn in _plots(evaluation).items():
             write(f"plot.{kind}", drawn)
-        for place, point in enumerate(self.points):
-            sheet = _sheet(place, point, evaluation, self._results)
+        # Of two points that differ in their bytes alone, the later one, which has fewer.
+        sheets = {(point.name, point.tokens): place for place, point in enumerate(self.points)}
+        for (name, tokens), place in sheets.items():
+            sheet = _sheet(place, self.points[place], evaluation, self._results)
             file = io.BytesIO()
             sheet.save(file, "JPEG", quality=92, subsampling=0)
-            write(f"sheet-{point.name}-{point.tokens}.jpg", file.getvalue())
+            write(f"sheet-{name}-{tokens}.jpg", file.getvalue())
         # The last: where it lies, there is a whole report.
         write(FIGURES, (json.dumps(to_json(evaluation), indent=1) + "\n").encode())
 

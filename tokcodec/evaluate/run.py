@@ -25,10 +25,11 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Point:
-    """A checkpoint and the number of codes a picture that it is measured at."""
+    """A checkpoint, the number of codes a picture, and whether they are entropy-coded."""
 
     codec: Codec
     tokens: int
+    coded: bool
 
     @property
     def name(self) -> str:
@@ -91,7 +92,8 @@ class Row:
     Attributes:
         checkpoint_id: of the checkpoint.
         tokens: codes a picture.
-        payload_bytes: of the packed codes alone.
+        coded: whether the files are entropy-coded, where that makes them shorter.
+        payload_bytes: of the codes alone, the mean rounded up.
         usage: share of the codebook that the pictures use.
         perplexity: 2 to the entropy of the codes.
         own: the checkpoint's means.
@@ -100,6 +102,7 @@ class Row:
 
     checkpoint_id: str
     tokens: int
+    coded: bool
     payload_bytes: int
     usage: float
     perplexity: float
@@ -154,7 +157,7 @@ class Evaluator:
                 f"squares of {self.size} pixels: MS-SSIM needs {SMALLEST_SIDE} or more"
             )
         rivals.require(others)
-        self.points = tuple(Point(codec, n) for codec in codecs for n in _prefixes(codec))
+        self.points = tuple(point for codec in codecs for point in _points(codec))
         self.others, self.fit = others, fit
         self.no_lpips = why_no_lpips()
         self.pictures = self.failed = 0
@@ -178,7 +181,9 @@ class Evaluator:
             images = [image for _, image in squares]
             own: list[list[tuple[int, Image.Image]]] = [[] for _ in images]
             for place, point in enumerate(self.points):
-                token_files = point.codec.compress_batch(images, "crop", tokens=point.tokens)
+                token_files = point.codec.compress_batch(
+                    images, "crop", tokens=point.tokens, coded=point.coded
+                )
                 decoded = point.codec.decompress_batch(token_files)
                 for results, token_file, image in zip(own, token_files, decoded, strict=True):
                     self._collectors[place].add_row(token_file)
@@ -203,6 +208,7 @@ class Evaluator:
                 Row(
                     checkpoint_id=point.codec.header.checkpoint_id,
                     tokens=point.tokens,
+                    coded=point.coded,
                     payload_bytes=math.ceil(report.payload_bits / report.pictures / 8),
                     usage=report.codes_used / quantizer.codebook_size,
                     perplexity=report.perplexity,
@@ -255,9 +261,11 @@ class Evaluator:
         )
 
 
-def _prefixes(codec: Codec) -> list[int]:
-    """All codes; of a checkpoint that decodes prefixes, also half of them, down to 16."""
+def _points(codec: Codec) -> list[Point]:
+    """All codes; of a checkpoint that decodes prefixes, also half of them, down to 16; packed, and
+    entropy-coded too if there is a prior."""
     counts = [codec.config.num_codes]
     while codec.config.prefix_codes and counts[0] // 2 >= _SHORTEST_PREFIX:
         counts.insert(0, counts[0] // 2)
-    return counts
+    forms = (False, True) if codec.header.prior_id else (False,)
+    return [Point(codec, count, coded) for count in counts for coded in forms]

@@ -9,6 +9,7 @@ import torch
 from tokcodec import checkpoint
 from tokcodec.errors import CheckpointError, DeviceError
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.prior import PREFIX
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -19,7 +20,8 @@ def load(header: checkpoint.Header, device: torch.device) -> Tokenizer:
     Raises:
         CheckpointError: the file is damaged, or a tensor is missing, unknown or of another shape.
     """
-    header, arrays = checkpoint.read(header.path)
+    header, tensors = checkpoint.read(header.path)
+    arrays = {name: array for name, array in tensors.items() if not name.startswith(PREFIX)}
     with torch.device("meta"):
         model = Tokenizer(header.config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -30,8 +32,8 @@ def load(header: checkpoint.Header, device: torch.device) -> Tokenizer:
                 f"{header.path}: tensor {name}: the config asks for "
                 f"{expected.get(name, 'none')}, the file holds {found.get(name, 'none')}"
             )
-    tensors = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
-    model.load_state_dict(tensors, assign=True)
+    weights = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
+    model.load_state_dict(weights, assign=True)
     return model.to(device).eval().requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokcodec import checkpoint
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.prior import Prior
 
 
 def rounded(model: Tokenizer) -> Tokenizer:
@@ -22,10 +23,14 @@ def rounded(model: Tokenizer) -> Tokenizer:
     return model
 
 
-def export(model: Tokenizer, path: Path, provenance: Mapping[str, Any]) -> checkpoint.Header:
-    """Writes a ``rounded`` model as an inference checkpoint; its codebook included."""
+def export(
+    model: Tokenizer, path: Path, provenance: Mapping[str, Any], prior: Prior | None = None
+) -> checkpoint.Header:
+    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, and a prior
+    that its codes have already."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
-    return checkpoint.write(path, model.config, tensors, provenance)
+    tables = prior.tensors() if prior else {}
+    return checkpoint.write(path, model.config, {**tensors, **tables}, provenance)
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tokcodec.checkpoint import Header
+from tokcodec.checkpoint import Header, read_prior
 from tokcodec.config import ModelConfig
 from tokcodec.errors import TrainingError
 from tokcodec.files import write_atomically
@@ -82,18 +82,18 @@ class Report:
     pictures_per_second: float
 
 
-def require_trainable(config: ModelConfig, codes_of: Header | None) -> None:
+def require_trainable(config: ModelConfig, source: Header | None) -> None:
     """Refuses what this loop cannot train.
 
     Raises:
-        TrainingError: a MaskGIT-VQGAN head, or a decoder for codes that mean something else.
+        TrainingError: a MaskGIT-VQGAN head, or a source whose codes mean something else.
     """
-    if config.vqgan or (codes_of and codes_of.config.vqgan):
+    if config.vqgan or (source and source.config.vqgan):
         raise TrainingError("models with vqgan cannot be trained here")
-    if codes_of and codes_of.config.encode_side_json() != config.encode_side_json():
+    if source and source.config.encode_side_json() != config.encode_side_json():
         raise TrainingError(
-            f"the model has another encoder or codebook than {codes_of.name}, whose codes it is "
-            "to decode; only decoder and pixel_overlap may differ"
+            f"the model has another encoder or codebook than {source.name}, with which it is to "
+            "begin; only decoder and pixel_overlap may differ"
         )
 
 
@@ -105,12 +105,14 @@ def train(
     device: torch.device,
     provenance: Mapping[str, Any],
     report: Callable[[Report], None],
-    codes_of: Header | None = None,
+    source: Header | None = None,
+    codes_stay: bool = False,
 ) -> Header:
     """Trains to the last step, or goes on where the run in ``run`` stopped.
 
-    With ``codes_of``, only the decoder: its encoder and codebook are taken over as they are, so
-    codes keep their meaning, and the ``code_id`` is the same.
+    With a ``source``, from its weights instead of from principal components and k-means. If
+    ``codes_stay``, only the decoder: encoder and codebook of the source stay as they are, so codes
+    keep their meaning, and the ``code_id`` is the same.
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
     and ``state.pt``, from which the same call goes on to the very weights of an unbroken run.
@@ -118,16 +120,17 @@ def train(
     Raises:
         TrainingError: the run was begun with other settings or pictures, or diverges.
     """
-    require_trainable(config, codes_of)
+    require_trainable(config, source)
     facts = {
         "config": json.loads(config.to_json()),
         "recipe": dataclasses.asdict(recipe),
         "pictures": pictures.fingerprint,
     }
-    if codes_of:
-        facts["codes_of"] = codes_of.checkpoint_id
+    relation = "codes_of" if codes_stay else "from"
+    if source:
+        facts[relation] = source.checkpoint_id
     settings = json.dumps(facts, sort_keys=True)
-    session = _Session(config, recipe, pictures, device, codes_of)
+    session = _Session(config, recipe, pictures, device, source, codes_stay)
     state_path = run / "state.pt"
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
@@ -139,6 +142,8 @@ def train(
         session.load_state(state)
     else:
         session.start()
+
+    prior = read_prior(source) if source and source.prior_id and codes_stay else None
 
     def save() -> tuple[Header, float]:
         model = rounded(session.averaged())
@@ -154,12 +159,12 @@ def train(
             "pictures_sha256": pictures.fingerprint,
             "recipe": dataclasses.asdict(recipe),
         }
-        if codes_of:
-            measured["codes_of"] = dict(codes_of.provenance)
-        header = export(model, run / "model.safetensors", {**provenance, **measured})
-        if codes_of and header.code_id != codes_of.code_id:
+        if source:
+            measured[relation] = dict(source.provenance)
+        header = export(model, run / "model.safetensors", {**provenance, **measured}, prior)
+        if source and codes_stay and header.code_id != source.code_id:
             raise TrainingError(
-                f"{codes_of.path}: its weights are not float16 numbers, as a trained model is "
+                f"{source.path}: its weights are not float16 numbers, as a trained model is "
                 "stored in; rounded to them it would give other codes"
             )
         state = {"settings": settings, **session.state()}
@@ -196,15 +201,16 @@ class _Session:
         recipe: Recipe,
         pictures: Pictures,
         device: torch.device,
-        codes_of: Header | None,
+        source: Header | None,
+        codes_stay: bool,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.pictures, self.device = recipe, pictures, device
-        self.codes_of = codes_of
+        self.source, self.codes_stay = source, codes_stay
         self.step = 0
         self.start_psnr = 0.0
         self.model = Tokenizer(config).to(device)
-        if codes_of:
+        if codes_stay:
             self.model.encoder.requires_grad_(False)
         matrices = [
             parameter
@@ -229,8 +235,8 @@ class _Session:
         pixels = fit_side(pixels, side).to(self.device)
         pixels = self.model.normalize(pixels)
         initialize(self.model, pixels, generator)
-        if self.codes_of:
-            adopt(self.model, load(self.codes_of, self.device))
+        if self.source:
+            adopt(self.model, load(self.source, self.device))
         else:
             fill_codebook(self.model, pixels, generator)
         self._begin_averages()
@@ -252,7 +258,7 @@ class _Session:
     def averaged(self) -> Tokenizer:
         model = self.average.module
         assert isinstance(model, Tokenizer)
-        if self.codes_of:  # not even -0.0 may become 0.0, as averaging makes it
+        if self.codes_stay:  # not even -0.0 may become 0.0, as averaging makes it
             model.encoder.load_state_dict(self.model.encoder.state_dict())
             model.quantizer.load_state_dict(self.model.quantizer.state_dict())
         return model
@@ -267,7 +273,7 @@ class _Session:
         pixels = model.normalize(batch.to(self.device))
         low = recipe.dtype == "bfloat16"
         # Codes that are to stay are those that encoding gives, in float32.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low and not self.codes_of):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low and not self.codes_stay):
             z = model.encoder(pixels)
         z = z.float()
         try:
@@ -277,12 +283,12 @@ class _Session:
                 f"training diverged at step {self.step}: {error}; lower --learning-rate"
             ) from error
         z_q = model.quantizer.lookup(codes)
-        straight_through = z_q if self.codes_of else z + (z_q - z).detach()
+        straight_through = z_q if self.codes_stay else z + (z_q - z).detach()
         kept = _draw_prefix(config.num_codes, generator) if config.prefix_codes else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             decoded = model.decoder(straight_through[:, :kept])
         loss = F.mse_loss(decoded.float(), pixels)
-        if not self.codes_of:
+        if not self.codes_stay:
             commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
             loss = loss + recipe.commitment * commitment
 
@@ -292,7 +298,7 @@ class _Session:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         self.optimizer.step()
-        if not self.codes_of:
+        if not self.codes_stay:
             self.averages.update(z.detach().flatten(0, 1), codes.flatten(), generator)
         self.average.update_parameters(model)
         self.step += 1

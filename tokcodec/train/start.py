@@ -75,7 +75,7 @@ def fill_codebook(model: Tokenizer, pixels: Tensor, generator: torch.Generator) 
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
     z = torch.cat([model.encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, 1)
-    codebook.copy_(_k_means(z, len(codebook), generator))
+    codebook.copy_(k_means(z, len(codebook), generator))
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def _principal_components(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean.float(), basis.float(), deviations.float()
 
 
-def _k_means(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def k_means(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Lloyd's algorithm, [M, d] -> [count, d]; an empty cluster starts again at a random vector."""
 
     def draw(n: int) -> Tensor:

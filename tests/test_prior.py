@@ -1,0 +1,252 @@
+"""The prior and its coder: exact bytes, round trips, damage, and what is saved."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from conftest import GOLDEN, PHOTOS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokcodec import Codec, TokenFile, checkpoint
+from tokcodec.errors import CheckpointError, TokenFileError, TrainingError
+from tokcodec.prior import BEYOND, GROUPS, TOTAL, Prior
+from tokcodec.train.prior import add_prior, fit
+
+
+def flat(codebook_size, side):
+    """Code c is of group c % 64; all groups are as likely, and all codes of a group nearly."""
+    group = (np.arange(codebook_size) % GROUPS).astype(np.uint8)
+    sizes = np.bincount(group, minlength=GROUPS)
+    code_weights = (TOTAL // sizes[group]).astype(np.uint16)
+    code_weights[:GROUPS] += (TOTAL % sizes[group[:GROUPS]]).astype(np.uint16)
+    shape = (GROUPS + 1, GROUPS + 1, GROUPS)
+    return Prior(side, group, np.full(shape, TOTAL // GROUPS, np.uint16), code_weights)
+
+
+def skewed(codebook_size, side):
+    """Like ``flat``, but the group of the left code, and 0 at the border, has half of all slots."""
+    prior = flat(codebook_size, side)
+    weights = np.full_like(prior.group_weights, TOTAL // 2 // (GROUPS - 1))
+    for left in range(GROUPS + 1):
+        favourite = left % GROUPS
+        weights[left, :, favourite] += TOTAL - weights[left, 0].sum()
+    return dataclasses.replace(prior, group_weights=weights)
+
+
+def ideal_bits(prior, codes):
+    """The information in the codes but the last, which is written as a number."""
+    bits = 0.0
+    for square in codes.reshape(-1, prior.side, prior.side):
+        for (row, column), code in np.ndenumerate(square):
+            left = prior.group[square[row, column - 1]] if column else BEYOND
+            above = prior.group[square[row - 1, column]] if row else BEYOND
+            weight = int(prior.group_weights[left, above, prior.group[code]])
+            bits -= math.log2(weight * int(prior.code_weights[code]) / TOTAL**2)
+            last = weight * int(prior.code_weights[code])
+    return bits + math.log2(last / TOTAL**2) + int(codes[-1]).bit_length()
+
+
+@given(
+    st.sampled_from([flat, skewed]),
+    st.integers(GROUPS, 700),
+    st.integers(1, 5),
+    st.integers(1, 12),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_round_trip_in_the_bits_that_the_tables_say(make, size, side, squares, seed, alike):
+    prior = make(size, side)
+    generator = np.random.default_rng(seed)
+    codes = generator.integers(0, GROUPS if alike else size, squares * side**2)
+    if alike:  # runs of one code
+        codes = np.repeat(codes[:: side + 1], side + 1)[: len(codes)]
+    payload = prior.encode(codes)
+    assert prior.decode(payload, len(codes)).tolist() == codes.tolist()
+    # Lost are at most the slots of the first symbol that is pushed, and a byte that is not full.
+    assert 8 * len(payload) < ideal_bits(prior, codes) + 15 + 8
+
+
+def test_bytes_by_hand():
+    # One square of one code: the code itself.
+    assert flat(700, 1).encode(np.array([300])) == bytes.fromhex("2c01")
+    # The last code is the state; the first is pushed on it: then its group, 5, of 512 slots each.
+    prior = flat(128, 1)
+    state = 77
+    for weight, low in ((TOTAL // 2, TOTAL // 2), (512, 5 * 512)):  # code 69 is second in group 5
+        state = state // weight * TOTAL + low + state % weight
+    payload = prior.encode(np.array([69, 77]))
+    assert payload == state.to_bytes(4, "little").rstrip(b"\0")
+    assert prior.decode(payload, 2).tolist() == [69, 77]
+
+
+# A payload of this prior, kept for good: the coder and its tables must read the same for ever.
+KEPT_CODES = np.arange(32) ** 3 % 60
+KEPT = "83db7d0ee50cf96bf1a550b9bddf1c8ae643840745ad71ba807502"
+
+
+def test_kept_payload():
+    assert skewed(64, 4).encode(KEPT_CODES).hex() == KEPT
+    assert skewed(64, 4).decode(bytes.fromhex(KEPT), 32).tolist() == KEPT_CODES.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": np.full(64, 64, np.uint8)}, "add up to"),
+        ({"group": np.zeros(64, np.uint8)}, "add up to"),
+        ({"group": np.zeros(64, np.int64)}, "another type or shape"),
+        ({"code_weights": np.zeros(64, np.uint16)}, "add up to"),
+        ({"code_weights": np.full(63, TOTAL, np.uint16)}, "another type or shape"),
+        ({"group_weights": np.full((65, 65, 64), 511, np.uint16)}, "add up to"),
+        ({"group_weights": np.full((65, 64), 512, np.uint16)}, "another type or shape"),
+    ],
+)
+def test_tables_that_are_none(change, message):
+    with pytest.raises(CheckpointError, match=message):
+        dataclasses.replace(flat(64, 4), **change)
+
+
+@pytest.fixture(scope="module")
+def with_prior(tmp_path_factory):
+    """The tiny checkpoint, 16 codes of 60, with a prior; as two headers of different priors."""
+    header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
+    folder = tmp_path_factory.mktemp("prior")
+    codes = np.random.default_rng(0).integers(0, 60, (50, 16))
+    headers = []
+    for name, part in (("one", codes), ("other", codes[::2] // 2)):
+        prior, count = fit([part], tensors["quantizer.codebook"].astype(np.float32), 4)
+        assert count == len(part)
+        path = folder / f"{name}.safetensors"
+        headers.append(checkpoint.write(path, header.config, {**tensors, **prior.tensors()}, {}))
+    return headers
+
+
+def token_file(header, codes):
+    prior = checkpoint.read_prior(header)
+    return TokenFile(codes, 6, bytes.fromhex(header.code_id[:8]), 40, 30, "stretch", prior)
+
+
+def test_a_prior_changes_no_code(with_prior):
+    plain = checkpoint.read_header(GOLDEN / "patch.safetensors")
+    one, other = with_prior
+    assert plain.code_id == one.code_id == other.code_id
+    assert len({plain.checkpoint_id, one.checkpoint_id, other.checkpoint_id}) == 3
+    assert plain.prior_id is None
+    assert one.prior_id != other.prior_id
+    assert checkpoint.read(one.path)[0] == one == checkpoint.read_header(one.path)
+    with pytest.raises(CheckpointError, match="patch: has no prior to entropy-code with; make one"):
+        checkpoint.read_prior(plain)
+    codec, coded = (Codec.load(header, device="cpu") for header in (plain, one))
+    packed = codec.compress(PHOTOS[0])
+    file = coded.compress(PHOTOS[0], coded=True)
+    assert file.codes.tolist() == packed.codes.tolist()
+    assert coded.compress(PHOTOS[0]) == packed
+    assert np.array_equal(codec.decompress(packed), coded.decompress(file))
+    with pytest.raises(CheckpointError, match="no prior"):
+        codec.compress(PHOTOS[0], coded=True)
+
+
+def test_a_damaged_prior_is_refused(with_prior, tmp_path):
+    header, tensors = checkpoint.read(with_prior[0].path)
+    data = bytearray(with_prior[0].path.read_bytes())
+    place = data.index(tensors["prior.code_weights"].tobytes())
+    data[place] ^= 1
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(data)
+    damaged = checkpoint.read_header(path)
+    for use in (lambda: checkpoint.read(path), lambda: checkpoint.read_prior(damaged)):
+        with pytest.raises(CheckpointError, match=r"damaged\.safetensors: damaged or altered"):
+            use()
+    # Whole ids around tables that are none.
+    for name in ("prior.group", "prior.group_weights"):
+        lacking = {key: tensor for key, tensor in tensors.items() if key != name}
+        other = checkpoint.write(tmp_path / "lacks.safetensors", header.config, lacking, {})
+        with pytest.raises(
+            CheckpointError, match=rf"lacks\.safetensors: its prior lacks {name[6:]}"
+        ):
+            checkpoint.read_prior(other)
+
+
+def test_a_coded_file(with_prior):
+    codes = np.array([7, 7, 7, 7] * 4)
+    file = token_file(with_prior[0], codes)
+    data = file.to_bytes()
+    packed = dataclasses.replace(file, prior=None).to_bytes()
+    assert file.entropy_coded
+    # All but the flag, the payload and the checksum, which is that of the packed file.
+    assert len(data) == file.file_bytes == 17 + file.payload_bytes < len(packed) == 17 + 12
+    assert file.payload_bits == 8 * file.payload_bytes
+    assert (data[:2], data[2], data[3:13]) == (packed[:2], packed[2] | 4, packed[3:13])
+    assert data[-4:] == packed[-4:]
+    assert data[13:-4] == file.prior.encode(codes)
+    again = TokenFile.from_bytes(data, with_prior[0])
+    assert again == file
+    assert again.codes.tolist() == codes.tolist()
+    # Codes that it would make longer stay packed.
+    unlikely = np.random.default_rng(5).integers(0, 60, 16)
+    file = token_file(with_prior[0], unlikely)
+    assert not file.entropy_coded
+    assert file.to_bytes() == dataclasses.replace(file, prior=None).to_bytes()
+
+
+def test_every_flipped_bit_and_every_truncation_of_a_coded_file_is_caught(with_prior):
+    data = token_file(with_prior[0], np.array([7] * 32)).to_bytes()
+    assert data[2] & 4
+    for place in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[place // 8] ^= 1 << place % 8
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(bytes(damaged), with_prior[0])
+    for length in range(len(data)):
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(data[:length], with_prior[0])
+    with pytest.raises(TokenFileError):
+        TokenFile.from_bytes(data + b"\0", with_prior[0])
+
+
+def test_refusals_say_why(with_prior):
+    one, other = with_prior
+    data = token_file(one, np.array([7, 7, 7, 7] * 4)).to_bytes()
+    with pytest.raises(TokenFileError, match=r"model d4031cfb, which is neither .*--weights"):
+        TokenFile.from_bytes(data)
+    with pytest.raises(TokenFileError, match="damaged, or entropy-coded with another prior"):
+        TokenFile.from_bytes(data, other)
+    # A few bytes cannot claim codes for hours.
+    claim = data[:12] + b"\xff\xff\xff\x7f" + data[13:]
+    with pytest.raises(TokenFileError, match="268435455 codes of 6 bits, entropy-coded in"):
+        TokenFile.from_bytes(claim, one)
+    with pytest.raises(TokenFileError, match="17 codes do not fill squares of 16"):
+        TokenFile.from_bytes(data[:12] + b"\x11" + data[13:], one)
+
+
+def test_a_fitted_prior_saves_what_it_says(tmp_path):
+    header, _ = checkpoint.read(GOLDEN / "patch.safetensors")
+    generator = np.random.default_rng(1)
+
+    def pictures(count):
+        # Rows of one code each, from a few that are common.
+        rows = generator.choice(60, (count, 4, 1), p=np.array([9.0, 5, 3] + [1] * 57) / 74)
+        return np.broadcast_to(rows, (count, 4, 4)).reshape(count, 16)
+
+    parts = [pictures(300), pictures(200)]
+    unseen = pictures(100)
+    path = tmp_path / "a.safetensors"
+    written = add_prior(header, iter(parts), [unseen], path, {"command": "this"})
+    facts = written.provenance["prior"]
+    assert (facts["command"], facts["pictures"], facts["held_out_pictures"]) == ("this", 500, 100)
+    sizes = [token_file(written, codes).payload_bytes for codes in unseen]
+    assert facts["held_out_payload_bytes"] == pytest.approx(np.mean(sizes), abs=0.005)
+    assert np.mean(sizes) < 0.6 * 12
+    assert {k: v for k, v in written.provenance.items() if k != "prior"} == header.provenance
+    # A second one replaces it.
+    again = add_prior(written, [parts[0]], [], tmp_path / "b.safetensors", {})
+    assert again.provenance["prior"] == {"pictures": 300}
+    assert again.code_id == header.code_id
+
+    with pytest.raises(TrainingError, match="no codes"):
+        add_prior(header, [], [], path, {})
+    latent = checkpoint.read_header(GOLDEN / "latent.safetensors")
+    with pytest.raises(TrainingError, match="latent: only the patch layout has a prior"):
+        add_prior(latent, parts, [], path, {})

@@ -1,0 +1,82 @@
+"""``tokcodec train-prior``."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tokcodec.cli.options import Force
+from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.errors import DatasetError, OutputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tokcodec.checkpoint import Header
+
+
+def train_prior(
+    dataset: Annotated[Path, typer.Argument(help="A token dataset of many pictures.")],
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE|FOLDER", help="The checkpoint that its codes are of; patch layout."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="The same checkpoint, now with the prior."
+        ),
+    ],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATASET", help="A token dataset of other pictures, to say what is saved."
+        ),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Give a checkpoint the prior that encode --coded needs, from the codes of many pictures.
+
+    Its code_id stays. Files that were coded with an earlier prior can only be read with that one.
+    """
+    require_pyarrow()
+    from tokcodec.bitpack import packed_size
+    from tokcodec.checkpoint import find
+    from tokcodec.train.prior import add_prior
+
+    if output.exists() and not force:
+        raise OutputError(f"{output}: is there already; -f overwrites it")
+    source = find(weights)
+    header = add_prior(
+        source,
+        _codes(source, dataset),
+        _codes(source, held_out) if held_out else (),
+        output,
+        {"command": shlex.join(["tokcodec", *sys.argv[1:]])},
+    )
+    facts = header.provenance["prior"]
+    if held_out:
+        packed = packed_size(header.config.num_codes, header.config.quantizer.bits)
+        coded = facts["held_out_payload_bytes"]
+        say(
+            f"{facts['held_out_pictures']:,} pictures held out: {coded:.1f} bytes of payload on "
+            f"average, {1 - coded / packed:.1%} less than {packed}"
+        )
+    print(header.path)
+
+
+def _codes(source: "Header", path: Path) -> "Iterator[NDArray[Any]]":
+    from tokcodec.dataset.reader import open_dataset
+
+    dataset = open_dataset(path)
+    if dataset.metadata.code_id != source.code_id:
+        raise DatasetError(
+            f"{path}: its codes are of model {dataset.metadata.code_id[:8]}, "
+            f"{source.name} is {source.code_id[:8]}"
+        )
+    return dataset.codes()
