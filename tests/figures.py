@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+from tokcodec.bitpack import packed_size
 from tokcodec.checkpoint import bundled
 from tokcodec.config import DEFAULT_WEIGHTS
 
@@ -49,25 +50,26 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def summary(report: dict) -> list[list[str]]:
-    """The bundled checkpoints, each beside the best of the others by PSNR."""
-    rows = [["", "codes", "payload", "whole file", "PSNR", "MS-SSIM", "best other codec"]]
+    """The bundled checkpoints, packed and entropy-coded, each beside the best other by PSNR."""
+    rows = [["", "codes", "whole file", "PSNR", "MS-SSIM", "best other codec"]]
     for header in bundled():
-        row = next(row for row in reversed(report["rows"]) if row["own"]["codec"] == header.name)
-        own = row["own"]
-        complete = [other for other in row["others"] if other["psnr"] is not None]
-        best = max(complete, key=lambda other: other["psnr"])
         default = " (default)" if header.name == DEFAULT_WEIGHTS else ""
-        rows.append(
-            [
-                f"`{header.name}`{default}",
-                f"{row['tokens']} of {header.config.quantizer.bits} bits",
-                f"{row['payload_bytes']} bytes",
-                f"{own['file_bytes']:.0f} bytes",
-                f"{own['psnr']:.2f} dB",
-                f"{own['ms_ssim']:.3f}",
-                f"{TITLES[best['codec']]}: {best['psnr']:.2f} dB, {best['ms_ssim']:.3f}",
-            ]
-        )
+        for row in report["rows"]:
+            own = row["own"]
+            if own["codec"] != header.name:
+                continue
+            complete = [other for other in row["others"] if other["psnr"] is not None]
+            best = max(complete, key=lambda other: other["psnr"])
+            rows.append(
+                [
+                    "with `--coded`" if row["coded"] else f"`{header.name}`{default}",
+                    f"{row['tokens']} of {header.config.quantizer.bits} bits",
+                    f"{own['file_bytes']:.0f} bytes" + " on average" * row["coded"],
+                    f"{own['psnr']:.2f} dB",
+                    f"{own['ms_ssim']:.3f}",
+                    f"{TITLES[best['codec']]}: {best['psnr']:.2f} dB, {best['ms_ssim']:.3f}",
+                ]
+            )
     return rows
 
 
@@ -76,6 +78,7 @@ def points(report: dict) -> list[list[str]]:
     scores = (("psnr", 2), ("ssim", 3), ("ms_ssim", 3))
     rows = [["", "codes", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]]
     for row in report["rows"]:
+        form = ", coded" if row.get("coded") else ""  # not in reports from before there was a prior
         for mean in (row["own"], *row["others"]):
             own = mean is row["own"]
             if not mean["pictures"]:
@@ -84,7 +87,7 @@ def points(report: dict) -> list[list[str]]:
             figures = [f"{mean[name]:.{digits}f}" if whole else "" for name, digits in scores]
             rows.append(
                 [
-                    f"**{mean['codec']}**" if own else TITLES[mean["codec"]],
+                    f"**{mean['codec']}**{form}" if own else TITLES[mean["codec"]],
                     f"{row['tokens']}" if own else "",
                     f"{mean['file_bytes']:.0f}"
                     if whole
@@ -122,11 +125,28 @@ def checkpoints() -> list[list[str]]:
         lambda c, _: f"width {c.encoder.width}, {c.encoder.layers} + {c.decoder.layers} layers",
     )
 
-    add("held-out PSNR at the k-means start", lambda _, p: f"{p['held_out_psnr_at_start']:.2f} dB")
+    def stages(provenance) -> list[dict]:
+        """Of every training, each from the weights of the one before, the first first."""
+        return [*(stages(provenance["from"]) if "from" in provenance else []), provenance]
+
+    add(
+        "held-out PSNR at the k-means start",
+        lambda _, p: f"{stages(p)[0]['held_out_psnr_at_start']:.2f} dB",
+    )
     add("held-out PSNR as shipped", lambda _, p: f"{p['held_out_psnr']:.2f} dB")
     add(
+        "payload packed, and coded on average (held-out)",
+        lambda c, p: (
+            f"{packed_size(c.num_codes, c.quantizer.bits)} and "
+            f"{p['prior']['held_out_payload_bytes']:.1f} bytes"
+        ),
+    )
+    add(
         "steps, pictures a step, learning rate",
-        lambda _, p: "{steps}, {batch_size}, {learning_rate}".format(**p["recipe"]),
+        lambda _, p: "; then ".join(
+            "{steps}, {batch_size}, {learning_rate}".format(**stage["recipe"])
+            for stage in stages(p)
+        ),
     )
     return columns
 

@@ -49,7 +49,8 @@ def test_commands(workplace):
     for name in ("photos/coffee.png.tok", "tokens/coffee.jpg.tok", "cat.jpg", "mine.tok"):
         assert (workplace / name).is_file()
     named = {command.split()[1] for command in commands}
-    assert named == {command.callback.__name__ for command in app.registered_commands}
+    known = {command.callback.__name__.replace("_", "-") for command in app.registered_commands}
+    assert named == known
 
 
 def test_python(workplace):
