@@ -126,19 +126,21 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     assert coded["others"][1]["psnr"] < second["others"][1]["psnr"]
 
     # The same by the other commands.
-    values, codes, sizes = [], set(), []
     config = Codec.load("tokcodec-64").config.preprocessing
+    cropped = tmp_path / "cropped"
+    cropped.mkdir()
     for photo in PHOTOS:
-        cropped = tmp_path / photo.name
-        Image.fromarray(read_squares(photo, config, "crop").pixels[0]).save(cropped)
-        run("encode", cropped, "-o", tmp_path / "a.tok", "-f")
-        run("decode", tmp_path / "a.tok", "-o", tmp_path / "a.png", "-f")
-        values.append(
-            psnr(np.asarray(Image.open(cropped)), np.asarray(Image.open(tmp_path / "a.png")))
-        )
-        codes.update(TokenFile.load(tmp_path / "a.tok").codes.tolist())
-        run("encode", cropped, "--coded", "-o", tmp_path / "b.tok", "-f")
-        sizes.append((tmp_path / "b.tok").stat().st_size)
+        Image.fromarray(read_squares(photo, config, "crop").pixels[0]).save(cropped / photo.name)
+    run("encode", cropped, "-o", tmp_path / "packed")
+    run("encode", cropped, "-o", tmp_path / "coded", "--coded")
+    run("decode", tmp_path / "coded", "-o", tmp_path / "decoded")
+    values, codes, sizes = [], set(), []
+    for photo in PHOTOS:
+        images = (cropped / photo.name, tmp_path / "decoded" / f"{photo.name}.png")
+        values.append(psnr(*(np.asarray(Image.open(path)) for path in images)))
+        packed = tmp_path / "packed" / f"{photo.name}.tok"
+        codes.update(TokenFile.load(packed).codes.tolist())
+        sizes.append((tmp_path / "coded" / packed.name).stat().st_size)
     assert second["own"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
     assert coded["own"]["file_bytes"] == pytest.approx(np.mean(sizes), abs=1e-3)
     assert coded["payload_bytes"] == np.ceil(np.mean(sizes) - 17)
