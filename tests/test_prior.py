@@ -97,6 +97,7 @@ def test_kept_payload():
         ({"group": np.full(64, 64, np.uint8)}, "add up to"),
         ({"group": np.zeros(64, np.uint8)}, "add up to"),
         ({"group": np.zeros(64, np.int64)}, "another type or shape"),
+        ({"group": np.uint8(0), "code_weights": np.uint16(TOTAL)}, "another type or shape"),
         ({"code_weights": np.zeros(64, np.uint16)}, "add up to"),
         ({"code_weights": np.full(63, TOTAL, np.uint16)}, "another type or shape"),
         ({"group_weights": np.full((65, 65, 64), 511, np.uint16)}, "add up to"),
@@ -167,6 +168,14 @@ def test_a_damaged_prior_is_refused(with_prior, tmp_path):
             CheckpointError, match=rf"lacks\.safetensors: its prior lacks {name[6:]}"
         ):
             checkpoint.read_prior(other)
+
+
+def test_a_prior_of_another_codebook_is_refused(with_prior, tmp_path):
+    header, tensors = checkpoint.read(with_prior[0].path)
+    other = {**tensors, **flat(64, 4).tensors()}
+    written = checkpoint.write(tmp_path / "other.safetensors", header.config, other, {})
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: its prior is of 64 codes"):
+        checkpoint.read_prior(written)
 
 
 def test_a_coded_file(with_prior):

@@ -194,7 +194,10 @@ def read_prior(header: Header) -> Prior:
         raise CheckpointError(
             f"{header.name}: has no prior to entropy-code with; make one with tokcodec train-prior"
         )
-    return _read_prior(header.path, header.prior_id, header.config.grid(header.config.encoder))
+    prior = _read_prior(header.path, header.prior_id, header.config.grid(header.config.encoder))
+    if len(prior.group) != header.config.quantizer.codebook_size:
+        raise CheckpointError(f"{header.path}: its prior is of {len(prior.group)} codes")
+    return prior
 
 
 @lru_cache(maxsize=8)

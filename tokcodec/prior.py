@@ -55,7 +55,7 @@ class Prior:
 
     def __post_init__(self) -> None:
         for tensor, dtype, shape in (
-            (self.group, np.uint8, self.group.shape[:1]),
+            (self.group, np.uint8, (self.group.size,)),
             (self.group_weights, np.uint16, (GROUPS + 1, GROUPS + 1, GROUPS)),
             (self.code_weights, np.uint16, self.group.shape),
         ):
