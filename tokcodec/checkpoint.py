@@ -194,6 +194,8 @@ def read_prior(header: Header) -> Prior:
         raise CheckpointError(
             f"{header.name}: has no prior to entropy-code with; make one with tokcodec train-prior"
         )
+    if header.config.layout != "patch":
+        raise CheckpointError(f"{header.path}: only the patch layout has a prior")
     prior = _read_prior(header.path, header.prior_id, header.config.grid(header.config.encoder))
     if len(prior.group) != header.config.quantizer.codebook_size:
         raise CheckpointError(f"{header.path}: its prior is of {len(prior.group)} codes")

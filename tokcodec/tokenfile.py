@@ -173,8 +173,9 @@ class TokenFile:
                 prior = find_prior(code_id, header)
             except CheckpointError as error:
                 raise TokenFileError(str(error)) from error
+            if bits != (len(prior.group) - 1).bit_length():
+                raise TokenFileError(f"damaged: {bits} bits a code, of {len(prior.group)} codes")
             codes = prior.decode(payload, count)
-            check_codes(codes, 1 << bits)
             coded = cls(codes, bits, code_id, width, height, fit, prior)
             if coded.to_bytes() != data:
                 raise TokenFileError(ALTERED)

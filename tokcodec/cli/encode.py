@@ -116,11 +116,12 @@ def encode(
 def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | None") -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
     from tokcodec.geometry import place
-    from tokcodec.tokenfile import TokenFile
+    from tokcodec.tokenfile import TokenFile, check_codes
 
     assert job.target
     try:
         there = TokenFile.load(job.target, header)
+        check_codes(there.codes, header.config.quantizer.codebook_size)
     except TokenFileError:
         return "is there, but is no whole token file"
     if there.code_id.hex() != header.code_id[:8]:

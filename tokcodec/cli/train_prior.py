@@ -60,7 +60,7 @@ def train_prior(
         {"command": shlex.join(["tokcodec", *sys.argv[1:]])},
     )
     facts = header.provenance["prior"]
-    if held_out:
+    if "held_out_payload_bytes" in facts:
         packed = packed_size(header.config.num_codes, header.config.quantizer.bits)
         coded = facts["held_out_payload_bytes"]
         say(
