@@ -160,8 +160,11 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
         with safe_open(path, framework="np") as file:
             header = _header(path, file.metadata() or {})
             for name in file.keys():  # noqa: SIM118 (not a dict)
-                floats = file.get_slice(name).get_dtype() in ("F32", "F16")
-                if not (floats or name.startswith(PREFIX)):
+                integers = name.startswith(PREFIX)
+                kinds = ("U8", "U16") if integers else ("F32", "F16")
+                if file.get_slice(name).get_dtype() not in kinds:
+                    if integers:
+                        raise CheckpointError(f"{path}: tensor {name} is neither uint8 nor uint16")
                     raise CheckpointError(f"{path}: tensor {name} is neither float32 nor float16")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
