@@ -159,14 +159,7 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     try:
         with safe_open(path, framework="np") as file:
             header = _header(path, file.metadata() or {})
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                integers = name.startswith(PREFIX)
-                kinds = ("U8", "U16") if integers else ("F32", "F16")
-                if file.get_slice(name).get_dtype() not in kinds:
-                    if integers:
-                        raise CheckpointError(f"{path}: tensor {name} is neither uint8 nor uint16")
-                    raise CheckpointError(f"{path}: tensor {name} is neither float32 nor float16")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = _tensors(path, file, file.keys())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
     for kind, claimed, actual in (
@@ -176,6 +169,21 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
     ):
         _verify(path, kind, claimed, actual)
     return header, tensors
+
+
+def _tensors(path: Path, file: Any, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """These tensors of an open file; one of another type than ours is refused unread."""
+    tensors = {}
+    for name in names:
+        known = {"U8": "uint8", "U16": "uint16"}
+        if not name.startswith(PREFIX):
+            known = {"F32": "float32", "F16": "float16"}
+        if file.get_slice(name).get_dtype() not in known:
+            raise CheckpointError(
+                f"{path}: tensor {name} is neither {' nor '.join(known.values())}"
+            )
+        tensors[name] = file.get_tensor(name)
+    return tensors
 
 
 def _verify(path: Path, kind: str, claimed: str | None, actual: str | None) -> None:
@@ -210,7 +218,7 @@ def _read_prior(path: Path, claimed: str, side: int) -> Prior:
     try:
         with safe_open(path, framework="np") as file:
             names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = _tensors(path, file, names)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
     _verify(path, "prior_id", claimed, prior_id(tensors))

@@ -98,8 +98,7 @@ class Prior:
         """
         squares = codes.reshape(-1, self.side, self.side)
         group = self.group[squares]
-        around = np.pad(group, ((0, 0), (1, 0), (1, 0)), constant_values=BEYOND)
-        left, above = around[:, 1:, :-1], around[:, :-1, 1:]
+        left, above = neighbours(group)
         # [n·side², 2]: of every code its group, and it in its group.
         weights = np.stack([self.group_weights[left, above, group], self.code_weights[squares]], -1)
         lows = np.stack([self._group_bounds[left, above, group], self._code_lows[squares]], -1)
@@ -175,6 +174,12 @@ class Prior:
         for codes, bounds in self._members:
             lows[codes] = bounds[:-1]
         return lows
+
+
+def neighbours(group: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """[n, side, side] -> the groups to the left and above, ``BEYOND`` at the border."""
+    around = np.pad(group, ((0, 0), (1, 0), (1, 0)), constant_values=BEYOND)
+    return around[:, 1:, :-1], around[:, :-1, 1:]
 
 
 def _bounds(weights: NDArray[np.uint16]) -> NDArray[np.uint16]:

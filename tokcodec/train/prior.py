@@ -13,7 +13,7 @@ from tokcodec.bitpack import packed_size
 from tokcodec.checkpoint import Header
 from tokcodec.errors import TrainingError
 from tokcodec.model.quantizer import nearest
-from tokcodec.prior import BEYOND, GROUPS, TOTAL, Prior
+from tokcodec.prior import GROUPS, TOTAL, Prior, neighbours
 from tokcodec.train.start import k_means
 
 _TRUST = 16  # occurrences for which a finer table counts as much as the coarser one behind it
@@ -75,9 +75,9 @@ def fit(
     for codes in parts:
         pictures += len(codes)
         counts += np.bincount(codes.ravel(), minlength=len(group))
-        own = group[codes].reshape(-1, side, side).astype(np.int64)
-        around = np.pad(own, ((0, 0), (1, 0), (1, 0)), constant_values=BEYOND)
-        context = around[:, 1:, :-1] * many + around[:, :-1, 1:]
+        own = group[codes].reshape(-1, side, side)
+        left, above = neighbours(own)
+        context = left.astype(np.int64) * many + above
         pairs += np.bincount((context * GROUPS + own).ravel(), minlength=len(pairs))
     if not pictures:
         raise TrainingError("there are no codes to make a prior of")
