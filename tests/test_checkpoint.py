@@ -145,7 +145,8 @@ def test_altered_weights_are_refused(tmp_path):
         ({"tokcodec.config": "{}"}, "config.layout: missing"),
         ({"tokcodec.config": "["}, "config is not JSON"),
         ({"tokcodec.code_id": None}, "lacks tokcodec.code_id"),
-        ({"tokcodec.provenance": "{"}, "provenance is not JSON"),
+        ({"tokcodec.provenance": "{"}, "provenance is no JSON object"),
+        ({"tokcodec.provenance": "[1]"}, "provenance is no JSON object"),
     ],
 )
 def test_bad_metadata(metadata, message, tmp_path):

@@ -716,7 +716,7 @@ def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
     run("encode", "a.png", "--weights", mine, "--coded", "-o", "c.tok", cwd=tmp_path)
     for reading in ("decode", "inspect", "stats"):
         unknown = run(reading, "c.tok", status=1, cwd=tmp_path).stderr.decode()
-        assert "c.tok: entropy-coded with the prior of model d4031cfb, which is neither" in unknown
+        assert "c.tok: entropy-coded with a prior of model d4031cfb, which is neither" in unknown
         run(reading, "c.tok", "--weights", mine, cwd=tmp_path)
     assert Image.open(tmp_path / "c.png").size == (32, 32)
 
@@ -724,6 +724,23 @@ def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
     assert b"is there already; -f overwrites it" in again
     other = run("train-prior", dataset, "--weights", "tokcodec-64", "-o", "-", status=1).stderr
     assert b"its codes are of model d4031cfb, tokcodec-64 is " in other
+
+
+def test_codes_beyond_the_codebook_are_named(run, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "beyond")
+    path = tmp_path / "beyond" / "part-00001.parquet"
+    table = pq.read_table(path)
+    index = table.column_names.index("tokens")
+    tokens = table.column("tokens").to_pylist()
+    tokens[-1][3] = 60
+    column = pa.array(tokens, table.schema.field("tokens").type)
+    pq.write_table(table.set_column(index, table.schema.field("tokens"), column), path)
+    message = b"beyond/part-00001.parquet: damaged: code 60 of a codebook of 60"
+    export_it = ("export", path.parent, "-o", tmp_path / "t.npy")
+    use_it = ("train-prior", path.parent, "--weights", TINY, "-o", tmp_path / "p.safetensors")
+    for command in (export_it, use_it, ("stats", path.parent)):
+        assert message in run(*command, status=1).stderr
+    assert list(tmp_path.iterdir()) == [path.parent]
 
 
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from conftest import GOLDEN, PHOTOS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,7 +118,8 @@ def with_prior(tmp_path_factory):
     codes = np.random.default_rng(0).integers(0, 60, (50, 16))
     headers = []
     for name, part in (("one", codes), ("other", codes[::2] // 2)):
-        prior, count = fit([part], tensors["quantizer.codebook"].astype(np.float32), 4)
+        codebook = torch.from_numpy(tensors["quantizer.codebook"]).float()
+        prior, count = fit([part], codebook, 4)
         assert count == len(part)
         path = folder / f"{name}.safetensors"
         headers.append(checkpoint.write(path, header.config, {**tensors, **prior.tensors()}, {}))
@@ -125,8 +127,10 @@ def with_prior(tmp_path_factory):
 
 
 def token_file(header, codes):
+    """Of a picture as wide as squares of 16 codes make it."""
     prior = checkpoint.read_prior(header)
-    return TokenFile(codes, 6, bytes.fromhex(header.code_id[:8]), 40, 30, "stretch", prior)
+    width = 32 * len(codes) // 16
+    return TokenFile(codes, 6, bytes.fromhex(header.code_id[:8]), width, 30, "tile", prior)
 
 
 def test_a_prior_changes_no_code(with_prior):
@@ -220,14 +224,29 @@ def test_refusals_say_why(with_prior):
     data = token_file(one, np.array([7, 7, 7, 7] * 4)).to_bytes()
     with pytest.raises(TokenFileError, match=r"model d4031cfb, which is neither .*--weights"):
         TokenFile.from_bytes(data)
+    plain = checkpoint.read_header(GOLDEN / "patch.safetensors")
+    with pytest.raises(TokenFileError, match=r"and \S*patch\.safetensors has none; name the"):
+        TokenFile.from_bytes(data, plain)
     with pytest.raises(TokenFileError, match="damaged, or entropy-coded with another prior"):
         TokenFile.from_bytes(data, other)
     # A few bytes cannot claim codes for hours.
     claim = data[:12] + b"\xff\xff\xff\x7f" + data[13:]
     with pytest.raises(TokenFileError, match="268435455 codes of 6 bits, entropy-coded in"):
         TokenFile.from_bytes(claim, one)
+    # Nor can it claim other codes than its width, height and fit ask for, though it has the bytes.
+    for change, message in [
+        ((12, b"\x11"), "17 codes of 6 bits, not 16 of 6"),
+        ((11, b"\x07"), "16 codes of 7 bits, not 16 of 6"),
+        ((7, b"\x21"), "16 codes of 6 bits, not 32 of 6"),
+    ]:
+        place, value = change
+        with pytest.raises(TokenFileError, match=f"damaged: {message}"):
+            TokenFile.from_bytes(data[:place] + value + data[place + 1 :], one)
+    for codes in (np.arange(17), np.array([60] * 16), np.array([-1] * 16), np.array([], int)):
+        with pytest.raises(ValueError, match=r"the prior has 60 codes|cannot reshape"):
+            checkpoint.read_prior(one).encode(codes)
     with pytest.raises(TokenFileError, match="17 codes do not fill squares of 16"):
-        TokenFile.from_bytes(data[:12] + b"\x11" + data[13:], one)
+        checkpoint.read_prior(one).decode(b"\x01", 17)
 
 
 def test_a_fitted_prior_saves_what_it_says(tmp_path):
@@ -256,6 +275,17 @@ def test_a_fitted_prior_saves_what_it_says(tmp_path):
 
     with pytest.raises(TrainingError, match="no codes"):
         add_prior(header, [], [], path, {})
+    _, tensors = checkpoint.read(header.path)
+    codebook = tensors.pop("quantizer.codebook")
+    lacking = checkpoint.write(tmp_path / "lacking.safetensors", header.config, tensors, {})
+    tensors["quantizer.codebook"] = np.where(codebook > 0, codebook, np.float32("nan"))
+    holding = checkpoint.write(tmp_path / "nan.safetensors", header.config, tensors, {})
+    for damaged, message in (
+        (lacking, r"lacking\.safetensors: tensor quantizer\.codebook: "),
+        (holding, r"nan\.safetensors: its codebook holds NaN"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            add_prior(damaged, parts, [], path, {})
     latent = checkpoint.read_header(GOLDEN / "latent.safetensors")
     with pytest.raises(TrainingError, match="latent: only the patch layout has a prior"):
         add_prior(latent, parts, [], path, {})

@@ -16,6 +16,7 @@ from PIL import Image
 from tokcodec import Codec, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
 from tokcodec.errors import TrainingError
+from tokcodec.model.loading import load
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import draw_batch, load_pictures
 from tokcodec.train.loop import Recipe, train
@@ -188,8 +189,9 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     tensors["encoder.to_code.bias"] = tensors["encoder.to_code.bias"].copy()
     tensors["encoder.to_code.bias"][0] = -0.0
     codes = np.arange(64).reshape(4, 16)
-    prior, _ = fit([codes], tensors["quantizer.codebook"].astype(np.float32), 4)
-    base = checkpoint.write(base.path, PATCH, {**tensors, **prior.tensors()}, base.provenance)
+    prior, _ = fit([codes], torch.from_numpy(tensors["quantizer.codebook"]).float(), 4)
+    facts = {**base.provenance, "prior": {"pictures": 4}}
+    base = checkpoint.write(base.path, PATCH, {**tensors, **prior.tensors()}, facts)
     config = dataclasses.replace(
         PATCH, decoder=dataclasses.replace(PATCH.decoder, layers=2), pixel_overlap=2
     )
@@ -207,6 +209,7 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     )
     assert facts["held_out_psnr"] > facts["held_out_psnr_at_start"] + 0.05
     assert facts["codes_of"] == base.provenance
+    assert facts["prior"] == {"pictures": 4}
     original = torch.from_numpy(pictures.held_out.copy()).float() / 255
     codes = [Codec.load(h, device="cpu").encode(original) for h in (base, header)]
     assert torch.equal(*codes)
@@ -219,6 +222,22 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
         short = dataclasses.replace(recipe, steps=1)
         afresh = train(other, short, pictures, folder, CPU, {}, lambda _: None, base, True)
         assert afresh.code_id == base.code_id
+
+    # A trained convolution goes on too: one that makes grey of all is still there.
+    smooth = dataclasses.replace(PATCH, pixel_convolution=True)
+    model = load(base, CPU).state_dict()
+    kernel = {"weight": torch.zeros(3, 3, 3, 3), "bias": torch.zeros(3)}
+    model |= {f"decoder.to_pixels.convolution.{name}": part for name, part in kernel.items()}
+    grey = checkpoint.write(
+        tmp_path / "grey.safetensors", smooth, {k: t.half().numpy() for k, t in model.items()}, {}
+    )
+    larger = dataclasses.replace(smooth, pixel_overlap=2)
+    (tmp_path / "grey").mkdir()
+    still = dataclasses.replace(recipe, steps=1, learning_rate=0)
+    header = train(larger, still, pictures, tmp_path / "grey", CPU, {}, lambda _: None, grey)
+    assert (Codec.load(header, device="cpu").decode(codes[0]) == 0.5).all()
+    with pytest.raises(TrainingError, match=r"cannot go on with the decoder of grey: .*--codes-of"):
+        train(PATCH, still, *arguments[:-2], grey)
 
     # Weights that float16 would change give other codes: refused.
     _, tensors = checkpoint.read(base.path)

@@ -18,6 +18,7 @@ Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tok
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -235,20 +236,23 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     if version != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {version} needs a newer tokcodec")
     try:
+        provenance = json.loads(metadata.get("tokcodec.provenance", "{}"))
+        if not isinstance(provenance, dict):
+            raise ValueError("no object")
         return Header(
             path,
             ModelConfig.from_json(metadata["tokcodec.config"]),
             metadata["tokcodec.code_id"],
             metadata["tokcodec.checkpoint_id"],
             metadata.get("tokcodec.prior_id"),
-            json.loads(metadata.get("tokcodec.provenance", "{}")),
+            provenance,
         )
     except KeyError as error:
         raise CheckpointError(f"{path}: the checkpoint lacks {error.args[0]}") from error
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: tokcodec.provenance is not JSON: {error}") from error
+        raise CheckpointError(f"{path}: tokcodec.provenance is no JSON object: {error}") from error
 
 
 @cache
@@ -315,20 +319,23 @@ def find_by_code_id(prefix: bytes) -> Header | None:
     return next((h for h in (*bundled(), *cached()) if h.code_id.startswith(digits)), None)
 
 
-def find_prior(prefix: bytes, given: Header | None = None) -> Prior:
-    """The prior for codes of the ``code_id`` that begins with these 4 bytes: of the ``given``
-    checkpoint if it is of that id, else of the bundled or cached one that has one.
+def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
+    """The checkpoint with a prior whose ``code_id`` begins with these 4 bytes: the ``given`` one,
+    or else a bundled or cached one.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none.
     """
     digits = prefix.hex()
-    for header in ((given,) if given else ()) + (*bundled(), *cached()):
-        if header.code_id.startswith(digits) and header.prior_id:
-            return read_prior(header)
+    lack = "which is neither bundled nor cached"
+    for header in itertools.chain([given] if given else [], bundled(), cached()):
+        if header.code_id.startswith(digits):
+            if header.prior_id:
+                return header
+            lack = f"and {header.path} has none"
     raise CheckpointError(
-        f"entropy-coded with the prior of model {digits}, which is neither bundled nor cached; "
-        "name its checkpoint with --weights"
+        f"entropy-coded with a prior of model {digits}, {lack}; "
+        "name the checkpoint that it was encoded with, --weights"
     )
 
 

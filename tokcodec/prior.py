@@ -8,9 +8,11 @@ arithmetic: a payload is read on any machine as it was written on another.
 The coder is the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540, section 2.3):
 all that is coded so far is one integer, the state, and a symbol whose ``weight`` slots of
 ``TOTAL`` begin at ``low`` makes it ``state // weight * TOTAL + low + state % weight``. The state
-begins as the last code itself, symbols follow from the last to the first, and whenever it would
-outgrow 64 bits its lower half moves to the payload. An entropy coder's usual floating-point tables
-would not be the same everywhere, and a usual start would cost two of the 26 bytes of 16 codes.
+begins as the last code itself; the other codes follow from the last to the first, of each the
+code in its group and then its group. Whenever the state would outgrow 64 bits, its lower 32 move
+to the payload, little-endian, and so do in the end its lower and then its upper half; zero bytes
+at the end of the payload are cut off. An entropy coder's usual floating-point tables would not be
+the same everywhere, and a usual start would cost two of the 26 bytes of 16 codes.
 """
 
 from collections.abc import Mapping
@@ -28,7 +30,7 @@ GROUPS = 64
 BEYOND = GROUPS  # stands for the group of a neighbour beyond the border
 TOTAL = 1 << 15
 PREFIX = "prior."
-ALTERED = "damaged, or entropy-coded with another prior"
+ALTERED = "damaged, or entropy-coded with another prior; name its checkpoint with --weights"
 _WORD = 1 << 32
 _FULL = (1 << 64) // TOTAL  # of this many a weight, the state would outgrow 64 bits
 
@@ -94,8 +96,10 @@ class Prior:
         """int64 [n·side²], square by square -> the payload, shorter the likelier the codes are.
 
         Raises:
-            ValueError: the codes do not fill squares.
+            ValueError: the codes do not fill squares, or the prior has no such ones.
         """
+        if not (codes.size and 0 <= codes.min() <= codes.max() < len(self.group)):
+            raise ValueError(f"the prior has {len(self.group)} codes, not such ones")
         squares = codes.reshape(-1, self.side, self.side)
         group = self.group[squares]
         left, above = neighbours(group)
@@ -119,8 +123,7 @@ class Prior:
         Raises:
             TokenFileError: it is no payload of so many codes, of this prior.
         """
-        num_squares, rest = divmod(count, self.side**2)
-        if rest:
+        if count % self.side**2:
             raise TokenFileError(f"damaged: {count} codes do not fill squares of {self.side**2}")
         words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").tolist()
 
@@ -140,21 +143,20 @@ class Prior:
             state = filled(rest * (end - low) + slot - low)
             return symbol
 
-        codes = []
-        known = np.full((num_squares, self.side + 1, self.side + 1), BEYOND)
+        codes = np.empty(count, np.int64)
+        known = np.full((self.side + 1, self.side + 1), BEYOND, np.uint8)  # of one square
         for place in range(count - 1):
-            square, within = divmod(place, self.side**2)
-            row, column = divmod(within, self.side)
-            above, left = known[square, row, column + 1], known[square, row + 1, column]
-            own = pop(self._group_bounds[left, above])
-            known[square, row + 1, column + 1] = own
+            row, column = divmod(place % self.side**2, self.side)
+            own = pop(self._group_bounds[known[row + 1, column], known[row, column + 1]])
+            known[row + 1, column + 1] = own
             members, bounds = self._members[own]
             if not len(members):
                 raise TokenFileError(ALTERED)
-            codes.append(int(members[pop(bounds)]))
+            codes[place] = members[pop(bounds)]
         if words or state >= len(self.group):
             raise TokenFileError(ALTERED)
-        return np.array([*codes, state])
+        codes[-1] = state
+        return codes
 
     @cached_property
     def _group_bounds(self) -> NDArray[np.uint16]:

@@ -17,8 +17,9 @@ offset  bytes       what
 ======  ==========  ==========================================================================
 
 Entropy-coded, the codes take the bytes that ``Prior.encode`` gives, up to the checksum, which is
-that of the packed file: a wrong prior does not pass. They are at least a 256th of the packed ones,
-so a file cannot claim more codes than its reader has time for.
+that of the packed file: a wrong prior does not pass. They are shorter than the packed ones, but at
+least a 16th of them, and n is what width, height and fit ask for: a file cannot claim more codes
+than its reader has time for.
 """
 
 import os
@@ -32,11 +33,11 @@ from typing import Self
 import numpy as np
 
 from tokcodec.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
-from tokcodec.checkpoint import Header, find_prior
+from tokcodec.checkpoint import Header, find_with_prior, read_prior
 from tokcodec.config import Fit
 from tokcodec.errors import CheckpointError, TokenFileError
 from tokcodec.files import write_atomically
-from tokcodec.geometry import FITS
+from tokcodec.geometry import FITS, place
 from tokcodec.prior import ALTERED, Prior
 
 MAGIC = b"TK"
@@ -45,7 +46,7 @@ SUFFIX = ".tok"
 MAX_CODES = (1 << 28) - 1  # four bytes of LEB128
 
 _CODED = 0b100  # of the flags
-_SHORTEST = 256  # times that entropy-coded codes may be shorter than packed ones
+_SHORTEST = 16  # times that entropy-coded codes may be shorter than packed ones
 
 _HEAD = struct.Struct("<2sB4sHHB")
 _CRC = struct.Struct("<I")
@@ -170,11 +171,17 @@ class TokenFile:
                     f"damaged: {count} codes of {bits} bits, entropy-coded in {len(payload)} bytes"
                 )
             try:
-                prior = find_prior(code_id, header)
+                header = find_with_prior(code_id, header)
+                prior = read_prior(header)
             except CheckpointError as error:
                 raise TokenFileError(str(error)) from error
-            if bits != (len(prior.group) - 1).bit_length():
-                raise TokenFileError(f"damaged: {bits} bits a code, of {len(prior.group)} codes")
+            config = header.config
+            squares = place(fit, width, height, config.preprocessing.image_size).num_squares
+            asked = (squares * config.num_codes, config.quantizer.bits)
+            if (count, bits) != asked:
+                raise TokenFileError(
+                    f"damaged: {count} codes of {bits} bits, not {asked[0]} of {asked[1]}"
+                )
             codes = prior.decode(payload, count)
             coded = cls(codes, bits, code_id, width, height, fit, prior)
             if coded.to_bytes() != data:
@@ -241,10 +248,10 @@ def _leb128(number: int) -> bytes:
 def _read_leb128(data: bytes, start: int) -> tuple[int, int]:
     """The number and the offset behind it."""
     number = 0
-    for place, byte in enumerate(data[start : start + 4]):
-        number |= (byte & 0x7F) << 7 * place
+    for index, byte in enumerate(data[start : start + 4]):
+        number |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
-            if place and not byte:
+            if index and not byte:
                 raise TokenFileError("damaged: its count is not in the shortest form")
-            return number, start + place + 1
+            return number, start + index + 1
     raise TokenFileError("damaged: its count of codes does not end")

@@ -122,8 +122,8 @@ def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | No
     try:
         there = TokenFile.load(job.target, header)
         check_codes(there.codes, header.config.quantizer.codebook_size)
-    except TokenFileError:
-        return "is there, but is no whole token file"
+    except TokenFileError as error:
+        return "is there, unreadable: " + str(error).removeprefix(f"{job.target}: ")
     if there.code_id.hex() != header.code_id[:8]:
         return "is there, of another model"
     if there.fit != fit:

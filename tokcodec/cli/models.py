@@ -48,6 +48,8 @@ def describe(header: "Header") -> dict[str, Any]:
     from tokcodec.bitpack import packed_size
 
     config = header.config
+    prior = header.provenance.get("prior")
+    coded = prior.get("held_out_payload_bytes") if isinstance(prior, dict) else None
     return {
         "name": header.name,
         "path": str(header.path),
@@ -59,7 +61,7 @@ def describe(header: "Header") -> dict[str, Any]:
         "payload_bytes": packed_size(config.num_codes, config.quantizer.bits),
         "weights_bytes": header.path.stat().st_size,
         "default_fit": config.default_fit,
-        "held_out_coded_bytes": header.provenance.get("prior", {}).get("held_out_payload_bytes"),
+        "held_out_coded_bytes": coded,
         "held_out_psnr": header.provenance.get("held_out_psnr"),
         "code_id": header.code_id,
         "checkpoint_id": header.checkpoint_id,

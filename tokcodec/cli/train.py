@@ -32,14 +32,16 @@ def train(
         typer.Option(
             "--from",
             metavar=WEIGHTS,
-            help="Begin with the weights of this checkpoint, of the same encoder and codebook.",
+            help="Begin with the weights of this checkpoint: of the same encoder and codebook, and "
+            "the same or a smaller decoder.",
         ),
     ] = None,
     codes_of: Annotated[
         str | None,
         typer.Option(
             metavar=WEIGHTS,
-            help="Train only a decoder, for the codes of this checkpoint, which stay as they are.",
+            help="Train only a decoder, for the codes of this checkpoint, which stay as they are. "
+            "It begins as the checkpoint's where that is the same or smaller, else afresh.",
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
@@ -75,13 +77,16 @@ def train(
     from tokcodec.train import loop
     from tokcodec.train.data import load_pictures
     from tokcodec.train.loop import Recipe, Report
+    from tokcodec.train.start import decoder_goes_on
 
     torch_device = resolve_device(device)
     config = _read_config(model)
     if from_ and codes_of:
         raise TrainingError("--codes-of already begins with the weights it names; leave --from out")
     source = find(name) if (name := from_ or codes_of) else None
-    loop.require_trainable(config, source)
+    loop.require_trainable(config, source, bool(codes_of))
+    if source and not decoder_goes_on(config, source.config):
+        say(f"the decoder starts afresh: that of {source.name} is no smaller one of its kind")
     recipe = Recipe(
         steps=steps,
         batch_size=batch_size,

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tokcodec.dataset.table import Metadata, read_metadata
-from tokcodec.errors import DatasetError
-from tokcodec.tokenfile import TokenFile
+from tokcodec.errors import DatasetError, TokenFileError
+from tokcodec.tokenfile import TokenFile, check_codes
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,24 @@ class TokenRows:
     metadata: Metadata
 
     def columns(self, *names: str) -> Iterator[dict[str, Any]]:
-        """These columns, a row group at a time: arrays of pyarrow by name."""
+        """These columns, a row group at a time: arrays of pyarrow by name.
+
+        Raises:
+            DatasetError: a file cannot be read, or holds codes beyond the codebook.
+        """
+        codebook_size = self.metadata.model.quantizer.codebook_size
         for file in self.files:
             try:
                 opened = pq.ParquetFile(file)
                 for group in range(opened.num_row_groups):
                     table = opened.read_row_group(group, list(names))
-                    yield {name: table.column(name).combine_chunks() for name in names}
+                    columns = {name: table.column(name).combine_chunks() for name in names}
+                    if "tokens" in columns:
+                        flat = columns["tokens"].flatten().to_numpy(zero_copy_only=False)
+                        check_codes(flat, codebook_size)
+                    yield columns
+            except TokenFileError as error:
+                raise DatasetError(f"{file}: {error}") from error
             except (OSError, pa.ArrowException) as error:
                 reason = str(error).splitlines()[0]
                 raise DatasetError(f"{file}: damaged: {reason}") from error

@@ -23,7 +23,7 @@ from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import Pictures, draw_batch, fit_side
 from tokcodec.train.export import export, mean_psnr, rounded
-from tokcodec.train.start import adopt, fill_codebook, initialize
+from tokcodec.train.start import adopt, decoder_goes_on, fill_codebook, initialize
 
 _START_PICTURES = 8192
 _SHORTEST_PREFIX = 1 / 32  # of the codes; shorter ones decode, but nothing is trained for them
@@ -82,18 +82,24 @@ class Report:
     pictures_per_second: float
 
 
-def require_trainable(config: ModelConfig, source: Header | None) -> None:
+def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bool) -> None:
     """Refuses what this loop cannot train.
 
     Raises:
-        TrainingError: a MaskGIT-VQGAN head, or a source whose codes mean something else.
+        TrainingError: a MaskGIT-VQGAN head; a source whose codes mean something else, or whose
+            decoder cannot go on though codes are to change with it.
     """
     if config.vqgan or (source and source.config.vqgan):
         raise TrainingError("models with vqgan cannot be trained here")
     if source and source.config.encode_side_json() != config.encode_side_json():
         raise TrainingError(
             f"the model has another encoder or codebook than {source.name}, with which it is to "
-            "begin; only decoder and pixel_overlap may differ"
+            "begin; only the decoder, pixel_overlap and pixel_convolution may differ"
+        )
+    if source and not codes_stay and not decoder_goes_on(config, source.config):
+        raise TrainingError(
+            f"the model cannot go on with the decoder of {source.name}: it may only add layers, "
+            "pixel_overlap or pixel_convolution; --codes-of trains any other decoder"
         )
 
 
@@ -112,7 +118,7 @@ def train(
 
     With a ``source``, from its weights instead of from principal components and k-means. If
     ``codes_stay``, only the decoder: encoder and codebook of the source stay as they are, so codes
-    keep their meaning, and the ``code_id`` is the same.
+    keep their meaning, and ``code_id`` and prior are the same.
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
     and ``state.pt``, from which the same call goes on to the very weights of an unbroken run.
@@ -120,7 +126,7 @@ def train(
     Raises:
         TrainingError: the run was begun with other settings or pictures, or diverges.
     """
-    require_trainable(config, source)
+    require_trainable(config, source, codes_stay)
     facts = {
         "config": json.loads(config.to_json()),
         "recipe": dataclasses.asdict(recipe),
@@ -150,7 +156,7 @@ def train(
         psnr = mean_psnr(model, pictures.held_out, device)
         if session.step == 0:
             session.start_psnr = psnr
-        measured = {
+        measured: dict[str, Any] = {
             "step": session.step,
             "held_out_psnr": round(psnr, 3),
             "held_out_psnr_at_start": round(session.start_psnr, 3),
@@ -160,7 +166,9 @@ def train(
             "recipe": dataclasses.asdict(recipe),
         }
         if source:
-            measured[relation] = dict(source.provenance)
+            measured[relation] = source.provenance
+        if prior and source and "prior" in source.provenance:
+            measured["prior"] = source.provenance["prior"]
         header = export(model, run / "model.safetensors", {**provenance, **measured}, prior)
         if source and codes_stay and header.code_id != source.code_id:
             raise TrainingError(

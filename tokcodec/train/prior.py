@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tokcodec import checkpoint
-from tokcodec.bitpack import packed_size
 from tokcodec.checkpoint import Header
-from tokcodec.errors import TrainingError
+from tokcodec.errors import CheckpointError, TrainingError
+from tokcodec.model.loading import load
 from tokcodec.model.quantizer import nearest
 from tokcodec.prior import GROUPS, TOTAL, Prior, neighbours
+from tokcodec.tokenfile import TokenFile
 from tokcodec.train.start import k_means
 
 _TRUST = 16  # occurrences for which a finer table counts as much as the coarser one behind it
@@ -40,23 +42,27 @@ def add_prior(
     config = source.config
     if config.layout != "patch" or config.prefix_codes:
         raise TrainingError(f"{source.name}: only the patch layout has a prior, for all its codes")
-    header, tensors = checkpoint.read(source.path)
-    side = config.grid(config.encoder)
-    prior, pictures = fit(parts, tensors["quantizer.codebook"].astype(np.float32), side)
+    codebook = load(source, torch.device("cpu")).quantizer.codebook
+    if not codebook.square().sum(dim=1).isfinite().all():
+        raise CheckpointError(f"{source.path}: its codebook holds NaN or infinite values")
+    prior, pictures = fit(parts, codebook, config.grid(config.encoder))
     facts = {**provenance, "pictures": pictures}
-    packed = packed_size(config.num_codes, config.quantizer.bits)
-    sizes = [min(packed, len(prior.encode(codes))) for part in held_out for codes in part]
+    code, size = bytes.fromhex(source.code_id[:8]), config.preprocessing.image_size
+    sizes = [
+        TokenFile(codes, config.quantizer.bits, code, size, size, "crop", prior).payload_bytes
+        for part in held_out
+        for codes in part
+    ]
     if sizes:
         facts["held_out_pictures"] = len(sizes)
         facts["held_out_payload_bytes"] = round(sum(sizes) / len(sizes), 2)
+    header, tensors = checkpoint.read(source.path)
     return checkpoint.write(
         path, config, {**tensors, **prior.tensors()}, {**header.provenance, "prior": facts}
     )
 
 
-def fit(
-    parts: Iterable[NDArray[Any]], codebook: NDArray[np.float32], side: int
-) -> tuple[Prior, int]:
+def fit(parts: Iterable[NDArray[Any]], codebook: Tensor, side: int) -> tuple[Prior, int]:
     """A prior from codes [n, side²] of a codebook [K, d], read part by part, and how many n were.
 
     Codes are grouped by k-means of their vectors. Tables by left and upper group fall back on
@@ -65,9 +71,8 @@ def fit(
     Raises:
         TrainingError: there are no codes, or a group has more than the tables are precise for.
     """
-    vectors = torch.from_numpy(codebook)
-    centres = k_means(vectors, GROUPS, torch.Generator().manual_seed(0))
-    group = nearest(vectors, centres).numpy().astype(np.uint8)
+    centres = k_means(codebook, GROUPS, torch.Generator().manual_seed(0))
+    group = nearest(codebook, centres).numpy().astype(np.uint8)
     many = GROUPS + 1
     pairs = np.zeros(many * many * GROUPS, np.int64)
     counts = np.full(len(group), _UNSEEN)

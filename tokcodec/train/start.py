@@ -11,12 +11,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from tokcodec.config import ModelConfig
 from tokcodec.model.layers import Block, PatchHead, patchify
 from tokcodec.model.quantizer import nearest
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.places import SHARE, give_places
 
-_HEAD = "decoder.to_pixels."
 _ITERATIONS = 10
 _VECTORS_PER_CODE = 40
 
@@ -78,27 +78,33 @@ def fill_codebook(model: Tokenizer, pixels: Tensor, generator: torch.Generator) 
     codebook.copy_(k_means(z, len(codebook), generator))
 
 
+def decoder_goes_on(config: ModelConfig, source: ModelConfig) -> bool:
+    """Whether a decoder of ``config`` can begin as what one of ``source`` has learned.
+
+    That is, where it only has more layers, which add nothing yet, a larger overlap, or a
+    convolution.
+    """
+    return (
+        dataclasses.replace(source.decoder, layers=config.decoder.layers) == config.decoder
+        and source.decoder.layers <= config.decoder.layers
+        and source.pixel_overlap <= config.pixel_overlap
+        and source.pixel_convolution <= config.pixel_convolution
+    )
+
+
 @torch.no_grad()
 def adopt(model: Tokenizer, source: Tokenizer) -> None:
-    """Takes encoder and codebook of ``source``; its decoder too where that can go on as it is.
-
-    That is, where ``model`` only has more layers, which add nothing yet, and a larger overlap.
-    """
-    own, known = model.config, source.config
-    grown = (
-        dataclasses.replace(known.decoder, layers=own.decoder.layers) == own.decoder
-        and known.decoder.layers <= own.decoder.layers
-        and known.pixel_overlap <= own.pixel_overlap
-    )
+    """Takes encoder and codebook of ``source``, and its decoder where ``decoder_goes_on``."""
+    goes_on = decoder_goes_on(model.config, source.config)
     tensors = model.state_dict()
     for name, tensor in source.state_dict().items():
-        if (grown or not name.startswith("decoder.")) and not name.startswith(_HEAD):
-            tensors[name].copy_(tensor)
-    if grown:
-        cells = _cells(model.decoder.to_pixels, known.pixel_overlap)
-        for name in (f"{_HEAD}weight", f"{_HEAD}bias"):
+        if name.startswith("decoder.") and not goes_on:
+            continue
+        if name in ("decoder.to_pixels.weight", "decoder.to_pixels.bias"):
             tensors[name].zero_()
-            tensors[name][cells] = source.state_dict()[name]
+            tensors[name][_cells(model.decoder.to_pixels, source.config.pixel_overlap)] = tensor
+        else:
+            tensors[name].copy_(tensor)
 
 
 def _cells(head: nn.Module, overlap: int) -> Tensor:
