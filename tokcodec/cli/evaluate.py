@@ -70,10 +70,6 @@ def evaluate(
         raise EvaluationError(
             f"evaluate needs {', '.join(missing)}: pip install 'tokcodec[metrics]'"
         )
-    from tokcodec.checkpoint import bundled
-    from tokcodec.codec import Codec
-    from tokcodec.evaluate.report import Report, to_json
-    from tokcodec.evaluate.run import Evaluator
     from tokcodec.picture import extensions
 
     others = _parse_names(against)
@@ -82,6 +78,12 @@ def evaluate(
     paths = pictures(sources, extensions)
     if output:
         _prepare(output, force)
+    # What is wrong with the command is said before the seconds that these take to import.
+    from tokcodec.checkpoint import bundled
+    from tokcodec.codec import Codec
+    from tokcodec.evaluate.report import Report, to_json
+    from tokcodec.evaluate.run import Evaluator
+
     codecs = [Codec.load(name, device) for name in weights or bundled()]
     evaluator = Evaluator(codecs, others, fit)
     if evaluator.no_lpips:

@@ -1,18 +1,16 @@
-"""How near a decoded picture is to its original."""
+"""How near a decoded picture is to its original. PSNR alone takes no torch."""
 
 import math
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 
 from tokcodec.picture import Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SMALLEST_SIDE = 176  # of the five scales of MS-SSIM
 
@@ -41,16 +39,21 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
     return 10 * math.log10(255**2 / max(error, 1e-10))
 
 
-@torch.inference_mode()
 def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
     """Scores of uint8 pictures [S, S, 3], S at least ``SMALLEST_SIDE``."""
+    import torch
+    from torchmetrics.functional import image
+
     a, b = _tensor(decoded), _tensor(original)
-    return Scores(
-        psnr=psnr(original, decoded),
-        ssim=float(structural_similarity_index_measure(a, b, data_range=1.0)),  # type: ignore[arg-type]
-        ms_ssim=float(multiscale_structural_similarity_index_measure(a, b, data_range=1.0)),
-        lpips=float(_lpips_network()(a, b, normalize=True)) if lpips else None,
-    )
+    with torch.inference_mode():
+        return Scores(
+            psnr=psnr(original, decoded),
+            ssim=float(image.structural_similarity_index_measure(a, b, data_range=1.0)),  # type: ignore[arg-type]
+            ms_ssim=float(
+                image.multiscale_structural_similarity_index_measure(a, b, data_range=1.0)
+            ),
+            lpips=float(_lpips_network()(a, b, normalize=True)) if lpips else None,
+        )
 
 
 def why_no_lpips() -> str | None:
@@ -63,11 +66,13 @@ def why_no_lpips() -> str | None:
 
 
 @cache
-def _lpips_network() -> nn.Module:
+def _lpips_network() -> "nn.Module":
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     return LearnedPerceptualImagePatchSimilarity(net_type="alex").net
 
 
-def _tensor(pixels: Pixels) -> Tensor:
+def _tensor(pixels: Pixels) -> "Tensor":
+    import torch
+
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255

@@ -6,19 +6,21 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
-from tokcodec.evaluate.run import Evaluation, Mean, Measured, Point, Result
 from tokcodec.files import write_atomically
+
+if TYPE_CHECKING:
+    from tokcodec.evaluate.run import Evaluation, Mean, Measured, Point, Result
 
 FIGURES = "report.json"
 SHEET_PICTURES = 12
 _GAP, _HEAD = 4, 20
 
 
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
+def to_json(evaluation: "Evaluation") -> dict[str, Any]:
     """The evaluation as plain data, with four decimals."""
     plain = _rounded(dataclasses.asdict(evaluation))
     assert isinstance(plain, dict)
@@ -46,7 +48,7 @@ class Report:
         pictures: how many there are; twelve of them, evenly spread, are shown on the sheets.
     """
 
-    def __init__(self, points: Sequence[Point], pictures: int) -> None:
+    def __init__(self, points: "Sequence[Point]", pictures: int) -> None:
         self.points = points
         count = min(SHEET_PICTURES, pictures)
         self._shown = {n * pictures // count for n in range(count)} if count else set()
@@ -54,7 +56,7 @@ class Report:
         self._seen = 0
         self._lines: list[dict[str, Any]] = []
 
-    def add(self, result: Result) -> None:
+    def add(self, result: "Result") -> None:
         if self._seen in self._shown:
             self._results.append(result)
         self._seen += 1
@@ -72,7 +74,7 @@ class Report:
             }
             self._lines.append(_rounded(line))
 
-    def write(self, folder: Path, evaluation: Evaluation) -> None:
+    def write(self, folder: Path, evaluation: "Evaluation") -> None:
         """Writes pictures.csv, plot.png, plot.svg, sheet-CHECKPOINT-TOKENS.jpg and report.json.
 
         The sheets are of the entropy-coded files where there are any. Files of an earlier report
@@ -106,7 +108,7 @@ class Report:
         write(FIGURES, (json.dumps(to_json(evaluation), indent=1) + "\n").encode())
 
 
-def _plots(evaluation: Evaluation) -> dict[str, bytes]:
+def _plots(evaluation: "Evaluation") -> dict[str, bytes]:
     """PSNR and MS-SSIM over bytes of the whole file, a line a codec."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -148,7 +150,7 @@ def _plots(evaluation: Evaluation) -> dict[str, bytes]:
 
 
 def _sheet(
-    place: int, point: Point, evaluation: Evaluation, results: Sequence[Result]
+    place: int, point: "Point", evaluation: "Evaluation", results: "Sequence[Result]"
 ) -> Image.Image:
     """A row a picture: the original, the checkpoint, then every codec that fits any picture."""
     row = evaluation.rows[place]

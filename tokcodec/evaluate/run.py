@@ -3,8 +3,8 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -180,15 +180,18 @@ class Evaluator:
                     failed(str(error))
             images = [image for _, image in squares]
             own: list[list[tuple[int, Image.Image]]] = [[] for _ in images]
-            for place, point in enumerate(self.points):
-                token_files = point.codec.compress_batch(
-                    images, "crop", tokens=point.tokens, coded=point.coded
-                )
-                decoded = point.codec.decompress_batch(token_files)
-                for results, token_file, image in zip(own, token_files, decoded, strict=True):
-                    self._collectors[place].add_row(token_file)
-                    self._collectors[place].add_bytes(token_file.file_bytes)
-                    results.append((token_file.file_bytes, image))
+            for (codec, tokens), forms in groupby(
+                enumerate(self.points), lambda item: (item[1].codec, item[1].tokens)
+            ):
+                places = {point.coded: place for place, point in forms}
+                files = codec.compress_batch(images, "crop", tokens=tokens, coded=True in places)
+                decoded = codec.decompress_batch(files)
+                for coded, place in places.items():
+                    for results, file, image in zip(own, files, decoded, strict=True):
+                        token_file = file if coded else replace(file, prior=None)
+                        self._collectors[place].add_row(token_file)
+                        self._collectors[place].add_bytes(token_file.file_bytes)
+                        results.append((token_file.file_bytes, image))
             jobs = zip(squares, own, strict=True)
             for result in map_ahead(lambda job: self._measure(*job), jobs, workers, workers):
                 self.pictures += 1
@@ -225,6 +228,7 @@ class Evaluator:
     ) -> Result:
         path, original = square
         opened = {name: rivals.open_rival(name, original) for name in self.others}
+        known: dict[int, Scores] = {}  # by image: of several points where only bytes differ
         measured = []
         for place, (budget, image) in enumerate(own):
             attempts: dict[rivals.Name | None, rivals.Attempt | None]
@@ -232,13 +236,14 @@ class Evaluator:
             attempts |= {name: rivals.best(r, original, budget) for name, r in opened.items()}
             for name, attempt in attempts.items():
                 if attempt:
-                    scores = score(
-                        np.asarray(original), np.asarray(attempt.image), lpips=not self.no_lpips
-                    )
-                    measured.append(
-                        Measured(
-                            place, name, attempt.file_bytes, attempt.settings, scores, attempt.image
+                    image = attempt.image
+                    if id(image) not in known:
+                        known[id(image)] = score(
+                            np.asarray(original), np.asarray(image), lpips=not self.no_lpips
                         )
+                    scores = known[id(image)]
+                    measured.append(
+                        Measured(place, name, attempt.file_bytes, attempt.settings, scores, image)
                     )
         return Result(path, original, tuple(measured))
 
