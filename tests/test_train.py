@@ -17,6 +17,7 @@ from tokcodec import Codec, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
 from tokcodec.errors import TrainingError
 from tokcodec.model.loading import load
+from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import draw_batch, load_pictures
 from tokcodec.train.loop import Recipe, train
@@ -181,6 +182,17 @@ def test_a_latent_start_decodes_every_prefix(pictures, tmp_path):
     assert errors[-1] < (mean_colour - original).square().mean() < 1.5 * errors[0]
 
 
+def test_kinks_are_steps_across_borders_beside_the_slopes_there():
+    nothing = pytest.approx(1 / 255)
+    row = torch.linspace(-1, 1, 16)
+    ramp = torch.stack([row.expand(16, 16), row.expand(16, 16).T, row + row[:, None]])[None]
+    assert kinks(ramp, 4) == nothing
+    steps = (torch.arange(16) // 4 * 0.5).expand(1, 3, 16, 16)
+    assert kinks(steps, 4) == pytest.approx(0.25, abs=0.01)  # 0.5 along one of two axes
+    assert kinks(steps.mT + ramp, 4) == pytest.approx(0.25, abs=0.01)
+    assert kinks(steps.roll(2, dims=-1), 4) == nothing  # in the midst of patches
+
+
 def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     recipe = Recipe(steps=40, batch_size=16, warmup=10, ema_decay=0.9)
     base = train(PATCH, recipe, pictures, tmp_path / "base", CPU, {}, lambda _: None)
@@ -213,6 +225,16 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     original = torch.from_numpy(pictures.held_out.copy()).float() / 255
     codes = [Codec.load(h, device="cpu").encode(original) for h in (base, header)]
     assert torch.equal(*codes)
+
+    # With steps at borders unlearned, the same codes show fewer of them.
+    smooth = dataclasses.replace(recipe, deblocking=0.1)
+    (tmp_path / "smooth").mkdir()
+    unlearned = (pictures, tmp_path / "smooth", CPU, {}, lambda _: None, base, True)
+    other = train(config, smooth, *unlearned)
+    models = [load(h, CPU) for h in (header, other)]
+    shown = [model.decoder(model.quantizer.lookup(codes[0])) for model in models]
+    assert kinks(shown[1], 4) < 0.8 * kinks(shown[0], 4)
+    assert other.provenance["held_out_psnr"] > facts["held_out_psnr"] - 0.1
 
     # Another kind of decoder starts afresh; the codes stay all the same.
     for change in ({"width": 64}, {"heads": 1}):

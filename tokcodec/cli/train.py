@@ -48,6 +48,14 @@ def train(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 64,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of AdamW.")] = 1e-3,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 500,
+    deblocking: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Weight of steps at borders of patches, which a model with pixel_overlap unlearns "
+            "at little cost.",
+        ),
+    ] = 0.0,
     report_every: Annotated[
         int, typer.Option(min=1, help="Steps between reports; a killed run resumes from there.")
     ] = 500,
@@ -92,6 +100,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         warmup=warmup,
+        deblocking=deblocking,
         report_every=report_every,
         seed=seed,
         dtype=fastest_dtype(torch_device) if dtype == "auto" else dtype,

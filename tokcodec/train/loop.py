@@ -20,6 +20,7 @@ from tokcodec.errors import TrainingError
 from tokcodec.files import write_atomically
 from tokcodec.model.loading import Dtype, load
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import Pictures, draw_batch, fit_side
 from tokcodec.train.export import export, mean_psnr, rounded
@@ -42,6 +43,7 @@ class Recipe:
         clip_norm: largest norm of the whole gradient.
         ema_decay: of the moving average of the weights, which is what ships.
         commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
+        deblocking: weight of the ``kinks`` across borders of patches in the decoded picture.
         codebook_decay: of the moving averages behind the codebook.
         dead_below: a code used less than this share of the mean is revived.
         report_every: steps between reports, where the run can resume.
@@ -57,6 +59,7 @@ class Recipe:
     clip_norm: float = 1.0
     ema_decay: float = 0.999
     commitment: float = 0.25
+    deblocking: float = 0.0
     codebook_decay: float = 0.995
     dead_below: float = 0.02
     report_every: int = 500
@@ -296,6 +299,8 @@ class _Session:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             decoded = model.decoder(straight_through[:, :kept])
         loss = F.mse_loss(decoded.float(), pixels)
+        if recipe.deblocking and config.grid(config.decoder) > 1:
+            loss = loss + recipe.deblocking * kinks(decoded.float(), config.decoder.patch_size)
         if not self.codes_stay:
             commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
             loss = loss + recipe.commitment * commitment

@@ -5,19 +5,18 @@ from dataclasses import replace
 from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
 
 
-def _small(patch_size: int, pixel_scale: int, pixel_overlap: int = 0) -> ModelConfig:
+def _small(patch_size: int, pixel_scale: int) -> ModelConfig:
     return ModelConfig(
         layout="patch",
         encoder=VitConfig(width=256, layers=3, heads=4, patch_size=patch_size),
         decoder=VitConfig(width=256, layers=4, heads=4, patch_size=patch_size),
         quantizer=QuantizerConfig(codebook_size=8192, code_dim=32),
         preprocessing=PreprocessingConfig(pixel_scale=pixel_scale, reduced_jpeg=True),
-        pixel_overlap=pixel_overlap,
+        pixel_overlap=patch_size // 2,  # hides the borders of patches
     )
 
 
-# 256 codes resolve half of the pixels; patches that reach into each other hide their borders.
-_FINE = _small(patch_size=8, pixel_scale=2, pixel_overlap=4)
+_FINE = _small(patch_size=8, pixel_scale=2)  # 256 codes resolve half of the pixels
 _LARGE = VitConfig(width=1024, layers=12, heads=16, patch_size=64)
 
 PRESETS = {
