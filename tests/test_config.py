@@ -46,7 +46,7 @@ def test_json_is_canonical_and_leaves_defaults_out():
     assert CONFIG.to_json() == (
         '{"decoder":{"heads":4,"layers":4,"patch_size":16,"width":256},'
         '"encoder":{"heads":4,"layers":3,"patch_size":16,"width":256},"layout":"patch",'
-        '"preprocessing":{"pixel_scale":4,"reduced_jpeg":true},'
+        '"pixel_overlap":8,"preprocessing":{"pixel_scale":4,"reduced_jpeg":true},'
         '"quantizer":{"code_dim":32,"codebook_size":8192}}'
     )
     assert json.loads(CONFIG.encode_side_json()).keys() == {
