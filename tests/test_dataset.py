@@ -17,7 +17,7 @@ import pytest
 from conftest import COMMAND, DATA, GOLDEN, PHOTOS
 from PIL import Image
 
-from tokcodec import Codec
+from tokcodec import Codec, TokenFile
 from tokcodec.errors import DatasetError, OutputError
 
 pa = pytest.importorskip("pyarrow")
@@ -26,7 +26,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size  # noqa: E402
 from tokcodec.dataset.export import export  # noqa: E402
 from tokcodec.dataset.plan import make_plan  # noqa: E402
-from tokcodec.dataset.reader import load_tokens, open_dataset  # noqa: E402
+from tokcodec.dataset.reader import load_tokens, open_dataset, token_files  # noqa: E402
 from tokcodec.dataset.sources import open_input  # noqa: E402
 from tokcodec.dataset.tokenize import (  # noqa: E402
     Settings,
@@ -551,7 +551,7 @@ def test_a_full_disk(run, many, tmp_path):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 
-    options = ["--weights", TINY, "--rows-per-shard", "100", "--limit", "300"]
+    options = ["--weights", TINY, "--rows-per-shard", "100", "--limit", "300", "--dtype", "float32"]
     command = [COMMAND, "tokenize", many, "-o", tmp_path / "out", *options]
     done = subprocess.run(command, capture_output=True, preexec_fn=limited, check=False)
     assert done.returncode == 1
@@ -726,21 +726,54 @@ def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
     assert b"its codes are of model d4031cfb, tokcodec-64 is " in other
 
 
-def test_codes_beyond_the_codebook_are_named(run, dataset, tmp_path):
-    shutil.copytree(dataset, tmp_path / "beyond")
-    path = tmp_path / "beyond" / "part-00001.parquet"
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([60] + [1] * 15, "damaged: code 60 of a codebook of 60"),
+        ([-1] + [1] * 15, "damaged: code -1 of a codebook of 60"),
+        ([None] + [1] * 15, "damaged: a row that has not 16 codes"),
+        ([1] * 15, "damaged: a row that has not 16 codes"),
+    ],
+)
+def test_codes_that_cannot_be_are_named(dataset, tmp_path, row, message):
+    changed(dataset, tmp_path / "bad", pa.list_(pa.int32()), row)
+    with pytest.raises(DatasetError, match=f"bad: {message}"):
+        load_tokens(tmp_path / "bad")
+    with pytest.raises(DatasetError, match=f"bad: {message}"):
+        TokenDataset(tmp_path / "bad")[146]
+    found = dict(token_files(open_dataset(tmp_path / "bad")))
+    assert sum(isinstance(file, TokenFile) for file in found.values()) == 146
+    assert sum(message in str(file) for file in found.values()) == 1
+
+
+def test_commands_name_what_is_damaged(run, dataset, tmp_path):
+    changed(dataset, tmp_path / "bad", pa.list_(pa.uint16()), [60] * 16)
+    message = b"bad: damaged: code 60 of a codebook of 60"
+    export_it = ("export", "bad", "-o", "t.npy")
+    use_it = ("train-prior", "bad", "--weights", TINY, "-o", "p.safetensors")
+    for command in (export_it, use_it):
+        assert message in run(*command, status=1, cwd=tmp_path).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+    # The other rows come back.
+    done = run("decode", "bad", "-o", "out", "--weights", TINY, status=3, cwd=tmp_path)
+    assert message in done.stderr
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 146
+    changed(dataset, tmp_path / "words", pa.list_(pa.string()), ["a"] * 16)
+    refused = run("stats", "words", status=1, cwd=tmp_path).stderr
+    assert b"part-00001.parquet: not a token dataset (its tokens are list<" in refused
+
+
+def changed(dataset, folder, kind, row):
+    """A copy of the dataset whose tokens are of this type, the last ones these."""
+    shutil.copytree(dataset, folder)
+    path = folder / "part-00001.parquet"
     table = pq.read_table(path)
-    index = table.column_names.index("tokens")
     tokens = table.column("tokens").to_pylist()
-    tokens[-1][3] = 60
-    column = pa.array(tokens, table.schema.field("tokens").type)
-    pq.write_table(table.set_column(index, table.schema.field("tokens"), column), path)
-    message = b"beyond/part-00001.parquet: damaged: code 60 of a codebook of 60"
-    export_it = ("export", path.parent, "-o", tmp_path / "t.npy")
-    use_it = ("train-prior", path.parent, "--weights", TINY, "-o", tmp_path / "p.safetensors")
-    for command in (export_it, use_it, ("stats", path.parent)):
-        assert message in run(*command, status=1).stderr
-    assert list(tmp_path.iterdir()) == [path.parent]
+    tokens[-1] = row
+    if pa.types.is_string(kind.value_type):
+        tokens = [row] * len(tokens)
+    index = table.column_names.index("tokens")
+    pq.write_table(table.set_column(index, pa.field("tokens", kind), pa.array(tokens, kind)), path)
 
 
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
@@ -753,6 +786,12 @@ def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(DatasetError, match=r"other\.parquet: not a token dataset"):
         load_tokens(tmp_path / "other.parquet")
+    part = tmp_path / "half" / "part-00001.parquet"
+    table = pq.read_table(part)
+    facts = {**table.schema.metadata, b"tokcodec.config": b"{}"}
+    pq.write_table(table.replace_schema_metadata(facts), part)
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet: config\.layout: missing"):
+        load_tokens(part)
 
 
 def test_verify(run, tmp_path):

@@ -67,7 +67,7 @@ def _dataset(path: Path) -> dict[str, Any]:
         "model": header.name if header else None,
         "run": dataset.metadata.run,
         "plan": dataset.metadata.plan,
-        "config": json.loads(dataset.metadata.config),
+        "config": json.loads(dataset.metadata.model.to_json()),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from safetensors.numpy import save
 
-from tokcodec.dataset.reader import TokenRows, smallest_type, token_matrix
+from tokcodec.dataset.reader import TokenRows, smallest_type
 from tokcodec.errors import DatasetError
 from tokcodec.files import write_atomically
 
@@ -48,7 +48,7 @@ def export(dataset: TokenRows, target: Path) -> int:
             }
             np.lib.format.write_array_header_1_0(file, header)
             for columns in dataset.columns("tokens"):
-                file.write(token_matrix(columns["tokens"], metadata).tobytes())
+                file.write(dataset.matrix(columns["tokens"]).tobytes())
 
     else:
 
@@ -56,10 +56,13 @@ def export(dataset: TokenRows, target: Path) -> int:
             tokens = np.zeros(shape, smallest_type(metadata))
             start = 0
             for columns in dataset.columns("tokens"):
-                part = token_matrix(columns["tokens"], metadata)
+                part = dataset.matrix(columns["tokens"])
                 tokens[start : start + len(part)] = part
                 start += len(part)
-            facts = {f"tokcodec.{name}": getattr(metadata, name) for name in ("config", "code_id")}
+            facts = {
+                "tokcodec.config": metadata.model.to_json(),
+                "tokcodec.code_id": metadata.code_id,
+            }
             file.write(save({"tokens": tokens}, facts))
 
     def write_index(file: BinaryIO) -> None:
@@ -92,7 +95,7 @@ def _jsonl(dataset: TokenRows, target: Path) -> int:
     def write(file: BinaryIO) -> None:
         nonlocal count
         for columns in _all(dataset):
-            tokens = token_matrix(columns["tokens"], dataset.metadata).tolist()
+            tokens = dataset.matrix(columns["tokens"]).tolist()
             for row, codes in zip(_kept(columns), tokens, strict=True):
                 line = {"class_id": classes[row["label"]], "tokens": codes}
                 file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")

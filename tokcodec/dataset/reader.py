@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tokcodec.dataset.table import Metadata, read_metadata
-from tokcodec.errors import DatasetError, TokenFileError
-from tokcodec.tokenfile import TokenFile, check_codes
+from tokcodec.errors import DatasetError
+from tokcodec.tokenfile import TokenFile
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,44 @@ class TokenRows:
         """These columns, a row group at a time: arrays of pyarrow by name.
 
         Raises:
-            DatasetError: a file cannot be read, or holds codes beyond the codebook.
+            DatasetError: a file cannot be read.
         """
-        codebook_size = self.metadata.model.quantizer.codebook_size
         for file in self.files:
             try:
                 opened = pq.ParquetFile(file)
                 for group in range(opened.num_row_groups):
                     table = opened.read_row_group(group, list(names))
-                    columns = {name: table.column(name).combine_chunks() for name in names}
-                    if "tokens" in columns:
-                        flat = columns["tokens"].flatten().to_numpy(zero_copy_only=False)
-                        check_codes(flat, codebook_size)
-                    yield columns
-            except TokenFileError as error:
-                raise DatasetError(f"{file}: {error}") from error
+                    yield {name: table.column(name).combine_chunks() for name in names}
             except (OSError, pa.ArrowException) as error:
                 reason = str(error).splitlines()[0]
                 raise DatasetError(f"{file}: damaged: {reason}") from error
 
     def codes(self) -> Iterator[NDArray[Any]]:
         """All codes, a row group at a time: [n, N] in the smallest unsigned type; failed rows left
-        out."""
+        out.
+
+        Raises:
+            DatasetError: as ``columns`` and ``matrix``.
+        """
         for columns in self.columns("tokens"):
-            yield token_matrix(columns["tokens"], self.metadata)
+            yield self.matrix(columns["tokens"])
+
+    def matrix(self, tokens: pa.ListArray) -> NDArray[Any]:
+        """The rows of a ``tokens`` column that did not fail, [n, N] in the smallest unsigned type.
+
+        Raises:
+            DatasetError: a row of another length, or with codes that the codebook does not have.
+        """
+        width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
+        lengths, flat = tokens.drop_null().value_lengths(), tokens.flatten()
+        if flat.null_count or not (lengths.to_numpy() == width).all():
+            raise DatasetError(f"{self.path}: damaged: a row that has not {width} codes")
+        codes = flat.to_numpy(zero_copy_only=False)
+        for code in (codes.min(initial=0), codes.max(initial=0)):
+            if not 0 <= code < size:
+                raise DatasetError(f"{self.path}: damaged: code {code} of a codebook of {size}")
+        matrix: NDArray[Any] = codes.astype(smallest_type(self.metadata)).reshape(-1, width)
+        return matrix
 
     def __len__(self) -> int:
         return sum(pq.read_metadata(file).num_rows for file in self.files)
@@ -114,22 +128,28 @@ def token_files(
     metadata = dataset.metadata
     chosen, missing = set(selected), set(selected)
     number = -1
-    for columns in dataset.columns("key", "view", "width", "height", "tokens", "error"):
-        names = columns.keys()
-        for values in zip(*(column.to_pylist() for column in columns.values()), strict=True):
+    names = ("key", "view", "width", "height", "error")
+    for columns in dataset.columns(*names, "tokens"):
+        tokens = columns["tokens"]
+        for place, values in enumerate(zip(*(columns[n].to_pylist() for n in names), strict=True)):
             row = dict(zip(names, values, strict=True))
             number += 1
             if chosen and not {row["key"], str(number)} & chosen:
                 continue
             missing -= {row["key"], str(number)}
             name = row["key"] + (f".view{row['view']}" if row["view"] else "")
-            if row["tokens"] is None:
+            if not tokens[place].is_valid:
                 yield name, DatasetError(f"has no tokens: {row['error']}")
+                continue
+            try:
+                (codes,) = dataset.matrix(tokens.slice(place, 1))
+            except DatasetError as error:
+                yield name, error
                 continue
             yield (
                 name,
                 TokenFile(
-                    np.array(row["tokens"], np.int64),
+                    codes.astype(np.int64),
                     metadata.model.quantizer.bits,
                     bytes.fromhex(metadata.code_id[:8]),
                     row["width"],
@@ -139,13 +159,6 @@ def token_files(
             )
     if missing:
         raise DatasetError(f"{dataset.path}: no row {sorted(missing)[0]}")
-
-
-def token_matrix(tokens: pa.ListArray, metadata: Metadata) -> NDArray[Any]:
-    """The rows of a ``tokens`` column that are not null, [n, N] in the smallest unsigned type."""
-    flat = tokens.flatten().to_numpy(zero_copy_only=False)
-    matrix: NDArray[Any] = flat.astype(smallest_type(metadata))
-    return matrix.reshape(-1, metadata.run["tokens"])
 
 
 def smallest_type(metadata: Metadata) -> Any:

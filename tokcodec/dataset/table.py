@@ -19,7 +19,6 @@ Metadata, beside the columns:
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
-from tokcodec.errors import DatasetError
+from tokcodec.errors import ConfigError, DatasetError
 from tokcodec.files import write_atomically
 
 # Of a row group: what a reader of one random row has to decode.
@@ -55,7 +54,7 @@ class Row:
 class Metadata:
     """What a file says of itself."""
 
-    config: str
+    model: ModelConfig
     code_id: str
     run: dict[str, Any]
     plan: str
@@ -63,13 +62,9 @@ class Metadata:
     shard: str
     inputs: str
 
-    @cached_property
-    def model(self) -> ModelConfig:
-        return ModelConfig.from_json(self.config)
-
     def to_arrow(self) -> dict[str, str]:
         return {
-            "tokcodec.config": self.config,
+            "tokcodec.config": self.model.to_json(),
             "tokcodec.code_id": self.code_id,
             "tokcodec.run": json.dumps(self.run, sort_keys=True),
             "tokcodec.plan": self.plan,
@@ -83,17 +78,24 @@ def read_metadata(path: Path) -> Metadata:
     """The metadata of a dataset's file.
 
     Raises:
-        DatasetError: it cannot be read as Parquet, or is no token dataset.
+        DatasetError: it cannot be read as Parquet, or is no token dataset of this version.
     """
     try:
-        fields = pq.read_schema(path).metadata or {}
+        columns = pq.read_schema(path)
+        fields = columns.metadata or {}
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(f"{path}: cannot read as Parquet: {reason}") from error
     try:
         found = {name: fields[f"tokcodec.{name}".encode()].decode() for name in _FIELDS}
-        facts = {"run": json.loads(found["run"]), "shards": int(found["shards"])}
+        model = ModelConfig.from_json(found.pop("config"))
+        facts = {"model": model, "run": json.loads(found["run"]), "shards": int(found["shards"])}
+        kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
+        if not (pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)):
+            raise DatasetError(f"{path}: not a token dataset (its tokens are {kind})")
         return Metadata(**{**found, **facts})
+    except ConfigError as error:
+        raise DatasetError(f"{path}: {error}") from error
     except (KeyError, ValueError) as error:
         raise DatasetError(f"{path}: not a token dataset (no {error.args[0]!r} in it)") from error
 
@@ -130,7 +132,7 @@ def write_rows(
     tokens = [row.tokens for row in rows]
     lengths = [0 if t is None else len(t) for t in tokens]
     values = np.concatenate([t for t in tokens if t is not None] or [np.zeros(0)])
-    kind = columns.field("tokens").type
+    kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
     lists = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
         pa.array(values.astype(kind.value_type.to_pandas_dtype())),

@@ -88,7 +88,7 @@ class Task:
             "versions": {**versions, "machine": platform.machine()},
         }
         self.metadata = Metadata(
-            config=header.config.to_json(),
+            model=header.config,
             code_id=header.code_id,
             run=run,
             plan=plan.digest,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tokcodec.dataset.reader import open_dataset, token_matrix
+from tokcodec.dataset.reader import open_dataset
 
 _OPEN_FILES = 16
 
@@ -77,7 +77,7 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                 self._files.pop(next(iter(self._files))).close()
             self._files[number] = pq.ParquetFile(self._rows.files[number])
         column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
-        return token_matrix(column.combine_chunks(), self._rows.metadata)
+        return self._rows.matrix(column.combine_chunks())
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to workers
