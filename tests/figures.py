@@ -127,7 +127,12 @@ def checkpoints() -> list[list[str]]:
 
     def stages(provenance) -> list[dict]:
         """Of every training, each from the weights of the one before, the first first."""
-        return [*(stages(provenance["from"]) if "from" in provenance else []), provenance]
+        before = provenance.get("from") or provenance.get("codes_of")
+        return [*(stages(before) if before else []), provenance]
+
+    def settings(stage: dict) -> str:
+        decoder = "decoder alone: " if "codes_of" in stage else ""
+        return decoder + "{steps}, {batch_size}, {learning_rate}".format(**stage["recipe"])
 
     add(
         "held-out PSNR at the k-means start",
@@ -143,10 +148,7 @@ def checkpoints() -> list[list[str]]:
     )
     add(
         "steps, pictures a step, learning rate",
-        lambda _, p: "; then ".join(
-            "{steps}, {batch_size}, {learning_rate}".format(**stage["recipe"])
-            for stage in stages(p)
-        ),
+        lambda _, p: "; then ".join(map(settings, stages(p))),
     )
     return columns
 
