@@ -1,6 +1,7 @@
 import dataclasses
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -302,6 +303,17 @@ def test_diverging_ends_in_one_line(pictures, tmp_path):
     recipe = Recipe(steps=50, batch_size=4, learning_rate=1e30, warmup=0)
     with pytest.raises(TrainingError, match=r"diverged at step \d+: .*lower --learning-rate"):
         train(PATCH, recipe, pictures, tmp_path, CPU, {}, lambda _: None)
+
+    # A decoder alone does too; what the folder held stays.
+    for folder in ("base", "decoder"):
+        (tmp_path / folder).mkdir()
+    short = Recipe(steps=2, batch_size=4)
+    base = train(PATCH, short, pictures, tmp_path / "base", CPU, {}, lambda _: None)
+    wild = dataclasses.replace(short, deblocking=math.inf)
+    with pytest.raises(TrainingError, match="diverged before step 2; lower"):
+        train(PATCH, wild, pictures, tmp_path / "decoder", CPU, {}, lambda _: None, base, True)
+    left = checkpoint.read_header(tmp_path / "decoder" / "model.safetensors")
+    assert left.provenance["step"] == 0
 
 
 def test_other_settings_are_refused(pictures, tmp_path):

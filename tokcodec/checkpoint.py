@@ -238,7 +238,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     try:
         provenance = json.loads(metadata.get("tokcodec.provenance", "{}"))
         if not isinstance(provenance, dict):
-            raise ValueError("no object")
+            raise ValueError
         return Header(
             path,
             ModelConfig.from_json(metadata["tokcodec.config"]),
@@ -252,7 +252,7 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: tokcodec.provenance is no JSON object: {error}") from error
+        raise CheckpointError(f"{path}: tokcodec.provenance is no JSON object") from error
 
 
 @cache
@@ -335,7 +335,7 @@ def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
             lack = f"and {header.path} has none"
     raise CheckpointError(
         f"entropy-coded with a prior of model {digits}, {lack}; "
-        "name the checkpoint that it was encoded with, --weights"
+        "name, by --weights, the checkpoint that it was encoded with"
     )
 
 

@@ -99,7 +99,7 @@ class Prior:
             ValueError: the codes do not fill squares, or the prior has no such ones.
         """
         if not (codes.size and 0 <= codes.min() <= codes.max() < len(self.group)):
-            raise ValueError(f"the prior has {len(self.group)} codes, not such ones")
+            raise ValueError(f"codes must be from 0 to {len(self.group) - 1}, and at least one")
         squares = codes.reshape(-1, self.side, self.side)
         group = self.group[squares]
         left, above = neighbours(group)
@@ -123,7 +123,7 @@ class Prior:
         Raises:
             TokenFileError: it is no payload of so many codes, of this prior.
         """
-        if count % self.side**2:
+        if not count or count % self.side**2:
             raise TokenFileError(f"damaged: {count} codes do not fill squares of {self.side**2}")
         words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").tolist()
 

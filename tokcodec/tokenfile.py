@@ -18,8 +18,8 @@ offset  bytes       what
 
 Entropy-coded, the codes take the bytes that ``Prior.encode`` gives, up to the checksum, which is
 that of the packed file: a wrong prior does not pass. They are shorter than the packed ones, but at
-least a 16th of them, and n is what width, height and fit ask for: a file cannot claim more codes
-than its reader has time for.
+least a 16th of them, and n is what width, height and fit ask for: the time that a file takes to
+read, whatever it claims, is in proportion to its bytes.
 """
 
 import os
@@ -62,8 +62,8 @@ class TokenFile:
         code_id: the first 4 bytes of the model's ``code_id``.
         width, height: of the original after EXIF orientation, in pixels.
         fit: how the picture was fitted to the model's square.
-        prior: of the model, to entropy-code the codes with where that makes them shorter; None to
-            pack them.
+        prior: of the model, to entropy-code the codes with where that makes them shorter, which
+            must then be as many of as many bits as the model has; None to pack them.
     """
 
     codes: Codes
@@ -126,7 +126,8 @@ class TokenFile:
         """The whole file.
 
         Raises:
-            ValueError: a code does not fit ``bits``, or there are not as many as ``prior`` needs.
+            ValueError: a code does not fit ``bits``, or ``prior`` has no such code, or they do not
+                fill its squares.
         """
         packed = self._head(0) + pack(self.codes, self.bits)
         data = packed if self._coded is None else self._head(_CODED) + self._coded

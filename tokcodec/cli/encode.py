@@ -123,7 +123,8 @@ def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | No
         there = TokenFile.load(job.target, header)
         check_codes(there.codes, header.config.quantizer.codebook_size)
     except TokenFileError as error:
-        return "is there, unreadable: " + str(error).removeprefix(f"{job.target}: ")
+        reason = str(error).removeprefix(f"{job.target}: ")
+        return "is there, unreadable: " + reason.partition("; ")[0]  # and not how to decode it
     if there.code_id.hex() != header.code_id[:8]:
         return "is there, of another model"
     if there.fit != fit:

@@ -52,8 +52,8 @@ def train(
         float,
         typer.Option(
             min=0,
-            help="Weight of steps at borders of patches, which a model with pixel_overlap unlearns "
-            "at little cost.",
+            help="Weight in the loss of steps across borders of patches; 0.08 hides them where the "
+            "model has pixel_overlap.",
         ),
     ] = 0.0,
     report_every: Annotated[
@@ -93,8 +93,9 @@ def train(
         raise TrainingError("--codes-of already begins with the weights it names; leave --from out")
     source = find(name) if (name := from_ or codes_of) else None
     loop.require_trainable(config, source, bool(codes_of))
-    if source and not decoder_goes_on(config, source.config):
-        say(f"the decoder starts afresh: that of {source.name} is no smaller one of its kind")
+    begins = not (output / loop.STATE).exists()
+    if source and begins and not decoder_goes_on(config, source.config):
+        say(f"the decoder starts afresh: it cannot go on from that of {source.name}")
     recipe = Recipe(
         steps=steps,
         batch_size=batch_size,

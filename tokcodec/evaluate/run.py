@@ -230,9 +230,9 @@ class Evaluator:
         opened = {name: rivals.open_rival(name, original) for name in self.others}
         known: dict[int, Scores] = {}  # by image: of several points where only bytes differ
         measured = []
-        for place, (budget, image) in enumerate(own):
+        for place, (budget, decoded) in enumerate(own):
             attempts: dict[rivals.Name | None, rivals.Attempt | None]
-            attempts = {None: rivals.Attempt(budget, "", image)}
+            attempts = {None: rivals.Attempt(budget, "", decoded)}
             attempts |= {name: rivals.best(r, original, budget) for name, r in opened.items()}
             for name, attempt in attempts.items():
                 if attempt:

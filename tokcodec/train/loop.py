@@ -26,6 +26,8 @@ from tokcodec.train.data import Pictures, draw_batch, fit_side
 from tokcodec.train.export import export, mean_psnr, rounded
 from tokcodec.train.start import adopt, decoder_goes_on, fill_codebook, initialize
 
+STATE = "state.pt"  # in the folder of a run: where it stands
+
 _START_PICTURES = 8192
 _SHORTEST_PREFIX = 1 / 32  # of the codes; shorter ones decode, but nothing is trained for them
 
@@ -97,7 +99,7 @@ def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bo
     if source and source.config.encode_side_json() != config.encode_side_json():
         raise TrainingError(
             f"the model has another encoder or codebook than {source.name}, with which it is to "
-            "begin; only the decoder, pixel_overlap and pixel_convolution may differ"
+            "begin; only what follows the codes may differ"
         )
     if source and not codes_stay and not decoder_goes_on(config, source.config):
         raise TrainingError(
@@ -124,10 +126,13 @@ def train(
     keep their meaning, and ``code_id`` and prior are the same.
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
-    and ``state.pt``, from which the same call goes on to the very weights of an unbroken run.
+    and ``STATE``, from which the same call goes on to the very weights of an unbroken run.
 
     Raises:
-        TrainingError: the run was begun with other settings or pictures, or diverges.
+        TrainingError: the run was begun with other settings or pictures, or diverges; as
+            ``require_trainable``; codes that are to stay would not, for weights of the source that
+            are not float16 numbers.
+        OutputError: the file system refused.
     """
     require_trainable(config, source, codes_stay)
     facts = {
@@ -140,12 +145,12 @@ def train(
         facts[relation] = source.checkpoint_id
     settings = json.dumps(facts, sort_keys=True)
     session = _Session(config, recipe, pictures, device, source, codes_stay)
-    state_path = run / "state.pt"
+    state_path = run / STATE
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         if state["settings"] != settings:
             raise TrainingError(
-                f"{run}: holds a run with other settings or pictures; "
+                f"{run}: holds a run with other settings or pictures, or of another version; "
                 "repeat its command to go on with it, or choose another -o"
             )
         session.load_state(state)
@@ -157,6 +162,11 @@ def train(
     def save() -> tuple[Header, float]:
         model = rounded(session.averaged())
         psnr = mean_psnr(model, pictures.held_out, device)
+        if not math.isfinite(psnr):
+            raise TrainingError(
+                f"training diverged before step {session.step}; lower --learning-rate or "
+                "--deblocking"
+            )
         if session.step == 0:
             session.start_psnr = psnr
         measured: dict[str, Any] = {
@@ -299,8 +309,9 @@ class _Session:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             decoded = model.decoder(straight_through[:, :kept])
         loss = F.mse_loss(decoded.float(), pixels)
-        if recipe.deblocking and config.grid(config.decoder) > 1:
-            loss = loss + recipe.deblocking * kinks(decoded.float(), config.decoder.patch_size)
+        patch_size = config.decoder.patch_size
+        if recipe.deblocking and patch_size > 1 and config.grid(config.decoder) > 1:
+            loss = loss + recipe.deblocking * kinks(decoded.float(), patch_size)
         if not self.codes_stay:
             commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
             loss = loss + recipe.commitment * commitment
