@@ -132,7 +132,7 @@ def write_rows(
     tokens = [row.tokens for row in rows]
     lengths = [0 if t is None else len(t) for t in tokens]
     values = np.concatenate([t for t in tokens if t is not None] or [np.zeros(0)])
-    kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
+    kind = columns.field("tokens").type
     lists = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
         pa.array(values.astype(kind.value_type.to_pandas_dtype())),
