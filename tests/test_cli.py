@@ -302,7 +302,10 @@ def test_entropy_coded_files(run, tmp_path, tiny):
     assert sum("is there, not entropy-coded; -f overwrites it" in line for line in other) == 3
 
     (said,) = lines(run("encode", PHOTOS[0], "--weights", tiny, "--coded", "-o", "-", status=1))
-    assert "patch: has no prior to entropy-code with; make one with tokcodec train-prior" in said
+    assert (
+        "patch.safetensors: has no prior to entropy-code with; make one with tokcodec train-prior"
+        in said
+    )
 
 
 def test_models(run):

@@ -738,9 +738,9 @@ def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
 )
 def test_codes_that_cannot_be_are_named(dataset, tmp_path, row, message):
     changed(dataset, tmp_path / "bad", pa.list_(pa.int32()), row)
-    with pytest.raises(DatasetError, match=f"bad: {message}"):
+    with pytest.raises(DatasetError, match=f"bad/part-00001.parquet: {message}"):
         load_tokens(tmp_path / "bad")
-    with pytest.raises(DatasetError, match=f"bad: {message}"):
+    with pytest.raises(DatasetError, match=f"bad/part-00001.parquet: {message}"):
         TokenDataset(tmp_path / "bad")[146]
     found = dict(token_files(open_dataset(tmp_path / "bad")))
     assert sum(isinstance(file, TokenFile) for file in found.values()) == 146
@@ -749,12 +749,15 @@ def test_codes_that_cannot_be_are_named(dataset, tmp_path, row, message):
 
 def test_commands_name_what_is_damaged(run, dataset, tmp_path):
     changed(dataset, tmp_path / "bad", pa.list_(pa.uint16()), [60] * 16)
-    message = b"bad: damaged: code 60 of a codebook of 60"
+    message = b"bad/part-00001.parquet: damaged: code 60 of a codebook of 60"
     export_it = ("export", "bad", "-o", "t.npy")
     use_it = ("train-prior", "bad", "--weights", TINY, "-o", "p.safetensors")
-    for command in (export_it, use_it):
+    for command in (export_it, use_it, ("inspect", "bad")):
         assert message in run(*command, status=1, cwd=tmp_path).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+    counted = run("stats", "bad", status=3, cwd=tmp_path).stderr
+    assert b"bad: 3 of 150 rows failed when they were made" in counted
+    assert message in counted
     # The other rows come back.
     done = run("decode", "bad", "-o", "out", "--weights", TINY, status=3, cwd=tmp_path)
     assert message in done.stderr

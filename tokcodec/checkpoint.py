@@ -204,7 +204,7 @@ def read_prior(header: Header) -> Prior:
     """
     if header.prior_id is None:
         raise CheckpointError(
-            f"{header.name}: has no prior to entropy-code with; make one with tokcodec train-prior"
+            f"{header.path}: has no prior to entropy-code with; make one with tokcodec train-prior"
         )
     if header.config.layout != "patch":
         raise CheckpointError(f"{header.path}: only the patch layout has a prior")
@@ -313,10 +313,10 @@ def find(weights: str) -> Header:
     return read_header(path)
 
 
-def find_by_code_id(prefix: bytes) -> Header | None:
-    """The bundled or cached checkpoint whose ``code_id`` begins with these 4 bytes, if any."""
-    digits = prefix.hex()
-    return next((h for h in (*bundled(), *cached()) if h.code_id.startswith(digits)), None)
+def find_by_code_id(prefix: bytes, given: Header | None = None) -> Header | None:
+    """The checkpoint whose ``code_id`` begins with these 4 bytes: the ``given`` one, or else a
+    bundled or cached one, if any."""
+    return next(_with_code_id(prefix, given), None)
 
 
 def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
@@ -326,17 +326,20 @@ def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
     Raises:
         CheckpointError: there is none.
     """
-    digits = prefix.hex()
     lack = "which is neither bundled nor cached"
-    for header in itertools.chain([given] if given else [], bundled(), cached()):
-        if header.code_id.startswith(digits):
-            if header.prior_id:
-                return header
-            lack = f"and {header.path} has none"
+    for header in _with_code_id(prefix, given):
+        if header.prior_id:
+            return header
+        lack = f"and {header.path} has none"
     raise CheckpointError(
-        f"entropy-coded with a prior of model {digits}, {lack}; "
+        f"entropy-coded with a prior of model {prefix.hex()}, {lack}; "
         "name, by --weights, the checkpoint that it was encoded with"
     )
+
+
+def _with_code_id(prefix: bytes, given: Header | None) -> Iterator[Header]:
+    known = itertools.chain([given] if given else [], bundled(), cached())
+    return (header for header in known if header.code_id.startswith(prefix.hex()))
 
 
 def cache_folder() -> Path:

@@ -37,6 +37,10 @@ class DatasetError(TokcodecError):
     """A token dataset, or an input of one, that cannot be read, or a run that cannot go on."""
 
 
+class FailedRowError(DatasetError):
+    """A row of a token dataset has no tokens: its picture could not be read."""
+
+
 class TrainingError(TokcodecError):
     """Training that cannot start, resume or go on."""
 

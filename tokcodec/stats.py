@@ -24,7 +24,7 @@ class Report:
         payload_bits: bits of the codes alone, as they are in the files.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
-        codebook_size: K; None if the model is neither bundled nor cached, or there are several.
+        codebook_size: K; None if the model is not at hand, or there are several.
         codes_used: distinct codes; this and what follows is None if there are several models.
         usage: ``codes_used`` over K.
         perplexity: 2 to the entropy.
@@ -48,10 +48,14 @@ class Report:
 
 
 class Collector:
-    """Adds token files up, one at a time, in memory that does not grow with their number."""
+    """Adds token files up, one at a time, in memory that does not grow with their number.
 
-    def __init__(self) -> None:
+    ``header`` is of their model, if that may be neither bundled nor cached.
+    """
+
+    def __init__(self, header: checkpoint.Header | None = None) -> None:
         self.failed = 0
+        self._header = header
         self._pictures = self._pixels = self._file_bytes = self._payload_bits = 0
         self._source_bytes: int | None = 0
         self._counts: dict[bytes, dict[int, int]] = {}
@@ -88,7 +92,7 @@ class Collector:
         size = used = usage = perplexity = entropy = None
         if len(self._counts) == 1:
             ((code_id, counts),) = self._counts.items()
-            header = checkpoint.find_by_code_id(code_id)
+            header = checkpoint.find_by_code_id(code_id, self._header)
             size = header.config.quantizer.codebook_size if header else None
             used = len(counts)
             usage = used / size if size else None

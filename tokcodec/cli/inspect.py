@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokcodec.cli.options import Json, PriorOf
+from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import print_json, require_pyarrow
 from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
@@ -15,7 +15,7 @@ from tokcodec.files import is_dataset
 def inspect(
     file: Annotated[Path, typer.Argument(help="A token file, a checkpoint or a token dataset.")],
     codes: Annotated[bool, typer.Option("--codes", help="The codes, too.")] = False,
-    weights: PriorOf = None,
+    weights: WeightsOf = None,
     as_json: Json = False,
 ) -> None:
     """Show what one file, or one token dataset, holds, after checking all of it."""
@@ -53,15 +53,13 @@ def _dataset(path: Path) -> dict[str, Any]:
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    failed = sum(
-        columns["status"].to_pylist().count("failed") for columns in dataset.columns("status")
-    )
+    whole = sum(map(len, dataset.codes()))  # which checks them
     header = find_by_code_id(bytes.fromhex(dataset.metadata.code_id[:8]))
     return {
         "kind": "token dataset",
         "shards": len(dataset.files),
         "rows": len(dataset),
-        "failed": failed,
+        "failed": len(dataset) - whole,
         "file_bytes": sum(file.stat().st_size for file in dataset.files),
         "code_id": dataset.metadata.code_id,
         "model": header.name if header else None,
@@ -75,8 +73,9 @@ def _token_file(path: Path, with_codes: bool, weights: str | None) -> dict[str, 
     from tokcodec.checkpoint import find, find_by_code_id
     from tokcodec.tokenfile import TokenFile, check_codes
 
-    token_file = TokenFile.load(path, find(weights) if weights else None)
-    header = find_by_code_id(token_file.code_id)
+    given = find(weights) if weights else None
+    token_file = TokenFile.load(path, given)
+    header = find_by_code_id(token_file.code_id, given)
     if header:
         try:
             check_codes(token_file.codes, header.config.quantizer.codebook_size)

@@ -40,13 +40,13 @@ Workers = Annotated[
 AllowLarge = Annotated[
     bool, typer.Option("--allow-large", help="Lift Pillow's decompression bomb limit.")
 ]
-PriorOf = Annotated[
+WeightsOf = Annotated[
     str | None,
     typer.Option(
         "--weights",
         metavar="NAME|FILE|FOLDER",
-        help="The checkpoint that entropy-coded token files need, if it is neither bundled nor "
-        "cached.",
+        help="The checkpoint of the token files, if it is neither bundled nor cached; "
+        "entropy-coded ones need it.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.options import Json, PriorOf
+from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import print_json, require_pyarrow, say
-from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.errors import DatasetError, FailedRowError, TokenFileError
 from tokcodec.files import find_files, is_dataset
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def stats(
         list[Path],
         typer.Argument(metavar="SRC", help="Token files, folders of them, token datasets."),
     ],
-    weights: PriorOf = None,
+    weights: WeightsOf = None,
     as_json: Json = False,
 ) -> None:
     """Report what token files cost.
@@ -32,7 +32,7 @@ def stats(
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
     header = find(weights) if weights else None
-    collector = Collector()
+    collector = Collector(header)
     for source in sources:
         if is_dataset(source):
             _add_dataset(collector, source)
@@ -62,15 +62,18 @@ def _add_dataset(collector: "Collector", path: Path) -> None:
 
     dataset = open_dataset(path)
     collector.add_bytes(sum(file.stat().st_size for file in dataset.files))
-    failed = 0
-    for _, row in token_files(dataset):
-        if isinstance(row, TokcodecError):
-            failed += 1
+    without = 0
+    for name, row in token_files(dataset):
+        if isinstance(row, FailedRowError):
+            without += 1
+        elif isinstance(row, DatasetError):
+            say(f"{name}: {row}")
+            collector.failed += 1
         else:
             collector.add_row(row)
-    if failed:
-        say(f"{path}: {failed:,} of {len(dataset):,} rows failed when they were made")
-    collector.failed += failed
+    if without:
+        say(f"{path}: {without:,} of {len(dataset):,} rows failed when they were made")
+    collector.failed += without
 
 
 def _print(report: "Report") -> None:

@@ -33,7 +33,7 @@ def train(
             "--from",
             metavar=WEIGHTS,
             help="Begin with the weights of this checkpoint: of the same encoder and codebook, and "
-            "the same or a smaller decoder.",
+            "the same decoder, or one of fewer layers or less pixel_overlap.",
         ),
     ] = None,
     codes_of: Annotated[
@@ -41,7 +41,7 @@ def train(
         typer.Option(
             metavar=WEIGHTS,
             help="Train only a decoder, for the codes of this checkpoint, which stay as they are. "
-            "It begins as the checkpoint's where that is the same or smaller, else afresh.",
+            "It begins as the checkpoint's where --from would go on with that, else afresh.",
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
@@ -95,7 +95,7 @@ def train(
     loop.require_trainable(config, source, bool(codes_of))
     begins = not (output / loop.STATE).exists()
     if source and begins and not decoder_goes_on(config, source.config):
-        say(f"the decoder starts afresh: it cannot go on from that of {source.name}")
+        say(f"the decoder starts afresh: it cannot go on from that of {source.path}")
     recipe = Recipe(
         steps=steps,
         batch_size=batch_size,

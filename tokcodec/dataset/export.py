@@ -35,7 +35,7 @@ def export(dataset: TokenRows, target: Path) -> int:
         raise DatasetError(f"{target}: name it {', '.join(SUFFIXES)}")
     metadata = dataset.metadata
     count = 0
-    for columns in dataset.columns("tokens"):
+    for _, columns in dataset.columns("tokens"):
         count += len(columns["tokens"]) - columns["tokens"].null_count
     shape = (count, metadata.run["tokens"])
     if target.suffix == ".npy":
@@ -47,16 +47,15 @@ def export(dataset: TokenRows, target: Path) -> int:
                 "shape": shape,
             }
             np.lib.format.write_array_header_1_0(file, header)
-            for columns in dataset.columns("tokens"):
-                file.write(dataset.matrix(columns["tokens"]).tobytes())
+            for part in dataset.codes():
+                file.write(part.tobytes())
 
     else:
 
         def write(file: BinaryIO) -> None:
             tokens = np.zeros(shape, smallest_type(metadata))
             start = 0
-            for columns in dataset.columns("tokens"):
-                part = dataset.matrix(columns["tokens"])
+            for part in dataset.codes():
                 tokens[start : start + len(part)] = part
                 start += len(part)
             facts = {
@@ -67,7 +66,7 @@ def export(dataset: TokenRows, target: Path) -> int:
 
     def write_index(file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
-        for columns in _all(dataset):
+        for _, columns in _all(dataset):
             for row in _kept(columns):
                 text.write(json.dumps({k: row[k] for k in ("key", "label", "view")}) + "\n")
         text.detach()
@@ -83,7 +82,7 @@ def index_of(target: Path) -> Path:
 
 
 def _jsonl(dataset: TokenRows, target: Path) -> int:
-    labels = {row["label"] for columns in _all(dataset) for row in _kept(columns)}
+    labels = {row["label"] for _, columns in _all(dataset) for row in _kept(columns)}
     if None in labels:
         raise DatasetError(f"{dataset.path}: rows without a label; .jsonl needs class_id for each")
     numeric = all(label.isdecimal() and str(int(label)) == label for label in labels)
@@ -94,8 +93,8 @@ def _jsonl(dataset: TokenRows, target: Path) -> int:
 
     def write(file: BinaryIO) -> None:
         nonlocal count
-        for columns in _all(dataset):
-            tokens = dataset.matrix(columns["tokens"]).tolist()
+        for source, columns in _all(dataset):
+            tokens = dataset.matrix(source, columns["tokens"]).tolist()
             for row, codes in zip(_kept(columns), tokens, strict=True):
                 line = {"class_id": classes[row["label"]], "tokens": codes}
                 file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
@@ -105,7 +104,7 @@ def _jsonl(dataset: TokenRows, target: Path) -> int:
     return count
 
 
-def _all(dataset: TokenRows) -> Iterator[dict[str, Any]]:
+def _all(dataset: TokenRows) -> Iterator[tuple[Path, dict[str, Any]]]:
     return dataset.columns("key", "label", "view", "tokens")
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tokcodec.dataset.table import Metadata, read_metadata
-from tokcodec.errors import DatasetError
+from tokcodec.errors import DatasetError, FailedRowError
 from tokcodec.tokenfile import TokenFile
 
 
@@ -23,8 +23,8 @@ class TokenRows:
     files: tuple[Path, ...]
     metadata: Metadata
 
-    def columns(self, *names: str) -> Iterator[dict[str, Any]]:
-        """These columns, a row group at a time: arrays of pyarrow by name.
+    def columns(self, *names: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """These columns, a row group at a time: its file, and arrays of pyarrow by name.
 
         Raises:
             DatasetError: a file cannot be read.
@@ -34,7 +34,7 @@ class TokenRows:
                 opened = pq.ParquetFile(file)
                 for group in range(opened.num_row_groups):
                     table = opened.read_row_group(group, list(names))
-                    yield {name: table.column(name).combine_chunks() for name in names}
+                    yield file, {name: table.column(name).combine_chunks() for name in names}
             except (OSError, pa.ArrowException) as error:
                 reason = str(error).splitlines()[0]
                 raise DatasetError(f"{file}: damaged: {reason}") from error
@@ -46,23 +46,24 @@ class TokenRows:
         Raises:
             DatasetError: as ``columns`` and ``matrix``.
         """
-        for columns in self.columns("tokens"):
-            yield self.matrix(columns["tokens"])
+        for file, columns in self.columns("tokens"):
+            yield self.matrix(file, columns["tokens"])
 
-    def matrix(self, tokens: pa.ListArray) -> NDArray[Any]:
-        """The rows of a ``tokens`` column that did not fail, [n, N] in the smallest unsigned type.
+    def matrix(self, file: Path, tokens: pa.ListArray) -> NDArray[Any]:
+        """Of a ``tokens`` column the rows that did not fail, [n, N] in the smallest unsigned type.
 
         Raises:
-            DatasetError: a row of another length, or with codes that the codebook does not have.
+            DatasetError: a row of another length, or with codes that the codebook does not have;
+                with the name of the ``file`` it is from.
         """
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
         lengths, flat = tokens.drop_null().value_lengths(), tokens.flatten()
         if flat.null_count or not (lengths.to_numpy() == width).all():
-            raise DatasetError(f"{self.path}: damaged: a row that has not {width} codes")
+            raise DatasetError(f"{file}: damaged: a row that has not {width} codes")
         codes = flat.to_numpy(zero_copy_only=False)
         for code in (codes.min(initial=0), codes.max(initial=0)):
             if not 0 <= code < size:
-                raise DatasetError(f"{self.path}: damaged: code {code} of a codebook of {size}")
+                raise DatasetError(f"{file}: damaged: code {code} of a codebook of {size}")
         matrix: NDArray[Any] = codes.astype(smallest_type(self.metadata)).reshape(-1, width)
         return matrix
 
@@ -103,7 +104,7 @@ def load_tokens(path: str | Path) -> NDArray[Any]:
     """All codes of a dataset, [n, N] in the smallest unsigned type; failed rows left out.
 
     Raises:
-        DatasetError: see ``open_dataset``.
+        DatasetError: as ``open_dataset``; or the dataset is damaged.
     """
     dataset = open_dataset(path)
     parts = list(dataset.codes())
@@ -115,7 +116,8 @@ def load_tokens(path: str | Path) -> NDArray[Any]:
 def token_files(
     dataset: TokenRows, selected: Collection[str] = ()
 ) -> Iterator[tuple[str, TokenFile | DatasetError]]:
-    """A name and the token file of every row, or of the selected ones; for failed rows an error.
+    """A name and the token file of every row, or of the selected ones; for rows that failed or
+    are damaged an error.
 
     Args:
         dataset: the rows.
@@ -129,7 +131,7 @@ def token_files(
     chosen, missing = set(selected), set(selected)
     number = -1
     names = ("key", "view", "width", "height", "error")
-    for columns in dataset.columns(*names, "tokens"):
+    for file, columns in dataset.columns(*names, "tokens"):
         tokens = columns["tokens"]
         for place, values in enumerate(zip(*(columns[n].to_pylist() for n in names), strict=True)):
             row = dict(zip(names, values, strict=True))
@@ -139,10 +141,10 @@ def token_files(
             missing -= {row["key"], str(number)}
             name = row["key"] + (f".view{row['view']}" if row["view"] else "")
             if not tokens[place].is_valid:
-                yield name, DatasetError(f"has no tokens: {row['error']}")
+                yield name, FailedRowError(f"has no tokens: {row['error']}")
                 continue
             try:
-                (codes,) = dataset.matrix(tokens.slice(place, 1))
+                (codes,) = dataset.matrix(file, tokens.slice(place, 1))
             except DatasetError as error:
                 yield name, error
                 continue

@@ -96,8 +96,10 @@ def read_metadata(path: Path) -> Metadata:
         return Metadata(**{**found, **facts})
     except ConfigError as error:
         raise DatasetError(f"{path}: {error}") from error
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise DatasetError(f"{path}: not a token dataset (no {error.args[0]!r} in it)") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}: its metadata is damaged: {error}") from error
 
 
 _FIELDS = ("config", "code_id", "run", "plan", "shards", "shard", "inputs")

@@ -77,7 +77,7 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                 self._files.pop(next(iter(self._files))).close()
             self._files[number] = pq.ParquetFile(self._rows.files[number])
         column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
-        return self._rows.matrix(column.combine_chunks())
+        return self._rows.matrix(self._rows.files[number], column.combine_chunks())
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to workers

@@ -98,12 +98,12 @@ def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bo
         raise TrainingError("models with vqgan cannot be trained here")
     if source and source.config.encode_side_json() != config.encode_side_json():
         raise TrainingError(
-            f"the model has another encoder or codebook than {source.name}, with which it is to "
+            f"the model has another encoder or codebook than {source.path}, with which it is to "
             "begin; only what follows the codes may differ"
         )
     if source and not codes_stay and not decoder_goes_on(config, source.config):
         raise TrainingError(
-            f"the model cannot go on with the decoder of {source.name}: it may only add layers, "
+            f"the model cannot go on with the decoder of {source.path}: it may only add layers, "
             "pixel_overlap or pixel_convolution; --codes-of trains any other decoder"
         )
 
@@ -161,12 +161,14 @@ def train(
 
     def save() -> tuple[Header, float]:
         model = rounded(session.averaged())
-        psnr = mean_psnr(model, pictures.held_out, device)
+        try:
+            psnr = mean_psnr(model, pictures.held_out, device)
+        except ValueError:  # vectors that cannot be quantized
+            psnr = math.nan
         if not math.isfinite(psnr):
-            raise TrainingError(
-                f"training diverged before step {session.step}; lower --learning-rate or "
-                "--deblocking"
-            )
+            if source and not session.step:
+                raise TrainingError(f"{source.path}: its weights hold NaN or infinite values")
+            raise TrainingError(f"training diverged at step {session.step}; lower --learning-rate")
         if session.step == 0:
             session.start_psnr = psnr
         measured: dict[str, Any] = {
