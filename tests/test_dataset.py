@@ -718,7 +718,8 @@ def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
     for reading in ("decode", "inspect", "stats"):
         unknown = run(reading, "c.tok", status=1, cwd=tmp_path).stderr.decode()
         assert "c.tok: entropy-coded with a prior of model d4031cfb, which is neither" in unknown
-        run(reading, "c.tok", "--weights", mine, cwd=tmp_path)
+        shown = run(reading, "c.tok", "--weights", mine, cwd=tmp_path).stdout.decode()
+        assert {"decode": "", "inspect": " mine\n", "stats": " 60 \n"}[reading] in shown
     assert Image.open(tmp_path / "c.png").size == (32, 32)
 
     again = run(*command, "-o", mine, status=1).stderr
