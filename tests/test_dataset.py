@@ -715,11 +715,11 @@ def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
     # What is coded with it needs it, for every command that reads codes.
     (tmp_path / "a.png").write_bytes(picture(1))
     run("encode", "a.png", "--weights", mine, "--coded", "-o", "c.tok", cwd=tmp_path)
-    for reading in ("decode", "inspect", "stats"):
+    for reading, told in (("decode", "by mine\n"), ("inspect", " mine\n"), ("stats", " 60 \n")):
         unknown = run(reading, "c.tok", status=1, cwd=tmp_path).stderr.decode()
         assert "c.tok: entropy-coded with a prior of model d4031cfb, which is neither" in unknown
-        shown = run(reading, "c.tok", "--weights", mine, cwd=tmp_path).stdout.decode()
-        assert {"decode": "", "inspect": " mine\n", "stats": " 60 \n"}[reading] in shown
+        done = run(reading, "c.tok", "--weights", mine, cwd=tmp_path)
+        assert told in (done.stdout + done.stderr).decode()
     assert Image.open(tmp_path / "c.png").size == (32, 32)
 
     again = run(*command, "-o", mine, status=1).stderr

@@ -78,31 +78,38 @@ def read_metadata(path: Path) -> Metadata:
     """The metadata of a dataset's file.
 
     Raises:
-        DatasetError: it cannot be read as Parquet, or is no token dataset of this version.
+        DatasetError: it cannot be read as Parquet, or is no token dataset.
     """
     try:
         columns = pq.read_schema(path)
-        fields = columns.metadata or {}
+        fields: dict[bytes, bytes] = columns.metadata or {}
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DatasetError(f"{path}: cannot read as Parquet: {reason}") from error
+
+    def said(name: str) -> str:
+        return fields[f"tokcodec.{name}".encode()].decode()
+
     try:
-        found = {name: fields[f"tokcodec.{name}".encode()].decode() for name in _FIELDS}
-        model = ModelConfig.from_json(found.pop("config"))
-        facts = {"model": model, "run": json.loads(found["run"]), "shards": int(found["shards"])}
+        metadata = Metadata(
+            model=ModelConfig.from_json(said("config")),
+            code_id=said("code_id"),
+            run=json.loads(said("run")),
+            plan=said("plan"),
+            shards=int(said("shards")),
+            shard=said("shard"),
+            inputs=said("inputs"),
+        )
         kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
         if not (pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)):
             raise DatasetError(f"{path}: not a token dataset (its tokens are {kind})")
-        return Metadata(**{**found, **facts})
     except ConfigError as error:
         raise DatasetError(f"{path}: {error}") from error
     except KeyError as error:
         raise DatasetError(f"{path}: not a token dataset (no {error.args[0]!r} in it)") from error
     except ValueError as error:
         raise DatasetError(f"{path}: its metadata is damaged: {error}") from error
-
-
-_FIELDS = ("config", "code_id", "run", "plan", "shards", "shard", "inputs")
+    return metadata
 
 
 def schema(config: ModelConfig, companions: Sequence[str]) -> pa.Schema:
