@@ -1,18 +1,23 @@
-"""How a picture of any shape meets the model's square: sizes and offsets, in integers only."""
+"""How a picture of any shape meets the model's squares: sizes and offsets."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
-from tokcodec.config import Fit
+from tokcodec.errors import PictureError
 
+Fit = Literal["stretch", "crop", "pad", "tile", "native"]
+Resize = Literal["bicubic", "adm", "lanczos"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 
 Size = tuple[int, int]  # width, height
 
+# Attention among all codes of a picture takes time with the square of their number.
+MAX_NATIVE_CODES = 1 << 14
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a picture lies on a canvas of S x S squares.
+    """Where a picture lies on a canvas of squares.
 
     To encode, the picture is resized to ``resized``, laid on the canvas with its top left corner
     at ``offset`` (negative where the canvas cuts it), its edge pixels repeated up to the border,
@@ -22,47 +27,79 @@ class Placement:
     Attributes:
         resized: width and height of the resized picture.
         offset: left and top of the picture on the canvas.
+        square: width and height of a square; the native fit has one, which need not be square.
         grid: columns and rows of squares.
         visible: left, top, right and bottom of the part of the canvas that shows the picture.
         output: width and height that decoding restores.
+        halvings: times that the picture is halved, by means of two by two, before it is resized.
     """
 
     resized: Size
     offset: tuple[int, int]
+    square: Size
     grid: Size
     visible: tuple[int, int, int, int]
     output: Size
+    halvings: int = 0
 
     @property
     def num_squares(self) -> int:
         return self.grid[0] * self.grid[1]
 
 
-def place(fit: Fit, width: int, height: int, side: int) -> Placement:
-    """The placement of a ``width`` x ``height`` picture for squares of ``side`` pixels.
+def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubic") -> Placement:
+    """The placement of a ``width`` x ``height`` picture.
 
-    - ``stretch``: the whole picture squeezed to the square.
-    - ``crop``: shorter edge to the square, centre cut out; torchvision's Resize and CenterCrop,
-      roundings included.
+    - ``stretch``: the whole picture squeezed to a square of ``side`` pixels.
+    - ``crop``: shorter edge to the square, centre cut out, with the roundings of torchvision's
+      Resize and CenterCrop, or those of ADM or Chameleon where ``resize`` says so.
     - ``pad``: longer edge to the square (rounded half up), centred.
     - ``tile``: native resolution, as many squares as it takes.
+    - ``native``: native resolution, edges filled up to multiples of ``side``.
+
+    Raises:
+        PictureError: more than ``MAX_NATIVE_CODES`` multiples of ``side`` in the native fit.
     """
-    size, square = (width, height), (0, 0, side, side)
+    size, square = (width, height), (side, side)
+    whole = (0, 0, side, side)
     if fit == "stretch":
-        return Placement((side, side), (0, 0), (1, 1), square, size)
+        return Placement(square, (0, 0), square, (1, 1), whole, size)
     if fit == "crop":
+        resized, halvings = _shorter_edge_to(side, size, resize)
+        over = (resized[0] - side, resized[1] - side)
+        left, top = map(_half_even, over) if resize == "bicubic" else (n // 2 for n in over)
         short = min(size)
-        resized = (side * width // short, side * height // short)
-        offset = (-_half_even(resized[0] - side), -_half_even(resized[1] - side))
-        return Placement(resized, offset, (1, 1), square, (short, short))
+        return Placement(resized, (-left, -top), square, (1, 1), whole, (short, short), halvings)
     if fit == "pad":
         long = max(size)
         resized = (_scaled(width, side, long), _scaled(height, side, long))
         left, top = (side - resized[0]) // 2, (side - resized[1]) // 2
         visible = (left, top, left + resized[0], top + resized[1])
-        return Placement(resized, (left, top), (1, 1), visible, size)
+        return Placement(resized, (left, top), square, (1, 1), visible, size)
     grid = (-(-width // side), -(-height // side))
-    return Placement(size, (0, 0), grid, (0, 0, width, height), size)
+    visible = (0, 0, width, height)
+    if fit == "tile":
+        return Placement(size, (0, 0), square, grid, visible, size)
+    if grid[0] * grid[1] > MAX_NATIVE_CODES:
+        raise PictureError(
+            f"{width}x{height} pixels are {grid[0] * grid[1]:,} codes, and the native fit takes up "
+            f"to {MAX_NATIVE_CODES:,}: make the picture smaller, or take --fit tile"
+        )
+    return Placement(size, (0, 0), (grid[0] * side, grid[1] * side), (1, 1), visible, size)
+
+
+def _shorter_edge_to(side: int, size: Size, resize: Resize) -> tuple[Size, int]:
+    """Width and height of the picture that a square is cut from, and ``halvings`` before it."""
+    width, height = size
+    if resize == "bicubic":
+        short = min(size)
+        return (side * width // short, side * height // short), 0
+    halvings = 0
+    while resize == "adm" and min(width, height) >= 2 * side:
+        width, height, halvings = width // 2, height // 2, halvings + 1
+    scale = side / min(width, height)
+    # In floating point, as both programs do it; the shorter edge comes out exact.
+    return (round(scale * width), round(scale * height)), halvings
 
 
 def _half_even(number: int) -> int:

@@ -12,15 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from tokcodec.config import Fit, PreprocessingConfig
+from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError
 from tokcodec.files import write_atomically
-from tokcodec.geometry import Placement, Size, place
+from tokcodec.geometry import Fit, Placement, Size, place
 
 Pixels = NDArray[np.uint8]
 Source = str | os.PathLike[str] | BinaryIO | Image.Image
 
 MAX_EDGE = 65535  # what a token file can say
+_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "adm": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 WHITE = (255, 255, 255)
 
 
@@ -29,7 +34,7 @@ class Squares:
     """A picture cut into the model's squares.
 
     Attributes:
-        pixels: uint8 [n, S, S, 3], sRGB.
+        pixels: uint8 [n, S, S, 3], sRGB; in the native fit [1, H, W, 3].
         width, height: of the original, after EXIF orientation.
         fit: how it was fitted.
     """
@@ -45,15 +50,20 @@ def read_squares(
     config: PreprocessingConfig,
     fit: Fit,
     background: tuple[int, int, int] = WHITE,
+    multiple: int = 0,
 ) -> Squares:
     """Opens a picture and fits it to the model's square.
 
     The first frame is taken, EXIF orientation applied, an embedded ICC profile converted to
-    sRGB, alpha laid over ``background``; then it is resized with Pillow's bicubic filter.
+    sRGB, alpha laid over ``background``; then it is resized with Pillow, as ``config.resize`` says.
+
+    Args:
+        multiple: of the model; what the edges become multiples of in the native fit.
 
     Raises:
         PictureError: no picture, a damaged one, one above Pillow's decompression bomb limit
-            (``PIL.Image.MAX_IMAGE_PIXELS``; None lifts it), or an edge above 65,535 pixels.
+            (``PIL.Image.MAX_IMAGE_PIXELS``; None lifts it), an edge above 65,535 pixels, or too
+            many codes for the native fit.
     """
     name = _name(source)
     try:
@@ -64,12 +74,16 @@ def read_squares(
                 raise PictureError(
                     f"{name}: {width}x{height} pixels; a token file holds up to {MAX_EDGE} an edge"
                 )
-            placement = place(fit, width, height, config.image_size)
-            if config.reduced_jpeg and fit != "tile":
+            side = multiple if fit == "native" else config.image_size
+            try:
+                placement = place(fit, width, height, side, config.resize)
+            except PictureError as error:
+                raise PictureError(f"{name}: {error}") from error
+            if config.reduced_jpeg and fit not in ("tile", "native"):
                 needed = placement.resized[::-1] if turned else placement.resized
                 image.draft(None, (2 * needed[0], 2 * needed[1]))
             rgb = to_rgb(image, background)
-            pixels = _cut(rgb, placement, config.image_size)
+            pixels = _cut(rgb, placement, _FILTERS[config.resize])
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -111,19 +125,17 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Imag
     return image
 
 
-def to_image(squares: Pixels, fit: Fit, width: int, height: int, size: Size | None) -> Image.Image:
+def to_image(squares: Pixels, placement: Placement, size: Size | None) -> Image.Image:
     """uint8 [n, S, S, 3] -> the picture, at its original size or at ``size`` (width, height).
 
     Raises:
         PictureError: the picture would be above Pillow's decompression bomb limit.
     """
-    side = squares.shape[1]
-    placement = place(fit, width, height, side)
     output = size or placement.output
     check_output(output)
-    columns, rows = placement.grid
-    canvas = squares.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4)
-    image = Image.fromarray(canvas.reshape(rows * side, columns * side, 3))
+    (columns, rows), (width, height) = placement.grid, placement.square
+    canvas = squares.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    image = Image.fromarray(canvas.reshape(rows * height, columns * width, 3))
     image = image.crop(placement.visible)
     return image.resize(output, Image.Resampling.BICUBIC) if output != image.size else image
 
@@ -185,18 +197,20 @@ def _open(source: Source) -> Image.Image:
     return Image.open(Path(source) if isinstance(source, str) else source)
 
 
-def _cut(rgb: Image.Image, placement: Placement, side: int) -> Pixels:
+def _cut(rgb: Image.Image, placement: Placement, resampling: Image.Resampling) -> Pixels:
+    for _ in range(placement.halvings):
+        rgb = rgb.resize((rgb.width // 2, rgb.height // 2), Image.Resampling.BOX)
     if rgb.size != placement.resized:
-        rgb = rgb.resize(placement.resized, Image.Resampling.BICUBIC)
-    columns, rows = placement.grid
+        rgb = rgb.resize(placement.resized, resampling)
+    (columns, rows), (width, height) = placement.grid, placement.square
     # What of the picture lies on the canvas; beyond its borders, the nearest pixel is repeated.
-    horizontal, before_x = _overlap(rgb.width, placement.offset[0], columns * side)
-    vertical, before_y = _overlap(rgb.height, placement.offset[1], rows * side)
+    horizontal, before_x = _overlap(rgb.width, placement.offset[0], columns * width)
+    vertical, before_y = _overlap(rgb.height, placement.offset[1], rows * height)
     canvas = np.asarray(rgb)[vertical, horizontal]
     if any((*before_x, *before_y)):
         canvas = np.pad(canvas, (before_y, before_x, (0, 0)), mode="edge")
-    squares = canvas.reshape(rows, side, columns, side, 3).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(squares.reshape(-1, side, side, 3))
+    squares = canvas.reshape(rows, height, columns, width, 3).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(squares.reshape(-1, height, width, 3))
 
 
 def _overlap(length: int, offset: int, canvas: int) -> tuple[slice, tuple[int, int]]:

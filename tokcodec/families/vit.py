@@ -2,12 +2,13 @@
 the published tensor names to ours."""
 
 import math
+from typing import Any
 
 import numpy as np
 
-from tokcodec.config import ModelConfig, VitConfig
-from tokcodec.convert.published import Array, Arrays, Section, Tensors
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
+from tokcodec.families.reading import Array, Arrays, Section, Tensors
 
 # By the config's name of a size, attention heads: the one thing of it that no tensor tells.
 HEADS = {"small": 8, "base": 12, "large": 16}
@@ -16,8 +17,8 @@ _WIDTHS = {"small": 512, "base": 768, "large": 1024}
 
 def take_encoder(
     source: Tensors, size: str, image_size: int, code_dim: int
-) -> tuple[VitConfig, int, Arrays]:
-    """The encoder's config, its number of latents and its tensors under our names."""
+) -> tuple[dict[str, Any], Arrays]:
+    """The fields of the encoder's config, and its tensors under our names."""
     width, _, patch_size, _ = source.shape("encoder.patch_embed.weight", 4)
     num_latents, _ = source.shape("latent_tokens", 2)
     patch_embed = source.take("encoder.patch_embed.weight", width, 3, patch_size, patch_size)
@@ -32,13 +33,13 @@ def take_encoder(
         "encoder.to_code.weight": take_1x1(source, "encoder.conv_out.weight", code_dim, width),
         "encoder.to_code.bias": source.take("encoder.conv_out.bias", code_dim),
     }
-    return part, num_latents, out
+    return {**part, "num_latents": num_latents}, out
 
 
 def take_decoder(
     source: Tensors, size: str, image_size: int, patch_size: int, num_latents: int, code_dim: int
-) -> tuple[VitConfig, Arrays]:
-    """The decoder's config and its tensors under our names, but for its head to pixels."""
+) -> tuple[dict[str, Any], Arrays]:
+    """The fields of the decoder's config, and its tensors under our names, but for its head."""
     width, _ = source.shape("decoder.decoder_embed.weight", 2)
     part, out = _take_trunk(source, "decoder", width, size, patch_size, image_size)
     out |= {
@@ -71,8 +72,9 @@ def pixel_patch_size(source: Tensors) -> int:
     return math.isqrt(size // 3)
 
 
-def require_sizes(section: Section, config: ModelConfig) -> None:
-    """What the tensors' shapes said of a model, and its published config must not deny.
+def require_sizes(section: Section, config: ModelConfig, enc: int, dec: int) -> None:
+    """What the tensors' shapes said of a model and its patches, and its published config must not
+    deny.
 
     Raises:
         CheckpointError: the published config says otherwise.
@@ -80,10 +82,22 @@ def require_sizes(section: Section, config: ModelConfig) -> None:
     section.require(
         codebook_size=config.quantizer.codebook_size,
         token_size=config.quantizer.code_dim,
-        num_latent_tokens=config.num_latents,
-        vit_enc_patch_size=config.encoder.patch_size,
-        vit_dec_patch_size=config.decoder.patch_size,
+        num_latent_tokens=config.num_codes,
+        vit_enc_patch_size=enc,
+        vit_dec_patch_size=dec,
     )
+
+
+def require_image_size(section: Section, wanted: int | None) -> int:
+    """The side of the square that the model was made for, which its positions fix.
+
+    Raises:
+        CheckpointError: another is wanted.
+    """
+    image_size = section.integer("crop_size")
+    if wanted not in (None, image_size):
+        raise CheckpointError(f"sees squares of {image_size} pixels only, not of {wanted}")
+    return image_size
 
 
 def take_1x1(source: Tensors, name: str, outputs: int, inputs: int) -> Array:
@@ -99,7 +113,7 @@ def _channels_first(rows: Array, patch_size: int) -> Array:
 
 def _take_trunk(
     source: Tensors, side: str, width: int, size: str, patch_size: int, image_size: int
-) -> tuple[VitConfig, Arrays]:
+) -> tuple[dict[str, Any], Arrays]:
     layers = source.count(f"{side}.transformer.")
     hidden = source.shape(f"{side}.transformer.0.mlp.c_fc.weight", 2)[0]
     # Sizes may have other widths in some programs, but not those of each other.
@@ -109,15 +123,15 @@ def _take_trunk(
             "size; the number of its attention heads would be wrong"
         )
     class_token = f"{side}.class_embedding" in source
-    part = VitConfig(
-        width=width,
-        layers=layers,
-        heads=HEADS[size],
-        patch_size=patch_size,
-        mlp_ratio=hidden / width,
-        class_token=class_token,
-        outer_norms=True,
-    )
+    part = {
+        "width": width,
+        "layers": layers,
+        "heads": HEADS[size],
+        "patch_size": patch_size,
+        "mlp_ratio": hidden / width,
+        "class_token": class_token,
+        "outer_norms": True,
+    }
     patches = (image_size // patch_size) ** 2
     positions = source.take(f"{side}.positional_embedding", class_token + patches, width)
     out = {f"{side}.patch_positions": positions[class_token:]}

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with the config, the identities and the weights. No torch.
+"""The file of a checkpoint.
 
 Metadata of the file:
 
@@ -12,18 +12,14 @@ Metadata of the file:
 ========================  ============================================================
 
 Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tokenizer``:
-``encoder.*``, ``quantizer.codebook`` and ``decoder.*``; and the integers of a prior, ``prior.*``
+``encoder.*``, ``quantizer.*`` and ``decoder.*``; and the integers of a prior, ``prior.*``
 (see ``tokcodec.prior``).
 """
 
-import contextlib
-import hashlib
-import itertools
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +28,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from tokcodec.checkpoint.identities import Tensors, checkpoint_id, code_id, prior_id
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError
 from tokcodec.files import write_atomically
+from tokcodec.geometry import Fit
 from tokcodec.prior import PREFIX, Prior
 
 FORMAT = "1"
 SUFFIX = ".safetensors"
-
-Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -58,52 +54,6 @@ class Header:
     @property
     def name(self) -> str:
         return self.path.stem
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether it lies in the cache, where its name alone does not find it."""
-        return cache_folder() in self.path.parents
-
-
-def code_id(config: ModelConfig, tensors: Tensors) -> str:
-    """SHA-256, in hex, of all that decides what a code means: equal ids, equal meaning.
-
-    It covers the encode side of the config and every encoder and codebook tensor. A better
-    decoder for the same codes leaves it as it is.
-    """
-    names = [name for name in tensors if name.startswith(("encoder.", "quantizer."))]
-    return _digest("tokcodec code", config.encode_side_json(), names, tensors)
-
-
-def checkpoint_id(config: ModelConfig, tensors: Tensors) -> str:
-    """SHA-256, in hex, of the whole config and every tensor."""
-    return _digest("tokcodec checkpoint", config.to_json(), tensors, tensors)
-
-
-def prior_id(tensors: Tensors) -> str | None:
-    """SHA-256, in hex, of the tables of the prior; None if there are none."""
-    names = [name for name in tensors if name.startswith(PREFIX)]
-    return _digest("tokcodec prior", "", names, tensors) if names else None
-
-
-def _digest(kind: str, config: str, names: Iterable[str], tensors: Tensors) -> str:
-    # Every part goes in behind its length, so no two inputs give the same stream.
-    digest = hashlib.sha256()
-
-    def add(part: bytes | memoryview) -> None:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-
-    add(kind.encode())
-    add(config.encode())
-    for name in sorted(names):
-        tensor = np.ascontiguousarray(tensors[name])
-        tensor = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
-        add(name.encode())
-        add(tensor.dtype.name.encode())
-        add(json.dumps(tensor.shape).encode())
-        add(tensor.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def write(
@@ -206,16 +156,16 @@ def read_prior(header: Header) -> Prior:
         raise CheckpointError(
             f"{header.path}: has no prior to entropy-code with; make one with tokcodec train-prior"
         )
-    if header.config.layout != "patch":
-        raise CheckpointError(f"{header.path}: only the patch layout has a prior")
-    prior = _read_prior(header.path, header.prior_id, header.config.grid(header.config.encoder))
+    if not header.config.has_grid:
+        raise CheckpointError(f"{header.path}: only codes in rows and columns have a prior")
+    prior = _read_prior(header.path, header.prior_id)
     if len(prior.group) != header.config.quantizer.codebook_size:
         raise CheckpointError(f"{header.path}: its prior is of {len(prior.group)} codes")
     return prior
 
 
 @lru_cache(maxsize=8)
-def _read_prior(path: Path, claimed: str, side: int) -> Prior:
+def _read_prior(path: Path, claimed: str) -> Prior:
     try:
         with safe_open(path, framework="np") as file:
             names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118
@@ -224,7 +174,7 @@ def _read_prior(path: Path, claimed: str, side: int) -> Prior:
         raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
     _verify(path, "prior_id", claimed, prior_id(tensors))
     try:
-        return Prior.from_tensors(tensors, side)
+        return Prior.from_tensors(tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -255,108 +205,6 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
         raise CheckpointError(f"{path}: tokcodec.provenance is no JSON object") from error
 
 
-@cache
-def bundled() -> tuple[Header, ...]:
-    """Headers of the checkpoints that come with tokcodec, fewest codes first.
-
-    They lie in the package when it is installed, and beside it in a source checkout.
-    """
-    package = Path(__file__).parent
-    folder = next(
-        (f for f in (package / "weights", package.parent / "weights") if f.is_dir()), None
-    )
-    headers = [read_header(path) for path in folder.glob("*" + SUFFIX)] if folder else []
-    return tuple(sorted(headers, key=lambda header: (header.config.num_codes, header.name)))
-
-
-def is_own(weights: str) -> bool:
-    """Whether ``weights`` names a checkpoint of tokcodec's: bundled, a file, or in a folder."""
-    if any(header.name == weights for header in bundled()):
-        return True
-    path = Path(weights)
-    try:
-        return any(map(_is_own_file, path.glob("*" + SUFFIX) if path.is_dir() else [path]))
-    except OSError:  # a name too long, a folder not to be read
-        return False
-
-
-def _is_own_file(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="np") as file:
-            return "tokcodec.format" in (file.metadata() or {})
-    except (OSError, SafetensorError):
-        return False
-
-
-def find(weights: str) -> Header:
-    """The checkpoint of tokcodec's that ``weights`` names: a bundled name, a file, or a folder
-    with one in it.
-
-    Raises:
-        CheckpointError: there is none, or a folder holds several.
-    """
-    for header in bundled():
-        if header.name == weights:
-            return header
-    path = Path(weights)
-    if path.is_dir():
-        found = sorted(path.glob("*" + SUFFIX))
-        if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
-            raise CheckpointError(
-                f"{weights}: a weights folder must hold one {SUFFIX} file, found {names}; name it"
-            )
-        path = found[0]
-    elif not path.is_file():
-        names = ", ".join(header.name for header in bundled())
-        raise CheckpointError(f"{weights}: no such file or bundled checkpoint (bundled: {names})")
-    return read_header(path)
-
-
-def find_by_code_id(prefix: bytes, given: Header | None = None) -> Header | None:
-    """The checkpoint whose ``code_id`` begins with these 4 bytes: the ``given`` one, or else a
-    bundled or cached one, if any."""
-    return next(_with_code_id(prefix, given), None)
-
-
-def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
-    """The checkpoint with a prior whose ``code_id`` begins with these 4 bytes: the ``given`` one,
-    or else a bundled or cached one.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    lack = "which is neither bundled nor cached"
-    for header in _with_code_id(prefix, given):
-        if header.prior_id:
-            return header
-        lack = f"and {header.path} has none"
-    raise CheckpointError(
-        f"entropy-coded with a prior of model {prefix.hex()}, {lack}; "
-        "name, by --weights, the checkpoint that it was encoded with"
-    )
-
-
-def _with_code_id(prefix: bytes, given: Header | None) -> Iterator[Header]:
-    known = itertools.chain([given] if given else [], bundled(), cached())
-    return (header for header in known if header.code_id.startswith(prefix.hex()))
-
-
-def cache_folder() -> Path:
-    """Where converted checkpoints are kept: ``TOKCODEC_CACHE``, or ``tokcodec`` in the user's
-    cache (``XDG_CACHE_HOME``, ``~/.cache``)."""
-    own = os.environ.get("TOKCODEC_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(shared) / "tokcodec"
-
-
-def cached() -> Iterator[Header]:
-    """Headers of the checkpoints in the cache; what cannot be read is passed over."""
-    for path in sorted(cache_folder().glob("*/*" + SUFFIX)):
-        with contextlib.suppress(CheckpointError):
-            yield read_header(path)
-
-
 def check_tokens(header: Header, tokens: int | None) -> int:
     """The number of codes a square if ``tokens`` of them are asked for; None asks for all.
 
@@ -374,3 +222,16 @@ def check_tokens(header: Header, tokens: int | None) -> int:
             f"{tokens} of them (One-D-Piece checkpoints are)"
         )
     return tokens
+
+
+def check_fit(header: Header, fit: Fit) -> None:
+    """
+    Raises:
+        CheckpointError: the checkpoint has no native fit, and that is asked for.
+    """
+    if fit == "native" and not header.config.multiple:
+        side = header.config.preprocessing.image_size
+        raise CheckpointError(
+            f"{header.name}: sees only squares of {side} pixels; take --fit crop, pad, stretch or "
+            "tile (convolutional checkpoints have a native fit)"
+        )

@@ -1,23 +1,26 @@
 """Where a published checkpoint lies, and its bytes: a folder, a file, or a model on the hub."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tokcodec import checkpoint
-from tokcodec.convert.published import Arrays
 from tokcodec.errors import CheckpointError
+from tokcodec.families.reading import Array, Stored
+from tokcodec.families.torch_file import TorchFile
 
-_CONFIG = "config.json"
+_CONFIGS = ("config.json", "config.yaml")
+# Under which of these names a training program keeps the weights that count, the better one first.
+_STATES = ("ema", "model", "state_dict")
 _PICKLES = {".bin", ".pth", ".pt", ".ckpt"}
 # What a folder's weights are called, the better one first.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -33,7 +36,7 @@ class Source:
     Attributes:
         name: what to call it: of its folder, file or model.
         weights: the file with the tensors.
-        config: ``config.json``, where there is one.
+        config: the file with the config, JSON or YAML, where there is one.
         origin: for its provenance: the hub id with its revision, or the file's name.
     """
 
@@ -59,67 +62,88 @@ class Source:
         """The config as parsed, if there is one.
 
         Raises:
-            CheckpointError: it is no JSON object.
+            CheckpointError: it is no JSON or YAML object, or YAML without PyYAML at hand.
         """
         if not self.config:
             return None
+        parse = json.loads if self.config.suffix == ".json" else _parse_yaml
         try:
-            fields = json.loads(self.config.read_text(encoding="utf-8"))
+            fields = parse(self.config.read_text(encoding="utf-8"))
+        except ImportError as error:
+            raise CheckpointError(
+                f"{self.config}: needs PyYAML: pip install 'tokcodec[yaml]'"
+            ) from error
         except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{self.config}: cannot read as JSON: {error}") from error
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{self.config}: cannot read as {self.config.suffix[1:].upper()}: {reason}"
+            ) from error
         if not isinstance(fields, dict):
             raise CheckpointError(f"{self.config}: expected an object")
         return fields
 
-    def read_tensors(self) -> Arrays:
-        """All tensors, as float32.
-
-        A pickle is read with ``weights_only``: nothing in it runs, and one that holds more than
-        tensors is refused.
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Mapping[str, Stored]]:
+        """The tensors by name, each read as float32 when it is asked for.
 
         Raises:
-            CheckpointError: it cannot be read, or is no plain dict of tensors.
+            CheckpointError: it cannot be read, or holds no dict of tensors.
         """
-        import torch
-
         path = self.weights
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot read: {error.strerror}") from error
-        tensors: Any
         if path.suffix.lower() in _PICKLES:
-            try:
-                with warnings.catch_warnings(action="ignore"):
-                    tensors = torch.load(path, map_location="cpu", weights_only=True)
-            except Exception as error:
-                # Torch's reader meets damaged files with nearly any exception.
-                raise CheckpointError(
-                    f"{path}: refused: not a PyTorch file of tensors alone, or a damaged one "
-                    "(nothing else in it is ever run)"
-                ) from error
-        else:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(
-                    f"{path}: cannot read as a checkpoint: {error}; fetch it again"
-                ) from error
-        if not isinstance(tensors, Mapping) or not all(
-            isinstance(name, str) and isinstance(tensor, torch.Tensor)
-            for name, tensor in tensors.items()
-        ):
-            raise CheckpointError(f"{path}: expected a dict of tensors by name, and nothing else")
-        for name, tensor in tensors.items():
-            if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_meta:
-                raise CheckpointError(f"{path}: tensor {name} is no plain array of real numbers")
-        return {name: tensor.detach().float().numpy() for name, tensor in tensors.items()}
+            yield _of_pickle(path)
+            return
+        try:
+            with safe_open(path, framework="np") as file:
+                names = list(file.keys())
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            yield {
+                name: Stored(shape, partial(_read, path, name)) for name, shape in shapes.items()
+            }
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path}: cannot read as a checkpoint: {error}; fetch it again"
+            ) from error
+
+
+def _of_pickle(path: Path) -> dict[str, Stored]:
+    file = TorchFile(path)
+    for state in _STATES:
+        with contextlib.suppress(CheckpointError):
+            tensors = file.tensors(state)
+            break
+    else:
+        tensors = file.tensors()
+
+    def read(name: str) -> Array:
+        return file.load({name: tensors[name]})[name]
+
+    return {name: Stored(tensor.shape, partial(read, name)) for name, tensor in tensors.items()}
+
+
+def _read(path: Path, name: str) -> Array:
+    array: Array
+    with safe_open(path, framework="np") as file:
+        if file.get_slice(name).get_dtype() != "BF16":
+            array = file.get_tensor(name).astype(np.float32)
+            return array
+    with safe_open(path, framework="pt") as file:  # numpy has no bfloat16
+        array = file.get_tensor(name).float().numpy()
+        return array
+
+
+def _parse_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def locate(text: str) -> Source:
-    """Finds a checkpoint: a folder with ``config.json`` and ``model.safetensors``, a weights file
-    (its ``config.json`` beside it), or on the hub ``owner/name[@revision][:file]``.
+    """Finds a checkpoint: a folder with one weights file and its config, a weights file (its
+    config beside it), or on the hub ``owner/name[@revision][:file]``.
 
     Raises:
         CheckpointError: there is none, or the hub cannot give it.
@@ -132,18 +156,16 @@ def locate(text: str) -> Source:
     if folder:
         return _in_folder(path)
     if file:
-        config = path.with_name(_CONFIG)
         called_so = path.name in _WEIGHTS
         name = _safe(path.absolute().parent.name if called_so else path.stem)
-        return Source(name, path, config if config.is_file() else None, path.name)
+        return Source(name, path, _config_beside(path), path.name)
     match = _HUB.fullmatch(text)
     local = text.startswith((".", "~")) or (
         path.suffix.lower() in {".safetensors", *_PICKLES} and ":" not in text
     )
     if not match or local:
-        names = ", ".join(header.name for header in checkpoint.bundled())
         raise CheckpointError(
-            f"{text}: no such file, folder or bundled checkpoint (bundled: {names}), "
+            f"{text}: no such file, folder or bundled checkpoint, "
             "and not the owner/name of a model on the hub"
         )
     return _on_hub(text, match["repo"], match["revision"], match["file"])
@@ -164,9 +186,13 @@ def _in_folder(folder: Path) -> Source:
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise CheckpointError(f"{folder}: expected one weights file in it, found {names}")
-    config = folder / _CONFIG
     name = _safe(folder.absolute().name)
-    return Source(name, found[0], config if config.is_file() else None, name)
+    return Source(name, found[0], _config_beside(found[0]), name)
+
+
+def _config_beside(weights: Path) -> Path | None:
+    names = (*_CONFIGS, weights.stem + ".yaml", "model.yaml")
+    return next((path for name in names if (path := weights.with_name(name)).is_file()), None)
 
 
 def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Source:
@@ -202,12 +228,15 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
                 weights = fetch(other, revision)
         # Below the cache: models--OWNER--NAME/snapshots/COMMIT/FILE, the file's name with folders.
         commit = weights.parts[-1 - len(Path(file or weights.name).parts)]
-        try:
-            config: Path | None = fetch(_CONFIG, commit)  # of the same commit as the weights
-        except LocalEntryNotFoundError:
-            raise  # it may have one; whether is not known here
-        except EntryNotFoundError:
-            config = None
+        config: Path | None = None
+        for name in _CONFIGS:  # of the same commit as the weights
+            try:
+                config = fetch(name, commit)
+                break
+            except LocalEntryNotFoundError:
+                raise  # it may have one; whether is not known here
+            except EntryNotFoundError:
+                continue
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{text}: no such file or folder, and not in the hub's cache, while the hub cannot be "

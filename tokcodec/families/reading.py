@@ -1,6 +1,7 @@
 """Reading a published checkpoint piece by piece: nothing missing, nothing over, nothing odd."""
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,61 @@ Array = NDArray[np.float32]
 Arrays = dict[str, Array]
 
 
-class Tensors:
-    """The tensors of a checkpoint, each taken once, under its name and with its shape."""
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that is not read yet."""
 
-    def __init__(self, tensors: Mapping[str, Array]) -> None:
+    shape: tuple[int, ...]
+    read: Callable[[], Array]
+
+
+class Tensors:
+    """The tensors of a checkpoint, each taken once, under its name and with its shape, and read
+    when it is taken."""
+
+    def __init__(self, tensors: Mapping[str, Stored | Array]) -> None:
         self._left = dict(tensors)
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
+
+    def names(self) -> list[str]:
+        """Of those that are left."""
+        return list(self._left)
+
+    def below(self, prefix: str) -> "Tensors":
+        """Only those whose names begin so, without that beginning."""
+        return Tensors(
+            {n.removeprefix(prefix): t for n, t in self._left.items() if n.startswith(prefix)}
+        )
+
+    def without(self, prefixes: Iterable[str]) -> "Tensors":
+        """All but those whose names begin so, which are never read."""
+        beginnings = tuple(prefixes)
+        return Tensors({n: t for n, t in self._left.items() if not n.startswith(beginnings)})
+
+    def averaged(self, prefix: str) -> "Tensors":
+        """The moving averages of all, where there are any: they lie under ``prefix`` and the name
+        without its dots.
+
+        Raises:
+            CheckpointError: one has no average.
+        """
+        averages = {n: t for n, t in self._left.items() if n.startswith(prefix)}
+        if not averages:
+            return self
+        live = [n for n in self._left if not n.startswith(prefix)]
+        if missing := [n for n in live if prefix + n.replace(".", "") not in averages]:
+            raise CheckpointError(f"tensor {missing[0]} has no moving average under {prefix}")
+        return Tensors({n: averages[prefix + n.replace(".", "")] for n in live})
+
+    def renamed(self, names: Mapping[str, str]) -> "Tensors":
+        """Only those that ``names`` has, new name to old."""
+        return Tensors({new: self._left[old] for new, old in names.items()})
+
+    def equal(self, one: str, other: str) -> bool:
+        """Whether two hold the same numbers."""
+        return np.array_equal(_read(self._left[one]), _read(self._left[other]), equal_nan=True)
 
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
         """The shape of a tensor that must be there.
@@ -29,7 +77,7 @@ class Tensors:
         """
         if name not in self._left:
             raise CheckpointError(f"tensor {name} is missing")
-        shape = self._left[name].shape
+        shape = tuple(self._left[name].shape)
         if len(shape) != axes:
             raise CheckpointError(f"tensor {name}: expected {axes} axes, not shape {list(shape)}")
         return shape
@@ -43,7 +91,7 @@ class Tensors:
         found = self.shape(name, len(shape))
         if found != shape:
             raise CheckpointError(f"tensor {name}: expected shape {list(shape)}, not {list(found)}")
-        tensor = self._left.pop(name)
+        tensor = _read(self._left.pop(name))
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"tensor {name} holds NaN or infinite values")
         return tensor
@@ -65,6 +113,10 @@ class Tensors:
             names = sorted(self._left)
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise CheckpointError(f"tensor {names[0]}{more}: not part of this family's model")
+
+
+def _read(tensor: Stored | Array) -> Array:
+    return tensor.read() if isinstance(tensor, Stored) else tensor
 
 
 class Section:

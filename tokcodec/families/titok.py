@@ -1,26 +1,30 @@
 """TiTok (arXiv 2406.07550): the first checkpoints, with a MaskGIT-VQGAN behind the decoder, and the
 later ones (``vq8k`` in their names), which give pixels themselves."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
-from tokcodec.config import (
-    ModelConfig,
-    PreprocessingConfig,
-    QuantizerConfig,
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.parts import DecoderConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    ProxyDecoderConfig,
     VqganConfig,
 )
-from tokcodec.convert.published import Array, Arrays, Section, Tensors
-from tokcodec.convert.vit import (
+from tokcodec.errors import CheckpointError
+from tokcodec.families.family import Config, Family, Model
+from tokcodec.families.reading import Arrays, Section, Tensors
+from tokcodec.families.vit import (
     HEADS,
     pixel_patch_size,
+    require_image_size,
     require_sizes,
     take_1x1,
     take_decoder,
     take_encoder,
     take_pixel_head,
 )
-from tokcodec.errors import CheckpointError
 
 _USED = {
     "codebook_size",
@@ -44,7 +48,7 @@ _UNUSED = {
 
 
 def convert(
-    config: Mapping[str, Any], tensors: Mapping[str, Array], prefix_codes: bool = False
+    source: Tensors, config: Config, image_size: int | None, prefix_codes: bool = False
 ) -> tuple[ModelConfig, Arrays]:
     """TiTok's config and tensors as ours.
 
@@ -52,14 +56,13 @@ def convert(
         CheckpointError: something is missing, over, of another shape or not finite; or it is a
             checkpoint of a first training stage, whose proxy codes it cannot decode itself.
     """
-    source = Tensors(tensors)
     section = Section(config, "model", "vq_model")
     section.only(_USED | _UNUSED)
     section.choice("quantize_mode", ["vq"], default="vq")
-    image_size = Section(config, "dataset", "preprocessing").integer("crop_size")
+    side = require_image_size(Section(config, "dataset", "preprocessing"), image_size)
     codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
     size = section.choice("vit_enc_model_size", HEADS)
-    encoder, num_latents, out = take_encoder(source, size, image_size, code_dim)
+    encoder, out = take_encoder(source, size, side, code_dim)
 
     proxies = "decoder.ffn.2.weight" in source
     if section.boolean("is_legacy", default=True) != proxies:
@@ -70,31 +73,66 @@ def convert(
     vqgan = _vqgan_config(source) if proxies else None
     patch_size = 2 ** (len(vqgan.multipliers) - 1) if vqgan else pixel_patch_size(source)
     size = section.choice("vit_dec_model_size", HEADS)
-    decoder, part = take_decoder(source, size, image_size, patch_size, num_latents, code_dim)
+    fields, part = take_decoder(source, size, side, patch_size, encoder["num_latents"], code_dim)
     out |= part
+    decoder: DecoderConfig
     if vqgan:
-        out |= _take_vqgan(source, decoder.width, vqgan)
+        decoder = ProxyDecoderConfig(**fields, vqgan=vqgan, prefix_codes=prefix_codes)
+        out |= _take_vqgan(source, fields["width"], vqgan)
     else:
-        out |= take_pixel_head(source, decoder.width, patch_size)
+        decoder = LatentDecoderConfig(**fields, pixel_convolution=True, prefix_codes=prefix_codes)
+        out |= take_pixel_head(source, fields["width"], patch_size)
     out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
     source.finish()
     converted = ModelConfig(
-        layout="latent",
-        encoder=encoder,
-        decoder=decoder,
-        quantizer=QuantizerConfig(codebook_size, code_dim, section.boolean("use_l2_norm")),
-        preprocessing=PreprocessingConfig(
-            image_size=image_size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        encoder=LatentEncoderConfig(**encoder, legacy_latents=proxies),
+        quantizer=CodebookConfig(
+            codebook_size=codebook_size,
+            code_dim=code_dim,
+            metric="cosine" if section.boolean("use_l2_norm") else "euclidean",
         ),
-        num_latents=num_latents,
-        legacy_latents=proxies,
-        prefix_codes=prefix_codes,
-        pixel_convolution=not proxies,
-        vqgan=vqgan,
+        decoder=decoder,
+        preprocessing=PreprocessingConfig(
+            image_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        ),
         default_fit="crop",
     )
-    require_sizes(section, converted)
+    require_sizes(section, converted, encoder["patch_size"], patch_size)
     return converted, out
+
+
+def is_kind(names: Collection[str], config: Config | None, kind: str) -> bool:
+    """Whether it is a TiTok, or another ``model.type`` of the same tensors.
+
+    Raises:
+        CheckpointError: it has no codes or needs a text.
+    """
+    if any("text_guidance" in name for name in names):
+        raise CheckpointError("a text-conditioned TA-TiTok, which decodes only with its caption")
+    if "latent_tokens" not in names or "quantizer.embedding_table.weight" in names:
+        return False
+    if "quantize.embedding.weight" not in names:
+        raise CheckpointError("a continuous TiTok (vae in its name), which has no codes")
+    model = (config or {}).get("model")
+    found = model.get("type", "titok") if isinstance(model, Mapping) else "titok"
+    if found not in ("titok", "one_d_piece"):
+        raise CheckpointError(f"its config: model.type: {found!r} is neither titok nor one_d_piece")
+    return found == kind
+
+
+def sizes(encoder: str, decoder: str, num_latents: int, first: bool, kind: str = "titok") -> Config:
+    """What a file without a config leaves open."""
+    model = {
+        "vit_enc_model_size": encoder,
+        "vit_dec_model_size": decoder,
+        "num_latent_tokens": num_latents,
+        "use_l2_norm": first,
+        "is_legacy": first,
+    }
+    return {
+        "model": {"type": kind, "vq_model": model},
+        "dataset": {"preprocessing": {"crop_size": 256}},
+    }
 
 
 def _vqgan_config(source: Tensors) -> VqganConfig:
@@ -160,3 +198,28 @@ def _take_vqgan(source: Tensors, width: int, vqgan: VqganConfig) -> Arrays:
     take("norm_out", "norm", before)
     take("conv_out", "leave", 3, before, 3, 3)
     return out
+
+
+def _model(name: str, codes: int, codebook_size: int, rfid: float, config: Config) -> Model:
+    where = f"yucornetto/tokenizer_{name.replace('-', '_')}_imagenet"
+    verified = "codes" if name == "titok-s128" else "shapes"
+    return Model(name, codes, codebook_size, where, rfid, config, verified)
+
+
+FAMILY = Family(
+    name="titok",
+    title="TiTok",
+    paper="2406.07550",
+    licence="Apache-2.0",
+    recognises=lambda names, config: is_kind(names, config, "titok"),
+    convert=convert,
+    models=(
+        _model("titok-l32", 32, 4096, 2.21, sizes("large", "large", 32, True)),
+        _model("titok-b64", 64, 4096, 1.70, sizes("base", "base", 64, True)),
+        _model("titok-s128", 128, 4096, 1.71, sizes("small", "small", 128, True)),
+        _model("titok-bl64-vq8k", 64, 8192, 2.06, sizes("base", "large", 64, False)),
+        _model("titok-bl128-vq8k", 128, 8192, 1.49, sizes("base", "large", 128, False)),
+        _model("titok-sl256-vq8k", 256, 8192, 1.03, sizes("small", "large", 256, False)),
+    ),
+    needs_config=True,
+)

@@ -1,0 +1,43 @@
+"""Checkpoints: their file, their identities, and where they are found. No torch."""
+
+from tokcodec.checkpoint.find import find, find_own, write_converted
+from tokcodec.checkpoint.format import (
+    SUFFIX,
+    Header,
+    check_fit,
+    check_tokens,
+    read,
+    read_header,
+    read_prior,
+    write,
+)
+from tokcodec.checkpoint.identities import checkpoint_id, code_id, prior_id
+from tokcodec.checkpoint.store import (
+    bundled,
+    cached,
+    find_by_code_id,
+    find_with_prior,
+    is_cached,
+)
+
+__all__ = [
+    "SUFFIX",
+    "Header",
+    "bundled",
+    "cached",
+    "check_fit",
+    "check_tokens",
+    "checkpoint_id",
+    "code_id",
+    "find",
+    "find_by_code_id",
+    "find_own",
+    "find_with_prior",
+    "is_cached",
+    "prior_id",
+    "read",
+    "read_header",
+    "read_prior",
+    "write",
+    "write_converted",
+]

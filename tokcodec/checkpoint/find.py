@@ -1,0 +1,94 @@
+"""The one way from what ``--weights`` names to a checkpoint: tokcodec's own, or a published one,
+which is converted once."""
+
+import contextlib
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
+from tokcodec.checkpoint.store import bundled, cache_folder
+from tokcodec.errors import CheckpointError, OutputError
+from tokcodec.families import Source, convert, locate
+
+_CONVERSION = 1  # raised when what a family's conversion gives changes
+
+
+def find(weights: str) -> Header:
+    """The checkpoint that ``weights`` names: a bundled name, a file, a folder, or a hub id.
+
+    A published checkpoint is converted and kept in the cache, under the digest of its files.
+
+    Raises:
+        CheckpointError: there is none, a folder holds several, or none that can be converted.
+        OutputError: the cache cannot be written.
+    """
+    if own := find_own(weights):
+        return own
+    try:
+        source = locate(weights)
+    except CheckpointError as error:
+        names = ", ".join(header.name for header in bundled())
+        raise CheckpointError(f"{error} (bundled: {names})") from error
+    if own := find_own(str(source.weights)):  # one of ours, on the hub
+        return own
+    folder = cache_folder() / f"{_CONVERSION}-{source.digest}"
+    for path in folder.glob("*" + SUFFIX):
+        with contextlib.suppress(CheckpointError):  # damaged: converted again
+            return read_header(path)
+    try:
+        return write_converted(source, folder / (source.name + SUFFIX))
+    except OutputError as error:
+        raise OutputError(
+            f"{folder}: cannot keep the converted checkpoint there: name a folder that can be "
+            "written in TOKCODEC_CACHE, or use tokcodec convert"
+        ) from error
+
+
+def write_converted(
+    source: Source, path: Path, model: str | None = None, image_size: int | None = None
+) -> Header:
+    """Converts a published checkpoint to one of tokcodec's, ``path``.
+
+    Args:
+        source: its files.
+        path: the file to write, whole or not at all.
+        model: name of the published model (``titok-s128``), where its files do not tell.
+        image_size: side of the square that the model is to see; its own if None.
+
+    Raises:
+        CheckpointError: it is of no known family, incomplete, or not finite.
+        OutputError: the file system refused.
+    """
+    config, tensors = convert(source, model, image_size)
+    provenance = {"converted_from": source.origin, "source_sha256": source.digest}
+    return write(path, config, tensors, provenance)
+
+
+def find_own(weights: str) -> Header | None:
+    """The checkpoint of tokcodec's that ``weights`` names: bundled, a file, or alone in a folder.
+
+    Raises:
+        CheckpointError: it cannot be read, or a folder holds several.
+    """
+    for header in bundled():
+        if header.name == weights:
+            return header
+    path = Path(weights)
+    try:
+        found = sorted(path.glob("*" + SUFFIX)) if path.is_dir() else [path]
+        own = [file for file in found if _is_own(file)]
+    except OSError:  # a name too long, a folder not to be read
+        return None
+    if len(own) > 1:
+        names = ", ".join(file.name for file in own)
+        raise CheckpointError(f"{weights}: holds several checkpoints, {names}: name one of them")
+    return read_header(own[0]) if own else None
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="np") as file:
+            return "tokcodec.format" in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False

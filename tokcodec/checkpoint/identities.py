@@ -1,0 +1,55 @@
+"""What a checkpoint is known by: digests of the config and the tensors."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokcodec.config import ModelConfig
+from tokcodec.prior import PREFIX
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+def code_id(config: ModelConfig, tensors: Tensors) -> str:
+    """SHA-256, in hex, of all that decides what a code means: equal ids, equal meaning.
+
+    It covers the encode side of the config and every encoder and codebook tensor. A better
+    decoder for the same codes leaves it as it is.
+    """
+    names = [name for name in tensors if name.startswith(("encoder.", "quantizer."))]
+    return _digest("tokcodec code", config.encode_side_json(), names, tensors)
+
+
+def checkpoint_id(config: ModelConfig, tensors: Tensors) -> str:
+    """SHA-256, in hex, of the whole config and every tensor."""
+    return _digest("tokcodec checkpoint", config.to_json(), tensors, tensors)
+
+
+def prior_id(tensors: Tensors) -> str | None:
+    """SHA-256, in hex, of the tables of the prior; None if there are none."""
+    names = [name for name in tensors if name.startswith(PREFIX)]
+    return _digest("tokcodec prior", "", names, tensors) if names else None
+
+
+def _digest(kind: str, config: str, names: Iterable[str], tensors: Tensors) -> str:
+    # Every part goes in behind its length, so no two inputs give the same stream.
+    digest = hashlib.sha256()
+
+    def add(part: bytes | memoryview) -> None:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+
+    add(kind.encode())
+    add(config.encode())
+    for name in sorted(names):
+        tensor = np.ascontiguousarray(tensors[name])
+        tensor = tensor.astype(tensor.dtype.newbyteorder("<"), copy=False)
+        add(name.encode())
+        add(tensor.dtype.name.encode())
+        add(json.dumps(tensor.shape).encode())
+        add(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,11 @@
+"""What a model is, as plain data, without torch: frozen dataclasses and their canonical text."""
+
+from tokcodec.config.model import (
+    DEFAULT_WEIGHTS,
+    Fit,
+    ModelConfig,
+    PreprocessingConfig,
+    Triple,
+)
+
+__all__ = ["DEFAULT_WEIGHTS", "Fit", "ModelConfig", "PreprocessingConfig", "Triple"]

@@ -1,0 +1,121 @@
+"""The convolutional kind: residual blocks at falling or rising resolution (VQGAN and those after
+it). One encoder and one decoder serve all of them; the fields say what differs."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tokcodec.config.parts import DecoderConfig, EncoderConfig, require
+
+NORM_GROUPS = 32  # of every group norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalConfig:
+    """What encoder and decoder share.
+
+    Attributes:
+        channels: channels at full resolution.
+        multipliers: of ``channels``, a level each, the full resolution first; a level halves it.
+        blocks: residual blocks a level.
+        attention: the levels, from 0, with an attention behind every block.
+        middle_blocks: residual blocks at the lowest resolution, between levels and code.
+        middle_attention: an attention behind the first of them.
+        bias: the residual blocks' convolutions have biases, and so has the encoder's first one.
+        shortcut: where the 1x1 convolution starts that replaces the shortcut of a block that
+            changes its width: at the block's ``input``, or, as MaskGIT's published weights have
+            it, at the ``output`` of its second convolution.
+        code_channels: channels between the convolutions and a 1x1 convolution at the quantizer; 0
+            where there is no such convolution.
+    """
+
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention: tuple[int, ...] = ()
+    middle_blocks: int = 2
+    middle_attention: bool = False
+    bias: bool = True
+    shortcut: Literal["input", "output"] = "input"
+    code_channels: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.channels > 0 and self.blocks > 0, "channels and blocks must be positive")
+        require(
+            bool(self.multipliers) and min(self.multipliers) > 0, "multipliers must be positive"
+        )
+        require(
+            all(width % NORM_GROUPS == 0 for width in self.widths),
+            f"channels times multipliers must be multiples of {NORM_GROUPS}",
+        )
+        require(
+            all(0 <= level < len(self.multipliers) for level in self.attention),
+            f"attention must name levels from 0 to {len(self.multipliers) - 1}",
+        )
+        require(self.middle_blocks >= 0, "middle_blocks must not be negative")
+        require(
+            self.middle_blocks > 0 or not self.middle_attention,
+            "middle_attention needs middle_blocks",
+        )
+        require(self.code_channels >= 0, "code_channels must not be negative")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of every level, the full resolution first."""
+        return tuple(self.channels * multiplier for multiplier in self.multipliers)
+
+    @property
+    def multiple(self) -> int:
+        """Pixels of a code's side."""
+        return int(2 ** (len(self.multipliers) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
+    """A code for each square of ``multiple`` pixels a side, of pictures of any size.
+
+    Attributes:
+        halving: how a level is halved: ``behind``, a 3x3 convolution of stride 2 with a row and
+            a column of zeros behind the others; ``around``, the same with one all around;
+            ``average``, the mean of two by two.
+        last_kernel: side of the last convolution, 3 or 1.
+    """
+
+    kind: ClassVar[str] = "convolutional"
+    network: ClassVar[str] = "tokcodec.model.convolutional:Encoder"
+
+    halving: Literal["behind", "around", "average"] = "behind"
+    last_kernel: Literal[3, 1] = 3
+
+    def check(self, side: int) -> None:
+        require(side % self.multiple == 0, f"the levels must divide the {side} pixels seen")
+
+    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+        return height // self.multiple, width // self.multiple
+
+    def widest(self, side: int) -> int:
+        return side**2 * self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
+    """Pictures of any size from rows and columns of codes.
+
+    Attributes:
+        doubling: how a level is doubled: ``nearest``, each pixel repeated, then a 3x3 convolution;
+            ``depth``, four times the channels by a 3x3 convolution, which become space.
+        adaptive_norm: each level begins with a group norm whose scale and shift depend on the
+            codes' deviation and mean over the picture (Open-MAGVIT2, arXiv 2409.04410, section 3).
+    """
+
+    kind: ClassVar[str] = "convolutional"
+    network: ClassVar[str] = "tokcodec.model.convolutional:Decoder"
+
+    doubling: Literal["nearest", "depth"] = "nearest"
+    adaptive_norm: bool = False
+
+    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+        cells = side // self.multiple
+        require(
+            code_shape == (cells, cells) and cells * self.multiple == side,
+            "the levels of the decoder must enlarge by what the encoder has reduced",
+        )

@@ -1,0 +1,302 @@
+"""``ModelConfig``: a model as its parts, and its canonical text.
+
+Canonical means sorted keys, no spaces, and fields that hold their default left out. So a field
+added later, whose default is the behaviour from before it existed, changes no identity.
+
+The text of a part begins with its ``kind``. The first kinds have none: a config with a patch or
+latent encoder says so in ``layout``, and some fields of its parts stand beside them (``_BESIDE``),
+as in all configs from before there were others.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from tokcodec.config.parts import DecoderConfig, EncoderConfig, Part, QuantizerConfig, require
+from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    PatchDecoderConfig,
+    PatchEncoderConfig,
+    ProxyDecoderConfig,
+)
+from tokcodec.errors import ConfigError
+from tokcodec.geometry import Fit, Resize
+
+Triple = tuple[float, float, float]
+
+DEFAULT_WEIGHTS = "tokcodec-64"  # the bundled checkpoint that encodes unless another is named
+
+# Raised whenever a pixel that reaches the model would change for the same file.
+PREPROCESSING_VERSION = 1
+
+# The kinds of every part, by name: what reads configs and builds models.
+KINDS: dict[type[Part], dict[str, type[Part]]] = {
+    base: {kind.kind: kind for kind in kinds}
+    for base, kinds in {
+        EncoderConfig: (PatchEncoderConfig, LatentEncoderConfig, ConvolutionalEncoderConfig),
+        QuantizerConfig: (CodebookConfig, BinaryConfig, FiniteScalarConfig),
+        DecoderConfig: (
+            PatchDecoderConfig,
+            LatentDecoderConfig,
+            ProxyDecoderConfig,
+            ConvolutionalDecoderConfig,
+        ),
+    }.items()
+}
+
+_LAYOUTS = ("patch", "latent")
+_BESIDE = {
+    "encoder": ("num_latents", "legacy_latents"),
+    "decoder": ("pixel_overlap", "pixel_convolution", "prefix_codes", "vqgan"),
+}
+
+
+@dataclass(frozen=True)
+class PreprocessingConfig:
+    """From a picture file to the numbers that the encoder sees, and back.
+
+    Attributes:
+        version: of the rules in ``tokcodec.picture``; this program knows one.
+        image_size: side S of the model's square, in pixels.
+        pixel_scale: the square is averaged down by this factor before the encoder, and the
+            decoder's output enlarged by it (bicubic).
+        mean, std: a channel in [0, 1] enters the encoder as (value - mean) / std.
+        reduced_jpeg: large JPEGs are opened at a half, a quarter or an eighth of their size,
+            never below twice the size they are needed in (Pillow's ``draft``).
+        resize: how pictures are made smaller: ``bicubic``; ``adm``, which crops as ADM's centre
+            crop does, halving by means before a last bicubic step; or ``lanczos``, as Chameleon's.
+    """
+
+    version: int = PREPROCESSING_VERSION
+    image_size: int = 256
+    pixel_scale: int = 1
+    mean: Triple = (0.5, 0.5, 0.5)
+    std: Triple = (0.5, 0.5, 0.5)
+    reduced_jpeg: bool = False
+    resize: Resize = "bicubic"
+
+    def __post_init__(self) -> None:
+        require(
+            self.version == PREPROCESSING_VERSION,
+            f"preprocessing version {self.version} needs another tokcodec "
+            f"(this one knows {PREPROCESSING_VERSION})",
+        )
+        require(self.image_size > 0 and self.pixel_scale > 0, "sizes must be positive")
+        require(self.image_size % self.pixel_scale == 0, "pixel_scale must divide image_size")
+        require(all(value > 0 for value in self.std), "std must be positive")
+
+    @property
+    def model_size(self) -> int:
+        """Side of the square that the encoder sees, in its own pixels."""
+        return self.image_size // self.pixel_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that decides what a code means, and how it becomes pixels again.
+
+    Attributes:
+        encoder, quantizer, decoder: the parts, each of a kind.
+        preprocessing: pixels in and out.
+        rounding: how decoded pixels become 8-bit levels: to the ``nearest``, or ``down``.
+        default_fit: how a picture is fitted to the square unless the user says otherwise. No
+            part of what a code means: the token file carries the fit that was used.
+    """
+
+    encoder: EncoderConfig
+    quantizer: QuantizerConfig
+    decoder: DecoderConfig
+    preprocessing: PreprocessingConfig = PreprocessingConfig()
+    rounding: Literal["nearest", "down"] = "nearest"
+    default_fit: Fit = "stretch"
+
+    def __post_init__(self) -> None:
+        side = self.preprocessing.model_size
+        self.encoder.check(side)
+        self.decoder.check(side, self.encoder.code_shape(side, side))
+        require(
+            self.default_fit != "native" or self.multiple > 0,
+            "the native fit needs an encoder and a decoder of pictures of any size",
+        )
+
+    @property
+    def num_codes(self) -> int:
+        """Codes a square, N."""
+        side = self.preprocessing.image_size
+        return math.prod(self.code_shape(side, side))
+
+    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of the codes of a square, or of a whole picture of multiples of ``multiple``: (rows,
+        columns), or (n,) where codes have no place."""
+        scale = self.preprocessing.pixel_scale
+        return self.encoder.code_shape(height // scale, width // scale)
+
+    @property
+    def multiple(self) -> int:
+        """Width and height of pictures in the ``native`` fit are multiples of this; 0 where the
+        model has no such fit, as it sees only squares of ``image_size``."""
+        same = self.encoder.multiple == self.decoder.multiple
+        return self.encoder.multiple * self.preprocessing.pixel_scale if same else 0
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether codes stand in rows and columns."""
+        side = self.preprocessing.image_size
+        return len(self.code_shape(side, side)) == 2
+
+    @property
+    def prefix_codes(self) -> bool:
+        """Whether any prefix of a square's codes decodes."""
+        return self.decoder.prefixes
+
+    def to_json(self) -> str:
+        """Canonical JSON; ``from_json`` gives an equal config back."""
+        return _canonical(_text(self))
+
+    def encode_side_json(self) -> str:
+        """Canonical JSON of the fields that decide what a code means."""
+        fields = _text(self)
+        names = ("layout", "encoder", "quantizer", "preprocessing", *_BESIDE["encoder"])
+        return _canonical({name: fields[name] for name in names if name in fields})
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelConfig":
+        """Parses JSON strictly: an unknown, missing or ill-typed field is an error.
+
+        Raises:
+            ConfigError: with the path of the offending field.
+        """
+        try:
+            fields = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"config is not JSON: {error}") from error
+        config = _parse(cls, _parts_of(fields), "config")
+        assert isinstance(config, ModelConfig)
+        return config
+
+
+def _canonical(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _text(config: ModelConfig) -> dict[str, Any]:
+    """The config as plain data, as it is written."""
+    fields = _plain(config)
+    layout = config.encoder.kind if config.encoder.kind in _LAYOUTS else None
+    if layout:
+        fields["layout"] = layout
+    for name, part, first in (
+        ("encoder", config.encoder, (layout,)),
+        ("decoder", config.decoder, (layout, "proxy") if layout else ()),
+    ):
+        if part.kind not in first:
+            fields[name]["kind"] = part.kind
+            continue
+        for beside in _BESIDE[name]:
+            if beside in fields[name]:
+                fields[beside] = fields[name].pop(beside)
+    quantizer = fields["quantizer"]
+    if config.quantizer.kind != CodebookConfig.kind:
+        quantizer["kind"] = config.quantizer.kind
+    elif quantizer.get("metric") == "cosine":
+        del quantizer["metric"]
+        quantizer["l2_normalize"] = True
+    return fields
+
+
+def _parts_of(fields: Any) -> Any:
+    """What ``_text`` gave, with every field in its part; what is ill-formed is left to parsing."""
+    if not isinstance(fields, dict):
+        return fields
+    fields = {name: dict(v) if isinstance(v, dict) else v for name, v in fields.items()}
+    quantizer = fields.get("quantizer")
+    if isinstance(quantizer, dict):
+        quantizer.setdefault("kind", CodebookConfig.kind)
+        if type(quantizer.get("l2_normalize")) is bool and quantizer.pop("l2_normalize"):
+            quantizer["metric"] = "cosine"
+    if "layout" not in fields:
+        return fields
+    layout = fields.pop("layout")
+    if layout not in _LAYOUTS:
+        raise ConfigError(f"config.layout: {layout!r} is none of {', '.join(_LAYOUTS)}")
+    kinds = {"encoder": layout, "decoder": "proxy" if "vqgan" in fields else layout}
+    for name, kind in kinds.items():
+        part = fields.get(name)
+        if isinstance(part, dict) and part.setdefault("kind", kind) == kind:
+            part |= {beside: fields.pop(beside) for beside in _BESIDE[name] if beside in fields}
+    return fields
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Nested dicts of the fields that differ from their defaults."""
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        if field.type in (float, Triple):  # 4 and 4.0 are one value and must be one text
+            value = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
+        if dataclasses.is_dataclass(value):
+            value = _plain(value)
+        fields[field.name] = list(value) if isinstance(value, tuple) else value
+    return fields
+
+
+def _parse(cls: Any, fields: Any, where: str) -> Any:
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{where}: expected an object, found {fields!r}")
+    if cls in KINDS:
+        cls, fields = _of_kind(KINDS[cls], fields, where)
+    types_of = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}
+    values = {}
+    for name, value in fields.items():
+        if name not in known:
+            raise ConfigError(f"{where}.{name}: unknown field; it may need a newer tokcodec")
+        values[name] = _parse_value(types_of[name], value, f"{where}.{name}")
+    for field in dataclasses.fields(cls):
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise ConfigError(f"{where}.{field.name}: missing")
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _of_kind(
+    kinds: Mapping[str, type[Part]], fields: Mapping[str, Any], where: str
+) -> tuple[type[Part], dict[str, Any]]:
+    kind = fields.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ConfigError(f"{where}.kind: {kind!r} is none of {', '.join(kinds)}")
+    return kinds[kind], {name: value for name, value in fields.items() if name != "kind"}
+
+
+def _parse_value(kind: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _parse(kind, value, where)
+    if typing.get_origin(kind) is Literal:
+        valid = any(value == item and type(value) is type(item) for item in typing.get_args(kind))
+    elif isinstance(kind, types.GenericAlias):  # a tuple of one type
+        item_kind, *others = typing.get_args(kind)
+        valid = isinstance(value, list)
+        if valid and (others == [...] or len(value) == 1 + len(others)):
+            return tuple(_parse_value(item_kind, item, where) for item in value)
+        valid = False
+    elif kind is float:
+        valid = isinstance(value, int | float) and not isinstance(value, bool)
+        valid = valid and math.isfinite(value)
+        value = float(value) if valid else value
+    else:
+        valid = type(value) is kind
+    if not valid:
+        raise ConfigError(f"{where}: {value!r} is not a valid value")
+    return value

@@ -1,0 +1,122 @@
+"""What every kind of encoder, quantizer and decoder must tell, and the tables of all kinds.
+
+A kind is one frozen dataclass, whose fields are its part of a config, and one network, a
+``torch.nn.Module`` that ``network`` names as ``module:class`` and that is imported when a model is
+built. Another kind is those two, and a place in a table.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from tokcodec.errors import ConfigError
+
+
+def require(condition: bool, message: str) -> None:
+    """
+    Raises:
+        ConfigError: with this message, unless the condition holds.
+    """
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What the parts of one model agree on, which their networks are made for.
+
+    Attributes:
+        side: of the square that the encoder sees, in pixels.
+        code_shape: of a square's codes.
+        code_dim: channels d of z.
+    """
+
+    side: int
+    code_shape: tuple[int, ...]
+    code_dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a model.
+
+    Attributes:
+        kind: its name in configs.
+        network: its network, ``module:class``, which is made from the part and a ``Frame``.
+    """
+
+    kind: ClassVar[str]
+    network: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Part):
+    """Its network: normalized pixels [B, 3, height, width] -> z [B, *code_shape, code_dim].
+
+    Attributes:
+        multiple: width and height that it sees are any multiples of this; 0 if it sees only the
+            square that it was made for.
+    """
+
+    @property
+    def multiple(self) -> int:
+        return 0
+
+    def check(self, side: int) -> None:
+        """
+        Raises:
+            ConfigError: it cannot see squares of ``side`` pixels.
+        """
+        raise NotImplementedError
+
+    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of the codes of a picture of so many pixels: (rows, columns), or (n,)."""
+        raise NotImplementedError
+
+    def widest(self, side: int) -> int:
+        """Numbers in the widest activations of a square, which a processor's caches should hold."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig(Part):
+    """Its network: z [..., code_dim] <-> codes int64 [...], from 0 to codebook_size - 1.
+
+    Attributes:
+        code_dim: channels d of z.
+        codebook_size: number of codes K.
+    """
+
+    if TYPE_CHECKING:  # a field of some kinds, and a property of others
+
+        @property
+        def code_dim(self) -> int: ...
+
+        @property
+        def codebook_size(self) -> int: ...
+
+    @property
+    def bits(self) -> int:
+        """Bits a code, ⌈log2 K⌉."""
+        return (self.codebook_size - 1).bit_length()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig(Part):
+    """Its network: z_q [B, *code_shape, code_dim] -> normalized pixels [B, 3, height, width]."""
+
+    @property
+    def prefixes(self) -> bool:
+        """Whether any prefix of a square's codes decodes."""
+        return False
+
+    @property
+    def multiple(self) -> int:
+        """Pixels of a code's side, of pictures of any size; 0 if it makes only one square."""
+        return 0
+
+    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+        """
+        Raises:
+            ConfigError: it cannot make a square of ``side`` pixels from codes of this shape.
+        """
+        raise NotImplementedError

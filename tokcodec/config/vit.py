@@ -1,0 +1,207 @@
+"""The kinds whose network is a vision transformer: a code a patch, or latent tokens (TiTok)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokcodec.config.parts import DecoderConfig, EncoderConfig, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitConfig:
+    """A stack of pre-norm ViT blocks and the patches at its picture end.
+
+    Attributes:
+        width: channels of the residual stream.
+        layers: number of blocks.
+        heads: attention heads; divides ``width``.
+        patch_size: side P of a patch, in pixels of the picture that the model sees.
+        mlp_ratio: hidden width of the MLP over ``width``.
+        class_token: a further learned token before all others, as in TiTok's code.
+        outer_norms: LayerNorms before the first block and behind the last.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    patch_size: int
+    mlp_ratio: float = 4.0
+    class_token: bool = False
+    outer_norms: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("width", "layers", "heads", "patch_size", "mlp_ratio"):
+            require(getattr(self, name) > 0, f"{name} must be positive")
+        require(self.width % self.heads == 0, "heads must divide width")
+
+    def grid(self, side: int) -> int:
+        """Patches along one side of a square of ``side`` pixels.
+
+        Raises:
+            ConfigError: they do not fill it.
+        """
+        require(side % self.patch_size == 0, f"patch_size must divide the {side} pixels seen")
+        return side // self.patch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchEncoderConfig(VitConfig, EncoderConfig):
+    """A code a patch."""
+
+    kind: ClassVar[str] = "patch"
+    network: ClassVar[str] = "tokcodec.model.vit:PatchEncoder"
+
+    def check(self, side: int) -> None:
+        self.grid(side)
+
+    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+        return height // self.patch_size, width // self.patch_size
+
+    def widest(self, side: int) -> int:
+        return self.grid(side) ** 2 * round(self.width * self.mlp_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentEncoderConfig(VitConfig, EncoderConfig):
+    """A code for each of its learned latent tokens (TiTok, arXiv 2406.07550, section 3.2).
+
+    Attributes:
+        num_latents: how many there are.
+        legacy_latents: the latents, [N, width], are read as [width, N] without transposing them,
+            as TiTok's first checkpoints were trained to (``is_legacy`` in its code).
+    """
+
+    kind: ClassVar[str] = "latent"
+    network: ClassVar[str] = "tokcodec.model.vit:LatentEncoder"
+
+    num_latents: int
+    legacy_latents: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_latents > 0, "num_latents must be positive")
+
+    def check(self, side: int) -> None:
+        self.grid(side)
+
+    def code_shape(self, height: int, width: int) -> tuple[int, ...]:  # noqa: ARG002
+        return (self.num_latents,)
+
+    def widest(self, side: int) -> int:
+        return (self.grid(side) ** 2 + self.num_latents) * round(self.width * self.mlp_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchHeadConfig(VitConfig):
+    """A transformer whose tokens become pixels by a linear map, a patch a token.
+
+    Attributes:
+        pixel_overlap: pixels by which a patch reaches over each of its borders, where it is added
+            to its neighbours; so borders need not show.
+        pixel_convolution: a 3x3 convolution smooths the pixels.
+    """
+
+    pixel_overlap: int = 0
+    pixel_convolution: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.pixel_overlap <= self.patch_size,
+            "pixel_overlap must be from 0 to patch_size",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
+    """From a code a patch."""
+
+    kind: ClassVar[str] = "patch"
+    network: ClassVar[str] = "tokcodec.model.vit:PatchDecoder"
+
+    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+        require(
+            code_shape == (self.grid(side),) * 2,
+            f"patches of {self.patch_size} pixels are not those of the encoder",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
+    """From latent tokens, by mask tokens that become the patches (TiTok, section 3.2).
+
+    Attributes:
+        prefix_codes: trained so that any prefix of the codes decodes (One-D-Piece, arXiv
+            2501.10064, section 3).
+    """
+
+    kind: ClassVar[str] = "latent"
+    network: ClassVar[str] = "tokcodec.model.vit:LatentDecoder"
+
+    prefix_codes: bool = False
+
+    @property
+    def prefixes(self) -> bool:
+        return self.prefix_codes
+
+    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+        self.grid(side)
+        require(len(code_shape) == 1, "a latent decoder needs a latent encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqganConfig:
+    """The convolutional pixel decoder of MaskGIT-VQGAN (arXiv 2202.04200).
+
+    Attributes:
+        proxy_codes: size of its codebook.
+        code_dim: channels of a vector of its codebook.
+        channels: channels at full resolution; multiples of 32.
+        multipliers: of ``channels``, a level each, the full resolution first; a level halves it.
+        blocks: residual blocks a level.
+    """
+
+    proxy_codes: int = 1024
+    code_dim: int = 256
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("proxy_codes", "code_dim", "channels", "blocks"):
+            require(getattr(self, name) > 0, f"{name} must be positive")
+        require(self.channels % 32 == 0, "channels must be a multiple of 32")
+        require(
+            bool(self.multipliers) and min(self.multipliers) > 0, "multipliers must be positive"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProxyDecoderConfig(VitConfig, DecoderConfig):
+    """From latent tokens to a softmax over the codes of a MaskGIT-VQGAN, their proxies, whose
+    decoder gives the pixels, as in TiTok's first checkpoints (section 3.4).
+
+    Attributes:
+        vqgan: the convolutional decoder.
+        prefix_codes: as for ``LatentDecoderConfig``.
+    """
+
+    kind: ClassVar[str] = "proxy"
+    network: ClassVar[str] = "tokcodec.model.proxy:ProxyDecoder"
+
+    vqgan: VqganConfig
+    prefix_codes: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            2 ** (len(self.vqgan.multipliers) - 1) == self.patch_size,
+            "the levels of vqgan must enlarge by the decoder's patch_size",
+        )
+
+    @property
+    def prefixes(self) -> bool:
+        return self.prefix_codes
+
+    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+        self.grid(side)
+        require(len(code_shape) == 1, "a proxy decoder needs a latent encoder")

@@ -1,0 +1,92 @@
+"""Published checkpoints of other programs, as tokcodec's: the one list of families.
+
+Another family is a module with a ``Family``, and its place in ``FAMILIES``.
+"""
+
+from collections.abc import Collection
+
+from tokcodec.config import ModelConfig
+from tokcodec.errors import CheckpointError, ConfigError
+from tokcodec.families import (
+    ibq,
+    llamagen,
+    maskgit_vqgan,
+    one_d_piece,
+    open_magvit2,
+    simple_1d,
+    taming,
+    titok,
+)
+from tokcodec.families.family import Config, Family, Model
+from tokcodec.families.reading import Arrays, Tensors
+from tokcodec.families.source import Source, locate
+
+FAMILIES: list[Family] = [
+    titok.FAMILY,
+    one_d_piece.FAMILY,
+    simple_1d.FAMILY,
+    taming.FAMILY,
+    llamagen.FAMILY,
+    ibq.FAMILY,
+    open_magvit2.FAMILY,
+    maskgit_vqgan.FAMILY,
+]
+
+__all__ = ["FAMILIES", "Family", "Model", "Source", "convert", "known", "locate", "recognise"]
+
+
+def known() -> dict[str, tuple[Family, Model]]:
+    """Every published model, by its name."""
+    return {model.name: (family, model) for family in FAMILIES for model in family.models}
+
+
+def recognise(names: Collection[str], config: Config | None) -> Family:
+    """The family that a checkpoint with tensors of these names is of.
+
+    Raises:
+        CheckpointError: none that is known, or several; or a kin of one that cannot run here.
+    """
+    found = [family for family in FAMILIES if family.recognises(names, config)]
+    if not found:
+        titles = ", ".join(family.title for family in FAMILIES)
+        raise CheckpointError(f"its tensors are of no family that tokcodec knows ({titles})")
+    if len(found) > 1:
+        models = ", ".join(model.name for family in found for model in family.models)
+        raise CheckpointError(
+            f"its tensors may be of {' or '.join(family.title for family in found)}, and there is "
+            f"no config beside it to tell; name the model: tokcodec convert ... --family, one of "
+            f"{models}"
+        )
+    return found[0]
+
+
+def convert(
+    source: Source, model: str | None = None, image_size: int | None = None
+) -> tuple[ModelConfig, Arrays]:
+    """The config and the tensors of a published checkpoint as tokcodec's.
+
+    Args:
+        source: its files.
+        model: name of the published model, in place of a config beside it.
+        image_size: side of the square that the model is to see; its own if None.
+
+    Raises:
+        CheckpointError: it is of no known family, incomplete, or not finite.
+    """
+    try:
+        with source.open() as tensors:
+            config = known()[model][1].config if model else source.read_config()
+            family = recognise(tensors.keys(), config)
+            if model and family is not known()[model][0]:
+                raise CheckpointError(f"its tensors are not those of a {model}")
+            if config is None and family.needs_config:
+                models = ", ".join(model.name for model in family.models)
+                raise CheckpointError(
+                    "there is no config.json beside it; convert it first: "
+                    f"tokcodec convert {source.weights} --family, one of {models}"
+                )
+            return family.convert(Tensors(tensors), config or {}, image_size)
+    except (CheckpointError, ConfigError) as error:
+        if str(error).startswith(str(source.weights)):
+            raise
+        raise CheckpointError(f"{source.weights}: {error}") from error

@@ -1,0 +1,226 @@
+"""The networks of VQGAN and its descendants, from the names that their programs give to tensors
+to ours. Sizes are read off the shapes; ``Names`` says what a program calls things.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from tokcodec.errors import CheckpointError
+from tokcodec.families.reading import Array, Arrays, Tensors
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a program calls its tensors, and in what its networks differ.
+
+    Attributes:
+        encoder_level, decoder_level: what a level's begin with, before its number.
+        decoder_counts: what the decoder's levels are numbered by: ``level``, from the full
+            resolution, or ``place``, from where the network begins.
+        block, attention: behind these, the numbers of the residual blocks, and of the attentions
+            behind each of them.
+        middle: residual blocks and attention at the lowest resolution, in their order.
+        reduce, enlarge: behind a level, its convolution to the next; None where there is none.
+        halving, doubling, shortcut: see ``ConvolutionalEncoderConfig`` and the decoder's.
+        adapt: the adaptive norm of a level, before its number; None where there is none.
+    """
+
+    encoder_level: str = "down."
+    decoder_level: str = "up."
+    decoder_counts: Literal["level", "place"] = "level"
+    block: str = ".block."
+    attention: str = ".attn."
+    middle: tuple[str, ...] = ("mid.block_1", "mid.attn_1", "mid.block_2")
+    reduce: str | None = ".downsample.conv"
+    enlarge: str = ".upsample.conv"
+    halving: Literal["behind", "around", "average"] = "behind"
+    doubling: Literal["nearest", "depth"] = "nearest"
+    shortcut: Literal["input", "output"] = "input"
+    adapt: str | None = None
+
+
+def take_convolutional(
+    source: Tensors, names: Names, code_dim: int
+) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, Arrays]:
+    """Encoder and decoder, and the 1x1 convolutions around the quantizer where there are any.
+
+    Raises:
+        CheckpointError: a tensor is missing, of another shape or not finite, or the sizes do not
+            go together.
+    """
+    encoder, decoder = _Encoder(source, names), _Decoder(source, names)
+    return encoder.take(code_dim), decoder.take(code_dim), encoder.out | decoder.out
+
+
+class _Network:
+    """What encoder and decoder have in common, under the names of one of them."""
+
+    def __init__(self, source: Tensors, names: Names, side: str, levels: list[str]) -> None:
+        self.source, self.names, self.side = source, names, side
+        self.out: Arrays = {}
+        self.levels = [f"{side}.{level}" for level in levels]  # the full resolution first
+        if not levels:
+            raise CheckpointError(f"its {side} has no levels that tokcodec knows")
+        first = self.levels[0] + names.block
+        self.blocks, self.bias = source.count(first), f"{first}0.conv1.bias" in source
+        self.widths = [
+            source.shape(f"{level}{names.block}0.conv1.weight", 4)[0] for level in self.levels
+        ]
+        self.attention = tuple(
+            number
+            for number, level in enumerate(self.levels)
+            if f"{level}{names.attention}0.q.weight" in source
+        )
+
+    def give(self, theirs: str, ours: str, *shape: int, bias: bool = True) -> None:
+        """A layer: its weight of this shape, and its bias."""
+        self.out[f"{self.side}.{ours}.weight"] = self.source.take(f"{theirs}.weight", *shape)
+        if bias:
+            self.out[f"{self.side}.{ours}.bias"] = self.source.take(f"{theirs}.bias", shape[0])
+
+    def give_level(self, number: int, ours: str, before: int) -> None:
+        """The residual blocks of a level, and the attentions behind them."""
+        width, theirs, attended = self.widths[number], self.levels[number], number in self.attention
+        for block in range(self.blocks):
+            place = 2 * block if attended else block
+            self.give_block(f"{theirs}{self.names.block}{block}", f"{ours}.{place}", before, width)
+            if attended:
+                name = f"{theirs}{self.names.attention}{block}"
+                self.give_attention(name, f"{ours}.{place + 1}", width)
+            before = width
+
+    def give_block(self, theirs: str, ours: str, before: int, width: int) -> None:
+        self.give(f"{theirs}.norm1", f"{ours}.norm1", before)
+        self.give(f"{theirs}.conv1", f"{ours}.conv1", width, before, 3, 3, bias=self.bias)
+        self.give(f"{theirs}.norm2", f"{ours}.norm2", width)
+        self.give(f"{theirs}.conv2", f"{ours}.conv2", width, width, 3, 3, bias=self.bias)
+        if before != width:
+            start = width if self.names.shortcut == "output" else before
+            shortcut = (f"{theirs}.nin_shortcut", f"{ours}.shortcut")
+            self.give(*shortcut, width, start, 1, 1, bias=self.bias)
+
+    def give_attention(self, theirs: str, ours: str, width: int) -> None:
+        self.give(f"{theirs}.norm", f"{ours}.norm", width)
+        for leaf, shape in (("weight", (width, width, 1, 1)), ("bias", (width,))):
+            parts = [self.source.take(f"{theirs}.{part}.{leaf}", *shape) for part in "qkv"]
+            self.out[f"{self.side}.{ours}.qkv.{leaf}"] = np.concatenate(parts)
+        self.give(f"{theirs}.proj_out", f"{ours}.out", width, width, 1, 1)
+
+    def give_middle(self) -> dict[str, Any]:
+        """What is between levels and code; the fields of the config that tell of it."""
+        width, kinds = self.widths[-1], ""
+        for name in (f"{self.side}.{name}" for name in self.names.middle):
+            ours = f"middle.{len(kinds)}"
+            if f"{name}.q.weight" in self.source:
+                self.give_attention(name, ours, width)
+                kinds += "a"
+            elif f"{name}.conv1.weight" in self.source:
+                self.give_block(name, ours, width, width)
+                kinds += "b"
+        if not re.fullmatch("b*|bab*", kinds):
+            raise CheckpointError(f"its {self.side}'s middle has attention at another place")
+        return {"middle_blocks": kinds.count("b"), "middle_attention": "a" in kinds}
+
+    def fields(self, channels: int) -> dict[str, Any]:
+        """Of the config, what the shapes tell."""
+        if any(width % channels for width in self.widths):
+            raise CheckpointError(f"its {self.side} has levels that are no multiples of {channels}")
+        return {
+            "channels": channels,
+            "multipliers": tuple(width // channels for width in self.widths),
+            "blocks": self.blocks,
+            "attention": self.attention,
+            "bias": self.bias,
+            "shortcut": self.names.shortcut,
+        }
+
+
+class _Encoder(_Network):
+    def __init__(self, source: Tensors, names: Names) -> None:
+        count = source.count(f"encoder.{names.encoder_level}")
+        levels = [f"{names.encoder_level}{number}" for number in range(count)]
+        super().__init__(source, names, "encoder", levels)
+
+    def take(self, code_dim: int) -> ConvolutionalEncoderConfig:
+        channels = before = self.source.shape("encoder.conv_in.weight", 4)[0]
+        fields = self.fields(channels)
+        self.give("encoder.conv_in", "enter", channels, 3, 3, 3, bias=self.bias)
+        for number, width in enumerate(self.widths):
+            self.give_level(number, f"levels.{number}.blocks", before)
+            if self.names.reduce and number < len(self.widths) - 1:
+                reduce = (self.levels[number] + self.names.reduce, f"levels.{number}.reduce")
+                self.give(*reduce, width, width, 3, 3)
+            before = width
+        fields |= self.give_middle()
+        self.give("encoder.norm_out", "norm", before)
+        leave, _, kernel, _ = self.source.shape("encoder.conv_out.weight", 4)
+        projected = "quant_conv.weight" in self.source
+        self.give("encoder.conv_out", "leave", leave, before, kernel, kernel)
+        if projected:
+            self.give("quant_conv", "to_code", code_dim, leave, 1, 1)
+        elif leave != code_dim:
+            raise CheckpointError(f"its encoder gives {leave} channels where codes have {code_dim}")
+        return ConvolutionalEncoderConfig(
+            **fields,
+            code_channels=leave if projected else 0,
+            halving=self.names.halving,
+            last_kernel=kernel,  # type: ignore[arg-type]
+        )
+
+
+class _Decoder(_Network):
+    def __init__(self, source: Tensors, names: Names) -> None:
+        count = source.count(f"decoder.{names.decoder_level}")
+        numbers = range(count) if names.decoder_counts == "level" else reversed(range(count))
+        levels = [f"{names.decoder_level}{number}" for number in numbers]
+        super().__init__(source, names, "decoder", levels)
+
+    def take(self, code_dim: int) -> ConvolutionalDecoderConfig:
+        before = self.widths[-1]
+        fields = self.fields(math.gcd(*self.widths))
+        _, enter, _, _ = self.source.shape("decoder.conv_in.weight", 4)
+        projected = "post_quant_conv.weight" in self.source
+        if projected:
+            self.give("post_quant_conv", "from_code", enter, code_dim, 1, 1)
+        elif enter != code_dim:
+            raise CheckpointError(f"its decoder takes {enter} channels where codes have {code_dim}")
+        self.give("decoder.conv_in", "enter", before, enter, 3, 3)
+        fields |= self.give_middle()
+        for place, number in enumerate(reversed(range(len(self.widths)))):
+            ours = f"levels.{place}"
+            if self.names.adapt:
+                for part in ("gamma", "beta"):
+                    adapt = f"decoder.{self.names.adapt}{number}.{part}"
+                    self.give(adapt, f"{ours}.adapt.{part}", before, enter)
+            self.give_level(number, f"{ours}.blocks", before)
+            before = self.widths[number]
+            if number:
+                self.give_enlarge(self.levels[number] + self.names.enlarge, ours, before)
+        self.give("decoder.norm_out", "norm", before)
+        self.give("decoder.conv_out", "leave", 3, before, 3, 3)
+        return ConvolutionalDecoderConfig(
+            **fields,
+            code_channels=enter if projected else 0,
+            doubling=self.names.doubling,
+            adaptive_norm=self.names.adapt is not None,
+        )
+
+    def give_enlarge(self, theirs: str, ours: str, width: int) -> None:
+        if self.names.doubling == "nearest":
+            self.give(theirs, f"{ours}.enlarge", width, width, 3, 3)
+            return
+        self.give(theirs, f"{ours}.enlarge.0", 4 * width, width, 3, 3)
+        for leaf in ("weight", "bias"):
+            name = f"decoder.{ours}.enlarge.0.{leaf}"
+            self.out[name] = _places_last(self.out[name])
+
+
+def _places_last(rows: Array) -> Array:
+    """Channels that become space, from (row, column, channel) order to (channel, row, column)."""
+    cells = rows.reshape(4, -1, *rows.shape[1:])
+    return np.ascontiguousarray(cells.swapaxes(0, 1)).reshape(rows.shape)

@@ -1,0 +1,136 @@
+"""VQGAN (arXiv 2012.09841), and latent-diffusion's and Chameleon's models, which are the same.
+
+taming-transformers and latent-diffusion made pictures smaller with OpenCV's bilinear filter, which
+does not smooth; here they are cropped with the bicubic one that smooths, as by torchvision.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.errors import CheckpointError
+from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.family import Config, Family, Model, square_side
+from tokcodec.families.reading import Arrays, Section, Tensors
+
+_LOSS = ("loss.",)  # discriminator and LPIPS
+_AVERAGES = "model_ema."
+_CHAMELEON = {"resolution": 512, "n_embed": 8192, "embed_dim": 256}
+
+
+def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
+    """A VQGAN's config and tensors as ours.
+
+    Raises:
+        CheckpointError: something is missing, over, of another shape or not finite.
+    """
+    chameleon = all(_settings(config).get(name) == value for name, value in _CHAMELEON.items())
+    return convert_vqgan(source, config, image_size, chameleon=chameleon)
+
+
+def convert_vqgan(
+    source: Tensors,
+    config: Config,
+    image_size: int | None,
+    metric: str = "euclidean",
+    chameleon: bool = False,
+) -> tuple[ModelConfig, Arrays]:
+    """As ``convert``, for the programs that took the network over."""
+    source = source.without(_LOSS).averaged(_AVERAGES)
+    settings = _settings(config)
+    codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
+    Section({"model": settings}, "model").require(n_embed=codebook_size, embed_dim=code_dim)
+    encoder, decoder, out = take_convolutional(source, Names(), code_dim)
+    out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
+    source.finish()
+    return (
+        ModelConfig(
+            encoder=encoder,
+            quantizer=CodebookConfig(
+                codebook_size=codebook_size,
+                code_dim=code_dim,
+                metric=metric,  # type: ignore[arg-type]
+            ),
+            decoder=decoder,
+            preprocessing=PreprocessingConfig(
+                image_size=square_side(image_size, settings.get("resolution"), 256),
+                resize="lanczos" if chameleon else "bicubic",
+            ),
+            rounding="down",
+            default_fit="crop",
+        ),
+        out,
+    )
+
+
+def is_vqgan(names: Collection[str]) -> bool:
+    """Whether tensors of these names are such a network's, whoever's.
+
+    Raises:
+        CheckpointError: a kin of it that cannot run here.
+    """
+    if "encoder.down.0.block.0.norm1.weight" not in names or "quant_conv.weight" not in names:
+        return False
+    if "quantize.embed.weight" in names:
+        raise CheckpointError("a VQGAN with Gumbel quantization, whose codes are drawn by chance")
+    if "quantize.used" in names:
+        raise CheckpointError("a VQGAN whose codes are numbered anew (remap), which is not known")
+    return "quantize.embedding.weight" in names
+
+
+def text_of(config: Config | None) -> str:
+    """All of a config in small letters, to look for a program's name in."""
+    return json.dumps(config or {}, default=str).lower()
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What the config says of the model, wherever that stands, ``ddconfig`` dissolved."""
+    model = config.get("model")
+    inner: Any = config
+    if isinstance(model, Mapping):
+        inner = model.get("params") or model.get("init_args") or model
+    if not isinstance(inner, Mapping):
+        raise CheckpointError("its config has no model.params")
+    network = inner.get("ddconfig")
+    return {**inner, **(network if isinstance(network, Mapping) else {})}
+
+
+def _recognises(names: Collection[str], config: Config | None) -> bool:
+    text = text_of(config)
+    ours = config is None or "taming" in text or "ldm" in text or "vqmodel" in text
+    averaged = any(name.startswith(_AVERAGES) for name in names)
+    return is_vqgan(names) and ours and not (config is None and averaged)
+
+
+def _config(target: str, **more: int) -> Config:
+    return {"model": {"target": f"{target}.VQModel", "params": more}}
+
+
+_TAMING, _LDM = _config("taming.models.vqgan"), _config("ldm.models.autoencoder")
+FAMILY = Family(
+    name="taming",
+    title="VQGAN",
+    paper="2012.09841",
+    licence="MIT",
+    recognises=_recognises,
+    convert=convert,
+    models=(
+        Model(
+            "vqgan-f16-1024", 256, 1024, "GitHub CompVis/taming-transformers", 7.94, _TAMING,
+            "codes",
+        ),
+        Model("vqgan-f16-16384", 256, 16384, "GitHub CompVis/taming-transformers", 4.98, _TAMING),
+        Model("ldm-vq-f4", 4096, 8192, "GitHub CompVis/latent-diffusion", 0.58, _LDM),
+        Model("ldm-vq-f4-noattn", 4096, 8192, "GitHub CompVis/latent-diffusion", 1.06, _LDM),
+        Model("ldm-vq-f8", 1024, 16384, "GitHub CompVis/latent-diffusion", 1.14, _LDM),
+        Model("ldm-vq-f8-n256", 1024, 256, "GitHub CompVis/latent-diffusion", 1.49, _LDM),
+        Model("ldm-vq-f16", 256, 16384, "GitHub CompVis/latent-diffusion", 5.15, _LDM),
+        Model(
+            "chameleon", 1024, 8192, "GitHub facebookresearch/chameleon", None,
+            _config("taming.models.vqgan", **_CHAMELEON), licence="Chameleon Research License",
+            image_size=512,
+        ),
+    ),
+)  # fmt: skip

@@ -1,0 +1,32 @@
+"""Lookup-free quantization: a bit a channel."""
+
+import torch
+from torch import Tensor
+
+from tokcodec.config.parts import Frame
+from tokcodec.config.quantizers import BinaryConfig
+from tokcodec.model.quantizer import Quantizer, require_finite
+
+
+class Binary(Quantizer):
+    """Codes are the signs of the channels, as bits, 0 counting as negative; z_q is -1 or 1."""
+
+    def __init__(self, config: BinaryConfig, frame: Frame) -> None:
+        super().__init__()
+        self.channels = config.code_dim
+        self.highest_first = config.first_bit == "highest"
+
+    def codes(self, z: Tensor) -> Tensor:
+        require_finite(z)
+        return ((z > 0) << self._places(z)).sum(dim=-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return (codes[..., None] >> self._places(codes) & 1).float() * 2 - 1
+
+    def margins(self, z: Tensor) -> Tensor:
+        """float64 [...]: how far the channel that is nearest to another sign is from 0."""
+        return z.double().abs().amin(dim=-1)
+
+    def _places(self, like: Tensor) -> Tensor:
+        places = torch.arange(self.channels, device=like.device)
+        return places.flip(0) if self.highest_first else places

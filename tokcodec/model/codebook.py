@@ -1,0 +1,134 @@
+"""Vector quantization: the exact best codebook vector."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokcodec.config.parts import Frame
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.model.quantizer import Quantizer
+
+# Scores held at once, of no fewer rows than so many, and candidates compared at once: these bound
+# the memory whatever K is.
+_SCORES = 1 << 20
+_ROWS = 64
+_CANDIDATES = 1 << 17
+_UNIT_ROUNDOFF = 2.0**-24  # of float32
+
+
+class Codebook(Quantizer):
+    """The codebook, [K, d], and nothing else.
+
+    Codes are the index of the nearest vector in squared Euclidean distance, in cosine distance,
+    or of the largest dot product; the lowest index among equals. z_q are the vectors as they are,
+    for the cosine metric of length 1.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, config: CodebookConfig, frame: Frame) -> None:
+        super().__init__()
+        self.metric = config.metric
+        self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
+
+    def codes(self, z: Tensor) -> Tensor:
+        rows, codebook = self._compared(z)
+        return _best(rows, codebook, self.metric == "dot").view(z.shape[:-1])
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        z_q = self.codebook[codes]
+        return F.normalize(z_q, dim=-1) if self.metric == "cosine" else z_q
+
+    def margins(self, z: Tensor) -> Tensor:
+        """float64 [...]: how much better the best vector is than the second best, in squared
+        distance or dot product."""
+        rows, codebook = self._compared(z)
+        codebook = codebook.double()
+        gaps = []
+        for part in rows.double().split(_ROWS):  # type: ignore[no-untyped-call]
+            if self.metric == "dot":
+                best = (part @ codebook.T).topk(2).values
+                gaps.append(best[:, 0] - best[:, 1])
+            else:
+                near = torch.cdist(part, codebook).square().topk(2, largest=False).values
+                gaps.append(near[:, 1] - near[:, 0])
+        return torch.cat(gaps).view(z.shape[:-1])
+
+    def _compared(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [M, d] of z, and the codebook, as they are compared."""
+        rows, codebook = z.detach().float().reshape(-1, z.shape[-1]), self.codebook
+        if self.metric == "cosine":
+            return F.normalize(rows, dim=-1), F.normalize(codebook, dim=-1)
+        return rows, codebook
+
+
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """Indices, int64 [M], of the rows of ``codebook`` [K, d] nearest to those of ``z`` [M, d], the
+    lowest among equals.
+
+    Raises:
+        ValueError: the inputs hold NaN or infinity (or float32 overflows on them).
+    """
+    return _best(z, codebook, dot=False)
+
+
+@torch.no_grad()
+def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
+    """As ``nearest``, or the largest dot products.
+
+    The order of squared distances is that of ``|e|²/2 - z·e``, one float32 matrix product. All
+    candidates within its rounding error of the best are compared again in float64, so the answer
+    is exact, and of equals the first. Works in chunks: the memory above the inputs stays below
+    200 MB however large M and K are.
+    """
+    lengths = torch.linalg.vector_norm(codebook, dim=1)
+    half_squares = torch.zeros_like(lengths) if dot else lengths * lengths / 2
+    longest = lengths.max()
+    # Each score errs by at most about (d + few) roundings of the terms' size, whatever the order
+    # of summation (Higham, Accuracy and Stability, section 3.1); doubled for the pair compared.
+    slack = 4 * (codebook.shape[1] + 8) * _UNIT_ROUNDOFF
+    codes = torch.empty(len(z), dtype=torch.int64, device=z.device)
+    rows = max(_ROWS, _SCORES // len(codebook))
+    with _full_float32(z.device):
+        for start in range(0, len(z), rows):
+            part = z[start : start + rows]
+            scores = torch.addmm(half_squares, part, codebook.T, alpha=-1)
+            reach = torch.linalg.vector_norm(part, dim=1, keepdim=True) * longest
+            limit = scores.amin(dim=1, keepdim=True) + slack * (reach + longest * longest)
+            if not torch.isfinite(limit).all():
+                raise ValueError("cannot quantize: the vectors hold NaN or infinite values")
+            candidates = (scores <= limit).nonzero()
+            del scores
+            codes[start : start + rows] = _exact(part, codebook, candidates, dot)
+    return codes
+
+
+def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor:
+    """The best of the (row, code) pairs [C, 2], in order, of each row; every row has one."""
+    if len(candidates) == len(z):
+        return candidates[:, 1]
+    costs = []
+    for pairs in torch.split(candidates, max(1, _CANDIDATES // z.shape[1])):
+        a, b = z[pairs[:, 0]].double(), codebook[pairs[:, 1]].double()
+        costs.append(-(a * b).sum(dim=1) if dot else (a - b).square_().sum(dim=1))
+    cost = torch.cat(costs)
+    rows, codes = candidates.unbind(1)
+    best = cost.new_full((len(z),), torch.inf).scatter_reduce_(0, rows, cost, "amin")
+    ties = cost == best[rows]
+    first = codes.new_full((len(z),), len(codebook))
+    return first.scatter_reduce_(0, rows[ties], codes[ties], "amin")
+
+
+@contextlib.contextmanager
+def _full_float32(device: torch.device) -> Iterator[None]:
+    """No autocast, no TF32 or bfloat16 inside float32 products, whatever the caller has set."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

@@ -1,0 +1,240 @@
+"""Convolutional encoders and decoders: residual blocks, a level after the other.
+
+The networks of VQGAN (arXiv 2012.09841, table 7) and of those that came after it; the config says
+in what they differ.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokcodec.config.convolutional import (
+    NORM_GROUPS,
+    ConvolutionalConfig,
+    ConvolutionalDecoderConfig,
+    ConvolutionalEncoderConfig,
+)
+from tokcodec.config.parts import Frame
+
+_EPSILON = 1e-6
+
+
+class Encoder(nn.Module):
+    """Normalized pixels [B, 3, H, W] -> z [B, H / m, W / m, d], m being ``config.multiple``."""
+
+    def __init__(self, config: ConvolutionalEncoderConfig, frame: Frame) -> None:
+        super().__init__()
+        widths, channels = config.widths, config.code_channels
+        before = config.channels
+        self.enter = _convolution(3, before, bias=config.bias)
+        levels = []
+        for level, width in enumerate(widths):
+            halving = config.halving if level < len(widths) - 1 else None
+            blocks = _blocks(config, level, before, width)
+            levels.append(EncoderLevel(blocks, _halve(halving, width)))
+            before = width
+        self.levels = nn.Sequential(*levels)
+        self.middle = _middle(config)
+        self.norm = nn.GroupNorm(NORM_GROUPS, before, _EPSILON)
+        kernel = config.last_kernel
+        self.leave = nn.Conv2d(before, channels or frame.code_dim, kernel, padding=kernel // 2)
+        self.to_code = nn.Conv2d(channels, frame.code_dim, 1) if channels else nn.Identity()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return one_by_one(self._codes, pixels)
+
+    def _codes(self, pixels: Tensor) -> Tensor:
+        x = self.middle(self.levels(self.enter(pixels)))
+        x = self.to_code(self.leave(F.silu(self.norm(x))))
+        return x.permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """z_q [B, rows, columns, d] -> normalized pixels [B, 3, m rows, m columns]."""
+
+    def __init__(self, config: ConvolutionalDecoderConfig, frame: Frame) -> None:
+        super().__init__()
+        channels = config.code_channels or frame.code_dim
+        self.from_code = (
+            nn.Conv2d(frame.code_dim, channels, 1) if config.code_channels else nn.Identity()
+        )
+        before = config.widths[-1]
+        self.enter = _convolution(channels, before)
+        self.middle = _middle(config)
+        levels = []
+        for level in reversed(range(len(config.widths))):
+            width = config.widths[level]
+            blocks = _blocks(config, level, before, width)
+            adapt = AdaptiveNorm(before, channels) if config.adaptive_norm else None
+            doubling = config.doubling if level else None
+            levels.append(DecoderLevel(adapt, blocks, _double(doubling, width)))
+            before = width
+        self.levels = nn.ModuleList(levels)
+        self.norm = nn.GroupNorm(NORM_GROUPS, before, _EPSILON)
+        self.leave = _convolution(before, 3)
+
+    def forward(self, z_q: Tensor) -> Tensor:
+        return one_by_one(self._pixels, z_q)
+
+    def _pixels(self, z_q: Tensor) -> Tensor:
+        z = self.from_code(z_q.permute(0, 3, 1, 2))
+        x = self.middle(self.enter(z.contiguous()))
+        for level in self.levels:
+            x = level(x, z)
+        return self.leave(F.silu(self.norm(x)))  # type: ignore[no-any-return]
+
+
+class EncoderLevel(nn.Module):
+    """Blocks at one resolution, then, but for the last, half the resolution."""
+
+    def __init__(self, blocks: nn.Module, reduce: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks, self.reduce = blocks, reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(x)
+        return self.reduce(x) if self.reduce else x
+
+
+class DecoderLevel(nn.Module):
+    """Blocks at one resolution, then, but for the last, twice the resolution."""
+
+    def __init__(
+        self, adapt: nn.Module | None, blocks: nn.Module, enlarge: nn.Module | None
+    ) -> None:
+        super().__init__()
+        self.adapt, self.blocks, self.enlarge = adapt, blocks, enlarge
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        if self.adapt:
+            x = self.adapt(x, z)
+        x = self.blocks(x)
+        return self.enlarge(x) if self.enlarge else x
+
+
+class ResidualBlock(nn.Module):
+    """Two norms, SiLUs and 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, config: ConvolutionalConfig, before: int, width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(NORM_GROUPS, before, _EPSILON)
+        self.conv1 = _convolution(before, width, bias=config.bias)
+        self.norm2 = nn.GroupNorm(NORM_GROUPS, width, _EPSILON)
+        self.conv2 = _convolution(width, width, bias=config.bias)
+        self.from_output = config.shortcut == "output"
+        start = width if self.from_output else before
+        self.shortcut = nn.Conv2d(start, width, 1, bias=config.bias) if before != width else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        if self.shortcut:
+            x = self.shortcut(y if self.from_output else x)
+        return x + y  # type: ignore[no-any-return]
+
+
+class Attention(nn.Module):
+    """Self-attention among all places of a picture, with one head, beside a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(NORM_GROUPS, width, _EPSILON)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, width, height, _ = x.shape
+        # [B, 1, places, 3 width]
+        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(batch, 1, -1, 3 * width)
+        q, k, v = qkv.chunk(3, dim=-1)
+        y = F.scaled_dot_product_attention(q, k, v)
+        y = y.reshape(batch, height, -1, width).permute(0, 3, 1, 2)
+        return x + self.out(y)  # type: ignore[no-any-return]
+
+
+class AdaptiveNorm(nn.Module):
+    """A group norm whose scale and shift are linear maps of the deviation and the mean of every
+    channel of the code over the picture (Open-MAGVIT2, arXiv 2409.04410, section 3)."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(NORM_GROUPS, width, _EPSILON, affine=False)
+        self.gamma = nn.Linear(channels, width)
+        self.beta = nn.Linear(channels, width)
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        places = z.flatten(2)
+        scale = self.gamma((places.var(dim=-1) + _EPSILON).sqrt())
+        return (
+            self.norm(x) * scale[..., None, None] + self.beta(places.mean(dim=-1))[..., None, None]
+        )  # type: ignore[no-any-return]
+
+
+class _ZerosBehind(nn.Conv2d):
+    """3x3 of stride 2, with a row and a column of zeros behind the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (0, 1, 0, 1)))
+
+
+class _Nearest(nn.Conv2d):
+    """Each pixel repeated two by two, then a 3x3 convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _halve(halving: str | None, width: int) -> nn.Module | None:
+    if halving is None:
+        return None
+    return {
+        "behind": lambda: _ZerosBehind(width, width, 3, stride=2),
+        "around": lambda: nn.Conv2d(width, width, 3, stride=2, padding=1),
+        "average": lambda: nn.AvgPool2d(2),
+    }[halving]()
+
+
+def _double(doubling: str | None, width: int) -> nn.Module | None:
+    if doubling is None:
+        return None
+    return {
+        "nearest": lambda: _Nearest(width, width, 3, padding=1),
+        "depth": lambda: nn.Sequential(_convolution(width, 4 * width), nn.PixelShuffle(2)),
+    }[doubling]()
+
+
+def _convolution(before: int, width: int, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(before, width, 3, padding=1, bias=bias)
+
+
+def _blocks(config: ConvolutionalConfig, level: int, before: int, width: int) -> nn.Sequential:
+    blocks: list[nn.Module] = []
+    for _ in range(config.blocks):
+        blocks.append(ResidualBlock(config, before, width))
+        if level in config.attention:
+            blocks.append(Attention(width))
+        before = width
+    return nn.Sequential(*blocks)
+
+
+def _middle(config: ConvolutionalConfig) -> nn.Sequential:
+    width = config.widths[-1]
+    blocks: list[nn.Module] = []
+    for _ in range(config.middle_blocks):
+        blocks.append(ResidualBlock(config, width, width))
+    if config.middle_attention:
+        blocks.insert(1, Attention(width))
+    return nn.Sequential(*blocks)
+
+
+def one_by_one(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` of a batch; on a CPU of one row after the other, as the activations of more
+    would leave the processor's caches. Rows equal to the first only fill a batch up, and what
+    becomes of them is known."""
+    if x.device.type != "cpu" or len(x) == 1:
+        return function(x)
+    first = function(x[:1])
+    others = (first if torch.equal(row, x[0]) else function(row[None]) for row in x[1:])
+    return torch.cat([first, *others])

@@ -1,0 +1,48 @@
+"""Finite scalar quantization: each channel rounded to one of a few levels."""
+
+import torch
+from torch import Tensor
+
+from tokcodec.config.parts import Frame
+from tokcodec.config.quantizers import FiniteScalarConfig
+from tokcodec.model.quantizer import Quantizer, require_finite
+
+_EPSILON = 1e-3  # by which the outermost levels lie inside of what tanh reaches
+
+
+class FiniteScalar(Quantizer):
+    """A channel of L levels is bounded to -L/2..L/2 by a tanh and rounded (arXiv 2309.15505,
+    section 3.1 and appendix A.1); the digits, the first channel's the lowest, make the code."""
+
+    def __init__(self, config: FiniteScalarConfig, frame: Frame) -> None:
+        super().__init__()
+        self.levels = config.levels
+
+    def codes(self, z: Tensor) -> Tensor:
+        require_finite(z)
+        digits = self._bounded(z).round().long() + self._levels(z) // 2
+        return (digits * self._basis(z)).sum(dim=-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        half = self._levels(codes) // 2
+        digits = codes[..., None] // self._basis(codes) % self._levels(codes)
+        return (digits - half).float() / half
+
+    def margins(self, z: Tensor) -> Tensor:
+        """float64 [...]: how far the bounded channel nearest to another level is from the border
+        between the two, twice."""
+        bounded = self._bounded(z.double())
+        return (1 - 2 * (bounded - bounded.round()).abs()).amin(dim=-1)
+
+    def _bounded(self, z: Tensor) -> Tensor:
+        levels = self._levels(z)
+        half = (levels - 1) * (1 + _EPSILON) / 2
+        offset = (1 - levels % 2) / 2  # an even number of levels lies half a step lower
+        return (z + (offset / half).atanh()).tanh() * half - offset
+
+    def _levels(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.levels, device=like.device)
+
+    def _basis(self, like: Tensor) -> Tensor:
+        levels = self._levels(like)
+        return levels.cumprod(0) // levels

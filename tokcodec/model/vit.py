@@ -1,0 +1,189 @@
+"""The vision transformers: encoders and decoders of the kinds ``patch`` and ``latent``."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokcodec.config.parts import Frame
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    PatchDecoderConfig,
+    PatchHeadConfig,
+    ProxyDecoderConfig,
+    VitConfig,
+)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, arXiv 1706.03762, section 3.2)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, width / heads]
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).reshape(batch, tokens, width))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with a GELU MLP (ViT, arXiv 2010.11929, section 3.1)."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        hidden = round(config.width * config.mlp_ratio)
+        self.norm_attention = nn.LayerNorm(config.width)
+        self.attention = Attention(config.width, config.heads)
+        self.norm_mlp = nn.LayerNorm(config.width)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_attention(x))
+        return x + self.mlp(self.norm_mlp(x))  # type: ignore[no-any-return]
+
+
+class Trunk(nn.Module):
+    """The blocks, and what stands around them where the config has it: a class token before all
+    others, norms before the first block and behind the last."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.class_token = nn.Parameter(torch.zeros(width)) if config.class_token else None
+        self.norm_in = nn.LayerNorm(width) if config.outer_norms else nn.Identity()
+        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+        self.norm_out = nn.LayerNorm(width) if config.outer_norms else nn.Identity()
+
+    def run(self, x: Tensor, kept: slice) -> Tensor:
+        """Tokens [B, T, width] -> those of ``kept``, without the class token."""
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
+        x = self.blocks(self.norm_in(x))
+        if self.class_token is not None:
+            x = x[:, 1:]
+        return self.norm_out(x[:, kept])  # type: ignore[no-any-return]
+
+
+class PatchEncoder(Trunk):
+    """Normalized pixels [B, 3, s, s] -> z [B, g, g, d].
+
+    Without ``outer_norms``, where the blocks add nothing, z is a linear map of a patch, which is
+    what lets training start from the principal components of patches.
+    """
+
+    def __init__(self, config: VitConfig, frame: Frame) -> None:
+        super().__init__(config)
+        self.patch_size, self.grid = config.patch_size, config.grid(frame.side)
+        self.patch_embed = nn.Linear(3 * config.patch_size**2, config.width)
+        self.patch_positions = nn.Parameter(torch.zeros(self.grid**2, config.width))
+        self.to_code = nn.Linear(config.width, frame.code_dim)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The tokens of the patches, [B, g², width]."""
+        return self.patch_embed(patchify(pixels, self.patch_size)) + self.patch_positions  # type: ignore[no-any-return]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        z = self.to_code(self.run(self.embed(pixels), slice(None)))
+        return z.unflatten(1, (self.grid, self.grid))  # type: ignore[no-any-return]
+
+
+class LatentEncoder(PatchEncoder):
+    """Normalized pixels [B, 3, s, s] -> z [B, N, d], of the latent tokens (TiTok, section 3.2)."""
+
+    def __init__(self, config: LatentEncoderConfig, frame: Frame) -> None:
+        super().__init__(config, frame)
+        self.legacy_latents = config.legacy_latents
+        self.latent_tokens = nn.Parameter(torch.zeros(config.num_latents, config.width))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.embed(pixels)
+        latents = self.latent_tokens.expand(len(x), -1, -1)
+        x = torch.cat([x, latents.to(x.dtype)], dim=1)  # [B, g² + N, width]
+        x = self.run(x, slice(-len(self.latent_tokens), None))  # [B, N, width]
+        if self.legacy_latents:
+            x = x.reshape(len(x), -1, len(self.latent_tokens)).transpose(1, 2)
+        return self.to_code(x)  # type: ignore[no-any-return]
+
+
+class PatchDecoder(Trunk):
+    """z_q [B, g, g, d] -> normalized pixels [B, 3, s, s]."""
+
+    def __init__(self, config: PatchDecoderConfig, frame: Frame) -> None:
+        super().__init__(config)
+        self.from_code = nn.Linear(frame.code_dim, config.width)
+        self.code_positions = nn.Parameter(torch.zeros(config.grid(frame.side) ** 2, config.width))
+        self.to_pixels = PatchHead(config)
+
+    def forward(self, z_q: Tensor) -> Tensor:
+        x = self.from_code(z_q.flatten(1, 2)) + self.code_positions
+        return self.to_pixels(self.run(x, slice(None)))  # type: ignore[no-any-return]
+
+
+class LatentDecoder(Trunk):
+    """z_q [B, n, d] -> normalized pixels [B, 3, s, s]; n < N is a prefix of the codes."""
+
+    def __init__(self, config: LatentDecoderConfig | ProxyDecoderConfig, frame: Frame) -> None:
+        super().__init__(config)
+        self.from_code = nn.Linear(frame.code_dim, config.width)
+        self.code_positions = nn.Parameter(torch.zeros(*frame.code_shape, config.width))
+        self.mask_token = nn.Parameter(torch.zeros(config.width))
+        self.patch_positions = nn.Parameter(torch.zeros(config.grid(frame.side) ** 2, config.width))
+        self.to_pixels = self.head(config, frame)
+
+    @staticmethod
+    def head(config: Any, frame: Frame) -> nn.Module:
+        return PatchHead(config)
+
+    def forward(self, z_q: Tensor) -> Tensor:
+        x = self.from_code(z_q) + self.code_positions[: z_q.shape[1]]
+        masks = (self.mask_token + self.patch_positions).expand(len(x), -1, -1)
+        x = torch.cat([masks.to(x.dtype), x], dim=1)  # [B, g² + n, width]
+        return self.to_pixels(self.run(x, slice(len(self.patch_positions))))  # type: ignore[no-any-return]
+
+
+class PatchHead(nn.Linear):
+    """Tokens [B, g², width] -> pixels [B, 3, g·P, g·P], a patch a token.
+
+    Patches reach ``overlap`` pixels over their borders, where neighbours add up; an optional 3x3
+    convolution smooths the whole.
+    """
+
+    def __init__(self, config: PatchHeadConfig) -> None:
+        window = config.patch_size + 2 * config.pixel_overlap
+        super().__init__(config.width, 3 * window**2)
+        self.patch_size, self.overlap = config.patch_size, config.pixel_overlap
+        self.convolution = nn.Conv2d(3, 3, 3, padding=1) if config.pixel_convolution else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = unpatchify(super().forward(x), self.patch_size, self.overlap)
+        return self.convolution(pixels) if self.convolution else pixels
+
+
+def patchify(pixels: Tensor, patch_size: int) -> Tensor:
+    """[B, 3, H, W] -> [B, (H/P)(W/P), 3·P·P]: patches row by row, channels outermost in each."""
+    batch, channels, height, width = pixels.shape
+    rows, columns = height // patch_size, width // patch_size
+    x = pixels.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    x = x.permute(0, 2, 4, 1, 3, 5)  # [B, rows, columns, 3, P, P]
+    return x.reshape(batch, rows * columns, channels * patch_size**2)
+
+
+def unpatchify(patches: Tensor, patch_size: int, overlap: int = 0) -> Tensor:
+    """[B, g·g, 3·W·W] -> [B, 3, g·P, g·P], W being P + 2·overlap.
+
+    Each patch is centred on its cell of the grid and added to what its neighbours give there;
+    what reaches beyond the square is cut off. Without overlap, the inverse of ``patchify``.
+    """
+    side = round(patches.shape[1] ** 0.5) * patch_size
+    window = patch_size + 2 * overlap
+    return F.fold(patches.transpose(1, 2), side, window, padding=overlap, stride=patch_size)
