@@ -5,15 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from tokcodec import checkpoint
 from tokcodec.codec import Codec, default_batch_size
 from tokcodec.config import ModelConfig
 from tokcodec.model.loading import Dtype
-
-_ROWS = 1024  # vectors whose distances to the whole codebook are held at once
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class Agreement:
         way: how they were computed.
         codes: how many.
         differing: how many of them differ.
-        largest_margin: of those that differ, the largest gap in squared distance between the
-            nearest vector and the second nearest, in the first way's z; None if none differ.
+        largest_margin: of those that differ, how much better the first way's code was at most than
+            the second best, in what the quantizer compares; None if none differ.
     """
 
     way: Way
@@ -84,14 +81,9 @@ def compare(
 
 @torch.inference_mode()
 def _margins(codec: Codec, pixels: torch.Tensor) -> torch.Tensor:
-    """float64 [n, N]: second smallest minus smallest squared distance of each z."""
-    model = codec.model
-    z = torch.cat([model.encoder(model.shrink(p)) for p in pixels.split(codec.batch_size)])  # type: ignore[no-untyped-call]
-    codebook = model.quantizer.codebook
-    if codec.config.quantizer.l2_normalize:
-        z, codebook = F.normalize(z, dim=-1), F.normalize(codebook, dim=-1)
-    gaps = []
-    for part in z.flatten(0, 1).double().split(_ROWS):  # type: ignore[no-untyped-call]
-        near = torch.cdist(part, codebook.double()).square().topk(2, largest=False).values
-        gaps.append(near[:, 1] - near[:, 0])
-    return torch.cat(gaps).view(z.shape[:2])
+    """float64 [n, N]: how much better the code of each z is than the second best."""
+    parts = [
+        codec.model.quantizer.margins(codec.model.z(part)).flatten(1)
+        for part in pixels.split(codec.batch_size)  # type: ignore[no-untyped-call]
+    ]
+    return torch.cat(parts)

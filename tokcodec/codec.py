@@ -1,5 +1,6 @@
 """``Codec``: pictures to token files and back, with one checkpoint."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self, TypeVar
 
@@ -10,10 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from tokcodec import checkpoint
-from tokcodec.config import DEFAULT_WEIGHTS, Fit, ModelConfig
-from tokcodec.convert.weights import find
+from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.errors import PictureError, TokcodecError, TokenFileError
-from tokcodec.geometry import Size, place
+from tokcodec.geometry import Fit, Placement, Size
 from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
@@ -24,15 +24,16 @@ T = TypeVar("T")
 P = TypeVar("P", bound=Squares | TokcodecError)
 Rows = NDArray[Any]
 
+_Item = tuple[Placement, Size | None]
+_NOTHING: Rows = np.empty(0)  # rows of a picture that could not be read
+
 BATCH_SIZE = 16
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
 
 def default_batch_size(config: ModelConfig, device: torch.device) -> int:
     """16 squares; on a CPU fewer of a large model, which is faster so. Depends on nothing else."""
-    part = config.encoder
-    tokens = config.grid(part) ** 2 + config.num_latents
-    square = 4 * tokens * round(part.width * part.mlp_ratio)  # float32, between an MLP's layers
+    square = 4 * config.encoder.widest(config.preprocessing.model_size)  # float32
     size = BATCH_SIZE
     while device.type == "cpu" and size > 1 and size * square > _CACHE_BYTES:
         size //= 2
@@ -44,7 +45,8 @@ class Codec:
 
     Codes of a picture are equal on one device, torch build and ``batch_size``, whatever is
     compressed with it: the model always runs on exactly ``batch_size`` squares, the last batch
-    filled up.
+    filled up. In the native fit, where every picture may have a shape of its own, it runs on
+    ``native_batch_size`` pictures of one shape.
     """
 
     def __init__(
@@ -52,11 +54,12 @@ class Codec:
         model: Tokenizer,
         header: checkpoint.Header,
         batch_size: int,
+        native_batch_size: int = 1,
         dtype: Dtype = "float32",
     ) -> None:
         self.model = model
         self.header = header
-        self.batch_size = batch_size
+        self.batch_size, self.native_batch_size = batch_size, native_batch_size
         self.dtype: Dtype = dtype
         self.device = next(model.parameters()).device
 
@@ -75,7 +78,8 @@ class Codec:
             weights: a bundled name, a file, a folder with one checkpoint, a model on the hub, or
                 a header; a published checkpoint of another program is converted first.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
-            batch_size: squares that the model sees at once; ``default_batch_size`` if None.
+            batch_size: squares that the model sees at once; ``default_batch_size`` if None, and
+                then one picture at a time in the native fit.
             dtype: of the encoder's matrix products (autocast); codes in ``bfloat16`` are not those
                 in ``float32``.
             compiled: the encoder goes through ``torch.compile``.
@@ -84,12 +88,12 @@ class Codec:
             CheckpointError: there is none, or it is damaged.
             DeviceError: there is no such device.
         """
-        header = find(weights) if isinstance(weights, str) else weights
+        header = checkpoint.find(weights) if isinstance(weights, str) else weights
         model = load(header, resolve_device(device))
         if compiled:
             model.encoder.compile()
         size = batch_size or default_batch_size(header.config, resolve_device(device))
-        return cls(model, header, size, dtype)
+        return cls(model, header, size, batch_size or 1, dtype)
 
     @property
     def config(self) -> ModelConfig:
@@ -113,7 +117,8 @@ class Codec:
         """One picture (PIL image, path or binary file) -> its token file.
 
         Args:
-            fit: ``stretch``, ``crop``, ``pad`` or ``tile``; the checkpoint's default if None.
+            fit: ``stretch``, ``crop``, ``pad``, ``tile``, or where the checkpoint is
+                convolutional ``native``; the checkpoint's default if None.
             background: red, green and blue that show through transparent parts.
             tokens: codes kept of each square, the first ones; all if None.
             coded: the codes are entropy-coded with the checkpoint's prior: shorter files, which
@@ -121,7 +126,8 @@ class Codec:
 
         Raises:
             PictureError: the picture cannot be read.
-            CheckpointError: the checkpoint cannot do with this number of codes, or has no prior.
+            CheckpointError: the checkpoint cannot do with this number of codes, or has no prior or
+                no such fit.
         """
         return self.compress_batch([image], fit, background, tokens, coded)[0]
 
@@ -153,15 +159,18 @@ class Codec:
         tokens = checkpoint.check_tokens(self.header, tokens)
         prior = checkpoint.read_prior(self.header) if coded else None
         fit = fit or self.config.default_fit
+        checkpoint.check_fit(self.header, fit)
 
         def read(image: Source) -> Squares | PictureError:
             try:
-                return read_squares(image, self.config.preprocessing, fit, background)
+                return read_squares(
+                    image, self.config.preprocessing, fit, background, self.config.multiple
+                )
             except PictureError as error:
                 return error
 
         # A tiled picture may hold hundreds of squares: few of them wait in memory.
-        ahead = workers if fit == "tile" else self._group
+        ahead = workers if fit in ("tile", "native") else self._group
         for picture, codes in self.encode_stream(map_ahead(read, images, workers, ahead)):
             if isinstance(picture, PictureError):
                 yield picture
@@ -174,13 +183,12 @@ class Codec:
                 picture.height,
                 fit,
                 prior,
+                self.config.place(fit, picture.width, picture.height)[1] if prior else (),
             )
 
     def encode_stream(self, pictures: Iterable[P]) -> Iterator[tuple[P, Rows]]:
         """Codes int64 [n, N] of the n squares of each picture, in order; errors go through."""
-        side = self.config.preprocessing.image_size
-        empty = np.empty((0, side, side, 3), np.uint8)
-        rows = ((p, p.pixels if isinstance(p, Squares) else empty) for p in pictures)
+        rows = ((p, p.pixels if isinstance(p, Squares) else _NOTHING) for p in pictures)
         return _in_groups(rows, self._group, self._encode_pixels)
 
     def decompress(
@@ -214,98 +222,118 @@ class Codec:
     ) -> Iterator[Image.Image | TokcodecError]:
         """Pictures of (token file, size) pairs, in order; for a misfit, its error in that place."""
         wanted = checkpoint.check_tokens(self.header, tokens)
-        empty = np.empty((0, wanted), np.int64)
 
-        def rows(
-            item: tuple[TokenFile, Size | None],
-        ) -> tuple[tuple[TokenFile, Size | None] | TokcodecError, Rows]:
+        def rows(item: tuple[TokenFile, Size | None]) -> tuple[_Item | TokcodecError, Rows]:
+            token_file, size = item
             try:
-                num_squares = self._check(*item)
-                codes = item[0].codes.reshape(num_squares, -1)
+                placement, shape = self._check(token_file, size)
+                codes = token_file.codes.reshape(placement.num_squares, -1)
                 if tokens and codes.shape[1] < tokens:
                     raise TokenFileError(f"it holds {codes.shape[1]} codes a square, not {tokens}")
-                return item, codes[:, :wanted]
+                codes = codes[:, :wanted] if len(shape) == 1 else codes.reshape(-1, *shape)
             except TokcodecError as error:
-                return error, empty
+                return error, _NOTHING
+            return (placement, size), codes
 
         for item, pixels in _in_groups(map(rows, items), self._group, self._decode_pixels):
-            if isinstance(item, TokcodecError):
-                yield item
-                continue
-            token_file, size = item
-            yield to_image(pixels, token_file.fit, token_file.width, token_file.height, size)
+            yield item if isinstance(item, TokcodecError) else to_image(pixels, *item)
 
-    def _check(self, token_file: TokenFile, size: Size | None) -> int:
-        """Refuses what this model cannot decode; gives the number of squares."""
+    def _check(self, token_file: TokenFile, size: Size | None) -> tuple[Placement, tuple[int, ...]]:
+        """Refuses what this model cannot decode; gives the placement and the shape of the codes of
+        a square."""
         own = self.header.code_id[:8]
         if token_file.code_id.hex() != own:
             fitting = checkpoint.find_by_code_id(token_file.code_id)
-            remedy = (
-                f"decode it with --weights {fitting.path if fitting.is_cached else fitting.name}"
-                if fitting
-                else "no bundled or cached one fits"
-            )
+            remedy = "no bundled or cached one fits"
+            if fitting:
+                name = fitting.path if checkpoint.is_cached(fitting) else fitting.name
+                remedy = f"decode it with --weights {name}"
             raise TokenFileError(
                 f"its codes are of model {token_file.code_id.hex()}, "
                 f"{self.header.name} is {own}; {remedy}"
             )
-        side = self.config.preprocessing.image_size
-        placement = place(token_file.fit, token_file.width, token_file.height, side)
-        expected = placement.num_squares * self.config.num_codes
+        config, fit = self.config, token_file.fit
+        checkpoint.check_fit(self.header, fit)
+        placement, shape = config.place(fit, token_file.width, token_file.height)
+        expected = math.prod(shape)
         count, rest = divmod(len(token_file.codes), placement.num_squares)
-        fits = count == self.config.num_codes or (
-            self.config.prefix_codes and count < self.config.num_codes
-        )
-        if token_file.bits != self.config.quantizer.bits or rest or not fits:
+        fits = count == expected or (config.prefix_codes and count < expected)
+        if token_file.bits != config.quantizer.bits or rest or not fits:
             raise TokenFileError(
                 f"damaged: {len(token_file.codes)} codes of {token_file.bits} bits where "
-                f"{self.header.name} has {expected} of {self.config.quantizer.bits}"
+                f"{self.header.name} has {placement.num_squares * expected} of "
+                f"{config.quantizer.bits}"
             )
-        check_codes(token_file.codes, self.config.quantizer.codebook_size)
+        check_codes(token_file.codes, config.quantizer.codebook_size)
         check_output(size or placement.output)
-        return placement.num_squares
+        return placement, shape
 
     # Between tensors and codes
 
     def encode(self, pixels: Tensor) -> Tensor:
         """float32 [B, 3, S, S] in [0, 1], any B -> codes int64 [B, N], on the codec's device.
 
+        Where the checkpoint has a native fit, also [B, 3, H, W] of multiples of
+        ``config.multiple``; codes then stand row by row.
+
         Raises:
             ValueError: another shape.
         """
-        side = self.config.preprocessing.image_size
-        if pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
+        side, multiple = self.config.preprocessing.image_size, self.config.multiple
+        shape = tuple(pixels.shape[2:])
+        if (
+            pixels.ndim != 4
+            or pixels.shape[1] != 3
+            or not (
+                shape == (side, side) or (multiple and not any(edge % multiple for edge in shape))
+            )
+        ):
             raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
         low = self.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            return self._run(self.model.encode, pixels.to(self.device, torch.float32))
+            codes = self._run(
+                self.model.encode, pixels.to(self.device, torch.float32), shape == (side, side)
+            )
+        return codes.flatten(1)
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
         """codes int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
 
         Fewer codes than N where the checkpoint has ``prefix_codes``.
 
+        Args:
+            codes: of squares, or of pictures of one shape in the native fit.
+            shape: rows and columns of these; a square's if None.
+
         Raises:
             ValueError: another shape, or a code outside the codebook.
         """
-        count, size = self.config.num_codes, self.config.quantizer.codebook_size
+        size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
+        square = self.config.code_shape(side, side)
+        if shape and not self.config.multiple:
+            raise ValueError(f"{self.header.name} has no native fit: leave shape out")
+        own = shape or square
+        count = math.prod(own)
         least = 1 if self.config.prefix_codes else count
         if codes.ndim != 2 or not least <= codes.shape[1] <= count:
             raise ValueError(f"expected codes [B, {count}], not {list(codes.shape)}")
         codes = codes.to(self.device, torch.int64)
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise ValueError(f"codes must be from 0 to {size - 1}")
-        return self._run(self.model.decode, codes)
+        if len(own) == 2:
+            codes = codes.view(-1, *own)
+        return self._run(self.model.decode, codes, own == square)
 
     @torch.inference_mode()
-    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, squares: bool) -> Tensor:
         """``model`` on exactly ``batch_size`` rows at a time; the last batch is filled up."""
         if not len(rows):
             # Nothing to compute, but the caller wants the shape that something would have.
             return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
+        size = self.batch_size if squares else self.native_batch_size
         results = []
-        for part in torch.split(rows, self.batch_size):
-            missing = self.batch_size - len(part)
+        for part in torch.split(rows, size):
+            missing = size - len(part)
             filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])])
             results.append(model(filled)[: len(part)])
         return torch.cat(results)
@@ -318,9 +346,12 @@ class Codec:
         return self.encode(pixels.float() / 255).cpu().numpy()
 
     def _decode_pixels(self, codes: Rows) -> Rows:
-        pixels = self.decode(torch.from_numpy(codes))
-        pixels = (pixels * 255).round().to(torch.uint8)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+        shape = codes.shape[1:] if codes.ndim == 3 and self.config.multiple else None
+        pixels = self.decode(torch.from_numpy(codes).flatten(1), shape)  # type: ignore[arg-type]
+        pixels = pixels * 255
+        if self.config.rounding == "nearest":
+            pixels = pixels.round()
+        return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _in_groups(
@@ -330,19 +361,24 @@ def _in_groups(
     and gives each item its own results, in order."""
 
     def flush() -> Iterator[tuple[T, Rows]]:
-        results = run(np.concatenate([rows for _, rows in group]))
+        parts = [rows for _, rows in group if len(rows)]
+        results = run(np.concatenate(parts)) if parts else _NOTHING
         start = 0
         for item, rows in group:
             yield item, results[start : start + len(rows)]
             start += len(rows)
 
     group: list[tuple[T, Rows]] = []
+    shape: tuple[int, ...] = ()  # of a row, where there is one
     for entry in items:
-        if group and entry[1].shape[1:] != group[0][1].shape[1:]:
-            yield from flush()
-            group.clear()
+        rows = entry[1]
+        if len(rows):
+            if group and rows.shape[1:] != shape:
+                yield from flush()
+                group.clear()
+            shape = rows.shape[1:]
         group.append(entry)
-        if sum(len(rows) for _, rows in group) >= least:
+        if sum(len(rows) for _, rows in group) >= least or len(group) >= least:
             yield from flush()
             group.clear()
     if group:

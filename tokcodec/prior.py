@@ -15,6 +15,7 @@ at the end of the payload are cut off. An entropy coder's usual floating-point t
 the same everywhere, and a usual start would cost two of the 26 bytes of 16 codes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,10 +38,9 @@ _FULL = (1 << 64) // TOTAL  # of this many a weight, the state would outgrow 64 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Tables of integers for the codes of one patch-layout model.
+    """Tables of integers for the codes of one model, in rows and columns.
 
     Attributes:
-        side: codes a row of a square, and rows.
         group: uint8 [K], the group of every code.
         group_weights: uint16 [65, 65, 64]: by the groups to the left and above (64: beyond the
             border), the weight of every group; each row adds up to ``TOTAL``.
@@ -50,7 +50,6 @@ class Prior:
         CheckpointError: the tables are no such ones.
     """
 
-    side: int
     group: NDArray[np.uint8]
     group_weights: NDArray[np.uint16]
     code_weights: NDArray[np.uint16]
@@ -73,7 +72,7 @@ class Prior:
             raise CheckpointError(f"its prior has tables that do not add up to {TOTAL}")
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]], side: int) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
         """The prior among the tensors of a checkpoint.
 
         Raises:
@@ -82,7 +81,7 @@ class Prior:
         names = ("group", "group_weights", "code_weights")
         if missing := [name for name in names if PREFIX + name not in tensors]:
             raise CheckpointError(f"its prior lacks {missing[0]}")
-        return cls(side, *(tensors[PREFIX + name] for name in names))
+        return cls(*(tensors[PREFIX + name] for name in names))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tables under their names in a checkpoint."""
@@ -93,22 +92,21 @@ class Prior:
         }
 
     def encode(self, codes: Codes) -> bytes:
-        """int64 [n·side²], square by square -> the payload, shorter the likelier the codes are.
+        """int64 [n, rows, columns] -> the payload, shorter the likelier the codes are.
 
         Raises:
-            ValueError: the codes do not fill squares, or the prior has no such ones.
+            ValueError: there are no codes, or the prior has no such ones.
         """
         if not (codes.size and 0 <= codes.min() <= codes.max() < len(self.group)):
             raise ValueError(f"codes must be from 0 to {len(self.group) - 1}, and at least one")
-        squares = codes.reshape(-1, self.side, self.side)
-        group = self.group[squares]
+        group = self.group[codes]
         left, above = neighbours(group)
-        # [n·side², 2]: of every code its group, and it in its group.
-        weights = np.stack([self.group_weights[left, above, group], self.code_weights[squares]], -1)
-        lows = np.stack([self._group_bounds[left, above, group], self._code_lows[squares]], -1)
+        # [n, rows, columns, 2]: of every code its group, and it in its group.
+        weights = np.stack([self.group_weights[left, above, group], self.code_weights[codes]], -1)
+        lows = np.stack([self._group_bounds[left, above, group], self._code_lows[codes]], -1)
         # From the last to the first; the very last code is there already.
         symbols = zip(weights.ravel()[-3::-1].tolist(), lows.ravel()[-3::-1].tolist(), strict=True)
-        state, words = int(codes[-1]), []
+        state, words = int(codes[-1, -1, -1]), []
         for weight, low in symbols:
             if state >= weight * _FULL:
                 words.append(state % _WORD)
@@ -117,14 +115,13 @@ class Prior:
         words += [state % _WORD, state // _WORD]
         return np.array(words, "<u4").tobytes().rstrip(b"\0")
 
-    def decode(self, payload: bytes, count: int) -> Codes:
-        """The inverse of ``encode``: int64 [count].
+    def decode(self, payload: bytes, shape: tuple[int, int, int]) -> Codes:
+        """The inverse of ``encode``: int64 [n, rows, columns].
 
         Raises:
             TokenFileError: it is no payload of so many codes, of this prior.
         """
-        if not count or count % self.side**2:
-            raise TokenFileError(f"damaged: {count} codes do not fill squares of {self.side**2}")
+        _, rows, columns = shape
         words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").tolist()
 
         def filled(state: int) -> int:
@@ -143,10 +140,10 @@ class Prior:
             state = filled(rest * (end - low) + slot - low)
             return symbol
 
-        codes = np.empty(count, np.int64)
-        known = np.full((self.side + 1, self.side + 1), BEYOND, np.uint8)  # of one square
-        for place in range(count - 1):
-            row, column = divmod(place % self.side**2, self.side)
+        codes = np.empty(math.prod(shape), np.int64)
+        known = np.full((rows + 1, columns + 1), BEYOND, np.uint8)  # of one square
+        for place in range(len(codes) - 1):
+            row, column = divmod(place % (rows * columns), columns)
             own = pop(self._group_bounds[known[row + 1, column], known[row, column + 1]])
             known[row + 1, column + 1] = own
             members, bounds = self._members[own]
@@ -156,7 +153,7 @@ class Prior:
         if words or state >= len(self.group):
             raise TokenFileError(ALTERED)
         codes[-1] = state
-        return codes
+        return codes.reshape(shape)
 
     @cached_property
     def _group_bounds(self) -> NDArray[np.uint16]:
@@ -179,7 +176,7 @@ class Prior:
 
 
 def neighbours(group: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """[n, side, side] -> the groups to the left and above, ``BEYOND`` at the border."""
+    """[n, rows, columns] -> the groups to the left and above, ``BEYOND`` at the border."""
     around = np.pad(group, ((0, 0), (1, 0), (1, 0)), constant_values=BEYOND)
     return around[:, 1:, :-1], around[:, :-1, 1:]
 

@@ -6,8 +6,9 @@ Integers are unsigned and little-endian.
 offset  bytes       what
 ======  ==========  ==========================================================================
 0       2           magic ``TK``
-2       1           bits 4-7: version, 1; bit 3: reserved, 0; bit 2: 1 if entropy-coded; bits
-                    0-1: fit (0 stretch, 1 crop, 2 pad, 3 tile)
+2       1           bits 4-7: version. Of version 1: bit 3: reserved, 0; bit 2: 1 if
+                    entropy-coded; bits 0-1: fit (0 stretch, 1 crop, 2 pad, 3 tile). Of version
+                    2: bit 3: 1 if entropy-coded; bits 0-2: fit (4 native, and as above)
 3       4           first four bytes of the ``code_id``
 7       2 + 2       width and height of the original after EXIF orientation, each >= 1
 11      1           b, the bits a code, 1 to 32
@@ -16,12 +17,15 @@ offset  bytes       what
         4           ``zlib.crc32`` of all before
 ======  ==========  ==========================================================================
 
+Version 2 is written for the native fit alone, which version 1 cannot say.
+
 Entropy-coded, the codes take the bytes that ``Prior.encode`` gives, up to the checksum, which is
 that of the packed file: a wrong prior does not pass. They are shorter than the packed ones, but at
 least a 16th of them, and n is what width, height and fit ask for: the time that a file takes to
 read, whatever it claims, is in proportion to its bytes.
 """
 
+import math
 import os
 import struct
 import zlib
@@ -34,18 +38,16 @@ import numpy as np
 
 from tokcodec.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
 from tokcodec.checkpoint import Header, find_with_prior, read_prior
-from tokcodec.config import Fit
-from tokcodec.errors import CheckpointError, TokenFileError
+from tokcodec.errors import CheckpointError, PictureError, TokenFileError
 from tokcodec.files import write_atomically
-from tokcodec.geometry import FITS, place
+from tokcodec.geometry import FITS, Fit
 from tokcodec.prior import ALTERED, Prior
 
 MAGIC = b"TK"
-VERSION = 1
 SUFFIX = ".tok"
 MAX_CODES = (1 << 28) - 1  # four bytes of LEB128
 
-_CODED = 0b100  # of the flags
+_CODED = {1: 0b100, 2: 0b1000}  # of the flags, by version; below this bit stands the fit
 _SHORTEST = 16  # times that entropy-coded codes may be shorter than packed ones
 
 _HEAD = struct.Struct("<2sB4sHHB")
@@ -64,6 +66,7 @@ class TokenFile:
         fit: how the picture was fitted to the model's square.
         prior: of the model, to entropy-code the codes with where that makes them shorter, which
             must then be as many of as many bits as the model has; None to pack them.
+        code_shape: rows and columns of the codes of a square; only the prior asks for them.
     """
 
     codes: Codes
@@ -73,6 +76,7 @@ class TokenFile:
     height: int
     fit: Fit
     prior: Prior | None = None
+    code_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.code_id) != 4:
@@ -90,7 +94,7 @@ class TokenFile:
 
     @property
     def version(self) -> int:
-        return VERSION
+        return 2 if self.fit == "native" else 1
 
     @property
     def entropy_coded(self) -> bool:
@@ -118,7 +122,7 @@ class TokenFile:
         """The entropy-coded payload; None where the file has a packed one."""
         if self.prior is None:
             return None
-        coded = self.prior.encode(self.codes)
+        coded = self.prior.encode(self.codes.reshape(-1, *self.code_shape))
         packed = packed_size(len(self.codes), self.bits)
         return coded if len(coded) < packed <= _SHORTEST * len(coded) else None
 
@@ -129,12 +133,12 @@ class TokenFile:
             ValueError: a code does not fit ``bits``, or ``prior`` has no such code, or they do not
                 fill its squares.
         """
-        packed = self._head(0) + pack(self.codes, self.bits)
-        data = packed if self._coded is None else self._head(_CODED) + self._coded
+        packed = self._head(coded=False) + pack(self.codes, self.bits)
+        data = packed if self._coded is None else self._head(coded=True) + self._coded
         return data + _CRC.pack(zlib.crc32(packed))
 
-    def _head(self, flag: int) -> bytes:
-        flags = VERSION << 4 | flag | FITS.index(self.fit)
+    def _head(self, coded: bool) -> bytes:
+        flags = self.version << 4 | coded * _CODED[self.version] | FITS.index(self.fit)
         head = _HEAD.pack(MAGIC, flags, self.code_id, self.width, self.height, self.bits)
         return head + _leb128(len(self.codes))
 
@@ -152,21 +156,25 @@ class TokenFile:
         """
         if data[:2] != MAGIC:
             raise TokenFileError("not a token file (it does not begin with TK)")
-        if len(data) > 2 and (data[2] >> 4 != VERSION or data[2] & 0b1000):
-            raise TokenFileError(
-                f"version {data[2] >> 4}, flags {data[2] >> 2 & 3}: needs a newer tokcodec"
-            )
+        version = data[2] >> 4 if len(data) > 2 else 1
+        if version not in _CODED:
+            raise TokenFileError(f"version {version}: needs a newer tokcodec")
         if len(data) < _HEAD.size + 1 + _CRC.size:
             raise TokenFileError("truncated in its header")
         _, flags, code_id, width, height, bits = _HEAD.unpack_from(data)
+        coded = bool(flags & _CODED[version])
+        number = flags & 0b1111 ^ coded * _CODED[version]
+        if number >= len(FITS) or (FITS[number] == "native") != (version == 2):
+            raise TokenFileError(f"version {version}, flags {flags & 15}: needs a newer tokcodec")
+        fit = FITS[number]
         count, start = _read_leb128(data, _HEAD.size)
         if not 1 <= bits <= MAX_BITS:
             raise TokenFileError(f"damaged: {bits} bits a code")
         if not (width and height and count):
             raise TokenFileError(f"damaged: {width}x{height} pixels in {count} codes")
         payload, end = data[start : -_CRC.size], len(data) - _CRC.size
-        fit, size = FITS[flags & 3], packed_size(count, bits)
-        if flags & _CODED:
+        size = packed_size(count, bits)
+        if coded:
             if not len(payload) < size <= _SHORTEST * len(payload):
                 raise TokenFileError(
                     f"damaged: {count} codes of {bits} bits, entropy-coded in {len(payload)} bytes"
@@ -174,20 +182,20 @@ class TokenFile:
             try:
                 header = find_with_prior(code_id, header)
                 prior = read_prior(header)
-            except CheckpointError as error:
+                placement, shape = header.config.place(fit, width, height)
+            except (CheckpointError, PictureError) as error:
                 raise TokenFileError(str(error)) from error
-            config = header.config
-            squares = place(fit, width, height, config.preprocessing.image_size).num_squares
-            asked = (squares * config.num_codes, config.quantizer.bits)
+            shapes = (placement.num_squares, *shape)
+            asked = (math.prod(shapes), header.config.quantizer.bits)
             if (count, bits) != asked:
                 raise TokenFileError(
                     f"damaged: {count} codes of {bits} bits, not {asked[0]} of {asked[1]}"
                 )
-            codes = prior.decode(payload, count)
-            coded = cls(codes, bits, code_id, width, height, fit, prior)
-            if coded.to_bytes() != data:
+            codes = prior.decode(payload, shapes).reshape(-1)  # type: ignore[arg-type]
+            whole = cls(codes, bits, code_id, width, height, fit, prior, shape)
+            if whole.to_bytes() != data:
                 raise TokenFileError(ALTERED)
-            return coded
+            return whole
         if len(payload) < size:
             raise TokenFileError(
                 f"truncated or damaged: {count} codes of {bits} bits need "

@@ -15,8 +15,8 @@ def convert(
         str,
         typer.Argument(
             metavar="SRC",
-            help="A folder with config.json and model.safetensors, a weights file "
-            "(.safetensors, .bin, .pth, .pt), or on the hub owner/name[@revision][:file].",
+            help="A folder with a weights file and its config (.json, .yaml), a weights file "
+            "(.safetensors, .bin, .ckpt, .pt, .pth), or on the hub owner/name[@revision][:file].",
         ),
     ],
     output: Annotated[
@@ -33,26 +33,32 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="The published model, in place of a config.json beside it: titok-l32, -b64, "
-            "-s128, -bl64-vq8k, -bl128-vq8k, -sl256-vq8k, one-d-piece-s256, -b256, -l256, "
-            "simple-1d-tokenizer.",
+            help="The published model, where its files do not tell it: a name of "
+            "tokcodec models --known.",
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=16,
+            metavar="N",
+            help="Side of the square that a convolutional model is to see; its own if not given. "
+            "It is part of what its codes mean.",
         ),
     ] = None,
 ) -> None:
     """Turn a published checkpoint into one of tokcodec's.
 
-    Known are TiTok, One-D-Piece and simple-1d-tokenizer. --weights takes the same sources
-    directly, and keeps what it converts in a cache.
+    tokcodec models --known lists what is known. --weights takes the same sources directly, and
+    keeps what it converts in a cache.
     """
-    from tokcodec.checkpoint import SUFFIX, is_own
-    from tokcodec.convert.families import MODELS
-    from tokcodec.convert.source import locate
-    from tokcodec.convert.weights import write
+    from tokcodec.checkpoint import SUFFIX, find_own, write_converted
+    from tokcodec.families import known, locate
 
-    if family and family not in MODELS:
-        known = ", ".join(MODELS)
-        raise typer.BadParameter(f"{family!r} is none of {known}", param_hint="--family")
-    if is_own(source):
+    if family and family not in known():
+        names = ", ".join(known())
+        raise typer.BadParameter(f"{family!r} is none of {names}", param_hint="--family")
+    if find_own(source):
         raise CheckpointError(f"{source}: is a checkpoint of tokcodec's already")
     found = locate(source)
     target = output or Path(found.name + SUFFIX)
@@ -63,7 +69,7 @@ def convert(
             raise OutputError(f"{target}: is what is to be converted; name another file with -o")
         if not force:
             raise OutputError(f"{target}: is there already; -f overwrites it, -o names another")
-    header = write(found, target, family)
+    header = write_converted(found, target, family, image_size)
     config = header.config
     say(
         f"{found.origin}: {config.num_codes} codes of {config.quantizer.codebook_size}, "

@@ -73,8 +73,7 @@ def decode(
     its extension; folders and standard output get PNG. SRC may be one token dataset, whose rows
     become KEY.png in the folder that -o names.
     """
-    from tokcodec.checkpoint import check_tokens, find_by_code_id
-    from tokcodec.convert.weights import find
+    from tokcodec.checkpoint import check_tokens, find, find_by_code_id
 
     if allow_large_pictures:
         allow_large()

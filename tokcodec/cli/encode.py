@@ -1,5 +1,6 @@
 """``tokcodec encode``."""
 
+import math
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -70,8 +71,7 @@ def encode(
     Without -o, a.jpg becomes a.jpg.tok beside it. Pictures whose token file is whole, newer and
     of the same model and fit are skipped; other existing files are kept unless -f is given.
     """
-    from tokcodec.checkpoint import check_tokens, read_prior
-    from tokcodec.convert.weights import find
+    from tokcodec.checkpoint import check_fit, check_tokens, find, read_prior
     from tokcodec.picture import extensions
     from tokcodec.tokenfile import SUFFIX
 
@@ -85,6 +85,7 @@ def encode(
     kept = check_tokens(header, tokens)
     prior = read_prior(header) if coded else None
     fit = fit or header.config.default_fit
+    check_fit(header, fit)
     with Tally("encode", len(jobs), as_json) as tally:
         todo = []
         for job in jobs:
@@ -115,7 +116,6 @@ def encode(
 
 def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | None") -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
-    from tokcodec.geometry import place
     from tokcodec.tokenfile import TokenFile, check_codes
 
     assert job.target
@@ -129,10 +129,10 @@ def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | No
         return "is there, of another model"
     if there.fit != fit:
         return f"is there, with fit {there.fit}"
-    side = header.config.preprocessing.image_size
-    if len(there.codes) != tokens * place(fit, there.width, there.height, side).num_squares:
+    placement, shape = header.config.place(fit, there.width, there.height)
+    if len(there.codes) != placement.num_squares * min(tokens, math.prod(shape)):
         return f"is there, with {len(there.codes)} codes"
-    if there.entropy_coded != replace(there, prior=prior).entropy_coded:
+    if there.entropy_coded != replace(there, prior=prior, code_shape=shape).entropy_coded:
         return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"
     if job.source is None or not job.source.exists():
         return "is there already"

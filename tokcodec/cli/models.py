@@ -53,7 +53,7 @@ def describe(header: "Header") -> dict[str, Any]:
     return {
         "name": header.name,
         "path": str(header.path),
-        "layout": config.layout,
+        "layout": config.encoder.kind,
         "image_size": config.preprocessing.image_size,
         "num_codes": config.num_codes,
         "codebook_size": config.quantizer.codebook_size,

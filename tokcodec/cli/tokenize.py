@@ -120,9 +120,8 @@ def tokenize(
     Rows of Parquet, in shards. A bad picture is a row with its error. After a stop, the same
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
-    from tokcodec.checkpoint import check_tokens
+    from tokcodec.checkpoint import check_tokens, find
     from tokcodec.codec import Codec, default_batch_size
-    from tokcodec.convert.weights import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
 
     require_pyarrow()

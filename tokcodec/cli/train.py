@@ -80,7 +80,7 @@ def train(
     RUN gets model.safetensors, a checkpoint for --weights, at every report. After a stop, the
     same command goes on from there, to the same weights as without the stop.
     """
-    from tokcodec.convert.weights import find
+    from tokcodec.checkpoint import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop
     from tokcodec.train.data import load_pictures

@@ -27,9 +27,9 @@ def verify(
     """Report whether codes agree across devices, dtypes, thread counts and batch sizes.
 
     Each way that this machine has is compared with the default one, on the pictures of SRC. The
-    margin is the gap in squared distance between the nearest vector and the second nearest.
+    margin is how much better the code is than the second best, in what the quantizer compares.
     """
-    from tokcodec.convert.weights import find
+    from tokcodec.checkpoint import find
     from tokcodec.picture import extensions, read_squares
 
     if allow:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tokcodec import geometry
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.parts import DecoderConfig, EncoderConfig, Part, QuantizerConfig, require
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
@@ -28,7 +29,7 @@ from tokcodec.config.vit import (
     ProxyDecoderConfig,
 )
 from tokcodec.errors import ConfigError
-from tokcodec.geometry import Fit, Resize
+from tokcodec.geometry import Fit, Placement, Resize
 
 Triple = tuple[float, float, float]
 
@@ -138,6 +139,17 @@ class ModelConfig:
         columns), or (n,) where codes have no place."""
         scale = self.preprocessing.pixel_scale
         return self.encoder.code_shape(height // scale, width // scale)
+
+    def place(self, fit: Fit, width: int, height: int) -> tuple[Placement, tuple[int, ...]]:
+        """Where a picture lies on the model's squares, and the shape of the codes of each.
+
+        Raises:
+            PictureError: it is too large for the native fit.
+        """
+        side = self.multiple if fit == "native" else self.preprocessing.image_size
+        placement = geometry.place(fit, width, height, side)
+        columns, rows = placement.square
+        return placement, self.code_shape(rows, columns)
 
     @property
     def multiple(self) -> int:

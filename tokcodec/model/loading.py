@@ -34,7 +34,8 @@ def load(header: checkpoint.Header, device: torch.device) -> Tokenizer:
             )
     weights = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     model.load_state_dict(weights, assign=True)
-    return model.to(device).eval().requires_grad_(False)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
 def resolve_device(name: str) -> torch.device:

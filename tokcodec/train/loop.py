@@ -16,6 +16,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tokcodec.checkpoint import Header, read_prior
 from tokcodec.config import ModelConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import VitConfig
 from tokcodec.errors import TrainingError
 from tokcodec.files import write_atomically
 from tokcodec.model.loading import Dtype, load
@@ -24,7 +26,13 @@ from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.data import Pictures, draw_batch, fit_side
 from tokcodec.train.export import export, mean_psnr, rounded
-from tokcodec.train.start import adopt, decoder_goes_on, fill_codebook, initialize
+from tokcodec.train.start import (
+    adopt,
+    codebook_of,
+    decoder_goes_on,
+    fill_codebook,
+    initialize,
+)
 
 STATE = "state.pt"  # in the folder of a run: where it stands
 
@@ -91,11 +99,18 @@ def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bo
     """Refuses what this loop cannot train.
 
     Raises:
-        TrainingError: a MaskGIT-VQGAN head; a source whose codes mean something else, or whose
+        TrainingError: parts of other kinds than ViTs and codebooks; a source whose codes mean something else, or whose
             decoder cannot go on though codes are to change with it.
     """
-    if config.vqgan or (source and source.config.vqgan):
-        raise TrainingError("models with vqgan cannot be trained here")
+    for model in (config, *([source.config] if source else [])):
+        kinds = (model.encoder.kind, model.decoder.kind)
+        if kinds not in (("patch", "patch"), ("latent", "latent")):
+            raise TrainingError(
+                f"an encoder of kind {kinds[0]} and a decoder of kind {kinds[1]} cannot be trained "
+                "here; those of kinds patch and latent can"
+            )
+        if not isinstance(model.quantizer, CodebookConfig) or model.quantizer.metric == "dot":
+            raise TrainingError("only a codebook of nearest vectors can be trained here")
     if source and source.config.encode_side_json() != config.encode_side_json():
         raise TrainingError(
             f"the model has another encoder or codebook than {source.path}, with which it is to "
@@ -267,7 +282,7 @@ class _Session:
     def _begin_averages(self) -> None:
         config = self.model.config
         self.averages = MovingAverages(
-            self.model.quantizer.codebook,
+            codebook_of(self.model),
             self.recipe.batch_size * config.num_codes,
             self.recipe.codebook_decay,
             self.recipe.dead_below,
@@ -287,7 +302,7 @@ class _Session:
         return model
 
     def advance(self) -> tuple[Tensor, Tensor]:
-        """One step. Gives the loss and the codes of its pictures, [B, N]."""
+        """One step. Gives the loss and the codes of its pictures, [B, *code_shape]."""
         recipe, model, config = self.recipe, self.model, self.model.config
         # A generator a step: what a step draws depends on its number alone, resumed or not.
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step + 1)
@@ -300,7 +315,7 @@ class _Session:
             z = model.encoder(pixels)
         z = z.float()
         try:
-            codes = model.quantizer(z)
+            codes = model.quantizer.codes(z)
         except ValueError as error:
             raise TrainingError(
                 f"training diverged at step {self.step}: {error}; lower --learning-rate"
@@ -311,8 +326,9 @@ class _Session:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             decoded = model.decoder(straight_through[:, :kept])
         loss = F.mse_loss(decoded.float(), pixels)
+        assert isinstance(config.decoder, VitConfig)
         patch_size = config.decoder.patch_size
-        if recipe.deblocking and patch_size > 1 and config.grid(config.decoder) > 1:
+        if recipe.deblocking and 1 < patch_size < side:
             loss = loss + recipe.deblocking * kinks(decoded.float(), patch_size)
         if not self.codes_stay:
             commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
@@ -325,7 +341,7 @@ class _Session:
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         self.optimizer.step()
         if not self.codes_stay:
-            self.averages.update(z.detach().flatten(0, 1), codes.flatten(), generator)
+            self.averages.update(z.detach().flatten(0, -2), codes.flatten(), generator)
         self.average.update_parameters(model)
         self.step += 1
         return loss.detach(), codes

@@ -11,8 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from tokcodec.model.layers import Attention
-from tokcodec.model.tokenizer import Decoder, Encoder
+from tokcodec.model.vit import Attention, LatentDecoder, LatentEncoder
 
 # Of a token's channels a quarter is for the components of patches, one is empty, one holds the
 # constants that keep the norms of tokens equal, and the last one place and kind.
@@ -21,12 +20,13 @@ _POWER = 3.0  # of the distance
 _KIND_LOGIT = 6.0  # for tokens to gather from, and against the others
 
 
-def give_places(encoder: Encoder, decoder: Decoder) -> None:
+def give_places(encoder: LatentEncoder, decoder: LatentDecoder) -> None:
     """Sets positions, latents and the first blocks, whose other weights must gather nothing."""
-    count, code_dim = encoder.num_latents, decoder.from_code.in_features
+    count, code_dim = len(encoder.latent_tokens), decoder.from_code.in_features
     grid = math.isqrt(len(encoder.patch_positions))
     order = _spread(grid).repeat(-(-count // grid**2))[:count]
     places = _cells(grid)[order]
+    part: LatentEncoder | LatentDecoder
     for part in (encoder, decoder):
         grid = math.isqrt(len(part.patch_positions))
         attention = part.blocks[0].attention
@@ -34,7 +34,7 @@ def give_places(encoder: Encoder, decoder: Decoder) -> None:
         _gather(attention)
         cells = _cells(grid)
         quarter = attention.out.in_features // SHARE
-        if isinstance(part, Encoder):
+        if isinstance(part, LatentEncoder):
             # The more latents lie before it, the less far a latent reaches.
             sharpness = (torch.arange(1, count + 1) / count) ** (1 / 3)
             part.patch_positions.add_(_tokens(attention, cells, grid, torch.ones(1), 1.0, quarter))

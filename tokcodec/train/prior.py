@@ -13,7 +13,7 @@ from tokcodec import checkpoint
 from tokcodec.checkpoint import Header
 from tokcodec.errors import CheckpointError, TrainingError
 from tokcodec.model.loading import load
-from tokcodec.model.quantizer import nearest
+from tokcodec.model.codebook import nearest
 from tokcodec.prior import GROUPS, TOTAL, Prior, neighbours
 from tokcodec.tokenfile import TokenFile
 from tokcodec.train.start import k_means
@@ -29,7 +29,8 @@ def add_prior(
     path: Path,
     provenance: Mapping[str, Any],
 ) -> Header:
-    """Writes the checkpoint ``source`` to ``path`` with a prior fit to codes [n, N] of its own.
+    """Writes the checkpoint ``source`` to ``path`` with a prior fit to codes [n, rows, columns] of
+    its own.
 
     Its provenance tells what the prior makes of the payload of those held out.
 
@@ -40,16 +41,22 @@ def add_prior(
         OutputError: the file system refused.
     """
     config = source.config
-    if config.layout != "patch" or config.prefix_codes:
-        raise TrainingError(f"{source.name}: only the patch layout has a prior, for all its codes")
-    codebook = load(source, torch.device("cpu")).quantizer.codebook
-    if not codebook.square().sum(dim=1).isfinite().all():
+    if not config.has_grid or config.prefix_codes:
+        raise TrainingError(
+            f"{source.name}: only codes in rows and columns, all of which are kept, have a prior"
+        )
+    vectors = load(source, torch.device("cpu")).quantizer.lookup(
+        torch.arange(config.quantizer.codebook_size)
+    )
+    if not vectors.square().sum(dim=1).isfinite().all():
         raise CheckpointError(f"{source.path}: its codebook holds NaN or infinite values")
-    prior, pictures = fit(parts, codebook, config.grid(config.encoder))
+    prior, pictures = fit(parts, vectors)
     facts = {**provenance, "pictures": pictures}
     code, size = bytes.fromhex(source.code_id[:8]), config.preprocessing.image_size
     sizes = [
-        TokenFile(codes, config.quantizer.bits, code, size, size, "crop", prior).payload_bytes
+        TokenFile(
+            codes.reshape(-1), config.quantizer.bits, code, size, size, "crop", prior, codes.shape
+        ).payload_bytes
         for part in held_out
         for codes in part
     ]
@@ -62,8 +69,9 @@ def add_prior(
     )
 
 
-def fit(parts: Iterable[NDArray[Any]], codebook: Tensor, side: int) -> tuple[Prior, int]:
-    """A prior from codes [n, side²] of a codebook [K, d], read part by part, and how many n were.
+def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[Prior, int]:
+    """A prior from codes [n, rows, columns] that stand for vectors [K, d], read part by part, and
+    how many n were.
 
     Codes are grouped by k-means of their vectors. Tables by left and upper group fall back on
     those by left group where they have seen little, and these on one for all.
@@ -71,8 +79,8 @@ def fit(parts: Iterable[NDArray[Any]], codebook: Tensor, side: int) -> tuple[Pri
     Raises:
         TrainingError: there are no codes, or a group has more than the tables are precise for.
     """
-    centres = k_means(codebook, GROUPS, torch.Generator().manual_seed(0))
-    group = nearest(codebook, centres).numpy().astype(np.uint8)
+    centres = k_means(vectors, GROUPS, torch.Generator().manual_seed(0))
+    group = nearest(vectors, centres).numpy().astype(np.uint8)
     many = GROUPS + 1
     pairs = np.zeros(many * many * GROUPS, np.int64)
     counts = np.full(len(group), _UNSEEN)
@@ -80,7 +88,7 @@ def fit(parts: Iterable[NDArray[Any]], codebook: Tensor, side: int) -> tuple[Pri
     for codes in parts:
         pictures += len(codes)
         counts += np.bincount(codes.ravel(), minlength=len(group))
-        own = group[codes].reshape(-1, side, side)
+        own = group[codes]
         left, above = neighbours(own)
         context = left.astype(np.int64) * many + above
         pairs += np.bincount((context * GROUPS + own).ravel(), minlength=len(pairs))
@@ -96,7 +104,7 @@ def fit(parts: Iterable[NDArray[Any]], codebook: Tensor, side: int) -> tuple[Pri
         if members.sum() > TOTAL // 2:
             raise TrainingError(f"{members.sum()} alike vectors in the codebook: no prior for it")
         code_weights[members] = _integers(counts[members] / counts[members].sum())
-    return Prior(side, group, _integers(chance), code_weights), pictures
+    return Prior(group, _integers(chance), code_weights), pictures
 
 
 def _backed(counts: NDArray[np.int64], chance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,19 +12,39 @@ import torch
 from torch import Tensor, nn
 
 from tokcodec.config import ModelConfig
-from tokcodec.model.layers import Block, PatchHead, patchify
-from tokcodec.model.quantizer import nearest
+from tokcodec.model.codebook import Codebook, nearest
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.model.vit import (
+    Block,
+    LatentDecoder,
+    LatentEncoder,
+    PatchDecoder,
+    PatchEncoder,
+    PatchHead,
+    patchify,
+)
 from tokcodec.train.places import SHARE, give_places
 
 _ITERATIONS = 10
 _VECTORS_PER_CODE = 40
+# Of a decoder, what may grow, or change without a change of its tensors, when it goes on.
+_GROWS = ("layers", "pixel_overlap", "pixel_convolution")
+_FREE = (*_GROWS, "prefix_codes")
+
+
+def codebook_of(model: Tokenizer) -> Tensor:
+    """The learned vectors [K, d], which training moves."""
+    assert isinstance(model.quantizer, Codebook)
+    return model.quantizer.codebook
 
 
 @torch.no_grad()
 def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> None:
     """Sets every weight of ``model`` but the codebook, from normalized pixels [n, 3, s, s]."""
     encoder, decoder = model.encoder, model.decoder
+    assert isinstance(encoder, PatchEncoder)
+    assert isinstance(decoder, PatchDecoder | LatentDecoder)
+    latent = isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder)
     for name, parameter in model.named_parameters():
         if name.endswith(("positions", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
@@ -32,12 +52,12 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
         if isinstance(module, Block):
             for parameter in (*module.attention.out.parameters(), *module.mlp[2].parameters()):
                 nn.init.zeros_(parameter)
-    share = SHARE if encoder.num_latents else 1
+    share = SHARE if latent else 1
     embed = encoder.patch_embed
     mean, basis, scale = _principal_components(patchify(pixels, encoder.patch_size))
     rank = min(basis.shape[1], embed.out_features // share)
     # The residual stream holds the components at unit variance.
-    if encoder.num_latents:  # what the quarters of a token hold is not to be mixed
+    if latent:  # what the quarters of a token hold is not to be mixed
         nn.init.zeros_(embed.weight)
         nn.init.zeros_(embed.bias)
     embed.weight[:rank] = (basis / scale).T[:rank]
@@ -65,16 +85,16 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
         nn.init.dirac_(head.convolution.weight)
         assert head.convolution.bias is not None
         nn.init.zeros_(head.convolution.bias)
-    if encoder.num_latents:
+    if isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder):
         give_places(encoder, decoder)
 
 
 @torch.no_grad()
 def fill_codebook(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> None:
     """Sets the codebook from the z of normalized pixels [n, 3, s, s]."""
-    codebook = model.quantizer.codebook
+    codebook = codebook_of(model)
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
-    z = torch.cat([model.encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, 1)
+    z = torch.cat([model.encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, -2)
     codebook.copy_(k_means(z, len(codebook), generator))
 
 
@@ -84,12 +104,11 @@ def decoder_goes_on(config: ModelConfig, source: ModelConfig) -> bool:
     That is, where it only has more layers, which add nothing yet, a larger overlap, or a
     convolution.
     """
-    return (
-        dataclasses.replace(source.decoder, layers=config.decoder.layers) == config.decoder
-        and source.decoder.layers <= config.decoder.layers
-        and source.pixel_overlap <= config.pixel_overlap
-        and source.pixel_convolution <= config.pixel_convolution
-    )
+    if config.decoder.kind != source.decoder.kind:
+        return False
+    new, old = (dataclasses.asdict(c.decoder) for c in (config, source))
+    same = all(new[name] == old[name] for name in new if name not in _FREE)
+    return same and all(old[name] <= new[name] for name in _GROWS if name in new)
 
 
 @torch.no_grad()
@@ -102,12 +121,14 @@ def adopt(model: Tokenizer, source: Tokenizer) -> None:
             continue
         if name in ("decoder.to_pixels.weight", "decoder.to_pixels.bias"):
             tensors[name].zero_()
-            tensors[name][_cells(model.decoder.to_pixels, source.config.pixel_overlap)] = tensor
+            head = source.decoder.to_pixels
+            assert isinstance(head, PatchHead)
+            tensors[name][_cells(model.decoder.to_pixels, head.overlap)] = tensor
         else:
             tensors[name].copy_(tensor)
 
 
-def _cells(head: nn.Module, overlap: int) -> Tensor:
+def _cells(head: object, overlap: int) -> Tensor:
     """Outputs of a ``PatchHead`` for the pixels up to ``overlap`` beyond the borders of a patch."""
     assert isinstance(head, PatchHead)
     window = head.patch_size + 2 * head.overlap
