@@ -8,7 +8,7 @@ offset  bytes       what
 0       2           magic ``TK``
 2       1           bits 4-7: version, 1; bit 3: reserved, 0; bit 2: 1 if entropy-coded; bits
                     0-1: fit (0 stretch, 1 crop, 2 pad, 3 tile)
-3       4           first four bytes of the ``code_id``
+3       4           first four bytes of the model's ``code_id`` (see ``tokcodec.checkpoint``)
 7       2 + 2       width and height of the original after EXIF orientation, each >= 1
 11      1           b, the bits a code, 1 to 32
 12      1 to 4      n, the number of codes: LEB128, shortest form
@@ -16,10 +16,11 @@ offset  bytes       what
         4           ``zlib.crc32`` of all before
 ======  ==========  ==========================================================================
 
-Entropy-coded, the codes take the bytes that ``Prior.encode`` gives, up to the checksum, which is
-that of the packed file: a wrong prior does not pass. They are shorter than the packed ones, but at
-least a 16th of them, and n is what width, height and fit ask for: the time that a file takes to
-read, whatever it claims, is in proportion to its bytes.
+Entropy-coded, the codes take the bytes that ``Prior.encode`` gives (see ``tokcodec.prior``), up to
+the checksum, which is that of the packed file: a wrong prior does not pass. They are shorter than
+the packed ones, but at least a 16th of them (otherwise codes are packed), and n is what width,
+height and fit ask for: the time that a file takes to read, whatever it claims, is in proportion to
+its bytes.
 """
 
 import os
