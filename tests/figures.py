@@ -1,7 +1,8 @@
 """Writes the tables of README.md and weights/MODEL_CARD.md: python tests/figures.py
 
-Their figures are those of evaluation/report.json, as ``tokcodec evaluate`` wrote it, and of the
-checkpoints' own headers. A table stands between ``<!-- figures: NAME -->`` and ``<!-- end -->``.
+Their figures are those of weights/evaluation/report.json, as ``tokcodec evaluate`` wrote it, and
+of the checkpoints' own headers. A table stands between ``<!-- figures: NAME -->`` and
+``<!-- end -->``.
 """
 
 import json
@@ -14,8 +15,8 @@ from tokcodec.config import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "weights" / "MODEL_CARD.md")
-REPORT = ROOT / "evaluation" / "report.json"
-LATENT = ROOT / "evaluation" / "latent" / "report.json"
+REPORT = ROOT / "weights" / "evaluation" / "report.json"
+LATENT = ROOT / "weights" / "evaluation" / "latent" / "report.json"
 TITLES = {
     "thumbhash": "ThumbHash",
     "blurhash": "BlurHash",

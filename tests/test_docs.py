@@ -1,4 +1,4 @@
-"""The README's commands and Python are run as they stand."""
+"""The commands and Python of README.md and of the READMEs in the package run as they stand."""
 
 import json
 import os
@@ -19,10 +19,12 @@ from tokcodec.convert.families import MODELS
 
 README = (TESTS.parent / "README.md").read_text()
 CARD = (TESTS.parent / "weights" / "MODEL_CARD.md").read_text()
+PAGES = [*figures.PAGES, *sorted((TESTS.parent / "tokcodec").glob("*/README.md"))]
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    text = "".join(page.read_text() for page in PAGES)
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +73,9 @@ def test_the_table_of_published_checkpoints():
 def test_every_command_at_the_top_is_the_scripts():
     first, second = (block.strip() for block in blocks("bash"))
     script = (TESTS.parent / ".ci" / "run").read_text()
-    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test,parquet,metrics]'" in first
-    assert ".venv/bin/pip install -q -c constraints.txt -e '.[test,parquet,metrics]'" in script
+    install = ".venv/bin/pip install -q -c tests/constraints.txt -e '.[test,parquet,metrics]'"
+    assert install in first
+    assert install in script
     assert second == ".venv/bin/pytest"
     assert script.rstrip().endswith(second)
 
@@ -93,10 +96,18 @@ def test_the_evaluation_is_of_the_bundled_checkpoints():
 
 
 def test_the_repository_names_no_registry():
-    for text in (README, CARD, (TESTS.parent / "constraints.txt").read_text()):
-        assert "://" not in text
+    for page in (*PAGES, TESTS / "constraints.txt"):
+        assert "://" not in page.read_text(), page
+
+
+def test_links_lead_somewhere():
+    links = [(page, to) for page in PAGES for to in re.findall(r"\]\((.*?)\)", page.read_text())]
+    assert len(links) > 10
+    for page, to in links:
+        assert (page.parent / to.split("#")[0]).exists(), (page, to)
 
 
 def test_nothing_is_left_to_fill_in():
-    words = re.findall(r"\b[A-Z]{6,}\b", README + CARD)
-    assert set(words) <= {"FOLDER"}, words
+    text = "".join(page.read_text() for page in PAGES)
+    words = re.findall(r"\b[A-Z]{6,}\b", text)
+    assert set(words) <= {"FOLDER", "README"}, words

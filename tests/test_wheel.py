@@ -1,4 +1,4 @@
-"""A wheel is built, installed elsewhere and used: the weights must be in it."""
+"""A wheel is built, installed elsewhere and used: the weights must be in it, their pictures not."""
 
 import os
 import subprocess
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from conftest import DATA
+
+from tokcodec.checkpoint import bundled
 
 ROOT = Path(__file__).parents[1]
 
@@ -20,6 +22,9 @@ def test_wheel_carries_its_weights(tmp_path):
         [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, wheel],
         check=True,
     )
+    weights = site / "tokcodec" / "weights"
+    carried = {str(path.relative_to(weights)) for path in weights.rglob("*")}
+    assert carried == {"MODEL_CARD.md"} | {header.path.name for header in bundled()}
     program = "import tokcodec; print(tokcodec.__file__); from tokcodec.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "encode", DATA / "coffee.jpg", "-o", tmp_path / "c.tok"],

@@ -9,7 +9,7 @@ offset  bytes       what
 2       1           bits 4-7: version. Of version 1: bit 3: reserved, 0; bit 2: 1 if
                     entropy-coded; bits 0-1: fit (0 stretch, 1 crop, 2 pad, 3 tile). Of version
                     2: bit 3: 1 if entropy-coded; bits 0-2: fit (4 native, and as above)
-3       4           first four bytes of the ``code_id``
+3       4           first four bytes of the model's ``code_id`` (see ``tokcodec.checkpoint``)
 7       2 + 2       width and height of the original after EXIF orientation, each >= 1
 11      1           b, the bits a code, 1 to 32
 12      1 to 4      n, the number of codes: LEB128, shortest form
@@ -19,10 +19,12 @@ offset  bytes       what
 
 Version 2 is written for the native fit alone, which version 1 cannot say.
 
-Entropy-coded, the codes take the bytes that ``Prior.encode`` gives, up to the checksum, which is
-that of the packed file: a wrong prior does not pass. They are shorter than the packed ones, but at
-least a 16th of them, and n is what width, height and fit ask for: the time that a file takes to
-read, whatever it claims, is in proportion to its bytes.
+Entropy-coded, the codes take the bytes that ``Prior.encode`` gives (see ``tokcodec.prior``), up to
+the checksum. That is of the packed file in version 1, so that a wrong prior does not pass, and of
+the bytes as they stand in version 2, where the coder's end state tells a wrong prior. They are shorter than
+the packed ones, but at least a 16th of them (otherwise codes are packed), and n is what width,
+height and fit ask for: the time that a file takes to read, whatever it claims, is in proportion to
+its bytes.
 """
 
 import math
@@ -135,7 +137,7 @@ class TokenFile:
         """
         packed = self._head(coded=False) + pack(self.codes, self.bits)
         data = packed if self._coded is None else self._head(coded=True) + self._coded
-        return data + _CRC.pack(zlib.crc32(packed))
+        return data + _CRC.pack(zlib.crc32(packed if self.version == 1 else data))
 
     def _head(self, coded: bool) -> bytes:
         flags = self.version << 4 | coded * _CODED[self.version] | FITS.index(self.fit)
