@@ -1,4 +1,4 @@
-"""The installed command on real photos, as a user runs it."""
+"""The command on real photos, as a user runs it."""
 
 import json
 import os
@@ -38,12 +38,12 @@ def folder(tmp_path):
     return source
 
 
-def test_one_picture_there_and_back(run, tmp_path):
+def test_one_picture_there_and_back(start, run, tmp_path):
     shutil.copy(PHOTOS[0], tmp_path / "a.jpg")  # Pillow goes by content
-    (said,) = lines(run("encode", "a.jpg", cwd=tmp_path))
+    (said,) = lines(start("encode", "a.jpg", cwd=tmp_path))
     assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 codes of tokcodec-64"
     assert (tmp_path / "a.jpg.tok").stat().st_size == 121
-    run("decode", "a.jpg.tok", cwd=tmp_path)
+    start("decode", "a.jpg.tok", cwd=tmp_path)
     assert Image.open(tmp_path / "a.jpg.png").size == (512, 512)
     run("decode", "a.jpg.tok", "-o", "small.webp", "--size", "100", cwd=tmp_path)
     small = Image.open(tmp_path / "small.webp")
@@ -57,12 +57,12 @@ def test_one_picture_there_and_back(run, tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["tokcodec-16", "tokcodec-64"])
-def test_pipes_give_the_bytes_of_files(run, tmp_path, weights):
+def test_pipes_give_the_bytes_of_files(start, run, tmp_path, weights):
     photo = PHOTOS[2].read_bytes()
-    tokens = run("encode", "-", "--weights", weights, stdin=photo).stdout
+    tokens = start("encode", "-", "--weights", weights, stdin=photo).stdout
     run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--weights", weights)
     assert tokens == (tmp_path / "a.tok").read_bytes()
-    picture = run("decode", "-", stdin=tokens).stdout
+    picture = start("decode", "-", stdin=tokens).stdout
     run("decode", tmp_path / "a.tok")
     assert picture == (tmp_path / "a.png").read_bytes()
     assert run("decode", tmp_path / "a.tok", "-o", "-").stdout == picture
@@ -80,9 +80,9 @@ def test_every_fit(run, tmp_path, fit):
     assert Image.open(tmp_path / "d.png").size == ((90, 90) if fit == "crop" else (90, 60))
 
 
-def test_a_folder_with_bad_pictures(run, folder, tmp_path):
+def test_a_folder_with_bad_pictures(start, run, folder, tmp_path):
     out = tmp_path / "tokens"
-    done = run("encode", folder, "-o", out, status=3)
+    done = start("encode", folder, "-o", out, status=3)
     assert "photos/animals/broken.jpg: cannot read the picture: " in done.stderr.decode()
     assert "photos/empty.png: cannot read the picture: not a picture" in done.stderr.decode()
     assert lines(done)[-1] == "tokcodec: 3 encoded (363 bytes), 2 failed"
@@ -190,9 +190,9 @@ def test_interrupting_says_130(tmp_path):
     assert process.returncode == 130
 
 
-def test_inspect(run, tmp_path):
+def test_inspect(start, run, tmp_path):
     run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--weights", "tokcodec-16")
-    facts = json.loads(run("inspect", tmp_path / "c.tok", "--json", "--codes").stdout)
+    facts = json.loads(start("inspect", tmp_path / "c.tok", "--json", "--codes").stdout)
     header = checkpoint.find("tokcodec-16")
     token_file = TokenFile.load(tmp_path / "c.tok")
     assert facts == {
@@ -222,10 +222,10 @@ def test_inspect(run, tmp_path):
     assert facts["config"] == json.loads(header.config.to_json())
 
 
-def test_stats(run, tmp_path):
+def test_stats(start, run, tmp_path):
     shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
     run("encode", tmp_path / "photos", "--weights", "tokcodec-16")
-    report = json.loads(run("stats", tmp_path / "photos", "--json").stdout)
+    report = json.loads(start("stats", tmp_path / "photos", "--json").stdout)
     token_files = [TokenFile.load(path) for path in (tmp_path / "photos").glob("*.tok")]
     codes = np.concatenate([token_file.codes for token_file in token_files])
     shares = np.unique(codes, return_counts=True)[1] / 48
@@ -308,8 +308,8 @@ def test_entropy_coded_files(run, tmp_path, tiny):
     )
 
 
-def test_models(run):
-    listed = json.loads(run("models", "--json").stdout)
+def test_models(start, run):
+    listed = json.loads(start("models", "--json").stdout)
     assert [model["name"] for model in listed] == [
         "tokcodec-16",
         "tokcodec-64",

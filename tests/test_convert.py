@@ -187,9 +187,9 @@ def test_weights_takes_a_published_folder(run, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").glob("*/*"))) == 2
 
 
-def test_the_default_name_and_what_is_there(run, tmp_path):
+def test_the_default_name_and_what_is_there(start, run, tmp_path):
     published.write(tmp_path / "mine", *published.tiny())
-    assert run("convert", "mine", cwd=tmp_path).stdout == b"mine.safetensors\n"
+    assert start("convert", "mine", cwd=tmp_path).stdout == b"mine.safetensors\n"
     whole = checkpoint.read_header(tmp_path / "mine.safetensors")
     said = run("convert", "mine", cwd=tmp_path, status=1).stderr.decode()
     assert said == (
@@ -239,9 +239,9 @@ def test_pickles_run_nothing(content, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 
-def test_a_malicious_pickle_at_the_command_line(run, tmp_path):
+def test_a_malicious_pickle_at_the_command_line(start, tmp_path):
     torch.save(Malicious(), tmp_path / "bad.pth")
-    said = run("encode", PHOTOS[0], "-o", "a.tok", "--weights", "bad.pth", cwd=tmp_path, status=1)
+    said = start("encode", PHOTOS[0], "-o", "a.tok", "--weights", "bad.pth", cwd=tmp_path, status=1)
     assert said.stderr.decode() == (
         "tokcodec: bad.pth: refused: not a PyTorch file of tensors alone, or a damaged one "
         "(nothing else in it is ever run)\n"
@@ -556,7 +556,7 @@ def test_no_such_source(source, run, tmp_path):
     assert "tokcodec-16, tokcodec-64" in said or "File name too long" in said
 
 
-def test_an_unknown_family(run, tmp_path):
+def test_an_unknown_family(start, tmp_path):
     published.write(tmp_path, *published.tiny())
-    said = run("convert", tmp_path, "--family", "titok-xl", status=2).stderr.decode()
+    said = start("convert", tmp_path, "--family", "titok-xl", status=2).stderr.decode()
     assert "titok-l32" in said

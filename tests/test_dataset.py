@@ -167,12 +167,12 @@ def test_names_of_every_kind(codec, tmp_path):
     assert [row["status"] for row in rows(tmp_path / "c.parquet")] == ["ok", "failed"]
 
 
-def test_lists_at_the_command_line(run, tmp_path, many):
+def test_lists_at_the_command_line(start, run, tmp_path, many):
     names = "\n".join(map(str, sorted(many.rglob("*.png"))[:5])) + "\n"
     (tmp_path / "list.txt").write_text(names)
     options = ("--weights", TINY, "-o")
     run("tokenize", "--from-file", tmp_path / "list.txt", *options, tmp_path / "a.parquet")
-    run("tokenize", "--from-file", "-", *options, tmp_path / "b.parquet", stdin=names.encode())
+    start("tokenize", "--from-file", "-", *options, tmp_path / "b.parquet", stdin=names.encode())
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert len(rows(tmp_path / "a.parquet")) == 5
     for arguments, message in (
@@ -641,10 +641,11 @@ def test_keys_that_leave_the_folder(run, dataset, tmp_path):
     assert found == {"good.png.png"}
 
 
-def test_export(run, dataset, tmp_path):
+def test_export(start, run, dataset, tmp_path):
     kept = [row for row in rows(dataset) if row["status"] == "ok"]
     expected = np.array([row["tokens"] for row in kept])
-    for name in ("t.npy", "t.safetensors", "t.jsonl"):
+    start("export", dataset, "-o", tmp_path / "t.npy")
+    for name in ("t.safetensors", "t.jsonl"):
         run("export", dataset, "-o", tmp_path / name)
     tokens = np.load(tmp_path / "t.npy")
     assert (tokens.dtype, tokens.shape) == (np.uint8, (147, 16))  # K is 60
@@ -698,9 +699,9 @@ def test_stats_and_inspect(run, dataset):
     assert report["file_bytes"] == sum(p.stat().st_size for p in dataset.glob("*.parquet"))
 
 
-def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
+def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
     command = ("train-prior", dataset, "--weights", TINY, "--held-out", dataset)
-    done = run(*command, "-o", "mine.safetensors", cwd=tmp_path)
+    done = start(*command, "-o", "mine.safetensors", cwd=tmp_path)
     mine = tmp_path / "mine.safetensors"
     facts = json.loads(run("inspect", mine, "--json").stdout)
     assert facts["code_id"] == codec.header.code_id
@@ -799,9 +800,9 @@ def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
         load_tokens(part)
 
 
-def test_verify(run, tmp_path):
+def test_verify(start, run, tmp_path):
     shutil.copytree(DATA, tmp_path / "photos")
-    found = json.loads(run("verify", tmp_path / "photos", "--weights", TINY, "--json").stdout)
+    found = json.loads(start("verify", tmp_path / "photos", "--weights", TINY, "--json").stdout)
     assert [way["codes"] for way in found] == [64] * len(found)
     assert {way["way"]["batch_size"] for way in found} == {1, 4, 16, 64}
     assert {way["way"]["dtype"] for way in found} == {"float32", "bfloat16"}

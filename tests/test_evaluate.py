@@ -188,7 +188,7 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     assert b"checkpoints of different picture sizes" in mixed.stderr
 
 
-def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(run, tmp_path):
+def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(start, run, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     shutil.copy(PHOTOS[0], os.path.join(os.fsencode(folder), b"\xff\xfe.png"))  # noqa: PTH118
@@ -201,7 +201,7 @@ def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(run, tmp_path)
     assert jpeg["pictures"] == 0
     assert b"\\udcff" in (tmp_path / "report" / "pictures.csv").read_bytes()
     plot = (tmp_path / "report" / "plot.svg").read_bytes()
-    run(*command, "-f", "-o", tmp_path / "report")
+    start(*command, "-f", "-o", tmp_path / "report")
     assert (tmp_path / "report" / "plot.svg").read_bytes() == plot
     run(
         *("evaluate", folder / "flat.png", "--weights", "tokcodec-16", "--against", ""),
