@@ -80,9 +80,9 @@ def test_every_fit(run, tmp_path, fit):
     assert Image.open(tmp_path / "d.png").size == ((90, 90) if fit == "crop" else (90, 60))
 
 
-def test_a_folder_with_bad_pictures(start, run, folder, tmp_path):
+def test_a_folder_with_bad_pictures(run, folder, tmp_path):
     out = tmp_path / "tokens"
-    done = start("encode", folder, "-o", out, status=3)
+    done = run("encode", folder, "-o", out, status=3)
     assert "photos/animals/broken.jpg: cannot read the picture: " in done.stderr.decode()
     assert "photos/empty.png: cannot read the picture: not a picture" in done.stderr.decode()
     assert lines(done)[-1] == "tokcodec: 3 encoded (363 bytes), 2 failed"
@@ -146,7 +146,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path):
     assert token_file.stat().st_mtime_ns > 1
 
 
-def test_a_killed_encode_loses_nothing(run, tmp_path):
+def test_a_killed_encode_loses_nothing(run, tmp_path, tiny):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     photo = Image.open(PHOTOS[0]).convert("RGB")
@@ -155,7 +155,7 @@ def test_a_killed_encode_loses_nothing(run, tmp_path):
     kills = 0
     while kills < 3:
         process = subprocess.Popen(
-            [COMMAND, "encode", source, "-o", out], stderr=subprocess.DEVNULL
+            [COMMAND, "encode", source, "-o", out, "--weights", tiny], stderr=subprocess.DEVNULL
         )
         goal = len(list(out.glob("*.tok"))) + 64
         while len(list(out.glob("*.tok"))) < min(goal, 400) and process.poll() is None:
@@ -167,9 +167,9 @@ def test_a_killed_encode_loses_nothing(run, tmp_path):
     assert kills >= 1
     for path in out.glob("*.tok"):
         TokenFile.load(path)
-    done = run("encode", source, "-o", out)
+    done = run("encode", source, "-o", out, "--weights", tiny)
     assert "skipped as done" in lines(done)[-1]
-    run("encode", source, "-o", tmp_path / "unbroken")
+    run("encode", source, "-o", tmp_path / "unbroken", "--weights", tiny)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "unbroken").iterdir()}
     assert len(expected) == 400
     assert {path.name: path.read_bytes() for path in out.glob("*.tok")} == expected
