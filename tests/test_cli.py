@@ -38,12 +38,12 @@ def folder(tmp_path):
     return source
 
 
-def test_one_picture_there_and_back(start, run, tmp_path):
+def test_one_picture_there_and_back(run, tmp_path):
     shutil.copy(PHOTOS[0], tmp_path / "a.jpg")  # Pillow goes by content
-    (said,) = lines(start("encode", "a.jpg", cwd=tmp_path))
+    (said,) = lines(run("encode", "a.jpg", cwd=tmp_path))
     assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 codes of tokcodec-64"
     assert (tmp_path / "a.jpg.tok").stat().st_size == 121
-    start("decode", "a.jpg.tok", cwd=tmp_path)
+    run("decode", "a.jpg.tok", cwd=tmp_path)
     assert Image.open(tmp_path / "a.jpg.png").size == (512, 512)
     run("decode", "a.jpg.tok", "-o", "small.webp", "--size", "100", cwd=tmp_path)
     small = Image.open(tmp_path / "small.webp")
@@ -405,6 +405,28 @@ def test_usage_and_errors(run, tmp_path, arguments, status, message):
         assert len(lines(done)) == 1
         assert done.stdout == b""
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["encode", "--help"], 0),
+        (["inspect", "good.tok", "--json"], 0),
+        (["inspect", "damaged.tok"], 1),
+        (["encode", "good.tok", "damaged.tok", "-o", "-"], 2),
+        (["stats", "."], 3),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+def test_the_installed_command_is_what_the_other_tests_call(
+    start, run, tmp_path, arguments, status
+):
+    shutil.copy(GOLDEN / "v1-16-stretch.tok", tmp_path / "good.tok")
+    (tmp_path / "damaged.tok").write_bytes(b"TK")
+    done = [way(*arguments, status=status, cwd=tmp_path) for way in (start, run)]
+    assert done[0].stdout == done[1].stdout
+    assert done[0].stderr == done[1].stderr
+    assert done[0].stdout + done[0].stderr
 
 
 def test_debug_shows_where(tmp_path):

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -239,9 +238,9 @@ def test_pickles_run_nothing(content, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 
-def test_a_malicious_pickle_at_the_command_line(start, tmp_path):
+def test_a_malicious_pickle_at_the_command_line(run, tmp_path):
     torch.save(Malicious(), tmp_path / "bad.pth")
-    said = start("encode", PHOTOS[0], "-o", "a.tok", "--weights", "bad.pth", cwd=tmp_path, status=1)
+    said = run("encode", PHOTOS[0], "-o", "a.tok", "--weights", "bad.pth", cwd=tmp_path, status=1)
     assert said.stderr.decode() == (
         "tokcodec: bad.pth: refused: not a PyTorch file of tensors alone, or a damaged one "
         "(nothing else in it is ever run)\n"
@@ -533,13 +532,9 @@ def test_the_hub(run, tmp_path):
         )
 
 
-def test_without_the_extra_hub(tmp_path):
-    program = (
-        "import sys; sys.modules['huggingface_hub'] = None; "
-        "sys.argv[1:] = ['convert', 'some-one/titok']; from tokcodec.cli import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path)
-    assert done.returncode == 1
+def test_without_the_extra_hub(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    done = run("convert", "some-one/titok", status=1, cwd=tmp_path)
     assert done.stderr == (
         b"tokcodec: some-one/titok: no such file or folder; "
         b"for models on the hub install huggingface_hub, tokcodec's extra hub\n"
@@ -556,7 +551,7 @@ def test_no_such_source(source, run, tmp_path):
     assert "tokcodec-16, tokcodec-64" in said or "File name too long" in said
 
 
-def test_an_unknown_family(start, tmp_path):
+def test_an_unknown_family(run, tmp_path):
     published.write(tmp_path, *published.tiny())
-    said = start("convert", tmp_path, "--family", "titok-xl", status=2).stderr.decode()
+    said = run("convert", tmp_path, "--family", "titok-xl", status=2).stderr.decode()
     assert "titok-l32" in said

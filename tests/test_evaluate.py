@@ -6,8 +6,7 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -227,15 +226,12 @@ def test_lpips_is_measured_where_its_network_is(monkeypatch, square):
     assert score(original, original, lpips=True).lpips == 0
 
 
-def test_without_its_packages_it_says_what_to_install():
-    program = (
-        "import importlib.util as u, sys; found = u.find_spec\n"
-        "u.find_spec = lambda n, *a: None if n == 'torchmetrics' else found(n, *a)\n"
-        f"sys.argv = ['tokcodec', 'evaluate', {str(PHOTOS[0])!r}]\n"
-        "from tokcodec.cli import main; main()"
+def test_without_its_packages_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setattr(
+        "tokcodec.cli.evaluate.find_spec",
+        lambda name: None if name == "torchmetrics" else find_spec(name),
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert done.returncode == 1
+    done = run("evaluate", PHOTOS[0], status=1)
     assert (
         done.stderr == b"tokcodec: evaluate needs torchmetrics: pip install 'tokcodec[metrics]'\n"
     )
