@@ -5,12 +5,18 @@ import os
 # Two tests run at a time; more threads than cores would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import io
+import logging
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from PIL import Image
+
+from tokcodec.cli import main
 
 TESTS = Path(__file__).parent
 DATA = TESTS / "data"
@@ -21,6 +27,7 @@ settings.register_profile("tokcodec", deadline=None, derandomize=True)
 settings.load_profile("tokcodec")
 
 COMMAND = Path(sys.executable).parent / "tokcodec"
+TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,25 +38,72 @@ def _own_cache(tmp_path_factory):
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def checked(done, status):
+    assert done.returncode == status, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done
+
+
 @pytest.fixture(scope="session")
-def run():
+def start():
     """Runs the installed command, and gives the finished process; output is bytes."""
 
-    def run(*arguments, status=0, stdin=b"", cwd=None):
-        environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    def start(*arguments, status=0, stdin=b"", cwd=None):
         done = subprocess.run(
             [COMMAND, *map(str, arguments)],
             input=stdin,
             capture_output=True,
             cwd=cwd,
-            env=environment,
+            env={**os.environ, **TERMINAL},
             check=False,
         )
-        assert done.returncode == status, done.stderr.decode()
-        assert b"Traceback" not in done.stderr
-        return done
+        return checked(done, status)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Like ``start``, but in this process, which has loaded torch already."""
+
+    def run(*arguments, status=0, stdin=b"", cwd=None):
+        arguments = ["tokcodec", *map(str, arguments)]
+        streams = {
+            "stdin": io.TextIOWrapper(io.BytesIO(stdin), "utf-8"),
+            "stdout": io.TextIOWrapper(io.BytesIO(), "utf-8"),
+            "stderr": io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace"),
+        }
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            patch.setattr(sys, "argv", arguments)
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            for name, value in TERMINAL.items():
+                patch.setenv(name, value)
+            patch.chdir(cwd or Path.cwd())
+            patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back after it
+            # What Python says by itself goes to standard error, and not to pytest.
+            patch.setattr(logging.getLogger(), "handlers", [])
+            _warn_on_standard_error()
+            with pytest.raises(SystemExit) as end:
+                main()
+        for name in ("stdout", "stderr"):
+            streams[name].flush()
+        output = (streams[name].buffer.getvalue() for name in ("stdout", "stderr"))
+        return checked(subprocess.CompletedProcess(arguments, end.value.code or 0, *output), status)
 
     return run
+
+
+def _warn_on_standard_error():
+    """Python's own filters, and its own way to show a warning."""
+
+    def show(message, category, filename, lineno, file=None, line=None):  # noqa: ARG001
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)
+    warnings.showwarning = show
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The installed command on real photos, as a user runs it."""
+"""The command on real photos, as a user runs it."""
 
 import json
 import os
@@ -57,12 +57,12 @@ def test_one_picture_there_and_back(run, tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["tokcodec-16", "tokcodec-64"])
-def test_pipes_give_the_bytes_of_files(run, tmp_path, weights):
+def test_pipes_give_the_bytes_of_files(start, run, tmp_path, weights):
     photo = PHOTOS[2].read_bytes()
-    tokens = run("encode", "-", "--weights", weights, stdin=photo).stdout
+    tokens = start("encode", "-", "--weights", weights, stdin=photo).stdout
     run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--weights", weights)
     assert tokens == (tmp_path / "a.tok").read_bytes()
-    picture = run("decode", "-", stdin=tokens).stdout
+    picture = start("decode", "-", stdin=tokens).stdout
     run("decode", tmp_path / "a.tok")
     assert picture == (tmp_path / "a.png").read_bytes()
     assert run("decode", tmp_path / "a.tok", "-o", "-").stdout == picture
@@ -146,7 +146,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path):
     assert token_file.stat().st_mtime_ns > 1
 
 
-def test_a_killed_encode_loses_nothing(run, tmp_path):
+def test_a_killed_encode_loses_nothing(run, tmp_path, tiny):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     photo = Image.open(PHOTOS[0]).convert("RGB")
@@ -155,7 +155,7 @@ def test_a_killed_encode_loses_nothing(run, tmp_path):
     kills = 0
     while kills < 3:
         process = subprocess.Popen(
-            [COMMAND, "encode", source, "-o", out], stderr=subprocess.DEVNULL
+            [COMMAND, "encode", source, "-o", out, "--weights", tiny], stderr=subprocess.DEVNULL
         )
         goal = len(list(out.glob("*.tok"))) + 64
         while len(list(out.glob("*.tok"))) < min(goal, 400) and process.poll() is None:
@@ -167,9 +167,9 @@ def test_a_killed_encode_loses_nothing(run, tmp_path):
     assert kills >= 1
     for path in out.glob("*.tok"):
         TokenFile.load(path)
-    done = run("encode", source, "-o", out)
+    done = run("encode", source, "-o", out, "--weights", tiny)
     assert "skipped as done" in lines(done)[-1]
-    run("encode", source, "-o", tmp_path / "unbroken")
+    run("encode", source, "-o", tmp_path / "unbroken", "--weights", tiny)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "unbroken").iterdir()}
     assert len(expected) == 400
     assert {path.name: path.read_bytes() for path in out.glob("*.tok")} == expected
@@ -190,9 +190,9 @@ def test_interrupting_says_130(tmp_path):
     assert process.returncode == 130
 
 
-def test_inspect(run, tmp_path):
+def test_inspect(start, run, tmp_path):
     run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--weights", "tokcodec-16")
-    facts = json.loads(run("inspect", tmp_path / "c.tok", "--json", "--codes").stdout)
+    facts = json.loads(start("inspect", tmp_path / "c.tok", "--json", "--codes").stdout)
     header = checkpoint.find("tokcodec-16")
     token_file = TokenFile.load(tmp_path / "c.tok")
     assert facts == {
@@ -222,10 +222,10 @@ def test_inspect(run, tmp_path):
     assert facts["config"] == json.loads(header.config.to_json())
 
 
-def test_stats(run, tmp_path):
+def test_stats(start, run, tmp_path):
     shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
     run("encode", tmp_path / "photos", "--weights", "tokcodec-16")
-    report = json.loads(run("stats", tmp_path / "photos", "--json").stdout)
+    report = json.loads(start("stats", tmp_path / "photos", "--json").stdout)
     token_files = [TokenFile.load(path) for path in (tmp_path / "photos").glob("*.tok")]
     codes = np.concatenate([token_file.codes for token_file in token_files])
     shares = np.unique(codes, return_counts=True)[1] / 48
@@ -308,8 +308,8 @@ def test_entropy_coded_files(run, tmp_path, tiny):
     )
 
 
-def test_models(run):
-    listed = json.loads(run("models", "--json").stdout)
+def test_models(start, run):
+    listed = json.loads(start("models", "--json").stdout)
     assert [model["name"] for model in listed] == [
         "tokcodec-16",
         "tokcodec-64",
@@ -405,6 +405,28 @@ def test_usage_and_errors(run, tmp_path, arguments, status, message):
         assert len(lines(done)) == 1
         assert done.stdout == b""
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["encode", "--help"], 0),
+        (["inspect", "good.tok", "--json"], 0),
+        (["inspect", "damaged.tok"], 1),
+        (["encode", "good.tok", "damaged.tok", "-o", "-"], 2),
+        (["stats", "."], 3),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+def test_the_installed_command_is_what_the_other_tests_call(
+    start, run, tmp_path, arguments, status
+):
+    shutil.copy(GOLDEN / "v1-16-stretch.tok", tmp_path / "good.tok")
+    (tmp_path / "damaged.tok").write_bytes(b"TK")
+    done = [way(*arguments, status=status, cwd=tmp_path) for way in (start, run)]
+    assert done[0].stdout == done[1].stdout
+    assert done[0].stderr == done[1].stderr
+    assert done[0].stdout + done[0].stderr
 
 
 def test_debug_shows_where(tmp_path):

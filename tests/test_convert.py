@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -187,9 +186,9 @@ def test_weights_takes_a_published_folder(run, tmp_path, monkeypatch):
     assert len(list((tmp_path / "cache").glob("*/*"))) == 2
 
 
-def test_the_default_name_and_what_is_there(run, tmp_path):
+def test_the_default_name_and_what_is_there(start, run, tmp_path):
     published.write(tmp_path / "mine", *published.tiny())
-    assert run("convert", "mine", cwd=tmp_path).stdout == b"mine.safetensors\n"
+    assert start("convert", "mine", cwd=tmp_path).stdout == b"mine.safetensors\n"
     whole = checkpoint.read_header(tmp_path / "mine.safetensors")
     said = run("convert", "mine", cwd=tmp_path, status=1).stderr.decode()
     assert said == (
@@ -533,13 +532,9 @@ def test_the_hub(run, tmp_path):
         )
 
 
-def test_without_the_extra_hub(tmp_path):
-    program = (
-        "import sys; sys.modules['huggingface_hub'] = None; "
-        "sys.argv[1:] = ['convert', 'some-one/titok']; from tokcodec.cli import main; main()"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path)
-    assert done.returncode == 1
+def test_without_the_extra_hub(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    done = run("convert", "some-one/titok", status=1, cwd=tmp_path)
     assert done.stderr == (
         b"tokcodec: some-one/titok: no such file or folder; "
         b"for models on the hub install huggingface_hub, tokcodec's extra hub\n"

@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -167,12 +168,12 @@ def test_names_of_every_kind(codec, tmp_path):
     assert [row["status"] for row in rows(tmp_path / "c.parquet")] == ["ok", "failed"]
 
 
-def test_lists_at_the_command_line(run, tmp_path, many):
+def test_lists_at_the_command_line(start, run, tmp_path, many):
     names = "\n".join(map(str, sorted(many.rglob("*.png"))[:5])) + "\n"
     (tmp_path / "list.txt").write_text(names)
     options = ("--weights", TINY, "-o")
     run("tokenize", "--from-file", tmp_path / "list.txt", *options, tmp_path / "a.parquet")
-    run("tokenize", "--from-file", "-", *options, tmp_path / "b.parquet", stdin=names.encode())
+    start("tokenize", "--from-file", "-", *options, tmp_path / "b.parquet", stdin=names.encode())
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert len(rows(tmp_path / "a.parquet")) == 5
     for arguments, message in (
@@ -422,28 +423,24 @@ def test_parts_are_together_one_run(codec, many, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out", "out.parquet"])
-def test_killed_at_any_moment_it_ends_like_an_unbroken_run(many, tmp_path, name):
-    def start(output):
-        options = ["--weights", TINY, "--rows-per-shard", "40", "--workers", "2"]
-        command = [COMMAND, "tokenize", str(many), "-o", str(output), *options]
-        return subprocess.Popen(command, stderr=subprocess.PIPE)
+def test_killed_at_any_moment_it_ends_like_an_unbroken_run(run, many, tmp_path, name):
+    whole, broken = (tmp_path / way / name for way in ("unbroken", "broken"))
+    options = ["--weights", TINY, "--rows-per-shard", "40", "--workers", "2"]
 
-    def stop_after(process, folder, shards):
+    def stop_after(folder, shards):
+        command = [COMMAND, "tokenize", many, "-o", broken, *options]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(folder.glob("part-*"))) < shards:
             time.sleep(0.002)
         time.sleep(random.Random(shards).random() / 20)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    whole = tmp_path / "unbroken" / name
-    begun = start(whole)
-    assert begun.wait() == 0, begun.stderr.read()
-    broken = tmp_path / "broken" / name
+    run("tokenize", many, "-o", whole, *options)
     folder = broken if name == "out" else broken.with_name(name + ".parts")
     for shards in (1, 13, 30):
-        stop_after(start(broken), folder, shards)
-    last = start(broken)
-    assert last.wait() == 0, last.stderr.read()
+        stop_after(folder, shards)
+    run("tokenize", many, "-o", broken, *options)
     if name == "out":
         assert contents(broken) == contents(whole)
         assert len(contents(whole)) == 50
@@ -566,23 +563,23 @@ def test_a_full_disk(run, many, tmp_path):
 def test_memory_is_flat(tmp_path):
     image = pa.array([{"bytes": picture(0), "path": None}] * 10_000)
     pq.write_table(pa.table({"image": image}), tmp_path / "in.parquet", row_group_size=500)
-    peaks = []
+    options = ["--weights", TINY, "--rows-per-shard", "500"]
+    program = f"""
+import resource, sys
+from tokcodec.cli import main
+for limit in ("1000", "10000"):
+    sys.argv = ["tokcodec", "tokenize", "in.parquet", "-o", limit, "--limit", limit, *{options}]
+    try:
+        main()
+    except SystemExit:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, cwd=tmp_path, check=True
+    )
+    peaks = [int(peak) / 1024 for peak in done.stdout.split()]
     for limit in (1_000, 10_000):
-        program = (
-            "import sys, resource; from tokcodec.cli import main\n"
-            "try: main()\nexcept SystemExit: pass\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-        )
-        options = ["--weights", TINY, "--rows-per-shard", "500", "--limit", str(limit)]
-        arguments = ["tokenize", "in.parquet", "-o", f"out{limit}", *options]
-        done = subprocess.run(
-            [COMMAND.parent / "python", "-c", program, *arguments],
-            capture_output=True,
-            cwd=tmp_path,
-            check=True,
-        )
-        peaks.append(int(done.stdout) / 1024)
-        assert len(open_dataset(tmp_path / f"out{limit}")) == limit
+        assert len(open_dataset(tmp_path / str(limit))) == limit
     assert peaks[1] - peaks[0] < 50, peaks
 
 
@@ -641,10 +638,11 @@ def test_keys_that_leave_the_folder(run, dataset, tmp_path):
     assert found == {"good.png.png"}
 
 
-def test_export(run, dataset, tmp_path):
+def test_export(start, run, dataset, tmp_path):
     kept = [row for row in rows(dataset) if row["status"] == "ok"]
     expected = np.array([row["tokens"] for row in kept])
-    for name in ("t.npy", "t.safetensors", "t.jsonl"):
+    start("export", dataset, "-o", tmp_path / "t.npy")
+    for name in ("t.safetensors", "t.jsonl"):
         run("export", dataset, "-o", tmp_path / name)
     tokens = np.load(tmp_path / "t.npy")
     assert (tokens.dtype, tokens.shape) == (np.uint8, (147, 16))  # K is 60
@@ -698,9 +696,9 @@ def test_stats_and_inspect(run, dataset):
     assert report["file_bytes"] == sum(p.stat().st_size for p in dataset.glob("*.parquet"))
 
 
-def test_a_prior_of_a_dataset(run, dataset, codec, tmp_path):
+def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
     command = ("train-prior", dataset, "--weights", TINY, "--held-out", dataset)
-    done = run(*command, "-o", "mine.safetensors", cwd=tmp_path)
+    done = start(*command, "-o", "mine.safetensors", cwd=tmp_path)
     mine = tmp_path / "mine.safetensors"
     facts = json.loads(run("inspect", mine, "--json").stdout)
     assert facts["code_id"] == codec.header.code_id
@@ -799,9 +797,9 @@ def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
         load_tokens(part)
 
 
-def test_verify(run, tmp_path):
+def test_verify(start, run, tmp_path):
     shutil.copytree(DATA, tmp_path / "photos")
-    found = json.loads(run("verify", tmp_path / "photos", "--weights", TINY, "--json").stdout)
+    found = json.loads(start("verify", tmp_path / "photos", "--weights", TINY, "--json").stdout)
     assert [way["codes"] for way in found] == [64] * len(found)
     assert {way["way"]["batch_size"] for way in found} == {1, 4, 16, 64}
     assert {way["way"]["dtype"] for way in found} == {"float32", "bfloat16"}

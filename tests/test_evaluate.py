@@ -6,8 +6,7 @@ import io
 import json
 import os
 import shutil
-import subprocess
-import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -188,7 +187,7 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     assert b"checkpoints of different picture sizes" in mixed.stderr
 
 
-def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(run, tmp_path):
+def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(start, run, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     shutil.copy(PHOTOS[0], os.path.join(os.fsencode(folder), b"\xff\xfe.png"))  # noqa: PTH118
@@ -201,7 +200,7 @@ def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(run, tmp_path)
     assert jpeg["pictures"] == 0
     assert b"\\udcff" in (tmp_path / "report" / "pictures.csv").read_bytes()
     plot = (tmp_path / "report" / "plot.svg").read_bytes()
-    run(*command, "-f", "-o", tmp_path / "report")
+    start(*command, "-f", "-o", tmp_path / "report")
     assert (tmp_path / "report" / "plot.svg").read_bytes() == plot
     run(
         *("evaluate", folder / "flat.png", "--weights", "tokcodec-16", "--against", ""),
@@ -227,15 +226,12 @@ def test_lpips_is_measured_where_its_network_is(monkeypatch, square):
     assert score(original, original, lpips=True).lpips == 0
 
 
-def test_without_its_packages_it_says_what_to_install():
-    program = (
-        "import importlib.util as u, sys; found = u.find_spec\n"
-        "u.find_spec = lambda n, *a: None if n == 'torchmetrics' else found(n, *a)\n"
-        f"sys.argv = ['tokcodec', 'evaluate', {str(PHOTOS[0])!r}]\n"
-        "from tokcodec.cli import main; main()"
+def test_without_its_packages_it_says_what_to_install(run, monkeypatch):
+    monkeypatch.setattr(
+        "tokcodec.cli.evaluate.find_spec",
+        lambda name: None if name == "torchmetrics" else find_spec(name),
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert done.returncode == 1
+    done = run("evaluate", PHOTOS[0], status=1)
     assert (
         done.stderr == b"tokcodec: evaluate needs torchmetrics: pip install 'tokcodec[metrics]'\n"
     )

@@ -1,4 +1,4 @@
-"""The bundled checkpoints, through the installed command, against what was measured."""
+"""The bundled checkpoints, through the command, against what was measured."""
 
 import numpy as np
 import pytest
