@@ -16,7 +16,7 @@ from PIL import Image
 
 from tokcodec import Codec, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
-from tokcodec.errors import TrainingError
+from tokcodec.errors import DatasetError, TrainingError
 from tokcodec.model.loading import load
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages
@@ -67,7 +67,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("arrays")
-    return load_pictures([photos], frozenset(), PATCH.preprocessing, folder, 2, lambda _: None)
+    return load_pictures([str(photos)], frozenset(), PATCH.preprocessing, folder, 2, lambda _: None)
 
 
 def test_reading_pictures(photos, pictures, tmp_path):
@@ -80,23 +80,21 @@ def test_reading_pictures(photos, pictures, tmp_path):
     # A list decides instead of chance, and decides alone; a second call reads what is there.
     keys = frozenset({"some.tar/001.png", "0/000.png", "0/010.png"})
     for _ in range(2):
-        chosen = load_pictures([photos], keys, PATCH.preprocessing, tmp_path, 2, lambda _: None)
+        chosen = load_pictures(
+            [str(photos)], keys, PATCH.preprocessing, tmp_path, 2, lambda _: None
+        )
         assert (len(chosen.train), len(chosen.held_out)) == (237, 3)
     assert chosen.fingerprint == pictures.fingerprint
     with pytest.raises(TrainingError, match="pictures of other sources or settings"):
-        load_pictures([photos], frozenset(), PATCH.preprocessing, tmp_path, 2, lambda _: None)
+        load_pictures([str(photos)], frozenset(), PATCH.preprocessing, tmp_path, 2, lambda _: None)
 
 
 def test_no_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="empty: no training pictures"):
-        load_pictures(
-            [tmp_path / "empty"], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None
-        )
-    with pytest.raises(TrainingError, match="nowhere: no such folder or tar file"):
-        load_pictures(
-            [tmp_path / "nowhere"], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None
-        )
+    for name in ("empty", "nowhere"):
+        source = str(tmp_path / name)
+        with pytest.raises(DatasetError, match=f"{name}: no such file, or no pictures in it"):
+            load_pictures([source], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None)
 
 
 def test_batches_depend_on_the_generator_alone(pictures):
