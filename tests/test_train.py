@@ -233,7 +233,7 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     models = [load(h, CPU) for h in (header, other)]
     shown = [model.decoder(model.quantizer.lookup(codes[0])) for model in models]
     assert kinks(shown[1], 4) < 0.8 * kinks(shown[0], 4)
-    assert other.provenance["held_out_psnr"] > facts["held_out_psnr"] - 0.1
+    assert other.provenance["held_out_psnr"] > facts["held_out_psnr"] - 0.15
 
     # Another kind of decoder starts afresh; the codes stay all the same.
     for change in ({"width": 64}, {"heads": 1}):

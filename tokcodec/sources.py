@@ -116,7 +116,7 @@ class Tar:
         (stamp,) = self.stamps
         known = extensions() if self.kinds is None else self.kinds
         sample: _Sample = {}
-        key = ""
+        key = reason = ""
         try:
             with open_input(stamp.path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
                 for member in tar:
@@ -133,12 +133,11 @@ class Tar:
                     key = own
                     opened = tar.extractfile(member) if member.isreg() else None
                     sample[suffix] = member.name, opened.read() if opened else None
-                if sample:
-                    yield from _samples(key, sample, stamp)
         except Exception as error:  # of tarfile, of a decompressor, or of a store behind fsspec
-            if sample:
-                yield from _samples(key, sample, stamp)
             reason = f"the rest of the tar: {_reason(error)}"
+        if sample:
+            yield from _samples(key, sample, stamp)
+        if reason:
             yield Record(self.name, None, partial(_fail, OSError(None, reason)), stamp)
 
 
