@@ -28,7 +28,6 @@ from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size  # noq
 from tokcodec.dataset.export import export  # noqa: E402
 from tokcodec.dataset.plan import make_plan  # noqa: E402
 from tokcodec.dataset.reader import load_tokens, open_dataset, token_files  # noqa: E402
-from tokcodec.dataset.sources import open_input  # noqa: E402
 from tokcodec.dataset.tokenize import (  # noqa: E402
     Settings,
     ShardStep,
@@ -39,6 +38,7 @@ from tokcodec.dataset.tokenize import (  # noqa: E402
 )
 from tokcodec.dataset.torch_dataset import TokenDataset  # noqa: E402
 from tokcodec.dataset.views import COUNTS  # noqa: E402
+from tokcodec.sources import open_input  # noqa: E402
 
 pytestmark = pytest.mark.parquet
 TINY = str(GOLDEN / "patch.safetensors")

@@ -24,6 +24,7 @@ BORDERS = {
     "checkpoint": {"config", "errors", "files", "prior"},
     "tokenfile": {"bitpack", "checkpoint", "config", "errors", "files", "geometry", "prior"},
     "picture": {"config", "errors", "files", "geometry"},
+    "sources": {"errors", "files", "picture"},
     "model": {"checkpoint", "config", "errors", "model", "prior"},
     "convert": {"checkpoint", "config", "convert", "errors"},
     "stats": {"checkpoint", "errors", "tokenfile"},
@@ -41,6 +42,7 @@ BORDERS["evaluate"] = {
     "files",
     "parallel",
     "picture",
+    "sources",
     "stats",
 }
 BORDERS["cli"] = BELOW_CODEC | {

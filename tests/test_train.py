@@ -15,7 +15,7 @@ from PIL import Image
 
 from tokcodec import Codec, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
-from tokcodec.errors import TrainingError
+from tokcodec.errors import DatasetError, TrainingError
 from tokcodec.model.loading import load
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages
@@ -66,7 +66,7 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("arrays")
-    return load_pictures([photos], frozenset(), PATCH.preprocessing, folder, 2, lambda _: None)
+    return load_pictures([str(photos)], frozenset(), PATCH.preprocessing, folder, 2, lambda _: None)
 
 
 def test_reading_pictures(photos, pictures, tmp_path):
@@ -79,23 +79,21 @@ def test_reading_pictures(photos, pictures, tmp_path):
     # A list decides instead of chance, and decides alone; a second call reads what is there.
     keys = frozenset({"some.tar/001.png", "0/000.png", "0/010.png"})
     for _ in range(2):
-        chosen = load_pictures([photos], keys, PATCH.preprocessing, tmp_path, 2, lambda _: None)
+        chosen = load_pictures(
+            [str(photos)], keys, PATCH.preprocessing, tmp_path, 2, lambda _: None
+        )
         assert (len(chosen.train), len(chosen.held_out)) == (237, 3)
     assert chosen.fingerprint == pictures.fingerprint
     with pytest.raises(TrainingError, match="pictures of other sources or settings"):
-        load_pictures([photos], frozenset(), PATCH.preprocessing, tmp_path, 2, lambda _: None)
+        load_pictures([str(photos)], frozenset(), PATCH.preprocessing, tmp_path, 2, lambda _: None)
 
 
 def test_no_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="empty: no training pictures"):
-        load_pictures(
-            [tmp_path / "empty"], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None
-        )
-    with pytest.raises(TrainingError, match="nowhere: no such folder or tar file"):
-        load_pictures(
-            [tmp_path / "nowhere"], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None
-        )
+    for name in ("empty", "nowhere"):
+        source = str(tmp_path / name)
+        with pytest.raises(DatasetError, match=f"{name}: no such file, or no pictures in it"):
+            load_pictures([source], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None)
 
 
 def test_batches_depend_on_the_generator_alone(pictures):
@@ -234,7 +232,7 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     models = [load(h, CPU) for h in (header, other)]
     shown = [model.decoder(model.quantizer.lookup(codes[0])) for model in models]
     assert kinks(shown[1], 4) < 0.8 * kinks(shown[0], 4)
-    assert other.provenance["held_out_psnr"] > facts["held_out_psnr"] - 0.1
+    assert other.provenance["held_out_psnr"] > facts["held_out_psnr"] - 0.15
 
     # Another kind of decoder starts afresh; the codes stay all the same.
     for change in ({"width": 64}, {"heads": 1}):

@@ -34,7 +34,7 @@ class DeviceError(TokcodecError):
 
 
 class DatasetError(TokcodecError):
-    """A token dataset, or an input of one, that cannot be read, or a run that cannot go on."""
+    """A token dataset, or a source of pictures, that cannot be read, or a run that cannot go on."""
 
 
 class FailedRowError(DatasetError):

@@ -6,7 +6,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,15 @@ from tokcodec.files import write_atomically
 from tokcodec.geometry import Fit, Placement, Size, place
 
 Pixels = NDArray[np.uint8]
-Source = str | os.PathLike[str] | BinaryIO | Image.Image
+
+
+class Readable(Protocol):
+    """A binary file, or all that ``read`` gives; a ``name`` that it has is for messages."""
+
+    def read(self) -> bytes: ...
+
+
+Source = str | os.PathLike[str] | Readable | Image.Image
 
 MAX_EDGE = 65535  # what a token file can say
 _FILTERS = {
@@ -194,7 +202,8 @@ def _name(source: Source) -> str:
 def _open(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.copy()  # the caller's stays open, and as it is
-    return Image.open(Path(source) if isinstance(source, str) else source)
+    # Pillow reads all of what cannot seek.
+    return Image.open(Path(source) if isinstance(source, str) else source)  # type: ignore[arg-type]
 
 
 def _cut(rgb: Image.Image, placement: Placement, resampling: Image.Resampling) -> Pixels:

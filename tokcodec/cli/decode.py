@@ -5,12 +5,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.jobs import STANDARD, Job, StandardInput, plan
+from tokcodec.cli.jobs import STANDARD, Job, leaves, plan
 from tokcodec.cli.options import (
     CORES,
     WEIGHTS,
@@ -20,7 +20,6 @@ from tokcodec.cli.options import (
     Force,
     Json,
     Output,
-    Sources,
     Tokens,
     Workers,
     allow_large,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from tokcodec.checkpoint import Header
     from tokcodec.codec import Codec
+    from tokcodec.sources import Record
     from tokcodec.tokenfile import TokenFile
 
     Entry = tuple[Job, Callable[[], TokenFile]]
@@ -42,7 +42,14 @@ _CHUNK = 1024  # token files read before the first of them is decoded
 
 
 def decode(
-    sources: Sources,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC",
+            help="Token files: files, folders, globs, tars; paths or URLs. Or - for standard "
+            "input, or one token dataset.",
+        ),
+    ],
     output: Output = None,
     force: Force = False,
     weights: Annotated[
@@ -69,9 +76,9 @@ def decode(
 ) -> None:
     """Turn token files back into pictures, at their original size.
 
-    Without -o, a.jpg.tok becomes a.jpg.png beside it. A file named with -o takes the format of
-    its extension; folders and standard output get PNG. SRC may be one token dataset, whose rows
-    become KEY.png in the folder that -o names.
+    Without -o, a.jpg.tok becomes a.jpg.png beside it; what is in tars or on URLs needs a folder
+    for -o. A file named with -o takes the format of its extension; folders and standard output get
+    PNG. SRC may be one token dataset, whose rows become KEY.png in the folder that -o names.
     """
     from tokcodec.checkpoint import check_tokens, find, find_by_code_id
 
@@ -85,9 +92,7 @@ def decode(
         raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
     fixed = find(weights) if weights else None
     count, entries = (
-        _rows(dataset, output, select or [])
-        if dataset
-        else _files(plan_files(sources, output), fixed)
+        _rows(dataset, output, select or []) if dataset else _files(sources, output, fixed)
     )
     fitting = functools.cache(find_by_code_id)
     load = functools.cache(_load)
@@ -97,7 +102,9 @@ def decode(
             groups: dict[str, tuple[Header, list[tuple[Job, TokenFile]]]] = {}
             for job, read in chunk:
                 try:
-                    if job.target and job.target.exists() and not force:
+                    if job.problem:
+                        raise TokenFileError(job.problem)
+                    if job.is_there() and not force:
                         raise OutputError(f"{job.target}: is there already; -f overwrites it")
                     token_file = read()
                     header = fixed or fitting(token_file.code_id)
@@ -127,15 +134,13 @@ def _load(path: Path, device: str, batch_size: int | None) -> "Codec":
     return Codec.load(str(path), device, batch_size)
 
 
-def plan_files(sources: list[str], output: str | None) -> list[Job]:
-    """The token files to decode, and where their pictures go."""
+def _files(
+    sources: list[str], output: str | None, fixed: "Header | None"
+) -> "tuple[int | None, Iterator[Entry]]":
     from tokcodec.tokenfile import SUFFIX
 
-    return plan(sources, output, lambda: {SUFFIX}, lambda name: name.removesuffix(SUFFIX) + ".png")
-
-
-def _files(jobs: list[Job], fixed: "Header | None") -> "tuple[int, Iterator[Entry]]":
-    return len(jobs), ((job, functools.partial(_read, job, fixed)) for job in jobs)
+    count, jobs = plan(sources, output, lambda name: name.removesuffix(SUFFIX) + ".png", {SUFFIX})
+    return count, ((job, functools.partial(_read, record, fixed)) for job, record in jobs)
 
 
 def _rows(path: Path, output: str | None, select: list[str]) -> "tuple[int, Iterator[Entry]]":
@@ -146,19 +151,20 @@ def _rows(path: Path, output: str | None, select: list[str]) -> "tuple[int, Iter
         raise typer.BadParameter("name a folder for the pictures of a dataset", param_hint="-o")
     folder = Path(output)
     dataset = open_dataset(path)
-    names: set[str] = set()
+    targets: set[Path | None] = set()
 
     def entries() -> "Iterator[Entry]":
         for name, row in token_files(dataset, select):
-            below = PurePosixPath(name)
-            problem: TokcodecError | None = row if isinstance(row, TokcodecError) else None
-            if below.is_absolute() or ".." in below.parts or not below.name or "\0" in name:
-                problem = TokenFileError("its key leaves the folder of the pictures; not written")
-            elif str(below) in names:
-                problem = TokenFileError("a second row of this key; choose it by --select ROW")
-            names.add(str(below))
-            target = folder / below.with_name(below.name + ".png") if not problem else None
-            yield Job(Path(name), target), functools.partial(_given, problem or row)
+            target: Path | None = folder / f"{name}.png"
+            problem = None
+            if leaves(name):
+                problem = "its key leaves the folder of the pictures; not written"
+            elif target in targets:
+                problem = "a second row of this key; choose it by --select ROW"
+            targets.add(target)
+            if problem or isinstance(row, TokcodecError):
+                target = None
+            yield Job(name, target, problem), functools.partial(_given, row)
 
     return len(select) or len(dataset), entries()
 
@@ -199,15 +205,13 @@ def _decode_group(
             tally.done(job, result, f"{result:,} bytes, decoded by {codec.header.name}")
 
 
-def _read(job: Job, fixed: "Header | None") -> "TokenFile":
+def _read(record: "Record", fixed: "Header | None") -> "TokenFile":
     from tokcodec.tokenfile import TokenFile
 
-    if not job.source:
-        return TokenFile.from_bytes(StandardInput().getvalue(), fixed)
     try:
-        return TokenFile.from_bytes(job.source.read_bytes(), fixed)
+        return TokenFile.from_bytes(record.read(), fixed)
     except OSError as error:
-        raise TokenFileError(f"cannot read: {error.strerror}") from error
+        raise TokenFileError(f"cannot read: {error.strerror or error}") from error
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | int | None:

@@ -2,14 +2,18 @@
 
 import math
 import sys
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.jobs import STANDARD, Job, StandardInput, plan
+from tokcodec.cli.jobs import STANDARD, Job, plan
 from tokcodec.cli.options import (
     CORES,
+    MANY,
     WEIGHTS,
     AllowLarge,
     BatchSize,
@@ -17,22 +21,25 @@ from tokcodec.cli.options import (
     Force,
     Json,
     Output,
-    Sources,
     Tokens,
     Workers,
     allow_large,
 )
 from tokcodec.cli.terminal import Tally
 from tokcodec.config import DEFAULT_WEIGHTS, Fit
-from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.errors import OutputError, TokcodecError, TokenFileError
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
     from tokcodec.prior import Prior
+    from tokcodec.sources import Record
 
 
 def encode(
-    sources: Sources,
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SRC", help=f"Pictures: {MANY} Or - for standard input."),
+    ],
     output: Output = None,
     force: Force = False,
     weights: Annotated[
@@ -68,11 +75,12 @@ def encode(
 ) -> None:
     """Turn pictures into token files.
 
-    Without -o, a.jpg becomes a.jpg.tok beside it. Pictures whose token file is whole, newer and
-    of the same model and fit are skipped; other existing files are kept unless -f is given.
+    Without -o, a.jpg becomes a.jpg.tok beside it; what is in tars and Parquet files or on URLs
+    needs a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Pictures whose token file is
+    whole, newer and of the same model and fit are skipped; other existing files are kept unless -f
+    is given.
     """
     from tokcodec.checkpoint import check_fit, check_tokens, find, read_prior
-    from tokcodec.picture import extensions
     from tokcodec.tokenfile import SUFFIX
 
     if allow_large_pictures:
@@ -80,42 +88,56 @@ def encode(
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
     colour = colour_of(background)
-    jobs = plan(sources, output, extensions, lambda name: name + SUFFIX)
+    count, jobs = plan(sources, output, lambda name: name + SUFFIX)
     header = find(weights)
     kept = check_tokens(header, tokens)
     prior = read_prior(header) if coded else None
     fit = fit or header.config.default_fit
     check_fit(header, fit)
-    with Tally("encode", len(jobs), as_json) as tally:
-        todo = []
-        for job in jobs:
-            if force or not (job.target and job.target.exists()):
-                todo.append(job)
-            elif (reason := _stale(job, header, fit, kept, prior)) is None:
-                tally.skipped(job)
-            else:
-                tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
-        if todo:
+    with Tally("encode", count, as_json) as tally:
+        begun: deque[Job] = deque()
+
+        def todo() -> "Iterator[Record]":
+            for job, record in jobs:
+                if job.problem:
+                    tally.failed(job, f"{job}: {job.problem}")
+                elif force or not job.is_there():
+                    begun.append(job)
+                    yield record
+                elif (reason := _stale(job, record, header, fit, kept, prior)) is None:
+                    tally.skipped(job)
+                else:
+                    tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
+
+        records = todo()
+        if first := next(records, None):
             from tokcodec.codec import Codec
 
             codec = Codec.load(header, device, batch_size)
-            images = (job.source or StandardInput() for job in todo)
-            results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
-            for job, result in zip(todo, results, strict=True):
+            images = chain([first], records)
+            for result in codec.compress_stream(images, fit, colour, tokens, coded, workers):
+                job = begun.popleft()
                 if isinstance(result, TokcodecError):
                     tally.failed(job, str(result))
                     continue
-                if job.target:
-                    result.save(job.target)
-                else:
-                    sys.stdout.buffer.write(result.to_bytes())
+                try:
+                    if job.target:
+                        result.save(job.target)
+                    else:
+                        sys.stdout.buffer.write(result.to_bytes())
+                except OutputError as error:
+                    tally.failed(job, str(error))
+                    continue
                 what = f"{result.file_bytes} bytes, {len(result.codes)} codes of {header.name}"
                 tally.done(job, result.file_bytes, what)
     tally.close()
 
 
-def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | None") -> str | None:
+def _stale(
+    job: Job, record: "Record", header: "Header", fit: Fit, tokens: int, prior: "Prior | None"
+) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
+    from tokcodec.sources import ABSENT, is_remote
     from tokcodec.tokenfile import TokenFile, check_codes
 
     assert job.target
@@ -134,9 +156,10 @@ def _stale(job: Job, header: "Header", fit: Fit, tokens: int, prior: "Prior | No
         return f"is there, with {len(there.codes)} codes"
     if there.entropy_coded != replace(there, prior=prior, code_shape=shape).entropy_coded:
         return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"
-    if job.source is None or not job.source.exists():
+    stamp = record.stamp
+    if stamp.mtime == ABSENT:
         return "is there already"
-    if job.target.stat().st_mtime_ns < job.source.stat().st_mtime_ns:
+    if not is_remote(stamp.path) and job.target.stat().st_mtime_ns < int(stamp.mtime):
         return "is there, older than the picture"
     return None
 

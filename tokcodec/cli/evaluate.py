@@ -70,12 +70,10 @@ def evaluate(
         raise EvaluationError(
             f"evaluate needs {', '.join(missing)}: pip install 'tokcodec[metrics]'"
         )
-    from tokcodec.picture import extensions
-
     others = _parse_names(against)
     if allow:
         allow_large()
-    paths = pictures(sources, extensions)
+    count, records = pictures(sources)
     if output:
         _prepare(output, force)
     # What is wrong with the command is said before the seconds that these take to import.
@@ -88,12 +86,12 @@ def evaluate(
     evaluator = Evaluator(codecs, others, fit)
     if evaluator.no_lpips:
         say(f"without LPIPS: {evaluator.no_lpips}")
-    report = Report(evaluator.points, len(paths))
-    for result in evaluator.run(paths, workers, say):
+    report = Report(evaluator.points, count)
+    for result in evaluator.run(records, workers, say):
         if output:  # it keeps pictures, which nobody else needs
             report.add(result)
         if evaluator.pictures % 16 == 0:
-            say(f"{evaluator.pictures} of {len(paths)} pictures")
+            say(f"{evaluator.pictures}{f' of {count}' if count else ''} pictures")
     if not evaluator.pictures:
         raise EvaluationError(f"{', '.join(sources)}: no picture to measure")
     evaluation = evaluator.evaluation()

@@ -5,12 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-Sources = Annotated[
-    list[str], typer.Argument(metavar="SRC", help="Files, folders, or - for standard input.")
-]
-Pictures = Annotated[
-    list[str], typer.Argument(metavar="SRC", help="Files, and folders of pictures.")
-]
+MANY = "files, folders, globs, WebDataset tars, Parquet files; paths or URLs."
+Pictures = Annotated[list[str], typer.Argument(metavar="SRC", help="Pictures: " + MANY)]
 Output = Annotated[
     str | None,
     typer.Option(

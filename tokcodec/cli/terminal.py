@@ -34,12 +34,12 @@ def require_pyarrow() -> None:
 class Tally:
     """Counts the ends of jobs, shows them as they come, and closes with the exit status.
 
-    Several jobs on a terminal have a progress bar. With ``as_json`` every job is a line of JSON
-    on standard output: ``source, output, status`` (``ok``, ``skipped``, ``failed``), ``error``,
-    ``file_bytes``.
+    Several jobs, or a number that is not known (None), have a progress bar on a terminal. With
+    ``as_json`` every job is a line of JSON on standard output: ``source, output, status`` (``ok``,
+    ``skipped``, ``failed``), ``error``, ``file_bytes``.
     """
 
-    def __init__(self, verb: str, jobs: int, as_json: bool) -> None:
+    def __init__(self, verb: str, jobs: int | None, as_json: bool) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -97,7 +97,7 @@ class Tally:
             typer.Exit: status 3 if some of several jobs failed, 1 if the only one did.
         """
         failed = self.counts["failed"]
-        if self.jobs > 1:
+        if self.jobs != 1:
             parts = [f"{self.counts['ok']} {self.verb}d ({self.bytes:,} bytes)"]
             if self.counts["skipped"]:
                 parts.append(f"{self.counts['skipped']} skipped as done")
@@ -107,7 +107,7 @@ class Tally:
         elif self.counts["skipped"]:
             say("skipped: its token file is whole and up to date (-f encodes again)")
         if failed:
-            raise typer.Exit(3 if self.jobs > 1 else 1)
+            raise typer.Exit(1 if self.jobs == 1 else 3)
 
     def _count(self, job: Job, status: str, error: str | None, size: int | None) -> None:
         self.counts[status] += 1

@@ -11,6 +11,7 @@ from tokcodec.cli.encode import colour_of
 from tokcodec.cli.jobs import STANDARD
 from tokcodec.cli.options import (
     CORES,
+    MANY,
     WEIGHTS,
     AllowLarge,
     Device,
@@ -38,7 +39,7 @@ def tokenize(
         list[str] | None,
         typer.Argument(
             metavar="[SRC]...",
-            help="Folders, globs, pictures, WebDataset tars, Parquet files; paths or URLs.",
+            help="Pictures: " + MANY,
         ),
     ] = None,
     from_file: Annotated[

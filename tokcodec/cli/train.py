@@ -7,16 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.cli.options import WEIGHTS, Device
+from tokcodec.cli.options import MANY, WEIGHTS, Device
 from tokcodec.cli.terminal import say
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
 
 
 def train(
-    sources: Annotated[
-        list[Path], typer.Argument(metavar="SRC", help="Folders or tar files of pictures.")
-    ],
+    sources: Annotated[list[str], typer.Argument(metavar="SRC", help="Pictures: " + MANY)],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
     ],
@@ -64,7 +62,7 @@ def train(
         typer.Option(
             metavar="FILE",
             help="List of pictures kept from training, a key a line: the path below SRC, "
-            "or name.tar/member. Without it, one in 32.",
+            "name.tar/member or file.parquet/row. Without it, one in 32.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the start and of every draw.")] = 0,

@@ -30,17 +30,17 @@ def verify(
     margin is how much better the code is than the second best, in what the quantizer compares.
     """
     from tokcodec.checkpoint import find
-    from tokcodec.picture import extensions, read_squares
+    from tokcodec.picture import read_squares
 
     if allow:
         allow_large()
     header = find(weights)
     squares: list[Pixels] = []
-    for path in pictures(sources, extensions):
+    for record in pictures(sources)[1]:
         if len(squares) == limit:
             break
         try:
-            read = read_squares(path, header.config.preprocessing, header.config.default_fit)
+            read = read_squares(record, header.config.preprocessing, header.config.default_fit)
             squares.append(read.pixels[:1])
         except PictureError as error:
             say(str(error))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tokcodec.codec import BATCH_SIZE, Codec
-from tokcodec.dataset.sources import parts_of
+from tokcodec.dataset.plan import parts_of
 from tokcodec.dataset.table import read_metadata
 
 _LARGEST = 1024

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokcodec.dataset.sources import Batch, Files, Rows, list_inputs
 from tokcodec.errors import DatasetError
+from tokcodec.sources import Batch, Files, Rows, Tar, list_inputs
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def make_plan(
     Raises:
         DatasetError: no inputs, or two of one key.
     """
-    batches = list_inputs(sources, listed, max(1, rows_per_shard // views), label, output)
+    without = [path for path in (output, parts_of(output)) if path]
+    batches = list_inputs(sources, listed, max(1, rows_per_shard // views), label, without)
+    _check_keys(batches)
     if limit is not None:
         batches = list(_first(batches, limit))
     if not batches:
@@ -73,9 +75,32 @@ def make_plan(
         fields = dataclasses.asdict(batch)
         # Where they lie does not matter, so that data may be moved.
         fields["stamps"] = [(stamp.size, stamp.mtime) for stamp in batch.stamps]
+        fields.pop("kinds", None)
         shards.append(Shard(number, batch, _digest(fields)))
     cut = {"rows_per_shard": rows_per_shard, "limit": limit, "label": label}
     return Plan(tuple(shards), _digest([shard.digest for shard in shards]), cut)
+
+
+def parts_of(output: Path | None) -> Path | None:
+    """The folder of the shards of an output: itself, or beside it where it is one file."""
+    if output and output.suffix == ".parquet":
+        return output.with_name(output.name + ".parts")
+    return output
+
+
+def _check_keys(batches: Sequence[Batch]) -> None:
+    seen: dict[str, str] = {}
+    for batch in batches:
+        if isinstance(batch, Tar):
+            continue
+        keys = batch.keys if isinstance(batch, Files) else [batch.name]
+        for key, stamp in zip(keys, batch.stamps, strict=True):
+            other = seen.setdefault(key, stamp.path)
+            if other != stamp.path:
+                raise DatasetError(
+                    f"{other} and {stamp.path} would both have the key {key}; "
+                    "give the folder above them"
+                )
 
 
 def _first(batches: Sequence[Batch], limit: int) -> Iterator[Batch]:

@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 from tokcodec.checkpoint import Header
 from tokcodec.codec import BATCH_SIZE, Codec
 from tokcodec.config import Fit
-from tokcodec.dataset.plan import Plan, Shard
-from tokcodec.dataset.sources import Files, Record, Tar, parts_of
+from tokcodec.dataset.plan import Plan, Shard, parts_of
 from tokcodec.dataset.table import COMPANIONS, Metadata, Row, merge, read_metadata, write_rows
 from tokcodec.dataset.views import Views, read_views
 from tokcodec.errors import DatasetError, OutputError, PictureError
@@ -30,6 +29,7 @@ from tokcodec.files import TEMPORARY
 from tokcodec.model.loading import Dtype
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import WHITE, Squares
+from tokcodec.sources import Files, Record, Tar
 
 _NO_SHARD = Shard(-1, Files((), (), ()), "")
 _ELSEWHERE = "choose another -o, or begin again with -f"

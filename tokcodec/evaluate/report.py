@@ -5,7 +5,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
@@ -45,11 +45,13 @@ class Report:
 
     Args:
         points: of the evaluator.
-        pictures: how many there are; twelve of them, evenly spread, are shown on the sheets.
+        pictures: how many there are; twelve of them, evenly spread, are shown on the sheets, or
+            the first twelve where that is not known.
     """
 
-    def __init__(self, points: "Sequence[Point]", pictures: int) -> None:
+    def __init__(self, points: "Sequence[Point]", pictures: int | None) -> None:
         self.points = points
+        pictures = SHEET_PICTURES if pictures is None else pictures
         count = min(SHEET_PICTURES, pictures)
         self._shown = {n * pictures // count for n in range(count)} if count else set()
         self._results: list[Result] = []
@@ -63,7 +65,7 @@ class Report:
         for measured in result.measured:
             point = self.points[measured.point]
             line = {
-                "picture": result.path,
+                "picture": result.name,
                 "checkpoint": point.name,
                 "tokens": point.tokens,
                 "coded": point.coded,
@@ -168,7 +170,7 @@ def _sheet(
             if measured.point == place
         }
         sheet.paste(result.original, (0, top + _HEAD))
-        draw.text((2, top + 2), _printable(result.path.name), "black", font_size=13)
+        draw.text((2, top + 2), _printable(PurePath(result.name).name), "black", font_size=13)
         for column, codec in enumerate(["", *others], start=1):
             left = column * step
             if codec not in found:

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,6 +16,7 @@ from tokcodec.evaluate import rivals
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score, why_no_lpips
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import read_squares
+from tokcodec.sources import Record
 from tokcodec.stats import Collector
 
 _SHORTEST_PREFIX = 16
@@ -61,7 +61,7 @@ class Measured:
 class Result:
     """What one picture gave; ``measured`` lacks the codecs of which no file was small enough."""
 
-    path: Path
+    name: str
     original: Image.Image
     measured: tuple[Measured, ...]
 
@@ -165,16 +165,17 @@ class Evaluator:
         self._figures: dict[tuple[int, str | None], list[tuple[int, Scores]]] = defaultdict(list)
 
     def run(
-        self, paths: Sequence[Path], workers: int, failed: Callable[[str], None]
+        self, records: Iterable[Record], workers: int, failed: Callable[[str], None]
     ) -> Iterator[Result]:
-        """Results in the order of ``paths``; ``failed`` is told of pictures that cannot be read."""
-        ahead = iter(paths)
+        """Results in the order of ``records``; ``failed`` is told of what cannot be read."""
+        config = PreprocessingConfig(image_size=self.size)
+        ahead = iter(records)
         while chunk := list(islice(ahead, _BATCH)):
-            squares: list[tuple[Path, Image.Image]] = []
-            for path in chunk:
+            squares: list[tuple[str, Image.Image]] = []
+            for record in chunk:
                 try:
-                    read = read_squares(path, PreprocessingConfig(image_size=self.size), self.fit)
-                    squares.append((path, Image.fromarray(read.pixels[0])))
+                    read = read_squares(record, config, self.fit)
+                    squares.append((record.name, Image.fromarray(read.pixels[0])))
                 except PictureError as error:
                     self.failed += 1
                     failed(str(error))
@@ -224,17 +225,17 @@ class Evaluator:
         )
 
     def _measure(
-        self, square: tuple[Path, Image.Image], own: list[tuple[int, Image.Image]]
+        self, square: tuple[str, Image.Image], own: list[tuple[int, Image.Image]]
     ) -> Result:
-        path, original = square
-        opened = {name: rivals.open_rival(name, original) for name in self.others}
+        name, original = square
+        opened = {other: rivals.open_rival(other, original) for other in self.others}
         known: dict[int, Scores] = {}  # by image: of several points where only bytes differ
         measured = []
         for place, (budget, decoded) in enumerate(own):
             attempts: dict[rivals.Name | None, rivals.Attempt | None]
             attempts = {None: rivals.Attempt(budget, "", decoded)}
-            attempts |= {name: rivals.best(r, original, budget) for name, r in opened.items()}
-            for name, attempt in attempts.items():
+            attempts |= {other: rivals.best(r, original, budget) for other, r in opened.items()}
+            for other, attempt in attempts.items():
                 if attempt:
                     image = attempt.image
                     if id(image) not in known:
@@ -243,9 +244,9 @@ class Evaluator:
                         )
                     scores = known[id(image)]
                     measured.append(
-                        Measured(place, name, attempt.file_bytes, attempt.settings, scores, image)
+                        Measured(place, other, attempt.file_bytes, attempt.settings, scores, image)
                     )
-        return Result(path, original, tuple(measured))
+        return Result(name, original, tuple(measured))
 
     def _mean(self, place: int, rival: rivals.Name | None) -> Mean:
         figures = self._figures[place, rival]

@@ -1,14 +1,12 @@
-"""Training pictures: from folders and tar files into one array on disk, and batches out of it."""
+"""Training pictures: from sources of every kind into one array on disk, and batches out of it."""
 
 import hashlib
 import io
-import tarfile
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -19,8 +17,9 @@ from torch import Tensor
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError
-from tokcodec.files import find_files, write_atomically
-from tokcodec.picture import extensions, read_squares
+from tokcodec.files import write_atomically
+from tokcodec.picture import read_squares
+from tokcodec.sources import Record, list_inputs, printable
 
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
 
@@ -43,7 +42,7 @@ class Pictures:
 
 
 def load_pictures(
-    sources: Sequence[Path],
+    sources: Sequence[str],
     held_out: frozenset[str],
     config: PreprocessingConfig,
     folder: Path,
@@ -52,19 +51,20 @@ def load_pictures(
 ) -> Pictures:
     """Reads every picture of ``sources``, or the arrays that an earlier call left in ``folder``.
 
-    Pictures are cropped to their centre square. A key is the path below the source folder, or
-    ``name.tar/member``; the pictures whose keys are in ``held_out``, or one in 32 by the hash of
-    its key where that is empty, are kept from training.
+    Pictures are cropped to their centre square. A key is the path below the source folder,
+    ``name.tar/member`` or ``file.parquet/row``; the pictures whose keys are in ``held_out``, or one
+    in 32 by the hash of its key where that is empty, are kept from training.
 
     Args:
         report: called with the number of pictures read so far.
 
     Raises:
-        TrainingError: no pictures, none on one side of the split, or arrays in ``folder`` that
-            came from other sources or settings.
+        DatasetError: as ``sources.list_inputs``.
+        TrainingError: none on one side of the split, a source that can be read in part alone, or
+            arrays in ``folder`` that came from other sources or settings.
     """
     paths = (folder / "train.npy", folder / "held-out.npy", folder / "fingerprint")
-    asked = repr(([str(source) for source in sources], sorted(held_out), config))
+    asked = repr((list(sources), sorted(held_out), config))
     plan = hashlib.sha256(asked.encode()).hexdigest()
     if not paths[2].exists():
         _prepare(sources, held_out, config, paths, plan, workers, report)
@@ -78,7 +78,7 @@ def load_pictures(
 
 
 def _prepare(
-    sources: Sequence[Path],
+    sources: Sequence[str],
     held_out: frozenset[str],
     config: PreprocessingConfig,
     paths: tuple[Path, Path, Path],
@@ -94,29 +94,34 @@ def _prepare(
     def is_held_out(key: str) -> bool:
         return key in held_out if held_out else _drawn(key)
 
-    def prepare(entry: tuple[str, bytes]) -> NDArray[np.uint8] | PictureError:
-        key, data = entry
+    def prepare(record: Record) -> tuple[str, bytes, NDArray[np.uint8]] | str:
+        key = printable(record.below)
         try:
-            return _square(data, config, config.image_size if is_held_out(key) else stored)
-        except PictureError as error:
-            return error
+            data = record.read()
+            side = config.image_size if is_held_out(key) else stored
+            return key, data, _square(data, config, side)
+        except (PictureError, FileNotFoundError) as error:
+            return f"{key}: {getattr(error, 'strerror', None) or error}"
+        except OSError as error:  # half of a tar would be trained on in place of the whole
+            raise TrainingError(f"{record.name}: cannot read: {error.strerror or error}") from error
 
     with ThreadPoolExecutor(workers) as pool:
-        entries = _entries(sources)
+        records = chain.from_iterable(batch.records() for batch in list_inputs(sources))
         count = 0
-        while chunk := list(islice(entries, 256)):
-            for (key, data), pixels in zip(chunk, pool.map(prepare, chunk), strict=True):
+        while chunk := list(islice(records, 256)):
+            for prepared in pool.map(prepare, chunk):
                 count += 1
-                if isinstance(pixels, PictureError):
-                    skipped.append(f"{key}: {pixels}")
+                if isinstance(prepared, str):
+                    skipped.append(prepared)
                     continue
+                key, data, pixels = prepared
                 for part in (key.encode(), data):
                     digest.update(len(part).to_bytes(8, "little") + part)
                 sides[is_held_out(key)].append(pixels)
             report(count)
     for side, name in zip(sides, ("training", "held-out"), strict=True):
         if not side:
-            raise TrainingError(f"{', '.join(map(str, sources))}: no {name} pictures in there")
+            raise TrainingError(f"{', '.join(sources)}: no {name} pictures in there")
     for path, side in zip(paths[:2], sides, strict=True):
         array = np.stack(side)
         write_atomically(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
@@ -130,35 +135,6 @@ def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.u
         # A plain mean, like the model's own averaging, which finishes what is begun here.
         image = image.resize((side, side), Image.Resampling.BOX)
     return np.asarray(image).transpose(2, 0, 1)
-
-
-def _entries(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    known = extensions()
-    for source in sources:
-        if source.is_file():
-            yield from _tar_entries(source, source.name, known)
-            continue
-        if not source.is_dir():
-            raise TrainingError(f"{source}: no such folder or tar file")
-        for path in find_files(source, known | {".tar"}):
-            key = path.relative_to(source).as_posix()
-            if path.suffix.lower() == ".tar":
-                yield from _tar_entries(path, key, known)
-            else:
-                yield key, path.read_bytes()
-
-
-def _tar_entries(path: Path, key: str, known: Set[str]) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                file: BinaryIO | None
-                if Path(member.name).suffix.lower() in known and (
-                    file := tar.extractfile(member)  # type: ignore[assignment]
-                ):
-                    yield f"{key}/{member.name}", file.read()
-    except tarfile.TarError as error:
-        raise TrainingError(f"{path}: cannot read as a tar file: {error}") from error
 
 
 def _drawn(key: str) -> bool:

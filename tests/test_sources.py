@@ -1,0 +1,251 @@
+"""Every command takes every kind of source, and nothing in one of them harms the others."""
+
+import csv
+import io
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from conftest import GOLDEN, PHOTOS
+from PIL import Image
+
+from tokcodec import Codec, TokenFile
+from tokcodec.cli.decode import decode
+from tokcodec.cli.encode import encode
+from tokcodec.cli.jobs import pictures
+from tokcodec.config import PreprocessingConfig
+from tokcodec.errors import DatasetError, TrainingError
+from tokcodec.sources import count, list_inputs
+from tokcodec.train.data import load_pictures
+
+TINY = str(GOLDEN / "patch.safetensors")
+NAMES = ("dir/1.png", "dir/2.PNG", "dir/deep/3.png")
+KINDS = ("folder", "glob", "tar", "parquet", "url", "url of a tar")
+
+
+def pack(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """The bytes of three small pictures, by name."""
+    found = {}
+    for name, path in zip(NAMES, PHOTOS, strict=True):
+        buffer = io.BytesIO()
+        Image.open(path).convert("RGB").resize((60, 40)).save(buffer, "PNG")
+        found[name] = buffer.getvalue()
+    return found
+
+
+@pytest.fixture
+def make(photos, tmp_path):
+    """Makes a source of a kind; gives it, the file that holds its pictures, and their names."""
+
+    def make(kind):
+        for name, data in photos.items():
+            path = tmp_path / "in" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        if kind.startswith("url"):
+            pytest.importorskip("fsspec")
+        if kind == "parquet":
+            pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+            image = pa.array([{"bytes": data, "path": name} for name, data in photos.items()])
+            rows = tmp_path / "some.parquet"
+            pq.write_table(pa.table({"image": image}), rows)
+            return str(rows), rows, [f"some.parquet/{row}" for row in range(3)]
+        if "tar" in kind:
+            tar = pack(tmp_path / "some.tar", photos.items())
+            source = f"file://{tar}" if kind.startswith("url") else str(tar)
+            return source, tar, [f"some.tar/{name}" for name in NAMES]
+        first = tmp_path / "in" / NAMES[0]
+        source = str(tmp_path / "in") + ("/**/*.[pP]*" if kind == "glob" else "")
+        return f"file://{source}" if kind == "url" else source, first, list(NAMES)
+
+    return make
+
+
+def end(command, *arguments, **options):
+    """The exit status of a command in this process."""
+    try:
+        command(*arguments, weights=TINY, workers=2, **options)
+    except typer.Exit as error:
+        return error.exit_code
+    return 0
+
+
+def files(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def last(capsys):
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encode_takes_it_and_goes_on(make, photos, tmp_path, capsys, kind):
+    source, held, names = make(kind)
+    out = tmp_path / "out"
+    assert end(encode, [source], str(out)) == 0
+    assert files(out) == sorted(f"{name}.tok" for name in names)
+    codec = Codec.load(TINY)
+    for name, data in zip(names, photos.values(), strict=True):
+        expected = codec.compress(io.BytesIO(data))
+        assert TokenFile.load(out / f"{name}.tok").to_bytes() == expected.to_bytes()
+    assert last(capsys).startswith("tokcodec: 3 encoded (")
+
+    # Again: what is there is skipped, what is not is done, what is older is named.
+    assert end(encode, [source], str(out)) == 0
+    assert last(capsys) == "tokcodec: 0 encoded (0 bytes), 3 skipped as done"
+    (out / f"{names[0]}.tok").unlink()
+    assert end(encode, [source], str(out)) == 0
+    assert " 2 skipped as done" in last(capsys)
+    if not kind.startswith("url"):
+        os.utime(held, (2**32, 2**32))
+        older = 1 if held.suffix == ".png" else 3
+        assert end(encode, [source], str(out)) == 3
+        assert capsys.readouterr().err.count("is there, older than the picture") == older
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_stand_beside_local_files_alone(make, tmp_path, kind):
+    source, _, names = make(kind)
+    before = files(tmp_path)
+    if kind in ("folder", "glob"):
+        assert end(encode, [source]) == 0
+        assert set(files(tmp_path)) - set(before) == {f"in/{name}.tok" for name in names}
+        return
+    for options in ({}, {"output": "-"}):
+        with pytest.raises(typer.BadParameter, match=r"name a folder for|result of one file"):
+            encode([source], weights=TINY, **options)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_train_takes_it(make, tmp_path, kind):
+    source, _, names = make(kind)
+    config = PreprocessingConfig(image_size=32)
+
+    def load(source, name, held_out):
+        arguments = (config, tmp_path / name, 2, lambda _: None)
+        return load_pictures([source], frozenset(held_out), *arguments)
+
+    found = load(source, "run", names[1:2])
+    expected = load(str(tmp_path / "in"), "expected", NAMES[1:2])
+    assert np.array_equal(found.train, expected.train)
+    assert np.array_equal(found.held_out, expected.held_out)
+    assert (len(found.train), len(found.held_out)) == (2, 1)
+    # The fingerprint is over names and bytes.
+    assert (found.fingerprint == expected.fingerprint) == (names == list(NAMES))
+
+
+def test_names_and_numbers(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make("folder")
+    make("tar")
+    number, records = pictures(["./in/", "some.tar", "in/dir/1.png"])
+    assert number is None
+    found = [(record.name, record.below) for record in records]
+    assert found == [
+        *((f"in/{name}", name) for name in NAMES),  # each file once
+        *((f"some.tar/{name}", f"some.tar/{name}") for name in NAMES),
+    ]
+    assert count(list_inputs(["in"])) == 3
+    with pytest.raises(DatasetError, match="nowhere: no such file, or no pictures in it"):
+        pictures(["in", "nowhere"])
+    with pytest.raises(DatasetError, match=r"n\*\.png: no such file, or no pictures in it"):
+        pictures(["n*.png"])
+
+
+def test_token_files_come_out_of_tars(make, photos, tmp_path, capsys):
+    source, _, names = make("folder")
+    end(encode, [source], str(tmp_path / "tokens"))
+    whole = [(f"{n}.tok", (tmp_path / "tokens" / f"{n}.tok").read_bytes()) for n in names]
+    members = [*whole, ("other.png", photos[NAMES[0]]), ("../up.tok", whole[0][1])]
+    tokens = pack(tmp_path / "tokens.tar", members)
+    assert end(decode, [str(tokens)], str(tmp_path / "back")) == 3
+    assert files(tmp_path / "back") == sorted(f"tokens.tar/{name}.png" for name in names)
+    said = capsys.readouterr().err
+    assert f"{tokens}/../up.tok: its name leaves the folder {tmp_path}/back; not written" in said
+    assert said.splitlines()[-1].startswith("tokcodec: 3 decoded (")
+    assert end(decode, [str(tmp_path / "tokens" / "**" / "*.tok")]) == 0
+    assert set(files(tmp_path / "back" / "tokens.tar")) <= set(files(tmp_path / "tokens"))
+    with pytest.raises(typer.BadParameter, match=r"folder for what \S+tokens.tar gives"):
+        decode([str(tokens)])
+
+
+def test_names_that_leave_the_folder(photos, tmp_path, capsys):
+    data = photos[NAMES[0]]
+    evil = ["../up.png", "/tmp/tokcodec-root.png", "a/../../b.png", "good.png", "./dir/./good.png"]
+    long = "x" * 300 + ".png"
+    tar = pack(tmp_path / "evil.tar", [(n, data) for n in (*evil, long, "good.png")])
+    inner = tmp_path / "inner"
+    assert end(encode, [str(tar)], str(inner / "out"), as_json=True) == 3
+    said = capsys.readouterr().err
+    assert said.count(f"its name leaves the folder {inner}/out; not written") == 3
+    assert said.count("good.png: not written: ") == 1
+    assert said.count(".png.tok: cannot write: File name too long") == 1
+    assert said.splitlines()[-1].endswith(" 5 failed")
+    assert files(tmp_path) == [
+        "evil.tar",
+        *(f"inner/out/evil.tar/{name}.tok" for name in ("dir/good.png", "good.png")),
+    ]
+    assert not Path("/tmp/tokcodec-root.png.tok").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk", "absent"])
+def test_what_cannot_be_read_is_told(photos, tmp_path, capsys, monkeypatch, damage):
+    monkeypatch.chdir(tmp_path)
+    tar = pack(tmp_path / "a.tar", photos.items())
+    if damage == "absent":
+        tar.unlink()
+    else:
+        start = tar.read_bytes().index(photos[NAMES[1]])
+        tar.write_bytes(b"no tar" * 1000 if damage == "junk" else tar.read_bytes()[: start + 100])
+    pack(tmp_path / "b.tar", photos.items())
+    assert end(encode, ["a.tar", "b.tar"], "out") == 3
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("tokcodec: a.tar: cannot read the picture: the rest of the tar: ")
+    assert said[-1].startswith(f"tokcodec: {3 + (damage == 'cut')} encoded (")
+    assert said[-1].endswith(", 1 failed")
+    # Nothing is trained on what is left of it.
+    arguments = (frozenset({"b.tar/dir/1.png"}), PreprocessingConfig(image_size=32))
+    with pytest.raises(
+        (TrainingError, DatasetError),
+        match=r"^a\.tar: (no such|cannot read: the rest of the tar: )",
+    ):
+        load_pictures(["b.tar", "a.tar"], *arguments, tmp_path / "run", 1, lambda _: None)
+
+
+def test_parquet_needs_its_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "a.parquet").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"a\.parquet: Parquet needs pyarrow: pip install "):
+        encode([str(tmp_path / "a.parquet")], str(tmp_path / "out"), weights=TINY)
+
+
+@pytest.mark.metrics
+def test_evaluate_takes_them(photos, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchmetrics")
+    from tokcodec.cli.evaluate import evaluate
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.png").write_bytes(photos[NAMES[0]])
+    pack(tmp_path / "some.tar", [(NAMES[1], photos[NAMES[1]]), ("bad.png", b"no picture")])
+    with pytest.raises(typer.Exit):
+        evaluate(["*.png", "some.tar"], ["tokcodec-16"], "", tmp_path / "report")
+    said = capsys.readouterr().err
+    assert "some.tar/bad.png: cannot read the picture: not a picture" in said
+    with (tmp_path / "report" / "pictures.csv").open() as file:
+        found = {line["picture"] for line in csv.DictReader(file)}
+    assert found == {"one.png", f"some.tar/{NAMES[1]}"}

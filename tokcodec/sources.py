@@ -1,0 +1,493 @@
+"""What commands read: files, folders, globs, WebDataset tars, Parquet; local, or URLs for fsspec.
+
+Listing reads no picture. A listing is a sequence of ``Batch``es: files together, or one tar, or a
+range of a Parquet file; a batch can be read again at any time and gives the same records.
+"""
+
+import glob
+import posixpath
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from tokcodec.errors import DatasetError
+from tokcodec.files import find_files
+from tokcodec.picture import extensions
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
+_TAR = (".tar", ".tar.gz", ".tgz")
+_PARQUET = ".parquet"
+_COMPANIONS = (".cls", ".txt", ".json")
+ABSENT = "absent"  # the mtime of what is not there
+
+# By suffix, the name and the bytes of the members of a tar that belong together.
+_Sample = dict[str, tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Where an input lies, and what tells whether it has changed.
+
+    Attributes:
+        path: absolute, or a URL.
+        size: in bytes.
+        mtime: in nanoseconds; of remote ones the time, or the tag, that their store gives.
+        base: the folder or URL that its source names; empty for what a list names.
+        below: its path below that, or the name in the list.
+    """
+
+    path: str
+    size: int
+    mtime: str
+    base: str
+    below: str
+
+    def __str__(self) -> str:
+        return self.path if is_remote(self.path) else str(Path(self.base, self.below))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture, or one token file. ``Codec.compress`` takes it as it is.
+
+    Attributes:
+        key: its name in a dataset.
+        label: its class, if it has one.
+        read: gives the bytes of its file; raises OSError where they cannot be had.
+        stamp: of its file, or of the tar or Parquet file that it is in.
+        member: its name in the tar, or its row; empty for a file.
+        companions: further columns: ``txt`` and ``json`` beside a picture in a tar.
+    """
+
+    key: str
+    label: str | None
+    read: Callable[[], bytes]
+    stamp: Stamp
+    member: str = ""
+    companions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For messages: the path as it was given, or the URL; of a tar's member ``tar/member``."""
+        return f"{self.stamp}/{self.member}" if self.member else str(self.stamp)
+
+    @property
+    def below(self) -> str:
+        """The path below the source: ``dir/a.png``, ``some.tar/dir/a.png``, ``a.parquet/0``."""
+        return f"{self.stamp.below}/{self.member}" if self.member else self.stamp.below
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files: keys and labels, and a stamp of each."""
+
+    keys: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    stamps: tuple[Stamp, ...]
+
+    def records(self) -> Iterator[Record]:
+        for key, label, stamp in zip(self.keys, self.labels, self.stamps, strict=True):
+            yield Record(key, label, partial(_read_file, stamp.path), stamp)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class Tar:
+    """A tar in WebDataset layout: members that share all up to the first dot of their name.
+
+    It is read as a stream. ``kinds`` as of ``expand``.
+    """
+
+    stamps: tuple[Stamp]
+    name: str
+    limit: int | None = None
+    kinds: Set[str] | None = None
+
+    def records(self) -> Iterator[Record]:
+        return islice(self._all(), self.limit)
+
+    def _all(self) -> Iterator[Record]:
+        (stamp,) = self.stamps
+        known = extensions() if self.kinds is None else self.kinds
+        sample: _Sample = {}
+        key = reason = ""
+        try:
+            with open_input(stamp.path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+                for member in tar:
+                    folder, name = posixpath.split(printable(member.name))
+                    dot = name.find(".", 1)  # a leading dot begins no suffix
+                    stem, suffix = (name, "") if dot < 0 else (name[:dot], name[dot:].lower())
+                    is_picture = "." + suffix.rpartition(".")[2] in known
+                    if member.isdir() or not (is_picture or suffix in _COMPANIONS):
+                        continue
+                    own = posixpath.join(folder, stem)
+                    if sample and (own != key or suffix in sample):
+                        yield from _samples(key, sample, stamp)
+                        sample = {}
+                    key = own
+                    opened = tar.extractfile(member) if member.isreg() else None
+                    sample[suffix] = member.name, opened.read() if opened else None
+        except Exception as error:  # of tarfile, of a decompressor, or of a store behind fsspec
+            reason = f"the rest of the tar: {_reason(error)}"
+        if sample:
+            yield from _samples(key, sample, stamp)
+        if reason:
+            yield Record(self.name, None, partial(_fail, OSError(None, reason)), stamp)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ``start`` to ``stop`` of a Parquet file with a column of pictures."""
+
+    stamps: tuple[Stamp]
+    name: str
+    start: int
+    stop: int
+    label: str | None
+
+    def records(self) -> Iterator[Record]:
+        import pyarrow.parquet as pq
+
+        (stamp,) = self.stamps
+        row = self.start
+        try:
+            with open_input(stamp.path) as opened:
+                file = pq.ParquetFile(opened)
+                image = _image_column(stamp, file.schema_arrow)
+                columns = [image, *([self.label] if self.label else [])]
+                first = 0  # row of the group
+                for group in range(file.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if first >= self.stop:
+                        break
+                    if first + rows > row:
+                        number = first
+                        for batch in file.iter_batches(64, [group], columns):
+                            for values in batch.to_pylist():
+                                if number == row and row < self.stop:
+                                    yield self._record(row, values, image)
+                                    row += 1
+                                number += 1
+                    first += rows
+            reason = "not in the file any more"
+        except Exception as error:  # of pyarrow, or of a store behind fsspec
+            reason = _reason(error)
+        for missing in range(row, self.stop):
+            read = partial(_fail, OSError(None, reason))
+            yield Record(f"{self.name}/{missing}", None, read, stamp, str(missing))
+
+    def _record(self, row: int, values: dict[str, Any], image: str) -> Record:
+        key = f"{self.name}/{row}"
+        data = value = values[image]
+        if isinstance(value, dict):
+            data, key = value["bytes"], value.get("path") or key
+        own = values.get(self.label) if self.label else None
+        label = None if own is None else str(own)
+        read = partial(_present, data, "no picture in this row")
+        return Record(key, label, read, self.stamps[0], str(row))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+Batch = Files | Tar | Rows
+
+
+def list_inputs(
+    sources: Sequence[str],
+    listed: Sequence[str] = (),
+    size: int | None = None,
+    label: str | None = None,
+    without: Sequence[Path] = (),
+) -> list[Batch]:
+    """All pictures of the sources, each file once, in a stable order: files, then tars and Parquet.
+
+    Args:
+        sources: folders, globs, picture files, tars and Parquet files, local or URLs for fsspec.
+        listed: further picture files, by name; their keys are these names.
+        size, label: see ``gather``.
+        without: files, and folders, that are no inputs wherever they lie.
+
+    Raises:
+        DatasetError: a source is not there or empty, or cannot be listed.
+    """
+    stamps: list[Stamp] = []
+    excluded = tuple(str(path.absolute()) for path in without)
+    for source in sources:
+        found = [
+            stamp
+            for stamp in expand(source)
+            if stamp.path not in excluded
+            and not stamp.path.startswith(tuple(path + "/" for path in excluded))
+        ]
+        if all(stamp.mtime == ABSENT for stamp in found):
+            raise DatasetError(f"{source}: no such file, or no pictures in it")
+        stamps += found
+    for name in listed:
+        if _is_container(name, None):
+            raise DatasetError(f"{name}: lists hold pictures; give tars and Parquet as sources")
+        stamps.append(_stamp(name, "", name))
+    return gather(stamps, size, label)
+
+
+def expand(source: str, kinds: Set[str] | None = None) -> Iterator[Stamp]:
+    """Every file of a source, in a stable order; the plain path of a file even if it is not there.
+
+    Args:
+        source: a folder, a glob, a file, a tar or a Parquet file, local or a URL for fsspec.
+        kinds: lower-case extensions of the files that are looked for in folders and tars;
+            pictures if None, and then Parquet files, too, as they hold pictures.
+
+    Raises:
+        DatasetError: a store cannot be reached.
+    """
+    known = extensions() | {_PARQUET} if kinds is None else kinds
+    if is_remote(source):
+        yield from _expand_remote(source, known)
+    elif Path(source).is_dir():
+        for path in find_files(Path(source), known | {".tar", ".tgz", ".gz"}):
+            if _fits(path.name, known):
+                yield _stamp(str(path), source, path.relative_to(source).as_posix())
+    elif Path(source).exists() or not glob.has_magic(source):
+        yield _stamp(source, str(Path(source).parent), Path(source).name)
+    else:
+        fixed = Path(*_fixed_parts(Path(source).parts))
+        for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 (absolute patterns)
+            path = Path(name)
+            if path.is_file():
+                yield _stamp(name, str(fixed), path.relative_to(fixed).as_posix())
+
+
+def names_one_file(source: str, kinds: Set[str] | None = None) -> bool:
+    """Whether a source is the path of a local file that is read as it is, there or not."""
+    if is_remote(source) or _is_container(source, kinds) or Path(source).is_dir():
+        return False
+    return Path(source).exists() or not glob.has_magic(source)
+
+
+def gather(
+    stamps: Iterable[Stamp],
+    size: int | None = None,
+    label: str | None = None,
+    kinds: Set[str] | None = None,
+) -> list[Batch]:
+    """Batches of files, each once; files first, then tars and Parquet files.
+
+    Args:
+        stamps: of the files.
+        size: pictures of a batch of files, or of a range of a Parquet file; all if None.
+        label: the label's column in Parquet files; ``label`` where there is one if None.
+        kinds: see ``expand``.
+
+    Raises:
+        DatasetError: a Parquet file cannot be read, or has no such columns.
+    """
+    batches: list[Batch] = []
+    files: list[tuple[str, str | None, Stamp]] = []
+    once: dict[str, Stamp] = {}
+    for stamp in stamps:
+        once.setdefault(stamp.path, stamp)
+    for stamp in once.values():
+        key = printable(stamp.below)
+        if stamp.path.lower().endswith(_TAR):
+            batches.append(Tar((stamp,), key, kinds=kinds))
+        elif _is_container(stamp.path, kinds):
+            batches.extend(_ranges(stamp, key, size, label))
+        else:
+            folder, _, _ = key.partition("/")
+            files.append((key, folder if stamp.base and folder != key else None, stamp))
+    whole: list[Batch] = []
+    size = size or max(1, len(files))
+    for first in range(0, len(files), size):
+        keys, labels, found = zip(*files[first : first + size], strict=True)
+        whole.append(Files(keys, labels, found))
+    return whole + batches
+
+
+def count(batches: Iterable[Batch]) -> int | None:
+    """The number of records; None where a tar's are not known before it is read."""
+    counts = [None if isinstance(batch, Tar) else len(batch) for batch in batches]
+    known = [number for number in counts if number is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def printable(name: str) -> str:
+    """A name as Parquet can hold it: bytes that are no UTF-8 are written out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def open_input(path: str) -> IO[bytes]:
+    """Opens a local file or a URL for reading.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if not is_remote(path):
+        return open(path, "rb")
+    import fsspec
+
+    opened: IO[bytes] = fsspec.open(path, "rb").open()
+    return opened
+
+
+def is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _image_column(stamp: Stamp, schema: Any) -> str:
+    """The column of a Parquet file that holds pictures: bytes, or ``{bytes, path}``.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    import pyarrow as pa
+
+    def holds_pictures(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            index = kind.get_field_index("bytes")
+            return index >= 0 and holds_pictures(kind.field(index).type)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    fitting: list[str] = [f.name for f in schema if holds_pictures(f.type)]
+    names: tuple[str, ...] = (*IMAGE_COLUMNS, *(fitting if len(fitting) == 1 else ()))
+    for name in names:
+        if name in fitting:
+            return name
+    raise DatasetError(
+        f"{stamp}: no column of pictures (binary, or a struct with bytes) that stands out; "
+        f"name it one of {', '.join(IMAGE_COLUMNS)}"
+    )
+
+
+def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
+    """The record of a sample; where it has several pictures, one for each, with its suffix."""
+
+    def text(suffix: str) -> str | None:
+        _, data = sample.get(suffix, ("", None))
+        return data.decode("utf-8", "replace") if data is not None else None
+
+    companions = {s[1:]: t for s in (".txt", ".json") if (t := text(s)) is not None}
+    label = text(".cls")
+    label = label.strip() if label is not None else None
+    pictures = [suffix for suffix in sample if suffix not in _COMPANIONS]
+    for suffix in pictures:
+        own = key if len(pictures) == 1 else key + suffix
+        member, data = sample[suffix]
+        read = partial(_present, data, "a link in the tar, not a file")
+        yield Record(own, label, read, stamp, member, companions)
+    if not pictures:
+        member, _ = next(iter(sample.values()))
+        read = partial(_present, None, "no picture under this key")
+        yield Record(key, label, read, stamp, member, companions)
+
+
+def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
+    try:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(source)
+        if "*" in path or "[" in path:
+            base = "/".join(_fixed_parts(tuple(path.split("/"))))
+            found = system.glob(path, detail=True)
+        elif system.isdir(path):
+            base = path.rstrip("/")
+            found = system.find(path, detail=True)
+        else:
+            base = posixpath.dirname(path)
+            found = {path: system.info(path)} if system.exists(path) else {}
+    except Exception as error:
+        # The many stores behind fsspec have many kinds of errors.
+        raise DatasetError(
+            f"{source}: cannot reach it: {_reason(error)} "
+            "(remote paths may need the extra remote, and s3fs or gcsfs)"
+        ) from error
+    for name in sorted(found):
+        if _fits(name, known):
+            facts = found[name]
+            marks = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
+            when = next((facts[mark] for mark in marks if mark in facts), "")
+            below = posixpath.relpath(name, base) if base else name
+            url = system.unstrip_protocol(name)
+            yield Stamp(url, int(facts.get("size") or 0), str(when), source, below)
+
+
+def _is_container(path: str, kinds: Set[str] | None) -> bool:
+    return path.lower().endswith((*_TAR, _PARQUET) if kinds is None else _TAR)
+
+
+def _fits(name: str, known: Set[str]) -> bool:
+    return name.lower().endswith(_TAR) or posixpath.splitext(name)[1].lower() in known
+
+
+def _fixed_parts(parts: tuple[str, ...]) -> list[str]:
+    fixed = []
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return fixed
+
+
+def _stamp(path: str, base: str, below: str) -> Stamp:
+    """Of a local file, or of a listed URL; what is not there fails when it is read."""
+    if is_remote(path):
+        return Stamp(path, 0, "", base, below)
+    absolute = str(Path(path).absolute())
+    try:
+        found = Path(path).stat()
+        return Stamp(absolute, found.st_size, str(found.st_mtime_ns), base, below)
+    except (OSError, ValueError):
+        return Stamp(absolute, 0, ABSENT, base, below)
+
+
+def _ranges(stamp: Stamp, name: str, size: int | None, label: str | None) -> Iterator[Rows]:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise DatasetError(
+            f"{stamp}: Parquet needs pyarrow: pip install 'tokcodec[parquet]'"
+        ) from error
+    try:
+        with open_input(stamp.path) as opened:
+            file = pq.ParquetFile(opened)
+            total, schema = file.metadata.num_rows, file.schema_arrow
+    except Exception as error:  # of pyarrow, or of a store behind fsspec
+        raise DatasetError(f"{stamp}: cannot read as Parquet: {_reason(error)}") from error
+    _image_column(stamp, schema)
+    if label is not None and label not in schema.names:
+        raise DatasetError(f"{stamp}: no column {label} for --label")
+    column = label or ("label" if "label" in schema.names else None)
+    size = size or max(1, total)
+    for start in range(0, total, size):
+        yield Rows((stamp,), name, start, min(start + size, total), column)
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open_input(path) as file:
+            return file.read()
+    except OSError:
+        raise
+    except Exception as error:  # a store behind fsspec, or a name with a zero byte
+        raise OSError(None, _reason(error)) from error
+
+
+def _present(data: bytes | None, otherwise: str) -> bytes:
+    if data is None:
+        raise FileNotFoundError(None, otherwise)
+    return data
+
+
+def _fail(error: OSError) -> bytes:
+    raise error
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(reason).splitlines()[0]
