@@ -1,0 +1,1 @@
+"""Published checkpoints of other programs, as tokcodec's."""
