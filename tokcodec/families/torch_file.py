@@ -77,8 +77,8 @@ class TorchFile:
     Attributes:
         path: the file.
         content: what was saved, out of dict, list, tuple, set, str, bytes, numbers, None,
-            ``Tensor`` and ``Placeholder``. It comes from outside: it may be nested to any depth,
-            and hold itself.
+            ``Tensor``, ``Storage`` and ``Placeholder``. It comes from outside: it may be nested to
+            any depth, and hold itself.
 
     Raises:
         CheckpointError: the file cannot be read, is damaged, or is none of ``torch.save``.
@@ -88,7 +88,7 @@ class TorchFile:
         self.path = path
         self._order = "<"
         self._places: dict[str, tuple[int, int, int]] = {}  # start, bytes, CRC-32 or 0
-        with _refusing_damage(path), path.open("rb") as file:
+        with _opened(path) as file:
             self._size = os.fstat(file.fileno()).st_size
             is_zip = file.read(4) == b"PK\3\4"
             file.seek(0)
@@ -123,7 +123,7 @@ class TorchFile:
             return item[1].storage.key
 
         arrays: dict[str, NDArray[np.float32]] = {}
-        with _refusing_damage(self.path), self.path.open("rb") as file:
+        with _opened(self.path) as file:
             # A few tensors share their numbers; a small file whose tensors fill the memory is bad.
             if sum(math.prod(tensor.shape) for tensor in tensors.values()) > 2 * self._size:
                 raise ValueError("its tensors have more numbers than it holds")
@@ -406,19 +406,23 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 @contextlib.contextmanager
-def _refusing_damage(path: Path) -> Iterator[None]:
-    """Damaged files are met with nearly any exception; here they become one that names the file."""
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file; whatever its bytes raise while it is read becomes an error that names it."""
     try:
-        yield
-    except CheckpointError:
-        raise
+        file = path.open("rb")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot read: {error.strerror}") from error
-    except Exception as error:
-        reason = _quoted(str(error) or type(error).__name__)[1:-1]
-        raise CheckpointError(
-            f"{path}: damaged, or not written by torch.save ({reason}); fetch it again"
-        ) from error
+    with file:
+        try:
+            yield file
+        except CheckpointError:
+            raise
+        except Exception as error:
+            # zipfile, pickletools and numpy meet damage with nearly any exception.
+            reason = _quoted(str(error) or type(error).__name__)[1:-1]
+            raise CheckpointError(
+                f"{path}: damaged, or not written by torch.save ({reason}); fetch it again"
+            ) from error
 
 
 def _quoted(text: str) -> str:
