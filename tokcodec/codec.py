@@ -347,7 +347,7 @@ class Codec:
 
     def _decode_pixels(self, codes: Rows) -> Rows:
         shape = codes.shape[1:] if codes.ndim == 3 and self.config.multiple else None
-        pixels = self.decode(torch.from_numpy(codes).flatten(1), shape)  # type: ignore[arg-type]
+        pixels = self.decode(torch.from_numpy(codes).flatten(1), shape)
         pixels = pixels * 255
         if self.config.rounding == "nearest":
             pixels = pixels.round()

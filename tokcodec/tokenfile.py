@@ -21,10 +21,10 @@ Version 2 is written for the native fit alone, which version 1 cannot say.
 
 Entropy-coded, the codes take the bytes that ``Prior.encode`` gives (see ``tokcodec.prior``), up to
 the checksum. That is of the packed file in version 1, so that a wrong prior does not pass, and of
-the bytes as they stand in version 2, where the coder's end state tells a wrong prior. They are shorter than
-the packed ones, but at least a 16th of them (otherwise codes are packed), and n is what width,
-height and fit ask for: the time that a file takes to read, whatever it claims, is in proportion to
-its bytes.
+the bytes as they stand in version 2, where the coder's end state tells a wrong prior. They are
+shorter than the packed ones, but at least a 16th of them (otherwise codes are packed), and n is
+what width, height and fit ask for: the time that a file takes to read, whatever it claims, is in
+proportion to its bytes.
 """
 
 import math

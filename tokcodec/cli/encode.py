@@ -26,8 +26,9 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Tally
-from tokcodec.config import DEFAULT_WEIGHTS, Fit
+from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import OutputError, TokcodecError, TokenFileError
+from tokcodec.geometry import Fit
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header

@@ -51,7 +51,7 @@ def tokenize(
         str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
     ] = DEFAULT_WEIGHTS,
     fit: Annotated[
-        Literal["stretch", "crop", "pad"] | None,
+        Literal["stretch", "crop", "pad", "native"] | None,
         typer.Option(help="How a picture meets the square; the checkpoint's own if not given."),
     ] = None,
     background: Annotated[
@@ -121,7 +121,7 @@ def tokenize(
     Rows of Parquet, in shards. A bad picture is a row with its error. After a stop, the same
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
-    from tokcodec.checkpoint import check_tokens, find
+    from tokcodec.checkpoint import check_fit, check_tokens, find
     from tokcodec.codec import Codec, default_batch_size
     from tokcodec.model.loading import fastest_dtype, resolve_device
 
@@ -140,6 +140,8 @@ def tokenize(
         raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
     header = find(weights)
     check_tokens(header, tokens)
+    if fit:
+        check_fit(header, fit)
     torch_device = resolve_device(device)
     kind = torch_device.type
     if batch_size is None:

@@ -79,4 +79,4 @@ def _codes(source: "Header", path: Path) -> "Iterator[NDArray[Any]]":
             f"{path}: its codes are of model {dataset.metadata.code_id[:8]}, "
             f"{source.name} is {source.code_id[:8]}"
         )
-    return dataset.codes()
+    return dataset.grids()

@@ -1,11 +1,5 @@
 """What a model is, as plain data, without torch: frozen dataclasses and their canonical text."""
 
-from tokcodec.config.model import (
-    DEFAULT_WEIGHTS,
-    Fit,
-    ModelConfig,
-    PreprocessingConfig,
-    Triple,
-)
+from tokcodec.config.model import DEFAULT_WEIGHTS, ModelConfig, PreprocessingConfig
 
-__all__ = ["DEFAULT_WEIGHTS", "Fit", "ModelConfig", "PreprocessingConfig", "Triple"]
+__all__ = ["DEFAULT_WEIGHTS", "ModelConfig", "PreprocessingConfig"]

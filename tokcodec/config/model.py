@@ -39,18 +39,26 @@ DEFAULT_WEIGHTS = "tokcodec-64"  # the bundled checkpoint that encodes unless an
 PREPROCESSING_VERSION = 1
 
 # The kinds of every part, by name: what reads configs and builds models.
-KINDS: dict[type[Part], dict[str, type[Part]]] = {
-    base: {kind.kind: kind for kind in kinds}
-    for base, kinds in {
-        EncoderConfig: (PatchEncoderConfig, LatentEncoderConfig, ConvolutionalEncoderConfig),
-        QuantizerConfig: (CodebookConfig, BinaryConfig, FiniteScalarConfig),
-        DecoderConfig: (
-            PatchDecoderConfig,
-            LatentDecoderConfig,
-            ProxyDecoderConfig,
-            ConvolutionalDecoderConfig,
-        ),
-    }.items()
+ENCODERS: dict[str, type[Part]] = {
+    kind.kind: kind
+    for kind in (PatchEncoderConfig, LatentEncoderConfig, ConvolutionalEncoderConfig)
+}
+QUANTIZERS: dict[str, type[Part]] = {
+    kind.kind: kind for kind in (CodebookConfig, BinaryConfig, FiniteScalarConfig)
+}
+DECODERS: dict[str, type[Part]] = {
+    kind.kind: kind
+    for kind in (
+        PatchDecoderConfig,
+        LatentDecoderConfig,
+        ProxyDecoderConfig,
+        ConvolutionalDecoderConfig,
+    )
+}
+_KINDS: dict[Any, dict[str, type[Part]]] = {
+    EncoderConfig: ENCODERS,
+    QuantizerConfig: QUANTIZERS,
+    DecoderConfig: DECODERS,
 }
 
 _LAYOUTS = ("patch", "latent")
@@ -265,8 +273,8 @@ def _plain(config: Any) -> dict[str, Any]:
 def _parse(cls: Any, fields: Any, where: str) -> Any:
     if not isinstance(fields, dict):
         raise ConfigError(f"{where}: expected an object, found {fields!r}")
-    if cls in KINDS:
-        cls, fields = _of_kind(KINDS[cls], fields, where)
+    if cls in _KINDS:
+        cls, fields = _of_kind(_KINDS[cls], fields, where)
     types_of = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}
     values = {}

@@ -26,7 +26,8 @@ def export(dataset: TokenRows, target: Path) -> int:
       class numbers count the sorted labels, unless these are all numbers themselves.
 
     Raises:
-        DatasetError: the extension is none of these; or rows for a ``.jsonl`` have no label.
+        DatasetError: the extension is none of these; rows for a ``.jsonl`` have no label, or those
+            for another format differ in length.
         OutputError: the file system refused.
     """
     if target.suffix == ".jsonl":
@@ -34,6 +35,8 @@ def export(dataset: TokenRows, target: Path) -> int:
     if target.suffix not in SUFFIXES:
         raise DatasetError(f"{target}: name it {', '.join(SUFFIXES)}")
     metadata = dataset.metadata
+    if metadata.native:
+        raise DatasetError(f"{target}: rows of the native fit differ in length; export to .jsonl")
     count = 0
     for _, columns in dataset.columns("tokens"):
         count += len(columns["tokens"]) - columns["tokens"].null_count
@@ -94,7 +97,8 @@ def _jsonl(dataset: TokenRows, target: Path) -> int:
     def write(file: BinaryIO) -> None:
         nonlocal count
         for source, columns in _all(dataset):
-            tokens = dataset.matrix(source, columns["tokens"]).tolist()
+            parts = dataset.rows(source, columns["tokens"])
+            tokens = [codes for part in parts for codes in part.tolist()]
             for row, codes in zip(_kept(columns), tokens, strict=True):
                 line = {"class_id": classes[row["label"]], "tokens": codes}
                 file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")

@@ -1,6 +1,7 @@
 """Reading token datasets: whole, or row by row. No torch."""
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tokcodec.dataset.table import Metadata, read_metadata
+from tokcodec.dataset.table import SHAPE, Metadata, read_metadata
 from tokcodec.errors import DatasetError, FailedRowError
 from tokcodec.tokenfile import TokenFile
 
@@ -41,31 +42,55 @@ class TokenRows:
 
     def codes(self) -> Iterator[NDArray[Any]]:
         """All codes, a row group at a time: [n, N] in the smallest unsigned type; failed rows left
-        out.
+        out. In the native fit, where every row has its own number of codes, one at a time: [1, N].
 
         Raises:
-            DatasetError: as ``columns`` and ``matrix``.
+            DatasetError: as ``columns`` and ``rows``.
         """
         for file, columns in self.columns("tokens"):
-            yield self.matrix(file, columns["tokens"])
+            yield from self.rows(file, columns["tokens"])
 
-    def matrix(self, file: Path, tokens: pa.ListArray) -> NDArray[Any]:
-        """Of a ``tokens`` column the rows that did not fail, [n, N] in the smallest unsigned type.
+    def grids(self) -> Iterator[NDArray[Any]]:
+        """As ``codes``, in rows and columns: [n, rows, columns].
+
+        Raises:
+            DatasetError: as ``columns`` and ``rows``; or rows and columns are not those of codes.
+        """
+        side = self.metadata.model.preprocessing.image_size
+        names = ("tokens", *(SHAPE if self.metadata.native else ()))
+        for file, columns in self.columns(*names):
+            parts = self.rows(file, columns["tokens"])
+            shapes: Iterable[tuple[Any, ...]] = [self.metadata.model.code_shape(side, side)]
+            if self.metadata.native:
+                kept = columns["tokens"].is_valid()
+                own = (columns[name].filter(kept).to_pylist() for name in SHAPE)
+                shapes = zip(*own, strict=True)
+            for codes, shape in zip(parts, shapes, strict=True):
+                if None in shape or math.prod(shape) != codes.shape[1]:
+                    raise DatasetError(f"{file}: damaged: {codes.shape[1]} codes as {shape}")
+                yield codes.reshape(-1, *shape)
+
+    def rows(self, file: Path, tokens: pa.ListArray) -> list[NDArray[Any]]:
+        """Of a ``tokens`` column the rows that did not fail, in the smallest unsigned type: one
+        [n, N], or in the native fit n times [1, N].
 
         Raises:
             DatasetError: a row of another length, or with codes that the codebook does not have;
                 with the name of the ``file`` it is from.
         """
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
-        lengths, flat = tokens.drop_null().value_lengths(), tokens.flatten()
-        if flat.null_count or not (lengths.to_numpy() == width).all():
+        kept = tokens.drop_null()
+        lengths, flat = kept.value_lengths().to_numpy(), kept.flatten()
+        if flat.null_count or not (self.metadata.native or (lengths == width).all()):
             raise DatasetError(f"{file}: damaged: a row that has not {width} codes")
         codes = flat.to_numpy(zero_copy_only=False)
         for code in (codes.min(initial=0), codes.max(initial=0)):
             if not 0 <= code < size:
                 raise DatasetError(f"{file}: damaged: code {code} of a codebook of {size}")
-        matrix: NDArray[Any] = codes.astype(smallest_type(self.metadata)).reshape(-1, width)
-        return matrix
+        codes = codes.astype(smallest_type(self.metadata))
+        if not self.metadata.native:
+            return [codes.reshape(-1, width)]
+        return [row[None] for row in np.split(codes, lengths.cumsum())[:-1]]
 
     def __len__(self) -> int:
         return sum(pq.read_metadata(file).num_rows for file in self.files)
@@ -100,14 +125,17 @@ def open_dataset(path: str | Path) -> TokenRows:
     return TokenRows(path, files, first)
 
 
-def load_tokens(path: str | Path) -> NDArray[Any]:
-    """All codes of a dataset, [n, N] in the smallest unsigned type; failed rows left out.
+def load_tokens(path: str | Path) -> NDArray[Any] | list[NDArray[Any]]:
+    """All codes of a dataset in the smallest unsigned type, failed rows left out: [n, N], or in the
+    native fit, where every row has its own number of codes, a list of [N].
 
     Raises:
         DatasetError: as ``open_dataset``; or the dataset is damaged.
     """
     dataset = open_dataset(path)
     parts = list(dataset.codes())
+    if dataset.metadata.native:
+        return [row for part in parts for row in part]
     width = dataset.metadata.run["tokens"]
     kind = smallest_type(dataset.metadata)
     return np.concatenate(parts) if parts else np.empty((0, width), kind)
@@ -144,7 +172,7 @@ def token_files(
                 yield name, FailedRowError(f"has no tokens: {row['error']}")
                 continue
             try:
-                (codes,) = dataset.matrix(file, tokens.slice(place, 1))
+                ((codes,),) = dataset.rows(file, tokens.slice(place, 1))
             except DatasetError as error:
                 yield name, error
                 continue

@@ -1,7 +1,8 @@
 """The Parquet files of a token dataset: their columns, their metadata, written whole.
 
-Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``,
-and ``txt`` and ``json`` where the inputs are tars. ``tokens`` is null on failure.
+Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``;
+``rows`` and ``columns`` of the codes in the native fit; and ``txt`` and ``json`` where the inputs
+are tars. ``tokens`` is null on failure.
 
 Metadata, beside the columns:
 
@@ -34,11 +35,13 @@ from tokcodec.files import write_atomically
 # Of a row group: what a reader of one random row has to decode.
 _GROUP = 512
 COMPANIONS = ("txt", "json")
+SHAPE = ("rows", "columns")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row; ``tokens`` int64 [N], or None with the reason in ``error``."""
+    """One row; ``tokens`` int64 [N], or None with the reason in ``error``; the shape of the codes
+    where these have rows and columns of their own."""
 
     key: str
     label: str | None
@@ -48,6 +51,7 @@ class Row:
     tokens: NDArray[Any] | None
     error: str | None
     companions: dict[str, str]
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ class Metadata:
     shards: int
     shard: str
     inputs: str
+
+    @property
+    def native(self) -> bool:
+        """Whether every row has rows and columns of codes of its own."""
+        return self.run.get("fit") == "native"
 
     def to_arrow(self) -> dict[str, str]:
         return {
@@ -112,7 +121,7 @@ def read_metadata(path: Path) -> Metadata:
     return metadata
 
 
-def schema(config: ModelConfig, companions: Sequence[str]) -> pa.Schema:
+def schema(config: ModelConfig, companions: Sequence[str], native: bool = False) -> pa.Schema:
     """The columns; tokens are uint16, or uint32 where K is above 65,536."""
     small = config.quantizer.codebook_size <= 1 << 16
     columns = {
@@ -124,6 +133,7 @@ def schema(config: ModelConfig, companions: Sequence[str]) -> pa.Schema:
         "tokens": pa.list_(pa.uint16() if small else pa.uint32()),
         "status": pa.string(),
         "error": pa.string(),
+        **(dict.fromkeys(SHAPE, pa.int32()) if native else {}),
         **dict.fromkeys(companions, pa.string()),
     }
     return pa.schema(columns)
@@ -137,7 +147,7 @@ def write_rows(
     Raises:
         OutputError: the file system refused.
     """
-    columns = schema(metadata.model, companions)
+    columns = schema(metadata.model, companions, metadata.native)
     tokens = [row.tokens for row in rows]
     lengths = [0 if t is None else len(t) for t in tokens]
     values = np.concatenate([t for t in tokens if t is not None] or [np.zeros(0)])
@@ -154,6 +164,9 @@ def write_rows(
     }
     for name in ("key", "label", "view", "width", "height", "error"):
         arrays[name] = pa.array([getattr(row, name) for row in rows], columns.field(name).type)
+    if metadata.native:
+        for axis, name in enumerate(SHAPE):
+            arrays[name] = pa.array([row.shape and row.shape[axis] for row in rows], pa.int32())
     for name in companions:
         arrays[name] = pa.array([row.companions.get(name) for row in rows], pa.string())
     table = pa.table(

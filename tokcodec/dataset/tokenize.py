@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 
 from tokcodec.checkpoint import Header
 from tokcodec.codec import BATCH_SIZE, Codec
-from tokcodec.config import Fit
 from tokcodec.dataset.plan import Plan, Shard, parts_of
 from tokcodec.dataset.table import COMPANIONS, Metadata, Row, merge, read_metadata, write_rows
 from tokcodec.dataset.views import Views, read_views
 from tokcodec.errors import DatasetError, OutputError, PictureError
 from tokcodec.files import TEMPORARY
+from tokcodec.geometry import Fit
 from tokcodec.model.loading import Dtype
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import WHITE, Squares
@@ -40,7 +40,8 @@ class Settings:
     """What beside model and inputs decides the rows.
 
     Attributes:
-        fit, background: see ``Codec.compress``; ``tile`` has no rows of one length.
+        fit, background: see ``Codec.compress``; ``tile`` has no shape of codes.
+            ``native`` gives every row rows and columns of codes of its own.
         views: rows a picture, see ``views.read_views``.
         tokens: codes a row, the first ones; all if None.
         device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
@@ -58,7 +59,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.fit == "tile":
-            raise DatasetError("--fit tile gives rows of many lengths; take crop, pad or stretch")
+            raise DatasetError("--fit tile gives rows of many squares; take crop, pad or stretch")
+        if self.fit == "native" and self.views == "ten-crop":
+            raise DatasetError("--views ten-crop cuts squares; leave --fit native out")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ class Task:
             **dataclasses.asdict(settings),
             **plan.cut,
             "background": list(settings.background),
-            "tokens": settings.tokens or header.config.num_codes,
+            "tokens": None
+            if settings.fit == "native"
+            else settings.tokens or header.config.num_codes,
             "versions": {**versions, "machine": platform.machine()},
         }
         self.metadata = Metadata(
@@ -184,7 +189,8 @@ class ShardStep:
     def _rows(self, records: Iterator[Record]) -> Iterator[tuple[Row, bytes]]:
         """Rows in order; with the first of each picture, the digest of its bytes."""
         codec, settings = self.codec, self.task.settings
-        read = map_ahead(self._read, records, self.workers, 4 * codec.batch_size)
+        ahead = self.workers if settings.fit == "native" else 4 * codec.batch_size
+        read = map_ahead(self._read, records, self.workers, ahead)
         for picture, codes in codec.encode_stream(read):
             record = picture.record
             common: dict[str, Any] = {
@@ -199,8 +205,10 @@ class ShardStep:
                 yield row, picture.digest
                 continue
             size: dict[str, Any] = {"width": picture.width, "height": picture.height}
+            native = settings.fit == "native"
+            shape = codec.config.code_shape(*picture.pixels.shape[1:3]) if native else None
             for view, tokens in enumerate(codes[:, : settings.tokens]):
-                row = Row(**common, **size, view=view, tokens=tokens, error=None)
+                row = Row(**common, **size, view=view, tokens=tokens, error=None, shape=shape)
                 yield row, b"" if view else picture.digest
 
     def _read(self, record: Record) -> "_Read | _ReadError":
@@ -214,6 +222,7 @@ class ShardStep:
                 self.task.settings.fit,
                 self.task.settings.views,
                 self.task.settings.background,
+                self.codec.config.multiple,
             )
         except PictureError as error:
             return _ReadError(str(error).removeprefix("picture: "), record, digest)

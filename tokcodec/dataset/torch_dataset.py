@@ -3,10 +3,12 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,6 +19,7 @@ _OPEN_FILES = 16
 
 class TokenDataset(Dataset[tuple[Tensor, int]]):
     """The rows of a dataset that did not fail: codes int64 [N] and the class, -1 if it has none.
+    In the native fit N is each row's own.
 
     Rows are read when asked for, a row group at a time; the file is never loaded whole. Works with
     ``DataLoader`` and its workers, which fetch a batch's rows together.
@@ -70,14 +73,16 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                 found[index] = torch.from_numpy(row.astype(np.int64)), int(self._classes[index])
         return [found[index] for index in wanted]
 
-    def _read(self, group: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
+    def _read(self, group: int) -> "list[NDArray[Any]]":
+        """The rows of a row group, each [N]."""
         number, row_group = self._groups[group]
         if number not in self._files:
             if len(self._files) >= _OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()
             self._files[number] = pq.ParquetFile(self._rows.files[number])
         column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
-        return self._rows.matrix(self._rows.files[number], column.combine_chunks())
+        parts = self._rows.rows(self._rows.files[number], column.combine_chunks())
+        return [row for part in parts for row in part]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to workers

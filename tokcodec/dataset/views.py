@@ -5,7 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from tokcodec.config import Fit, PreprocessingConfig
+from tokcodec.config import PreprocessingConfig
+from tokcodec.geometry import Fit
 from tokcodec.picture import WHITE, Source, Squares, read_squares
 
 Views = Literal["one", "hflip", "ten-crop"]
@@ -20,6 +21,7 @@ def read_views(
     fit: Fit,
     views: Views,
     background: tuple[int, int, int] = WHITE,
+    multiple: int = 0,
 ) -> Squares:
     """A square a view.
 
@@ -41,7 +43,7 @@ def read_views(
         corners = ((end // 2, end // 2), (0, 0), (0, end), (end, 0), (end, end))
         crops = [whole.pixels[0, y : y + side, x : x + side] for y, x in corners]
     else:
-        whole = read_squares(source, config, fit, background)
+        whole = read_squares(source, config, fit, background, multiple)
         crops = [whole.pixels[0]]
     if views != "one":
         crops += [crop[:, ::-1] for crop in crops]

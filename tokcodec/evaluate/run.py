@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from tokcodec.codec import Codec
-from tokcodec.config import Fit, PreprocessingConfig
+from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import EvaluationError, PictureError
 from tokcodec.evaluate import rivals
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score, why_no_lpips
+from tokcodec.geometry import Fit
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import read_squares
 from tokcodec.sources import Record

@@ -9,8 +9,15 @@ from tokcodec.families.family import Family, Model
 def _model(size: str, word: str, rfid: float) -> Model:
     config = titok.sizes(word, word, 256, first=True, kind="one_d_piece")
     where = f"turing-motors/One-D-Piece-{size.upper()}-256"
-    verified = "codes" if size == "s" else "shapes"
-    return Model(f"one-d-piece-{size}256", 256, 4096, where, rfid, config, verified)
+    return Model(
+        f"one-d-piece-{size}256",
+        256,
+        4096,
+        where,
+        rfid,
+        config,
+        verified="codes" if size == "s" else "shapes",
+    )
 
 
 FAMILY = Family(

@@ -46,10 +46,16 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
 
 
 def _model(name: str, codebook_size: int, file: str, rfid: float, side: int = 256) -> Model:
-    where = f"TencentARC/Open-MAGVIT2-Tokenizer-{file}"
-    verified = "codes" if codebook_size == 16384 else "shapes"
-    config = {"image_size": side}
-    return Model(name, 256, codebook_size, where, rfid, config, verified, image_size=side)
+    return Model(
+        name,
+        256,
+        codebook_size,
+        f"TencentARC/Open-MAGVIT2-Tokenizer-{file}",
+        rfid,
+        {"image_size": side},
+        verified="codes" if codebook_size == 16384 else "shapes",
+        image_size=side,
+    )
 
 
 FAMILY = Family(

@@ -202,8 +202,15 @@ def _take_vqgan(source: Tensors, width: int, vqgan: VqganConfig) -> Arrays:
 
 def _model(name: str, codes: int, codebook_size: int, rfid: float, config: Config) -> Model:
     where = f"yucornetto/tokenizer_{name.replace('-', '_')}_imagenet"
-    verified = "codes" if name == "titok-s128" else "shapes"
-    return Model(name, codes, codebook_size, where, rfid, config, verified)
+    return Model(
+        name,
+        codes,
+        codebook_size,
+        where,
+        rfid,
+        config,
+        verified="codes" if name == "titok-s128" else "shapes",
+    )
 
 
 FAMILY = Family(

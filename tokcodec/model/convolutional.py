@@ -210,10 +210,11 @@ class AdaptiveNorm(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         places = z.flatten(2)
-        scale = self.gamma((places.var(dim=-1) + _EPSILON).sqrt())
-        return (
-            self.norm(x) * scale[..., None, None] + self.beta(places.mean(dim=-1))[..., None, None]
-        )  # type: ignore[no-any-return]
+        # Of a single place there is no unbiased variance; the published code gives NaN.
+        variance = places.var(dim=-1, correction=min(1, places.shape[-1] - 1))
+        scale = self.gamma((variance + _EPSILON).sqrt())[..., None, None]
+        shift = self.beta(places.mean(dim=-1))[..., None, None]
+        return self.norm(x) * scale + shift  # type: ignore[no-any-return]
 
 
 class _ZerosBehind(nn.Conv2d):
@@ -231,22 +232,19 @@ class _Nearest(nn.Conv2d):
 
 
 def _halve(halving: str | None, width: int) -> nn.Module | None:
-    if halving is None:
-        return None
-    return {
-        "behind": lambda: _ZerosBehind(width, width, 3, stride=2),
-        "around": lambda: nn.Conv2d(width, width, 3, stride=2, padding=1),
-        "average": lambda: nn.AvgPool2d(2),
-    }[halving]()
+    if halving == "behind":
+        return _ZerosBehind(width, width, 3, stride=2)
+    if halving == "around":
+        return nn.Conv2d(width, width, 3, stride=2, padding=1)
+    return nn.AvgPool2d(2) if halving == "average" else None
 
 
 def _double(doubling: str | None, width: int) -> nn.Module | None:
-    if doubling is None:
-        return None
-    return {
-        "nearest": lambda: _Nearest(width, width, 3, padding=1),
-        "depth": lambda: nn.Sequential(_convolution(width, 4 * width), nn.PixelShuffle(2)),
-    }[doubling]()
+    if doubling == "nearest":
+        return _Nearest(width, width, 3, padding=1)
+    if doubling == "depth":
+        return nn.Sequential(_convolution(width, 4 * width), nn.PixelShuffle(2))
+    return None
 
 
 def _convolution(before: int, width: int, bias: bool = True) -> nn.Conv2d:

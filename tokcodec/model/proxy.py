@@ -43,7 +43,7 @@ class ProxyHead(Decoder):
     def forward(self, x: Tensor) -> Tensor:
         grid = math.isqrt(x.shape[1])
         x = self.to_proxy(x).softmax(dim=-1) @ self.proxy_codebook  # [B, g², code_dim]
-        return super().forward(x.unflatten(1, (grid, grid)))
+        return super().forward(x.view(len(x), grid, grid, -1))
 
 
 class ProxyDecoder(LatentDecoder):

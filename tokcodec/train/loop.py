@@ -99,8 +99,8 @@ def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bo
     """Refuses what this loop cannot train.
 
     Raises:
-        TrainingError: parts of other kinds than ViTs and codebooks; a source whose codes mean something else, or whose
-            decoder cannot go on though codes are to change with it.
+        TrainingError: parts of other kinds than ViTs and codebooks; a source whose codes mean
+            something else, or whose decoder cannot go on though codes are to change with it.
     """
     for model in (config, *([source.config] if source else [])):
         kinds = (model.encoder.kind, model.decoder.kind)

@@ -12,8 +12,8 @@ from torch import Tensor
 from tokcodec import checkpoint
 from tokcodec.checkpoint import Header
 from tokcodec.errors import CheckpointError, TrainingError
-from tokcodec.model.loading import load
 from tokcodec.model.codebook import nearest
+from tokcodec.model.loading import load
 from tokcodec.prior import GROUPS, TOTAL, Prior, neighbours
 from tokcodec.tokenfile import TokenFile
 from tokcodec.train.start import k_means
