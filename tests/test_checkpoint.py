@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tokcodec import checkpoint
-from tokcodec.config import PREPROCESSING_VERSION
+from tokcodec.config.model import PREPROCESSING_VERSION
+from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.model.loading import load
 
@@ -82,14 +83,17 @@ def test_any_field_changes_the_ids_it_belongs_to(parts):
     config, tensors = parts
     code, whole = checkpoint.code_id(config, tensors), checkpoint.checkpoint_id(config, tensors)
     encode_side = [
-        {"layout": "latent", "num_latents": 16},
+        {
+            "encoder": LatentEncoderConfig(**dataclasses.asdict(config.encoder), num_latents=16),
+            "decoder": LatentDecoderConfig(**dataclasses.asdict(config.decoder)),
+        },
         *[
             {"encoder": dataclasses.replace(config.encoder, **change)}
             for change in ({"layers": 3}, {"heads": 4}, {"width": 18}, {"mlp_ratio": 3.0})
         ],
         *[
             {"quantizer": dataclasses.replace(config.quantizer, **change)}
-            for change in ({"codebook_size": 61}, {"code_dim": 5}, {"l2_normalize": True})
+            for change in ({"codebook_size": 61}, {"code_dim": 5}, {"metric": "cosine"})
         ],
         *[
             {"preprocessing": dataclasses.replace(config.preprocessing, **change)}
@@ -99,12 +103,14 @@ def test_any_field_changes_the_ids_it_belongs_to(parts):
                 {"mean": (0.5, 0.5, 0.4)},
                 {"std": (0.5, 0.5, 0.4)},
                 {"reduced_jpeg": True},
+                {"resize": "adm"},
             )
         ],
     ]
     rest = [
         {"decoder": dataclasses.replace(config.decoder, layers=2)},
         {"default_fit": "pad"},
+        {"rounding": "down"},
     ]
     for change in encode_side + rest:
         other = dataclasses.replace(config, **change)
@@ -142,7 +148,7 @@ def test_altered_weights_are_refused(tmp_path):
         ({"tokcodec.format": None}, "not a tokcodec checkpoint"),
         ({"tokcodec.format": "2"}, "format 2 needs a newer tokcodec"),
         ({"tokcodec.config": None}, "lacks tokcodec.config"),
-        ({"tokcodec.config": "{}"}, "config.layout: missing"),
+        ({"tokcodec.config": "{}"}, "config.encoder: missing"),
         ({"tokcodec.config": "["}, "config is not JSON"),
         ({"tokcodec.code_id": None}, "lacks tokcodec.code_id"),
         ({"tokcodec.provenance": "{"}, "provenance is no JSON object"),
@@ -201,15 +207,17 @@ def test_finding_weights(tmp_path):
         assert json.loads(header.config.to_json())["layout"] == "patch"
     assert checkpoint.find_by_code_id(b"\0\0\0\0") is None
     with pytest.raises(
-        CheckpointError, match=r"no such file .*tokcodec-16, tokcodec-64, tokcodec-256"
+        CheckpointError, match=r"no such file, .*tokcodec-16, tokcodec-64, tokcodec-256"
     ):
         checkpoint.find("tokcodec-17")
-    with pytest.raises(CheckpointError, match=r"one \.safetensors file, found none"):
+    with pytest.raises(CheckpointError, match=r"one weights file in it, found none"):
         checkpoint.find(str(tmp_path))
     shutil.copy(GOLDEN / "patch.safetensors", tmp_path)
     assert checkpoint.find(str(tmp_path)).name == "patch"
     shutil.copy(GOLDEN / "latent.safetensors", tmp_path)
-    with pytest.raises(CheckpointError, match=r"found latent\.safetensors, patch\.safetensors"):
+    with pytest.raises(
+        CheckpointError, match=r"several checkpoints, latent\.safetensors, patch\.safetensors"
+    ):
         checkpoint.find(str(tmp_path))
 
 

@@ -5,34 +5,97 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    PatchDecoderConfig,
+    ProxyDecoderConfig,
+    VqganConfig,
+)
 from tokcodec.errors import ConfigError
 from tokcodec.train.presets import PRESETS
 
 CONFIG = PRESETS["tokcodec-16"]
 
-vits = st.builds(
-    lambda heads, wide, layers, ratio: VitConfig(heads * wide, layers, heads, 8, ratio),
-    st.integers(1, 8),
-    st.integers(1, 64),
-    st.integers(1, 24),
-    st.floats(0.5, 8),
+
+def vits(kind, **more):
+    return st.builds(
+        lambda heads, wide, layers, ratio, **rest: kind(
+            width=heads * wide, layers=layers, heads=heads, patch_size=8, mlp_ratio=ratio, **rest
+        ),
+        st.integers(1, 8),
+        st.integers(1, 64),
+        st.integers(1, 24),
+        st.floats(0.5, 8),
+        **more,
+    )
+
+
+preprocessing = st.builds(
+    PreprocessingConfig,
+    image_size=st.sampled_from([64, 256]),
+    pixel_scale=st.sampled_from([1, 2, 4]),
+    mean=st.tuples(*[st.floats(0, 1)] * 3),
+    reduced_jpeg=st.booleans(),
+    resize=st.sampled_from(["bicubic", "adm", "lanczos"]),
 )
-configs = st.builds(
-    ModelConfig,
-    layout=st.just("latent"),
-    encoder=vits,
-    decoder=vits,
-    quantizer=st.builds(QuantizerConfig, st.integers(2, 2**20), st.integers(1, 256), st.booleans()),
-    preprocessing=st.builds(
-        PreprocessingConfig,
-        image_size=st.sampled_from([64, 256]),
-        pixel_scale=st.sampled_from([1, 2, 4]),
-        mean=st.tuples(*[st.floats(0, 1)] * 3),
-        reduced_jpeg=st.booleans(),
+quantizers = st.one_of(
+    st.builds(
+        CodebookConfig,
+        codebook_size=st.integers(2, 2**20),
+        code_dim=st.integers(1, 256),
+        metric=st.sampled_from(["euclidean", "cosine", "dot"]),
     ),
-    num_latents=st.integers(1, 256),
-    default_fit=st.sampled_from(["stretch", "crop", "pad", "tile"]),
+    st.builds(
+        BinaryConfig, code_dim=st.integers(1, 20), first_bit=st.sampled_from(["lowest", "highest"])
+    ),
+    st.builds(
+        FiniteScalarConfig, levels=st.lists(st.integers(2, 9), min_size=1, max_size=6).map(tuple)
+    ),
+)
+common = {
+    "quantizer": quantizers,
+    "preprocessing": preprocessing,
+    "rounding": st.sampled_from(["nearest", "down"]),
+    "default_fit": st.sampled_from(["stretch", "crop", "pad", "tile"]),
+}
+convolutional = {
+    "channels": st.sampled_from([32, 64]),
+    "multipliers": st.lists(st.integers(1, 4), min_size=4, max_size=4).map(tuple),
+    "blocks": st.integers(1, 3),
+    "attention": st.lists(st.integers(0, 3), unique=True).map(tuple),
+    "bias": st.booleans(),
+    "shortcut": st.sampled_from(["input", "output"]),
+    "code_channels": st.integers(0, 9),
+}
+latents = vits(LatentEncoderConfig, num_latents=st.integers(1, 256), legacy_latents=st.booleans())
+heads = {"pixel_overlap": st.integers(0, 8), "pixel_convolution": st.booleans()}
+configs = st.one_of(
+    st.builds(
+        ModelConfig,
+        encoder=latents,
+        decoder=st.one_of(
+            vits(LatentDecoderConfig, prefix_codes=st.booleans(), **heads),
+            vits(
+                ProxyDecoderConfig,
+                prefix_codes=st.booleans(),
+                vqgan=st.builds(VqganConfig, multipliers=st.just((1, 1, 2, 2))),
+            ),
+        ),
+        **common,
+    ),
+    st.builds(
+        ModelConfig,
+        encoder=st.builds(ConvolutionalEncoderConfig, **convolutional),
+        decoder=st.one_of(
+            st.builds(ConvolutionalDecoderConfig, **convolutional),
+            vits(PatchDecoderConfig, **heads),
+        ),
+        **common,
+    ),
 )
 
 
@@ -64,10 +127,15 @@ def test_json_is_canonical_and_leaves_defaults_out():
         ({"encoder": {"width": 8, "layers": 1, "heads": 1, "patch_size": 8, "x": 1}}, "encoder.x"),
         ({"encoder": {"width": 8, "layers": 1, "heads": 1}}, "config.encoder.patch_size: missing"),
         ({"encoder": 3}, "config.encoder: expected an object"),
-        ({"layout": "grid"}, "config.layout: 'grid' is not a valid value"),
-        ({"num_latents": 1.0}, "config.num_latents: 1.0"),
-        ({"num_latents": True}, "config.num_latents: True"),
-        ({"num_latents": 4}, "num_latents belongs to the latent layout"),
+        ({"encoder": {"kind": "cube"}}, "config.encoder.kind: 'cube' is none of patch, latent, "),
+        ({"quantizer": {"kind": ["binary"]}}, "config.quantizer.kind: ['binary'] is none of"),
+        ({"layout": "grid"}, "config.layout: 'grid' is none of patch, latent"),
+        ({"layout": "latent", "num_latents": 1.0}, "config.encoder.num_latents: 1.0"),
+        ({"layout": "latent", "num_latents": True}, "config.encoder.num_latents: True"),
+        ({"num_latents": 4}, "config.encoder.num_latents: unknown field"),
+        ({"vqgan": {}}, "config.decoder.pixel_overlap: unknown field"),
+        ({"quantizer": {"kind": "binary", "code_dim": 99}}, "code_dim must be from 1 to 32"),
+        ({"rounding": "up"}, "config.rounding: 'up' is not a valid value"),
         ({"preprocessing": {"mean": [0, 0]}}, "config.preprocessing.mean"),
         ({"preprocessing": {"std": [1, 1, "1"]}}, "config.preprocessing.std"),
         ({"preprocessing": {"std": [1, 1, float("nan")]}}, "config.preprocessing.std"),
@@ -87,7 +155,7 @@ def test_strict_parsing(change, message):
 
 @pytest.mark.parametrize(("size", "bits"), [(2, 1), (3, 2), (4096, 12), (8192, 13), (8193, 14)])
 def test_bits_per_code(size, bits):
-    assert QuantizerConfig(size, 4).bits == bits
+    assert CodebookConfig(codebook_size=size, code_dim=4).bits == bits
 
 
 def test_number_of_codes():

@@ -11,11 +11,11 @@ import figures
 import published
 import pytest
 from conftest import COMMAND, DATA, TESTS
+from tokcodec.convert.families import MODELS
 
 from tokcodec import checkpoint
 from tokcodec.cli.app import app
 from tokcodec.config import QuantizerConfig
-from tokcodec.convert.families import MODELS
 
 README = (TESTS.parent / "README.md").read_text()
 CARD = (TESTS.parent / "weights" / "MODEL_CARD.md").read_text()

@@ -17,7 +17,9 @@ from PIL import Image
 pytest.importorskip("torchmetrics")
 
 from tokcodec import Codec, TokenFile, checkpoint
-from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.evaluate import metrics, rivals
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
 from tokcodec.model.tokenizer import Tokenizer
@@ -157,15 +159,12 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
 
 
 def test_prefixes_are_points_of_their_own(run, tmp_path):
-    part = VitConfig(width=32, layers=1, heads=2, patch_size=16)
+    part = {"width": 32, "layers": 1, "heads": 2, "patch_size": 16}
     config = ModelConfig(
-        layout="latent",
-        encoder=part,
-        decoder=part,
-        quantizer=QuantizerConfig(64, 4),
+        encoder=LatentEncoderConfig(**part, num_latents=64),
+        decoder=LatentDecoderConfig(**part, prefix_codes=True),
+        quantizer=CodebookConfig(codebook_size=64, code_dim=4),
         preprocessing=PreprocessingConfig(image_size=SMALLEST_SIDE),
-        num_latents=64,
-        prefix_codes=True,
     )
     model = Tokenizer(config)
     model.quantizer.codebook.normal_()

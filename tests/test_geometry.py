@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tokcodec.geometry import FITS, place
+from tokcodec.errors import PictureError
+from tokcodec.geometry import FITS, MAX_NATIVE_CODES, place
 
 edges = st.integers(1, 65535)
 sides = st.sampled_from([32, 256])
@@ -42,13 +43,28 @@ def test_tile_covers_the_picture_with_no_square_too_many(width, height, side):
     assert (rows - 1) * side < height <= rows * side
 
 
+@given(edges, edges, st.sampled_from([1, 2, 4, 8, 16, 32]))
+def test_native_fills_up_to_multiples_or_is_refused(width, height, multiple):
+    columns, rows = -(-width // multiple), -(-height // multiple)
+    if columns * rows > MAX_NATIVE_CODES:
+        with pytest.raises(PictureError, match=f"{columns * rows:,} codes, .* take --fit tile"):
+            place("native", width, height, multiple)
+        return
+    placement = place("native", width, height, multiple)
+    assert placement.square == (columns * multiple, rows * multiple)
+    assert (placement.grid, placement.offset) == ((1, 1), (0, 0))
+    assert placement.resized == placement.output == (width, height)
+    assert placement.visible == (0, 0, width, height)
+
+
 @given(st.sampled_from(FITS), edges, edges, sides)
 def test_canvas_shows_the_visible_part(fit, width, height, side):
+    assume(fit != "native" or -(-width // side) * -(-height // side) <= MAX_NATIVE_CODES)
     placement = place(fit, width, height, side)
     left, top, right, bottom = placement.visible
-    columns, rows = placement.grid
-    assert 0 <= left < right <= columns * side
-    assert 0 <= top < bottom <= rows * side
+    (columns, rows), (wide, high) = placement.grid, placement.square
+    assert 0 <= left < right <= columns * wide
+    assert 0 <= top < bottom <= rows * high
     # The visible part lies on the picture, nowhere on repeated edges.
     x, y = placement.offset
     assert x <= left

@@ -6,10 +6,10 @@ import json
 import published
 import pytest
 from conftest import GOLDEN
+from tokcodec.convert.families import recognise
 
 from tokcodec import checkpoint
 from tokcodec.config import ModelConfig
-from tokcodec.convert.families import recognise
 
 PINNED = json.loads((GOLDEN / "identities.json").read_text())
 BUNDLED = {header.name: header.path for header in checkpoint.bundled()}

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import struct
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageCms, JpegImagePlugin
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import OutputError, PictureError
-from tokcodec.geometry import FITS
+from tokcodec.geometry import FITS, place
 from tokcodec.picture import read_squares, save, to_image, to_rgb
 
 SMALL = PreprocessingConfig(image_size=64)
@@ -88,13 +89,13 @@ def test_exif_orientation(orientation, kind, config):
     squares = read_squares(encoded(stored, kind, exif=exif), config, "stretch")
     assert (squares.width, squares.height) == (640, 320)
     pixels = squares.pixels[0].astype(int)
-    for place, colour in {
+    for at, colour in {
         (16, 16): (255, 0, 0),
         (16, 48): (0, 255, 0),
         (48, 16): (0, 0, 255),
         (48, 48): (255, 255, 255),
     }.items():
-        assert np.abs(pixels[place] - colour).max() <= 3, (place, colour)
+        assert np.abs(pixels[at] - colour).max() <= 3, (at, colour)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +183,10 @@ def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
         read_squares(tmp_path / "big.png", SMALL, "stretch")
     black = np.zeros((1, 64, 64, 3), np.uint8)
     with pytest.raises(PictureError, match="400x300 pixels are more"):
-        to_image(black, "stretch", 400, 300, None)
+        to_image(black, place("stretch", 400, 300, 64), None)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert read_squares(tmp_path / "big.png", SMALL, "stretch").width == 400
-    assert to_image(black, "stretch", 400, 300, None).size == (400, 300)
+    assert to_image(black, place("stretch", 400, 300, 64), None).size == (400, 300)
 
 
 def test_an_edge_too_long_for_the_header(tmp_path):
@@ -203,13 +204,35 @@ def test_damaged_files(tmp_path, keep):
     assert "\n" not in str(caught.value)
 
 
+# What LlamaGen's own centre crop, which is ADM's, makes of the six JPEGs.
+def test_adm_pixels_are_adms():
+    with np.load(GOLDEN / "torchvision" / "adm_squares.npz") as squares:
+        assert len(squares) == 12
+        for key, expected in squares.items():
+            name, side = key.rsplit("_", 1)
+            config = PreprocessingConfig(image_size=int(side), resize="adm")
+            read = read_squares(GOLDEN / "torchvision" / f"{name}.jpg", config, "crop")
+            assert np.array_equal(read.pixels[0], expected), key
+
+
+def test_chameleons_crop():
+    # Rounded to the nearest, resized by Lanczos, cut out from the middle, rounded down.
+    image = Image.open(COFFEE).convert("RGB").resize((601, 301))
+    expected = image.resize((round(64 / 301 * 601), 64), Image.Resampling.LANCZOS)
+    left = (expected.width - 64) // 2
+    config = dataclasses.replace(SMALL, resize="lanczos")
+    pixels = read_squares(image, config, "crop").pixels[0]
+    assert np.array_equal(pixels, np.asarray(expected)[:, left : left + 64])
+
+
 @given(st.sampled_from(FITS), st.integers(1, 200), st.integers(1, 200))
 def test_what_goes_in_comes_out(fit, width, height):
     # A picture of one colour survives any fit exactly, in its own size.
     image = Image.new("RGB", (width, height), (12, 200, 99))
-    squares = read_squares(image, SMALL, fit)
-    assert squares.pixels.shape[1:] == (64, 64, 3)
-    back = to_image(squares.pixels, fit, width, height, None)
+    squares = read_squares(image, SMALL, fit, multiple=64)
+    if fit != "native":
+        assert squares.pixels.shape[1:] == (64, 64, 3)
+    back = to_image(squares.pixels, place(fit, width, height, 64), None)
     short = min(width, height)
     assert back.size == ((short, short) if fit == "crop" else (width, height))
     assert back.getcolors() == [(back.width * back.height, (12, 200, 99))]
@@ -219,7 +242,7 @@ def test_what_goes_in_comes_out(fit, width, height):
 def test_tiles_lose_nothing(width, height, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     squares = read_squares(Image.fromarray(pixels), SMALL, "tile")
-    back = to_image(squares.pixels, "tile", width, height, None)
+    back = to_image(squares.pixels, place("tile", width, height, 64), None)
     assert np.array_equal(np.asarray(back), pixels)
 
 

@@ -5,8 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokcodec.config import QuantizerConfig
-from tokcodec.model.quantizer import Quantizer, nearest
+from tokcodec.config.parts import Frame
+from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
+from tokcodec.model.binary import Binary
+from tokcodec.model.codebook import Codebook, nearest
+from tokcodec.model.finite_scalar import FiniteScalar
 
 
 def brute_force(z, codebook):
@@ -56,12 +59,63 @@ def test_nothing_the_caller_sets_makes_it_less_exact():
         torch.set_float32_matmul_precision("highest")
 
 
+def codebook(size, dim, metric):
+    config = CodebookConfig(codebook_size=size, code_dim=dim, metric=metric)
+    return Codebook(config, Frame(0, (), dim))
+
+
+def test_dot_product():
+    quantizer = codebook(200, 6, "dot")
+    generator = torch.Generator().manual_seed(3)
+    vectors = torch.randn(200, 6, generator=generator)
+    vectors[150:] = vectors[:50]  # ties: the lowest index wins
+    quantizer.codebook.copy_(vectors)
+    z = torch.randn(4, 5, 6, generator=generator)
+    products = z.double() @ vectors.double().T
+    assert torch.equal(quantizer.codes(z), products[..., :150].argmax(dim=-1))
+    best = products.topk(2).values
+    torch.testing.assert_close(quantizer.margins(z), best[..., 0] - best[..., 1])
+    assert torch.equal(quantizer.lookup(torch.tensor([[7]])), vectors[None, None, 7])
+
+
+@pytest.mark.parametrize("first", ["lowest", "highest"])
+def test_binary_codes(first):
+    quantizer = Binary(BinaryConfig(code_dim=3, first_bit=first), Frame(0, (), 3))
+    z = torch.tensor([[0.5, -1.0, 2.0], [-0.25, 0.0, 3.0]])
+    expected = [0b101, 0b100] if first == "lowest" else [0b101, 0b001]
+    assert quantizer.codes(z).tolist() == expected
+    assert quantizer.margins(z).tolist() == [0.5, 0.0]
+    everything = torch.arange(8)
+    assert torch.equal(quantizer.codes(quantizer.lookup(everything)), everything)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        quantizer.codes(z / 0)
+
+
+def test_finite_scalar_codes():
+    quantizer = FiniteScalar(FiniteScalarConfig(levels=(8, 5, 4)), Frame(0, (), 3))
+    everything = torch.arange(160)
+    z_q = quantizer.lookup(everything)
+    assert z_q.abs().max() == 1
+    assert len(z_q.unique(dim=0)) == 160
+    assert z_q[9].tolist() == [(1 - 4) / 4, (1 - 2) / 2, (0 - 2) / 2]  # digits 1, 1, 0
+    z = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2
+    codes = quantizer.codes(z)
+    assert set(codes.tolist()) == set(range(160))
+    # Where the margin is small, a small step changes the code; elsewhere it does not.
+    moved = (quantizer.codes(z + 1e-4) != codes) | (quantizer.codes(z - 1e-4) != codes)
+    near = quantizer.margins(z) < 1e-3
+    assert moved.any()
+    assert near[moved].all()
+    assert (quantizer.codes(z + torch.tensor([100.0, 0, 0])) % 8 == 7).all()
+    assert (quantizer.codes(z - torch.tensor([100.0, 0, 0])) % 8 == 0).all()
+
+
 def test_cosine_distance():
-    quantizer = Quantizer(QuantizerConfig(64, 6, l2_normalize=True))
+    quantizer = codebook(64, 6, "cosine")
     generator = torch.Generator().manual_seed(2)
     quantizer.codebook.copy_(torch.randn(64, 6, generator=generator) * 10)
     z = torch.randn(3, 50, 6, generator=generator)
-    codes = quantizer(z)
+    codes = quantizer.codes(z)
     assert codes.shape == (3, 50)
     cosine = F.cosine_similarity(z.double()[..., None, :], quantizer.codebook.double(), dim=-1)
     assert torch.equal(codes, cosine.argmax(dim=-1))
@@ -81,7 +135,7 @@ def test_values_without_a_nearest_are_refused(value):
 def test_memory_stays_below_200_mb(rows, equal):
     program = f"""
 import resource, torch
-from tokcodec.model.quantizer import nearest
+from tokcodec.model.codebook import nearest
 z, codebook = torch.randn({rows}, 16), torch.randn(65_536, 16)
 if {equal}:
     codebook[:] = 1

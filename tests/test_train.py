@@ -14,7 +14,14 @@ from conftest import COMMAND, PHOTOS
 from PIL import Image
 
 from tokcodec import Codec, checkpoint
-from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    PatchDecoderConfig,
+    PatchEncoderConfig,
+)
 from tokcodec.errors import DatasetError, TrainingError
 from tokcodec.model.loading import load
 from tokcodec.train.borders import kinks
@@ -24,16 +31,23 @@ from tokcodec.train.loop import Recipe, train
 from tokcodec.train.prior import fit
 
 CPU = torch.device("cpu")
+SMALL = {"width": 32, "layers": 1, "heads": 2, "patch_size": 4}
 PATCH = ModelConfig(
-    layout="patch",
-    encoder=VitConfig(width=32, layers=1, heads=2, patch_size=4),
-    decoder=VitConfig(width=32, layers=1, heads=2, patch_size=4),
-    quantizer=QuantizerConfig(codebook_size=64, code_dim=8),
+    encoder=PatchEncoderConfig(**SMALL),
+    decoder=PatchDecoderConfig(**SMALL),
+    quantizer=CodebookConfig(codebook_size=64, code_dim=8),
     preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2),
 )
 LATENT = dataclasses.replace(
-    PATCH, layout="latent", num_latents=8, quantizer=QuantizerConfig(64, 8, l2_normalize=True)
+    PATCH,
+    encoder=LatentEncoderConfig(**SMALL, num_latents=8),
+    decoder=LatentDecoderConfig(**SMALL),
+    quantizer=CodebookConfig(codebook_size=64, code_dim=8, metric="cosine"),
 )
+
+
+def with_decoder(config, **changes):
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -160,14 +174,12 @@ def test_the_start_alone_is_vector_quantization(pictures, tmp_path):
 
 def test_a_latent_start_decodes_every_prefix(pictures, tmp_path):
     # Before any gradient step, each further latent adds to the picture.
-    part = VitConfig(width=64, layers=1, heads=2, patch_size=4)
+    wide = SMALL | {"width": 64}
     config = dataclasses.replace(
         LATENT,
-        encoder=part,
-        decoder=part,
-        num_latents=16,
-        prefix_codes=True,
-        quantizer=QuantizerConfig(64, 8),
+        encoder=LatentEncoderConfig(**wide, num_latents=16),
+        decoder=LatentDecoderConfig(**wide, prefix_codes=True),
+        quantizer=CodebookConfig(codebook_size=64, code_dim=8),
     )
     recipe = Recipe(steps=1, batch_size=4, learning_rate=0.0, report_every=1)
     header = train(config, recipe, pictures, tmp_path, CPU, {}, lambda _: None)
@@ -199,12 +211,12 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     tensors["encoder.to_code.bias"] = tensors["encoder.to_code.bias"].copy()
     tensors["encoder.to_code.bias"][0] = -0.0
     codes = np.arange(64).reshape(4, 16)
-    prior, _ = fit([codes], torch.from_numpy(tensors["quantizer.codebook"]).float(), 4)
+    prior, _ = fit(
+        [codes.reshape(-1, 4, 4)], torch.from_numpy(tensors["quantizer.codebook"]).float()
+    )
     facts = {**base.provenance, "prior": {"pictures": 4}}
     base = checkpoint.write(base.path, PATCH, {**tensors, **prior.tensors()}, facts)
-    config = dataclasses.replace(
-        PATCH, decoder=dataclasses.replace(PATCH.decoder, layers=2), pixel_overlap=2
-    )
+    config = with_decoder(PATCH, layers=2, pixel_overlap=2)
     (tmp_path / "run").mkdir()
     arguments = (pictures, tmp_path / "run", CPU, {}, lambda _: None, base, True)
     recipe = dataclasses.replace(recipe, steps=120)
@@ -230,13 +242,13 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
     unlearned = (pictures, tmp_path / "smooth", CPU, {}, lambda _: None, base, True)
     other = train(config, smooth, *unlearned)
     models = [load(h, CPU) for h in (header, other)]
-    shown = [model.decoder(model.quantizer.lookup(codes[0])) for model in models]
+    shown = [model.decoder(model.quantizer.lookup(codes[0].view(-1, 4, 4))) for model in models]
     assert kinks(shown[1], 4) < 0.8 * kinks(shown[0], 4)
     assert other.provenance["held_out_psnr"] > facts["held_out_psnr"] - 0.15
 
     # Another kind of decoder starts afresh; the codes stay all the same.
     for change in ({"width": 64}, {"heads": 1}):
-        other = dataclasses.replace(config, decoder=dataclasses.replace(PATCH.decoder, **change))
+        other = with_decoder(PATCH, **change)
         folder = tmp_path / next(iter(change))
         folder.mkdir()
         short = dataclasses.replace(recipe, steps=1)
@@ -244,14 +256,14 @@ def test_a_decoder_alone_keeps_the_codes(pictures, tmp_path):
         assert afresh.code_id == base.code_id
 
     # A trained convolution goes on too: one that makes grey of all is still there.
-    smooth = dataclasses.replace(PATCH, pixel_convolution=True)
+    smooth = with_decoder(PATCH, pixel_convolution=True)
     model = load(base, CPU).state_dict()
     kernel = {"weight": torch.zeros(3, 3, 3, 3), "bias": torch.zeros(3)}
     model |= {f"decoder.to_pixels.convolution.{name}": part for name, part in kernel.items()}
     grey = checkpoint.write(
         tmp_path / "grey.safetensors", smooth, {k: t.half().numpy() for k, t in model.items()}, {}
     )
-    larger = dataclasses.replace(smooth, pixel_overlap=2)
+    larger = with_decoder(smooth, pixel_overlap=2)
     (tmp_path / "grey").mkdir()
     still = dataclasses.replace(recipe, steps=1, learning_rate=0)
     header = train(larger, still, pictures, tmp_path / "grey", CPU, {}, lambda _: None, grey)

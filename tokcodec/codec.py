@@ -156,7 +156,8 @@ class Codec:
 
         ``workers`` threads read pictures while the model runs.
         """
-        tokens = checkpoint.check_tokens(self.header, tokens)
+        checkpoint.check_tokens(self.header, tokens)
+        kept = tokens if self.config.prefix_codes else None  # others are kept whole
         prior = checkpoint.read_prior(self.header) if coded else None
         fit = fit or self.config.default_fit
         checkpoint.check_fit(self.header, fit)
@@ -176,7 +177,7 @@ class Codec:
                 yield picture
                 continue
             yield TokenFile(
-                codes[:, :tokens].reshape(-1),
+                codes[:, :kept].reshape(-1),
                 self.config.quantizer.bits,
                 bytes.fromhex(self.header.code_id[:8]),
                 picture.width,

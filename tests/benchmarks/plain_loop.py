@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokcodec.convert.weights import find
+from tokcodec.checkpoint import find
 from tokcodec.geometry import place
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer

@@ -1,46 +1,75 @@
-"""Speed at the size of TiTok-S-128, random weights: python tests/benchmarks/published.py
+"""Speed at the sizes of published models, random weights: python tests/benchmarks/published.py
 
-The encoder beside the best float32 matrix product of this machine, and the MaskGIT-VQGAN decoder
-beside the same layers written plainly, side by side, with how far their pictures differ.
+TiTok-S-128's encoder beside the best float32 matrix product of this machine; its MaskGIT-VQGAN
+decoder, and LlamaGen VQ-16's encoder and decoder, beside that and beside the same layers written
+plainly, side by side, with how far their results differ.
 """
+
+import math
+from collections.abc import Iterable
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
-from speed import block_operations, matrix_product, seconds
-from torch import Tensor
+from speed import block_operations, encoder_tokens, matrix_product, seconds
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from tokcodec.config import (
-    ModelConfig,
-    PreprocessingConfig,
-    QuantizerConfig,
-    VitConfig,
-    VqganConfig,
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import LatentEncoderConfig, ProxyDecoderConfig, VqganConfig
+from tokcodec.model.convolutional import (
+    Attention,
+    Decoder,
+    DecoderLevel,
+    Encoder,
+    EncoderLevel,
+    Norm,
+    ResidualBlock,
 )
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.model.vqgan import Level, ResidualBlock, VqganHead
 
-PART = VitConfig(width=512, layers=8, heads=8, patch_size=16, class_token=True, outer_norms=True)
+SIZE = {
+    "width": 512,
+    "layers": 8,
+    "heads": 8,
+    "patch_size": 16,
+    "class_token": True,
+    "outer_norms": True,
+}
 S128 = ModelConfig(
-    layout="latent",
-    encoder=PART,
-    decoder=PART,
-    quantizer=QuantizerConfig(codebook_size=4096, code_dim=12, l2_normalize=True),
+    encoder=LatentEncoderConfig(**SIZE, num_latents=128, legacy_latents=True),
+    quantizer=CodebookConfig(codebook_size=4096, code_dim=12, metric="cosine"),
+    decoder=ProxyDecoderConfig(**SIZE, vqgan=VqganConfig()),
     preprocessing=PreprocessingConfig(mean=(0, 0, 0), std=(1, 1, 1)),
-    num_latents=128,
-    legacy_latents=True,
-    vqgan=VqganConfig(),
 )
+LEVELS = {
+    "channels": 128,
+    "multipliers": (1, 1, 2, 2, 4),
+    "attention": (4,),
+    "middle_attention": True,
+    "code_channels": 256,
+}
+VQ16 = ModelConfig(
+    encoder=ConvolutionalEncoderConfig(**LEVELS, blocks=2),
+    quantizer=CodebookConfig(codebook_size=16384, code_dim=8, metric="cosine"),
+    decoder=ConvolutionalDecoderConfig(**LEVELS, blocks=3),
+)
+TURNS = 3
 
 
 def main() -> None:
     torch.manual_seed(0)
-    model = Tokenizer(S128).eval().requires_grad_(False)
-    for buffer in model.buffers():
-        buffer.normal_()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32")
+    s128, vq16 = (Tokenizer(config).eval().requires_grad_(False) for config in (S128, VQ16))
     with torch.inference_mode():
-        encoder(model)
-        vqgan(model)
+        encoder(s128)
+        beside_plain("MaskGIT-VQGAN decoder", s128.decoder.to_pixels, torch.randn(2, 16, 16, 256))
+        beside_plain("VQ-16 encoder", vq16.encoder, 2 * torch.rand(2, 3, 256, 256) - 1)
+        codes = torch.randint(16384, (2, 16, 16))
+        vq16.quantizer.codebook.normal_()
+        beside_plain("VQ-16 decoder", vq16.decoder, vq16.quantizer.lookup(codes))
 
 
 def encoder(model: Tokenizer) -> None:
@@ -61,56 +90,80 @@ def encoder(model: Tokenizer) -> None:
 
 def encoder_operations(config: ModelConfig) -> int:
     """Multiplications and additions of the matrix products in the whole encoder, a picture."""
-    part = config.encoder
-    patches = config.grid(part) ** 2
-    tokens = part.class_token + patches + config.num_latents
-    embed = 2 * patches * 3 * part.patch_size**2 * part.width
-    to_code = 2 * config.num_latents * part.width * config.quantizer.code_dim
-    return embed + block_operations(part, tokens) + to_code
+    part, side = config.encoder, config.preprocessing.model_size
+    embed = 2 * 3 * side**2 * part.width
+    to_code = 2 * config.num_codes * part.width * config.quantizer.code_dim
+    return embed + block_operations(part, encoder_tokens(part, side)) + to_code
 
 
-def vqgan(model: Tokenizer) -> None:
-    head = model.decoder.to_pixels
-    assert isinstance(head, VqganHead)
-    tokens = torch.randn(2, 256, 512)
-    ours, theirs = [], []
-    for _ in range(3):  # in turns, because the speed of a machine drifts
-        theirs.append(seconds(lambda: plain(head, tokens), rounds=1))
-        ours.append(seconds(lambda: head(tokens), rounds=1))
-    a, b = plain(head, tokens), head(tokens)
-    scale = 1 / float(a.std())  # random weights have no range of their own
-    levels = (((a - b) * scale * 255).abs()).max()
-    ratio = min(theirs) / min(ours)
+def beside_plain(name: str, network: Encoder | Decoder, x: Tensor) -> None:
+    """Prints the speed of a convolutional network on its input x beside that of ``plain``."""
+    ours = deepcopy(network).to(memory_format=torch.channels_last)  # as a checkpoint is loaded
+    # A decoder's own: that of one with proxies begins at its tokens.
+    forward = Decoder.forward if isinstance(ours, Decoder) else Encoder.forward
+    with FlopCounterMode(display=False) as counter:
+        a = plain(network, x)
+    operations = counter.get_total_flops() / len(x)
+    b = forward(ours, x)
+    slow, fast, peak = math.inf, math.inf, 0.0
+    for _ in range(TURNS):  # in turns, because the speed of a machine drifts
+        peak = max(peak, matrix_product())
+        slow = min(slow, seconds(lambda: plain(network, x), rounds=1))
+        fast = min(fast, seconds(lambda: forward(ours, x), rounds=1))
+    ours_rate, plain_rate = len(x) / fast, len(x) / slow
+    difference = float((a - b).abs().max() / a.std())  # random weights have no range of their own
+    unit = "deviations of z"
+    if isinstance(network, Decoder):
+        difference, unit = 255 * difference, "levels of 255 a deviation"
     print(
-        f"MaskGIT-VQGAN: {2 / min(ours):.2f} pictures/s, plain {2 / min(theirs):.2f}: "
-        f"{ratio:.2f} times as fast; largest difference {levels:.4f} levels of 255"
+        f"{name}: {ours_rate:.2f} pictures/s, plain {plain_rate:.2f}: {slow / fast:.2f} times as "
+        f"fast; {ours_rate * operations / peak:.0%} of the best matrix product "
+        f"({operations / 1e9:.0f} GFLOP a picture, {peak / 1e9:.0f} GFLOP/s), plain "
+        f"{plain_rate * operations / peak:.0%}; largest difference {difference:.2g} {unit}"
     )
 
 
-def plain(head: VqganHead, x: Tensor) -> Tensor:
-    """The same layers as they are published: channels first, torch's own convolutions."""
+def plain(layer: nn.Module, x: Tensor) -> Tensor:
+    """The same layers as they are published: channels first, torch's own operations, one by one."""
+    match layer:
+        case Encoder():
+            return _in_turn(layer.children(), x).permute(0, 2, 3, 1)
+        case Decoder():
+            names = ("from_code", "enter", "middle", "levels", "norm", "leave")
+            x = x.permute(0, 3, 1, 2).contiguous()
+            return _in_turn((getattr(layer, name) for name in names), x)
+        case DecoderLevel() if layer.enlarge:
+            x = F.interpolate(plain(layer.blocks, x), scale_factor=2.0)
+            return _convolution(layer.enlarge, x)
+        case EncoderLevel() if layer.reduce:
+            return _convolution(layer.reduce, F.pad(plain(layer.blocks, x), (0, 1, 0, 1)))
+        case ResidualBlock():
+            y = _in_turn((layer.norm1, layer.conv1, layer.norm2, layer.conv2), x)
+            start = y if layer.from_output else x
+            return y + (_convolution(layer.shortcut, start) if layer.shortcut else x)
+        case Attention():
+            q, k, v = _convolution(layer.qkv, _norm(layer.norm, x)).flatten(2).chunk(3, dim=1)
+            weights = (q.mT @ k / math.sqrt(q.shape[1])).softmax(dim=-1)  # [B, places, places]
+            return x + _convolution(layer.out, (v @ weights.mT).view_as(x))
+        case Norm():
+            return F.silu(_norm(layer, x))
+        case nn.Conv2d():
+            return _convolution(layer, x)
+    return _in_turn(layer.children(), x)
 
-    def convolution(layer: torch.nn.Conv2d, y: Tensor) -> Tensor:
-        return F.conv2d(y, layer.weight.contiguous(), layer.bias, padding=layer.padding)
 
-    def block(layer: ResidualBlock, y: Tensor) -> Tensor:
-        z = convolution(layer.conv1, F.silu(layer.norm1(y)))
-        z = convolution(layer.conv2, F.silu(layer.norm2(z)))
-        return z + (convolution(layer.shortcut, z) if layer.shortcut else y)
+def _in_turn(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for layer in layers:
+        x = plain(layer, x)
+    return x
 
-    grid = 16
-    x = head.to_proxy(x).softmax(dim=-1) @ head.proxy_codebook
-    x = x.transpose(1, 2).reshape(len(x), -1, grid, grid)
-    x = convolution(head.enter, x)
-    for layer in head.middle:
-        x = block(layer, x)
-    for level in head.levels:
-        assert isinstance(level, Level)
-        for layer in level.blocks:
-            x = block(layer, x)
-        if level.enlarge:
-            x = convolution(level.enlarge, F.interpolate(x, scale_factor=2.0))
-    return convolution(head.leave, F.silu(head.norm(x)))
+
+def _norm(layer: Norm, x: Tensor) -> Tensor:
+    return F.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+
+
+def _convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
 
 
 if __name__ == "__main__":

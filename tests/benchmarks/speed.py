@@ -18,7 +18,7 @@ from PIL import Image
 
 from tokcodec import Codec, TokenFile
 from tokcodec.checkpoint import bundled
-from tokcodec.config import VitConfig
+from tokcodec.config.vit import LatentEncoderConfig, VitConfig
 from tokcodec.picture import save
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
@@ -39,7 +39,7 @@ def main() -> None:
 def blocks(name: str) -> None:
     codec = Codec.load(name, device="cpu")
     part = codec.config.encoder
-    tokens = codec.config.grid(part) ** 2 + codec.config.num_latents
+    tokens = encoder_tokens(part, codec.config.preprocessing.model_size)
     shares = []
     for batch_size in BATCH_SIZES:
         x = torch.randn(batch_size, tokens, part.width)
@@ -106,6 +106,12 @@ def matrix_product() -> float:
         a, b = torch.randn(size, size), torch.randn(size, size)
         best = max(best, 2 * size**3 / seconds(lambda: a @ b))  # noqa: B023
     return best
+
+
+def encoder_tokens(part: VitConfig, side: int) -> int:
+    """Tokens in the blocks of an encoder of squares of ``side`` pixels."""
+    latents = part.num_latents if isinstance(part, LatentEncoderConfig) else 0
+    return part.class_token + part.grid(side) ** 2 + latents
 
 
 def block_operations(part: VitConfig, tokens: int) -> int:

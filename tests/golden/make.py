@@ -9,26 +9,30 @@ import numpy as np
 from reference import Reference
 
 from tokcodec import checkpoint
-from tokcodec.config import ModelConfig, PreprocessingConfig, QuantizerConfig, VitConfig
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    PatchDecoderConfig,
+    PatchEncoderConfig,
+)
 from tokcodec.model.tokenizer import Tokenizer
 
 HERE = Path(__file__).parent
 
 CONFIGS = {
     "patch": ModelConfig(
-        layout="patch",
-        encoder=VitConfig(width=16, layers=2, heads=2, patch_size=4),
-        decoder=VitConfig(width=24, layers=1, heads=3, patch_size=4, mlp_ratio=2.0),
-        quantizer=QuantizerConfig(codebook_size=60, code_dim=4),
+        encoder=PatchEncoderConfig(width=16, layers=2, heads=2, patch_size=4),
+        decoder=PatchDecoderConfig(width=24, layers=1, heads=3, patch_size=4, mlp_ratio=2.0),
+        quantizer=CodebookConfig(codebook_size=60, code_dim=4),
         preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2),
     ),
     "latent": ModelConfig(
-        layout="latent",
-        encoder=VitConfig(width=16, layers=1, heads=2, patch_size=4),
-        decoder=VitConfig(width=24, layers=2, heads=3, patch_size=8),
-        quantizer=QuantizerConfig(codebook_size=32, code_dim=4, l2_normalize=True),
+        encoder=LatentEncoderConfig(width=16, layers=1, heads=2, patch_size=4, num_latents=6),
+        decoder=LatentDecoderConfig(width=24, layers=2, heads=3, patch_size=8),
+        quantizer=CodebookConfig(codebook_size=32, code_dim=4, metric="cosine"),
         preprocessing=PreprocessingConfig(image_size=16, mean=(0.4, 0.5, 0.6)),
-        num_latents=6,
         default_fit="crop",
     ),
 }

@@ -30,7 +30,7 @@ class Reference:
         ]
         x = self._linear("encoder.patch_embed", np.stack(patches, axis=1))
         x = x + self.tensors["encoder.patch_positions"]
-        if c.layout == "latent":
+        if c.encoder.kind == "latent":
             latents = self.tensors["encoder.latent_tokens"]
             x = np.concatenate([x, np.broadcast_to(latents, (batch, *latents.shape))], axis=1)
         x = self._blocks("encoder", x, c.encoder)
@@ -39,7 +39,7 @@ class Reference:
     def quantize(self, z):
         """z [..., d] -> codes, and margins: second-best minus best squared distance."""
         codebook = self.codebook()
-        if self.config.quantizer.l2_normalize:
+        if self.config.quantizer.metric == "cosine":
             z = _unit(z)
         distances = ((z[..., None, :] - codebook) ** 2).sum(axis=-1)
         ordered = np.sort(distances, axis=-1)
@@ -47,7 +47,7 @@ class Reference:
 
     def codebook(self):
         codebook = self.tensors["quantizer.codebook"]
-        return _unit(codebook) if self.config.quantizer.l2_normalize else codebook
+        return _unit(codebook) if self.config.quantizer.metric == "cosine" else codebook
 
     def decode(self, codes):
         """codes [B, N] -> [B, 3, S, S] in [0, 1]."""
@@ -56,7 +56,7 @@ class Reference:
         x = x + self.tensors["decoder.code_positions"]
         size, p = c.preprocessing.model_size, c.decoder.patch_size
         grid = size // p
-        if c.layout == "latent":
+        if c.encoder.kind == "latent":
             masks = self.tensors["decoder.mask_token"] + self.tensors["decoder.patch_positions"]
             x = np.concatenate([np.broadcast_to(masks, (len(x), *masks.shape)), x], axis=1)
         x = self._blocks("decoder", x, c.decoder)

@@ -153,7 +153,8 @@ def _stale(
     if there.fit != fit:
         return f"is there, with fit {there.fit}"
     placement, shape = header.config.place(fit, there.width, there.height)
-    if len(there.codes) != placement.num_squares * min(tokens, math.prod(shape)):
+    kept = tokens if header.config.prefix_codes else math.prod(shape)
+    if len(there.codes) != placement.num_squares * kept:
         return f"is there, with {len(there.codes)} codes"
     if there.entropy_coded != replace(there, prior=prior, code_shape=shape).entropy_coded:
         return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"

@@ -1,6 +1,8 @@
 """``tokcodec models``."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from tokcodec.cli.options import Json
 from tokcodec.cli.terminal import print_json
@@ -10,10 +12,19 @@ if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
 
 
-def models(as_json: Json = False) -> None:
+def models(
+    known: Annotated[
+        bool,
+        typer.Option("--known", help="The published models that convert and --weights take."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the bundled checkpoints: bytes, ids, measured quality."""
     from tokcodec.checkpoint import bundled
 
+    if known:
+        _known(as_json)
+        return
     if as_json:
         print_json([describe(header) for header in bundled()])
         return
@@ -41,6 +52,50 @@ def models(as_json: Json = False) -> None:
     console = Console(width=max(Console().width, 100))
     console.print(table)
     console.print("* mean over pictures held out from training, 256x256", highlight=False)
+
+
+def _known(as_json: bool) -> None:
+    rows = published()
+    if as_json:
+        print_json(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in rows[0]:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
+    console = Console(width=max(Console().width, 180))
+    console.print(table)
+    console.print(
+        "rfid: on ImageNet at 256x256, as the authors state it; verified: what was compared with "
+        "the published code,\non seeded weights: codes, z and pixels, or the shapes of tensors",
+        highlight=False,
+    )
+
+
+def published() -> list[dict[str, Any]]:
+    """The facts of every published model that is known."""
+    from tokcodec.bitpack import packed_size
+    from tokcodec.families import FAMILIES
+
+    return [
+        {
+            "family": family.title,
+            "model": model.name,
+            "codes": model.codes,
+            "codebook_size": model.codebook_size,
+            "payload_bytes": packed_size(model.codes, (model.codebook_size - 1).bit_length()),
+            "published": model.published,
+            "licence": model.licence or family.licence,
+            "rfid": model.rfid,
+            "verified": model.verified,
+        }
+        for family in FAMILIES
+        for model in family.models
+    ]
 
 
 def describe(header: "Header") -> dict[str, Any]:

@@ -140,10 +140,13 @@ def tokenize(
         raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
     header = find(weights)
     check_tokens(header, tokens)
-    if fit:
-        check_fit(header, fit)
+    default = header.config.default_fit
+    chosen = fit or ("stretch" if default == "tile" else default)
+    check_fit(header, chosen)
     torch_device = resolve_device(device)
     kind = torch_device.type
+    if batch_size is None and chosen == "native":
+        batch_size = 1  # every picture may have a shape of its own
     if batch_size is None:
         batch_size = default_batch_size(header.config, torch_device)
         if kind == "cuda" and shard:
@@ -155,7 +158,7 @@ def tokenize(
             batch_size = batch_size_begun_with(output) or find_batch_size(codec)
             del codec
     settings = Settings(
-        fit or ("stretch" if header.config.default_fit == "tile" else header.config.default_fit),
+        chosen,
         views,
         colour_of(background),
         tokens,

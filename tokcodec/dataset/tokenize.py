@@ -60,6 +60,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.fit == "tile":
             raise DatasetError("--fit tile gives rows of many squares; take crop, pad or stretch")
+        if self.fit == "native" and self.tokens is not None:
+            raise DatasetError("--tokens are those of a square; leave --fit native out")
         if self.fit == "native" and self.views == "ten-crop":
             raise DatasetError("--views ten-crop cuts squares; leave --fit native out")
 

@@ -14,7 +14,7 @@ from tokcodec.model.quantizer import Quantizer
 # Scores held at once, of no fewer rows than so many, and candidates compared at once: these bound
 # the memory whatever K is.
 _SCORES = 1 << 20
-_ROWS = 64
+_ROWS = 8
 _CANDIDATES = 1 << 17
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 
@@ -82,7 +82,7 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     The order of squared distances is that of ``|e|²/2 - z·e``, one float32 matrix product. All
     candidates within its rounding error of the best are compared again in float64, so the answer
     is exact, and of equals the first. Works in chunks: the memory above the inputs stays below
-    200 MB however large M and K are.
+    200 MB however large M is, for K up to 2^18.
     """
     lengths = torch.linalg.vector_norm(codebook, dim=1)
     half_squares = torch.zeros_like(lengths) if dot else lengths * lengths / 2

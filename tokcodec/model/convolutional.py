@@ -18,8 +18,10 @@ from tokcodec.config.convolutional import (
     ConvolutionalEncoderConfig,
 )
 from tokcodec.config.parts import Frame
+from tokcodec.model import winograd
 
 _EPSILON = 1e-6
+_WINOGRAD_FROM = 32  # pixels a side: below, transforming the filters costs what it saves
 _PIECE = 1 << 18  # numbers of a picture that a norm looks at at once
 
 
@@ -30,7 +32,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths, channels = config.widths, config.code_channels
         before = config.channels
-        self.enter = _convolution(3, before, bias=config.bias)
+        self.enter = Convolution(3, before, bias=config.bias)
         levels = []
         for level, width in enumerate(widths):
             halving = config.halving if level < len(widths) - 1 else None
@@ -64,7 +66,7 @@ class Decoder(nn.Module):
             nn.Conv2d(frame.code_dim, channels, 1) if config.code_channels else nn.Identity()
         )
         before = config.widths[-1]
-        self.enter = _convolution(channels, before)
+        self.enter = Convolution(channels, before)
         self.middle = _middle(config)
         levels = []
         for level in reversed(range(len(config.widths))):
@@ -76,7 +78,7 @@ class Decoder(nn.Module):
             before = width
         self.levels = nn.ModuleList(levels)
         self.norm = Norm(before)
-        self.leave = _convolution(before, 3)
+        self.leave = Convolution(before, 3)
 
     def forward(self, z_q: Tensor) -> Tensor:
         return one_by_one(self._pixels, z_q)
@@ -122,10 +124,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, config: ConvolutionalConfig, before: int, width: int) -> None:
         super().__init__()
+        # Codes are to be those of other implementations; decoded pixels may differ by roundings.
+        exact = isinstance(config, ConvolutionalEncoderConfig)
         self.norm1 = Norm(before)
-        self.conv1 = _convolution(before, width, bias=config.bias)
+        self.conv1 = Convolution(before, width, config.bias, exact)
         self.norm2 = Norm(width)
-        self.conv2 = _convolution(width, width, bias=config.bias)
+        self.conv2 = Convolution(width, width, config.bias, exact)
         self.from_output = config.shortcut == "output"
         start = width if self.from_output else before
         self.shortcut = nn.Conv2d(start, width, 1, bias=config.bias) if before != width else None
@@ -224,11 +228,30 @@ class _ZerosBehind(nn.Conv2d):
         return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
-class _Nearest(nn.Conv2d):
+class Convolution(nn.Conv2d):
+    """3x3; on a CPU by Winograd's way where that is allowed and the picture large enough for it."""
+
+    def __init__(self, before: int, width: int, bias: bool = True, exact: bool = True) -> None:
+        super().__init__(before, width, 3, padding=1, bias=bias)
+        self.exact = exact
+
+    def forward(self, x: Tensor, doubled: bool = False) -> Tensor:
+        """[B, C, H, W] -> [B, K, H, W]; with ``doubled``, of x at twice its size."""
+        height, width = (side * (2 if doubled else 1) for side in x.shape[2:])
+        one = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
+        fits = min(height, width) >= _WINOGRAD_FROM and not (height % 4 or width % 4)
+        if one and fits and not self.exact:
+            return winograd.convolve(x, self.weight, self.bias, doubled)
+        if doubled:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return super().forward(x)
+
+
+class _Nearest(Convolution):
     """Each pixel repeated two by two, then a 3x3 convolution."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, doubled: bool = True) -> Tensor:
+        return super().forward(x, doubled)
 
 
 def _halve(halving: str | None, width: int) -> nn.Module | None:
@@ -241,14 +264,10 @@ def _halve(halving: str | None, width: int) -> nn.Module | None:
 
 def _double(doubling: str | None, width: int) -> nn.Module | None:
     if doubling == "nearest":
-        return _Nearest(width, width, 3, padding=1)
+        return _Nearest(width, width, exact=False)
     if doubling == "depth":
-        return nn.Sequential(_convolution(width, 4 * width), nn.PixelShuffle(2))
+        return nn.Sequential(Convolution(width, 4 * width, exact=False), nn.PixelShuffle(2))
     return None
-
-
-def _convolution(before: int, width: int, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(before, width, 3, padding=1, bias=bias)
 
 
 def _blocks(config: ConvolutionalConfig, level: int, before: int, width: int) -> nn.Sequential:

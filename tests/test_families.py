@@ -13,13 +13,13 @@ from conftest import GOLDEN, PHOTOS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-
-from tokcodec import Codec, checkpoint
-from tokcodec.config import PreprocessingConfig
 from tokcodec.convert import titok
 from tokcodec.convert.families import MODELS, recognise
 from tokcodec.convert.source import locate
 from tokcodec.convert.weights import find, write
+
+from tokcodec import Codec, checkpoint
+from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import CheckpointError, OutputError
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
