@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokcodec.bitpack import packed_size
 from tokcodec.checkpoint import bundled
+from tokcodec.cli.models import published
 from tokcodec.config import DEFAULT_WEIGHTS
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,7 @@ def rewritten(text: str) -> str:
         "points": points(report),
         "checkpoints": checkpoints(),
         "latent": points(latent),
+        "known": known(),
     }
     return re.sub(
         r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)",
@@ -42,6 +44,24 @@ def rewritten(text: str) -> str:
         text,
         flags=re.DOTALL,
     )
+
+
+def known() -> list[list[str]]:
+    """The published models that are known."""
+    rows = [["`--family`", "codes, K", "payload", "published as", "licence", "rFID", "verified"]]
+    for facts in published():
+        rows.append(
+            [
+                f"`{facts['model']}`",
+                f"{facts['codes']}, {facts['codebook_size']}",
+                f"{facts['payload_bytes']} bytes",
+                facts["published"],
+                facts["licence"],
+                "" if facts["rfid"] is None else f"{facts['rfid']:.2f}",
+                facts["verified"],
+            ]
+        )
+    return rows
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -120,7 +140,7 @@ def checkpoints() -> list[list[str]]:
     add("codes, K", lambda c, _: f"{c.num_codes}, {c.quantizer.codebook_size}")
     add("model sees", lambda c, _: sees(c))
     add("patches", lambda c, _: covers(c))
-    add("pixels by which patches overlap", lambda c, _: c.pixel_overlap)
+    add("pixels by which patches overlap", lambda c, _: c.decoder.pixel_overlap)
     add(
         "encoder, decoder",
         lambda c, _: f"width {c.encoder.width}, {c.encoder.layers} + {c.decoder.layers} layers",

@@ -11,11 +11,10 @@ import figures
 import published
 import pytest
 from conftest import COMMAND, DATA, TESTS
-from tokcodec.convert.families import MODELS
 
 from tokcodec import checkpoint
 from tokcodec.cli.app import app
-from tokcodec.config import QuantizerConfig
+from tokcodec.families import known
 
 README = (TESTS.parent / "README.md").read_text()
 CARD = (TESTS.parent / "weights" / "MODEL_CARD.md").read_text()
@@ -67,13 +66,11 @@ def test_python(workplace, monkeypatch):
     assert (workplace / "coffee.tok").stat().st_size == 121
 
 
-def test_the_table_of_published_checkpoints():
-    for name, (_, config) in MODELS.items():
-        row = next(line for line in README.splitlines() if line.startswith(f"| `{name}`"))
-        codes, size = map(int, re.search(r"\| (\d+), (\d+) \|", row).groups())
-        assert codes == config["model"]["vq_model"]["num_latent_tokens"]
-        payload = (codes * QuantizerConfig(size, 1).bits + 7) // 8
-        assert f"| {payload} bytes | {196_608 / payload:.0f}:1 |" in row
+def test_every_known_model_is_in_the_table():
+    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    for name, (_, model) in known().items():
+        row = next(line for line in rows if line.startswith(f"| `{name}` "))
+        assert f"| {model.codes}, {model.codebook_size} |" in row
 
 
 def test_every_command_at_the_top_is_the_scripts():
