@@ -1,31 +1,39 @@
 """Checkpoints in the layouts that other programs publish, with weights drawn from a seed."""
 
 import json
+import shutil
+import sys
+import types
 import zlib
 
 import numpy as np
+import torch
 from conftest import GOLDEN
 from safetensors.numpy import save_file
 
 FOLDER = GOLDEN / "published"
 
 
-def draw(name, shape, seed):
+def draw(name, shape, seed, convolutional=False):
     """A tensor from its own frozen stream, of a size that keeps activations in bounds."""
     stream = np.random.RandomState([seed, zlib.crc32(name.encode())])
     x = stream.standard_normal(shape).astype(np.float32)
     leaf = name.rpartition(".")[2]
+    fan_in = np.prod(shape[1:], dtype=int) if len(shape) > 1 else shape[0]
     if leaf == "weight" and x.ndim == 1:
         x = 1 + 0.05 * x
     elif leaf in ("bias", "in_proj_bias"):
         x = 0.02 * x
+    elif convolutional:
+        gain = 3.0 if name.startswith("encoder.") and "conv_in" in name else 1.0
+        x = 0.3 * x if name.endswith("embedding.weight") else gain * x / np.sqrt(fan_in)
     elif name.endswith(("quantize.embedding.weight", "embedding_table.weight")):
         pass
     elif any(part in name for part in ("embedding", "latent_tokens", "mask_token")):
         x = 0.3 * x
     else:
         gain = 3.0 if leaf == "in_proj_weight" else 4.0 if "patch_embed" in name else 1.0
-        x = gain * x / np.sqrt(np.prod(shape[1:], dtype=int) if len(shape) > 1 else shape[0])
+        x = gain * x / np.sqrt(fan_in)
     return x.astype(np.float32)
 
 
@@ -37,6 +45,117 @@ def golden(name):
     }
     tensors |= {copy: tensors[key].copy() for copy, key in parameters["aliases"].items()}
     return json.loads((FOLDER / name / "config.json").read_text()), tensors
+
+
+def write_golden(name, folder):
+    """A convolutional set of golden/published, in the file and form that it is published in."""
+    spec = json.loads((FOLDER / name / "parameters.json").read_text())
+
+    def drawn(seed):
+        return {
+            key: np.zeros(shape, np.float32)
+            if key in spec["zeros"]
+            else draw(key, shape, seed, convolutional=True)
+            for key, shape in spec["shapes"].items()
+        }
+
+    weights = drawn(spec["seed"])
+    if "ema" in spec:  # what counts are the averages, under names without dots
+        averages = {spec["ema"] + key.replace(".", ""): x for key, x in weights.items()}
+        counters = {"decay": np.float32(0.999), "num_updates": np.int32(-1)}
+        weights = drawn(spec["seed"] + 1000) | averages
+        weights |= {spec["ema"] + key: np.asarray(x) for key, x in counters.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / spec["file"]
+    save_torch({key: torch.from_numpy(np.asarray(x)) for key, x in weights.items()}, path)
+    if (FOLDER / name / "config.yaml").exists():
+        shutil.copy(FOLDER / name / "config.yaml", folder)
+    return path
+
+
+def save_torch(state, path):
+    """A file of torch as trainers leave it, with what they keep beside the weights."""
+    if path.suffix == ".pt":
+        state = {"model": state, "optimizer": {"state": {}}, "steps": 300_000, "args": None}
+    elif path.suffix == ".ckpt":  # Lightning's has objects of a class that a reader has not
+        module = types.ModuleType("some_trainer.callbacks")
+        callback = type("Checkpoint", (), {"__module__": module.__name__})
+        module.Checkpoint = callback
+        sys.modules |= {"some_trainer": types.ModuleType("some_trainer"), module.__name__: module}
+        state = {**state, "loss.discriminator.main.0.weight": torch.zeros(4, 3, 4, 4)}
+        state = {"epoch": 3, "callbacks": {callback: {"best": callback()}}, "state_dict": state}
+    torch.save(state, path)
+    for name in ("some_trainer", "some_trainer.callbacks"):
+        sys.modules.pop(name, None)
+
+
+def vqgan_shapes(channels, multipliers, blocks, code_channels, codebook, attention, middle=True):
+    """Tensor names and shapes of a VQGAN, with ``attention`` at these levels."""
+    shapes = {}
+
+    def convolution(name, outputs, inputs, side=3):
+        shapes[name + ".weight"], shapes[name + ".bias"] = (outputs, inputs, side, side), (outputs,)
+
+    def norm(name, width):
+        shapes[name + ".weight"] = shapes[name + ".bias"] = (width,)
+
+    def block(name, before, after):
+        norm(name + ".norm1", before)
+        convolution(name + ".conv1", after, before)
+        norm(name + ".norm2", after)
+        convolution(name + ".conv2", after, after)
+        if before != after:
+            convolution(name + ".nin_shortcut", after, before, 1)
+
+    def attend(name, width):
+        norm(name + ".norm", width)
+        for part in ("q", "k", "v", "proj_out"):
+            convolution(f"{name}.{part}", width, width, 1)
+
+    widths = [channels * multiplier for multiplier in multipliers]
+    convolution("encoder.conv_in", channels, 3)
+    convolution("decoder.conv_in", widths[-1], code_channels)
+    for side, kind, step, count in (
+        ("encoder", "down", "downsample", blocks),
+        ("decoder", "up", "upsample", blocks + 1),
+    ):
+        numbers = range(len(widths)) if kind == "down" else range(len(widths) - 1, -1, -1)
+        before = channels if kind == "down" else widths[-1]
+        for level in numbers:
+            for number in range(count):
+                block(f"{side}.{kind}.{level}.block.{number}", before, widths[level])
+                before = widths[level]
+                if level in attention:
+                    attend(f"{side}.{kind}.{level}.attn.{number}", before)
+            if level != numbers[-1]:
+                convolution(f"{side}.{kind}.{level}.{step}.conv", before, before)
+        for number in (1, 2):
+            block(f"{side}.mid.block_{number}", widths[-1], widths[-1])
+        if middle:
+            attend(f"{side}.mid.attn_1", widths[-1])
+        norm(f"{side}.norm_out", before)
+    convolution("encoder.conv_out", code_channels, widths[-1])
+    convolution("decoder.conv_out", 3, channels * multipliers[0])
+    convolution("quant_conv", codebook[1], code_channels, 1)
+    convolution("post_quant_conv", code_channels, codebook[1], 1)
+    shapes["quantize.embedding.weight"] = codebook
+    return shapes
+
+
+def llamagen_names(shapes):
+    """A VQGAN's shapes under the names of LlamaGen."""
+    levels = 1 + max(int(name.split(".")[2]) for name in shapes if ".down." in name)
+    renamed = {}
+    for name, shape in shapes.items():
+        for number, part in enumerate(("block_1", "attn_1", "block_2")):
+            name = name.replace(f".mid.{part}", f".mid.{number}")
+        parts = name.split(".")
+        if parts[1] in ("down", "up"):
+            place = int(parts[2]) if parts[1] == "down" else levels - 1 - int(parts[2])
+            parts[1:3] = ["conv_blocks", str(place)]
+            parts[3] = parts[3].replace("block", "res")
+        renamed[".".join(parts)] = shape
+    return renamed
 
 
 def titok_shapes(

@@ -793,7 +793,7 @@ def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     table = pq.read_table(part)
     facts = {**table.schema.metadata, b"tokcodec.config": b"{}"}
     pq.write_table(table.replace_schema_metadata(facts), part)
-    with pytest.raises(DatasetError, match=r"part-00001\.parquet: config\.layout: missing"):
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet: config\.encoder: missing"):
         load_tokens(part)
 
 

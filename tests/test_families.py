@@ -13,14 +13,14 @@ from conftest import GOLDEN, PHOTOS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tokcodec.convert import titok
-from tokcodec.convert.families import MODELS, recognise
-from tokcodec.convert.source import locate
-from tokcodec.convert.weights import find, write
 
 from tokcodec import Codec, checkpoint
-from tokcodec.config import PreprocessingConfig
+from tokcodec.checkpoint import find
+from tokcodec.checkpoint import write_converted as write
+from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.errors import CheckpointError, OutputError
+from tokcodec.families import convert, known, locate, recognise
+from tokcodec.families.reading import Tensors
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.picture import read_squares
@@ -32,11 +32,14 @@ IMAGES = np.load(published.FOLDER / "images.npy")
 def converted(name):
     """A golden set, converted in memory."""
     config, tensors = published.golden(name)
-    ours, tensors = recognise(config, tensors)(config, tensors)
+    return network(*recognise(tensors, config).convert(Tensors(tensors), config, None))
+
+
+def network(config, tensors):
     with torch.device("meta"):
-        model = Tokenizer(ours)
+        model = Tokenizer(config)
     model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()}, assign=True)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def check(model, name):
@@ -45,7 +48,7 @@ def check(model, name):
     golden = {path.stem: np.load(path) for path in folder.glob("*.npy")}
     pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
-        z = model.encoder(model.shrink(pixels))
+        z = model.z(pixels)
         np.testing.assert_allclose(z.transpose(1, 2).numpy(), golden["z"], rtol=0, atol=1e-3)
         codes = model.encode(pixels).numpy()
         decided = golden["margins"] > 1e-3
@@ -57,6 +60,168 @@ def check(model, name):
                 decoded = model.decoder(model.quantizer.lookup(some)).permute(0, 2, 3, 1)
                 np.testing.assert_allclose(decoded.numpy(), golden[file], rtol=1e-3, atol=1e-3)
     return len(golden)
+
+
+CONVOLUTIONAL = {
+    "taming_f16": ("euclidean", "VQGAN"),
+    "llamagen_vq16": ("cosine", "LlamaGen"),
+    "ibq_f16": ("dot", "IBQ"),
+    "open_magvit2": (None, "Open-MAGVIT2"),
+    "maskgit_vqgan": ("euclidean", "MaskGIT-VQGAN"),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_convolutional_golden_codes(name, tmp_path):
+    source = locate(str(published.write_golden(name, tmp_path)))
+    with source.open() as stored:
+        assert recognise(stored, source.read_config()).title == CONVOLUTIONAL[name][1]
+    config, tensors = convert(source)
+    assert ModelConfig.from_json(config.to_json()) == config
+    assert getattr(config.quantizer, "metric", None) == CONVOLUTIONAL[name][0]
+    assert (config.num_codes, config.multiple, config.default_fit) == (256, 16, "crop")
+    model = network(config, tensors)
+    golden = {path.stem: np.load(path) for path in (published.FOLDER / name).glob("*.npy")}
+    pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        z = model.z(pixels)
+        theirs = golden["z"].reshape(3, -1, 16, 16).transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(z.numpy(), theirs, rtol=0, atol=1e-3)
+        decided = golden["margins"] > 1e-3
+        assert decided.mean() > 0.95
+        codes = model.quantizer.codes(z).flatten(1).numpy()
+        assert np.array_equal(codes[decided], golden["tokens"][decided])
+        margins = model.quantizer.margins(z).flatten(1).numpy()
+        np.testing.assert_allclose(margins, golden["margins"], rtol=0, atol=2e-3)
+        tokens = torch.from_numpy(golden["tokens"][:1]).long().view(1, 16, 16)
+        decoded = model.enlarge(model.decoder(model.quantizer.lookup(tokens)))
+    expected = golden["reconstruction"]
+    if name != "maskgit_vqgan":
+        expected = expected / 2 + 0.5
+    decoded = decoded.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(255 * decoded, 255 * expected, rtol=0, atol=0.1)
+
+
+VQ16 = (128, (1, 1, 2, 2, 4), 2, 256)
+SIZES = {
+    "vqgan-f16-16384": (*VQ16, (16384, 256), (4,)),
+    "vqgan-f16-1024": (*VQ16, (1024, 256), (4,)),
+    "ldm-vq-f4": (128, (1, 2, 4), 2, 3, (8192, 3), ()),
+    "ldm-vq-f4-noattn": (128, (1, 2, 4), 2, 3, (8192, 3), (), False),
+    "ldm-vq-f8": (128, (1, 2, 2, 4), 2, 4, (16384, 4), (3,)),
+    "ldm-vq-f8-n256": (128, (1, 2, 2, 4), 2, 4, (256, 4), (3,)),
+    "ldm-vq-f16": (128, (1, 1, 2, 2, 4), 2, 8, (16384, 8), (4,)),
+    "chameleon": (*VQ16, (8192, 256), ()),
+    "llamagen-vq16": (*VQ16, (16384, 8), (4,)),
+    "llamagen-vq8": (128, (1, 2, 2, 4), 2, 256, (16384, 8), (3,)),
+    "ibq-16384": (128, (1, 1, 2, 2, 4), 4, 256, (16384, 256), (4,)),
+    "ibq-262144": (128, (1, 1, 2, 2, 4), 4, 256, (262144, 256), (4,)),
+    "emu3.5": (256, (1, 1, 2, 2, 4), 4, 256, (131072, 256), (4,)),
+}
+# Counted from the published code.
+PARAMETERS = {
+    "vqgan-f16-16384": 76_073_859,
+    "llamagen-vq16": 71_883_403,
+    "llamagen-vq8": 70_109_835,
+    "ldm-vq-f4-noattn": 53_219_486,
+    "ibq-16384": 110_982_019,
+    "emu3.5": 455_336_963,
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_convolutional_sizes(name):
+    shapes = published.vqgan_shapes(*SIZES[name])
+    family, model = known()[name]
+    if family.name == "llamagen":
+        shapes = published.llamagen_names(shapes)
+    assert recognise(shapes, model.config) is family
+    zero = np.zeros(1, np.float32)
+    arrays = {key: np.broadcast_to(zero, shape) for key, shape in shapes.items()}
+    ours, tensors = family.convert(Tensors(arrays), model.config, None)
+    with torch.device("meta"):
+        expected = Tokenizer(ours).state_dict()
+    assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
+    assert ours.num_codes == model.codes
+    assert ours.quantizer.codebook_size == model.codebook_size
+    assert ours.preprocessing.image_size == model.image_size
+    count = sum(value.numel() for value in expected.values())
+    assert count == PARAMETERS.get(name, count)
+
+
+def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
+    shapes = published.vqgan_shapes(32, (1, 2), 1, 8, (16, 8), ())
+    assert recognise(shapes, {"model": {"target": "taming.VQModel"}}).name == "taming"
+    assert recognise(shapes, {"model": {"class_path": "src.IBQ.models.ibqgan.IBQ"}}).name == "ibq"
+    assert recognise({**shapes, "model_ema.decay": ()}, None).name == "ibq"
+    for more, message in (
+        ("quantize.embed.weight", "Gumbel"),
+        ("quantize.used", "numbered anew"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            recognise({**shapes, more: ()}, None)
+    with pytest.raises(
+        CheckpointError, match=r"VQGAN or IBQ, .* --family, one of vqgan-f16-1024, "
+    ):
+        recognise(shapes, None)
+
+
+def test_averages_count_and_none_may_lack():
+    family, model = known()["ibq-1024"]
+    shapes = published.vqgan_shapes(32, (1, 2), 1, 8, (16, 8), (1,))
+    live = {name: published.draw(name, shape, 1, True) for name, shape in shapes.items()}
+    averages = {"model_ema." + n.replace(".", ""): x + 1 for n, x in live.items()}
+    _, tensors = family.convert(Tensors({**live, **averages}), model.config, None)
+    codebook = live["quantize.embedding.weight"] + 1
+    assert np.array_equal(tensors["quantizer.codebook"], codebook)
+    del averages["model_ema.encoderconv_inweight"]
+    with pytest.raises(CheckpointError, match=r"encoder\.conv_in\.weight has no moving average"):
+        family.convert(Tensors({**live, **averages}), model.config, None)
+
+
+def test_other_squares_and_janus(run, tmp_path):
+    shapes = published.llamagen_names(published.vqgan_shapes(32, (1, 2), 1, 8, (16, 8), (1,)))
+    tensors = {
+        name: torch.from_numpy(published.draw(name, shape, 1, True))
+        for name, shape in shapes.items()
+    }
+    tensors["quantize.codebook_used"] = torch.zeros(65536)
+    published.save_torch(tensors, tmp_path / "vq.pt")
+    whole = {"gen_vision_model." + name: tensor for name, tensor in tensors.items()}
+    whole["language_model.embed.weight"] = torch.full((4, 4), torch.nan)
+    torch.save(whole, tmp_path / "janus.bin")
+    facts = {}
+    for name, source, options in (
+        ("small", "vq.pt", ("--image-size", "32")),
+        ("plain", "vq.pt", ()),
+        ("janus", "janus.bin", ()),
+    ):
+        run("convert", source, "-o", f"{name}.safetensors", *options, cwd=tmp_path)
+        facts[name] = checkpoint.find(str(tmp_path / f"{name}.safetensors"))
+    sizes = {name: header.config.preprocessing.image_size for name, header in facts.items()}
+    assert sizes == {"small": 32, "plain": 256, "janus": 384}
+    assert facts["small"].config.num_codes == 16**2
+    assert len({header.code_id for header in facts.values()}) == 3
+    assert {header.config.preprocessing.resize for header in facts.values()} == {"adm"}
+    assert [header.config.rounding for header in facts.values()] == ["nearest"] * 2 + ["down"]
+    run("encode", PHOTOS[0], "--weights", tmp_path / "small.safetensors", "-o", tmp_path / "a.tok")
+    run("decode", tmp_path / "a.tok", "--weights", tmp_path / "small.safetensors")
+    assert Image.open(tmp_path / "a.png").size == (512, 512)
+    published.write(tmp_path / "titok", *published.tiny())
+    said = run("convert", "titok", "--image-size", "64", cwd=tmp_path, status=1).stderr.decode()
+    assert said.endswith("sees squares of 16 pixels only, not of 64\n")
+
+
+def test_a_malicious_lightning_checkpoint_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    published.write_golden("taming_f16", tmp_path / "good")
+    with locate("good").open() as stored:
+        state = {name: torch.from_numpy(tensor.read()) for name, tensor in stored.items()}
+    whole = {"callbacks": Malicious(), "state_dict": state, "x": [Malicious()]}
+    torch.save(whole, tmp_path / "good" / "last.ckpt")
+    monkeypatch.setenv("TOKCODEC_CACHE", str(tmp_path / "cache"))
+    assert find("good").config.num_codes == 256
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "good"]
 
 
 @pytest.fixture(scope="session")
@@ -117,14 +282,15 @@ def test_published_sizes(name, encoder, decoder, codebook, num_latents):
     more = {"vqgan": None} if later else {}
     shapes = published.titok_shapes(encoder, decoder, num_latents, codebook, **more)
     zero = np.zeros(1, np.float32)
-    convert, config = MODELS[name]
-    ours, tensors = convert(config, {k: np.broadcast_to(zero, v) for k, v in shapes.items()})
+    family, model = known()[name]
+    zeros = {k: np.broadcast_to(zero, v) for k, v in shapes.items()}
+    ours, tensors = family.convert(Tensors(zeros), model.config, None)
     with torch.device("meta"):
         expected = Tokenizer(ours).state_dict()
     assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
     assert (ours.encoder.heads, ours.decoder.heads) == (encoder[0] // 64, decoder[0] // 64)
     assert (ours.num_codes, ours.quantizer.codebook_size) == (num_latents, codebook[0])
-    assert ours.quantizer.l2_normalize == ours.legacy_latents == (not later)
+    assert (ours.quantizer.metric == "cosine") == ours.encoder.legacy_latents == (not later)
     assert ours.prefix_codes == name.startswith("one-d-piece")
 
 
@@ -153,7 +319,8 @@ def test_titok_takes_any_depth_width_and_patch():
             "is_legacy": not pixels,
         }
         tensors = {name: published.draw(name, shape, 1) for name, shape in shapes.items()}
-        ours, tensors = titok.convert(config, tensors)
+        family = recognise(tensors, config)
+        ours, tensors = family.convert(Tensors(tensors), config, None)
         model = Tokenizer(ours)
         model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
         with torch.inference_mode():
@@ -214,7 +381,7 @@ def test_a_pickle_gives_the_same(run, tmp_path):
     said = run("convert", "alone.bin", "-o", "b.safetensors", cwd=tmp_path, status=1).stderr
     assert said.startswith(
         b"tokcodec: alone.bin: there is no config.json beside it; convert it first: "
-        b"tokcodec convert alone.bin --family, one of titok-l32, "
+        b"tokcodec convert alone.bin --family, one of simple-1d-tokenizer"
     )
     family = ("--family", "simple-1d-tokenizer")
     run("convert", "alone.bin", "-o", "b.safetensors", *family, cwd=tmp_path)
@@ -241,10 +408,7 @@ def test_pickles_run_nothing(content, tmp_path, monkeypatch):
 def test_a_malicious_pickle_at_the_command_line(run, tmp_path):
     torch.save(Malicious(), tmp_path / "bad.pth")
     said = run("encode", PHOTOS[0], "-o", "a.tok", "--weights", "bad.pth", cwd=tmp_path, status=1)
-    assert said.stderr.decode() == (
-        "tokcodec: bad.pth: refused: not a PyTorch file of tensors alone, or a damaged one "
-        "(nothing else in it is ever run)\n"
-    )
+    assert said.stderr.decode() == ("tokcodec: bad.pth: expected tensors by name, found none\n")
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 
@@ -342,9 +506,9 @@ def test_copies_must_be_equal(tmp_path):
 def test_a_wrong_size_is_refused(family):
     shapes = published.titok_shapes((512, 1), (512, 1), 256, (16, 4), vqgan=(4, 4, 32))
     tensors = {k: np.broadcast_to(np.zeros(1, np.float32), v) for k, v in shapes.items()}
-    convert, config = MODELS[family]
+    known_as, model = known()[family]
     with pytest.raises(CheckpointError, match="512 wide, which is another size"):
-        convert(config, tensors)
+        known_as.convert(Tensors(tensors), model.config, None)
 
 
 def test_a_wrong_family_is_refused(tmp_path):
@@ -392,11 +556,14 @@ def test_damaged_pickles_and_parameters(name, tmp_path):
     whole = (tmp_path / name).read_bytes()
     for data in (b"", b"plain text\n", whole[:1000], whole[:-100], b"\x80" + whole):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(CheckpointError, match=rf"{name}: refused: not a PyTorch file"):
+        with pytest.raises(
+            CheckpointError,
+            match=rf"{name}: damaged, or not written by torch\.save .*; fetch it again",
+        ):
             find(str(tmp_path / name))
     for odd in (torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.complex64)):
         torch.save({"a": odd}, tmp_path / name)
-        with pytest.raises(CheckpointError, match="tensor a is no plain array of real numbers"):
+        with pytest.raises(CheckpointError, match=r"found none|of no family"):
             find(str(tmp_path / name))
 
 
@@ -548,7 +715,7 @@ def test_without_the_extra_hub(run, tmp_path, monkeypatch):
 def test_no_such_source(source, run, tmp_path):
     (said,) = run("convert", source, cwd=tmp_path, status=1).stderr.decode().splitlines()
     assert said.startswith(f"tokcodec: {source}: ")
-    assert "tokcodec-16, tokcodec-64" in said or "File name too long" in said
+    assert "owner/name of a model on the hub" in said or "File name too long" in said
 
 
 def test_an_unknown_family(run, tmp_path):

@@ -6,10 +6,11 @@ import json
 import published
 import pytest
 from conftest import GOLDEN
-from tokcodec.convert.families import recognise
 
 from tokcodec import checkpoint
 from tokcodec.config import ModelConfig
+from tokcodec.families import recognise
+from tokcodec.families.reading import Tensors
 
 PINNED = json.loads((GOLDEN / "identities.json").read_text())
 BUNDLED = {header.name: header.path for header in checkpoint.bundled()}
@@ -27,7 +28,8 @@ def test_of_checkpoints(name):
 @pytest.mark.parametrize("name", sorted(PINNED.keys() - OWN.keys()))
 def test_of_what_is_converted(name):
     config, tensors = published.golden(name)
-    ours, tensors = recognise(config, tensors)(config, tensors)
+    family = recognise(tensors, config)
+    ours, tensors = family.convert(Tensors(tensors), config, None)
     assert {
         "config": ours.to_json(),
         "code_id": checkpoint.code_id(ours, tensors),
