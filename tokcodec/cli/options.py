@@ -40,7 +40,7 @@ WeightsOf = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        metavar="NAME|FILE|FOLDER",
+        metavar=WEIGHTS,
         help="The checkpoint of the token files, if it is neither bundled nor cached; "
         "entropy-coded ones need it.",
     ),

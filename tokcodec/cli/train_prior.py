@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokcodec.cli.options import Force
+from tokcodec.cli.options import WEIGHTS, Force
 from tokcodec.cli.terminal import require_pyarrow, say
 from tokcodec.errors import DatasetError, OutputError
 
@@ -23,7 +23,7 @@ def train_prior(
     weights: Annotated[
         str,
         typer.Option(
-            metavar="NAME|FILE|FOLDER", help="The checkpoint that its codes are of; patch layout."
+            metavar=WEIGHTS, help="The checkpoint that its codes are of, in rows and columns."
         ),
     ],
     output: Annotated[

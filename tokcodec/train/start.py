@@ -3,7 +3,7 @@
 With the residual branches at zero, encoder and decoder of the patch layout are linear maps, and
 the best linear code of a patch is its first d principal components. So the first gradient step
 starts from classical vector quantization instead of from noise; in the latent layout, from
-``places``.
+``latent``.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from tokcodec.model.vit import (
     PatchHead,
     patchify,
 )
-from tokcodec.train.places import SHARE, give_places
+from tokcodec.train.latent import SHARE, give_places
 
 _ITERATIONS = 10
 _VECTORS_PER_CODE = 40

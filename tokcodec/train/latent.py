@@ -1,4 +1,4 @@
-"""A start for the latent layout: every latent gets a place in the picture.
+"""The preset of latent tokens, and its start: every latent gets a place in the picture.
 
 In the first block of the encoder a latent gathers the components of the patches around its place,
 in the first block of the decoder a patch gathers the codes of the latents nearest to it. Latents
@@ -11,7 +11,20 @@ import math
 import torch
 from torch import Tensor
 
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.model.vit import Attention, LatentDecoder, LatentEncoder
+
+# Any prefix of its codes decodes. Latents and patches are twice the tokens: fewer layers.
+PRESET = ModelConfig(
+    encoder=LatentEncoderConfig(width=256, layers=2, heads=4, patch_size=8, num_latents=256),
+    quantizer=CodebookConfig(codebook_size=8192, code_dim=32),
+    decoder=LatentDecoderConfig(
+        width=256, layers=3, heads=4, patch_size=8, pixel_overlap=4, prefix_codes=True
+    ),
+    preprocessing=PreprocessingConfig(pixel_scale=2, reduced_jpeg=True),
+)
 
 # Of a token's channels a quarter is for the components of patches, one is empty, one holds the
 # constants that keep the norms of tokens equal, and the last one place and kind.
