@@ -154,6 +154,9 @@ def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
     assert recognise(shapes, {"model": {"target": "taming.VQModel"}}).name == "taming"
     assert recognise(shapes, {"model": {"class_path": "src.IBQ.models.ibqgan.IBQ"}}).name == "ibq"
     assert recognise({**shapes, "model_ema.decay": ()}, None).name == "ibq"
+    # Chameleon's config names no class; Emu3.5's has its fields at the top.
+    assert recognise(shapes, {"model": {"params": {"embed_dim": 8}}}).name == "taming"
+    assert recognise(shapes, {"embed_dim": 8, "ddconfig": {"resolution": 256}}).name == "ibq"
     for more, message in (
         ("quantize.embed.weight", "Gumbel"),
         ("quantize.used", "numbered anew"),

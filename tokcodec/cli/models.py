@@ -63,15 +63,26 @@ def _known(as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for name in rows[0]:
-        table.add_column(name, no_wrap=True)
+    for name in ("model", "codes", "K", "payload", "licence", "rFID*", "verified*", "published as"):
+        right = name in ("codes", "K", "payload", "rFID*")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*("-" if value is None else str(value) for value in row.values()))
-    console = Console(width=max(Console().width, 180))
+        table.add_row(
+            row["model"],
+            str(row["codes"]),
+            str(row["codebook_size"]),
+            f"{row['payload_bytes']} B",
+            row["licence"],
+            "" if row["rfid"] is None else f"{row['rfid']:.2f}",
+            row["verified"],
+            row["published"],
+        )
+    # What --family takes must not be cut, in a pipe or a narrow terminal.
+    console = Console(width=max(Console().width, 190))
     console.print(table)
     console.print(
-        "rfid: on ImageNet at 256x256, as the authors state it; verified: what was compared with "
-        "the published code,\non seeded weights: codes, z and pixels, or the shapes of tensors",
+        "* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with "
+        "the published code on seeded weights,\n  codes (and z and pixels) or the shapes of tensors",
         highlight=False,
     )
 

@@ -9,13 +9,11 @@ from collections.abc import Collection
 from functools import partial
 
 from tokcodec.families.family import Config, Family, Model
-from tokcodec.families.taming import convert_vqgan, is_vqgan, text_of
+from tokcodec.families.taming import convert_vqgan, is_of_ibq, is_vqgan
 
 
 def _recognises(names: Collection[str], config: Config | None) -> bool:
-    text = text_of(config)
-    flat = config is not None and "model" not in config and "embed_dim" in config  # Emu3.5's
-    return is_vqgan(names) and (config is None or "ibq" in text or flat)
+    return is_vqgan(names) and (config is None or is_of_ibq(config))
 
 
 def _model(size: int, name: str, file: str, rfid: float, verified: bool = False) -> Model:

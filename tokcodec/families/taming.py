@@ -17,7 +17,7 @@ from tokcodec.families.reading import Arrays, Section, Tensors
 
 _LOSS = ("loss.",)  # discriminator and LPIPS
 _AVERAGES = "model_ema."
-_CHAMELEON = {"resolution": 512, "n_embed": 8192, "embed_dim": 256}
+_CHAMELEON = {"resolution": 512, "n_embed": 8192}
 
 
 def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
@@ -80,9 +80,10 @@ def is_vqgan(names: Collection[str]) -> bool:
     return "quantize.embedding.weight" in names
 
 
-def text_of(config: Config | None) -> str:
-    """All of a config in small letters, to look for a program's name in."""
-    return json.dumps(config or {}, default=str).lower()
+def is_of_ibq(config: Config) -> bool:
+    """Whether a config beside such a network is IBQ's, or Emu3.5's, which has no ``model``."""
+    flat = "model" not in config and "embed_dim" in config
+    return flat or "ibq" in json.dumps(config, default=str).lower()
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -98,10 +99,9 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _recognises(names: Collection[str], config: Config | None) -> bool:
-    text = text_of(config)
-    ours = config is None or "taming" in text or "ldm" in text or "vqmodel" in text
+    # Of those without a config, only IBQ's have moving averages.
     averaged = any(name.startswith(_AVERAGES) for name in names)
-    return is_vqgan(names) and ours and not (config is None and averaged)
+    return is_vqgan(names) and not (averaged if config is None else is_of_ibq(config))
 
 
 def _config(target: str, **more: int) -> Config:
