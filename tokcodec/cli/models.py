@@ -82,7 +82,7 @@ def _known(as_json: bool) -> None:
     console.print(table)
     console.print(
         "* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with "
-        "the published code on seeded weights,\n  codes (and z and pixels) or the shapes of tensors",
+        "the published code\n  on seeded weights, codes (and z and pixels) or the shapes of tensors",
         highlight=False,
     )
 
