@@ -158,6 +158,57 @@ def llamagen_names(shapes):
     return renamed
 
 
+def unbiased_shapes(multipliers, blocks, code_dim, codebook_size=None, channels=128):
+    """Of an Open-MAGVIT2; of a MaskGIT-VQGAN where there is a codebook."""
+    maskgit = codebook_size is not None
+    shapes = {"quantize.embedding.weight": (codebook_size, code_dim)} if maskgit else {}
+    middle = "mid" if maskgit else "mid_block"
+
+    def layer(name, *shape, bias=True):
+        shapes[name + ".weight"] = shape
+        if bias:
+            shapes[name + ".bias"] = shape[:1]
+
+    def block(name, before, after):
+        layer(name + ".norm1", before)
+        layer(name + ".conv1", after, before, 3, 3, bias=False)
+        layer(name + ".norm2", after)
+        layer(name + ".conv2", after, after, 3, 3, bias=False)
+        if before != after:
+            start = after if maskgit else before
+            layer(name + ".nin_shortcut", after, start, 1, 1, bias=False)
+
+    widths = [channels * multiplier for multiplier in multipliers]
+    before = channels
+    layer("encoder.conv_in", channels, 3, 3, 3, bias=False)
+    for level, width in enumerate(widths):
+        for number in range(blocks):
+            block(f"encoder.down.{level}.block.{number}", before, width)
+            before = width
+        if level < len(widths) - 1 and not maskgit:
+            layer(f"encoder.down.{level}.downsample", width, width, 3, 3)
+    for side in ("encoder", "decoder"):
+        for number in range(blocks):
+            block(f"{side}.{middle}.{number}", before, before)
+    layer("encoder.norm_out", before)
+    layer("encoder.conv_out", code_dim, before, 1, 1)
+    layer("decoder.conv_in", before, code_dim, 3, 3)
+    for level, width in reversed(list(enumerate(widths))):
+        if not maskgit:
+            for part in ("gamma", "beta"):
+                layer(f"decoder.adaptive.{level}.{part}", before, code_dim)
+        for number in range(blocks):
+            block(f"decoder.up.{level}.block.{number}", before, width)
+            before = width
+        if level and maskgit:
+            layer(f"decoder.up.{level}.upsample_conv", width, width, 3, 3)
+        elif level:
+            layer(f"decoder.up.{level}.upsample.conv1", 4 * width, width, 3, 3)
+    layer("decoder.norm_out", before)
+    layer("decoder.conv_out", 3, before, 3, 3)
+    return shapes
+
+
 def titok_shapes(
     encoder, decoder, num_latents, codebook, image=256, patch=16, vqgan=(1024, 256, 128)
 ):

@@ -102,39 +102,59 @@ def test_convolutional_golden_codes(name, tmp_path):
     np.testing.assert_allclose(255 * decoded, 255 * expected, rtol=0, atol=0.1)
 
 
-VQ16 = (128, (1, 1, 2, 2, 4), 2, 256)
+F4, F8, F16 = (1, 2, 4), (1, 2, 2, 4), (1, 1, 2, 2, 4)
+JANUS = "gen_vision_model."
+vqgan, unbiased = published.vqgan_shapes, published.unbiased_shapes
+
+
+def llamagen(levels, prefix=""):
+    attention = (len(levels) - 1,)
+    shapes = published.llamagen_names(vqgan(128, levels, 2, 256, (16384, 8), attention))
+    shapes["quantize.codebook_used"] = (65536,)
+    return {prefix + name: shape for name, shape in shapes.items()}
+
+
+def janus():
+    return llamagen(F16, JANUS) | {"gen_embed.weight": (16384, 8), "language_model.norm": (2048,)}
+
+
+# The tensors of every convolutional model, and how many parameters it has without its training's,
+# counted from the published code.
 SIZES = {
-    "vqgan-f16-16384": (*VQ16, (16384, 256), (4,)),
-    "vqgan-f16-1024": (*VQ16, (1024, 256), (4,)),
-    "ldm-vq-f4": (128, (1, 2, 4), 2, 3, (8192, 3), ()),
-    "ldm-vq-f4-noattn": (128, (1, 2, 4), 2, 3, (8192, 3), (), False),
-    "ldm-vq-f8": (128, (1, 2, 2, 4), 2, 4, (16384, 4), (3,)),
-    "ldm-vq-f8-n256": (128, (1, 2, 2, 4), 2, 4, (256, 4), (3,)),
-    "ldm-vq-f16": (128, (1, 1, 2, 2, 4), 2, 8, (16384, 8), (4,)),
-    "chameleon": (*VQ16, (8192, 256), ()),
-    "llamagen-vq16": (*VQ16, (16384, 8), (4,)),
-    "llamagen-vq8": (128, (1, 2, 2, 4), 2, 256, (16384, 8), (3,)),
-    "ibq-16384": (128, (1, 1, 2, 2, 4), 4, 256, (16384, 256), (4,)),
-    "ibq-262144": (128, (1, 1, 2, 2, 4), 4, 256, (262144, 256), (4,)),
-    "emu3.5": (256, (1, 1, 2, 2, 4), 4, 256, (131072, 256), (4,)),
+    "vqgan-f16-1024": (vqgan(128, F16, 2, 256, (1024, 256), (4,)), 72_141_699),
+    "vqgan-f16-16384": (vqgan(128, F16, 2, 256, (16384, 256), (4,)), 76_073_859),
+    "ldm-vq-f4": (vqgan(128, F4, 2, 3, (8192, 3), ()), 55_322_782),
+    "ldm-vq-f4-noattn": (vqgan(128, F4, 2, 3, (8192, 3), (), False), 53_219_486),
+    "ldm-vq-f8": (vqgan(128, F8, 2, 4, (16384, 4), (3,)), 67_717_295),
+    "ldm-vq-f8-n256": (vqgan(128, F8, 2, 4, (256, 4), (3,)), 67_717_295 - 4 * (16384 - 256)),
+    "ldm-vq-f16": (vqgan(128, F16, 2, 8, (16384, 8), (4,)), 69_593_371),
+    "chameleon": (vqgan(128, F16, 2, 256, (8192, 256), ()), 68_718_467),
+    "llamagen-vq16": (llamagen(F16), 71_883_403),
+    "llamagen-vq16-t2i": (llamagen(F16), 71_883_403),
+    "llamagen-vq8": (llamagen(F8), 70_109_835),
+    "janus": (janus(), 71_883_403),
+    "janus-pro": (janus(), 71_883_403),
+    "ibq-1024": (vqgan(128, F16, 4, 256, (1024, 256), (4,)), 110_982_019 - 15360 * 256),
+    "ibq-8192": (vqgan(128, F16, 4, 256, (8192, 256), (4,)), 110_982_019 - 8192 * 256),
+    "ibq-16384": (vqgan(128, F16, 4, 256, (16384, 256), (4,)), 110_982_019),
+    "ibq-262144": (vqgan(128, F16, 4, 256, (262144, 256), (4,)), 173_896_579),
+    "emu3.5": (vqgan(256, F16, 4, 256, (131072, 256), (4,)), 455_336_963),
+    "open-magvit2-16384": (unbiased(F16, 4, 14), 115_094_033),
+    "open-magvit2-262144": (unbiased(F16, 4, 18), 115_127_829),
+    "open-magvit2-262144-128": (unbiased(F8, 4, 18), 112_021_653),
+    "maskgit-vqgan": (unbiased(F16, 2, 256, 1024), 54_515_587),
 }
-# Counted from the published code.
-PARAMETERS = {
-    "vqgan-f16-16384": 76_073_859,
-    "llamagen-vq16": 71_883_403,
-    "llamagen-vq8": 70_109_835,
-    "ldm-vq-f4-noattn": 53_219_486,
-    "ibq-16384": 110_982_019,
-    "emu3.5": 455_336_963,
-}
+
+
+def test_every_convolutional_model_has_its_sizes_here():
+    others = {"titok", "one_d_piece", "simple_1d"}
+    assert SIZES.keys() == {n for n, (family, _) in known().items() if family.name not in others}
 
 
 @pytest.mark.parametrize("name", SIZES)
 def test_published_convolutional_sizes(name):
-    shapes = published.vqgan_shapes(*SIZES[name])
+    shapes, parameters = SIZES[name]
     family, model = known()[name]
-    if family.name == "llamagen":
-        shapes = published.llamagen_names(shapes)
     assert recognise(shapes, model.config) is family
     zero = np.zeros(1, np.float32)
     arrays = {key: np.broadcast_to(zero, shape) for key, shape in shapes.items()}
@@ -142,11 +162,9 @@ def test_published_convolutional_sizes(name):
     with torch.device("meta"):
         expected = Tokenizer(ours).state_dict()
     assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
-    assert ours.num_codes == model.codes
-    assert ours.quantizer.codebook_size == model.codebook_size
+    assert sum(value.numel() for value in expected.values()) == parameters
+    assert (ours.num_codes, ours.quantizer.codebook_size) == (model.codes, model.codebook_size)
     assert ours.preprocessing.image_size == model.image_size
-    count = sum(value.numel() for value in expected.values())
-    assert count == PARAMETERS.get(name, count)
 
 
 def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
@@ -167,6 +185,21 @@ def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
         CheckpointError, match=r"VQGAN or IBQ, .* --family, one of vqgan-f16-1024, "
     ):
         recognise(shapes, None)
+
+
+def test_family_decides_where_the_tensors_do_not(run, tmp_path):
+    shapes = published.vqgan_shapes(32, (1, 2), 1, 8, (16, 8), ())
+    tensors = {k: torch.from_numpy(published.draw(k, v, 1, True)) for k, v in shapes.items()}
+    published.save_torch(tensors, tmp_path / "last.ckpt")
+    said = run("convert", "last.ckpt", "-o", "a.safetensors", cwd=tmp_path, status=1).stderr
+    assert said.startswith(b"tokcodec: last.ckpt: its tensors may be of VQGAN or IBQ, ")
+    assert b" --family, one of vqgan-f16-1024, " in said
+    assert not (tmp_path / "a.safetensors").exists()
+    metrics = {"vqgan-f16-1024": "euclidean", "ibq-8192": "dot"}
+    for model, metric in metrics.items():
+        run("convert", "last.ckpt", "-f", "-o", "a.safetensors", "--family", model, cwd=tmp_path)
+        header = checkpoint.read_header(tmp_path / "a.safetensors")
+        assert header.config.quantizer.metric == metric
 
 
 def test_averages_count_and_none_may_lack():
@@ -516,7 +549,7 @@ def test_a_wrong_size_is_refused(family):
 
 def test_a_wrong_family_is_refused(tmp_path):
     source = locate(str(published.write(tmp_path / "mine", *published.tiny())))
-    with pytest.raises(CheckpointError, match="are not those of a simple-1d-tokenizer"):
+    with pytest.raises(CheckpointError, match="are not those of simple-1d-tokenizer"):
         write(source, tmp_path / "out.safetensors", "simple-1d-tokenizer")
 
 
@@ -564,9 +597,13 @@ def test_damaged_pickles_and_parameters(name, tmp_path):
             match=rf"{name}: damaged, or not written by torch\.save .*; fetch it again",
         ):
             find(str(tmp_path / name))
-    for odd in (torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.complex64)):
-        torch.save({"a": odd}, tmp_path / name)
-        with pytest.raises(CheckpointError, match=r"found none|of no family"):
+    odd = "encoder.ln_pre.bias"
+    for tensor, message in (
+        (torch.ones(32).to_sparse(), f"{name}: tensor {odd} is missing"),
+        (torch.ones(32, dtype=torch.complex64), f"{name}: tensor '{odd}' is no plain array"),
+    ):
+        torch.save(parameters | {odd: tensor}, tmp_path / name)
+        with pytest.raises(CheckpointError, match=message):
             find(str(tmp_path / name))
 
 

@@ -78,7 +78,7 @@ def convert(
             config = known()[model][1].config if model else source.read_config()
             family = recognise(tensors.keys(), config)
             if model and family is not known()[model][0]:
-                raise CheckpointError(f"its tensors are not those of a {model}")
+                raise CheckpointError(f"its tensors are not those of {model}")
             if config is None and family.needs_config:
                 models = ", ".join(model.name for model in family.models)
                 raise CheckpointError(

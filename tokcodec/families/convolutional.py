@@ -57,6 +57,18 @@ def take_convolutional(
     return encoder.take(code_dim), decoder.take(code_dim), encoder.out | decoder.out
 
 
+def take_vq(
+    source: Tensors, names: Names
+) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, dict[str, int], Arrays]:
+    """As ``take_convolutional``, with the codebook between the two, whose sizes come third; nothing
+    may be left."""
+    codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
+    encoder, decoder, out = take_convolutional(source, names, code_dim)
+    out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
+    source.finish()
+    return encoder, decoder, {"codebook_size": codebook_size, "code_dim": code_dim}, out
+
+
 class _Network:
     """What encoder and decoder have in common, under the names of one of them."""
 
@@ -128,7 +140,7 @@ class _Network:
 
     def fields(self, channels: int) -> dict[str, Any]:
         """Of the config, what the shapes tell."""
-        if any(width % channels for width in self.widths):
+        if not channels or any(width % channels for width in self.widths):
             raise CheckpointError(f"its {self.side} has levels that are no multiples of {channels}")
         return {
             "channels": channels,

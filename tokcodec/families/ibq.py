@@ -9,11 +9,11 @@ from collections.abc import Collection
 from functools import partial
 
 from tokcodec.families.family import Config, Family, Model
-from tokcodec.families.taming import convert_vqgan, is_of_ibq, is_vqgan
+from tokcodec.families.taming import convert_vqgan, is_vqgan, says_ibq
 
 
 def _recognises(names: Collection[str], config: Config | None) -> bool:
-    return is_vqgan(names) and (config is None or is_of_ibq(config))
+    return is_vqgan(names) and says_ibq(config) is not False
 
 
 def _model(size: int, name: str, file: str, rfid: float, verified: bool = False) -> Model:

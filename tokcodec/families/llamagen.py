@@ -2,7 +2,7 @@
 
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
@@ -25,16 +25,11 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
     """
     janus = _JANUS + _FIRST in source
     source = (source.below(_JANUS) if janus else source).without(("quantize.codebook_used",))
-    codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
-    encoder, decoder, out = take_convolutional(source, _NAMES, code_dim)
-    out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
-    source.finish()
+    encoder, decoder, sizes, out = take_vq(source, _NAMES)
     return (
         ModelConfig(
             encoder=encoder,
-            quantizer=CodebookConfig(
-                codebook_size=codebook_size, code_dim=code_dim, metric="cosine"
-            ),
+            quantizer=CodebookConfig(**sizes, metric="cosine"),
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, config.get("image_size"), 384 if janus else 256),

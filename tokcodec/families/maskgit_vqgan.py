@@ -2,7 +2,7 @@
 
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
@@ -21,14 +21,11 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
     Raises:
         CheckpointError: something is missing, over, of another shape or not finite.
     """
-    codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
-    encoder, decoder, out = take_convolutional(source, _NAMES, code_dim)
-    out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
-    source.finish()
+    encoder, decoder, sizes, out = take_vq(source, _NAMES)
     return (
         ModelConfig(
             encoder=encoder,
-            quantizer=CodebookConfig(codebook_size=codebook_size, code_dim=code_dim),
+            quantizer=CodebookConfig(**sizes, metric="euclidean"),
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, config.get("image_size"), 256),

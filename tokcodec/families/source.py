@@ -75,8 +75,10 @@ class Source:
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             reason = str(error).splitlines()[0]
+            kind = self.config.suffix[1:].upper()
             raise CheckpointError(
-                f"{self.config}: cannot read as {self.config.suffix[1:].upper()}: {reason}"
+                f"{self.config}: cannot read as {kind}: {reason}; mend it, or name the model with "
+                "tokcodec convert --family"
             ) from error
         if not isinstance(fields, dict):
             raise CheckpointError(f"{self.config}: expected an object")

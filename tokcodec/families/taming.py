@@ -6,12 +6,12 @@ does not smooth; here they are cropped with the bicubic one that smooths, as by 
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Section, Tensors
 
@@ -34,25 +34,19 @@ def convert_vqgan(
     source: Tensors,
     config: Config,
     image_size: int | None,
-    metric: str = "euclidean",
+    metric: Literal["euclidean", "dot"] = "euclidean",
     chameleon: bool = False,
 ) -> tuple[ModelConfig, Arrays]:
     """As ``convert``, for the programs that took the network over."""
     source = source.without(_LOSS).averaged(_AVERAGES)
     settings = _settings(config)
-    codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
-    Section({"model": settings}, "model").require(n_embed=codebook_size, embed_dim=code_dim)
-    encoder, decoder, out = take_convolutional(source, Names(), code_dim)
-    out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
-    source.finish()
+    encoder, decoder, sizes, out = take_vq(source, Names())
+    stated = Section({"model": settings}, "model")
+    stated.require(n_embed=sizes["codebook_size"], embed_dim=sizes["code_dim"])
     return (
         ModelConfig(
             encoder=encoder,
-            quantizer=CodebookConfig(
-                codebook_size=codebook_size,
-                code_dim=code_dim,
-                metric=metric,  # type: ignore[arg-type]
-            ),
+            quantizer=CodebookConfig(**sizes, metric=metric),
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, settings.get("resolution"), 256),
@@ -80,10 +74,14 @@ def is_vqgan(names: Collection[str]) -> bool:
     return "quantize.embedding.weight" in names
 
 
-def is_of_ibq(config: Config) -> bool:
-    """Whether a config beside such a network is IBQ's, or Emu3.5's, which has no ``model``."""
-    flat = "model" not in config and "embed_dim" in config
-    return flat or "ibq" in json.dumps(config, default=str).lower()
+def says_ibq(config: Config | None) -> bool | None:
+    """Whether a config beside such a network is IBQ's, or Emu3.5's, which has its fields at the
+    top; None where it does not tell."""
+    if config is None:
+        return None
+    if "ibq" in json.dumps(config, default=str).lower():
+        return True
+    return False if "model" in config else "embed_dim" in config or None
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -99,9 +97,10 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _recognises(names: Collection[str], config: Config | None) -> bool:
-    # Of those without a config, only IBQ's have moving averages.
+    # Of those whose config does not tell, only IBQ's have moving averages.
     averaged = any(name.startswith(_AVERAGES) for name in names)
-    return is_vqgan(names) and not (averaged if config is None else is_of_ibq(config))
+    ibq = says_ibq(config)
+    return is_vqgan(names) and not (averaged if ibq is None else ibq)
 
 
 def _config(target: str, **more: int) -> Config:
