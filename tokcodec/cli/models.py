@@ -81,8 +81,8 @@ def _known(as_json: bool) -> None:
     console = Console(width=max(Console().width, 190))
     console.print(table)
     console.print(
-        "* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with the "
-        "published code\n  on seeded weights, codes (and z and pixels) or the shapes of tensors",
+        "* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with\n"
+        "  the published code on seeded weights, codes (and z and pixels) or the shapes of tensors",
         highlight=False,
     )
 
