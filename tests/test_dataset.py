@@ -26,16 +26,12 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size  # noqa: E402
 from tokcodec.dataset.export import export  # noqa: E402
+from tokcodec.dataset.lock import locked  # noqa: E402
 from tokcodec.dataset.plan import make_plan  # noqa: E402
 from tokcodec.dataset.reader import load_tokens, open_dataset, token_files  # noqa: E402
-from tokcodec.dataset.tokenize import (  # noqa: E402
-    Settings,
-    ShardStep,
-    Task,
-    in_turn,
-    locked,
-    run,
-)
+from tokcodec.dataset.run import in_turn, run  # noqa: E402
+from tokcodec.dataset.step import ShardStep  # noqa: E402
+from tokcodec.dataset.task import Settings, Task  # noqa: E402
 from tokcodec.dataset.torch_dataset import TokenDataset  # noqa: E402
 from tokcodec.dataset.views import COUNTS  # noqa: E402
 from tokcodec.sources import open_input  # noqa: E402

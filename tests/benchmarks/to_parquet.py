@@ -19,7 +19,9 @@ from speed import matrix_product
 
 from tokcodec import Codec, checkpoint
 from tokcodec.dataset.plan import make_plan
-from tokcodec.dataset.tokenize import Settings, ShardStep, Task, in_turn, run
+from tokcodec.dataset.run import in_turn, run
+from tokcodec.dataset.step import ShardStep
+from tokcodec.dataset.task import Settings, Task
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import read_squares

@@ -25,7 +25,7 @@ from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import DatasetError
 
 if TYPE_CHECKING:
-    from tokcodec.dataset.tokenize import Progress
+    from tokcodec.dataset.task import Progress
 
 
 def tokenize(
@@ -127,7 +127,9 @@ def tokenize(
 
     require_pyarrow()
     from tokcodec.dataset.plan import make_plan
-    from tokcodec.dataset.tokenize import Settings, ShardStep, Task, in_turn, run
+    from tokcodec.dataset.run import in_turn, run
+    from tokcodec.dataset.step import ShardStep
+    from tokcodec.dataset.task import Settings, Task
     from tokcodec.dataset.views import COUNTS
 
     if allow_large_pictures:

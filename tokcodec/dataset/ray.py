@@ -12,7 +12,9 @@ from typing import Any
 
 from tokcodec.codec import Codec
 from tokcodec.dataset.plan import Shard
-from tokcodec.dataset.tokenize import Engine, Progress, ShardStep, Task
+from tokcodec.dataset.run import Engine
+from tokcodec.dataset.step import ShardStep
+from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError
 
 

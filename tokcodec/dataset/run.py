@@ -1,0 +1,147 @@
+"""Pictures to a token dataset, a shard at a time: what is finished stands, whatever happens.
+
+A shard is written whole under a temporary name and renamed. A run that is started again keeps the
+shards whose plan and settings are its own, refuses others, does the rest, and ends byte for byte
+like a run that was never stopped.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tokcodec.dataset.lock import locked
+from tokcodec.dataset.plan import Shard, parts_of
+from tokcodec.dataset.step import ShardStep
+from tokcodec.dataset.table import read_metadata
+from tokcodec.dataset.task import Progress, Task
+from tokcodec.errors import DatasetError
+from tokcodec.files import TEMPORARY
+from tokcodec.sources import Files
+
+_NO_SHARD = Shard(-1, Files((), (), ()), "")
+
+# Does shards, each into its file, and gives what became of each as it is done.
+Engine = Callable[[Sequence[tuple[Shard, Path]], Callable[[Progress], None]], Iterable[Progress]]
+
+
+def in_turn(step: ShardStep) -> Engine:
+    """The engine of one process: a shard after the other."""
+
+    def engine(
+        todo: Sequence[tuple[Shard, Path]], report: Callable[[Progress], None]
+    ) -> Iterator[Progress]:
+        for shard, path in todo:
+            yield step(shard, path, report)
+
+    return engine
+
+
+def run(
+    task: Task,
+    engine: Engine,
+    output: Path,
+    part: tuple[int, int] = (0, 1),
+    retry_failed: bool = False,
+    verify_inputs: bool = False,
+    force: bool = False,
+    max_failures: int | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> tuple[int, int]:
+    """Does what is left of a task; gives the rows and the failed rows of this part.
+
+    Args:
+        task: what is to be done.
+        engine: does it.
+        output: a folder of shards, or one file if it ends in ``.parquet``.
+        part: index and count: only every so manieth shard, for several machines.
+        retry_failed: do shards again that have failed rows.
+        verify_inputs: also compare the bytes of finished shards' inputs with those of then.
+        force: begin again.
+        max_failures: stop above so many failed rows.
+        report: told how the shards get on.
+
+    Raises:
+        DatasetError: another run is at it, the output is of another run, or too many failures.
+        OutputError: the file system refused.
+    """
+    folder = parts_of(output) or output
+    whole = folder != output
+    if whole and output.is_dir():
+        raise DatasetError(f"{output}: is a folder; name a file, or a folder without .parquet")
+    shards = task.plan.part(*part)
+    totals = {"rows": 0, "failed": 0}
+
+    def check(failed: int) -> None:
+        if max_failures is not None and failed > max_failures:
+            raise DatasetError(
+                f"{output}: stopped at failed picture {failed} of at most {max_failures}; "
+                "the same command goes on from the last whole shard"
+            )
+
+    def count(now: Progress) -> None:
+        totals["rows"] += now.rows
+        totals["failed"] += now.failed
+        check(totals["failed"])
+        report(now)
+
+    def watch(now: Progress) -> None:
+        check(totals["failed"] + now.failed)
+        report(now)
+
+    with locked(folder, output, part):
+        if part[1] == 1:
+            _sweep(folder)  # behind a run that was killed
+        there = sorted(folder.glob("part-*.parquet"))
+        if force:
+            own = [folder / shard.name for shard in shards] if part[1] > 1 else there
+            for path in [path for path in (*own, *([output] if whole else ())) if path.exists()]:
+                read_metadata(path)  # refuses what is no token dataset
+                path.unlink()
+            there = sorted(folder.glob("part-*.parquet"))
+        by_name = {shard.name: shard for shard in task.plan.shards}
+        finished = {  # of other parts, too: one dataset has one plan and one way to make it
+            path for path in there if task.finished(path, by_name.get(path.name, _NO_SHARD))
+        }
+        if whole and task.finished(output):
+            if verify_inputs:
+                task.check_inputs(output)
+            kept = _counted(output, task.plan.shards[0])
+            if not (kept.failed and retry_failed):
+                count(kept)
+                _clear(folder)  # of a run that was killed between joining its parts and this
+                return totals["rows"], totals["failed"]
+        todo = []
+        for shard in shards:
+            path = folder / shard.name
+            if path in finished:
+                if verify_inputs:
+                    task.check_inputs(path, shard)
+                kept = _counted(path, shard)
+                if not (kept.failed and retry_failed):
+                    count(kept)
+                    continue
+            todo.append((shard, path))
+        for done in engine(todo, watch):
+            count(done)
+        if part[1] == 1:
+            _sweep(folder)  # behind an actor that was killed
+        if whole:
+            task.merge(output, [folder / shard.name for shard in shards])
+            _clear(folder)
+    return totals["rows"], totals["failed"]
+
+
+def _sweep(folder: Path) -> None:
+    for half_written in folder.glob(TEMPORARY + "*"):
+        half_written.unlink()
+
+
+def _clear(folder: Path) -> None:
+    for part in folder.glob("part-*.parquet"):
+        part.unlink()
+
+
+def _counted(path: Path, shard: Shard) -> Progress:
+    status = pq.read_table(path, columns=["status"]).column("status")
+    return Progress(shard, len(status), status.to_pylist().count("failed"), kept=True)

@@ -1,0 +1,159 @@
+"""What every file of one dataset must agree on: a plan, a model and settings."""
+
+import contextlib
+import dataclasses
+import hashlib
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from tokcodec.checkpoint import Header
+from tokcodec.codec import BATCH_SIZE
+from tokcodec.dataset.plan import Plan, Shard
+from tokcodec.dataset.table import COMPANIONS, Metadata, merge, read_metadata
+from tokcodec.dataset.views import Views
+from tokcodec.errors import DatasetError
+from tokcodec.geometry import Fit
+from tokcodec.model.loading import Dtype
+from tokcodec.picture import WHITE
+from tokcodec.sources import Tar
+
+_ELSEWHERE = "choose another -o, or begin again with -f"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What beside model and inputs decides the rows.
+
+    Attributes:
+        fit, background: see ``Codec.compress``; ``tile`` has no shape of codes.
+            ``native`` gives every row rows and columns of codes of its own.
+        views: rows a picture, see ``views.read_views``.
+        tokens: codes a row, the first ones; all if None.
+        device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
+        compiled: the encoder goes through ``torch.compile``.
+    """
+
+    fit: Fit
+    views: Views = "one"
+    background: tuple[int, int, int] = WHITE
+    tokens: int | None = None
+    device: str = "cpu"
+    dtype: Dtype = "float32"
+    batch_size: int = BATCH_SIZE
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fit == "tile":
+            raise DatasetError("--fit tile gives rows of many squares; take crop, pad or stretch")
+        if self.fit == "native" and self.tokens is not None:
+            raise DatasetError("--tokens are those of a square; leave --fit native out")
+        if self.fit == "native" and self.views == "ten-crop":
+            raise DatasetError("--views ten-crop cuts squares; leave --fit native out")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step reports: rows of this shard so far, and how many of them failed."""
+
+    shard: Shard
+    rows: int
+    failed: int
+    kept: bool = False
+
+
+class Task:
+    """A plan, a model and settings: what every file of one dataset must agree on."""
+
+    def __init__(self, header: Header, settings: Settings, plan: Plan) -> None:
+        self.header, self.settings, self.plan = header, settings, plan
+        self.companions = (
+            COMPANIONS if any(isinstance(shard.batch, Tar) for shard in plan.shards) else ()
+        )
+        versions = {name: version(name) for name in ("tokcodec", "torch", "pillow")}
+        run = {
+            **dataclasses.asdict(settings),
+            **plan.cut,
+            "background": list(settings.background),
+            "tokens": None
+            if settings.fit == "native"
+            else settings.tokens or header.config.num_codes,
+            "versions": {**versions, "machine": platform.machine()},
+        }
+        self.metadata = Metadata(
+            model=header.config,
+            code_id=header.code_id,
+            run=run,
+            plan=plan.digest,
+            shards=len(plan.shards),
+            shard="",
+            inputs="",
+        )
+
+    def finished(self, path: Path, shard: Shard | None = None) -> bool:
+        """Whether ``path`` is the whole file of a shard, or of the plan.
+
+        Raises:
+            DatasetError: it is there, and of another run.
+        """
+        if not path.exists():
+            return False
+        found = read_metadata(path)
+        self._check_settings(path, found)
+        if not shard and (found.shards, found.shard) != (1, ""):
+            raise DatasetError(f"{path}: is one shard of a dataset; {_ELSEWHERE}")
+        if found.plan != self.metadata.plan or (shard and found.shard != shard.digest):
+            raise DatasetError(
+                f"{path}: its inputs have changed since (names, sizes or times); {_ELSEWHERE}"
+            )
+        return True
+
+    def check_inputs(self, path: Path, shard: Shard | None = None) -> None:
+        """Compares the bytes of a finished file's inputs with those that it was made from.
+
+        Raises:
+            DatasetError: they differ.
+        """
+        now = (
+            _inputs_digest(shard)
+            if shard
+            else _joined(_inputs_digest(shard) for shard in self.plan.shards)
+        )
+        if read_metadata(path).inputs != now:
+            raise DatasetError(f"{path}: the bytes of its inputs have changed since; {_ELSEWHERE}")
+
+    def merge(self, path: Path, parts: Sequence[Path]) -> None:
+        """Joins all shards' files to one.
+
+        Raises:
+            OutputError: the file system refused.
+        """
+        inputs = _joined(read_metadata(part).inputs for part in parts)
+        joined = parts[0].with_name("joined")
+        merge(joined, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
+        joined.replace(path)
+
+    def _check_settings(self, path: Path, found: Metadata) -> None:
+        own = self.metadata
+        if found.code_id != own.code_id:
+            raise DatasetError(
+                f"{path}: is of model {found.code_id[:8]}, not {own.code_id[:8]}; {_ELSEWHERE}"
+            )
+        for name in sorted(own.run.keys() | found.run.keys()):
+            then, now = found.run.get(name), own.run.get(name)
+            if then != now:
+                raise DatasetError(f"{path}: was made with {name} {then}, not {now}; {_ELSEWHERE}")
+
+
+def _inputs_digest(shard: Shard) -> str:
+    total = hashlib.sha256()
+    for record in shard.batch.records():
+        with contextlib.suppress(OSError):
+            total.update(hashlib.sha256(record.read()).digest())
+    return total.hexdigest()
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
