@@ -99,9 +99,10 @@ class Source:
             with safe_open(path, framework="np") as file:
                 names = list(file.keys())
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            yield {
-                name: Stored(shape, partial(_read, path, name)) for name, shape in shapes.items()
-            }
+                yield {
+                    name: Stored(shape, partial(_read, path, file, name))
+                    for name, shape in shapes.items()
+                }
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{path}: cannot read as a checkpoint: {error}; fetch it again"
@@ -123,14 +124,14 @@ def _of_pickle(path: Path) -> dict[str, Stored]:
     return {name: Stored(tensor.shape, partial(read, name)) for name, tensor in tensors.items()}
 
 
-def _read(path: Path, name: str) -> Array:
+def _read(path: Path, file: Any, name: str) -> Array:
+    """A tensor of an open safetensors file."""
     array: Array
-    with safe_open(path, framework="np") as file:
-        if file.get_slice(name).get_dtype() != "BF16":
-            array = file.get_tensor(name).astype(np.float32)
-            return array
-    with safe_open(path, framework="pt") as file:  # numpy has no bfloat16
-        array = file.get_tensor(name).float().numpy()
+    if file.get_slice(name).get_dtype() != "BF16":
+        array = file.get_tensor(name).astype(np.float32)
+        return array
+    with safe_open(path, framework="pt") as other:  # numpy has no bfloat16
+        array = other.get_tensor(name).float().numpy()
         return array
 
 

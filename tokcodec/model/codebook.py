@@ -48,7 +48,7 @@ class Codebook(Quantizer):
         rows, codebook = self._compared(z)
         codebook = codebook.double()
         gaps = []
-        for part in rows.double().split(_ROWS):  # type: ignore[no-untyped-call]
+        for part in rows.double().split(_at_once(codebook)):  # type: ignore[no-untyped-call]
             if self.metric == "dot":
                 best = (part @ codebook.T).topk(2).values
                 gaps.append(best[:, 0] - best[:, 1])
@@ -91,7 +91,7 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     # of summation (Higham, Accuracy and Stability, section 3.1); doubled for the pair compared.
     slack = 4 * (codebook.shape[1] + 8) * _UNIT_ROUNDOFF
     codes = torch.empty(len(z), dtype=torch.int64, device=z.device)
-    rows = max(_ROWS, _SCORES // len(codebook))
+    rows = _at_once(codebook)
     with _full_float32(z.device):
         for start in range(0, len(z), rows):
             part = z[start : start + rows]
@@ -104,6 +104,11 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
             del scores
             codes[start : start + rows] = _exact(part, codebook, candidates, dot)
     return codes
+
+
+def _at_once(codebook: Tensor) -> int:
+    """Rows that are compared with the whole codebook at once."""
+    return max(_ROWS, _SCORES // len(codebook))
 
 
 def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor:
