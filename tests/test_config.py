@@ -40,7 +40,7 @@ preprocessing = st.builds(
     pixel_scale=st.sampled_from([1, 2, 4]),
     mean=st.tuples(*[st.floats(0, 1)] * 3),
     reduced_jpeg=st.booleans(),
-    resize=st.sampled_from(["bicubic", "adm", "lanczos"]),
+    resize=st.sampled_from(["bicubic", "adm", "lanczos", "direct"]),
 )
 quantizers = st.one_of(
     st.builds(
@@ -109,7 +109,7 @@ def test_json_is_canonical_and_leaves_defaults_out():
     assert CONFIG.to_json() == (
         '{"decoder":{"heads":4,"layers":4,"patch_size":16,"width":256},'
         '"encoder":{"heads":4,"layers":3,"patch_size":16,"width":256},"layout":"patch",'
-        '"pixel_overlap":8,"preprocessing":{"pixel_scale":4,"reduced_jpeg":true},'
+        '"pixel_overlap":8,"preprocessing":{"pixel_scale":4,"reduced_jpeg":true,"resize":"direct"},'
         '"quantizer":{"code_dim":32,"codebook_size":8192}}'
     )
     assert json.loads(CONFIG.encode_side_json()).keys() == {

@@ -29,7 +29,7 @@ from tokcodec.dataset.export import export  # noqa: E402
 from tokcodec.dataset.lock import locked  # noqa: E402
 from tokcodec.dataset.plan import make_plan  # noqa: E402
 from tokcodec.dataset.reader import load_tokens, open_dataset, token_files  # noqa: E402
-from tokcodec.dataset.run import in_turn, run  # noqa: E402
+from tokcodec.dataset.run import run  # noqa: E402
 from tokcodec.dataset.step import ShardStep  # noqa: E402
 from tokcodec.dataset.task import Settings, Task  # noqa: E402
 from tokcodec.dataset.torch_dataset import TokenDataset  # noqa: E402
@@ -74,7 +74,7 @@ def go(codec, sources, output, rows_per_shard=100, workers=1, listed=(), limit=N
     views = COUNTS[settings.views]
     plan = make_plan(sources, listed, rows_per_shard, views, label, limit, Path(output))
     task = Task(codec.header, settings, plan)
-    return run(task, in_turn(ShardStep(task, codec, workers)), Path(output), **more)
+    return run(task, ShardStep(task, codec, workers), Path(output), **more)
 
 
 def rows(path):

@@ -61,29 +61,29 @@ def ways_at_hand(config: ModelConfig) -> list[Way]:
 def compare(
     header: checkpoint.Header, squares: NDArray[np.uint8], ways: list[Way]
 ) -> Iterator[Agreement]:
-    """Encodes squares, uint8 [n, S, S, 3], in each way and compares with the first."""
-    pixels = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    """Encodes squares as ``picture.read_squares`` gives them, uint8 [n, S, S, 3], in each way and
+    compares with the first."""
     expected = margins = None
     before = torch.get_num_threads()
     try:
         for way in ways:
             torch.set_num_threads(way.threads)
             codec = Codec.load(header, way.device, way.batch_size, way.dtype)
-            codes = codec.encode(pixels).cpu()
+            codes = codec.encode_squares(squares)
             if expected is None or margins is None:
-                expected, margins = codes, _margins(codec, pixels)
+                expected, margins = codes, _margins(codec, squares)
             differ = codes != expected
             largest = float(margins[differ].max()) if differ.any() else None
-            yield Agreement(way, codes.numel(), int(differ.sum()), largest)
+            yield Agreement(way, codes.size, int(differ.sum()), largest)
     finally:
         torch.set_num_threads(before)
 
 
 @torch.inference_mode()
-def _margins(codec: Codec, pixels: torch.Tensor) -> torch.Tensor:
-    """float64 [n, N]: how much better the code of each z is than the second best."""
+def _margins(codec: Codec, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """[n, N]: how much better the code of each z is than the second best."""
     parts = [
-        codec.model.quantizer.margins(codec.model.z(part)).flatten(1)
-        for part in pixels.split(codec.batch_size)  # type: ignore[no-untyped-call]
+        codec.model.quantizer.margins(codec.model.z(codec.seen(part))).flatten(1)
+        for part in torch.from_numpy(squares).split(codec.batch_size)  # type: ignore[no-untyped-call]
     ]
-    return torch.cat(parts)
+    return torch.cat(parts).numpy()

@@ -1,7 +1,11 @@
 """``Codec``: pictures to token files and back, with one checkpoint."""
 
+import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -17,17 +21,19 @@ from tokcodec.geometry import Fit, Placement, Size
 from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
-from tokcodec.picture import WHITE, Source, Squares, check_output, read_squares, to_image
+from tokcodec.picture import WHITE, Pixels, Source, Squares, check_output, read_squares, to_image
 from tokcodec.tokenfile import TokenFile, check_codes
 
 T = TypeVar("T")
-P = TypeVar("P", bound=Squares | TokcodecError)
+R = TypeVar("R")
 Rows = NDArray[Any]
 
+Decoded = tuple[Pixels, Placement, Size | None]  # what ``picture.to_image`` takes
 _Item = tuple[Placement, Size | None]
 _NOTHING: Rows = np.empty(0)  # rows of a picture that could not be read
 
 BATCH_SIZE = 16
+_TILED_AT_ONCE = 4  # pictures: few of them wait in memory, and their squares fill batches
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
 
@@ -62,6 +68,10 @@ class Codec:
         self.batch_size, self.native_batch_size = batch_size, native_batch_size
         self.dtype: Dtype = dtype
         self.device = next(model.parameters()).device
+        # Of several workers, each has a core of its own, but a device has memory for one batch.
+        self._turn: contextlib.AbstractContextManager[object] = (
+            contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
+        )
 
     @classmethod
     def load(
@@ -98,11 +108,6 @@ class Codec:
     @property
     def config(self) -> ModelConfig:
         return self.header.config
-
-    @property
-    def _group(self) -> int:
-        # Several batches, so that the filled-up one behind pictures of many squares costs little.
-        return 4 * self.batch_size
 
     # Between pictures and token files
 
@@ -154,7 +159,7 @@ class Codec:
     ) -> Iterator[TokenFile | TokcodecError]:
         """Token files in the order of ``images``; for a bad picture, its error in that place.
 
-        ``workers`` threads read pictures while the model runs.
+        ``workers`` as of ``encode_stream``.
         """
         checkpoint.check_tokens(self.header, tokens)
         kept = tokens if self.config.prefix_codes else None  # others are kept whole
@@ -170,9 +175,7 @@ class Codec:
             except PictureError as error:
                 return error
 
-        # A tiled picture may hold hundreds of squares: few of them wait in memory.
-        ahead = workers if fit in ("tile", "native") else self._group
-        for picture, codes in self.encode_stream(map_ahead(read, images, workers, ahead)):
+        for picture, codes in self.encode_stream(images, read, workers, fit):
             if isinstance(picture, PictureError):
                 yield picture
                 continue
@@ -187,10 +190,47 @@ class Codec:
                 self.config.place(fit, picture.width, picture.height)[1] if prior else (),
             )
 
-    def encode_stream(self, pictures: Iterable[P]) -> Iterator[tuple[P, Rows]]:
-        """Codes int64 [n, N] of the n squares of each picture, in order; errors go through."""
-        rows = ((p, p.pixels if isinstance(p, Squares) else _NOTHING) for p in pictures)
-        return _in_groups(rows, self._group, self._encode_pixels)
+    def encode_stream(
+        self,
+        items: Iterable[T],
+        read: Callable[[T], R],
+        workers: int = 1,
+        fit: Fit = "crop",
+        views: int = 1,
+    ) -> Iterator[tuple[R, Rows]]:
+        """What ``read`` makes of each item, in order, and codes int64 [n, N] of its n squares.
+
+        Where that is no ``Squares``, but an error, it goes through; ``Squares`` come without
+        their pixels.
+
+        Each of ``workers`` threads reads the pictures of a batch and then runs the model on it, on
+        a single one of torch's threads. So there is work for every worker whether it is reading
+        or the model that takes long, and no two pools of threads fight for the cores. A single
+        batch, or a single worker, has all of torch's threads for the model.
+
+        Args:
+            items: anything that stands for a picture.
+            read: gives a picture's squares.
+            workers: threads.
+            fit: of the pictures.
+            views: squares a picture, except where ``fit`` is ``tile``.
+        """
+        size = {"native": self.native_batch_size, "tile": _TILED_AT_ONCE}.get(
+            fit, max(1, self.batch_size // views)
+        )
+        left = iter(items)
+        chunks = iter(lambda: list(islice(left, size)), [])
+
+        def work(chunk: list[T]) -> list[tuple[R, Rows]]:
+            pictures = map(read, chunk)
+            rows = ((p, p.pixels if isinstance(p, Squares) else _NOTHING) for p in pictures)
+            return [
+                (_without_pixels(picture), codes)
+                for group in _groups(rows, self.batch_size)
+                for picture, codes in _run_group(group, self.encode_squares)
+            ]
+
+        return _on_workers(chunks, work, workers)
 
     def decompress(
         self, token_file: TokenFile, size: Size | None = None, tokens: int | None = None
@@ -219,9 +259,26 @@ class Codec:
         return [_raised(result) for result in self.decompress_stream(items, tokens)]
 
     def decompress_stream(
-        self, items: Iterable[tuple[TokenFile, Size | None]], tokens: int | None = None
+        self,
+        items: Iterable[tuple[TokenFile, Size | None]],
+        tokens: int | None = None,
+        workers: int = 1,
     ) -> Iterator[Image.Image | TokcodecError]:
-        """Pictures of (token file, size) pairs, in order; for a misfit, its error in that place."""
+        """Pictures of (token file, size) pairs, in order; for a misfit, its error in that place.
+
+        ``workers`` as of ``encode_stream``.
+        """
+        for decoded in self.decode_stream(items, tokens, workers):
+            yield decoded if isinstance(decoded, TokcodecError) else to_image(*decoded)
+
+    def decode_stream(
+        self,
+        items: Iterable[tuple[TokenFile, Size | None]],
+        tokens: int | None = None,
+        workers: int = 1,
+    ) -> Iterator[Decoded | TokcodecError]:
+        """As ``decompress_stream``, but squares that are yet to be put together by
+        ``picture.to_image``, whose work can so be done elsewhere."""
         wanted = checkpoint.check_tokens(self.header, tokens)
 
         def rows(item: tuple[TokenFile, Size | None]) -> tuple[_Item | TokcodecError, Rows]:
@@ -236,14 +293,18 @@ class Codec:
                 return error, _NOTHING
             return (placement, size), codes
 
-        for item, pixels in _in_groups(map(rows, items), self._group, self._decode_pixels):
-            yield item if isinstance(item, TokcodecError) else to_image(pixels, *item)
+        def work(group: list[tuple[_Item | TokcodecError, Rows]]) -> list[Decoded | TokcodecError]:
+            return [
+                item if isinstance(item, TokcodecError) else (pixels, *item)
+                for item, pixels in _run_group(group, self._decode_pixels)
+            ]
+
+        return _on_workers(_groups(map(rows, items), self.batch_size), work, workers)
 
     def _check(self, token_file: TokenFile, size: Size | None) -> tuple[Placement, tuple[int, ...]]:
         """Refuses what this model cannot decode; gives the placement and the shape of the codes of
         a square."""
-        own = self.header.code_id[:8]
-        if token_file.code_id.hex() != own:
+        if not self.header.decodes(token_file.code_id):
             fitting = checkpoint.find_by_code_id(token_file.code_id)
             remedy = "no bundled or cached one fits"
             if fitting:
@@ -251,7 +312,7 @@ class Codec:
                 remedy = f"decode it with --weights {name}"
             raise TokenFileError(
                 f"its codes are of model {token_file.code_id.hex()}, "
-                f"{self.header.name} is {own}; {remedy}"
+                f"{self.header.name} is {self.header.code_id[:8]}; {remedy}"
             )
         config, fit = self.config, token_file.fit
         checkpoint.check_fit(self.header, fit)
@@ -275,7 +336,8 @@ class Codec:
         """float32 [B, 3, S, S] in [0, 1], any B -> codes int64 [B, N], on the codec's device.
 
         Where the checkpoint has a native fit, also [B, 3, H, W] of multiples of
-        ``config.multiple``; codes then stand row by row.
+        ``config.multiple``; codes then stand row by row. Where the model sees smaller squares,
+        they are averaged down to these.
 
         Raises:
             ValueError: another shape.
@@ -290,12 +352,35 @@ class Codec:
             )
         ):
             raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
+        return self._run(
+            lambda pixels: self._codes(self.model.shrink(pixels)),
+            pixels.to(self.device, torch.float32),
+            shape == (side, side),
+        )
+
+    def encode_squares(self, squares: Pixels) -> Rows:
+        """Codes int64 [n, N] of squares as ``picture.read_squares`` gives them, uint8
+        [n, S, S, 3], or in the native fit of one shape; they cross to the device as bytes."""
+        rows = torch.from_numpy(squares)
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()
+        size = self.config.preprocessing.read_size
+        codes = self._run(
+            lambda part: self._codes(self.seen(part)),
+            rows.to(self.device, non_blocking=True),
+            squares.shape[1:3] == (size, size),
+        )
+        return codes.cpu().numpy()
+
+    def seen(self, squares: Tensor) -> Tensor:
+        """Squares, uint8 [B, S, S, 3], as the model sees them: float32 [B, 3, s, s] in [0, 1]."""
+        pixels = squares.permute(0, 3, 1, 2).float() / 255
+        return pixels if self.config.preprocessing.read_scale > 1 else self.model.shrink(pixels)
+
+    def _codes(self, pixels: Tensor) -> Tensor:
         low = self.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            codes = self._run(
-                self.model.encode, pixels.to(self.device, torch.float32), shape == (side, side)
-            )
-        return codes.flatten(1)
+            return self.model.encode(pixels).flatten(1)
 
     def decode(self, codes: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
         """codes int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
@@ -333,18 +418,13 @@ class Codec:
             return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
         size = self.batch_size if squares else self.native_batch_size
         results = []
-        for part in torch.split(rows, size):
-            missing = size - len(part)
-            filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])])
-            results.append(model(filled)[: len(part)])
+        with self._turn:
+            for part in torch.split(rows, size):
+                missing = size - len(part)
+                if missing:
+                    filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])])
+                results.append(model(filled if missing else part)[: len(part)])
         return torch.cat(results)
-
-    def _encode_pixels(self, squares: Rows) -> Rows:
-        rows = torch.from_numpy(squares)
-        if self.device.type == "cuda":
-            rows = rows.pin_memory()
-        pixels = rows.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return self.encode(pixels.float() / 255).cpu().numpy()
 
     def _decode_pixels(self, codes: Rows) -> Rows:
         shape = codes.shape[1:] if codes.ndim == 3 and self.config.multiple else None
@@ -355,35 +435,58 @@ class Codec:
         return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _in_groups(
-    items: Iterable[tuple[T, Rows]], least: int, run: Callable[[Rows], Rows]
-) -> Iterator[tuple[T, Rows]]:
-    """Runs ``run`` on the rows of as many items as have ``least`` rows together, all of one shape,
-    and gives each item its own results, in order."""
-
-    def flush() -> Iterator[tuple[T, Rows]]:
-        parts = [rows for _, rows in group if len(rows)]
-        results = run(np.concatenate(parts)) if parts else _NOTHING
-        start = 0
-        for item, rows in group:
-            yield item, results[start : start + len(rows)]
-            start += len(rows)
-
+def _groups(items: Iterable[tuple[T, Rows]], least: int) -> Iterator[list[tuple[T, Rows]]]:
+    """As many items as have ``least`` rows together, all of one shape, in order."""
     group: list[tuple[T, Rows]] = []
+    count = 0
     shape: tuple[int, ...] = ()  # of a row, where there is one
     for entry in items:
         rows = entry[1]
         if len(rows):
-            if group and rows.shape[1:] != shape:
-                yield from flush()
-                group.clear()
+            if count and rows.shape[1:] != shape:
+                yield group
+                group, count = [], 0
             shape = rows.shape[1:]
         group.append(entry)
-        if sum(len(rows) for _, rows in group) >= least or len(group) >= least:
-            yield from flush()
-            group.clear()
+        count += len(rows)
+        if count >= least or len(group) >= least:
+            yield group
+            group, count = [], 0
     if group:
-        yield from flush()
+        yield group
+
+
+def _run_group(
+    group: list[tuple[T, Rows]], run: Callable[[Rows], Rows]
+) -> Iterator[tuple[T, Rows]]:
+    """Runs ``run`` on all rows at once, and gives each item its own results."""
+    parts = [rows for _, rows in group if len(rows)]
+    results = run(np.concatenate(parts)) if parts else _NOTHING
+    start = 0
+    for item, rows in group:
+        yield item, results[start : start + len(rows)]
+        start += len(rows)
+
+
+def _on_workers(chunks: Iterator[T], work: Callable[[T], list[R]], workers: int) -> Iterator[R]:
+    """What ``work`` makes of each chunk, in order, in threads that have one of torch's each."""
+    begun = list(islice(chunks, 2))
+    if workers == 1 or len(begun) < 2:
+        for chunk in chain(begun, chunks):
+            yield from work(chunk)
+        return
+    threads = torch.get_num_threads()
+    try:
+        for results in map_ahead(
+            work, chain(begun, chunks), workers, 2 * workers, lambda: torch.set_num_threads(1)
+        ):
+            yield from results
+    finally:
+        torch.set_num_threads(threads)  # of threads that begin from here on
+
+
+def _without_pixels(picture: R) -> R:
+    return replace(picture, pixels=_NOTHING) if isinstance(picture, Squares) else picture
 
 
 def _raised(result: T | TokcodecError) -> T:

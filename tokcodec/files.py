@@ -1,7 +1,7 @@
 """Files on disk: found in a stable order, and written so that a reader never sees half of one."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import BinaryIO
@@ -51,14 +51,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
-        temporary = Path(name)
+        temporary = path.with_name(TEMPORARY + secrets.token_hex(8))
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("xb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -66,10 +64,3 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OutputError(f"{path}: cannot write: {reason}; choose another -o") from error
-
-
-def _umask() -> int:
-    # The only portable way to read it; mkstemp ignores it and would leave files private.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,8 +6,9 @@ from typing import Literal, get_args
 from tokcodec.errors import PictureError
 
 Fit = Literal["stretch", "crop", "pad", "tile", "native"]
-Resize = Literal["bicubic", "adm", "lanczos"]
+Resize = Literal["bicubic", "adm", "lanczos", "direct"]
 FITS: tuple[Fit, ...] = get_args(Fit)
+_TORCHVISIONS = ("bicubic", "direct")  # whose crop has torchvision's roundings
 
 Size = tuple[int, int]  # width, height
 
@@ -43,6 +44,11 @@ class Placement:
     halvings: int = 0
 
     @property
+    def canvas(self) -> Size:
+        """Width and height of all squares together."""
+        return self.grid[0] * self.square[0], self.grid[1] * self.square[1]
+
+    @property
     def num_squares(self) -> int:
         return self.grid[0] * self.grid[1]
 
@@ -52,7 +58,7 @@ def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubi
 
     - ``stretch``: the whole picture squeezed to a square of ``side`` pixels.
     - ``crop``: shorter edge to the square, centre cut out, with the roundings of torchvision's
-      Resize and CenterCrop, or those of ADM or Chameleon where ``resize`` says so.
+      Resize and CenterCrop, or those of ADM (``adm``) or Chameleon (``lanczos``).
     - ``pad``: longer edge to the square (rounded half up), centred.
     - ``tile``: native resolution, as many squares as it takes.
     - ``native``: native resolution, edges filled up to multiples of ``side``.
@@ -67,7 +73,8 @@ def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubi
     if fit == "crop":
         resized, halvings = _shorter_edge_to(side, size, resize)
         over = (resized[0] - side, resized[1] - side)
-        left, top = map(_half_even, over) if resize == "bicubic" else (n // 2 for n in over)
+        even = resize in _TORCHVISIONS
+        left, top = map(_half_even, over) if even else (n // 2 for n in over)
         short = min(size)
         return Placement(resized, (-left, -top), square, (1, 1), whole, (short, short), halvings)
     if fit == "pad":
@@ -91,7 +98,7 @@ def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubi
 def _shorter_edge_to(side: int, size: Size, resize: Resize) -> tuple[Size, int]:
     """Width and height of the picture that a square is cut from, and ``halvings`` before it."""
     width, height = size
-    if resize == "bicubic":
+    if resize in _TORCHVISIONS:
         short = min(size)
         return (side * width // short, side * height // short), 0
     halvings = 0

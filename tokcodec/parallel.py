@@ -10,10 +10,15 @@ R = TypeVar("R")
 
 
 def map_ahead(
-    function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
+    function: Callable[[T], R],
+    items: Iterable[T],
+    workers: int,
+    ahead: int,
+    begin: Callable[[], None] | None = None,
 ) -> Iterator[R]:
-    """``function`` of each item, in order, with at most ``ahead`` results waiting to be taken."""
-    with ThreadPoolExecutor(workers) as pool:
+    """``function`` of each item, in order, with at most ``ahead`` results waiting to be taken;
+    each thread first does ``begin``."""
+    with ThreadPoolExecutor(workers, initializer=begin) as pool:
         waiting: deque[Future[R]] = deque()
         try:
             for item in items:

@@ -3,10 +3,13 @@ change to one that moves a pixel raises ``config.PREPROCESSING_VERSION``.
 """
 
 import io
+import math
 import os
+import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,11 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "adm": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+    "direct": Image.Resampling.BICUBIC,
 }
+_PLAIN = ("L", "RGB", "CMYK")  # modes that can be resized as they are
+_PROFILES = 16  # whose transforms are kept; those of printers take megabytes
+_STEP = 15  # of the levels on which a transform is tried
 WHITE = (255, 255, 255)
 
 
@@ -42,7 +49,8 @@ class Squares:
     """A picture cut into the model's squares.
 
     Attributes:
-        pixels: uint8 [n, S, S, 3], sRGB; in the native fit [1, H, W, 3].
+        pixels: uint8 [n, S, S, 3], sRGB, S being ``config.read_size``; in the native fit
+            [1, H, W, 3].
         width, height: of the original, after EXIF orientation.
         fit: how it was fitted.
     """
@@ -64,6 +72,7 @@ def read_squares(
 
     The first frame is taken, EXIF orientation applied, an embedded ICC profile converted to
     sRGB, alpha laid over ``background``; then it is resized with Pillow, as ``config.resize`` says.
+    The ``direct`` way resizes first where nothing is transparent, and converts what is left.
 
     Args:
         multiple: of the model; what the edges become multiples of in the native fit.
@@ -88,10 +97,16 @@ def read_squares(
             except PictureError as error:
                 raise PictureError(f"{name}: {error}") from error
             if config.reduced_jpeg and fit not in ("tile", "native"):
-                needed = placement.resized[::-1] if turned else placement.resized
-                image.draft(None, (2 * needed[0], 2 * needed[1]))
-            rgb = to_rgb(image, background)
-            pixels = _cut(rgb, placement, _FILTERS[config.resize])
+                columns, rows = _least(placement, config)
+                image.draft(None, (rows, columns) if turned else (columns, rows))
+            part = _Part.of(placement, config.read_scale)
+            if config.resize != "direct":
+                rgb = _resize(to_rgb(image, background), placement, part, _FILTERS[config.resize])
+            elif image.mode in _PLAIN and not image.has_transparency_data:
+                rgb = to_rgb(_resize_directly(_upright(image), placement, part), background)
+            else:
+                rgb = _resize_directly(to_rgb(image, background), placement, part)
+            pixels = _squares(rgb, placement, part)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -114,8 +129,7 @@ def read_squares(
 def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
     """The picture as the eye should see it: upright, sRGB, opaque; mode ``RGB``."""
     profile = image.info.get("icc_profile")
-    # A copy is turned, not the file's own object, so ``draft`` above stays in force.
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I"):
         image = _from_16_bits(image)
     alpha = None
@@ -123,11 +137,13 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Imag
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")
-    elif image.mode not in ("L", "RGB", "CMYK"):
+    elif image.mode not in _PLAIN:
         image = image.convert("RGB")
-    if profile:
-        image = _to_srgb(image, profile)
-    image = image.convert("RGB")
+    transform = _to_srgb(profile, image.mode) if profile else None
+    if transform:
+        image = ImageCms.applyTransform(image, transform) or image
+    if image.mode != "RGB":
+        image = image.convert("RGB")
     if alpha is not None:
         image = Image.composite(image, Image.new("RGB", image.size, background), alpha)
     return image
@@ -168,22 +184,32 @@ def extensions() -> frozenset[str]:
     return frozenset(extension for extension, kind in known.items() if kind in Image.OPEN)
 
 
-def save(image: Image.Image, target: Path | BinaryIO) -> int:
-    """Writes a file in the format of its extension, whole or not at all, or PNG to a stream.
+def save(
+    image: Image.Image, target: Path | BinaryIO, extension: str = ".png", png_level: int = 1
+) -> int:
+    """Writes a file in the format of its extension, whole or not at all, or to a stream.
 
     Gives the number of bytes.
+
+    Args:
+        image: what to write.
+        target: where to.
+        extension: of the format, for a stream.
+        png_level: of zlib, 1 to 9. Level 1 looks for runs alone, which on what models make is
+            several times as fast as level 6 and hardly larger.
 
     Raises:
         PictureError: the extension is of no format that Pillow writes.
         OutputError: the file system refused.
     """
-    kind: str | None = "PNG"
     if isinstance(target, Path):
-        kind = Image.registered_extensions().get(target.suffix.lower())
-        if kind not in Image.SAVE:
-            raise PictureError(f"{target}: Pillow writes no such format; name it .png, say")
+        extension = target.suffix.lower()
+    kind = Image.registered_extensions().get(extension)
+    if kind not in Image.SAVE:
+        raise PictureError(f"{target}: Pillow writes no such format; name it .png, say")
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    strategy = {"compress_type": zlib.Z_RLE} if png_level == 1 else {}
+    image.save(buffer, kind, compress_level=png_level, **strategy)
     data = buffer.getvalue()
     if isinstance(target, Path):
         write_atomically(target, lambda file: file.write(data))
@@ -206,26 +232,100 @@ def _open(source: Source) -> Image.Image:
     return Image.open(Path(source) if isinstance(source, str) else source)  # type: ignore[arg-type]
 
 
-def _cut(rgb: Image.Image, placement: Placement, resampling: Image.Resampling) -> Pixels:
+@dataclass(frozen=True)
+class _Part:
+    """The part of a canvas that shows the picture: edges in pixels of the canvas when that is
+    ``scale`` times smaller, outwards where they fall within one."""
+
+    scale: int
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def of(cls, placement: Placement, scale: int) -> Self:
+        (left, right), (top, bottom) = (
+            (max(0, offset) // scale, -(-min(offset + length, canvas) // scale))
+            for offset, length, canvas in zip(
+                placement.offset, placement.resized, placement.canvas, strict=True
+            )
+        )
+        return cls(scale, left, top, right, bottom)
+
+
+def _least(placement: Placement, config: PreprocessingConfig) -> Size:
+    """Width and height that a picture may be reduced to before it is resized."""
+    width, height = placement.resized
+    if config.resize != "direct":
+        return 2 * width, 2 * height
+    return -(-width // config.read_scale), -(-height // config.read_scale)
+
+
+def _resize(
+    rgb: Image.Image, placement: Placement, part: _Part, resampling: Image.Resampling
+) -> Image.Image:
+    """The part of the picture, of it resized as a whole."""
     for _ in range(placement.halvings):
         rgb = rgb.resize((rgb.width // 2, rgb.height // 2), Image.Resampling.BOX)
-    if rgb.size != placement.resized:
-        rgb = rgb.resize(placement.resized, resampling)
+    (width, height), (left, top) = placement.resized, placement.offset
+    columns, rows = part.right - part.left, part.bottom - part.top
+    if columns < width:
+        # Pillow resizes across and then down, and the second pass needs no column that is cut off.
+        if rgb.width != width:
+            rgb = rgb.resize((width, rgb.height), resampling)
+        rgb = rgb.crop((part.left - left, 0, part.right - left, rgb.height))
+    if rgb.size != (columns, height):
+        rgb = rgb.resize((columns, height), resampling)
+    return rgb.crop((0, part.top - top, columns, part.bottom - top)) if rows < height else rgb
+
+
+def _resize_directly(image: Image.Image, placement: Placement, part: _Part) -> Image.Image:
+    """The part of the picture, from its own pixels, whatever of them that takes."""
+    (width, height), (left, top) = placement.resized, placement.offset
+    across, down = image.width / width, image.height / height
+    x0, x1 = ((x * part.scale - left) * across for x in (part.left, part.right))
+    y0, y1 = ((y * part.scale - top) * down for y in (part.top, part.bottom))
+    # Less than a pixel of the result, where the picture ends within one.
+    beyond = [math.ceil(max(0, n)) for n in (-x0, -y0, x1 - image.width, y1 - image.height)]
+    if any(beyond):
+        image = _repeat_edges(image, *beyond)
+    box = (
+        x0 + beyond[0],
+        y0 + beyond[1],
+        min(x1 + beyond[0], image.width),
+        min(y1 + beyond[1], image.height),
+    )
+    size = (part.right - part.left, part.bottom - part.top)
+    return image.resize(size, _FILTERS["direct"], box)
+
+
+def _repeat_edges(image: Image.Image, left: int, top: int, right: int, bottom: int) -> Image.Image:
+    pixels = np.asarray(image)
+    channels = ((0, 0),) * (pixels.ndim - 2)
+    padded = np.pad(pixels, ((top, bottom), (left, right), *channels), mode="edge")
+    size = (left + image.width + right, top + image.height + bottom)
+    larger = Image.frombytes(image.mode, size, padded.tobytes())
+    larger.info = image.info
+    return larger
+
+
+def _squares(rgb: Image.Image, placement: Placement, part: _Part) -> Pixels:
+    """The squares of a canvas; beyond the borders of the part, the nearest pixel is repeated."""
     (columns, rows), (width, height) = placement.grid, placement.square
-    # What of the picture lies on the canvas; beyond its borders, the nearest pixel is repeated.
-    horizontal, before_x = _overlap(rgb.width, placement.offset[0], columns * width)
-    vertical, before_y = _overlap(rgb.height, placement.offset[1], rows * height)
-    canvas = np.asarray(rgb)[vertical, horizontal]
-    if any((*before_x, *before_y)):
-        canvas = np.pad(canvas, (before_y, before_x, (0, 0)), mode="edge")
+    width, height = width // part.scale, height // part.scale
+    canvas = np.asarray(rgb)
+    across = (part.left, columns * width - part.right)
+    down = (part.top, rows * height - part.bottom)
+    if any((*across, *down)):
+        canvas = np.pad(canvas, (down, across, (0, 0)), mode="edge")
     squares = canvas.reshape(rows, height, columns, width, 3).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(squares.reshape(-1, height, width, 3))
 
 
-def _overlap(length: int, offset: int, canvas: int) -> tuple[slice, tuple[int, int]]:
-    """The part of an edge that lies on the canvas, and how much of that is empty on both sides."""
-    start, stop = max(0, -offset), min(length, canvas - offset)
-    return slice(start, stop), (max(0, offset), max(0, canvas - offset - length))
+def _upright(image: Image.Image) -> Image.Image:
+    # A copy is turned, not the file's own object, so ``draft`` before it stays in force.
+    return ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
@@ -234,12 +334,22 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8))
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+@lru_cache(_PROFILES)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform of pictures with this profile; None where it changes nothing, as of sRGB, or
+    the profile is broken or for another mode: those are shown as viewers do, without it."""
     try:
-        converted = ImageCms.profileToProfile(
-            image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        transform = ImageCms.buildTransform(
+            io.BytesIO(profile), ImageCms.createProfile("sRGB"), mode, "RGB"
         )
     except (ImageCms.PyCMSError, OSError):
-        return image  # a broken profile, or one for another mode: shown as viewers do, without it
-    assert converted is not None  # only in place does it return None
-    return converted
+        return None
+    if mode == "RGB":
+        levels = np.arange(0, 256, _STEP, dtype=np.uint8)
+        cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 1, 3)
+        ramps = np.stack([np.arange(256, dtype=np.uint8)] * 3, axis=-1).reshape(-1, 1, 3)
+        tried = Image.fromarray(np.concatenate([cube, ramps]))
+        changed = ImageCms.applyTransform(tried, transform)
+        if changed and changed.tobytes() == tried.tobytes():
+            return None
+    return transform

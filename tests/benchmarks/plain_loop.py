@@ -34,7 +34,7 @@ def plain_loop(model: Tokenizer, folder: Path, output: Path) -> int:
         image = image.crop((left, top, left + side, top + side))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
-            codes.append(model.encode(pixels)[0].numpy())
+            codes.append(model.encode(model.shrink(pixels))[0].numpy())
         keys.append(path.name)
     np.savez(output, keys=np.array(keys), codes=np.stack(codes).astype(np.uint16))
     return len(keys)

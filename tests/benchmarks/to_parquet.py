@@ -19,7 +19,7 @@ from speed import matrix_product
 
 from tokcodec import Codec, checkpoint
 from tokcodec.dataset.plan import make_plan
-from tokcodec.dataset.run import in_turn, run
+from tokcodec.dataset.run import run
 from tokcodec.dataset.step import ShardStep
 from tokcodec.dataset.task import Settings, Task
 from tokcodec.model.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def measure(name: str, codec: Codec, folder: Path) -> None:
         plan = make_plan([str(folder)], [], 10_000, 1, None, None)
         task = Task(codec.header, settings, plan)
         output = Path(tempfile.mkdtemp()) / "out.parquet"
-        assert run(task, in_turn(ShardStep(task, codec, WORKERS)), output) == (count, 0)
+        assert run(task, ShardStep(task, codec, WORKERS), output) == (count, 0)
 
     def read() -> None:
         config = codec.config.preprocessing

@@ -8,6 +8,8 @@ Metadata of the file:
 ``tokcodec.code_id``      64 hex digits, see ``code_id``
 ``tokcodec.checkpoint_id``  64 hex digits, see ``checkpoint_id``
 ``tokcodec.prior_id``     64 hex digits, see ``prior_id``; only where there is a prior
+``tokcodec.reads``        JSON: further ``code_id``s, of former checkpoints with the same codebook
+                          whose codes this decoder reads; only where there are any; changes no id
 ``tokcodec.provenance``   JSON: data, recipe, steps, seed, command, measures; changes no id
 ========================  ============================================================
 
@@ -16,12 +18,14 @@ Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tok
 (see ``tokcodec.prior``).
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +39,8 @@ from tokcodec.files import write_atomically
 from tokcodec.geometry import Fit
 from tokcodec.prior import PREFIX, Prior
 
+T = TypeVar("T", bound=dict[str, Any] | list[Any])
+
 FORMAT = "1"
 SUFFIX = ".safetensors"
 
@@ -42,7 +48,7 @@ SUFFIX = ".safetensors"
 @dataclass(frozen=True)
 class Header:
     """What a checkpoint says of itself. Ids are 64 hex digits; without a prior it has no
-    ``prior_id``."""
+    ``prior_id``. ``reads`` are the ids of further codes that it decodes."""
 
     path: Path
     config: ModelConfig
@@ -50,16 +56,31 @@ class Header:
     checkpoint_id: str
     prior_id: str | None
     provenance: dict[str, Any]
+    reads: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.path.stem
 
+    def decodes(self, prefix: bytes) -> bool:
+        """Whether codes of the ``code_id`` that begins with these bytes are for its decoder."""
+        return any(code_id.startswith(prefix.hex()) for code_id in (self.code_id, *self.reads))
+
 
 def write(
-    path: Path, config: ModelConfig, tensors: Tensors, provenance: Mapping[str, Any]
+    path: Path,
+    config: ModelConfig,
+    tensors: Tensors,
+    provenance: Mapping[str, Any],
+    reads: Sequence[str] = (),
 ) -> Header:
     """Writes a checkpoint, whole or not at all.
+
+    Args:
+        path: the file.
+        config, tensors: the model, and its prior.
+        provenance: where it comes from.
+        reads: ``code_id``s of other checkpoints with the same codebook, whose codes mean the same.
 
     Raises:
         OutputError: the file system refused.
@@ -71,6 +92,7 @@ def write(
         checkpoint_id(config, tensors),
         prior_id(tensors),
         dict(provenance),
+        tuple(reads),
     )
     metadata = {
         "tokcodec.format": FORMAT,
@@ -81,6 +103,8 @@ def write(
     }
     if header.prior_id:
         metadata["tokcodec.prior_id"] = header.prior_id
+    if reads:
+        metadata["tokcodec.reads"] = json.dumps(header.reads)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     data = save(contiguous, metadata)
     write_atomically(path, lambda file: file.write(data))
@@ -186,23 +210,34 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     if version != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {version} needs a newer tokcodec")
     try:
-        provenance = json.loads(metadata.get("tokcodec.provenance", "{}"))
-        if not isinstance(provenance, dict):
-            raise ValueError
+        reads = _json(metadata, "tokcodec.reads", list)
+        if not all(isinstance(item, str) and re.fullmatch("[0-9a-f]{64}", item) for item in reads):
+            raise ValueError("tokcodec.reads holds what is no code_id")
         return Header(
             path,
             ModelConfig.from_json(metadata["tokcodec.config"]),
             metadata["tokcodec.code_id"],
             metadata["tokcodec.checkpoint_id"],
             metadata.get("tokcodec.prior_id"),
-            provenance,
+            _json(metadata, "tokcodec.provenance", dict),
+            tuple(reads),
         )
     except KeyError as error:
         raise CheckpointError(f"{path}: the checkpoint lacks {error.args[0]}") from error
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: tokcodec.provenance is no JSON object") from error
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _json(metadata: Mapping[str, str], name: str, kind: type[T]) -> T:
+    """What the text of that name says; empty if there is none."""
+    value = None
+    with contextlib.suppress(ValueError):
+        value = json.loads(metadata[name]) if name in metadata else kind()
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is no JSON {'object' if kind is dict else 'array'}")
+    return value
 
 
 def check_tokens(header: Header, tokens: int | None) -> int:

@@ -26,14 +26,14 @@ def bundled() -> tuple[Header, ...]:
 
 
 def find_by_code_id(prefix: bytes, given: Header | None = None) -> Header | None:
-    """The checkpoint whose ``code_id`` begins with these 4 bytes: the ``given`` one, or else a
-    bundled or cached one, if any."""
+    """The checkpoint that decodes codes whose ``code_id`` begins with these 4 bytes: the ``given``
+    one, or else a bundled or cached one, if any."""
     return next(_with_code_id(prefix, given), None)
 
 
 def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
-    """The checkpoint with a prior whose ``code_id`` begins with these 4 bytes: the ``given`` one,
-    or else a bundled or cached one.
+    """The checkpoint with a prior for codes whose ``code_id`` begins with these 4 bytes: the
+    ``given`` one, or else a bundled or cached one.
 
     Raises:
         CheckpointError: there is none.
@@ -51,7 +51,7 @@ def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
 
 def _with_code_id(prefix: bytes, given: Header | None) -> Iterator[Header]:
     known = itertools.chain([given] if given else [], bundled(), cached())
-    return (header for header in known if header.code_id.startswith(prefix.hex()))
+    return (header for header in known if header.decodes(prefix))
 
 
 def cache_folder() -> Path:

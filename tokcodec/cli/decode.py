@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -27,12 +27,11 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import Tally, require_pyarrow
 from tokcodec.errors import OutputError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
+from tokcodec.parallel import map_ahead
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from tokcodec.checkpoint import Header
-    from tokcodec.codec import Codec
+    from tokcodec.codec import Codec, Decoded
     from tokcodec.sources import Record
     from tokcodec.tokenfile import TokenFile
 
@@ -64,6 +63,14 @@ def decode(
         typer.Option(metavar="WxH|N", help="Size of the picture, or of its longer edge."),
     ] = None,
     tokens: Tokens = None,
+    picture_format: Annotated[
+        Literal["png", "jpg", "webp"] | None,
+        typer.Option("--format", help="Of pictures in folders and on standard output: png."),
+    ] = None,
+    png_level: Annotated[
+        int,
+        typer.Option(min=1, max=9, help="How hard PNG files are compressed: 1 fast, 9 small."),
+    ] = 1,
     select: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY|ROW", help="Of a token dataset, only these; may be repeated."),
@@ -77,8 +84,8 @@ def decode(
     """Turn token files back into pictures, at their original size.
 
     Without -o, a.jpg.tok becomes a.jpg.png beside it; what is in tars or on URLs needs a folder
-    for -o. A file named with -o takes the format of its extension; folders and standard output get
-    PNG. SRC may be one token dataset, whose rows become KEY.png in the folder that -o names.
+    for -o. A file named with -o takes the format of its extension; all else gets PNG, or --format.
+    SRC may be one token dataset, whose rows become KEY.png in the folder that -o names.
     """
     from tokcodec.checkpoint import check_tokens, find, find_by_code_id
 
@@ -91,8 +98,11 @@ def decode(
     if select and not dataset:
         raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
     fixed = find(weights) if weights else None
+    extension = f".{picture_format or 'png'}"
     count, entries = (
-        _rows(dataset, output, select or []) if dataset else _files(sources, output, fixed)
+        _rows(dataset, output, extension, select or [])
+        if dataset
+        else _files(sources, output, extension, fixed)
     )
     fitting = functools.cache(find_by_code_id)
     load = functools.cache(_load)
@@ -124,7 +134,8 @@ def decode(
                     )
             for header, group in groups.values():
                 codec = load(header.path, device, batch_size)
-                _decode_group(codec, group, wanted, tokens, workers, tally)
+                write = functools.partial(_write, extension=extension, png_level=png_level)
+                _decode_group(codec, group, wanted, tokens, workers, write, tally)
     tally.close()
 
 
@@ -135,15 +146,19 @@ def _load(path: Path, device: str, batch_size: int | None) -> "Codec":
 
 
 def _files(
-    sources: list[str], output: str | None, fixed: "Header | None"
+    sources: list[str], output: str | None, extension: str, fixed: "Header | None"
 ) -> "tuple[int | None, Iterator[Entry]]":
     from tokcodec.tokenfile import SUFFIX
 
-    count, jobs = plan(sources, output, lambda name: name.removesuffix(SUFFIX) + ".png", {SUFFIX})
+    count, jobs = plan(
+        sources, output, lambda name: name.removesuffix(SUFFIX) + extension, {SUFFIX}
+    )
     return count, ((job, functools.partial(_read, record, fixed)) for job, record in jobs)
 
 
-def _rows(path: Path, output: str | None, select: list[str]) -> "tuple[int, Iterator[Entry]]":
+def _rows(
+    path: Path, output: str | None, extension: str, select: list[str]
+) -> "tuple[int, Iterator[Entry]]":
     require_pyarrow()
     from tokcodec.dataset.reader import open_dataset, token_files
 
@@ -155,7 +170,7 @@ def _rows(path: Path, output: str | None, select: list[str]) -> "tuple[int, Iter
 
     def entries() -> "Iterator[Entry]":
         for name, row in token_files(dataset, select):
-            target: Path | None = folder / f"{name}.png"
+            target: Path | None = folder / (name + extension)
             problem = None
             if leaves(name):
                 problem = "its key leaves the folder of the pictures; not written"
@@ -181,28 +196,33 @@ def _decode_group(
     wanted: tuple[int, int] | int | None,
     tokens: int | None,
     workers: int,
+    write: "Callable[[tuple[Job, Decoded | TokcodecError]], tuple[Job, int | TokcodecError]]",
     tally: Tally,
 ) -> None:
-    from tokcodec.parallel import map_ahead
-    from tokcodec.picture import save
-
     items = ((token_file, _output_size(token_file, wanted)) for _, token_file in entries)
-    pairs = zip((job for job, _ in entries), codec.decompress_stream(items, tokens), strict=True)
-
-    def finish(pair: tuple[Job, "Image.Image | TokcodecError"]) -> tuple[Job, int | TokcodecError]:
-        job, image = pair
-        if isinstance(image, TokcodecError):
-            return job, type(image)(f"{job}: {image}")
-        try:
-            return job, save(image, job.target or sys.stdout.buffer)
-        except TokcodecError as error:
-            return job, error
-
-    for job, result in map_ahead(finish, pairs, workers, 2 * workers):
+    decoded = codec.decode_stream(items, tokens, workers)
+    pairs = zip((job for job, _ in entries), decoded, strict=True)
+    for job, result in map_ahead(write, pairs, workers, 2 * workers):
         if isinstance(result, TokcodecError):
             tally.failed(job, str(result))
         else:
             tally.done(job, result, f"{result:,} bytes, decoded by {codec.header.name}")
+
+
+def _write(
+    pair: "tuple[Job, Decoded | TokcodecError]", extension: str, png_level: int
+) -> tuple[Job, int | TokcodecError]:
+    """Puts the squares together and writes the picture; gives its bytes."""
+    from tokcodec.picture import save, to_image
+
+    job, decoded = pair
+    if isinstance(decoded, TokcodecError):
+        return job, type(decoded)(f"{job}: {decoded}")
+    try:
+        target = job.target or sys.stdout.buffer
+        return job, save(to_image(*decoded), target, extension, png_level)
+    except TokcodecError as error:
+        return job, error
 
 
 def _read(record: "Record", fixed: "Header | None") -> "TokenFile":

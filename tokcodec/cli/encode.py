@@ -29,11 +29,13 @@ from tokcodec.cli.terminal import Tally
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import OutputError, TokcodecError, TokenFileError
 from tokcodec.geometry import Fit
+from tokcodec.parallel import map_ahead
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
     from tokcodec.prior import Prior
     from tokcodec.sources import Record
+    from tokcodec.tokenfile import TokenFile
 
 
 def encode(
@@ -116,22 +118,31 @@ def encode(
 
             codec = Codec.load(header, device, batch_size)
             images = chain([first], records)
-            for result in codec.compress_stream(images, fit, colour, tokens, coded, workers):
-                job = begun.popleft()
-                if isinstance(result, TokcodecError):
-                    tally.failed(job, str(result))
+            results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
+            pairs = ((begun.popleft(), result) for result in results)
+            for job, written in map_ahead(_write, pairs, workers, 4 * workers):
+                if isinstance(written, TokcodecError):
+                    tally.failed(job, str(written))
                     continue
-                try:
-                    if job.target:
-                        result.save(job.target)
-                    else:
-                        sys.stdout.buffer.write(result.to_bytes())
-                except OutputError as error:
-                    tally.failed(job, str(error))
-                    continue
-                what = f"{result.file_bytes} bytes, {len(result.codes)} codes of {header.name}"
-                tally.done(job, result.file_bytes, what)
+                what = f"{written.file_bytes} bytes, {len(written.codes)} codes of {header.name}"
+                tally.done(job, written.file_bytes, what)
     tally.close()
+
+
+def _write(
+    pair: "tuple[Job, TokenFile | TokcodecError]",
+) -> "tuple[Job, TokenFile | TokcodecError]":
+    job, result = pair
+    if isinstance(result, TokcodecError):
+        return pair
+    try:
+        if job.target:
+            result.save(job.target)
+        else:
+            sys.stdout.buffer.write(result.to_bytes())
+    except OutputError as error:
+        return job, error
+    return pair
 
 
 def _stale(

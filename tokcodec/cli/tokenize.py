@@ -127,7 +127,7 @@ def tokenize(
 
     require_pyarrow()
     from tokcodec.dataset.plan import make_plan
-    from tokcodec.dataset.run import in_turn, run
+    from tokcodec.dataset.run import run
     from tokcodec.dataset.step import ShardStep
     from tokcodec.dataset.task import Settings, Task
     from tokcodec.dataset.views import COUNTS
@@ -182,7 +182,7 @@ def tokenize(
                 "this processor is faster in bfloat16: --dtype bfloat16 brings that, and changes "
                 "some codes (tokcodec verify shows how many)"
             )
-        work = in_turn(ShardStep(task, codec, workers))
+        work = ShardStep(task, codec, workers)
     with _Bar(len(plan.part(*part))) as bar:
         rows, failed = run(
             task,

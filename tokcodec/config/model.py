@@ -78,10 +78,13 @@ class PreprocessingConfig:
         pixel_scale: the square is averaged down by this factor before the encoder, and the
             decoder's output enlarged by it (bicubic).
         mean, std: a channel in [0, 1] enters the encoder as (value - mean) / std.
-        reduced_jpeg: large JPEGs are opened at a half, a quarter or an eighth of their size,
-            never below twice the size they are needed in (Pillow's ``draft``).
-        resize: how pictures are made smaller: ``bicubic``; ``adm``, which crops as ADM's centre
-            crop does, halving by means before a last bicubic step; or ``lanczos``, as Chameleon's.
+        reduced_jpeg: large JPEGs are opened at a half, a quarter or an eighth of their size
+            (Pillow's ``draft``), never below twice that of the square they are resized to; in the
+            ``direct`` way never below that of what the encoder sees.
+        resize: how pictures become squares. To ``image_size``, exactly as published pipelines do:
+            ``bicubic``; ``adm``, which crops as ADM's centre crop does, halving by means before a
+            last bicubic step; ``lanczos``, as Chameleon's. Or ``direct``, in one bicubic step from
+            the file's own pixels and colours to what the encoder sees, several times as fast.
     """
 
     version: int = PREPROCESSING_VERSION
@@ -106,6 +109,16 @@ class PreprocessingConfig:
     def model_size(self) -> int:
         """Side of the square that the encoder sees, in its own pixels."""
         return self.image_size // self.pixel_scale
+
+    @property
+    def read_scale(self) -> int:
+        """How much smaller than ``image_size`` squares are read: they need no more averaging."""
+        return self.pixel_scale if self.resize == "direct" else 1
+
+    @property
+    def read_size(self) -> int:
+        """Side of the squares that picture files are read as, in pixels."""
+        return self.image_size // self.read_scale
 
 
 @dataclass(frozen=True, kw_only=True)

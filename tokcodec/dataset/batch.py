@@ -4,6 +4,7 @@ first row, and a run that goes on keeps the batch that it began with."""
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tokcodec.codec import BATCH_SIZE, Codec
@@ -29,16 +30,16 @@ def batch_size_begun_with(output: Path) -> int | None:
 
 def find_batch_size(codec: Codec) -> int:
     """The smallest power of two that encodes about as fast as any that fits in memory."""
-    side = codec.config.preprocessing.image_size
+    side = codec.config.preprocessing.read_size
     best, best_rate, size = BATCH_SIZE, 0.0, BATCH_SIZE
     before = codec.batch_size
     while size <= _LARGEST:
         codec.batch_size = size
-        pixels = torch.rand(size, 3, side, side)
+        squares = np.zeros((size, side, side, 3), np.uint8)
         try:
-            codec.encode(pixels)
+            codec.encode_squares(squares)
             begun = time.perf_counter()
-            codec.encode(pixels).cpu()  # waits for the device
+            codec.encode_squares(squares)  # which waits for the device
         except torch.OutOfMemoryError:
             break
         rate = size / (time.perf_counter() - begun)

@@ -35,7 +35,7 @@ class _Worker:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard, path = self.step.task.plan.shards[row["number"]], Path(row["path"])
         # A shard that is done may come again, when the actor dies before Ray has its answer.
-        done = self.step(shard, path)
+        (done,) = self.step([(shard, path)])
         return {"number": shard.number, "rows": done.rows, "failed": done.failed}
 
 

@@ -5,14 +5,13 @@ shards whose plan and settings are its own, refuses others, does the rest, and e
 like a run that was never stopped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from tokcodec.dataset.lock import locked
 from tokcodec.dataset.plan import Shard, parts_of
-from tokcodec.dataset.step import ShardStep
 from tokcodec.dataset.table import read_metadata
 from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError
@@ -21,20 +20,9 @@ from tokcodec.sources import Files
 
 _NO_SHARD = Shard(-1, Files((), (), ()), "")
 
-# Does shards, each into its file, and gives what became of each as it is done.
+# Does shards, each into its file, and gives what became of each as it is done: a ``ShardStep`` in
+# this process, or many elsewhere.
 Engine = Callable[[Sequence[tuple[Shard, Path]], Callable[[Progress], None]], Iterable[Progress]]
-
-
-def in_turn(step: ShardStep) -> Engine:
-    """The engine of one process: a shard after the other."""
-
-    def engine(
-        todo: Sequence[tuple[Shard, Path]], report: Callable[[Progress], None]
-    ) -> Iterator[Progress]:
-        for shard, path in todo:
-            yield step(shard, path, report)
-
-    return engine
 
 
 def run(

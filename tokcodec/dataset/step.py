@@ -1,79 +1,92 @@
-"""The shard step: one shard's pictures to one file."""
+"""The shard step: the pictures of shards to a file each."""
 
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from tokcodec.codec import Codec
 from tokcodec.dataset.plan import Shard
 from tokcodec.dataset.table import Row, write_rows
 from tokcodec.dataset.task import Progress, Task
-from tokcodec.dataset.views import read_views
+from tokcodec.dataset.views import COUNTS, read_views
 from tokcodec.errors import DatasetError, PictureError
-from tokcodec.parallel import map_ahead
 from tokcodec.picture import Squares
 from tokcodec.sources import Record
 
 
 class ShardStep:
-    """Turns one shard into one file. Everything that runs shards, on one machine or many, does it
-    through this."""
+    """Turns shards into files, one each. Everything that runs shards, on one machine or many, does
+    it through this."""
 
     def __init__(self, task: Task, codec: Codec, workers: int) -> None:
         self.task, self.codec, self.workers = task, codec, workers
 
     def __call__(
-        self, shard: Shard, path: Path, report: Callable[[Progress], None] = lambda _: None
-    ) -> Progress:
-        """Writes ``path``. A bad picture is a failed row.
+        self,
+        todo: Iterable[tuple[Shard, Path]],
+        report: Callable[[Progress], None] = lambda _: None,
+    ) -> Iterator[Progress]:
+        """Writes the file of each shard, and says so. A bad picture is a failed row.
+
+        While a file is written, the pictures of the next shard are read.
 
         Raises:
             OutputError: the file system refused.
         """
+        settings = self.task.settings
         inputs = hashlib.sha256()
         rows: list[Row] = []
-        done = Progress(shard, 0, 0)
-        for row, digest in self._rows(shard.batch.records()):
-            rows.append(row)
-            inputs.update(digest)
-            done = Progress(shard, len(rows), done.failed + (row.tokens is None))
-            report(done)
-        metadata = dataclasses.replace(
-            self.task.metadata, shard=shard.digest, inputs=inputs.hexdigest()
-        )
-        write_rows(path, rows, metadata, self.task.companions)
-        return done
-
-    def _rows(self, records: Iterator[Record]) -> Iterator[tuple[Row, bytes]]:
-        """Rows in order; with the first of each picture, the digest of its bytes."""
-        codec, settings = self.codec, self.task.settings
-        ahead = self.workers if settings.fit == "native" else 4 * codec.batch_size
-        read = map_ahead(self._read, records, self.workers, ahead)
-        for picture, codes in codec.encode_stream(read):
-            record = picture.record
-            common: dict[str, Any] = {
-                "key": record.key,
-                "label": record.label,
-                "companions": record.companions,
-            }
-            if isinstance(picture, _ReadError):
-                row = Row(
-                    **common, view=0, width=None, height=None, tokens=None, error=str(picture)
-                )
-                yield row, picture.digest
+        failed = 0
+        for picture, codes in self.codec.encode_stream(
+            _records(todo), self._read, self.workers, settings.fit, COUNTS[settings.views]
+        ):
+            if not isinstance(picture, _End):
+                rows.extend(self._rows(picture, codes))
+                failed += isinstance(picture, _ReadError)
+                inputs.update(picture.digest)
+                report(Progress(picture.shard, len(rows), failed))
                 continue
-            size: dict[str, Any] = {"width": picture.width, "height": picture.height}
-            native = settings.fit == "native"
-            shape = codec.config.code_shape(*picture.pixels.shape[1:3]) if native else None
-            for view, tokens in enumerate(codes[:, : settings.tokens]):
-                row = Row(**common, **size, view=view, tokens=tokens, error=None, shape=shape)
-                yield row, b"" if view else picture.digest
+            metadata = dataclasses.replace(
+                self.task.metadata, shard=picture.shard.digest, inputs=inputs.hexdigest()
+            )
+            write_rows(picture.path, rows, metadata, self.task.companions)
+            yield Progress(picture.shard, len(rows), failed)
+            inputs, rows, failed = hashlib.sha256(), [], 0
 
-    def _read(self, record: Record) -> "_Read | _ReadError":
+    def _rows(self, picture: "_Read | _ReadError", codes: NDArray[Any]) -> Iterator[Row]:
+        record = picture.record
+        common: dict[str, Any] = {
+            "key": record.key,
+            "label": record.label,
+            "companions": record.companions,
+        }
+        if isinstance(picture, _ReadError):
+            yield Row(**common, view=0, width=None, height=None, tokens=None, error=str(picture))
+            return
+        width, height = picture.width, picture.height
+        native = picture.fit == "native"
+        shape = self.codec.config.place("native", width, height)[1] if native else None
+        for view, tokens in enumerate(codes[:, : self.task.settings.tokens]):
+            yield Row(
+                **common,
+                view=view,
+                width=width,
+                height=height,
+                tokens=tokens,
+                error=None,
+                shape=shape,
+            )
+
+    def _read(self, entry: "tuple[Shard, Record] | _End") -> "_Read | _ReadError | _End":
+        if isinstance(entry, _End):
+            return entry
+        shard, record = entry
         digest = b""
         try:
             data = record.read()
@@ -87,19 +100,37 @@ class ShardStep:
                 self.codec.config.multiple,
             )
         except PictureError as error:
-            return _ReadError(str(error).removeprefix("picture: "), record, digest)
+            return _ReadError(str(error).removeprefix("picture: "), shard, record, digest)
         except OSError as error:
-            return _ReadError(f"cannot read: {error.strerror or error}", record, digest)
-        return _Read(squares.pixels, squares.width, squares.height, squares.fit, record, digest)
+            return _ReadError(f"cannot read: {error.strerror or error}", shard, record, digest)
+        return _Read(
+            squares.pixels, squares.width, squares.height, squares.fit, shard, record, digest
+        )
+
+
+@dataclass(frozen=True)
+class _End:
+    """Stands behind the last picture of a shard."""
+
+    shard: Shard
+    path: Path
+
+
+def _records(todo: Iterable[tuple[Shard, Path]]) -> Iterator[tuple[Shard, Record] | _End]:
+    for shard, path in todo:
+        for record in shard.batch.records():
+            yield shard, record
+        yield _End(shard, path)
 
 
 @dataclass(frozen=True)
 class _Read(Squares):
+    shard: Shard
     record: Record
     digest: bytes
 
 
 class _ReadError(DatasetError):
-    def __init__(self, reason: str, record: Record, digest: bytes) -> None:
+    def __init__(self, reason: str, shard: Shard, record: Record, digest: bytes) -> None:
         super().__init__(reason)
-        self.record, self.digest = record, digest
+        self.shard, self.record, self.digest = shard, record, digest

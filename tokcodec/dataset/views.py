@@ -27,13 +27,13 @@ def read_views(
 
     - ``one``: the picture as ``fit`` has it.
     - ``hflip``: that, and its mirror image.
-    - ``ten-crop``: of the centre square, resized to 1.1·S: centre, top left, top right, bottom
-      left, bottom right (0 to 4), and their mirror images (5 to 9).
+    - ``ten-crop``: of the centre square, resized to 1.1·S, S being ``config.read_size``: centre,
+      top left, top right, bottom left, bottom right (0 to 4), and their mirror images (5 to 9).
 
     Raises:
         PictureError: as ``picture.read_squares``.
     """
-    side = config.image_size
+    side = config.read_size
     if views == "ten-crop":
         large = round(_TEN_CROP_SCALE * side)
         whole = read_squares(

@@ -31,21 +31,21 @@ class Tokenizer(nn.Module):
         self.decoder: nn.Module = build(config.decoder, frame)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """float32 [B, 3, H, W] in [0, 1] -> codes int64 [B, *code_shape]."""
+        """What the encoder sees, float32 [B, 3, h, w] in [0, 1] -> codes int64 [B, *code_shape]."""
         return self.quantizer.codes(self.z(pixels))
 
     def z(self, pixels: Tensor) -> Tensor:
-        """float32 [B, 3, H, W] in [0, 1] -> z [B, *code_shape, d], before quantization."""
-        return self.encoder(self.shrink(pixels))  # type: ignore[no-any-return]
+        """The same -> z [B, *code_shape, d], before quantization."""
+        return self.encoder(self.normalize(pixels))  # type: ignore[no-any-return]
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 [B, *code_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
         return self.enlarge(self.decoder(self.quantizer.lookup(codes))).clamp(0, 1)
 
     def shrink(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] in [0, 1] -> what the encoder sees, normalized [B, 3, h, w]."""
+        """[B, 3, H, W] -> what the encoder sees of it, [B, 3, h, w]: means."""
         scale = self.config.preprocessing.pixel_scale
-        return self.normalize(F.avg_pool2d(pixels, scale) if scale > 1 else pixels)
+        return F.avg_pool2d(pixels, scale) if scale > 1 else pixels
 
     def enlarge(self, pixels: Tensor) -> Tensor:
         """What the decoder gives, [B, 3, h, w] -> [B, 3, H, W] in [0, 1], not yet clamped."""

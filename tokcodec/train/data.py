@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -130,7 +130,8 @@ def _prepare(
 
 
 def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
-    image = Image.fromarray(read_squares(io.BytesIO(data), config, "crop").pixels[0])
+    whole = replace(config, pixel_scale=1)  # for they are what the decoder is to give, too
+    image = Image.fromarray(read_squares(io.BytesIO(data), whole, "crop").pixels[0])
     if image.width != side:
         # A plain mean, like the model's own averaging, which finishes what is begun here.
         image = image.resize((side, side), Image.Resampling.BOX)

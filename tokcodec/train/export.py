@@ -1,7 +1,7 @@
 """From a model in training to the checkpoint that ships: rounded to float16, measured, written."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,17 @@ def rounded(model: Tokenizer) -> Tokenizer:
 
 
 def export(
-    model: Tokenizer, path: Path, provenance: Mapping[str, Any], prior: Prior | None = None
+    model: Tokenizer,
+    path: Path,
+    provenance: Mapping[str, Any],
+    prior: Prior | None = None,
+    reads: Sequence[str] = (),
 ) -> checkpoint.Header:
-    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, and a prior
-    that its codes have already."""
+    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, a prior that
+    its codes have already, and what further codes it ``reads``."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
     tables = prior.tensors() if prior else {}
-    return checkpoint.write(path, model.config, {**tensors, **tables}, provenance)
+    return checkpoint.write(path, model.config, {**tensors, **tables}, provenance, reads)
 
 
 @torch.inference_mode()
@@ -39,7 +43,8 @@ def mean_psnr(model: Tokenizer, pictures: NDArray[np.uint8], device: torch.devic
     values: list[Tensor] = []
     for start in range(0, len(pictures), 32):
         original = torch.from_numpy(pictures[start : start + 32].copy()).to(device).float()
-        decoded = (model.decode(model.encode(original / 255)) * 255).round()
+        codes = model.encode(model.shrink(original / 255))
+        decoded = (model.decode(codes) * 255).round()
         error = (decoded - original).square().mean(dim=(1, 2, 3))
         values.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
     return float(torch.cat(values).mean())

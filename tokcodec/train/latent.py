@@ -23,7 +23,7 @@ PRESET = ModelConfig(
     decoder=LatentDecoderConfig(
         width=256, layers=3, heads=4, patch_size=8, pixel_overlap=4, prefix_codes=True
     ),
-    preprocessing=PreprocessingConfig(pixel_scale=2, reduced_jpeg=True),
+    preprocessing=PreprocessingConfig(pixel_scale=2, reduced_jpeg=True, resize="direct"),
 )
 
 # Of a token's channels a quarter is for the components of patches, one is empty, one holds the

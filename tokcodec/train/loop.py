@@ -199,7 +199,8 @@ def train(
             measured[relation] = source.provenance
         if prior and source and "prior" in source.provenance:
             measured["prior"] = source.provenance["prior"]
-        header = export(model, run / "model.safetensors", {**provenance, **measured}, prior)
+        reads = source.reads if source and codes_stay else ()
+        header = export(model, run / "model.safetensors", {**provenance, **measured}, prior, reads)
         if source and codes_stay and header.code_id != source.code_id:
             raise TrainingError(
                 f"{source.path}: its weights are not float16 numbers, as a trained model is "

@@ -17,7 +17,9 @@ def _small(patch_size: int, pixel_scale: int) -> ModelConfig:
             patch_size=patch_size,
             pixel_overlap=patch_size // 2,  # hides the borders of patches
         ),
-        preprocessing=PreprocessingConfig(pixel_scale=pixel_scale, reduced_jpeg=True),
+        preprocessing=PreprocessingConfig(
+            pixel_scale=pixel_scale, reduced_jpeg=True, resize="direct"
+        ),
     )
 
 

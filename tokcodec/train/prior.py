@@ -65,7 +65,11 @@ def add_prior(
         facts["held_out_payload_bytes"] = round(sum(sizes) / len(sizes), 2)
     header, tensors = checkpoint.read(source.path)
     return checkpoint.write(
-        path, config, {**tensors, **prior.tensors()}, {**header.provenance, "prior": facts}
+        path,
+        config,
+        {**tensors, **prior.tensors()},
+        {**header.provenance, "prior": facts},
+        header.reads,
     )
 
 
