@@ -1,6 +1,7 @@
 """Vector quantization: the exact best codebook vector."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 
 import torch
@@ -13,9 +14,10 @@ from tokcodec.model.quantizer import Quantizer
 
 # Scores held at once, of no fewer rows than so many, and candidates compared at once: these bound
 # the memory whatever K is.
-_SCORES = 1 << 20
+_SCORES = 1 << 21
 _ROWS = 8
 _CANDIDATES = 1 << 17
+_BLOCK = 128  # scores that are looked at together
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
 
 
@@ -82,11 +84,15 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     The order of squared distances is that of ``|e|²/2 - z·e``, one float32 matrix product. All
     candidates within its rounding error of the best are compared again in float64, so the answer
     is exact, and of equals the first. Works in chunks: the memory above the inputs stays below
-    200 MB however large M is, for K up to 2^18.
+    200 MB however large M is, for K up to 2^18, or above the codebook's own size twice that.
     """
     lengths = torch.linalg.vector_norm(codebook, dim=1)
-    half_squares = torch.zeros_like(lengths) if dot else lengths * lengths / 2
     longest = lengths.max()
+    if dot:
+        vectors = codebook.T
+    else:  # the constant is one more channel, so that the product needs no second pass
+        vectors = torch.cat([codebook, -(lengths * lengths / 2).unsqueeze(1)], dim=1).T
+        z = F.pad(z, (0, 1), value=1.0)
     # Each score errs by at most about (d + few) roundings of the terms' size, whatever the order
     # of summation (Higham, Accuracy and Stability, section 3.1); doubled for the pair compared.
     slack = 4 * (codebook.shape[1] + 8) * _UNIT_ROUNDOFF
@@ -95,15 +101,27 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     with _full_float32(z.device):
         for start in range(0, len(z), rows):
             part = z[start : start + rows]
-            scores = torch.addmm(half_squares, part, codebook.T, alpha=-1)
-            reach = torch.linalg.vector_norm(part, dim=1, keepdim=True) * longest
-            limit = scores.amin(dim=1, keepdim=True) + slack * (reach + longest * longest)
-            if not torch.isfinite(limit).all():
-                raise ValueError("cannot quantize: the vectors hold NaN or infinite values")
-            candidates = (scores <= limit).nonzero()
-            del scores
-            codes[start : start + rows] = _exact(part, codebook, candidates, dot)
+            own = part[:, : codebook.shape[1]]
+            reach = torch.linalg.vector_norm(own, dim=1, keepdim=True) * longest
+            candidates = _largest(part @ vectors, slack * (reach + longest * longest))
+            codes[start : start + rows] = _exact(own, codebook, candidates, dot)
     return codes
+
+
+def _largest(scores: Tensor, slack: Tensor) -> Tensor:
+    """The (row, column) pairs [C, 2], in order, of scores [M, K] that are no more than ``slack``
+    [M, 1] below the largest of their row.
+
+    Only the first pass sees all scores: few blocks have one that is large enough.
+    """
+    blocks = scores.unflatten(1, (-1, math.gcd(scores.shape[1], _BLOCK)))
+    best = blocks.amax(dim=2)
+    limit = best.amax(dim=1, keepdim=True) - slack
+    if not torch.isfinite(limit).all():
+        raise ValueError("cannot quantize: the vectors hold NaN or infinite values")
+    rows, places = (best >= limit).nonzero().unbind(1)
+    near, columns = (blocks[rows, places] >= limit[rows]).nonzero().unbind(1)
+    return torch.stack([rows[near], places[near] * blocks.shape[2] + columns], dim=1)
 
 
 def _at_once(codebook: Tensor) -> int:
