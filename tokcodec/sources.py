@@ -247,10 +247,10 @@ def expand(source: str, kinds: Set[str] | None = None) -> Iterator[Stamp]:
     Raises:
         DatasetError: a store cannot be reached.
     """
-    known = extensions() | {_PARQUET} if kinds is None else kinds
     if is_remote(source):
-        yield from _expand_remote(source, known)
+        yield from _expand_remote(source, _known(kinds))
     elif Path(source).is_dir():
+        known = _known(kinds)
         for path in find_files(Path(source), known | {".tar", ".tgz", ".gz"}):
             if _fits(path.name, known):
                 yield _stamp(str(path), source, path.relative_to(source).as_posix())
@@ -415,6 +415,10 @@ def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
             below = posixpath.relpath(name, base) if base else name
             url = system.unstrip_protocol(name)
             yield Stamp(url, int(facts.get("size") or 0), str(when), source, below)
+
+
+def _known(kinds: Set[str] | None) -> Set[str]:
+    return extensions() | {_PARQUET} if kinds is None else kinds
 
 
 def _is_container(path: str, kinds: Set[str] | None) -> bool:

@@ -3,13 +3,16 @@ which is converted once."""
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
 from tokcodec.errors import CheckpointError, OutputError
-from tokcodec.families import Source, convert, locate
+
+if TYPE_CHECKING:
+    from tokcodec.families import Source
 
 _CONVERSION = 1  # raised when what a family's conversion gives changes
 
@@ -25,6 +28,8 @@ def find(weights: str) -> Header:
     """
     if own := find_own(weights):
         return own
+    from tokcodec.families import locate  # whose modules take as long as all else here
+
     try:
         source = locate(weights)
     except CheckpointError as error:
@@ -46,7 +51,7 @@ def find(weights: str) -> Header:
 
 
 def write_converted(
-    source: Source, path: Path, model: str | None = None, image_size: int | None = None
+    source: "Source", path: Path, model: str | None = None, image_size: int | None = None
 ) -> Header:
     """Converts a published checkpoint to one of tokcodec's, ``path``.
 
@@ -60,6 +65,8 @@ def write_converted(
         CheckpointError: it is of no known family, incomplete, or not finite.
         OutputError: the file system refused.
     """
+    from tokcodec.families import convert
+
     config, tensors = convert(source, model, image_size)
     provenance = {"converted_from": source.origin, "source_sha256": source.digest}
     return write(path, config, tensors, provenance)

@@ -6,14 +6,23 @@ Exit status: 0 done, 1 the run failed, 2 usage, 3 finished but some inputs faile
 interrupted. Results go to standard output, progress and messages to standard error.
 """
 
+import atexit
+import gc
 import sys
 import warnings
 
 from tokcodec.errors import TokcodecError
 
+_COLLECT_AFTER = 100_000  # new objects
+
 
 def main() -> None:
     """Runs the command of ``sys.argv`` and exits."""
+    # torch's modules are a quarter of a million objects. To look through all of them again and
+    # again while they load, and once more at the end, would take half a second.
+    gc.set_threshold(_COLLECT_AFTER)
+    atexit.register(gc.freeze)
+
     from tokcodec.cli.app import app
     from tokcodec.cli.terminal import say
 

@@ -4,12 +4,15 @@ import json
 import sys
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
 from tokcodec.cli.jobs import Job
 from tokcodec.errors import DatasetError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def say(message: str) -> None:
@@ -40,30 +43,14 @@ class Tally:
     """
 
     def __init__(self, verb: str, jobs: int | None, as_json: bool) -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
         self.verb, self.jobs, self.as_json = verb, jobs, as_json
         self.counts = {"ok": 0, "skipped": 0, "failed": 0}
         self.bytes = 0
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=jobs == 1 or not sys.stderr.isatty(),
-        )
-        self.task = self.progress.add_task(verb, total=jobs)
+        self.progress = None if jobs == 1 or not sys.stderr.isatty() else _bar(verb, jobs)
 
     def __enter__(self) -> Self:
-        self.progress.start()
+        if self.progress:
+            self.progress.start()
         return self
 
     def __exit__(
@@ -72,7 +59,8 @@ class Tally:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.progress.stop()
+        if self.progress:
+            self.progress.stop()
 
     def done(self, job: Job, size: int, what: str) -> None:
         self._count(job, "ok", None, size)
@@ -84,11 +72,11 @@ class Tally:
 
     def failed(self, job: Job, error: str) -> None:
         self._count(job, "failed", error, None)
-        if self.progress.disable:
-            say(error)
-        else:
+        if self.progress:
             # Above the bar, and as plain text: a file's name is no markup.
             self.progress.console.print(f"tokcodec: {error}", markup=False, highlight=False)
+        else:
+            say(error)
 
     def close(self) -> None:
         """The summary of several jobs.
@@ -112,7 +100,8 @@ class Tally:
     def _count(self, job: Job, status: str, error: str | None, size: int | None) -> None:
         self.counts[status] += 1
         self.bytes += size or 0
-        self.progress.advance(self.task)
+        if self.progress:
+            self.progress.advance(self.progress.task_ids[0])
         if self.as_json:
             print_json(
                 {
@@ -123,3 +112,24 @@ class Tally:
                     "file_bytes": size,
                 }
             )
+
+
+def _bar(verb: str, jobs: int | None) -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    bar.add_task(verb, total=jobs)
+    return bar

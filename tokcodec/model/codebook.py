@@ -114,14 +114,15 @@ def _largest(scores: Tensor, slack: Tensor) -> Tensor:
 
     Only the first pass sees all scores: few blocks have one that is large enough.
     """
-    blocks = scores.unflatten(1, (-1, math.gcd(scores.shape[1], _BLOCK)))
+    size = math.gcd(scores.shape[1], _BLOCK)
+    blocks = scores.view(len(scores), -1, size)
     best = blocks.amax(dim=2)
     limit = best.amax(dim=1, keepdim=True) - slack
     if not torch.isfinite(limit).all():
         raise ValueError("cannot quantize: the vectors hold NaN or infinite values")
     rows, places = (best >= limit).nonzero().unbind(1)
     near, columns = (blocks[rows, places] >= limit[rows]).nonzero().unbind(1)
-    return torch.stack([rows[near], places[near] * blocks.shape[2] + columns], dim=1)
+    return torch.stack([rows[near], places[near] * size + columns], dim=1)
 
 
 def _at_once(codebook: Tensor) -> int:
