@@ -5,6 +5,8 @@ import os
 # Two tests run at a time; more threads than cores would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import atexit
+import gc
 import io
 import logging
 import subprocess
@@ -86,6 +88,7 @@ def run():
             _warn_on_standard_error()
             with pytest.raises(SystemExit) as end:
                 main()
+            atexit.unregister(gc.freeze)  # which is for a process that ends with its command
         for name in ("stdout", "stderr"):
             streams[name].flush()
         output = (streams[name].buffer.getvalue() for name in ("stdout", "stderr"))

@@ -153,6 +153,8 @@ def test_altered_weights_are_refused(tmp_path):
         ({"tokcodec.code_id": None}, "lacks tokcodec.code_id"),
         ({"tokcodec.provenance": "{"}, "provenance is no JSON object"),
         ({"tokcodec.provenance": "[1]"}, "provenance is no JSON object"),
+        ({"tokcodec.reads": "{}"}, "reads is no JSON array"),
+        ({"tokcodec.reads": '["98b04ac0"]'}, "reads holds what is no code_id"),
     ],
 )
 def test_bad_metadata(metadata, message, tmp_path):

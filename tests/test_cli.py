@@ -1,5 +1,6 @@
 """The command on real photos, as a user runs it."""
 
+import io
 import json
 import os
 import shutil
@@ -106,6 +107,19 @@ def test_a_folder_with_bad_pictures(run, folder, tmp_path):
     assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns == before
     run("decode", out, "-o", tmp_path / "back", "-f")
     assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns > before
+
+
+def test_formats_of_decoded_pictures(run, tmp_path):
+    run("encode", PHOTOS[1], "-o", tmp_path / "tokens" / "c.tok")
+    run("decode", tmp_path / "tokens", "-o", tmp_path)
+    run("decode", tmp_path / "tokens", "-o", tmp_path, "--format", "webp")
+    run("decode", tmp_path / "tokens", "-o", tmp_path / "small", "--png-level", "9")
+    assert Image.open(tmp_path / "c.webp").format == "WEBP"
+    fast, small = tmp_path / "c.png", tmp_path / "small" / "c.png"
+    assert small.stat().st_size < fast.stat().st_size
+    assert np.array_equal(np.asarray(Image.open(small)), np.asarray(Image.open(fast)))
+    piped = run("decode", tmp_path / "tokens" / "c.tok", "-o", "-", "--format", "jpg").stdout
+    assert Image.open(io.BytesIO(piped)).format == "JPEG"
 
 
 def test_running_again_does_what_is_left(run, folder, tmp_path):

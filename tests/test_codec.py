@@ -1,4 +1,5 @@
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -6,10 +7,11 @@ import torch
 from conftest import GOLDEN, PHOTOS
 from PIL import Image
 
-from tokcodec import Codec, TokenFile
+from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.codec import default_batch_size
 from tokcodec.errors import CheckpointError, DeviceError, PictureError, TokenFileError
 from tokcodec.geometry import FITS as ALL_FITS
+from tokcodec.picture import read_squares
 from tokcodec.train.presets import PRESETS
 
 FITS = tuple(fit for fit in ALL_FITS if fit != "native")  # of which test_native.py is
@@ -37,6 +39,41 @@ def test_neighbours_order_and_workers_change_no_code(codec, pictures, fit):
     for shift in range(codec.batch_size):
         turned = pictures[shift:] + pictures[:shift]
         assert codec.compress_batch(turned, fit) == alone[shift:] + alone[:shift]
+
+
+def test_workers_leave_torchs_threads_as_they_were(codec, pictures):
+    def threads_of_a_new_one():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        found = []
+        for _ in codec.compress_stream(pictures, workers=2):
+            found.append(torch.get_num_threads())
+        assert found == [2] * len(pictures)
+        assert (torch.get_num_threads(), threads_of_a_new_one()) == (2, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", [header.name for header in checkpoint.bundled()])
+def test_threads_of_torch_change_no_bit_of_z(name):
+    # So that it does not matter whether a batch is alone, with all threads, or one of many.
+    codec = Codec.load(name, device="cpu")
+    squares = [read_squares(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    pixels = codec.seen(torch.from_numpy(np.concatenate(squares * 5)))
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(codec.model.z(pixels))
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_token_files_say_what_they_are(codec, pictures):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -18,12 +19,13 @@ import pytest
 from conftest import COMMAND, DATA, GOLDEN, PHOTOS
 from PIL import Image
 
-from tokcodec import Codec, TokenFile
+from tokcodec import Codec, TokenFile, sources
 from tokcodec.errors import DatasetError, OutputError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
+from tokcodec.dataset import step  # noqa: E402
 from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size  # noqa: E402
 from tokcodec.dataset.export import export  # noqa: E402
 from tokcodec.dataset.lock import locked  # noqa: E402
@@ -363,6 +365,29 @@ def test_urls(codec, many, tmp_path):
     assert rows(tmp_path / "a.parquet") == rows(tmp_path / "b.parquet")
     with open_input(f"file://{many}/cat/0000.png") as file:
         assert file.read() == (many / "cat" / "0000.png").read_bytes()
+
+
+def test_the_next_shard_is_read_while_one_is_written(codec, many, tmp_path, monkeypatch):
+    begun = threading.Event()
+
+    def read(path):
+        if path.endswith("0150.png"):
+            begun.set()
+        return read_file(path)
+
+    def write(*arguments):
+        assert begun.wait(60)
+        return write_rows(*arguments)
+
+    read_file, write_rows = sources._read_file, step.write_rows
+    monkeypatch.setattr(sources, "_read_file", read)
+    monkeypatch.setattr(step, "write_rows", write)
+    pictures = sorted((many / "cat").iterdir())[:100]
+    assert pictures[75].name == "0150.png"
+    go(codec, pictures, tmp_path / "out", rows_per_shard=60, workers=2)
+    monkeypatch.undo()
+    go(codec, pictures, tmp_path / "alone", rows_per_shard=60)
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
 
 
 def test_views(codec, tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 
 pytest.importorskip("torchmetrics")
 
-from tokcodec import Codec, TokenFile, checkpoint
+from tokcodec import TokenFile, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
@@ -31,8 +31,7 @@ pytestmark = pytest.mark.metrics
 
 @pytest.fixture(scope="module")
 def square():
-    config = Codec.load("tokcodec-16").config.preprocessing
-    return Image.fromarray(read_squares(PHOTOS[2], config, "crop").pixels[0])
+    return Image.fromarray(read_squares(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
 
 
 def test_psnr_is_exact():
@@ -127,7 +126,7 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     assert coded["others"][1]["psnr"] < second["others"][1]["psnr"]
 
     # The same by the other commands.
-    config = Codec.load("tokcodec-64").config.preprocessing
+    config = PreprocessingConfig()
     cropped = tmp_path / "cropped"
     cropped.mkdir()
     for photo in PHOTOS:

@@ -1,6 +1,10 @@
 import dataclasses
 import io
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +16,11 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import OutputError, PictureError
 from tokcodec.geometry import FITS, place
-from tokcodec.picture import read_squares, save, to_image, to_rgb
+from tokcodec.picture import _to_srgb, read_squares, save, to_image, to_rgb
 
 SMALL = PreprocessingConfig(image_size=64)
 REDUCED = PreprocessingConfig(image_size=64, reduced_jpeg=True)
+DIRECT = PreprocessingConfig(image_size=64, pixel_scale=2, reduced_jpeg=True, resize="direct")
 COFFEE = DATA / "coffee.jpg"  # 600x400
 
 
@@ -33,7 +38,9 @@ def one_pixel(image):
 # The whole path, pinned: a non-square JPEG to the pixels that reach a model. The reduced one
 # differs only where Pillow's draft may be used. (Tiles: see test_tiles_lose_nothing.)
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
-@pytest.mark.parametrize(("name", "config"), [("plain", SMALL), ("reduced", REDUCED)])
+@pytest.mark.parametrize(
+    ("name", "config"), [("plain", SMALL), ("reduced", REDUCED), ("direct", DIRECT)]
+)
 def test_golden_pixels(fit, name, config):
     expected = np.load(GOLDEN / "coffee-pixels.npz")[f"{name}_{fit}"]
     squares = read_squares(COFFEE, config, fit)
@@ -42,7 +49,26 @@ def test_golden_pixels(fit, name, config):
     assert np.array_equal(squares.pixels, expected)
 
 
-def test_reduction_never_goes_below_twice_the_target(monkeypatch):
+# libjpeg-turbo takes what instructions a processor has; Pillow's resizing has no such ways.
+@pytest.mark.parametrize("instructions", ["NONE", "SSE2", "AVX2"])
+def test_golden_pixels_on_other_processors(instructions):
+    program = (
+        "import numpy as np, test_picture as t\n"
+        "golden = np.load(t.GOLDEN / 'coffee-pixels.npz')\n"
+        "for name, expected in golden.items():\n"
+        "    kind, fit = name.split('_')\n"
+        "    config = {'plain': t.SMALL, 'reduced': t.REDUCED, 'direct': t.DIRECT}[kind]\n"
+        "    assert np.array_equal(t.read_squares(t.COFFEE, config, fit).pixels, expected), name"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, f"JSIMD_FORCE{instructions}": "1"},
+        cwd=Path(__file__).parent,
+        check=True,
+    )
+
+
+def test_reduction_never_goes_below_what_is_needed(monkeypatch):
     opened = []
     original = JpegImagePlugin.JpegImageFile.draft
 
@@ -53,21 +79,25 @@ def test_reduction_never_goes_below_twice_the_target(monkeypatch):
 
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "draft", spy)
     photo = Image.open(COFFEE)
-    for width, height, fit, reduced in [
-        (1024, 1024, "stretch", (128, 128)),
-        (1023, 1024, "stretch", (256, 256)),
-        (2048, 512, "stretch", (512, 128)),
-        (1024, 512, "crop", (256, 128)),
-        (1024, 512, "pad", (128, 64)),
-        (100, 100, "stretch", (100, 100)),
+    for width, height, fit, reduced, direct in [
+        (1024, 1024, "stretch", (128, 128), (128, 128)),
+        (1023, 1024, "stretch", (256, 256), (128, 128)),
+        (2048, 512, "stretch", (512, 128), (256, 64)),
+        (1024, 512, "crop", (256, 128), (128, 64)),
+        (1024, 512, "pad", (128, 64), (128, 64)),
+        (128, 64, "crop", (128, 64), (64, 32)),
+        (127, 63, "crop", (127, 63), (127, 63)),
+        (100, 100, "stretch", (100, 100), (50, 50)),
     ]:
-        read_squares(encoded(photo.resize((width, height)), "JPEG"), REDUCED, fit)
-        assert opened.pop() == reduced, (width, height, fit)
+        file = encoded(photo.resize((width, height)), "JPEG")
+        for config, size in ((REDUCED, reduced), (DIRECT, direct)):
+            read_squares(file, config, fit)
+            assert opened.pop() == size, (width, height, fit)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("config", [SMALL, REDUCED])
+@pytest.mark.parametrize("config", [SMALL, REDUCED, DIRECT])
 def test_exif_orientation(orientation, kind, config):
     # Four coloured quarters: red, green above blue, white; stored so that turning restores them.
     upright = Image.new("RGB", (640, 320), "white")
@@ -89,11 +119,12 @@ def test_exif_orientation(orientation, kind, config):
     squares = read_squares(encoded(stored, kind, exif=exif), config, "stretch")
     assert (squares.width, squares.height) == (640, 320)
     pixels = squares.pixels[0].astype(int)
+    near, far = config.read_size // 4, 3 * config.read_size // 4
     for at, colour in {
-        (16, 16): (255, 0, 0),
-        (16, 48): (0, 255, 0),
-        (48, 16): (0, 0, 255),
-        (48, 48): (255, 255, 255),
+        (near, near): (255, 0, 0),
+        (near, far): (0, 255, 0),
+        (far, near): (0, 0, 255),
+        (far, far): (255, 255, 255),
     }.items():
         assert np.abs(pixels[at] - colour).max() <= 3, (at, colour)
 
@@ -165,15 +196,70 @@ def profile_with_red_and_green_swapped():
     return (head.ljust(68, b"\0") + illuminant).ljust(128, b"\0") + table + body
 
 
-def test_icc_profile_becomes_srgb():
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.mark.parametrize("config", [SMALL, DIRECT])
+def test_icc_profile_becomes_srgb(config):
     image = Image.new("RGB", (4, 4), (200, 60, 30))
     file = encoded(image, icc_profile=profile_with_red_and_green_swapped())
-    shown = read_squares(file, SMALL, "stretch").pixels[0, 0, 0].astype(int)
+    shown = read_squares(file, config, "stretch").pixels[0, 0, 0].astype(int)
     assert np.abs(shown - (60, 200, 30)).max() <= 6  # a plain 2.2 is not quite sRGB's curve
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for profile in (srgb, b"broken"):
+    for profile in (SRGB, b"broken"):
         file = encoded(image, icc_profile=profile)
-        assert tuple(read_squares(file, SMALL, "stretch").pixels[0, 0, 0]) == (200, 60, 30)
+        assert tuple(read_squares(file, config, "stretch").pixels[0, 0, 0]) == (200, 60, 30)
+
+
+def test_a_transform_is_left_out_only_where_it_changes_no_colour():
+    # All levels of each channel alone, and of all three in every mixture of every third level.
+    levels = np.arange(0, 256, 3, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 1, 3)
+    ramps = np.zeros((3, 256, 3), np.uint8)
+    for channel in range(3):
+        ramps[channel, :, channel] = np.arange(256)
+    image = Image.fromarray(np.concatenate([colours, ramps.reshape(-1, 1, 3)]))
+    target = ImageCms.createProfile("sRGB")
+    for profile, changes in ((SRGB, False), (profile_with_red_and_green_swapped(), True)):
+        expected = ImageCms.profileToProfile(image, io.BytesIO(profile), target, outputMode="RGB")
+        assert (expected.tobytes() != image.tobytes()) == changes
+        image.info["icc_profile"] = profile
+        assert to_rgb(image).tobytes() == expected.tobytes()
+        assert (_to_srgb(profile, "RGB") is not None) == changes
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.sampled_from(["bicubic", "adm", "lanczos"]),
+    st.integers(1, 80),
+)
+def test_what_is_cut_off_is_not_missed(width, height, resize, side):
+    # The same by Pillow's plainest calls: all of it resized, then cut.
+    image = Image.open(COFFEE).convert("RGB").resize((width, height))
+    placement = place("crop", width, height, side, resize)
+    whole = image
+    for _ in range(placement.halvings):
+        whole = whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.BOX)
+    lanczos = resize == "lanczos"
+    resampling = Image.Resampling.LANCZOS if lanczos else Image.Resampling.BICUBIC
+    left, top = (-offset for offset in placement.offset)
+    cut = whole.resize(placement.resized, resampling).crop((left, top, left + side, top + side))
+    config = PreprocessingConfig(image_size=side, resize=resize)
+    assert np.array_equal(read_squares(image, config, "crop").pixels[0], np.asarray(cut))
+
+
+@given(st.sampled_from(FITS), st.integers(1, 300), st.integers(1, 300))
+def test_direct_squares_lie_where_exact_ones_do(fit, width, height):
+    # A smooth picture, so that the way it is resized hardly matters, and a shift would.
+    across, down = np.arange(width) * 200 / width, np.arange(height) * 200 / height
+    smooth = np.stack(np.broadcast_arrays(across, down[:, None], 90), axis=-1) + 20
+    image = Image.fromarray(smooth.astype(np.uint8))
+    exact = read_squares(image, SMALL, fit, multiple=64).pixels
+    direct = read_squares(image, DIRECT, fit, multiple=64).pixels
+    n, rows, columns, _ = direct.shape
+    means = exact.reshape(n, rows, 2, columns, 2, 3).mean(axis=(2, 4))
+    step = 200 / min(width, height)  # beyond the edges, the last pixel of each is repeated
+    assert np.abs(direct - means).max() <= 3 + 2 * step
 
 
 def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
@@ -230,8 +316,12 @@ def test_what_goes_in_comes_out(fit, width, height):
     # A picture of one colour survives any fit exactly, in its own size.
     image = Image.new("RGB", (width, height), (12, 200, 99))
     squares = read_squares(image, SMALL, fit, multiple=64)
+    direct = read_squares(image, DIRECT, fit, multiple=64).pixels
+    assert (direct == (12, 200, 99)).all()
+    assert len(direct) == len(squares.pixels)
     if fit != "native":
         assert squares.pixels.shape[1:] == (64, 64, 3)
+        assert direct.shape[1:] == (32, 32, 3)
     back = to_image(squares.pixels, place(fit, width, height, 64), None)
     short = min(width, height)
     assert back.size == ((short, short) if fit == "crop" else (width, height))
@@ -257,6 +347,15 @@ def test_save(tmp_path):
     image = Image.new("RGB", (3, 2), "red")
     assert save(image, tmp_path / "a.jpg") == (tmp_path / "a.jpg").stat().st_size
     assert Image.open(tmp_path / "a.jpg").format == "JPEG"
+    sizes = {}
+    for level in (1, 6):
+        stream = io.BytesIO()
+        sizes[level] = save(Image.open(COFFEE), stream, png_level=level)
+        assert np.array_equal(np.asarray(Image.open(stream)), np.asarray(Image.open(COFFEE)))
+    assert sizes[6] < sizes[1] == len(encoded(Image.open(COFFEE), compress_type=3).getvalue())
+    stream = io.BytesIO()
+    save(image, stream, ".webp")
+    assert Image.open(stream).format == "WEBP"
     with pytest.raises(PictureError, match=r"a\.xyz: Pillow writes no such format"):
         save(image, tmp_path / "a.xyz")
     (tmp_path / "file").write_text("")

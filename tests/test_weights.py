@@ -1,11 +1,14 @@
 """The bundled checkpoints, through the command, against what was measured."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
 
-from tokcodec import checkpoint
+from tokcodec import Codec, checkpoint
 
 # Measured by encode and decode when they were bundled, on centre crops of 256x256.
 MEASURED = {
@@ -44,12 +47,33 @@ def test_the_files_are_sound_and_small(name):
     assert header.provenance["held_out_psnr"] > header.provenance["held_out_psnr_at_start"]
 
 
-# Token files made before a change of these ids are not decoded by what is bundled after it.
+# Token files made before a change of these ids are only decoded by what is bundled after it where
+# the checkpoint lists the former ids.
 def test_the_ids_of_the_bundled_checkpoints():
     assert {
         header.name: (header.code_id[:8], header.prior_id[:8]) for header in checkpoint.bundled()
     } == {
-        "tokcodec-16": ("98b04ac0", "b6df4a46"),
-        "tokcodec-64": ("8d83a3b4", "e4c60ba7"),
-        "tokcodec-256": ("3d0eaa83", "a47de2a9"),
+        "tokcodec-16": ("a5571c8c", "b6df4a46"),
+        "tokcodec-64": ("64ae1563", "e4c60ba7"),
+        "tokcodec-256": ("2ce9f378", "a47de2a9"),
     }
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_files_of_the_former_ids_are_decoded(run, tmp_path, coded):
+    codec = Codec.load("tokcodec-64", device="cpu", batch_size=1)
+    token_file = codec.compress(DATA / "coffee.png", coded=coded)
+    former = dataclasses.replace(token_file, code_id=bytes.fromhex(codec.header.reads[0][:8]))
+    assert former.entropy_coded == coded
+    token_file.save(tmp_path / "now.tok")
+    former.save(tmp_path / "then.tok")
+    assert (tmp_path / "now.tok").read_bytes() != (tmp_path / "then.tok").read_bytes()
+    run("decode", tmp_path)
+    assert (tmp_path / "now.png").read_bytes() == (tmp_path / "then.png").read_bytes()
+    facts = json.loads(run("inspect", tmp_path / "then.tok", "--json").stdout)
+    assert facts["model"] == "tokcodec-64"
+    # It is another's file where pictures are encoded, and is kept.
+    (tmp_path / "a.png").write_bytes((DATA / "coffee.png").read_bytes())
+    former.save(tmp_path / "a.png.tok")
+    refused = run("encode", tmp_path / "a.png", status=1)
+    assert b"is there, of another model; -f overwrites it" in refused.stderr
