@@ -14,6 +14,7 @@ from torch.nn.functional import avg_pool2d
 
 from tokcodec import Codec
 from tokcodec.checkpoint import bundled
+from tokcodec.config import PreprocessingConfig
 from tokcodec.picture import read_squares
 
 
@@ -27,7 +28,7 @@ def ratio(pixels: Tensor, patch_size: int) -> float:
 def main(paths: list[str]) -> None:
     for header in bundled():
         codec, config = Codec.load(header), header.config
-        read = [read_squares(path, config.preprocessing, "crop").pixels for path in paths]
+        read = [read_squares(path, PreprocessingConfig(), "crop").pixels for path in paths]
         originals = torch.from_numpy(np.concatenate(read)).permute(0, 3, 1, 2) / 255
         decoded = codec.decode(codec.encode(originals))
         scale, side = config.preprocessing.pixel_scale, config.encoder.patch_size

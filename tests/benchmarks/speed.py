@@ -88,7 +88,7 @@ def files(name: str) -> None:
     encode = FILES / (time.perf_counter() - begun)
     begun = time.perf_counter()
     items = ((TokenFile.load(path.with_suffix(".tok")), None) for path in sources)
-    for path, image in zip(sources, codec.decompress_stream(items), strict=True):
+    for path, image in zip(sources, codec.decompress_stream(items, workers=2), strict=True):
         assert isinstance(image, Image.Image)
         save(image, path.with_suffix(".png"))
     decode = FILES / (time.perf_counter() - begun)

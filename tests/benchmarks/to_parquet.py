@@ -1,20 +1,25 @@
 """Pictures a second from JPEG files to Parquet: python tests/benchmarks/to_parquet.py
 
 For weights of the size of TiTok-S-128 (random) and for each bundled checkpoint: ``tokenize``, the
-encoder alone on tensors that are ready, reading and resizing alone, the plain loop of
-``plain_loop.py``, and the best matrix product, all in one run and in turns.
+encoder alone on squares that are ready, reading and resizing alone, and what the two together
+allow when they share the cores; the plain loop of ``plain_loop.py``; the way that ``tokenize`` was
+before, without writing; and the best matrix product. All in one run and in turns.
 """
 
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from plain_loop import plain_loop
 from published import S128, encoder_operations
+from reading import former
 from speed import matrix_product
 
 from tokcodec import Codec, checkpoint
@@ -64,8 +69,10 @@ def photos(folder: Path, count: int) -> Path:
 def measure(name: str, codec: Codec, folder: Path) -> None:
     files = sorted(folder.glob("*.jpg"))
     count = len(files)
-    side = codec.config.preprocessing.image_size
-    ready = torch.rand(4 * codec.batch_size, 3, side, side)
+    config = codec.config.preprocessing
+    side = config.read_size
+    ready = np.random.default_rng(0).integers(0, 256, (codec.batch_size, side, side, 3), np.uint8)
+    batches = max(WORKERS, count // 4 // len(ready))
 
     def tokenize() -> None:
         settings = Settings("crop", batch_size=codec.batch_size)
@@ -74,37 +81,55 @@ def measure(name: str, codec: Codec, folder: Path) -> None:
         output = Path(tempfile.mkdtemp()) / "out.parquet"
         assert run(task, ShardStep(task, codec, WORKERS), output) == (count, 0)
 
-    def read() -> None:
-        config = codec.config.preprocessing
-        for _ in map_ahead(lambda f: read_squares(f, config, "crop"), files, WORKERS, 64):
+    def on_workers(work: Callable[[Any], object], items: Sequence[Any]) -> None:
+        for _ in map_ahead(work, items, WORKERS, 64, lambda: torch.set_num_threads(1)):
             pass
 
+    def read() -> None:
+        on_workers(lambda path: read_squares(path, config, "crop"), files)
+
     def encoder() -> None:
-        for _ in range(count // len(ready)):
-            codec.encode(ready)
+        on_workers(lambda _: codec.encode_squares(ready), range(batches))
 
     def plain() -> None:
         plain_loop(codec.model, folder, folder / "plain.npz")
 
-    encoder_count = count // len(ready) * len(ready)
-    rates = {"tokenize": 0.0, "encoder alone": 0.0, "plain loop": 0.0, "reading alone": 0.0}
+    def before() -> None:
+        # Readers beside a model that has all of torch's threads; squares of 256 pixels as floats,
+        # four batches together, averaged by the model.
+        opened = map_ahead(lambda p: former(p, config.reduced_jpeg), files, WORKERS, 64)
+        while group := list(islice(opened, 4 * codec.batch_size)):
+            pixels = torch.from_numpy(np.concatenate(group)).permute(0, 3, 1, 2).float() / 255
+            for part in pixels.split(codec.batch_size):
+                with torch.inference_mode():
+                    codec.model.encode(codec.model.shrink(part))
+
+    ways = {
+        "tokenize": (tokenize, count),
+        "encoder alone": (encoder, batches * len(ready)),
+        "reading alone": (read, count),
+        "as before": (before, count),
+        "plain loop": (plain, count),
+    }
+    rates = dict.fromkeys(ways, 0.0)
     peak = 0.0
     for _ in range(ROUNDS):  # in turns, because the speed of a machine drifts
         peak = max(peak, matrix_product())
-        for kind, function, pictures in (
-            ("tokenize", tokenize, count),
-            ("encoder alone", encoder, encoder_count),
-            ("plain loop", plain, count),
-            ("reading alone", read, count),
-        ):
+        for kind, (function, pictures) in ways.items():
+            threads = torch.get_num_threads()
             rates[kind] = max(rates[kind], pictures / seconds(function))
-    share = rates["tokenize"] / rates["encoder alone"]
-    ratio = rates["tokenize"] / rates["plain loop"]
+            torch.set_num_threads(threads)
+    own, encoding, reading = (rates[n] for n in ("tokenize", "encoder alone", "reading alone"))
     print(f"{name}: " + ", ".join(f"{kind} {rate:.1f}/s" for kind, rate in rates.items()))
-    print(f"{name}: tokenize {share:.0%} of the encoder alone, {ratio:.2f} times the plain loop")
+    print(
+        f"{name}: tokenize {own / min(encoding, reading):.0%} of the slower of encoder and reading "
+        f"alone, {own * (1 / encoding + 1 / reading):.0%} of both in turn, "
+        f"{own / rates['as before']:.2f} times as before, "
+        f"{own / rates['plain loop']:.2f} times the plain loop"
+    )
     if name == "titok-s128":
         operations = encoder_operations(codec.config)
-        part = rates["tokenize"] * operations / peak
+        part = own * operations / peak
         print(f"{name}: {part:.0%} of the best matrix product ({peak / 1e9:.0f} GFLOP/s)")
 
 
