@@ -115,6 +115,7 @@ def test_only_train_knows_train_and_its_command():
         ["stats", GOLDEN / "v1-16-stretch.tok"],
         ["inspect", GOLDEN / "v1-16-stretch.tok"],
         ["models"],
+        ["encode", "coffee.png", "-o", "-"],
     ],
     ids=lambda a: " ".join(map(str, a[:1])),
 )

@@ -179,16 +179,8 @@ class Codec:
             if isinstance(picture, PictureError):
                 yield picture
                 continue
-            yield TokenFile(
-                codes[:, :kept].reshape(-1),
-                self.config.quantizer.bits,
-                bytes.fromhex(self.header.code_id[:8]),
-                picture.width,
-                picture.height,
-                fit,
-                prior,
-                self.config.place(fit, picture.width, picture.height)[1] if prior else (),
-            )
+            width, height = picture.width, picture.height
+            yield TokenFile.of(self.header, codes[:, :kept], width, height, fit, prior)
 
     def encode_stream(
         self,

@@ -80,6 +80,23 @@ class TokenFile:
     prior: Prior | None = None
     code_shape: tuple[int, ...] = ()
 
+    @classmethod
+    def of(
+        cls,
+        header: Header,
+        codes: Codes,
+        width: int,
+        height: int,
+        fit: Fit,
+        prior: Prior | None = None,
+    ) -> Self:
+        """Of codes [n, N] that a checkpoint gave for the n squares of a picture."""
+        config = header.config
+        shape = config.place(fit, width, height)[1] if prior else ()
+        code_id = bytes.fromhex(header.code_id[:8])
+        bits = config.quantizer.bits
+        return cls(codes.reshape(-1), bits, code_id, width, height, fit, prior, shape)
+
     def __post_init__(self) -> None:
         if len(self.code_id) != 4:
             raise ValueError("code_id must be the first 4 bytes of it")

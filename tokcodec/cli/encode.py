@@ -3,7 +3,7 @@
 import math
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +27,7 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Tally
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.errors import OutputError, TokcodecError, TokenFileError
+from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
 from tokcodec.geometry import Fit
 from tokcodec.parallel import map_ahead
 
@@ -114,11 +114,15 @@ def encode(
 
         records = todo()
         if first := next(records, None):
-            from tokcodec.codec import Codec
+            results: Iterable[TokenFile | TokcodecError]
+            if count == 1:
+                results = [_alone(header, first, fit, colour, tokens, prior, device, batch_size)]
+            else:
+                from tokcodec.codec import Codec
 
-            codec = Codec.load(header, device, batch_size)
-            images = chain([first], records)
-            results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
+                codec = Codec.load(header, device, batch_size)
+                images = chain([first], records)
+                results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
             pairs = ((begun.popleft(), result) for result in results)
             for job, written in map_ahead(_write, pairs, workers, 4 * workers):
                 if isinstance(written, TokcodecError):
@@ -127,6 +131,35 @@ def encode(
                 what = f"{written.file_bytes} bytes, {len(written.codes)} codes of {header.name}"
                 tally.done(job, written.file_bytes, what)
     tally.close()
+
+
+def _alone(
+    header: "Header",
+    record: "Record",
+    fit: Fit,
+    background: tuple[int, int, int],
+    tokens: int | None,
+    prior: "Prior | None",
+    device: str,
+    batch_size: int | None,
+) -> "TokenFile | TokcodecError":
+    """The only picture, without torch where that is the same."""
+    from tokcodec.model import plain
+    from tokcodec.picture import read_squares
+    from tokcodec.tokenfile import TokenFile
+
+    config = header.config
+    try:
+        picture = read_squares(record, config.preprocessing, fit, background, config.multiple)
+    except PictureError as error:
+        return error
+    codes = plain.encode(header, picture.pixels) if device != "cuda" else None
+    if codes is None:
+        from tokcodec.codec import Codec
+
+        codes = Codec.load(header, device, batch_size).encode_squares(picture.pixels)
+    kept = codes[:, : tokens if config.prefix_codes else None]
+    return TokenFile.of(header, kept, picture.width, picture.height, fit, prior)
 
 
 def _write(
