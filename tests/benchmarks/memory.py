@@ -1,6 +1,7 @@
-"""Peak memory of ``tokenize`` on 2,000 and on 40,000 pictures: python tests/benchmarks/memory.py
+"""Peak memory of ``tokenize``: python tests/benchmarks/memory.py
 
-The pictures are one small JPEG under many names, the weights the tiny ones of the tests.
+Of what must be loaded alone; of 2,000 and 40,000 pictures with the tiny weights of the tests; and
+of 2,000 with each bundled checkpoint. The pictures are one small JPEG under many names.
 """
 
 import os
@@ -11,31 +12,40 @@ from pathlib import Path
 
 from PIL import Image
 
+from tokcodec import checkpoint
+
 TESTS = Path(__file__).parents[1]
-PROGRAM = """
-import resource
+PEAK = "\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+COMMAND = """
 from tokcodec.cli import main
 try:
     main()
 except SystemExit as end:
     assert not end.code
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
+
+
+def peak(program: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", program + PEAK, *arguments]
+    return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).split()[-1]
 
 
 def main() -> None:
     folder = Path(tempfile.mkdtemp())
     Image.open(TESTS / "data" / "coffee.jpg").resize((64, 48)).save(folder / "one.jpg")
-    for count in (2_000, 40_000):
+    print(f"torch: {peak('import torch')} MiB")
+    print(f"torch and pyarrow: {peak('import torch, pyarrow.parquet')} MiB")
+    tiny = str(TESTS / "golden" / "patch.safetensors")
+    bundled = [(header.name, 2_000) for header in checkpoint.bundled()]
+    for weights, count in ((tiny, 2_000), (tiny, 40_000), *bundled):
         source = folder / str(count)
-        source.mkdir()
-        for number in range(count):
-            os.link(folder / "one.jpg", source / f"{number:06}.jpg")
-        arguments = ["tokenize", str(source), "-o", str(folder / f"out{count}"), "--weights"]
-        peak = subprocess.check_output(
-            [sys.executable, "-c", PROGRAM, *arguments, str(TESTS / "golden" / "patch.safetensors")]
-        )
-        print(f"{count:,} pictures: {int(peak)} MiB")
+        if not source.exists():
+            source.mkdir()
+            for number in range(count):
+                os.link(folder / "one.jpg", source / f"{number:06}.jpg")
+        output = str(folder / f"{Path(weights).stem}-{count}")
+        taken = peak(COMMAND, "tokenize", str(source), "-o", output, "--weights", weights)
+        print(f"{Path(weights).stem}, {count:,} pictures: {taken} MiB")
 
 
 if __name__ == "__main__":
