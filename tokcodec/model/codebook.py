@@ -14,7 +14,7 @@ from tokcodec.model.quantizer import Quantizer
 
 # Scores held at once, of no fewer rows than so many, and candidates compared at once: these bound
 # the memory whatever K is.
-_SCORES = 1 << 21
+_SCORES = 1 << 20
 _ROWS = 8
 _CANDIDATES = 1 << 17
 _BLOCK = 128  # scores that are looked at together
