@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,6 +57,35 @@ def test_workers_leave_torchs_threads_as_they_were(codec, pictures):
         assert (torch.get_num_threads(), threads_of_a_new_one()) == (2, 2)
     finally:
         torch.set_num_threads(before)
+
+
+def test_workers_read_one_batch_together(codec, pictures):
+    together = threading.Barrier(4, timeout=60)
+
+    def read(picture):
+        together.wait()
+        return read_squares(picture, codec.config.preprocessing, "stretch")
+
+    found = list(codec.encode_stream(pictures[:4], read, workers=4))
+    assert len(found) == codec.batch_size == 4
+
+
+def test_squares_of_several_tiled_pictures_fill_a_batch(codec, pictures, monkeypatch):
+    rows = []
+    monkeypatch.setattr(codec, "_codes", lambda pixels: rows.append(len(pixels)) or codes(pixels))
+    codes = Codec._codes.__get__(codec)
+    two = [pictures[3].crop((0, 0, 64, 32))] * 8
+    assert len(codec.compress_batch(two, "tile")) == 8
+    assert rows == [4, 4, 4, 4]
+
+
+def test_what_the_caller_set_outlives_workers(codec, pictures):
+    torch.set_float32_matmul_precision("medium")
+    try:
+        list(codec.compress_stream(pictures * 4, workers=4))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("name", [header.name for header in checkpoint.bundled()])

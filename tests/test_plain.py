@@ -59,6 +59,23 @@ def test_what_it_cannot_do():
         assert plain.encode(other, squares[:1, :side, :side]) is None
 
 
+def test_torch_says_nothing_more(run, tmp_path, tiny):
+    said = run("encode", "-", "-o", tmp_path / "a.tok", "--weights", tiny, stdin=PHOTO).stderr
+    assert (
+        said.decode()
+        == f"tokcodec: standard input -> {tmp_path / 'a.tok'}: 29 bytes, 16 codes of patch\n"
+    )
+
+
+def test_an_incomplete_checkpoint(run, tmp_path):
+    header, tensors = checkpoint.read(checkpoint.find("tokcodec-16").path)
+    del tensors["encoder.to_code.bias"]
+    checkpoint.write(tmp_path / "a.safetensors", header.config, tensors, {})
+    arguments = ("-o", tmp_path / "a.tok", "--weights", tmp_path / "a.safetensors")
+    refused = run("encode", DATA / "coffee.png", *arguments, status=1)
+    assert b"tensor encoder.to_code.bias: the config asks for" in refused.stderr
+
+
 def test_a_damaged_checkpoint(tmp_path):
     data = bytearray(checkpoint.find("tokcodec-16").path.read_bytes())
     data[-1] ^= 1

@@ -33,7 +33,7 @@ _Item = tuple[Placement, Size | None]
 _NOTHING: Rows = np.empty(0)  # rows of a picture that could not be read
 
 BATCH_SIZE = 16
-_TILED_AT_ONCE = 4  # pictures: few of them wait in memory, and their squares fill batches
+_BATCHES_AHEAD = 4  # that pictures are read for while the model runs
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
 
@@ -183,46 +183,33 @@ class Codec:
             yield TokenFile.of(self.header, codes[:, :kept], width, height, fit, prior)
 
     def encode_stream(
-        self,
-        items: Iterable[T],
-        read: Callable[[T], R],
-        workers: int = 1,
-        fit: Fit = "crop",
-        views: int = 1,
+        self, items: Iterable[T], read: Callable[[T], R], workers: int = 1, fit: Fit = "crop"
     ) -> Iterator[tuple[R, Rows]]:
         """What ``read`` makes of each item, in order, and codes int64 [n, N] of its n squares.
 
         Where that is no ``Squares``, but an error, it goes through; ``Squares`` come without
         their pixels.
 
-        Each of ``workers`` threads reads the pictures of a batch and then runs the model on it, on
-        a single one of torch's threads. So there is work for every worker whether it is reading
-        or the model that takes long, and no two pools of threads fight for the cores. A single
-        batch, or a single worker, has all of torch's threads for the model.
+        As many threads read, and as many run the model, a batch each, on a single one of torch's
+        threads: so every core has work whether it is reading or the model that takes long, and
+        none waits for another. A single batch, or a single worker, has all of torch's threads.
 
         Args:
             items: anything that stands for a picture.
             read: gives a picture's squares.
-            workers: threads.
+            workers: threads of either kind.
             fit: of the pictures.
-            views: squares a picture, except where ``fit`` is ``tile``.
         """
-        size = {"native": self.native_batch_size, "tile": _TILED_AT_ONCE}.get(
-            fit, max(1, self.batch_size // views)
-        )
-        left = iter(items)
-        chunks = iter(lambda: list(islice(left, size)), [])
+        # A tiled picture may hold hundreds of squares: few of them wait in memory.
+        ahead = workers if fit in ("tile", "native") else _BATCHES_AHEAD * self.batch_size
+        pictures = map_ahead(read, items, workers, ahead)
+        rows = ((p, p.pixels if isinstance(p, Squares) else _NOTHING) for p in pictures)
 
-        def work(chunk: list[T]) -> list[tuple[R, Rows]]:
-            pictures = map(read, chunk)
-            rows = ((p, p.pixels if isinstance(p, Squares) else _NOTHING) for p in pictures)
-            return [
-                (_without_pixels(picture), codes)
-                for group in _groups(rows, self.batch_size)
-                for picture, codes in _run_group(group, self.encode_squares)
-            ]
+        def work(group: list[tuple[R, Rows]]) -> list[tuple[R, Rows]]:
+            results = _run_group(group, self.encode_squares)
+            return [(_without_pixels(picture), codes) for picture, codes in results]
 
-        return _on_workers(chunks, work, workers)
+        return _on_workers(_groups(rows, self.batch_size), work, workers)
 
     def decompress(
         self, token_file: TokenFile, size: Size | None = None, tokens: int | None = None
@@ -353,7 +340,7 @@ class Codec:
     def encode_squares(self, squares: Pixels) -> Rows:
         """Codes int64 [n, N] of squares as ``picture.read_squares`` gives them, uint8
         [n, S, S, 3], or in the native fit of one shape; they cross to the device as bytes."""
-        rows = torch.from_numpy(squares)
+        rows = torch.from_numpy(squares if squares.flags.writeable else squares.copy())
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         size = self.config.preprocessing.read_size
@@ -462,8 +449,8 @@ def _run_group(
 
 def _on_workers(chunks: Iterator[T], work: Callable[[T], list[R]], workers: int) -> Iterator[R]:
     """What ``work`` makes of each chunk, in order, in threads that have one of torch's each."""
-    begun = list(islice(chunks, 2))
-    if workers == 1 or len(begun) < 2:
+    begun = list(islice(chunks, 2)) if workers > 1 else []
+    if len(begun) < 2:
         for chunk in chain(begun, chunks):
             yield from work(chunk)
         return

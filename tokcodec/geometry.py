@@ -8,7 +8,7 @@ from tokcodec.errors import PictureError
 Fit = Literal["stretch", "crop", "pad", "tile", "native"]
 Resize = Literal["bicubic", "adm", "lanczos", "direct"]
 FITS: tuple[Fit, ...] = get_args(Fit)
-_TORCHVISIONS = ("bicubic", "direct")  # whose crop has torchvision's roundings
+_TORCHVISION_CROPS = ("bicubic", "direct")  # whose crop has torchvision's roundings
 
 Size = tuple[int, int]  # width, height
 
@@ -73,7 +73,7 @@ def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubi
     if fit == "crop":
         resized, halvings = _shorter_edge_to(side, size, resize)
         over = (resized[0] - side, resized[1] - side)
-        even = resize in _TORCHVISIONS
+        even = resize in _TORCHVISION_CROPS
         left, top = map(_half_even, over) if even else (n // 2 for n in over)
         short = min(size)
         return Placement(resized, (-left, -top), square, (1, 1), whole, (short, short), halvings)
@@ -98,7 +98,7 @@ def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubi
 def _shorter_edge_to(side: int, size: Size, resize: Resize) -> tuple[Size, int]:
     """Width and height of the picture that a square is cut from, and ``halvings`` before it."""
     width, height = size
-    if resize in _TORCHVISIONS:
+    if resize in _TORCHVISION_CROPS:
         short = min(size)
         return (side * width // short, side * height // short), 0
     halvings = 0

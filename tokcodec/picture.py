@@ -40,6 +40,7 @@ _FILTERS = {
 }
 _PLAIN = ("L", "RGB", "CMYK")  # modes that can be resized as they are
 _PROFILES = 16  # whose transforms are kept; those of printers take megabytes
+_ROUNDING = 1e-6  # pixels that an edge may be off by
 _STEP = 15  # of the levels on which a transform is tried
 WHITE = (255, 255, 255)
 
@@ -50,7 +51,7 @@ class Squares:
 
     Attributes:
         pixels: uint8 [n, S, S, 3], sRGB, S being ``config.read_size``; in the native fit
-            [1, H, W, 3].
+            [1, H, W, 3], smaller by ``config.read_scale``.
         width, height: of the original, after EXIF orientation.
         fit: how it was fitted.
     """
@@ -85,7 +86,8 @@ def read_squares(
     name = _name(source)
     try:
         with _open(source) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            # Of a TIFF, Pillow gives the size that it has when turned.
+            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = image.size[::-1] if turned else image.size
             if max(width, height) > MAX_EDGE:
                 raise PictureError(
@@ -139,7 +141,7 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Imag
         image = image.convert("RGB")
     elif image.mode not in _PLAIN:
         image = image.convert("RGB")
-    transform = _to_srgb(profile, image.mode) if profile else None
+    transform = _to_srgb(bytes(profile), image.mode) if profile else None
     if transform:
         image = ImageCms.applyTransform(image, transform) or image
     if image.mode != "RGB":
@@ -204,7 +206,7 @@ def save(
     """
     if isinstance(target, Path):
         extension = target.suffix.lower()
-    Image.preinit()  # of the common formats, in a tenth of the time for all
+    Image.preinit()  # loads the common formats; to load all takes ten times as long
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)
     if kind not in Image.SAVE:
         raise PictureError(f"{target}: Pillow writes no such format; name it .png, say")
@@ -236,7 +238,7 @@ def _open(source: Source) -> Image.Image:
 @dataclass(frozen=True)
 class _Part:
     """The part of a canvas that shows the picture: edges in pixels of the canvas when that is
-    ``scale`` times smaller, outwards where they fall within one."""
+    ``scale`` times smaller, rounded outwards."""
 
     scale: int
     left: int
@@ -282,18 +284,19 @@ def _resize(
 
 
 def _resize_directly(image: Image.Image, placement: Placement, part: _Part) -> Image.Image:
-    """The part of the picture, from its own pixels, whatever of them that takes."""
+    """The part of the picture, in one step from its own pixels."""
     (width, height), (left, top) = placement.resized, placement.offset
     across, down = image.width / width, image.height / height
     x0, x1 = ((x * part.scale - left) * across for x in (part.left, part.right))
     y0, y1 = ((y * part.scale - top) * down for y in (part.top, part.bottom))
     # Less than a pixel of the result, where the picture ends within one.
-    beyond = [math.ceil(max(0, n)) for n in (-x0, -y0, x1 - image.width, y1 - image.height)]
+    over = (-x0, -y0, x1 - image.width, y1 - image.height)
+    beyond = [math.ceil(max(0, pixels - _ROUNDING)) for pixels in over]
     if any(beyond):
         image = _repeat_edges(image, *beyond)
     box = (
-        x0 + beyond[0],
-        y0 + beyond[1],
+        max(0, x0 + beyond[0]),
+        max(0, y0 + beyond[1]),
         min(x1 + beyond[0], image.width),
         min(y1 + beyond[1], image.height),
     )

@@ -74,7 +74,7 @@ def _codes(source: "Header", path: Path) -> "Iterator[NDArray[Any]]":
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    if dataset.metadata.code_id != source.code_id:
+    if dataset.metadata.code_id not in (source.code_id, *source.reads):
         raise DatasetError(
             f"{path}: its codes are of model {dataset.metadata.code_id[:8]}, "
             f"{source.name} is {source.code_id[:8]}"

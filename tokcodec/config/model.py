@@ -112,7 +112,8 @@ class PreprocessingConfig:
 
     @property
     def read_scale(self) -> int:
-        """How much smaller than ``image_size`` squares are read: they need no more averaging."""
+        """How many times smaller than ``image_size`` squares are read, so that the model need not
+        average them."""
         return self.pixel_scale if self.resize == "direct" else 1
 
     @property

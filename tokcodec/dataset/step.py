@@ -14,7 +14,7 @@ from tokcodec.codec import Codec
 from tokcodec.dataset.plan import Shard
 from tokcodec.dataset.table import Row, write_rows
 from tokcodec.dataset.task import Progress, Task
-from tokcodec.dataset.views import COUNTS, read_views
+from tokcodec.dataset.views import read_views
 from tokcodec.errors import DatasetError, PictureError
 from tokcodec.picture import Squares
 from tokcodec.sources import Record
@@ -44,7 +44,7 @@ class ShardStep:
         rows: list[Row] = []
         failed = 0
         for picture, codes in self.codec.encode_stream(
-            _records(todo), self._read, self.workers, settings.fit, COUNTS[settings.views]
+            _records(todo), self._read, self.workers, settings.fit
         ):
             if not isinstance(picture, _End):
                 rows.extend(self._rows(picture, codes))

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -83,8 +84,8 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
 
     The order of squared distances is that of ``|e|²/2 - z·e``, one float32 matrix product. All
     candidates within its rounding error of the best are compared again in float64, so the answer
-    is exact, and of equals the first. Works in chunks: the memory above the inputs stays below
-    200 MB however large M is, for K up to 2^18, or above the codebook's own size twice that.
+    is exact, and of equals the first. Works in chunks: beside a copy of the codebook, the memory
+    stays below 200 MB however large M is, for K up to 2^18.
     """
     lengths = torch.linalg.vector_norm(codebook, dim=1)
     longest = lengths.max()
@@ -149,10 +150,29 @@ def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor
 @contextlib.contextmanager
 def _full_float32(device: torch.device) -> Iterator[None]:
     """No autocast, no TF32 or bfloat16 inside float32 products, whatever the caller has set."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with _HIGHEST, torch.autocast(device.type, enabled=False):
+        yield
+
+
+class _HighestPrecision:
+    """Torch's setting is the whole process's: the first thread that comes in changes it, and the
+    last that goes out puts it back."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = threading.Lock(), 0, ""
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+            self.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                torch.set_float32_matmul_precision(self.before)
+
+
+_HIGHEST = _HighestPrecision()

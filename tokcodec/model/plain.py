@@ -1,7 +1,7 @@
 """One square's codes without torch, which takes a second to load: the patch encoder in NumPy.
 
-The codes are torch's. Where a second vector is so near that another order of summation could make
-it the best, there are none, and torch is to be asked.
+The codes are torch's, as tested on the bundled models. Where a second vector is so near that
+another order of summation could make it the best, there are none, and torch is to be asked.
 """
 
 import math
@@ -44,7 +44,10 @@ def encode(header: checkpoint.Header, squares: NDArray[np.uint8]) -> NDArray[np.
     tensors = {n: t.astype(np.float32) for n, t in tensors.items() if not n.startswith("decoder.")}
     mean, deviation = np.array(pixels.mean, np.float32), np.array(pixels.std, np.float32)
     normal = (squares[0] / np.float32(255) - mean) / deviation
-    z = _z(encoder, tensors, normal).astype(np.float64)
+    try:
+        z = _z(encoder, tensors, normal).astype(np.float64)
+    except (KeyError, ValueError):  # tensors are missing or misshapen: loading the model says which
+        return None
     vectors = tensors["quantizer.codebook"].astype(np.float64)
     distances: Floats = (vectors * vectors).sum(axis=1) - 2 * (z @ vectors.T)  # less |z|²
     first, second = np.argpartition(distances, 1)[:, :2].T
