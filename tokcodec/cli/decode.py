@@ -106,6 +106,7 @@ def decode(
     )
     fitting = functools.cache(find_by_code_id)
     load = functools.cache(_load)
+    write = functools.partial(_write, extension=extension, png_level=png_level)
     with Tally("decode", count, as_json) as tally:
         while chunk := list(islice(entries, _CHUNK)):
             # It may hold codes of several models; each is loaded once.
@@ -134,7 +135,6 @@ def decode(
                     )
             for header, group in groups.values():
                 codec = load(header.path, device, batch_size)
-                write = functools.partial(_write, extension=extension, png_level=png_level)
                 _decode_group(codec, group, wanted, tokens, workers, write, tally)
     tally.close()
 
