@@ -199,8 +199,8 @@ def test_the_bundled_model_that_fits_is_named(codec, pictures):
 def test_the_default_batch():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     for name, on_cpu in (("tokcodec-16", 16), ("tokcodec-64", 16), ("tokcodec-256", 16)):
-        assert default_batch_size(PRESETS[name], cpu) == on_cpu
-    original = PRESETS["original"]
+        assert default_batch_size(PRESETS[name][0], cpu) == on_cpu
+    original, _ = PRESETS["original"]
     changes = {"width": 512, "patch_size": 16, "heads": 8}
     large = dataclasses.replace(
         original,

@@ -18,7 +18,7 @@ from tokcodec.config.vit import (
 from tokcodec.errors import ConfigError
 from tokcodec.train.presets import PRESETS
 
-CONFIG = PRESETS["tokcodec-16"]
+CONFIG, _ = PRESETS["tokcodec-16"]
 
 
 def vits(kind, **more):
@@ -159,12 +159,14 @@ def test_bits_per_code(size, bits):
 
 
 def test_number_of_codes():
-    assert {name: config.num_codes for name, config in PRESETS.items()} == {
+    assert {name: config.num_codes for name, (config, _) in PRESETS.items()} == {
         "tokcodec-16": 16,
         "tokcodec-64": 64,
         "tokcodec-256": 256,
         "tokcodec-latent": 256,
         "original": 16,
+        **{f"base-{codes}": codes for codes in (16, 64, 256)},
+        **{f"base-latent-{codes}": codes for codes in (16, 64, 256)},
     }
 
 

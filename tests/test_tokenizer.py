@@ -39,7 +39,7 @@ def test_patches_go_back_where_they_came_from():
 
 
 def test_the_configuration_of_the_original_description():
-    config = PRESETS["original"]
+    config, _ = PRESETS["original"]
     with torch.device("meta"):
         model = Tokenizer(config)
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())

@@ -5,11 +5,13 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import COMMAND, PHOTOS
 from PIL import Image
 
@@ -23,12 +25,17 @@ from tokcodec.config.vit import (
     PatchEncoderConfig,
 )
 from tokcodec.errors import DatasetError, TrainingError
+from tokcodec.model.codebook import nearest
 from tokcodec.model.loading import load
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.batches import Batches, cut
 from tokcodec.train.borders import kinks
-from tokcodec.train.codebook import MovingAverages
-from tokcodec.train.data import draw_batch, load_pictures
-from tokcodec.train.loop import Recipe, train
+from tokcodec.train.codebook import MovingAverages, fast_codes
+from tokcodec.train.data import load_pictures
+from tokcodec.train.loop import train
 from tokcodec.train.prior import fit
+from tokcodec.train.recipe import Recipe
+from tokcodec.train.step import Step
 
 CPU = torch.device("cpu")
 SMALL = {"width": 32, "layers": 1, "heads": 2, "patch_size": 4}
@@ -48,6 +55,9 @@ LATENT = dataclasses.replace(
 
 def with_decoder(config, **changes):
     return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **changes))
+
+
+PREFIXES = with_decoder(LATENT, prefix_codes=True)
 
 
 @pytest.fixture(scope="module")
@@ -110,30 +120,90 @@ def test_no_pictures(tmp_path):
             load_pictures([source], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None)
 
 
-def test_batches_depend_on_the_generator_alone(pictures):
-    draws = [
-        draw_batch(pictures.train, 16, 8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    ]
-    assert draws[0].shape == (8, 3, 16, 16)
-    assert 0 <= draws[0].min() <= draws[0].max() <= 1
-    assert torch.equal(draws[0], draws[1])
-    assert not torch.equal(draws[0], draws[2])
+def test_batches_depend_on_seed_and_step_alone(pictures):
+    def of(seed, step):
+        recipe = Recipe(steps=9, batch_size=8, seed=seed)
+        return Batches(pictures.train, PREFIXES, recipe, CPU).of(step)
+
+    draws = [of(1, 4), of(1, 4), of(2, 4), of(1, 5)]
+    assert all(map(torch.equal, draws[0], draws[1]))
+    for other in draws[2:]:
+        assert not any(map(torch.equal, draws[0], other))
+    # What is made ahead is the same, to the last step.
+    recipe = Recipe(steps=9, batch_size=8, seed=1)
+    ahead = list(Batches(pictures.train, PREFIXES, recipe, CPU).since(4))
+    assert len(ahead) == 5
+    assert all(map(torch.equal, ahead[0], draws[0]))
+    many = dataclasses.replace(recipe, batch_size=4000)
+    batch = Batches(pictures.train, PREFIXES, many, CPU).of(0)
+    top, left, edge, mirrored = batch.crops.T
+    assert ((edge >= 16) & (edge <= 32) & (top + edge <= 32) & (left + edge <= 32)).all()
+    assert 0.5 < (edge == 32).float().mean() < 0.6
+    assert 0.45 < mirrored.mean() < 0.55
+    assert (top == 16).any()
+    assert set(batch.kept.tolist()) == set(range(1, 9))
+    assert 0.5 < (batch.kept == 8).float().mean() < 0.65
+
+
+def test_crops_are_means_over_areas(pictures):
+    some = torch.from_numpy(pictures.train[:5].copy())
+    whole, corner = torch.tensor([0.0, 0, 32, 0]), torch.tensor([3.0, 16, 16, 1])
+    means = F.avg_pool2d(some.float() / 255, 2)
+    torch.testing.assert_close(cut(some, whole.expand(5, 4), 16), means)
+    expected = some[:, :, 3:19, 16:32].flip(-1) / 255
+    torch.testing.assert_close(cut(some, corner.expand(5, 4), 16), expected)
+    # A size that is no multiple: 5 thirds of a pixel each. The mean of all stays.
+    odd = cut(some, torch.tensor([1.0, 2, 20, 0]).expand(5, 4), 12)
+    row = some[:, :, 1:21, 2:22].float().mean(dim=2) / 255
+    torch.testing.assert_close(odd[..., 0].mean(dim=2), row[..., 0] * 0.6 + row[..., 1] * 0.4)
+    mixed = cut(some, torch.stack([whole, corner, whole, corner, whole]), 16)
+    torch.testing.assert_close(mixed[0::2], means[0::2])
+    torch.testing.assert_close(mixed[1::2], expected[1::2])
+
+
+@pytest.mark.parametrize(("size", "cosine"), [(8192, False), (1000, True)])
+def test_the_fast_search_differs_in_near_ties_alone(size, cosine):
+    generator = torch.Generator().manual_seed(0)
+    z, codebook = (torch.randn(n, 32, generator=generator) for n in (4096, size))
+    fast = fast_codes(z, codebook, cosine)
+    if cosine:
+        z, codebook = F.normalize(z, dim=1), F.normalize(codebook, dim=1)
+    exact = nearest(z, codebook)
+    differ = fast != exact
+    assert differ.float().mean() < 1e-3
+    a, b = ((z - codebook[codes]).double().square().sum(dim=1) for codes in (fast, exact))
+    assert ((a - b) <= 1e-5 * b).all()
 
 
 def test_the_codebook_follows_means_and_dead_codes_come_back():
     codebook = torch.tensor([[0.0, 0.0], [10.0, 10.0], [-50.0, 0.0]])
-    averages = MovingAverages(codebook, codes_per_batch=6, decay=0.5, dead_below=0.1)
+    averages = MovingAverages(codebook, codes_per_step=6, decay=0.5, dead_below=0.1)
     z = torch.tensor([[1.0, 1.0]] * 4 + [[9.0, 12.0]] * 2)
     codes = torch.tensor([0] * 4 + [1] * 2)
+    revival = torch.tensor([0, 0, 5])
     # Uses begin at the mean, 2: the first code now has (2 + 4) / 2 = 3, the sum (0 + 4) / 2 = 2.
-    averages.update(z, codes, torch.Generator().manual_seed(0))
+    averages.update(z, codes, revival)
     torch.testing.assert_close(codebook[0], torch.tensor([2 / 3, 2 / 3]))
     torch.testing.assert_close(codebook[1], torch.tensor([9.5, 11.0]))
     torch.testing.assert_close(codebook[2], torch.tensor([-50.0, 0.0]))
     for _ in range(4):
-        averages.update(z, codes, torch.Generator().manual_seed(0))
-    # Its moving average of uses fell from 2 below 0.1 of the mean: it is one of the z now.
-    assert codebook[2].tolist() in ([1.0, 1.0], [9.0, 12.0])
+        averages.update(z, codes, revival)
+    # Its moving average of uses fell from 2 below 0.1 of the mean: it is the drawn z now.
+    assert codebook[2].tolist() == [9.0, 12.0]
+
+
+def test_a_masked_tail_of_codes_is_as_if_it_were_not_there():
+    torch.manual_seed(0)
+    for change in ({}, {"class_token": True}):
+        decoder = Tokenizer(with_decoder(PREFIXES, **change)).decoder
+        for parameter in decoder.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        z_q = torch.randn(3, 8, 8)
+        kept = torch.tensor([1, 5, 8])
+        masked = decoder(z_q, kept)
+        for row, count in enumerate(kept.tolist()):
+            alone = decoder(z_q[row : row + 1, :count])
+            torch.testing.assert_close(masked[row : row + 1], alone)
 
 
 @pytest.mark.parametrize("config", [PATCH, LATENT], ids=["patch", "latent"])
@@ -308,11 +378,62 @@ def test_training_goes_on_from_a_checkpoint(photos, pictures, tmp_path, run):
     assert b"--codes-of already begins with the weights it names" in both.stderr
 
 
+@pytest.mark.parametrize("codes_stay", [False, True])
+@pytest.mark.parametrize("config", [PATCH, LATENT, PREFIXES], ids=["patch", "latent", "prefixes"])
+def test_a_step_waits_for_nothing_and_mixes_no_devices(config, codes_stay, monkeypatch):
+    # The meta device has no numbers to wait for, and takes no tensors of others. What it lacks:
+    # autocast, so in float32, and the fused optimizer, so in its plain form.
+    plain = torch.optim.AdamW.__init__
+    monkeypatch.setattr(
+        torch.optim.AdamW, "__init__", lambda *args, **kw: plain(*args, **{**kw, "fused": None})
+    )
+    meta = torch.device("meta")
+    recipe = Recipe(steps=9, batch_size=8, deblocking=0.1)
+    step = Step(Tokenizer(config).to(meta), recipe, codes_stay)
+    pictures = np.zeros((20, 3, 32, 32), np.uint8)
+    for batch in Batches(pictures, config, recipe, meta).since(7):
+        assert {tensor.device for tensor in batch} == {meta}
+        assert step(batch).device == meta
+    assert step.number == 2
+
+
+def test_two_processes_do_what_one_does(photos, tmp_path):
+    (tmp_path / "config.json").write_text(PATCH.to_json())
+
+    def arguments(output):
+        return [
+            *("-m", "tokcodec", "train", photos, "-o", output, "--model", tmp_path / "config.json"),
+            *("--steps", "30", "--report-every", "10", "--batch-size", "8", "--warmup", "5"),
+            *("--device", "cpu", "--dtype", "float32"),
+        ]
+
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for way, command in (
+        ("one", [*arguments(tmp_path / "one")]),
+        ("two", [*several, *arguments(tmp_path / "two")]),
+    ):
+        done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, check=True)
+        assert done.stderr.count(b"held-out PSNR") == 3, way
+        assert done.stdout.decode() == f"{tmp_path / way / 'model.safetensors'}\n"
+    one, two = (checkpoint.read(tmp_path / way / "model.safetensors") for way in ("one", "two"))
+    for name, tensor in one[1].items():
+        np.testing.assert_allclose(two[1][name], tensor, atol=2e-3, err_msg=name)
+    psnr = [header.provenance["held_out_psnr"] for header, _ in (one, two)]
+    assert psnr[0] == pytest.approx(psnr[1], abs=0.02)
+    # One process goes on where two stopped.
+    longer = subprocess.run(
+        [sys.executable, *map(str, arguments(tmp_path / "two"))],
+        capture_output=True,
+        check=True,
+    )
+    assert b"held-out PSNR" not in longer.stderr
+
+
 def test_diverging_ends_in_one_line(pictures, tmp_path):
     for folder in ("late", "soon", "base", "decoder"):
         (tmp_path / folder).mkdir()
     recipe = Recipe(steps=50, batch_size=4, learning_rate=1e30, warmup=0)
-    with pytest.raises(TrainingError, match=r"diverged at step \d+: .*lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"diverged at step \d+; lower --learning-rate"):
         train(PATCH, recipe, pictures, tmp_path / "late", CPU, {}, lambda _: None)
     recipe = dataclasses.replace(recipe, report_every=1)
     with pytest.raises(TrainingError, match="diverged at step 1; lower --learning-rate"):
@@ -322,7 +443,7 @@ def test_diverging_ends_in_one_line(pictures, tmp_path):
     short = Recipe(steps=2, batch_size=4)
     base = train(PATCH, short, pictures, tmp_path / "base", CPU, {}, lambda _: None)
     wild = dataclasses.replace(short, deblocking=math.inf)
-    with pytest.raises(TrainingError, match="diverged at step 2; lower"):
+    with pytest.raises(TrainingError, match="diverged at step 1; lower"):
         train(PATCH, wild, pictures, tmp_path / "decoder", CPU, {}, lambda _: None, base, True)
     left = checkpoint.read_header(tmp_path / "decoder" / "model.safetensors")
     assert left.provenance["step"] == 0

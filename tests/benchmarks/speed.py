@@ -47,7 +47,7 @@ def blocks(name: str) -> None:
         rate = (
             block_operations(part, tokens)
             * batch_size
-            / seconds(lambda x=x: codec.model.encoder.blocks(x))
+            / seconds(lambda x=x: codec.model.encoder.run(x, slice(None)))
         )
         peak = max(peak, matrix_product())
         shares.append(rate / peak)

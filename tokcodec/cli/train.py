@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,6 +11,9 @@ from tokcodec.cli.options import MANY, WEIGHTS, Device
 from tokcodec.cli.terminal import say
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from tokcodec.train.loop import Report
 
 
 def train(
@@ -22,7 +25,8 @@ def train(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="tokcodec-16, -64, -256, -latent, original, or a JSON file with a model config.",
+            help="A JSON file with a model config, or a preset: tokcodec-16, -64, -256, -latent, "
+            "original; for GPUs base-16, -64, -256, base-latent-16, -64, -256.",
         ),
     ] = "tokcodec-64",
     from_: Annotated[
@@ -43,7 +47,12 @@ def train(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 64,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Pictures a step, of all processes; 64 if not given, or the preset's."
+        ),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of AdamW.")] = 1e-3,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 500,
     deblocking: Annotated[
@@ -68,74 +77,119 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the start and of every draw.")] = 0,
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="Of matrix products; auto takes what is measured to be faster."),
+        typer.Option(
+            help="Of matrix products; auto is bfloat16 where the device has it in hardware, and in "
+            "a run that goes on, what it was begun with."
+        ),
     ] = "auto",
     device: Device = "auto",
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile", help="Let torch compile the step.", show_default="on CUDA"
+        ),
+    ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="On CUDA, too, the same command gives the same weights, more slowly; on a CPU "
+            "it always does, with the same number of threads.",
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read pictures.")] = 2,
 ) -> None:
     """Train a tokenizer on your own pictures.
 
     RUN gets model.safetensors, a checkpoint for --weights, at every report. After a stop, the
     same command goes on from there, to the same weights as without the stop.
+
+    On several GPUs: torchrun --nproc-per-node N -m tokcodec train ...
     """
     from tokcodec.checkpoint import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
-    from tokcodec.train import loop
+    from tokcodec.train import loop, ranks
     from tokcodec.train.data import load_pictures
-    from tokcodec.train.loop import Recipe, Report
+    from tokcodec.train.recipe import Recipe
     from tokcodec.train.start import decoder_goes_on
 
-    torch_device = resolve_device(device)
-    config = _read_config(model)
     if from_ and codes_of:
         raise TrainingError("--codes-of already begins with the weights it names; leave --from out")
+    config, preset_size = _read_config(model)
     source = find(name) if (name := from_ or codes_of) else None
     loop.require_trainable(config, source, bool(codes_of))
-    begins = not (output / loop.STATE).exists()
-    if source and begins and not decoder_goes_on(config, source.config):
-        say(f"the decoder starts afresh: it cannot go on from that of {source.path}")
-    recipe = Recipe(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        deblocking=deblocking,
-        report_every=report_every,
-        seed=seed,
-        dtype=fastest_dtype(torch_device) if dtype == "auto" else dtype,
-    )
-    pictures = load_pictures(
-        sources,
-        frozenset(_read_text(held_out, "--held-out").split("\n")) - {""}
-        if held_out
-        else frozenset(),
-        config.preprocessing,
-        output,
-        workers,
-        lambda count: say(f"read {count} pictures"),
-    )
-    for line in pictures.skipped:
-        say(f"skipped {line}")
-    say(
-        f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out; "
-        f"{recipe.dtype} on {torch_device}"
-    )
-
-    def report(now: Report) -> None:
-        say(
-            f"step {now.step}/{now.steps}  loss {now.loss:.4f}  held-out PSNR {now.psnr:.2f} dB  "
-            f"codebook used {now.usage:.1%}  {now.pictures_per_second:.0f} pictures/s"
+    with ranks.joined(device) as own:
+        torch_device = resolve_device(own)
+        if deterministic:
+            loop.make_deterministic()
+        begun = loop.settings_of(output)
+        if source and not begun and not decoder_goes_on(config, source.config):
+            _say(f"the decoder starts afresh: it cannot go on from that of {source.path}")
+        if dtype == "auto":
+            dtype = begun["recipe"]["dtype"] if begun else fastest_dtype(torch_device)
+        recipe = Recipe(
+            steps=steps,
+            batch_size=batch_size or preset_size,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            deblocking=deblocking,
+            report_every=report_every,
+            seed=seed,
+            dtype=dtype,
+            compiled=torch_device.type == "cuda" if compiled is None else compiled,
         )
+        with ranks.first_goes_first():
+            pictures = load_pictures(
+                sources,
+                frozenset(_read_text(held_out, "--held-out").split("\n")) - {""}
+                if held_out
+                else frozenset(),
+                config.preprocessing,
+                output,
+                workers,
+                lambda count: _say(f"read {count} pictures"),
+            )
+        for line in pictures.skipped:
+            _say(f"skipped {line}")
+        _say(
+            f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out; "
+            f"{recipe.dtype} on {torch_device}"
+            + (f", {ranks.count()} processes" if ranks.count() > 1 else "")
+        )
+        provenance = {"command": shlex.join(["tokcodec", *sys.argv[1:]])}
+        header = loop.train(
+            config,
+            recipe,
+            pictures,
+            output,
+            torch_device,
+            provenance,
+            _report,
+            source,
+            bool(codes_of),
+        )
+        if not ranks.rank():
+            print(header.path)
 
-    provenance = {"command": shlex.join(["tokcodec", *sys.argv[1:]])}
-    header = loop.train(
-        config, recipe, pictures, output, torch_device, provenance, report, source, bool(codes_of)
+
+def _report(now: "Report") -> None:
+    _say(
+        f"step {now.step}/{now.steps}  loss {now.loss:.4f}  held-out PSNR {now.psnr:.2f} dB  "
+        f"codebook used {now.usage:.1%}  {now.pictures_per_second:.0f} pictures/s  "
+        f"MFU {now.utilization:.0%}"
     )
-    print(header.path)
 
 
-def _read_config(model: str) -> ModelConfig:
-    from tokcodec.train.presets import PRESETS
+def _say(text: str) -> None:
+    from tokcodec.train import ranks
+
+    if not ranks.rank():
+        say(text)
+
+
+def _read_config(model: str) -> "tuple[ModelConfig, int]":
+    """The config, and pictures a step."""
+    from tokcodec.train.presets import BATCH_SIZE, PRESETS
 
     if model in PRESETS:
         return PRESETS[model]
@@ -143,7 +197,7 @@ def _read_config(model: str) -> ModelConfig:
         names = ", ".join(PRESETS)
         raise TrainingError(f"--model {model}: neither a preset ({names}) nor a file")
     try:
-        return ModelConfig.from_json(_read_text(Path(model), "--model"))
+        return ModelConfig.from_json(_read_text(Path(model), "--model")), BATCH_SIZE
     except ConfigError as error:
         raise ConfigError(f"{model}: {error}") from error
 

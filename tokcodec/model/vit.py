@@ -26,12 +26,24 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Tokens [B, T, width] -> the same. Each attends to all, or to those that are ``seen``,
+        bool [B, 1, 1, T]."""
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, width / heads]
-        y = F.scaled_dot_product_attention(q, k, v)
+        y = _attend(q, k, v, seen)
         return self.out(y.transpose(1, 2).reshape(batch, tokens, width))  # type: ignore[no-any-return]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
+        # Backwards, torch's own takes three times as long here.
+        scores = (q * q.shape[-1] ** -0.5) @ k.mT
+        if seen is not None:
+            scores = scores.masked_fill(~seen, -torch.inf)
+        return torch.matmul(scores.softmax(dim=-1).to(v.dtype), v)
+    return F.scaled_dot_product_attention(q, k, v, seen)
 
 
 class Block(nn.Module):
@@ -47,8 +59,8 @@ class Block(nn.Module):
             nn.Linear(config.width, hidden), nn.GELU(), nn.Linear(hidden, config.width)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm_attention(x))
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm_attention(x), seen)
         return x + self.mlp(self.norm_mlp(x))  # type: ignore[no-any-return]
 
 
@@ -61,14 +73,17 @@ class Trunk(nn.Module):
         width = config.width
         self.class_token = nn.Parameter(torch.zeros(width)) if config.class_token else None
         self.norm_in = nn.LayerNorm(width) if config.outer_norms else nn.Identity()
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm_out = nn.LayerNorm(width) if config.outer_norms else nn.Identity()
 
-    def run(self, x: Tensor, kept: slice) -> Tensor:
-        """Tokens [B, T, width] -> those of ``kept``, without the class token."""
+    def run(self, x: Tensor, kept: slice, seen: Tensor | None = None) -> Tensor:
+        """Tokens [B, T, width] -> those of ``kept``, without the class token. ``seen`` as of
+        ``Attention``, of all tokens."""
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
-        x = self.blocks(self.norm_in(x))
+        x = self.norm_in(x)
+        for block in self.blocks:
+            x = block(x, seen)
         if self.class_token is not None:
             x = x[:, 1:]
         return self.norm_out(x[:, kept])  # type: ignore[no-any-return]
@@ -144,11 +159,17 @@ class LatentDecoder(Trunk):
     def head(config: Any, frame: Frame) -> nn.Module:
         return PatchHead(config)
 
-    def forward(self, z_q: Tensor) -> Tensor:
+    def forward(self, z_q: Tensor, kept: Tensor | None = None) -> Tensor:
+        """With ``kept``, int64 [B], as if each picture had only its first so many codes."""
         x = self.from_code(z_q) + self.code_positions[: z_q.shape[1]]
         masks = (self.mask_token + self.patch_positions).expand(len(x), -1, -1)
         x = torch.cat([masks.to(x.dtype), x], dim=1)  # [B, g² + n, width]
-        return self.to_pixels(self.run(x, slice(len(self.patch_positions))))  # type: ignore[no-any-return]
+        seen = None
+        if kept is not None:
+            before = x.shape[1] - z_q.shape[1] + (self.class_token is not None)
+            tokens = torch.arange(before + z_q.shape[1], device=x.device)
+            seen = (tokens < before + kept[:, None])[:, None, None]
+        return self.to_pixels(self.run(x, slice(len(self.patch_positions)), seen))  # type: ignore[no-any-return]
 
 
 class PatchHead(nn.Linear):

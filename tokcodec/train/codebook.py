@@ -1,7 +1,43 @@
-"""The training side of the codebook: moving averages, and revival of dead codes."""
+"""The training side of the codebook: a fast search, moving averages, revival of dead codes."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from tokcodec.train import ranks
+
+_BLOCK = 64  # scores that are looked at together
+# Scores at once: on a processor what its caches hold, elsewhere 1 GB.
+_SCORES = {"cpu": 1 << 21}
+_SCORES_ELSEWHERE = 1 << 28
+
+
+@torch.no_grad()
+def fast_codes(z: Tensor, codebook: Tensor, cosine: bool) -> Tensor:
+    """The code of each row of ``z`` float32 [M, d]: int64 [M].
+
+    One matrix product in float32 and its largest scores. It waits for nothing and its shapes are
+    fixed, but of two vectors that are as near within roundings it takes either;
+    ``Quantizer.codes`` is exact.
+    """
+    if cosine:
+        vectors, z = F.normalize(codebook, dim=-1).T, F.normalize(z, dim=-1)
+    else:  # the constant is one more channel, so that the product needs no second pass
+        below = codebook.square().sum(dim=1, keepdim=True) / -2
+        vectors, z = torch.cat([codebook, below], dim=1).T, F.pad(z, (0, 1), value=1.0)
+    rows = max(1, _SCORES.get(z.device.type, _SCORES_ELSEWHERE) // len(codebook))
+    return torch.cat([_largest(part @ vectors) for part in torch.split(z, rows)])
+
+
+def _largest(scores: Tensor) -> Tensor:
+    """Where the largest of each row [M, K] stands: first among blocks, which is faster."""
+    size = math.gcd(scores.shape[1], _BLOCK)
+    blocks = scores.view(len(scores), -1, size)
+    block = blocks.amax(dim=2).argmax(dim=1)
+    rows = torch.arange(len(scores), device=scores.device)
+    return torch.add(blocks[rows, block].argmax(dim=1), block, alpha=size)
 
 
 class MovingAverages:
@@ -9,29 +45,38 @@ class MovingAverages:
 
     This takes the place of the codebook term ‖sg(z) - e‖² of the loss. A code whose moving
     average of uses falls below ``dead_below`` of the mean code's starts again at a z of the
-    current batch.
+    current step.
     """
 
-    def __init__(self, codebook: Tensor, codes_per_batch: int, decay: float, dead_below: float):
+    def __init__(self, codebook: Tensor, codes_per_step: int, decay: float, dead_below: float):
+        """
+        Args:
+            codebook: float32 [K, d], which is changed in place.
+            codes_per_step: of all processes.
+        """
         self.codebook = codebook
-        self.mean_uses = codes_per_batch / len(codebook)
+        self.mean_uses = codes_per_step / len(codebook)
         self.decay = decay
         self.dead_below = dead_below
         self.uses = codebook.new_full((len(codebook),), self.mean_uses)
         self.sums = codebook * self.mean_uses
 
     @torch.no_grad()
-    def update(self, z: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """z float32 [M, d] and their codes int64 [M]."""
-        counts = torch.bincount(codes, minlength=len(self.uses)).to(self.uses)
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, z)
-        self.uses.lerp_(counts, 1 - self.decay)
+    def update(self, z: Tensor, codes: Tensor, revival: Tensor) -> None:
+        """z float32 [M, d] and their codes int64 [M] of this process; ``revival`` as in
+        ``Batch``."""
+        # Of every code: uses, the sum of their z, and the z that would revive it.
+        step = z.new_zeros(len(self.uses), 1 + 2 * z.shape[1])
+        step[:, : 1 + z.shape[1]].index_add_(0, codes, F.pad(z, (1, 0), value=1.0))
+        owner, own = revival // len(z), revival % len(z)
+        step[:, 1 + z.shape[1] :] = torch.where((owner == ranks.rank())[:, None], z[own], 0.0)
+        uses, sums, reviving = torch.split(ranks.sum_(step), [1, z.shape[1], z.shape[1]], dim=1)
+        self.uses.lerp_(uses.squeeze(1), 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        dead = (self.uses < self.dead_below * self.mean_uses).nonzero().flatten()
-        picks = torch.randint(len(z), (len(dead),), generator=generator)
-        self.uses[dead] = self.mean_uses
-        self.sums[dead] = z[picks.to(z.device)] * self.mean_uses
-        self.codebook.copy_(self.sums / self.uses.unsqueeze(1))
+        dead = self.uses < self.dead_below * self.mean_uses
+        self.uses.masked_fill_(dead, self.mean_uses)
+        self.sums.copy_(torch.where(dead[:, None], reviving * self.mean_uses, self.sums))
+        self.codebook.copy_(self.sums / self.uses[:, None])
 
     def state(self) -> dict[str, Tensor]:
         return {"uses": self.uses, "sums": self.sums}

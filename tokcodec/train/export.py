@@ -38,8 +38,9 @@ def export(
 
 
 @torch.inference_mode()
-def mean_psnr(model: Tokenizer, pictures: NDArray[np.uint8], device: torch.device) -> float:
+def mean_psnr(model: Tokenizer, pictures: NDArray[np.uint8]) -> float:
     """Mean over uint8 pictures [n, 3, S, S] of the PSNR in dB, on pixels rounded to 8 bits."""
+    device = next(model.parameters()).device
     values: list[Tensor] = []
     for start in range(0, len(pictures), 32):
         original = torch.from_numpy(pictures[start : start + 32].copy()).to(device).float()

@@ -1,8 +1,9 @@
-"""The training loop: warm-up and cosine decay, moving averages, reports, exact resume."""
+"""The training loop: a run in a folder, its reports, its exact resuming."""
 
 import dataclasses
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,82 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tokcodec.checkpoint import Header, read_prior
+from tokcodec.checkpoint import Header, read_header, read_prior
 from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.config.vit import VitConfig
 from tokcodec.errors import TrainingError
 from tokcodec.files import write_atomically
-from tokcodec.model.loading import Dtype, load
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.train.borders import kinks
-from tokcodec.train.codebook import MovingAverages
-from tokcodec.train.data import Pictures, draw_batch, fit_side
+from tokcodec.train import operations, ranks
+from tokcodec.train.batches import Batches
+from tokcodec.train.data import Pictures
 from tokcodec.train.export import export, mean_psnr, rounded
-from tokcodec.train.start import (
-    adopt,
-    codebook_of,
-    decoder_goes_on,
-    fill_codebook,
-    initialize,
-)
+from tokcodec.train.recipe import Recipe
+from tokcodec.train.start import begin, decoder_goes_on
+from tokcodec.train.step import Step
 
-STATE = "state.pt"  # in the folder of a run: where it stands
-
-_START_PICTURES = 8192
-_SHORTEST_PREFIX = 1 / 32  # of the codes; shorter ones decode, but nothing is trained for them
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the outcome beside the model and the pictures.
-
-    Attributes:
-        steps: optimizer steps; the learning rate has fallen to zero after the last.
-        batch_size: pictures a step.
-        learning_rate: peak, of AdamW.
-        warmup: steps over which the learning rate rises.
-        weight_decay: on the matrices of the blocks.
-        clip_norm: largest norm of the whole gradient.
-        ema_decay: of the moving average of the weights, which is what ships.
-        commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
-        deblocking: weight of the ``kinks`` across borders of patches in the decoded picture.
-        codebook_decay: of the moving averages behind the codebook.
-        dead_below: a code used less than this share of the mean is revived.
-        report_every: steps between reports, where the run can resume.
-        seed: of the weights and of every draw.
-        dtype: of the matrix products (autocast); the weights are float32.
-    """
-
-    steps: int
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 500
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    commitment: float = 0.25
-    deblocking: float = 0.0
-    codebook_decay: float = 0.995
-    dead_below: float = 0.02
-    report_every: int = 500
-    seed: int = 0
-    dtype: Dtype = "float32"
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then cosine decay to zero."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return self.learning_rate * warm * (1 + math.cos(math.pi * step / self.steps)) / 2
+# In the folder of a run: the weights so far, and where it stands.
+CHECKPOINT = "model.safetensors"
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
 class Report:
     """How training stands. ``psnr`` is of the held-out pictures, ``usage`` the share of the
-    codebook that the training pictures chose since the last report."""
+    codebook that the training pictures chose since the last report, ``utilization`` the share of
+    what matrix products reach on the devices (``operations``)."""
 
     step: int
     steps: int
@@ -93,6 +44,7 @@ class Report:
     psnr: float
     usage: float
     pictures_per_second: float
+    utilization: float
 
 
 def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bool) -> None:
@@ -141,7 +93,10 @@ def train(
     keep their meaning, and ``code_id`` and prior are the same.
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
-    and ``STATE``, from which the same call goes on to the very weights of an unbroken run.
+    and ``STATE``, from which the same call goes on to the very weights of an unbroken run (on
+    CUDA, if torch is set to be deterministic).
+
+    Of several processes each calls it; the first reports and writes.
 
     Raises:
         TrainingError: the run was begun with other settings or pictures, or diverges; as
@@ -150,227 +105,189 @@ def train(
         OutputError: the file system refused.
     """
     require_trainable(config, source, codes_stay)
-    facts = {
-        "config": json.loads(config.to_json()),
-        "recipe": dataclasses.asdict(recipe),
-        "pictures": pictures.fingerprint,
-    }
-    relation = "codes_of" if codes_stay else "from"
-    if source:
-        facts[relation] = source.checkpoint_id
-    settings = json.dumps(facts, sort_keys=True)
-    session = _Session(config, recipe, pictures, device, source, codes_stay)
-    state_path = run / STATE
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        if state["settings"] != settings:
-            raise TrainingError(
-                f"{run}: holds a run with other settings or pictures, or of another version; "
-                "repeat its command to go on with it, or choose another -o"
-            )
-        session.load_state(state)
-    else:
-        session.start()
+    if recipe.batch_size % ranks.count():
+        raise TrainingError(
+            f"--batch-size {recipe.batch_size} cannot be shared among {ranks.count()} processes"
+        )
+    saved = _Saved(config, recipe, pictures, run, provenance, source, codes_stay)
+    state = saved.state(device)
+    torch.manual_seed(recipe.seed)
+    model = Tokenizer(config)
+    if not state and not ranks.rank():
+        begin(model, pictures.train, recipe.seed, source)
+    model = model.to(device)
+    ranks.take_first(model.state_dict().values())
+    step = Step(model, recipe, codes_stay)
+    if state:
+        step.load_state(state)
+    saved.save(step)
+    reach = operations.reached(device, getattr(torch, recipe.dtype)) * ranks.count()
+    share = operations.per_picture(config, recipe, codes_stay) / reach
 
-    prior = read_prior(source) if source and source.prior_id and codes_stay else None
-
-    def save() -> tuple[Header, float]:
-        model = rounded(session.averaged())
-        try:
-            psnr = mean_psnr(model, pictures.held_out, device)
-        except ValueError:  # vectors that cannot be quantized
-            psnr = math.nan
-        if not math.isfinite(psnr):
-            if source and not session.step:
-                raise TrainingError(f"{source.path}: its weights hold NaN or infinite values")
-            raise TrainingError(f"training diverged at step {session.step}; lower --learning-rate")
-        if session.step == 0:
-            session.start_psnr = psnr
-        measured: dict[str, Any] = {
-            "step": session.step,
-            "held_out_psnr": round(psnr, 3),
-            "held_out_psnr_at_start": round(session.start_psnr, 3),
-            "held_out_pictures": len(pictures.held_out),
-            "training_pictures": len(pictures.train),
-            "pictures_sha256": pictures.fingerprint,
-            "recipe": dataclasses.asdict(recipe),
-        }
-        if source:
-            measured[relation] = source.provenance
-        if prior and source and "prior" in source.provenance:
-            measured["prior"] = source.provenance["prior"]
-        reads = source.reads if source and codes_stay else ()
-        header = export(model, run / "model.safetensors", {**provenance, **measured}, prior, reads)
-        if source and codes_stay and header.code_id != source.code_id:
-            raise TrainingError(
-                f"{source.path}: its weights are not float16 numbers, as a trained model is "
-                "stored in; rounded to them it would give other codes"
-            )
-        state = {"settings": settings, **session.state()}
-        write_atomically(state_path, lambda file: torch.save(state, file))
-        return header, psnr
-
-    header, psnr = save()
-    used = torch.zeros(config.quantizer.codebook_size, dtype=torch.bool, device=device)
     losses: list[Tensor] = []
     begun = time.perf_counter()
-    while session.step < recipe.steps:
-        loss, codes = session.advance()
-        losses.append(loss)
-        used[codes.flatten()] = True
-        if session.step % recipe.report_every == 0 or session.step == recipe.steps:
-            seconds = time.perf_counter() - begun
-            header, psnr = save()
-            rate = len(losses) * recipe.batch_size / seconds
-            mean_loss = float(torch.stack(losses).mean())
-            usage = float(used.float().mean())
-            report(Report(session.step, recipe.steps, mean_loss, psnr, usage, rate))
-            losses.clear()
-            used.zero_()
-            begun = time.perf_counter()
-    return header
+    for batch in Batches(pictures.train, config, recipe, device).since(step.number):
+        losses.append(step(batch))
+        if step.number % recipe.report_every and step.number < recipe.steps:
+            continue
+        # Only here does anything wait for the device.
+        values = ranks.sum_(torch.stack(losses)) / ranks.count()
+        usage = float((ranks.sum_(step.used.float()) > 0).float().mean())
+        seconds = time.perf_counter() - begun
+        wrong = (~values.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            number = step.number - len(losses) + wrong[0] + 1
+            raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
+        psnr = saved.save(step)
+        rate = len(losses) * recipe.batch_size / seconds
+        report(
+            Report(
+                step.number,
+                recipe.steps,
+                float(values.mean()),
+                psnr,
+                usage,
+                rate,
+                rate * share,
+            )
+        )
+        losses.clear()
+        step.used.zero_()
+        begun = time.perf_counter()
+    ranks.wait()
+    return read_header(run / CHECKPOINT)
 
 
-class _Session:
-    """Model, averages and optimizer at one step."""
+class _Saved:
+    """What a run keeps in its folder."""
 
     def __init__(
         self,
         config: ModelConfig,
         recipe: Recipe,
         pictures: Pictures,
-        device: torch.device,
+        run: Path,
+        provenance: Mapping[str, Any],
         source: Header | None,
         codes_stay: bool,
     ) -> None:
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.pictures, self.device = recipe, pictures, device
-        self.source, self.codes_stay = source, codes_stay
-        self.step = 0
+        self.recipe, self.pictures, self.run, self.provenance = recipe, pictures, run, provenance
+        self.source = source
+        self.kept = source if codes_stay else None  # whose codes stay
+        self.relation = "codes_of" if codes_stay else "from"
+        self.prior = read_prior(source) if self.kept and source and source.prior_id else None
         self.start_psnr = 0.0
-        self.model = Tokenizer(config).to(device)
-        if codes_stay:
-            self.model.encoder.requires_grad_(False)
-        matrices = [
-            parameter
-            for name, parameter in self.model.named_parameters()
-            if ".blocks." in name and parameter.ndim == 2 and parameter.requires_grad
-        ]
-        decayed = set(matrices)
-        rest = [p for p in self.model.parameters() if p.requires_grad and p not in decayed]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": rest, "weight_decay": 0.0},
-            ],
-            betas=(0.9, 0.99),
-        )
-
-    def start(self) -> None:
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        chosen = torch.randperm(len(self.pictures.train), generator=generator)[:_START_PICTURES]
-        pixels = torch.from_numpy(self.pictures.train[chosen.sort().values.numpy()]).float() / 255
-        side = self.model.config.preprocessing.model_size
-        pixels = fit_side(pixels, side).to(self.device)
-        pixels = self.model.normalize(pixels)
-        initialize(self.model, pixels, generator)
-        if self.source:
-            adopt(self.model, load(self.source, self.device))
-        else:
-            fill_codebook(self.model, pixels, generator)
-        self._begin_averages()
-
-    def _begin_averages(self) -> None:
-        config = self.model.config
-        self.averages = MovingAverages(
-            codebook_of(self.model),
-            self.recipe.batch_size * config.num_codes,
-            self.recipe.codebook_decay,
-            self.recipe.dead_below,
-        )
-        self.average = AveragedModel(
-            self.model,
-            multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
-
-    def averaged(self) -> Tokenizer:
-        model = self.average.module
-        assert isinstance(model, Tokenizer)
-        if self.codes_stay:  # not even -0.0 may become 0.0, as averaging makes it
-            model.encoder.load_state_dict(self.model.encoder.state_dict())
-            model.quantizer.load_state_dict(self.model.quantizer.state_dict())
-        return model
-
-    def advance(self) -> tuple[Tensor, Tensor]:
-        """One step. Gives the loss and the codes of its pictures, [B, *code_shape]."""
-        recipe, model, config = self.recipe, self.model, self.model.config
-        # A generator a step: what a step draws depends on its number alone, resumed or not.
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step + 1)
-        side = config.preprocessing.model_size
-        batch = draw_batch(self.pictures.train, side, recipe.batch_size, generator)
-        pixels = model.normalize(batch.to(self.device))
-        low = recipe.dtype == "bfloat16"
-        # Codes that are to stay are those that encoding gives, in float32.
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low and not self.codes_stay):
-            z = model.encoder(pixels)
-        z = z.float()
-        try:
-            codes = model.quantizer.codes(z)
-        except ValueError as error:
-            raise TrainingError(
-                f"training diverged at step {self.step}: {error}; lower --learning-rate"
-            ) from error
-        z_q = model.quantizer.lookup(codes)
-        straight_through = z_q if self.codes_stay else z + (z_q - z).detach()
-        kept = _draw_prefix(config.num_codes, generator) if config.prefix_codes else None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            decoded = model.decoder(straight_through[:, :kept])
-        loss = F.mse_loss(decoded.float(), pixels)
-        assert isinstance(config.decoder, VitConfig)
-        patch_size = config.decoder.patch_size
-        if recipe.deblocking and 1 < patch_size < side:
-            loss = loss + recipe.deblocking * kinks(decoded.float(), patch_size)
-        if not self.codes_stay:
-            commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
-            loss = loss + recipe.commitment * commitment
-
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.rate(self.step)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        self.optimizer.step()
-        if not self.codes_stay:
-            self.averages.update(z.detach().flatten(0, -2), codes.flatten(), generator)
-        self.average.update_parameters(model)
-        self.step += 1
-        return loss.detach(), codes
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "start_psnr": self.start_psnr,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averages": self.averages.state(),
+        facts = {
+            "config": json.loads(config.to_json()),
+            "recipe": dataclasses.asdict(recipe),
+            "pictures": pictures.fingerprint,
         }
+        if source:
+            facts[self.relation] = source.checkpoint_id
+        self.settings = json.dumps(facts, sort_keys=True)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.step, self.start_psnr = state["step"], state["start_psnr"]
-        self.model.load_state_dict(state["model"])
-        self._begin_averages()
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.averages.load_state(state["averages"])
+    def state(self, device: torch.device) -> dict[str, Any] | None:
+        """Of the step where the run stands; None where it is yet to begin.
+
+        Raises:
+            TrainingError: it is another run's.
+        """
+        path = self.run / STATE
+        if not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        if other := _difference(json.loads(state["settings"]), json.loads(self.settings)):
+            raise TrainingError(
+                f"{self.run}: holds a run with other settings or pictures: {other}; repeat its "
+                "command to go on with it, or choose another -o (to train on from where it "
+                "stands, with --from)"
+            )
+        self.start_psnr = state["start_psnr"]
+        return state
+
+    def save(self, step: Step) -> float:
+        """Measures and writes the checkpoint, then the state: the first process does. Gives the
+        PSNR.
+
+        Raises:
+            TrainingError: the weights have diverged, or codes would not stay.
+        """
+        if ranks.rank():
+            return math.nan
+        source, number = self.source, step.number
+        model = rounded(step.averaged())
+        try:
+            psnr = mean_psnr(model, self.pictures.held_out)
+        except ValueError:  # vectors that cannot be quantized
+            psnr = math.nan
+        if not math.isfinite(psnr):
+            if source and not number:
+                raise TrainingError(f"{source.path}: its weights hold NaN or infinite values")
+            raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
+        if not number:
+            self.start_psnr = psnr
+        measured: dict[str, Any] = {
+            "step": number,
+            "held_out_psnr": round(psnr, 3),
+            "held_out_psnr_at_start": round(self.start_psnr, 3),
+            "held_out_pictures": len(self.pictures.held_out),
+            "training_pictures": len(self.pictures.train),
+            "pictures_sha256": self.pictures.fingerprint,
+            "recipe": dataclasses.asdict(self.recipe),
+        }
+        if source:
+            measured[self.relation] = source.provenance
+        if self.prior and source and "prior" in source.provenance:
+            measured["prior"] = source.provenance["prior"]
+        header = export(
+            model,
+            self.run / CHECKPOINT,
+            {**self.provenance, **measured},
+            self.prior,
+            self.kept.reads if self.kept else (),
+        )
+        if self.kept and header.code_id != self.kept.code_id:
+            raise TrainingError(
+                f"{self.kept.path}: its weights are not float16 numbers, as a trained model is "
+                "stored in; rounded to them it would give other codes"
+            )
+        state = {"settings": self.settings, "start_psnr": self.start_psnr, **step.state()}
+        write_atomically(self.run / STATE, lambda file: torch.save(state, file))
+        return psnr
 
 
-def _draw_prefix(count: int, generator: torch.Generator) -> int:
-    """Codes that a step decodes: all, or as often a number whose logarithm is uniform.
+def make_deterministic() -> None:
+    """Has torch take the same order of sums each time, on CUDA, too."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's own condition
+    torch.use_deterministic_algorithms(True)
 
-    Nested dropout (arXiv 1402.0915); on the tail of the codes, as One-D-Piece (arXiv 2501.10064,
-    section 3) has it.
-    """
-    whole, share = torch.rand(2, generator=generator).tolist()
-    return count if whole < 0.5 else max(1, round(count * _SHORTEST_PREFIX**share))
+
+def settings_of(run: Path) -> dict[str, Any] | None:
+    """The settings that the run in a folder was begun with; None if there is none."""
+    path = run / STATE
+    if not path.exists():
+        return None
+    settings: dict[str, Any] = json.loads(
+        torch.load(path, mmap=True, weights_only=True)["settings"]
+    )
+    return settings
+
+
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The settings that differ, in words; empty if none do."""
+    words = []
+    for name in sorted(then.keys() | now.keys()):
+        old, new = then.get(name), now.get(name)
+        if name == "recipe" and old and new:
+            words += [
+                f"{field} {old.get(field)}, not {new.get(field)}"
+                for field in sorted(old.keys() | new.keys())
+                if old.get(field) != new.get(field)
+            ]
+        elif old != new:
+            words.append(
+                {"config": "the model", "pictures": "the pictures"}.get(
+                    name, "--" + name.replace("_", "-")
+                )
+            )
+    return ", ".join(words)

@@ -1,8 +1,16 @@
 """Model configurations with a name."""
 
+import math
+from typing import Any, Literal
+
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.config.vit import PatchDecoderConfig, PatchEncoderConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    PatchDecoderConfig,
+    PatchEncoderConfig,
+)
 from tokcodec.train import latent
 
 
@@ -23,17 +31,50 @@ def _small(patch_size: int, pixel_scale: int) -> ModelConfig:
     )
 
 
-PRESETS = {
+def _base(layout: Literal["patch", "latent"], codes: int) -> tuple[ModelConfig, int]:
+    """Twelve layers of width 768, as ViT-B (arXiv 2010.11929, table 1) and TiTok-B, on either
+    side; about 32,768 tokens a step keep a GPU busy."""
+    vit: dict[str, Any] = {"width": 768, "layers": 12, "heads": 12}
+    quantizer = CodebookConfig(codebook_size=8192, code_dim=32)
+    preprocessing = PreprocessingConfig(reduced_jpeg=True, resize="direct")
+    if layout == "patch":
+        patch_size = preprocessing.image_size // math.isqrt(codes)
+        config = ModelConfig(
+            encoder=PatchEncoderConfig(**vit, patch_size=patch_size),
+            quantizer=quantizer,
+            decoder=PatchDecoderConfig(**vit, patch_size=patch_size),
+            preprocessing=preprocessing,
+        )
+        return config, 32_768 // codes
+    config = ModelConfig(
+        encoder=LatentEncoderConfig(**vit, patch_size=16, num_latents=codes),
+        quantizer=quantizer,
+        decoder=LatentDecoderConfig(**vit, patch_size=16),
+        preprocessing=preprocessing,
+    )
+    return config, 32_768 // (256 + codes) // 8 * 8
+
+
+BATCH_SIZE = 64  # where nothing else is said
+
+# Of each name, the config and the pictures a step.
+PRESETS: dict[str, tuple[ModelConfig, int]] = {
     # 16 or 64 codes carry nothing finer than a quarter of 256 pixels, so the model sees 64x64.
-    "tokcodec-16": _small(patch_size=16, pixel_scale=4),
-    "tokcodec-64": _small(patch_size=8, pixel_scale=4),
+    "tokcodec-16": (_small(patch_size=16, pixel_scale=4), BATCH_SIZE),
+    "tokcodec-64": (_small(patch_size=8, pixel_scale=4), BATCH_SIZE),
     # 256 codes resolve half of the pixels.
-    "tokcodec-256": _small(patch_size=8, pixel_scale=2),
-    "tokcodec-latent": latent.PRESET,
+    "tokcodec-256": (_small(patch_size=8, pixel_scale=2), BATCH_SIZE),
+    "tokcodec-latent": (latent.PRESET, BATCH_SIZE),
     # The configuration of the original description, some 300 M parameters.
-    "original": ModelConfig(
-        encoder=PatchEncoderConfig(width=1024, layers=12, heads=16, patch_size=64),
-        quantizer=CodebookConfig(codebook_size=8192, code_dim=256),
-        decoder=PatchDecoderConfig(width=1024, layers=12, heads=16, patch_size=64),
+    "original": (
+        ModelConfig(
+            encoder=PatchEncoderConfig(width=1024, layers=12, heads=16, patch_size=64),
+            quantizer=CodebookConfig(codebook_size=8192, code_dim=256),
+            decoder=PatchDecoderConfig(width=1024, layers=12, heads=16, patch_size=64),
+        ),
+        BATCH_SIZE,
     ),
+    # For GPUs.
+    **{f"base-{codes}": _base("patch", codes) for codes in (16, 64, 256)},
+    **{f"base-latent-{codes}": _base("latent", codes) for codes in (16, 64, 256)},
 }

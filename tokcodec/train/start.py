@@ -7,12 +7,17 @@ starts from classical vector quantization instead of from noise; in the latent l
 """
 
 import dataclasses
+from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tokcodec import checkpoint
 from tokcodec.config import ModelConfig
 from tokcodec.model.codebook import Codebook, nearest
+from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.model.vit import (
     Block,
@@ -23,8 +28,14 @@ from tokcodec.model.vit import (
     PatchHead,
     patchify,
 )
+from tokcodec.train.batches import cut
 from tokcodec.train.latent import SHARE, give_places
 
+_PICTURES = 8192
+_AT_ONCE = 64
+_PRODUCTS = (
+    1 << 42
+)  # of pairs of a patch's numbers: so many are enough, and done in a minute or two
 _ITERATIONS = 10
 _VECTORS_PER_CODE = 40
 # Of a decoder, what may grow, or change without a change of its tensors, when it goes on.
@@ -32,15 +43,35 @@ _GROWS = ("layers", "pixel_overlap", "pixel_convolution")
 _FREE = (*_GROWS, "prefix_codes")
 
 
-def codebook_of(model: Tokenizer) -> Tensor:
-    """The learned vectors [K, d], which training moves."""
-    assert isinstance(model.quantizer, Codebook)
-    return model.quantizer.codebook
+def begin(
+    model: Tokenizer,
+    pictures: NDArray[np.uint8],
+    seed: int,
+    source: checkpoint.Header | None = None,
+) -> None:
+    """Sets every weight of ``model``, which is on the host: by principal components and k-means of
+    training pictures uint8 [n, 3, T, T], or as those of ``source`` where these can go on."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(pictures), generator=generator)[:_PICTURES].sort().values
+    some = torch.from_numpy(pictures[chosen.numpy()])
+    _initialize(model, some, generator)
+    if source:
+        adopt(model, load(source, torch.device("cpu")))
+    else:
+        _fill_codebook(model, some, generator)
+
+
+def _seen(model: Tokenizer, pictures: Tensor) -> Iterator[Tensor]:
+    """Whole pictures, uint8 [n, 3, T, T], as the encoder sees them, some at a time."""
+    side = model.config.preprocessing.model_size
+    whole = torch.tensor([0.0, 0.0, pictures.shape[-1], 0.0])
+    for part in torch.split(pictures, _AT_ONCE):
+        yield model.normalize(cut(part, whole.expand(len(part), 4), side))
 
 
 @torch.no_grad()
-def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> None:
-    """Sets every weight of ``model`` but the codebook, from normalized pixels [n, 3, s, s]."""
+def _initialize(model: Tokenizer, pictures: Tensor, generator: torch.Generator) -> None:
+    """Sets every weight but the codebook, from pictures as in ``_seen``."""
     encoder, decoder = model.encoder, model.decoder
     assert isinstance(encoder, PatchEncoder)
     assert isinstance(decoder, PatchDecoder | LatentDecoder)
@@ -54,7 +85,8 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
                 nn.init.zeros_(parameter)
     share = SHARE if latent else 1
     embed = encoder.patch_embed
-    mean, basis, scale = _principal_components(patchify(pixels, encoder.patch_size))
+    components = _principal_components(_seen(model, pictures), encoder.patch_size)
+    mean, basis, scale = components
     rank = min(basis.shape[1], embed.out_features // share)
     # The residual stream holds the components at unit variance.
     if latent:  # what the quarters of a token hold is not to be mixed
@@ -73,7 +105,9 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
 
     head = decoder.to_pixels
     assert isinstance(head, PatchHead)
-    mean, basis, scale = _principal_components(patchify(pixels, head.patch_size))
+    if head.patch_size != encoder.patch_size:
+        components = _principal_components(_seen(model, pictures), head.patch_size)
+    mean, basis, scale = components
     rank = min(basis.shape[1], head.in_features // share)
     # The components span a patch without what it may give to its neighbours.
     nn.init.zeros_(head.weight)
@@ -90,12 +124,13 @@ def initialize(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> 
 
 
 @torch.no_grad()
-def fill_codebook(model: Tokenizer, pixels: Tensor, generator: torch.Generator) -> None:
-    """Sets the codebook from the z of normalized pixels [n, 3, s, s]."""
-    codebook = codebook_of(model)
+def _fill_codebook(model: Tokenizer, pictures: Tensor, generator: torch.Generator) -> None:
+    """Sets the codebook from the z of pictures as in ``_seen``."""
+    assert isinstance(model.quantizer, Codebook)
+    codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
-    z = torch.cat([model.encoder(part) for part in torch.split(pixels[:wanted], 64)]).flatten(0, -2)
-    codebook.copy_(k_means(z, len(codebook), generator))
+    z = torch.cat([model.encoder(pixels) for pixels in _seen(model, pictures[:wanted])])
+    codebook.copy_(k_means(z.flatten(0, -2), len(codebook), generator))
 
 
 def decoder_goes_on(config: ModelConfig, source: ModelConfig) -> bool:
@@ -137,12 +172,20 @@ def _cells(head: object, overlap: int) -> Tensor:
     return cells[:, first : window - first, first : window - first].flatten()
 
 
-def _principal_components(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[n, T, D] -> mean [D], basis [D, D] by falling variance, deviation along each [D]."""
-    x = patches.flatten(0, 1).double()
-    mean = x.mean(dim=0)
-    x = x - mean
-    variances, basis = torch.linalg.eigh(x.T @ x / len(x))
+def _principal_components(
+    pictures: Iterator[Tensor], patch_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of patches of D numbers of pixels [n, 3, s, s], part by part: mean [D], basis [D, D] by
+    falling variance, deviation along each [D]."""
+    count, sums, products = 0, torch.zeros(()), torch.zeros(())
+    for pixels in pictures:
+        x = patchify(pixels, patch_size).flatten(0, 1).double()
+        count += len(x)
+        sums, products = sums.to(x) + x.sum(dim=0), products.to(x) + x.T @ x
+        if count * x.shape[1] ** 2 > _PRODUCTS:
+            break
+    mean = sums / count
+    variances, basis = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     variances, basis = variances.flip(0), basis.flip(1)
     deviations = variances.clamp(min=float(variances[0]) * 1e-6 + 1e-12).sqrt()
     return mean.float(), basis.float(), deviations.float()

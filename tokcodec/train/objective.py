@@ -1,0 +1,84 @@
+"""What is made small: the error of the decoded picture, and what keeps z near the codebook."""
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokcodec.config.vit import VitConfig
+from tokcodec.model.codebook import Codebook
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.batches import Batch, cut
+from tokcodec.train.borders import kinks
+from tokcodec.train.codebook import fast_codes
+from tokcodec.train.recipe import Recipe
+
+
+class Outcome(NamedTuple):
+    """Of one batch.
+
+    Attributes:
+        loss: scalar, float32, that is made small.
+        pixels: float32 [B, 3, s, s], normalized: the pictures as the model sees them.
+        decoded: the same of their codes.
+        z: float32 [B·N, d], without gradient.
+        codes: int64 [B·N].
+    """
+
+    loss: Tensor
+    pixels: Tensor
+    decoded: Tensor
+    z: Tensor
+    codes: Tensor
+
+
+class Objective(nn.Module):
+    """Squared error, commitment (VQ-VAE, arXiv 1711.00937, equation 3) and ``kinks``.
+
+    One graph of fixed shapes, that waits for nothing.
+    """
+
+    def __init__(self, model: Tokenizer, recipe: Recipe, codes_stay: bool) -> None:
+        """
+        Args:
+            codes_stay: only the decoder learns.
+        """
+        super().__init__()
+        self.model, self.recipe, self.codes_stay = model, recipe, codes_stay
+
+    def forward(self, batch: Batch) -> Outcome:
+        recipe, model, config = self.recipe, self.model, self.model.config
+        side = config.preprocessing.model_size
+        pixels = model.normalize(cut(batch.pictures, batch.crops, side))
+        # Codes that are to stay are those that encoding gives, in float32.
+        with self._autocast(not self.codes_stay):
+            z = model.encoder(pixels)
+        z = z.float()
+        quantizer = model.quantizer
+        assert isinstance(quantizer, Codebook)
+        rows = z.detach().flatten(0, -2)
+        codes = fast_codes(rows, quantizer.codebook, quantizer.metric == "cosine")
+        z_q = quantizer.lookup(codes.view(z.shape[:-1]))
+        straight_through = z_q if self.codes_stay else z + (z_q - z).detach()
+        with self._autocast():
+            if config.prefix_codes:
+                decoded = model.decoder(straight_through, batch.kept)
+            else:
+                decoded = model.decoder(straight_through)
+        decoded = decoded.float()
+        loss = F.mse_loss(decoded, pixels)
+        assert isinstance(config.decoder, VitConfig)
+        patch_size = config.decoder.patch_size
+        if recipe.deblocking and 1 < patch_size < side:
+            loss = loss + recipe.deblocking * kinks(decoded, patch_size)
+        if not self.codes_stay:
+            commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
+            loss = loss + recipe.commitment * commitment
+        return Outcome(loss, pixels, decoded, rows, codes)
+
+    def _autocast(self, enabled: bool = True) -> contextlib.AbstractContextManager[object]:
+        if self.recipe.dtype == "float32" or not enabled:
+            return contextlib.nullcontext()  # works on any device, torch's meta one included
+        return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)

@@ -1,0 +1,51 @@
+"""How much of what a device can do a training uses (MFU)."""
+
+import dataclasses
+import math
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokcodec.config import ModelConfig
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.batches import Batch
+from tokcodec.train.objective import Objective
+from tokcodec.train.recipe import Recipe
+
+_TRIES = 5
+_LONG = 0.1  # seconds
+
+
+def per_picture(config: ModelConfig, recipe: Recipe, codes_stay: bool) -> int:
+    """Operations, two a multiply-add, of a picture's share of a step: the matrix products and
+    convolutions forwards and backwards, as torch counts them."""
+    recipe = dataclasses.replace(recipe, dtype="float32", compiled=False)
+    side = config.preprocessing.model_size
+    with torch.device("meta"):
+        model = Tokenizer(config)
+        model.encoder.requires_grad_(not codes_stay)
+        batch = Batch(
+            torch.empty(1, 3, side, side, dtype=torch.uint8),
+            torch.empty(1, 4),
+            torch.empty(1, dtype=torch.int64),
+            torch.empty(config.quantizer.codebook_size, dtype=torch.int64),
+        )
+        with FlopCounterMode(display=False) as counter:
+            Objective(model, recipe, codes_stay)(batch).loss.backward()
+    return int(counter.get_total_flops())
+
+
+def reached(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product, which is what a training can hope for. Data
+    sheets promise more."""
+    size = 1024 if device.type == "cpu" else 8192
+    matrix = torch.ones(size, size, dtype=dtype, device=device)
+    best = math.inf
+    for _ in range(_TRIES):
+        begun = time.perf_counter()
+        float((matrix @ matrix)[0, 0])  # reading a value waits for the device
+        best = min(best, time.perf_counter() - begun)
+        if best > _LONG:  # emulated: once is enough
+            break
+    return 2 * size**3 / best

@@ -1,0 +1,50 @@
+"""Everything that decides the outcome of a training beside the model and the pictures."""
+
+import math
+from dataclasses import dataclass
+
+from tokcodec.model.loading import Dtype
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training.
+
+    Attributes:
+        steps: optimizer steps; the learning rate has fallen to zero after the last.
+        batch_size: pictures a step, of all processes together.
+        learning_rate: peak, of AdamW.
+        warmup: steps over which the learning rate rises.
+        weight_decay: on the matrices of the blocks.
+        clip_norm: largest norm of the whole gradient.
+        ema_decay: of the moving average of the weights, which is what ships.
+        commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
+        deblocking: weight of the ``kinks`` across borders of patches in the decoded picture.
+        codebook_decay: of the moving averages behind the codebook.
+        dead_below: a code used less than this share of the mean is revived.
+        report_every: steps between reports, where the run can resume.
+        seed: of the weights and of every draw.
+        dtype: of the matrix products (autocast); the weights are float32.
+        compiled: the step goes through ``torch.compile``.
+    """
+
+    steps: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    commitment: float = 0.25
+    deblocking: float = 0.0
+    codebook_decay: float = 0.995
+    dead_below: float = 0.02
+    report_every: int = 500
+    seed: int = 0
+    dtype: Dtype = "float32"
+    compiled: bool = False
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then cosine decay to zero."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * warm * (1 + math.cos(math.pi * step / self.steps)) / 2

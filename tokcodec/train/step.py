@@ -1,0 +1,118 @@
+"""One step of training: gradients, optimizer, averages. Nothing in it waits for the device."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tokcodec.model.codebook import Codebook
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train import ranks
+from tokcodec.train.batches import Batch
+from tokcodec.train.codebook import MovingAverages
+from tokcodec.train.objective import Objective
+from tokcodec.train.recipe import Recipe
+
+
+class Step:
+    """A model in training with its optimizer and averages, which every call moves on.
+
+    Attributes:
+        number: steps done.
+        model: as it is now; ``averaged`` gives what ships.
+        used: bool [K]: codes that were chosen since this was last cleared.
+    """
+
+    def __init__(self, model: Tokenizer, recipe: Recipe, codes_stay: bool = False) -> None:
+        """
+        Args:
+            model: with the weights to begin with.
+            codes_stay: only the decoder learns.
+        """
+        self.model, self.recipe, self.codes_stay = model, recipe, codes_stay
+        self.number = 0
+        if codes_stay:
+            model.encoder.requires_grad_(False)
+        matrices = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if ".blocks." in name and parameter.ndim == 2 and parameter.requires_grad
+        ]
+        decayed = set(matrices)
+        rest = [p for p in model.parameters() if p.requires_grad and p not in decayed]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": recipe.weight_decay},
+                {"params": rest, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        assert isinstance(model.quantizer, Codebook)
+        codebook = model.quantizer.codebook
+        self.averages = MovingAverages(
+            codebook,
+            recipe.batch_size * model.config.num_codes,
+            recipe.codebook_decay,
+            recipe.dead_below,
+        )
+        self.average = AveragedModel(
+            model,
+            multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
+            use_buffers=True,
+        )
+        self.used = torch.zeros(len(codebook), dtype=torch.bool, device=codebook.device)
+        self.objective: nn.Module = Objective(model, recipe, codes_stay)
+        if ranks.count() > 1:
+            self.objective = DistributedDataParallel(
+                self.objective, broadcast_buffers=False, static_graph=True
+            )
+        if recipe.compiled:
+            self.objective.compile(dynamic=False)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Gives the loss of this process's pictures, a scalar."""
+        outcome = self.objective(batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.number)
+        self.optimizer.zero_grad()
+        outcome.loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        if not self.codes_stay:
+            self.averages.update(outcome.z, outcome.codes, batch.revival)
+        self.average.update_parameters(self.model)
+        self.used[outcome.codes] = True
+        self.number += 1
+        loss: Tensor = outcome.loss.detach()
+        return loss
+
+    def averaged(self) -> Tokenizer:
+        """The model of averaged weights."""
+        model = self.average.module
+        assert isinstance(model, Tokenizer)
+        if self.codes_stay:  # not even -0.0 may become 0.0, as averaging makes it
+            model.encoder.load_state_dict(self.model.encoder.state_dict())
+            model.quantizer.load_state_dict(self.model.quantizer.state_dict())
+        return model
+
+    def state(self) -> dict[str, Any]:
+        """Everything from which a later process goes on to the same weights."""
+        return {
+            "step": self.number,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averages": self.averages.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a ``state``."""
+        self.number = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averages.load_state(state["averages"])
