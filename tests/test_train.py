@@ -25,6 +25,7 @@ from tokcodec.config.vit import (
     PatchEncoderConfig,
 )
 from tokcodec.errors import DatasetError, TrainingError
+from tokcodec.model import loading
 from tokcodec.model.codebook import nearest
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
@@ -447,6 +448,24 @@ def test_diverging_ends_in_one_line(pictures, tmp_path):
         train(PATCH, wild, pictures, tmp_path / "decoder", CPU, {}, lambda _: None, base, True)
     left = checkpoint.read_header(tmp_path / "decoder" / "model.safetensors")
     assert left.provenance["step"] == 0
+
+
+def test_a_run_goes_on_in_its_own_precision(photos, tmp_path, run, monkeypatch):
+    (tmp_path / "config.json").write_text(PATCH.to_json())
+    command = (
+        *("train", photos, "-o", tmp_path / "run", "--model", tmp_path / "config.json"),
+        *("--steps", "2", "--batch-size", "4", "--device", "cpu", "--deterministic"),
+    )
+    try:
+        assert b"bfloat16 on cpu" in run(*command, "--dtype", "bfloat16").stderr
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    # What auto would take on another machine does not matter.
+    monkeypatch.setattr(loading, "fastest_dtype", lambda _: "float32")
+    assert b"bfloat16 on cpu" in run(*command[:-1]).stderr
+    other = run(*command[:-1], "--dtype", "float32", "--seed", "3", status=1)
+    assert b"dtype bfloat16, not float32, seed 0, not 3; repeat its command" in other.stderr
 
 
 def test_other_settings_are_refused(pictures, tmp_path):
