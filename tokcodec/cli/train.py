@@ -63,6 +63,30 @@ def train(
             "model has pixel_overlap.",
         ),
     ] = 0.0,
+    random_features: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Weight in the loss of a distance in features of a fixed random network."
+        ),
+    ] = 0.0,
+    lpips: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Weight in the loss of LPIPS; needs the extra metrics, and torchvision or "
+            "--lpips-file.",
+        ),
+    ] = 0.0,
+    lpips_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="VGG16's weights for --lpips, as torchvision's."),
+    ] = None,
+    adversarial: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Weight in the loss of deceiving a discriminator; with --codes-of."
+        ),
+    ] = 0.0,
     report_every: Annotated[
         int, typer.Option(min=1, help="Steps between reports; a killed run resumes from there.")
     ] = 500,
@@ -110,6 +134,7 @@ def train(
     from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop, ranks
     from tokcodec.train.data import load_pictures
+    from tokcodec.train.perceptual import Lpips
     from tokcodec.train.recipe import Recipe
     from tokcodec.train.start import decoder_goes_on
 
@@ -133,6 +158,9 @@ def train(
             learning_rate=learning_rate,
             warmup=warmup,
             deblocking=deblocking,
+            random_features=random_features,
+            lpips=lpips,
+            adversarial=adversarial,
             report_every=report_every,
             seed=seed,
             dtype=dtype,
@@ -167,6 +195,7 @@ def train(
             _report,
             source,
             bool(codes_of),
+            Lpips.load(lpips_file) if lpips else None,
         )
         if not ranks.rank():
             print(header.path)

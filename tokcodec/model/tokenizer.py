@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -49,8 +50,7 @@ class Tokenizer(nn.Module):
 
     def enlarge(self, pixels: Tensor) -> Tensor:
         """What the decoder gives, [B, 3, h, w] -> [B, 3, H, W] in [0, 1], not yet clamped."""
-        mean, std = self._statistics(pixels)
-        pixels = pixels * std + mean
+        pixels = self.denormalize(pixels)
         scale = self.config.preprocessing.pixel_scale
         if scale > 1:
             pixels = F.interpolate(pixels, scale_factor=float(scale), mode="bicubic")
@@ -61,7 +61,16 @@ class Tokenizer(nn.Module):
         mean, std = self._statistics(pixels)
         return (pixels - mean) / std
 
+    def denormalize(self, pixels: Tensor) -> Tensor:
+        """The inverse of ``normalize``."""
+        mean, std = self._statistics(pixels)
+        return pixels * std + mean
+
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config.preprocessing
-        mean, std = like.new_tensor(config.mean), like.new_tensor(config.std)
-        return mean.view(3, 1, 1), std.view(3, 1, 1)
+        # Written where the pixels are, for a copy from the host would have the device wait.
+        mean, std = (
+            torch.cat([like.new_full((1, 1, 1), value) for value in values])
+            for values in (config.mean, config.std)
+        )
+        return mean, std

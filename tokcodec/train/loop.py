@@ -23,6 +23,7 @@ from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batches
 from tokcodec.train.data import Pictures
 from tokcodec.train.export import export, mean_psnr, rounded
+from tokcodec.train.perceptual import Lpips
 from tokcodec.train.recipe import Recipe
 from tokcodec.train.start import begin, decoder_goes_on
 from tokcodec.train.step import Step
@@ -85,6 +86,7 @@ def train(
     report: Callable[[Report], None],
     source: Header | None = None,
     codes_stay: bool = False,
+    lpips: Lpips | None = None,
 ) -> Header:
     """Trains to the last step, or goes on where the run in ``run`` stopped.
 
@@ -100,11 +102,13 @@ def train(
 
     Raises:
         TrainingError: the run was begun with other settings or pictures, or diverges; as
-            ``require_trainable``; codes that are to stay would not, for weights of the source that
-            are not float16 numbers.
+            ``require_trainable``; an adversarial loss while codes change; codes that are to stay
+            would not, for weights of the source that are not float16 numbers.
         OutputError: the file system refused.
     """
     require_trainable(config, source, codes_stay)
+    if recipe.adversarial and not codes_stay:
+        raise TrainingError("--adversarial is for a decoder alone: name --codes-of")
     if recipe.batch_size % ranks.count():
         raise TrainingError(
             f"--batch-size {recipe.batch_size} cannot be shared among {ranks.count()} processes"
@@ -117,7 +121,7 @@ def train(
         begin(model, pictures.train, recipe.seed, source)
     model = model.to(device)
     ranks.take_first(model.state_dict().values())
-    step = Step(model, recipe, codes_stay)
+    step = Step(model, recipe, codes_stay, lpips)
     if state:
         step.load_state(state)
     saved.save(step)
@@ -279,6 +283,7 @@ def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     for name in sorted(then.keys() | now.keys()):
         old, new = then.get(name), now.get(name)
         if name == "recipe" and old and new:
+            old = dataclasses.asdict(Recipe(steps=0)) | old  # what it knew nothing of
             words += [
                 f"{field} {old.get(field)}, not {new.get(field)}"
                 for field in sorted(old.keys() | new.keys())

@@ -3,7 +3,6 @@
 import contextlib
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import Batch, cut
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import fast_codes
+from tokcodec.train.perceptual import Lpips, RandomFeatures
 from tokcodec.train.recipe import Recipe
 
 
@@ -35,25 +35,35 @@ class Outcome(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Squared error, commitment (VQ-VAE, arXiv 1711.00937, equation 3) and ``kinks``.
+    """Squared error, commitment (VQ-VAE, arXiv 1711.00937, equation 3), and where the recipe has
+    them ``kinks`` and distances of features.
 
     One graph of fixed shapes, that waits for nothing.
     """
 
-    def __init__(self, model: Tokenizer, recipe: Recipe, codes_stay: bool) -> None:
+    def __init__(
+        self, model: Tokenizer, recipe: Recipe, codes_stay: bool, lpips: Lpips | None = None
+    ) -> None:
         """
         Args:
             codes_stay: only the decoder learns.
+            lpips: its network, where the recipe has it.
         """
         super().__init__()
         self.model, self.recipe, self.codes_stay = model, recipe, codes_stay
+        self.perceptual = nn.ModuleDict()
+        if recipe.random_features:
+            self.perceptual["random_features"] = RandomFeatures()
+        if lpips:
+            self.perceptual["lpips"] = lpips
+        self.perceptual.to(next(model.parameters()).device)
 
     def forward(self, batch: Batch) -> Outcome:
         recipe, model, config = self.recipe, self.model, self.model.config
         side = config.preprocessing.model_size
         pixels = model.normalize(cut(batch.pictures, batch.crops, side))
         # Codes that are to stay are those that encoding gives, in float32.
-        with self._autocast(not self.codes_stay):
+        with contextlib.nullcontext() if self.codes_stay else recipe.autocast(pixels.device):
             z = model.encoder(pixels)
         z = z.float()
         quantizer = model.quantizer
@@ -62,7 +72,7 @@ class Objective(nn.Module):
         codes = fast_codes(rows, quantizer.codebook, quantizer.metric == "cosine")
         z_q = quantizer.lookup(codes.view(z.shape[:-1]))
         straight_through = z_q if self.codes_stay else z + (z_q - z).detach()
-        with self._autocast():
+        with recipe.autocast(pixels.device):
             if config.prefix_codes:
                 decoded = model.decoder(straight_through, batch.kept)
             else:
@@ -73,12 +83,10 @@ class Objective(nn.Module):
         patch_size = config.decoder.patch_size
         if recipe.deblocking and 1 < patch_size < side:
             loss = loss + recipe.deblocking * kinks(decoded, patch_size)
+        for name, distance in self.perceptual.items():
+            seen = [model.denormalize(picture) for picture in (decoded, pixels)]
+            loss = loss + getattr(recipe, name) * distance(*seen)
         if not self.codes_stay:
             commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
             loss = loss + recipe.commitment * commitment
         return Outcome(loss, pixels, decoded, rows, codes)
-
-    def _autocast(self, enabled: bool = True) -> contextlib.AbstractContextManager[object]:
-        if self.recipe.dtype == "float32" or not enabled:
-            return contextlib.nullcontext()  # works on any device, torch's meta one included
-        return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16)

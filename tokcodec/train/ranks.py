@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 _PATIENCE = timedelta(hours=12)  # that the others have while the first reads all pictures
 
@@ -67,3 +67,15 @@ def sum_(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def mean_gradients(module: nn.Module) -> None:
+    """Makes every gradient the mean over all processes."""
+    if not dist.is_initialized():
+        return
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    together = sum_(torch.cat([gradient.flatten() for gradient in gradients])) / count()
+    for gradient, part in zip(
+        gradients, torch.split(together, [g.numel() for g in gradients]), strict=True
+    ):
+        gradient.copy_(part.view_as(gradient))

@@ -1,7 +1,10 @@
 """Everything that decides the outcome of a training beside the model and the pictures."""
 
+import contextlib
 import math
 from dataclasses import dataclass
+
+import torch
 
 from tokcodec.model.loading import Dtype
 
@@ -20,6 +23,9 @@ class Recipe:
         ema_decay: of the moving average of the weights, which is what ships.
         commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
         deblocking: weight of the ``kinks`` across borders of patches in the decoded picture.
+        random_features, lpips: weights of the distances in ``perceptual``.
+        adversarial: weight of the ``adversarial`` loss, of a decoder alone.
+        gradient_penalty: of its discriminator.
         codebook_decay: of the moving averages behind the codebook.
         dead_below: a code used less than this share of the mean is revived.
         report_every: steps between reports, where the run can resume.
@@ -37,6 +43,10 @@ class Recipe:
     ema_decay: float = 0.999
     commitment: float = 0.25
     deblocking: float = 0.0
+    random_features: float = 0.0
+    lpips: float = 0.0
+    adversarial: float = 0.0
+    gradient_penalty: float = 5.0
     codebook_decay: float = 0.995
     dead_below: float = 0.02
     report_every: int = 500
@@ -48,3 +58,9 @@ class Recipe:
         """Learning rate of a step: linear warm-up, then cosine decay to zero."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         return self.learning_rate * warm * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        """In which matrix products are of ``dtype``."""
+        if self.dtype == "float32":
+            return contextlib.nullcontext()  # works on any device, torch's meta one included
+        return torch.autocast(device.type, torch.bfloat16)

@@ -11,9 +11,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tokcodec.model.codebook import Codebook
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train import ranks
+from tokcodec.train.adversarial import Critic
 from tokcodec.train.batches import Batch
 from tokcodec.train.codebook import MovingAverages
 from tokcodec.train.objective import Objective
+from tokcodec.train.perceptual import Lpips
 from tokcodec.train.recipe import Recipe
 
 
@@ -26,11 +28,18 @@ class Step:
         used: bool [K]: codes that were chosen since this was last cleared.
     """
 
-    def __init__(self, model: Tokenizer, recipe: Recipe, codes_stay: bool = False) -> None:
+    def __init__(
+        self,
+        model: Tokenizer,
+        recipe: Recipe,
+        codes_stay: bool = False,
+        lpips: Lpips | None = None,
+    ) -> None:
         """
         Args:
             model: with the weights to begin with.
             codes_stay: only the decoder learns.
+            lpips: its network, where the recipe has it.
         """
         self.model, self.recipe, self.codes_stay = model, recipe, codes_stay
         self.number = 0
@@ -65,30 +74,36 @@ class Step:
             use_buffers=True,
         )
         self.used = torch.zeros(len(codebook), dtype=torch.bool, device=codebook.device)
-        self.objective: nn.Module = Objective(model, recipe, codes_stay)
+        self.objective: nn.Module = Objective(model, recipe, codes_stay, lpips)
         if ranks.count() > 1:
             self.objective = DistributedDataParallel(
                 self.objective, broadcast_buffers=False, static_graph=True
             )
         if recipe.compiled:
             self.objective.compile(dynamic=False)
+        self.critic = Critic(recipe, codebook.device) if recipe.adversarial else None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Gives the loss of this process's pictures, a scalar."""
         outcome = self.objective(batch)
+        loss = outcome.loss
+        if self.critic:
+            loss = loss + self.critic.loss(outcome.decoded, outcome.pixels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.number)
         self.optimizer.zero_grad()
-        outcome.loss.backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         if not self.codes_stay:
             self.averages.update(outcome.z, outcome.codes, batch.revival)
         self.average.update_parameters(self.model)
+        if self.critic:
+            self.critic.learn(outcome.decoded, outcome.pixels, self.recipe.rate(self.number))
         self.used[outcome.codes] = True
         self.number += 1
-        loss: Tensor = outcome.loss.detach()
-        return loss
+        done: Tensor = loss.detach()
+        return done
 
     def averaged(self) -> Tokenizer:
         """The model of averaged weights."""
@@ -107,6 +122,7 @@ class Step:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averages": self.averages.state(),
+            **({"critic": self.critic.state()} if self.critic else {}),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -116,3 +132,5 @@ class Step:
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.averages.load_state(state["averages"])
+        if self.critic:
+            self.critic.load_state(state["critic"])
