@@ -30,13 +30,12 @@ from tokcodec.model import loading
 from tokcodec.model.codebook import nearest
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.train.adversarial import discriminator_loss, generator_loss
 from tokcodec.train.batches import Batches, cut
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages, fast_codes
 from tokcodec.train.data import load_pictures
 from tokcodec.train.loop import train
-from tokcodec.train.perceptual import Lpips, RandomFeatures
+from tokcodec.train.perceptual import Lpips
 from tokcodec.train.prior import fit
 from tokcodec.train.recipe import Recipe
 from tokcodec.train.step import Step
@@ -435,59 +434,6 @@ def test_two_processes_do_what_one_does(photos, tmp_path):
     assert b"held-out PSNR" not in longer.stderr
 
 
-def test_features_of_a_random_network():
-    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    distance = RandomFeatures()
-    assert distance(pictures, pictures) == 0
-    # Another draw of noise is nearer than grey, which is nearer to it pixel by pixel.
-    other = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    grey = torch.full_like(pictures, 0.5)
-    assert distance(other, pictures) < distance(grey, pictures)
-    assert (other - pictures).square().mean() > (grey - pictures).square().mean()
-    assert RandomFeatures()(other, pictures) == distance(other, pictures)
-
-
-@pytest.mark.metrics
-def test_lpips_is_that_of_torchmetrics(tmp_path, monkeypatch):
-    reference = pytest.importorskip("torchmetrics.functional.image.lpips")
-    torch.manual_seed(0)
-    layers, before = [], 3
-    for width in (64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3, "M"):
-        if width == "M":
-            layers.append(torch.nn.MaxPool2d(2))
-        else:
-            layers += [torch.nn.Conv2d(before, width, 3, padding=1), torch.nn.ReLU()]
-            before = width
-    vgg16 = torch.nn.Sequential(*layers)
-    monkeypatch.setattr(reference, "_get_tv_model_features", lambda *_, **__: vgg16)
-    expected = reference._LPIPS(pretrained=True, net="vgg")
-    weights = {f"features.{name}": tensor for name, tensor in vgg16.state_dict().items()}
-    torch.save(weights, tmp_path / "vgg16.pth")
-    a, b = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    found = Lpips.load(tmp_path / "vgg16.pth")(a, b)
-    torch.testing.assert_close(found, expected(a, b, normalize=True).mean())
-    # Files of something else end in one line.
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    (tmp_path / "text.pth").write_text("no tensors")
-    for name, reason in (("other", "not the weights of VGG16"), ("text", "cannot read as a file")):
-        with pytest.raises(TrainingError, match=rf"{name}\.pth: {reason}"):
-            Lpips.load(tmp_path / f"{name}.pth")
-
-
-def test_losses_of_a_discriminator():
-    # One that says twice the sum of the pixels: its mean logit has a gradient of 2 / 4 a number.
-    def twice(pixels):
-        return 2 * pixels.sum(dim=1, keepdim=True)
-
-    original, decoded = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5)
-    ahead = math.log1p(math.exp(3))  # softplus of the decoded picture's logit less the original's
-    penalties = 2 * 12 * 0.5**2
-    assert discriminator_loss(twice, decoded, original, 0.1).item() == pytest.approx(
-        ahead + 0.1 * penalties
-    )
-    assert generator_loss(twice, decoded, original).item() == pytest.approx(ahead - 3)
-
-
 def test_a_decoder_learns_from_a_discriminator_and_goes_on(pictures, tmp_path):
     base = train(PATCH, Recipe(steps=1), pictures, tmp_path, CPU, {}, lambda _: None)
     recipe = Recipe(steps=4, batch_size=4, warmup=0, report_every=2, adversarial=0.1)
@@ -512,7 +458,7 @@ def test_a_decoder_learns_from_a_discriminator_and_goes_on(pictures, tmp_path):
     with pytest.raises(TrainingError, match="--adversarial is for a decoder alone"):
         train(PATCH, recipe, pictures, tmp_path / "all", CPU, {}, lambda _: None)
     (tmp_path / "wild").mkdir()
-    wild = dataclasses.replace(recipe, gradient_penalty=math.inf)
+    wild = dataclasses.replace(recipe, r3gan_gamma=math.inf)
     with pytest.raises(TrainingError, match="diverged at step 2"):
         train(PATCH, wild, pictures, tmp_path / "wild", CPU, {}, lambda _: None, base, True)
 

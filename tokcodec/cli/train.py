@@ -73,13 +73,16 @@ def train(
         float,
         typer.Option(
             min=0,
-            help="Weight in the loss of LPIPS; needs the extra metrics, and torchvision or "
-            "--lpips-file.",
+            help="Weight in the loss of LPIPS; needs --lpips-file.",
         ),
     ] = 0.0,
     lpips_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="VGG16's weights for --lpips, as torchvision's."),
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights for --lpips: torchvision's vgg16-397923af.pth, and without the extra "
+            "metrics also LPIPS's own vgg.pth; name it twice for two files.",
+        ),
     ] = None,
     adversarial: Annotated[
         float,
@@ -134,7 +137,7 @@ def train(
     from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop, ranks
     from tokcodec.train.data import load_pictures
-    from tokcodec.train.perceptual import Lpips
+    from tokcodec.train.perceptual import load_lpips
     from tokcodec.train.recipe import Recipe
     from tokcodec.train.start import decoder_goes_on
 
@@ -195,7 +198,7 @@ def train(
             _report,
             source,
             bool(codes_of),
-            Lpips.load(lpips_file) if lpips else None,
+            load_lpips(lpips_file or []) if lpips else None,
         )
         if not ranks.rank():
             print(header.path)

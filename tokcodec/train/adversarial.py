@@ -1,8 +1,8 @@
-"""The adversarial loss: a discriminator that the decoder is to deceive.
+"""A discriminator of patches, and the losses of R3GAN (arXiv 2501.05441, sections 2 and 3).
 
-As R3GAN has it (arXiv 2501.05441, sections 2 and 3): the relativistic pairing loss, zero-centred
-gradient penalties on original (R1) and decoded pictures (R2), a network without norms; no other
-trick. Pictures are float32 [B, 3, s, s], normalized.
+Pictures are float32 [B, 3, s, s] in [-1, 1], s a multiple of 8; decoded ones beside the originals
+that they were decoded from, and compared with them place by place. Under autocast the convolutions
+run in bfloat16; logits, losses and penalties are float32.
 """
 
 from collections.abc import Mapping
@@ -11,99 +11,109 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tokcodec.train import ranks
 from tokcodec.train.recipe import Recipe
 
-_WIDTHS = (64, 128, 256, 256)
-_SLOPE = 0.2
+_LEAK = 0.2
 
 
 class Discriminator(nn.Module):
-    """Pictures -> [B, 1, s / 16, s / 16]: of the surroundings of each place, how true they look
-    (PatchGAN, arXiv 1611.07004, section 3.2.2)."""
+    """Pictures -> logits float32 [B, 1, s/8, s/8], larger where they look like an original.
 
-    def __init__(self) -> None:
+    A residual network without normalization; each logit sees 66 x 66 pixels.
+    """
+
+    def __init__(self, generator: torch.Generator, width: int = 32) -> None:
         super().__init__()
-        # Four pixels are one place with more channels, for full resolution would cost the most.
-        layers: list[nn.Module] = [
-            nn.PixelUnshuffle(2),
-            nn.Conv2d(12, _WIDTHS[0], 3, padding=1),
-        ]
-        for level, width in enumerate(_WIDTHS):
-            if level:
-                layers.append(nn.AvgPool2d(2))
-            layers.append(_Residual(width, _WIDTHS[min(level + 1, len(_WIDTHS) - 1)]))
-        layers += [nn.LeakyReLU(_SLOPE), nn.Conv2d(_WIDTHS[-1], 1, 3, padding=1)]
-        self.layers = nn.Sequential(*layers)
+        self.enter = nn.Conv2d(3, width, 4, stride=2, padding=1)
+        self.stages = nn.Sequential(
+            Block(width), Halving(width), Block(2 * width), Halving(2 * width), Block(4 * width)
+        )
+        self.leave = nn.Conv2d(4 * width, 1, 1)
+        with torch.no_grad():
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    assert layer.bias is not None
+                    layer.bias.zero_()
+                    # Drawn on the CPU, so a run begins alike on every device.
+                    draws = torch.randn(layer.weight.shape, generator=generator, device="cpu")
+                    layer.weight.copy_(draws / layer.weight[0].numel() ** 0.5)
+            for layer in self.modules():
+                if isinstance(layer, Block):
+                    layer.second.weight.zero_()  # it begins as the identity
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.layers(pixels)  # type: ignore[no-any-return]
+        return self.leave(self.stages(self.enter(pixels))).float()  # type: ignore[no-any-return]
 
 
-class _Residual(nn.Module):
-    def __init__(self, width: int, wider: int) -> None:
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            nn.LeakyReLU(_SLOPE),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.LeakyReLU(_SLOPE),
-            nn.Conv2d(width, width, 3, padding=1),
-        )
-        self.widen = nn.Conv2d(width, wider, 1)
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.widen(x + self.branch(x))  # type: ignore[no-any-return]
+        y = self.first(F.leaky_relu(x, _LEAK))
+        return x + self.second(F.leaky_relu(y, _LEAK))  # type: ignore[no-any-return]
 
 
-def generator_loss(discriminator: Discriminator, decoded: Tensor, original: Tensor) -> Tensor:
-    """What the decoder makes small: that the original looks truer than what was decoded of it."""
-    return F.softplus((discriminator(original) - discriminator(decoded)).float()).mean()
+class Halving(nn.Sequential):
+    """Half the pixels a side, twice the channels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.AvgPool2d(2), nn.Conv2d(width, 2 * width, 1))
+
+
+def generator_loss(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
+    """How clearly decoded pictures are told from originals; leaves no gradient on the
+    discriminator."""
+    frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
+    margin = functional_call(discriminator, frozen, fake) - functional_call(
+        discriminator, frozen, real
+    )
+    return F.softplus(-margin).mean()
 
 
 def discriminator_loss(
-    discriminator: Discriminator, decoded: Tensor, original: Tensor, penalty: float
+    discriminator: nn.Module, fake: Tensor, real: Tensor, gamma: float
 ) -> Tensor:
-    """What the discriminator makes small; ``decoded`` without gradient.
+    """How badly they are told apart, and ``gamma`` / 2 times both penalties R1 and R2.
 
-    ``penalty``, half the paper's gamma, is the weight of R1 and of R2: of the squared gradient of a
-    picture's mean logit to its pixels, a mean over pictures.
+    A penalty is the squared gradient of the logits in the pixels, summed over those of a picture,
+    per logit: so one ``gamma`` serves pictures of every size.
     """
-    pairs = torch.cat([original, decoded]).detach().requires_grad_()
-    logits = discriminator(pairs).float()
-    scores = logits.mean(dim=(1, 2, 3))
-    (gradient,) = torch.autograd.grad(scores.sum(), pairs, create_graph=True)
-    true, false = logits.chunk(2)
-    steepness = gradient.square().sum(dim=(1, 2, 3)).mean() * 2
-    return F.softplus(false - true).mean() + penalty * steepness
+    fake, real = fake.detach().requires_grad_(), real.detach().requires_grad_()
+    of_fake, of_real = discriminator(fake), discriminator(real)
+    logits = of_fake.sum() + of_real.sum()
+    gradients = torch.autograd.grad(logits, (fake, real), create_graph=True)
+    penalties = torch.cat(gradients).square().sum() / of_real.numel()
+    return F.softplus(of_fake - of_real).mean() + gamma / 2 * penalties
 
 
 class Critic:
-    """A discriminator in training."""
+    """A discriminator in training. Pictures are as in ``Outcome``: normalized."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
-        self.network = Discriminator().to(device)
-        ranks.take_first(self.network.state_dict().values())
+        self.network = Discriminator(torch.Generator().manual_seed(recipe.seed)).to(device)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), betas=(0.0, 0.99), weight_decay=0.0, fused=True
         )
 
     def loss(self, decoded: Tensor, original: Tensor) -> Tensor:
         """The decoder's share, weighed."""
-        self.network.requires_grad_(False)
         with self.recipe.autocast(decoded.device):
             loss = generator_loss(self.network, decoded, original)
-        return self.recipe.adversarial * loss
+        return loss * self.recipe.adversarial
 
     def learn(self, decoded: Tensor, original: Tensor, rate: float) -> None:
         """A step of the discriminator's own."""
-        self.network.requires_grad_(True)
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
-        penalty = self.recipe.gradient_penalty
         with self.recipe.autocast(decoded.device):
-            loss = discriminator_loss(self.network, decoded, original, penalty)
+            loss = discriminator_loss(self.network, decoded, original, self.recipe.r3gan_gamma)
         loss.backward()  # type: ignore[no-untyped-call]
         ranks.mean_gradients(self.network)
         self.optimizer.step()

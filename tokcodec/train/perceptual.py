@@ -1,21 +1,27 @@
-"""Losses of how pictures look: distances between features of convolutional networks.
+"""Losses that follow the eye more closely than squared error does.
 
-Both take decoded and original pictures, float32 [B, 3, s, s] in [0, 1], and give a scalar.
+Each is a module that takes decoded and original pictures, float32 [B, 3, s, s] in [0, 1], s at
+least 64, and gives a scalar, differentiable in the decoded ones.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokcodec.errors import TrainingError
+from tokcodec.errors import CheckpointError, TrainingError
+from tokcodec.families.reading import Stored, Tensors
+from tokcodec.families.source import Source
 
-_EPSILON = 1e-10
+_EPSILON = 1e-8
+_SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # of VGG16: width, convolutions
+# Of pixels in [-1, 1], as the authors of LPIPS have them.
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 class RandomFeatures(nn.Module):
@@ -53,113 +59,90 @@ class RandomFeatures(nn.Module):
         distances: list[Tensor] = []
         for scale in self.scales:
             x = scale(F.avg_pool2d(x, 2) if distances else x)
-            distances.append(_difference(x).sum(dim=1).mean())
+            decoded, original = _of_length_1(x).chunk(2)
+            distances.append((decoded - original).square().sum(dim=1).mean())
         return torch.stack(distances).mean()
 
 
 class Lpips(nn.Module):
-    """The learned distance of Zhang et al. (arXiv 1801.03924, section 3): features of VGG16 after
-    five of its convolutions, each channel weighed by how much people see of it."""
+    """Distance in the features of VGG16 (arXiv 1409.1556), as LPIPS (arXiv 1801.03924, section 3)
+    weighs them. ``load_lpips`` fills in the published weights."""
 
-    # Of torchvision's VGG16, the convolutions up to each of the five.
-    SLICES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
-    WIDTHS = (64, 128, 256, 512, 512)
-    MEAN, DEVIATION = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.features, self.heads = nn.ModuleDict(), nn.ParameterList()
+        layers: list[nn.Module] = []
         before = 3
-        for numbers, width in zip(self.SLICES, self.WIDTHS, strict=True):
-            for number in numbers:
-                self.features[str(number)] = nn.Conv2d(before, width, 3, padding=1)
+        for width, depth in _SLICES:
+            for _ in range(depth):
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
                 before = width
-            self.heads.append(torch.empty(width))
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers[:-1])  # numbered as in torchvision
+        self.heads = nn.ParameterList(torch.ones(width) for width, _ in _SLICES)
+        for name, values in (("shift", _SHIFT), ("scale", _SCALE)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
-    @classmethod
-    def load(cls, path: Path | None) -> "Lpips":
-        """With its weights: VGG16's as torchvision names them, of the file ``path``, or of
-        torchvision itself; the heads of that file, or of the extra metrics.
-
-        Raises:
-            TrainingError: they are not there, or the file holds others.
-        """
-        tensors = _vgg16(path)
-        if not any(name.startswith("lin") for name in tensors):
-            tensors = {**tensors, **_heads()}
-        network = cls()
-        names = {f"features.{key}": f"features.{key}" for key in network.features.state_dict()} | {
-            f"heads.{n}": f"lin{n}.model.1.weight" for n in range(len(cls.WIDTHS))
-        }
-        try:
-            state = {own: tensors[name] for own, name in names.items()}
-            for name in names:
-                if name.startswith("heads"):
-                    state[name] = state[name].flatten()
-            network.load_state_dict(state)
-        except (KeyError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise TrainingError(f"{path}: not the weights of VGG16 for LPIPS: {reason}") from error
-        return network
-
     def forward(self, decoded: Tensor, original: Tensor) -> Tensor:
-        mean, deviation = (
-            torch.cat([decoded.new_full((1, 1, 1), value) for value in values])
-            for values in (self.MEAN, self.DEVIATION)
-        )
-        x = (torch.cat([decoded, original]) * 2 - 1 - mean) / deviation
-        total = decoded.new_zeros(())
-        for level, (numbers, head) in enumerate(zip(self.SLICES, self.heads, strict=True)):
-            if level:
-                x = F.max_pool2d(x, 2)
-            for number in numbers:
-                x = self.features[str(number)](x).relu()
-            total = total + (_difference(x) * head[:, None, None]).sum(dim=1).mean()
-        return total
+        pairs = zip(self.heads, self._slices(decoded), self._slices(original), strict=True)
+        # Means over pictures and places of the sum over channels.
+        return torch.stack(
+            [((a - b).square().mean(dim=(0, 2, 3)) * head).sum() for head, a, b in pairs]
+        ).sum()
+
+    def _slices(self, pixels: Tensor) -> list[Tensor]:
+        """Features of each slice [B, width, h, w], of unit length in every place."""
+        x = (2 * pixels - 1 - self.shift) / self.scale
+        slices = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                slices.append(x)
+            x = layer(x)
+        slices.append(x)
+        return [_of_length_1(y) for y in slices]
 
 
-def _difference(features: Tensor) -> Tensor:
-    """[2B, C, h, w] -> [B, C, h, w]: squared, between the halves, at lengths of 1."""
-    lengths = features.square().sum(dim=1, keepdim=True).add(_EPSILON).sqrt()
-    decoded, original = (features / lengths).chunk(2)
-    return (decoded - original).square()
+def _of_length_1(features: Tensor) -> Tensor:
+    features = features.float()
+    return features / (features.square().sum(dim=1, keepdim=True) + _EPSILON).sqrt()
 
 
-def _vgg16(path: Path | None) -> Mapping[str, Tensor]:
-    if path is None:
+def load_lpips(paths: Sequence[Path]) -> Lpips:
+    """LPIPS with the weights in these files, of torch or safetensors: VGG16's, as torchvision has
+    them (``features.0.weight``), and those of the linear heads, as the authors of LPIPS do
+    (``lin0.model.1.weight``), or where these are in none of them, torchmetrics'. Other tensors
+    there are passed over.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+        TrainingError: a tensor is in none of them, of another shape or not finite.
+    """
+    model = Lpips()
+    with contextlib.ExitStack() as stack:
+        stored: dict[str, Stored] = {}
+        for path in (*_heads(), *paths):
+            stored |= stack.enter_context(Source(path.stem, path, None, path.name).open())
+        tensors = Tensors(stored)
         try:
-            from torchvision.models import vgg16
-        except ImportError as error:
+            for name, weight in model.features.named_parameters(prefix="features"):
+                weight.copy_(torch.from_numpy(tensors.take(name, *weight.shape)))
+            for number, head in enumerate(model.heads):
+                array = tensors.take(f"lin{number}.model.1.weight", 1, len(head), 1, 1)
+                head.copy_(torch.from_numpy(array).flatten())
+        except CheckpointError as error:
             raise TrainingError(
-                "--lpips needs VGG16: install torchvision, or name a file of its weights with "
-                "--lpips-file"
+                f"{', '.join(map(str, paths))}: {error}; LPIPS takes torchvision's "
+                "vgg16-397923af.pth, and vgg.pth of LPIPS, which the extra metrics brings along"
             ) from error
-        try:
-            return vgg16(weights="IMAGENET1K_V1").state_dict()  # type: ignore[no-any-return]
-        except OSError as error:
-            raise TrainingError(
-                f"--lpips: the weights of VGG16 cannot be fetched ({error}); name a file of them "
-                "with --lpips-file"
-            ) from error
-    return _tensors(path)
+    return model
 
 
-def _heads() -> Mapping[str, Tensor]:
+def _heads() -> list[Path]:
     package = find_spec("torchmetrics")
     if package is None or package.origin is None:
-        raise TrainingError("--lpips needs tokcodec's extra metrics")
-    return _tensors(
-        Path(package.origin).parent / "functional" / "image" / "lpips_models" / "vgg.pth"
-    )
-
-
-def _tensors(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: tensor for name, tensor in tensors.items() if torch.is_tensor(tensor)}
-    except Exception as error:  # of many kinds, by what the file is instead
-        reason = str(error).splitlines()[0]
-        raise TrainingError(f"{path}: cannot read as a file of tensors: {reason}") from error
+        return []
+    models = Path(package.origin).parent / "functional" / "image" / "lpips_models"
+    return list(models.glob("vgg.pth"))

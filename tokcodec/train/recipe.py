@@ -25,7 +25,7 @@ class Recipe:
         deblocking: weight of the ``kinks`` across borders of patches in the decoded picture.
         random_features, lpips: weights of the distances in ``perceptual``.
         adversarial: weight of the ``adversarial`` loss, of a decoder alone.
-        gradient_penalty: of its discriminator.
+        r3gan_gamma: of the gradient penalties of its discriminator.
         codebook_decay: of the moving averages behind the codebook.
         dead_below: a code used less than this share of the mean is revived.
         report_every: steps between reports, where the run can resume.
@@ -46,7 +46,7 @@ class Recipe:
     random_features: float = 0.0
     lpips: float = 0.0
     adversarial: float = 0.0
-    gradient_penalty: float = 5.0
+    r3gan_gamma: float = 1.0
     codebook_decay: float = 0.995
     dead_below: float = 0.02
     report_every: int = 500
