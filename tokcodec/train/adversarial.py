@@ -89,7 +89,8 @@ def discriminator_loss(
     logits = of_fake.sum() + of_real.sum()
     gradients = torch.autograd.grad(logits, (fake, real), create_graph=True)
     penalties = torch.cat(gradients).square().sum() / of_real.numel()
-    return F.softplus(of_fake - of_real).mean() + gamma / 2 * penalties
+    loss: Tensor = F.softplus(of_fake - of_real).mean() + gamma / 2 * penalties
+    return loss
 
 
 class Critic:
