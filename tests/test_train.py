@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import dataclasses
 import io
 import json
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from conftest import COMMAND, PHOTOS
 from PIL import Image
 
+import tokcodec.train.batches
 from tokcodec import Codec, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
@@ -34,13 +36,15 @@ from tokcodec.train.batches import Batches, cut
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages, fast_codes
 from tokcodec.train.data import load_pictures
-from tokcodec.train.loop import train
+from tokcodec.train.loop import make_deterministic, train
 from tokcodec.train.perceptual import Lpips
 from tokcodec.train.prior import fit
 from tokcodec.train.recipe import Recipe
+from tokcodec.train.start import begin
 from tokcodec.train.step import Step
 
 CPU = torch.device("cpu")
+CUDA = "cuda"
 SMALL = {"width": 32, "layers": 1, "heads": 2, "patch_size": 4}
 PATCH = ModelConfig(
     encoder=PatchEncoderConfig(**SMALL),
@@ -434,21 +438,62 @@ def test_two_processes_do_what_one_does(photos, tmp_path):
     assert b"held-out PSNR" not in longer.stderr
 
 
-def test_a_decoder_learns_from_a_discriminator_and_goes_on(pictures, tmp_path):
-    base = train(PATCH, Recipe(steps=1), pictures, tmp_path, CPU, {}, lambda _: None)
-    recipe = Recipe(steps=4, batch_size=4, warmup=0, report_every=2, adversarial=0.1)
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("config", [PATCH, LATENT, PREFIXES], ids=["patch", "latent", "prefixes"])
+def test_a_step_on_cuda_is_that_of_the_cpu(config, compiled, pictures):
+    torch.manual_seed(0)
+    begun = Tokenizer(config)
+    begin(begun, pictures.train, 0)
+    recipe = Recipe(steps=9, batch_size=16, warmup=0, deblocking=0.1, random_features=0.1)
     ends = []
+    for name in ("cpu", CUDA):
+        device = torch.device(name)
+        own = dataclasses.replace(recipe, compiled=compiled and name == CUDA)
+        step = Step(copy.deepcopy(begun).to(device), own)
+        batches = Batches(pictures.train, config, own, device)
+        losses = [float(step(batches.of(number))) for number in range(3)]
+        ends.append((losses, {n: t.cpu() for n, t in step.model.state_dict().items()}))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-3)
+    for name, tensor in ends[0][1].items():
+        torch.testing.assert_close(ends[1][1][name], tensor, atol=5e-3, rtol=0, msg=name)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("share", [1.0, 0.0], ids=["on the device", "from a file"])
+def test_a_stopped_run_on_cuda_goes_on(pictures, tmp_path, monkeypatch, share):
+    monkeypatch.setattr(tokcodec.train.batches, "_SHARE_OF_MEMORY", share)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    make_deterministic()
+    try:
+        base = train(PATCH, Recipe(steps=1), pictures, tmp_path, torch.device(CUDA), {}, print)
+        ends = list(with_and_without_a_stop(pictures, tmp_path, torch.device(CUDA), base))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert ends[0].checkpoint_id == ends[1].checkpoint_id
+
+
+def with_and_without_a_stop(pictures, folder, device, base):
+    recipe = Recipe(steps=4, batch_size=4, warmup=0, report_every=2, adversarial=0.1)
     for name, stop in (("whole", None), ("stopped", 2)):
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir()
 
         def report(now, stop=stop):
             if now.step == stop:
                 raise KeyboardInterrupt
 
-        arguments = (PATCH, recipe, pictures, tmp_path / name, CPU, {})
+        arguments = (PATCH, recipe, pictures, folder / name, device, {})
         with contextlib.suppress(KeyboardInterrupt):
             train(*arguments, report, base, True)
-        ends.append(train(*arguments, lambda _: None, base, True))
+        yield train(*arguments, lambda _: None, base, True)
+
+
+def test_a_decoder_learns_from_a_discriminator_and_goes_on(pictures, tmp_path):
+    base = train(PATCH, Recipe(steps=1), pictures, tmp_path, CPU, {}, lambda _: None)
+    recipe = Recipe(steps=4, batch_size=4, warmup=0, report_every=2, adversarial=0.1)
+    ends = list(with_and_without_a_stop(pictures, tmp_path, CPU, base))
     assert ends[0].checkpoint_id == ends[1].checkpoint_id
     assert ends[0].code_id == base.code_id
     (tmp_path / "without").mkdir()
