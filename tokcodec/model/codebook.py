@@ -108,8 +108,9 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
             part = z[start : start + rows]
             own = part[:, : codebook.shape[1]]
             reach = torch.linalg.vector_norm(own, dim=1, keepdim=True) * longest
-            scores = (_split(part, "hlh") if split else part) @ vectors.T
-            candidates = _largest(scores, slack * (reach + longest * longest))
+            factors = _split(part, "hlh") if split else part
+            # The scores bear no name, so that the next ones take their place in the caches.
+            candidates = _largest(factors @ vectors.T, slack * (reach + longest * longest))
             codes[start : start + rows] = _exact(own, codebook, candidates, dot)
     return codes
 

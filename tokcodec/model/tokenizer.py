@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ class Tokenizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 [B, *code_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
-        return self.enlarge(self.decoder(self.quantizer.lookup(codes))).clamp(0, 1)
+        return self.enlarge(self.decoder(self.quantizer.lookup(codes)).float()).clamp(0, 1)
 
     def shrink(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> what the encoder sees of it, [B, 3, h, w]: means."""
@@ -63,5 +64,7 @@ class Tokenizer(nn.Module):
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config.preprocessing
-        mean, std = like.new_tensor(config.mean), like.new_tensor(config.std)
-        return mean.view(3, 1, 1), std.view(3, 1, 1)
+        both = torch.tensor((config.mean, config.std), dtype=like.dtype)
+        # Made on the device they would wait for what it is doing.
+        mean, std = both.view(2, 3, 1, 1).to(like.device, non_blocking=True)
+        return mean, std
