@@ -25,8 +25,8 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the 
 Dtype = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(
-        help="Of the model's matrix products. bfloat16 is faster on GPUs and some processors, and "
-        "changes some codes, and pixels a little."
+        help="Of the model's matrix products. bfloat16 is for GPUs and processors that have it in "
+        "hardware, and changes some codes, and pixels a little."
     ),
 ]
 BatchSize = Annotated[

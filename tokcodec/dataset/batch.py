@@ -10,6 +10,7 @@ import torch
 from tokcodec.codec import BATCH_SIZE, BATCHES_AT_ONCE, Codec
 from tokcodec.dataset.plan import parts_of
 from tokcodec.dataset.table import read_metadata
+from tokcodec.errors import DeviceError
 from tokcodec.picture import Squares
 
 _LARGEST = 1024
@@ -31,7 +32,11 @@ def batch_size_begun_with(output: Path) -> int | None:
 
 
 def find_batch_size(codec: Codec) -> int:
-    """The smallest power of two that encodes about as fast as any that fits in memory."""
+    """The smallest power of two that encodes about as fast as any that fits in memory.
+
+    Raises:
+        DeviceError: the smallest does not fit.
+    """
     side = codec.config.preprocessing.read_size
     noise = np.random.default_rng(0)
     best, best_rate, size = BATCH_SIZE, 0.0, BATCH_SIZE
@@ -43,7 +48,12 @@ def find_batch_size(codec: Codec) -> int:
         try:
             _seconds(codec, batch, BATCHES_AT_ONCE)  # takes memory, compiles
             rate = size * _BATCHES / _seconds(codec, batch, _BATCHES)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
+            if not best_rate:
+                raise DeviceError(
+                    f"{codec.device}: no memory for {BATCHES_AT_ONCE} batches of {size} squares; "
+                    "take a smaller --batch-size"
+                ) from error
             break
         if rate < best_rate * _GAIN:
             break
