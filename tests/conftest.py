@@ -32,6 +32,13 @@ COMMAND = Path(sys.executable).parent / "tokcodec"
 TERMINAL = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
+def pytest_configure(config):
+    """What is expected of commands is what they do on a processor. ``pytest -m cuda`` has the GPU;
+    all other tests, and the processes they start, see none."""
+    if not config.option.markexpr.startswith("cuda"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """No test reads or fills the user's caches, or the network."""

@@ -213,7 +213,7 @@ def test_the_default_batch():
 
 def test_loading_what_is_not_there():
     with pytest.raises(CheckpointError, match="no such file, folder or bundled checkpoint"):
-        Codec.load("tokcodec-17")
+        Codec.load("tokcodec-17", device="cpu")
     with pytest.raises(DeviceError, match="device abacus: torch knows no such device"):
         Codec.load(device="abacus")
 
@@ -222,12 +222,3 @@ def test_loading_what_is_not_there():
 def test_cuda_that_is_not_there():
     with pytest.raises(DeviceError, match="torch finds no CUDA device"):
         Codec.load(device="cuda")
-
-
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_gives_the_codes_of_the_cpu():
-    golden = np.load(GOLDEN / "patch.npz")
-    codec = Codec.load(str(GOLDEN / "patch.safetensors"), device="cuda")
-    codes = codec.encode(torch.from_numpy(golden["pixels"]))
-    assert np.array_equal(codes.cpu(), golden["codes"])  # every margin is above 1e-4

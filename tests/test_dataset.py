@@ -12,20 +12,22 @@ import sys
 import tarfile
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import COMMAND, DATA, GOLDEN, PHOTOS
 from PIL import Image
 
 from tokcodec import Codec, TokenFile, sources
-from tokcodec.errors import DatasetError, OutputError
+from tokcodec.errors import DatasetError, DeviceError, OutputError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from tokcodec.dataset import step  # noqa: E402
+from tokcodec.dataset import batch, step  # noqa: E402
 from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size  # noqa: E402
 from tokcodec.dataset.export import export  # noqa: E402
 from tokcodec.dataset.lock import locked  # noqa: E402
@@ -45,7 +47,7 @@ COLUMNS = ["key", "label", "view", "width", "height", "tokens", "status", "error
 
 @pytest.fixture(scope="module")
 def codec():
-    return Codec.load(TINY)
+    return Codec.load(TINY, "cpu")
 
 
 def picture(seed, size=(32, 32)):
@@ -491,7 +493,7 @@ def test_other_runs_are_refused(codec, many, tmp_path):
     shutil.copytree(many / "cat", source)
     go(codec, [source], out, limit=150)
     finished = contents(out)
-    other = Codec.load(str(GOLDEN / "latent.safetensors"))
+    other = Codec.load(str(GOLDEN / "latent.safetensors"), "cpu")
     with pytest.raises(DatasetError, match="is of model d4031cfb, not"):
         go(other, [source], out, limit=150)
     with pytest.raises(DatasetError, match="was made with views one, not hflip"):
@@ -833,14 +835,41 @@ def test_verify(start, run, tmp_path):
     assert "2 pictures, patch; compared with cpu, float32, batch 16" in text
 
 
-def test_the_batch_that_is_found(codec, many, tmp_path):
-    batch = find_batch_size(codec)
-    assert batch in {16 << n for n in range(7)}
+def test_the_batch_that_is_found(many, tmp_path):
+    codec = Codec.load(TINY, "cpu")
+    size = find_batch_size(codec)
+    assert size in {16 << n for n in range(7)}
     assert codec.batch_size == 16
     assert batch_size_begun_with(tmp_path / "out") is None
     for name in ("out", "out.parquet"):
-        go(Codec.load(TINY, batch_size=5), [many], tmp_path / name, limit=7)
+        go(Codec.load(TINY, "cpu", batch_size=5), [many], tmp_path / name, limit=7)
         assert batch_size_begun_with(tmp_path / name) == 5
+
+
+@pytest.mark.parametrize(("fits", "found"), [(8, None), (64, 64), (1024, 1024)])
+def test_the_batch_that_fits(monkeypatch, fits, found):
+    """Where each is twice as fast a square as the one before, it is the largest that fits."""
+    codec = Codec.load(TINY, "cpu")
+    encoded = []
+    now = [0.0]
+
+    def encode_squares(squares):
+        assert squares.shape == (codec.batch_size, 32, 32, 3)
+        if len(squares) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        encoded.append(len(squares))
+        now[0] += 1
+        return np.zeros((len(squares), 16), np.int64)
+
+    monkeypatch.setattr(codec, "encode_squares", encode_squares)
+    monkeypatch.setattr(batch, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    if found is None:
+        with pytest.raises(DeviceError, match="no memory for 4 batches of 16 squares; take a smal"):
+            find_batch_size(codec)
+        return
+    assert find_batch_size(codec) == found
+    assert codec.batch_size == 16
+    assert encoded.count(found) == 4 + 12  # as many as a GPU has at once, then those timed
 
 
 # Ray
@@ -878,6 +907,36 @@ def test_ray_gives_the_same_with_a_worker_killed(codec, many, tmp_path):
         return killed
 
     assert any(run_and_kill(tmp_path / f"ray{attempt}") for attempt in range(3))
+
+
+@pytest.mark.ray
+def test_what_no_machine_of_a_cluster_has_is_refused(run, many, tmp_path):
+    pytest.importorskip("ray")
+    options = ("--weights", TINY, "--engine", "ray", "--limit", "3", "--workers", "1000")
+    said = run("tokenize", many, "-o", tmp_path / "out", *options, status=1).stderr.decode()
+    assert "Ray: no machine has what an actor needs (CPU 1000, GPU 0); take fewer" in said
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_driver_of_rays_actors_needs_no_gpu(run, many, tmp_path, monkeypatch, there):
+    handed = []
+    ray = types.SimpleNamespace(
+        cluster_device=lambda _: "cuda" if there else "cpu",
+        on_ray=lambda task, *how: lambda *_: handed.append((task.settings, how)) or (),
+    )
+    monkeypatch.setitem(sys.modules, "tokcodec.dataset.ray", ray)
+
+    def touched(*_):
+        raise AssertionError("the driver looked for a GPU")
+
+    for name in ("is_available", "_lazy_init", "get_device_capability", "device_count"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    options = ("--weights", TINY, "--engine", "ray", "--limit", "3", "--shard", "0/2")
+    for device, kind in (("auto", "cuda" if there else "cpu"), ("cuda", "cuda"), ("cpu", "cpu")):
+        run("tokenize", many, "-o", tmp_path / device, *options, "--device", device)
+        settings, how = handed.pop()
+        assert (settings.device, settings.batch_size) == (kind, 16)
+        assert how == (None, 1, 1)
 
 
 def test_an_output_that_cannot_be_written(codec, many):

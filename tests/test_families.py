@@ -577,7 +577,7 @@ def test_a_damaged_cache_is_mended(tmp_path, monkeypatch):
     header.path.write_bytes(header.path.read_bytes()[:-1])
     header.path.write_bytes(b"junk")
     assert find(folder) == header
-    assert Codec.load(folder).header == header
+    assert Codec.load(folder, "cpu").header == header
     monkeypatch.setenv("TOKCODEC_CACHE", "/proc/nowhere")
     with pytest.raises(OutputError, match="TOKCODEC_CACHE"):
         find(folder)
@@ -610,7 +610,7 @@ def test_damaged_pickles_and_parameters(name, tmp_path):
 
 
 def test_pictures_do_not_depend_on_the_batch(tmp_path):
-    codec = Codec.load(str(published.write(tmp_path / "mine", *published.tiny())))
+    codec = Codec.load(str(published.write(tmp_path / "mine", *published.tiny())), "cpu")
     tokens = torch.randn(4, 16, codec.config.decoder.width)
     tokens[3] = tokens[0]
     with torch.inference_mode():
@@ -644,7 +644,7 @@ def test_prefixes(run, tmp_path):
         b"with 4 codes"
         in run("encode", "a.png", *piece, "-o", "4.tok", cwd=tmp_path, status=1).stderr
     )
-    codec = Codec.load(str(tmp_path / "piece.safetensors"))
+    codec = Codec.load(str(tmp_path / "piece.safetensors"), "cpu")
     whole = codec.compress(tmp_path / "a.png")
     for tokens, file in ((6, "6.tok"), (4, "4.tok")):
         kept = codec.compress(tmp_path / "a.png", tokens=tokens)

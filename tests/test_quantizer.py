@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from tokcodec.config.parts import Frame
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
 from tokcodec.model.binary import Binary
-from tokcodec.model.codebook import Codebook, nearest
+from tokcodec.model.codebook import _SPLIT_ROUNDOFF, Codebook, _split, nearest
 from tokcodec.model.finite_scalar import FiniteScalar
 
 
@@ -49,17 +50,92 @@ def test_exact_on_20000_vectors_with_ties_and_near_ties(size):
     assert (scores.argmin(dim=1) != codes).sum() > 50
 
 
-def test_nothing_the_caller_sets_makes_it_less_exact():
-    z = torch.randn(500, 16, generator=torch.Generator().manual_seed(1))
-    codebook = z.flip(0).repeat(2, 1) + 1e-5
-    expected = brute_force(z, codebook)
-    torch.set_float32_matmul_precision("medium")
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(nearest(z, codebook), expected)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+OLD = {
+    "highest": lambda: torch.set_float32_matmul_precision("highest"),
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "allow_tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "cudnn.allow_tf32": lambda: setattr(torch.backends.cudnn, "allow_tf32", True),
+}
+NEW = {
+    f"{name} {precision}": lambda backend=backend, precision=precision: setattr(
+        backend, "fp32_precision", precision
+    )
+    for name, backend, precisions in (
+        ("all", torch.backends, ("ieee", "tf32", "bf16", "none")),
+        ("cuda.matmul", torch.backends.cuda.matmul, ("ieee", "tf32", "none")),
+        ("mkldnn", torch.backends.mkldnn, ("ieee", "tf32", "bf16", "none")),
+        ("mkldnn.matmul", torch.backends.mkldnn.matmul, ("ieee", "tf32", "bf16", "none")),
+    )
+    for precision in precisions
+}
+
+
+def settings():
+    """All that a caller may have set, in either of torch's ways, which it refuses to mix."""
+    backends = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    found = [backend.fp32_precision for backend in backends]
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32):
+        try:
+            found.append(read())
+        except RuntimeError as mixed:
+            found.append(str(mixed))
+    return found
+
+
+def reset():
+    torch.set_float32_matmul_precision("highest")
+    for backend in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends):
+        backend.fp32_precision = "none"
+
+
+@pytest.fixture
+def _as_before():
+    reset()
+    yield
+    reset()
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.parametrize("metric", ["euclidean", "dot"])
+@pytest.mark.parametrize("name", [*OLD, *NEW])
+def test_nothing_the_caller_sets_makes_it_less_exact(name, metric):
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(500, 16, generator=generator)
+    vectors = torch.cat([z.flip(0) + 1e-5, z.flip(0), torch.randn(24, 16, generator=generator)])
+    quantizer = codebook(1024, 16, metric)
+    quantizer.codebook.copy_(vectors)
+    products = z.double() @ vectors.double().T
+    expected = brute_force(z, vectors) if metric == "euclidean" else products.argmax(dim=1)
+
+    def then_inherited():
+        """What operations have when all that they may inherit from has been set."""
+        torch.backends.fp32_precision = "ieee"
+        return settings()
+
+    (OLD | NEW)[name]()
+    without = then_inherited()
+    reset()
+    (OLD | NEW)[name]()
+    before = settings()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.codes(z), expected)
+        with ThreadPoolExecutor(4) as pool:
+            assert all(torch.equal(c, expected) for c in pool.map(quantizer.codes, [z] * 8))
+    assert settings() == before
+    assert then_inherited() == without
+
+
+def test_split_products_are_as_near_as_stated():
+    # Also with factors rounded to bfloat16, which is what some processors do where they may.
+    generator = torch.Generator().manual_seed(4)
+    x, y = (torch.randn(300, 16, generator=generator) * 10**e for e in (3, -2))
+    a, b = _split(x, "hlh"), _split(y, "hhl")
+    assert torch.equal(a, a.bfloat16().float())
+    assert torch.equal(b, b.bfloat16().float())
+    sizes = x.norm(dim=1)[:, None].double() * y.norm(dim=1).double()
+    error = ((a.double() @ b.double().T - x.double() @ y.double().T) / sizes).abs().max()
+    assert 0 < error < _SPLIT_ROUNDOFF
 
 
 def codebook(size, dim, metric):

@@ -98,7 +98,7 @@ def test_encode_takes_it_and_goes_on(make, photos, tmp_path, capsys, kind):
     out = tmp_path / "out"
     assert end(encode, [source], str(out)) == 0
     assert files(out) == sorted(f"{name}.tok" for name in names)
-    codec = Codec.load(TINY)
+    codec = Codec.load(TINY, "cpu")
     for name, data in zip(names, photos.values(), strict=True):
         expected = codec.compress(io.BytesIO(data))
         assert TokenFile.load(out / f"{name}.tok").to_bytes() == expected.to_bytes()

@@ -21,10 +21,12 @@ class Way:
     dtype: Dtype = "float32"
     threads: int = 1
     batch_size: int = 16
+    compiled: bool = False
 
     def __str__(self) -> str:
         threads = f", {self.threads} threads" if self.device == "cpu" else ""
-        return f"{self.device}, {self.dtype}, batch {self.batch_size}{threads}"
+        compiled = ", compiled" if self.compiled else ""
+        return f"{self.device}, {self.dtype}, batch {self.batch_size}{threads}{compiled}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ def ways_at_hand(config: ModelConfig) -> list[Way]:
     others += [replace(first, batch_size=n) for n in (1, 4, 16, 64) if n != size]
     others.append(replace(first, dtype="bfloat16"))
     if torch.cuda.is_available():
-        others += [Way(device="cuda"), Way(device="cuda", dtype="bfloat16")]
+        cuda = Way(device="cuda")
+        others += [cuda, replace(cuda, batch_size=64), replace(cuda, compiled=True)]
+        others += [replace(way, dtype="bfloat16") for way in others[-3:]]
     return [first, *others]
 
 
@@ -68,7 +72,7 @@ def compare(
     try:
         for way in ways:
             torch.set_num_threads(way.threads)
-            codec = Codec.load(header, way.device, way.batch_size, way.dtype)
+            codec = Codec.load(header, way.device, way.batch_size, way.dtype, way.compiled)
             codes = codec.encode_squares(squares)
             if expected is None or margins is None:
                 expected, margins = codes, _margins(codec, squares)

@@ -2,10 +2,10 @@
 
 import contextlib
 import math
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
+from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -34,6 +34,7 @@ _NOTHING: Rows = np.empty(0)  # rows of a picture that could not be read
 
 BATCH_SIZE = 16
 _BATCHES_AHEAD = 4  # that pictures are read for while the model runs
+BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
 
@@ -68,10 +69,10 @@ class Codec:
         self.batch_size, self.native_batch_size = batch_size, native_batch_size
         self.dtype: Dtype = dtype
         self.device = next(model.parameters()).device
-        # Of several workers, each has a core of its own, but a device has memory for one batch.
-        self._turn: contextlib.AbstractContextManager[object] = (
-            contextlib.nullcontext() if self.device.type == "cpu" else threading.Lock()
-        )
+        self._streams: SimpleQueue[torch.cuda.Stream] = SimpleQueue()
+        if self.device.type == "cuda":
+            for _ in range(BATCHES_AT_ONCE):
+                self._streams.put(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
     @classmethod
     def load(
@@ -90,8 +91,8 @@ class Codec:
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
             batch_size: squares that the model sees at once; ``default_batch_size`` if None, and
                 then one picture at a time in the native fit.
-            dtype: of the encoder's matrix products (autocast); codes in ``bfloat16`` are not those
-                in ``float32``.
+            dtype: of the matrix products in encoder and decoder (autocast), but for the last before
+                the quantizer; some codes in ``bfloat16`` are not those in ``float32``.
             compiled: the encoder goes through ``torch.compile``.
 
         Raises:
@@ -101,7 +102,8 @@ class Codec:
         header = checkpoint.find(weights) if isinstance(weights, str) else weights
         model = load(header, resolve_device(device))
         if compiled:
-            model.encoder.compile()
+            # Batches have one shape, but for native pictures; what is for any shape is slower.
+            model.encoder.compile(dynamic=None if header.config.multiple else False)
         size = batch_size or default_batch_size(header.config, resolve_device(device))
         return cls(model, header, size, batch_size or 1, dtype)
 
@@ -192,12 +194,13 @@ class Codec:
 
         As many threads read, and as many run the model, a batch each, on a single one of torch's
         threads: so every core has work whether it is reading or the model that takes long, and
-        none waits for another. A single batch, or a single worker, has all of torch's threads.
+        none waits for another. A single batch, or a single worker, has all of torch's threads. A
+        GPU has several batches at once, whatever ``workers`` is.
 
         Args:
             items: anything that stands for a picture.
             read: gives a picture's squares.
-            workers: threads of either kind.
+            workers: threads of either kind, or of readers alone.
             fit: of the pictures.
         """
         # A tiled picture may hold hundreds of squares: few of them wait in memory.
@@ -209,7 +212,7 @@ class Codec:
             results = _run_group(group, self.encode_squares)
             return [(_without_pixels(picture), codes) for picture, codes in results]
 
-        return _on_workers(_groups(rows, self.batch_size), work, workers)
+        return _on_workers(_groups(rows, self.batch_size), work, self._threads(workers))
 
     def decompress(
         self, token_file: TokenFile, size: Size | None = None, tokens: int | None = None
@@ -278,7 +281,8 @@ class Codec:
                 for item, pixels in _run_group(group, self._decode_pixels)
             ]
 
-        return _on_workers(_groups(map(rows, items), self.batch_size), work, workers)
+        groups = _groups(map(rows, items), self.batch_size)
+        return _on_workers(groups, work, self._threads(workers))
 
     def _check(self, token_file: TokenFile, size: Size | None) -> tuple[Placement, tuple[int, ...]]:
         """Refuses what this model cannot decode; gives the placement and the shape of the codes of
@@ -344,22 +348,28 @@ class Codec:
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         size = self.config.preprocessing.read_size
-        codes = self._run(
-            lambda part: self._codes(self.seen(part)),
-            rows.to(self.device, non_blocking=True),
-            squares.shape[1:3] == (size, size),
-        )
-        return codes.cpu().numpy()
+        with self._at_once():
+            codes = self._run(
+                lambda part: self._codes(self.seen(part)),
+                rows.to(self.device, non_blocking=True),
+                squares.shape[1:3] == (size, size),
+            )
+            return codes.cpu().numpy()
 
     def seen(self, squares: Tensor) -> Tensor:
         """Squares, uint8 [B, S, S, 3], as the model sees them: float32 [B, 3, s, s] in [0, 1]."""
         pixels = squares.permute(0, 3, 1, 2).float() / 255
         return pixels if self.config.preprocessing.read_scale > 1 else self.model.shrink(pixels)
 
+    def drawn(self, pixels: Tensor) -> Tensor:
+        """What the model decodes, float32 [B, 3, S, S] in [0, 1], as uint8 [B, S, S, 3]."""
+        pixels = pixels * 255
+        if self.config.rounding == "nearest":
+            pixels = pixels.round()
+        return pixels.to(torch.uint8).permute(0, 2, 3, 1)
+
     def _codes(self, pixels: Tensor) -> Tensor:
-        low = self.dtype == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            return self.model.encode(pixels).flatten(1)
+        return self.model.encode(pixels).flatten(1)
 
     def decode(self, codes: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
         """codes int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
@@ -382,9 +392,9 @@ class Codec:
         least = 1 if self.config.prefix_codes else count
         if codes.ndim != 2 or not least <= codes.shape[1] <= count:
             raise ValueError(f"expected codes [B, {count}], not {list(codes.shape)}")
-        codes = codes.to(self.device, torch.int64)
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise ValueError(f"codes must be from 0 to {size - 1}")
+        codes = codes.to(self.device, torch.int64)
         if len(own) == 2:
             codes = codes.view(-1, *own)
         return self._run(self.model.decode, codes, own == square)
@@ -397,7 +407,8 @@ class Codec:
             return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
         size = self.batch_size if squares else self.native_batch_size
         results = []
-        with self._turn:
+        low = self.dtype == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             for part in torch.split(rows, size):
                 missing = size - len(part)
                 if missing:
@@ -407,11 +418,28 @@ class Codec:
 
     def _decode_pixels(self, codes: Rows) -> Rows:
         shape = codes.shape[1:] if codes.ndim == 3 and self.config.multiple else None
-        pixels = self.decode(torch.from_numpy(codes).flatten(1), shape)
-        pixels = pixels * 255
-        if self.config.rounding == "nearest":
-            pixels = pixels.round()
-        return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+        with self._at_once():
+            pixels = self.decode(torch.from_numpy(codes).flatten(1), shape)
+            return self.drawn(pixels).cpu().numpy()
+
+    @contextlib.contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Work that begins and ends on the host. On a GPU it has a stream of its own as long as it
+        takes, and waits until one is free, as there is memory for so many batches only."""
+        if self.device.type != "cuda":
+            yield
+            return
+        stream = self._streams.get()
+        try:
+            stream.wait_stream(torch.cuda.default_stream(self.device))  # for the weights
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._streams.put(stream)
+
+    def _threads(self, workers: int) -> int:
+        """That run the model, a batch each."""
+        return workers if self.device.type == "cpu" else BATCHES_AT_ONCE
 
 
 def _groups(items: Iterable[tuple[T, Rows]], least: int) -> Iterator[list[tuple[T, Rows]]]:

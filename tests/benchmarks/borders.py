@@ -27,7 +27,7 @@ def ratio(pixels: Tensor, patch_size: int) -> float:
 
 def main(paths: list[str]) -> None:
     for header in bundled():
-        codec, config = Codec.load(header), header.config
+        codec, config = Codec.load(header, "cpu"), header.config
         read = [read_squares(path, PreprocessingConfig(), "crop").pixels for path in paths]
         originals = torch.from_numpy(np.concatenate(read)).permute(0, 3, 1, 2) / 255
         decoded = codec.decode(codec.encode(originals))

@@ -17,6 +17,7 @@ from tokcodec.cli.options import (
     AllowLarge,
     BatchSize,
     Device,
+    Dtype,
     Force,
     Json,
     Output,
@@ -76,6 +77,7 @@ def decode(
         typer.Option(metavar="KEY|ROW", help="Of a token dataset, only these; may be repeated."),
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = "float32",
     batch_size: BatchSize = None,
     workers: Workers = CORES,
     allow_large_pictures: AllowLarge = False,
@@ -134,15 +136,15 @@ def decode(
                         (job, token_file)
                     )
             for header, group in groups.values():
-                codec = load(header.path, device, batch_size)
+                codec = load(header.path, device, batch_size, dtype)
                 _decode_group(codec, group, wanted, tokens, workers, write, tally)
     tally.close()
 
 
-def _load(path: Path, device: str, batch_size: int | None) -> "Codec":
+def _load(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Codec":
     from tokcodec.codec import Codec
 
-    return Codec.load(str(path), device, batch_size)
+    return Codec.load(str(path), device, batch_size, dtype)
 
 
 def _files(

@@ -18,6 +18,7 @@ from tokcodec.cli.options import (
     AllowLarge,
     BatchSize,
     Device,
+    Dtype,
     Force,
     Json,
     Output,
@@ -71,6 +72,7 @@ def encode(
         str, typer.Option(metavar="COLOUR", help="Behind transparent parts: a name or #rrggbb.")
     ] = "white",
     device: Device = "auto",
+    dtype: Dtype = "float32",
     batch_size: BatchSize = None,
     workers: Workers = CORES,
     allow_large_pictures: AllowLarge = False,
@@ -116,11 +118,12 @@ def encode(
         if first := next(records, None):
             results: Iterable[TokenFile | TokcodecError]
             if count == 1:
-                results = [_alone(header, first, fit, colour, tokens, prior, device, batch_size)]
+                how = device, batch_size, dtype
+                results = [_alone(header, first, fit, colour, tokens, prior, *how)]
             else:
                 from tokcodec.codec import Codec
 
-                codec = Codec.load(header, device, batch_size)
+                codec = Codec.load(header, device, batch_size, dtype)
                 images = chain([first], records)
                 results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
             pairs = ((begun.popleft(), result) for result in results)
@@ -142,6 +145,7 @@ def _alone(
     prior: "Prior | None",
     device: str,
     batch_size: int | None,
+    dtype: Dtype,
 ) -> "TokenFile | TokcodecError":
     """The only picture, without torch where that is the same."""
     from tokcodec.model import plain
@@ -153,11 +157,12 @@ def _alone(
         picture = read_squares(record, config.preprocessing, fit, background, config.multiple)
     except PictureError as error:
         return error
-    codes = plain.encode(header, picture.pixels) if device != "cuda" else None
+    exact = device != "cuda" and dtype == "float32"
+    codes = plain.encode(header, picture.pixels) if exact else None
     if codes is None:
         from tokcodec.codec import Codec
 
-        codes = Codec.load(header, device, batch_size).encode_squares(picture.pixels)
+        codes = Codec.load(header, device, batch_size, dtype).encode_squares(picture.pixels)
     kept = codes[:, : tokens if config.prefix_codes else None]
     return TokenFile.of(header, kept, picture.width, picture.height, fit, prior)
 

@@ -22,6 +22,13 @@ Tokens = Annotated[
     ),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(
+        help="Of the model's matrix products. bfloat16 is for GPUs and processors that have it in "
+        "hardware, and changes some codes, and pixels a little."
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(

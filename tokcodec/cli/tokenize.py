@@ -15,9 +15,9 @@ from tokcodec.cli.options import (
     WEIGHTS,
     AllowLarge,
     Device,
+    Dtype,
     Json,
     Tokens,
-    Workers,
     allow_large,
 )
 from tokcodec.cli.terminal import print_json, require_pyarrow, say
@@ -88,9 +88,7 @@ def tokenize(
         bool, typer.Option("--verify-inputs", help="Compare the bytes of finished shards' inputs.")
     ] = False,
     device: Device = "auto",
-    dtype: Annotated[
-        Literal["float32", "bfloat16"], typer.Option(help="Of the encoder's matrix products.")
-    ] = "float32",
+    dtype: Dtype = "float32",
     compiled: Annotated[
         bool, typer.Option("--compile", help="Let torch compile the encoder first.")
     ] = False,
@@ -99,10 +97,17 @@ def tokenize(
         typer.Option(
             min=1,
             help="Squares that the model sees at once, part of what fixes codes; 16 if not given, "
-            "fewer of a large model on a CPU, on CUDA what is found to be fastest.",
+            "fewer of a large model on a CPU, on CUDA without Ray what is found to be fastest.",
         ),
     ] = None,
-    workers: Workers = CORES,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads that read pictures: the cores; of each of Ray's actors, which takes so "
+            "many of the cluster's: 1.",
+        ),
+    ] = None,
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option(help="Where shards are done: here, or by Ray's actors."),
@@ -111,7 +116,12 @@ def tokenize(
         str | None, typer.Option(help="Of a Ray cluster; without it, Ray starts here.")
     ] = None,
     actors: Annotated[
-        int, typer.Option(min=1, help="Ray's actors, each with a model; a GPU each with cuda.")
+        int,
+        typer.Option(
+            min=1,
+            help="Ray's actors, each with a model, and on cuda a GPU; --device auto is cuda where "
+            "the cluster has GPUs.",
+        ),
     ] = 1,
     allow_large_pictures: AllowLarge = False,
     as_json: Json = False,
@@ -121,13 +131,15 @@ def tokenize(
     Rows of Parquet, in shards. A bad picture is a row with its error. After a stop, the same
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
+    import torch
+
     from tokcodec.checkpoint import check_fit, check_tokens, find
     from tokcodec.codec import Codec, default_batch_size
     from tokcodec.model.loading import fastest_dtype, resolve_device
 
     require_pyarrow()
     from tokcodec.dataset.plan import make_plan
-    from tokcodec.dataset.run import run
+    from tokcodec.dataset.run import Engine, run
     from tokcodec.dataset.step import ShardStep
     from tokcodec.dataset.task import Settings, Task
     from tokcodec.dataset.views import COUNTS
@@ -145,20 +157,24 @@ def tokenize(
     default = header.config.default_fit
     chosen = fit or ("stretch" if default == "tile" else default)
     check_fit(header, chosen)
-    torch_device = resolve_device(device)
-    kind = torch_device.type
+    if engine == "ray":  # this process needs no GPU, and does not look for one
+        from tokcodec.dataset.ray import cluster_device, on_ray
+
+        kind = cluster_device(ray_address) if device == "auto" else device
+    else:
+        kind = resolve_device(device).type
+    searched = kind == "cuda" and engine == "local" and chosen != "native" and not batch_size
+    if searched and shard:
+        raise typer.BadParameter("parts on CUDA need it", param_hint="--batch-size")
     if batch_size is None and chosen == "native":
         batch_size = 1  # every picture may have a shape of its own
-    if batch_size is None:
-        batch_size = default_batch_size(header.config, torch_device)
-        if kind == "cuda" and shard:
-            raise typer.BadParameter("parts on CUDA need it", param_hint="--batch-size")
-        if kind == "cuda":
-            from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size
+    batch_size = batch_size or default_batch_size(header.config, torch.device(kind))
+    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit, output)
+    codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
+    if searched and codec:
+        from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size
 
-            codec = Codec.load(header, device, dtype=dtype, compiled=compiled)
-            batch_size = batch_size_begun_with(output) or find_batch_size(codec)
-            del codec
+        codec.batch_size = batch_size = batch_size_begun_with(output) or find_batch_size(codec)
     settings = Settings(
         chosen,
         views,
@@ -169,20 +185,16 @@ def tokenize(
         batch_size,
         compiled,
     )
-    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit, output)
     task = Task(header, settings, plan)
-    if engine == "ray":
-        from tokcodec.dataset.ray import on_ray
-
-        work = on_ray(task, ray_address, actors, workers)
-    else:
-        codec = Codec.load(header, device, batch_size, dtype, compiled)
-        if settings.device == "cpu" and dtype == "float32" and fastest_dtype(codec.device) != dtype:
+    if codec:
+        if kind == "cpu" and dtype == "float32" and fastest_dtype(codec.device) != dtype:
             say(
                 "this processor is faster in bfloat16: --dtype bfloat16 brings that, and changes "
                 "some codes (tokcodec verify shows how many)"
             )
-        work = ShardStep(task, codec, workers)
+        work: Engine = ShardStep(task, codec, workers or CORES)
+    else:
+        work = on_ray(task, ray_address, actors, workers or 1)
     with _Bar(len(plan.part(*part))) as bar:
         rows, failed = run(
             task,

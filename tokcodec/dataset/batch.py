@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokcodec.codec import BATCH_SIZE, Codec
+from tokcodec.codec import BATCH_SIZE, BATCHES_AT_ONCE, Codec
 from tokcodec.dataset.plan import parts_of
 from tokcodec.dataset.table import read_metadata
+from tokcodec.errors import DeviceError
+from tokcodec.picture import Squares
 
 _LARGEST = 1024
 _GAIN = 1.05  # less than this much faster is not worth twice the memory
+_BATCHES = 3 * BATCHES_AT_ONCE  # that are timed
 
 
 def batch_size_begun_with(output: Path) -> int | None:
@@ -29,22 +32,40 @@ def batch_size_begun_with(output: Path) -> int | None:
 
 
 def find_batch_size(codec: Codec) -> int:
-    """The smallest power of two that encodes about as fast as any that fits in memory."""
+    """The smallest power of two that encodes about as fast as any that fits in memory.
+
+    Raises:
+        DeviceError: the smallest does not fit.
+    """
     side = codec.config.preprocessing.read_size
+    noise = np.random.default_rng(0)
     best, best_rate, size = BATCH_SIZE, 0.0, BATCH_SIZE
     before = codec.batch_size
     while size <= _LARGEST:
         codec.batch_size = size
-        squares = np.zeros((size, side, side, 3), np.uint8)
+        pixels = noise.integers(0, 256, (size, side, side, 3), np.uint8)
+        batch = Squares(pixels, side, side, "crop")
         try:
-            codec.encode_squares(squares)
-            begun = time.perf_counter()
-            codec.encode_squares(squares)  # which waits for the device
-        except torch.OutOfMemoryError:
+            _seconds(codec, batch, BATCHES_AT_ONCE)  # takes memory, compiles
+            rate = size * _BATCHES / _seconds(codec, batch, _BATCHES)
+        except torch.OutOfMemoryError as error:
+            if not best_rate:
+                raise DeviceError(
+                    f"{codec.device}: no memory for {BATCHES_AT_ONCE} batches of {size} squares; "
+                    "take a smaller --batch-size"
+                ) from error
             break
-        rate = size / (time.perf_counter() - begun)
         if rate < best_rate * _GAIN:
             break
         best, best_rate, size = size, rate, 2 * size
     codec.batch_size = before
+    torch.cuda.empty_cache()  # of batches larger than the one that is found
     return best
+
+
+def _seconds(codec: Codec, batch: Squares, count: int) -> float:
+    """For so many batches, in the way of a run, less reading."""
+    begun = time.perf_counter()
+    for _ in codec.encode_stream([batch] * count, lambda batch: batch):
+        pass
+    return time.perf_counter() - begun

@@ -39,6 +39,17 @@ class _Worker:
         return {"number": shard.number, "rows": done.rows, "failed": done.failed}
 
 
+def cluster_device(address: str | None) -> str:
+    """``cuda`` where a cluster has GPUs, else ``cpu``; ``address`` as of ``on_ray``. Stays
+    connected, so that an engine need not start Ray again.
+
+    Raises:
+        DatasetError: Ray is not installed, or the cluster cannot be reached.
+    """
+    with _ray(address) as ray:
+        return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+
+
 def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine:
     """The engine of a Ray cluster.
 
@@ -46,48 +57,70 @@ def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine
         task: what the actors are to do.
         address: of the cluster; None starts Ray on this machine, or joins what RAY_ADDRESS names.
         actors: how many; each takes a GPU where ``task.settings.device`` is ``cuda``.
-        workers: threads that read pictures, for each actor.
+        workers: threads that read pictures, and cores, of each actor.
 
     Raises:
         DatasetError: Ray is not installed, or the cluster cannot be reached or loses too much.
     """
-    try:
-        import ray
-        import ray.data
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise DatasetError("--engine ray needs Ray: install tokcodec's extra ray") from error
 
     def engine(
         todo: Sequence[tuple[Shard, Path]], _report: Callable[[Progress], None]
     ) -> Iterator[Progress]:
         if not todo:
             return
-        try:
-            ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR)
+        with _ray(address) as ray:
+            needs = {"CPU": workers, "GPU": int(task.settings.device == "cuda")}
+            _check(ray.nodes(), needs)
             ray.data.DataContext.get_current().enable_progress_bars = False
             logging.getLogger("ray.data").setLevel(logging.ERROR)
             rows = [{"number": s.number, "path": str(path.absolute())} for s, path in todo]
-            cuda = task.settings.device == "cuda"
             results = (
                 ray.data.from_items(rows, override_num_blocks=len(rows))
                 .map(
-                    _Worker,  # type: ignore[arg-type]
+                    _Worker,
                     fn_constructor_args=(task, workers),
                     compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
-                    num_cpus=1,
-                    num_gpus=1 if cuda else 0,
+                    num_cpus=needs["CPU"],
+                    num_gpus=needs["GPU"],
                 )
                 .iter_rows()
             )
-            for result in results:
-                shard = task.plan.shards[result["number"]]
-                yield Progress(shard, result["rows"], result["failed"])
-        except (RayError, ConnectionError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise DatasetError(f"Ray: {reason}; run again to go on") from error
-        finally:
-            with contextlib.suppress(Exception):
-                ray.shutdown()
+            try:
+                for result in results:
+                    shard = task.plan.shards[result["number"]]
+                    yield Progress(shard, result["rows"], result["failed"])
+            finally:
+                with contextlib.suppress(Exception):
+                    ray.shutdown()
 
     return engine
+
+
+def _check(nodes: Sequence[dict[str, Any]], needs: dict[str, int]) -> None:
+    """Refuses what an actor needs where Ray would wait for it for ever."""
+    for node in nodes:
+        has = node["Resources"] if node["Alive"] else {}
+        if all(has.get(name, 0) >= count for name, count in needs.items()):
+            return
+    wanted = ", ".join(f"{name} {count}" for name, count in needs.items())
+    raise DatasetError(
+        f"Ray: no machine has what an actor needs ({wanted}); take fewer --workers, or another "
+        "--device"
+    )
+
+
+@contextlib.contextmanager
+def _ray(address: str | None) -> Iterator[Any]:
+    """Ray, connected; what it raises becomes a ``DatasetError``."""
+    try:
+        import ray
+        import ray.data
+        from ray.exceptions import RayError
+    except ImportError as error:
+        raise DatasetError("--engine ray needs Ray: install tokcodec's extra ray") from error
+    try:
+        ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR)
+        yield ray
+    except (RayError, ConnectionError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise DatasetError(f"Ray: {reason}; run again to go on") from error

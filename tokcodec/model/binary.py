@@ -18,7 +18,7 @@ class Binary(Quantizer):
 
     def codes(self, z: Tensor) -> Tensor:
         require_finite(z)
-        return ((z > 0) << self._places(z)).sum(dim=-1)
+        return ((z > 0).long() << self._places(z)).sum(dim=-1)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return (codes[..., None] >> self._places(codes) & 1).float() * 2 - 1

@@ -1,9 +1,6 @@
 """Vector quantization: the exact best codebook vector."""
 
-import contextlib
 import math
-import threading
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +10,16 @@ from tokcodec.config.parts import Frame
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.model.quantizer import Quantizer
 
-# Scores held at once, of no fewer rows than so many, and candidates compared at once: these bound
-# the memory whatever K is.
+# Scores held at once, so few that they stay in a processor's caches, and so many times as many on
+# other devices, which wait for the host at each chunk; of no fewer rows than so many; and
+# candidates compared at once: these bound the memory whatever K is.
 _SCORES = 1 << 20
+_ELSEWHERE = 16
 _ROWS = 8
 _CANDIDATES = 1 << 17
 _BLOCK = 128  # scores that are looked at together
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
+_SPLIT_ROUNDOFF = 3 * 2.0**-16  # what ``_split`` leaves out of a product, over its size
 
 
 class Codebook(Quantizer):
@@ -84,29 +84,57 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
 
     The order of squared distances is that of ``|e|²/2 - z·e``, one float32 matrix product. All
     candidates within its rounding error of the best are compared again in float64, so the answer
-    is exact, and of equals the first. Works in chunks: beside a copy of the codebook, the memory
-    stays below 200 MB however large M is, for K up to 2^18.
+    is exact, and of equals the first. Works in chunks: beside a copy of the codebook (three, where
+    products are split), the memory stays below 200 MB, on other devices than processors 16 times as
+    much, however large M is, for K up to 2^18.
     """
     lengths = torch.linalg.vector_norm(codebook, dim=1)
     longest = lengths.max()
-    if dot:
-        vectors = codebook.T
-    else:  # the constant is one more channel, so that the product needs no second pass
-        vectors = torch.cat([codebook, -(lengths * lengths / 2).unsqueeze(1)], dim=1).T
+    vectors = codebook
+    if not dot:  # the constant is one more channel, so that the product needs no second pass
+        vectors = torch.cat([codebook, -(lengths * lengths / 2).unsqueeze(1)], dim=1)
         z = F.pad(z, (0, 1), value=1.0)
-    # Each score errs by at most about (d + few) roundings of the terms' size, whatever the order
-    # of summation (Higham, Accuracy and Stability, section 3.1); doubled for the pair compared.
-    slack = 4 * (codebook.shape[1] + 8) * _UNIT_ROUNDOFF
+    split = _rounds_factors(z.device)
+    if split:
+        vectors = _split(vectors, "hhl")
+    # Each score errs by at most about (channels + few) roundings of the terms' size, whatever the
+    # order of summation (Higham, Accuracy and Stability, section 3.1), and by what a split leaves
+    # out; doubled for the pair compared.
+    slack = 4 * (vectors.shape[1] + 8) * _UNIT_ROUNDOFF + 2 * _SPLIT_ROUNDOFF * split
     codes = torch.empty(len(z), dtype=torch.int64, device=z.device)
     rows = _at_once(codebook)
-    with _full_float32(z.device):
+    with torch.autocast(z.device.type, enabled=False):
         for start in range(0, len(z), rows):
             part = z[start : start + rows]
             own = part[:, : codebook.shape[1]]
             reach = torch.linalg.vector_norm(own, dim=1, keepdim=True) * longest
-            candidates = _largest(part @ vectors, slack * (reach + longest * longest))
+            factors = _split(part, "hlh") if split else part
+            # The scores bear no name, so that the next ones take their place in the caches.
+            candidates = _largest(factors @ vectors.T, slack * (reach + longest * longest))
             codes[start : start + rows] = _exact(own, codebook, candidates, dot)
     return codes
+
+
+def _rounds_factors(device: torch.device) -> bool:
+    """Whether the process lets torch round the factors of float32 products, to TF32 or bfloat16.
+
+    The setting is the whole process's, and what an operation inherits cannot be told from what was
+    set for it; so it is read and left alone.
+    """
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    return backend.matmul.fp32_precision not in ("ieee", "none")
+
+
+def _split(x: Tensor, order: str) -> Tensor:
+    """[n, d] -> [n, d · len(order)]: of each number what bfloat16 holds of it (``h``) and of the
+    rest (``l``), side by side.
+
+    No setting rounds these any further: a product of x in one order and y in another is the sum of
+    three exact ones, less l·l and both second rests, at most 2^-16 of |x||y| each.
+    """
+    high = x.bfloat16().float()
+    parts = {"h": high, "l": (x - high).bfloat16().float()}
+    return torch.cat([parts[part] for part in order], dim=1)
 
 
 def _largest(scores: Tensor, slack: Tensor) -> Tensor:
@@ -128,7 +156,8 @@ def _largest(scores: Tensor, slack: Tensor) -> Tensor:
 
 def _at_once(codebook: Tensor) -> int:
     """Rows that are compared with the whole codebook at once."""
-    return max(_ROWS, _SCORES // len(codebook))
+    scores = _SCORES if codebook.device.type == "cpu" else _ELSEWHERE * _SCORES
+    return max(_ROWS, scores // len(codebook))
 
 
 def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor:
@@ -145,34 +174,3 @@ def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor
     ties = cost == best[rows]
     first = codes.new_full((len(z),), len(codebook))
     return first.scatter_reduce_(0, rows[ties], codes[ties], "amin")
-
-
-@contextlib.contextmanager
-def _full_float32(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32 or bfloat16 inside float32 products, whatever the caller has set."""
-    with _HIGHEST, torch.autocast(device.type, enabled=False):
-        yield
-
-
-class _HighestPrecision:
-    """Torch's setting is the whole process's: the first thread that comes in changes it, and the
-    last that goes out puts it back."""
-
-    def __init__(self) -> None:
-        self.lock, self.inside, self.before = threading.Lock(), 0, ""
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if not self.inside:
-                self.before = torch.get_float32_matmul_precision()
-                torch.set_float32_matmul_precision("highest")
-            self.inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.inside -= 1
-            if not self.inside:
-                torch.set_float32_matmul_precision(self.before)
-
-
-_HIGHEST = _HighestPrecision()

@@ -19,6 +19,7 @@ from tokcodec.config.convolutional import (
 )
 from tokcodec.config.parts import Frame
 from tokcodec.model import winograd
+from tokcodec.model.quantizer import in_float32
 
 _EPSILON = 1e-6
 _WINOGRAD_FROM = 32  # pixels a side: below, transforming the filters costs what it saves
@@ -52,8 +53,8 @@ class Encoder(nn.Module):
     def _codes(self, pixels: Tensor) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         x = self.middle(self.levels(self.enter(pixels)))
-        x = self.to_code(self.leave(self.norm(x, silu=True)))
-        return x.permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+        z = in_float32(self.to_code, in_float32(self.leave, self.norm(x, silu=True)))
+        return z.permute(0, 2, 3, 1)
 
 
 class Decoder(nn.Module):
@@ -176,7 +177,7 @@ class Norm(nn.GroupNorm):
         if x.device.type != "cpu" or torch.is_grad_enabled():
             y = super().forward(x)
             return F.silu(y) if silu else y
-        x = x.permute(0, 2, 3, 1)  # channels last
+        x = x.permute(0, 2, 3, 1).float()  # channels last; autocast makes it float32 elsewhere
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         for source, target in zip(x.flatten(1, 2), y.view(len(x), -1, x.shape[-1]), strict=True):
             self._normalize(source, target, silu)
@@ -240,7 +241,7 @@ class Convolution(nn.Conv2d):
         height, width = (side * (2 if doubled else 1) for side in x.shape[2:])
         one = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
         fits = min(height, width) >= _WINOGRAD_FROM and not (height % 4 or width % 4)
-        if one and fits and not self.exact:
+        if one and fits and not self.exact and not torch.is_autocast_enabled("cpu"):
             return winograd.convolve(x, self.weight, self.bias, doubled)
         if doubled:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")

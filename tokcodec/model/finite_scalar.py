@@ -41,7 +41,7 @@ class FiniteScalar(Quantizer):
         return (z + (offset / half).atanh()).tanh() * half - offset
 
     def _levels(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.levels, device=like.device)
+        return torch.tensor(self.levels).to(like.device, non_blocking=True)
 
     def _basis(self, like: Tensor) -> Tensor:
         levels = self._levels(like)

@@ -1,7 +1,5 @@
 """From a checkpoint to a ``Tokenizer`` that is ready to run."""
 
-import math
-import time
 from typing import Literal
 
 import torch
@@ -56,20 +54,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def fastest_dtype(device: torch.device) -> Dtype:
-    """``bfloat16`` where matrix products in it are measured to be clearly faster than float32.
+    """``bfloat16`` where the device multiplies matrices of it in hardware: GPUs of compute
+    capability 8.0 or newer, processors with AVX512-BF16 (as all with AMX are).
 
-    Some processors have it in hardware, others emulate it hundreds of times slower.
+    Others may emulate it hundreds of times slower than float32.
     """
-
-    def seconds(dtype: torch.dtype) -> float:
-        matrix = torch.ones(512, 512, dtype=dtype, device=device)
-        best = math.inf
-        for _ in range(4):
-            begun = time.perf_counter()
-            float((matrix @ matrix)[0, 0])  # reading a value waits for the device
-            best = min(best, time.perf_counter() - begun)
-            if best > 0.1:  # emulated: enough is known
-                break
-        return best
-
-    return "bfloat16" if seconds(torch.bfloat16) * 1.3 < seconds(torch.float32) else "float32"
+    if device.type == "cuda":
+        has_it = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        has_it = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if has_it else "float32"

@@ -31,3 +31,10 @@ def require_finite(z: Tensor) -> None:
     """
     if not torch.isfinite(z).all():
         raise ValueError("cannot quantize: the vectors hold NaN or infinite values")
+
+
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer`` of x without autocast: what gives z, which lower precision would move over the
+    borders between codes."""
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())  # type: ignore[no-any-return]

@@ -41,7 +41,7 @@ class Tokenizer(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """codes int64 [B, *code_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
-        return self.enlarge(self.decoder(self.quantizer.lookup(codes))).clamp(0, 1)
+        return self.enlarge(self.decoder(self.quantizer.lookup(codes)).float()).clamp(0, 1)
 
     def shrink(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> what the encoder sees of it, [B, 3, h, w]: means."""

@@ -15,6 +15,7 @@ from tokcodec.config.vit import (
     ProxyDecoderConfig,
     VitConfig,
 )
+from tokcodec.model.quantizer import in_float32
 
 
 class Attention(nn.Module):
@@ -108,8 +109,8 @@ class PatchEncoder(Trunk):
         return self.patch_embed(patchify(pixels, self.patch_size)) + self.patch_positions  # type: ignore[no-any-return]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        z = self.to_code(self.run(self.embed(pixels), slice(None)))
-        return z.unflatten(1, (self.grid, self.grid))  # type: ignore[no-any-return]
+        z = in_float32(self.to_code, self.run(self.embed(pixels), slice(None)))
+        return z.view(len(z), self.grid, self.grid, -1)
 
 
 class LatentEncoder(PatchEncoder):
@@ -127,7 +128,7 @@ class LatentEncoder(PatchEncoder):
         x = self.run(x, slice(-len(self.latent_tokens), None))  # [B, N, width]
         if self.legacy_latents:
             x = x.reshape(len(x), -1, len(self.latent_tokens)).transpose(1, 2)
-        return self.to_code(x)  # type: ignore[no-any-return]
+        return in_float32(self.to_code, x)
 
 
 class PatchDecoder(Trunk):

@@ -1,0 +1,185 @@
+"""On a GPU: ``pytest -m cuda``. What it gives is compared with the processor."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import published
+import pytest
+import torch
+from conftest import COMMAND, DATA, GOLDEN, PHOTOS
+
+from tokcodec import Codec, checkpoint
+from tokcodec.errors import DeviceError
+from tokcodec.picture import read_squares
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: -m cuda"),
+]
+DEVICE = "cuda"
+DTYPES = ("float32", "bfloat16")
+# By how much z may differ from the processor's, over its largest number. Of float32 in another
+# order of summation, TF32 in convolutions included (11 bits, as many layers as there are); of
+# bfloat16 (8 bits).
+NEAR = {"float32": 2e-2, "bfloat16": 1e-1}
+LEVELS = {"float32": 2, "bfloat16": 16}  # of 255, that decoded pixels may differ by
+
+MODELS = [header.name for header in checkpoint.bundled()]
+MODELS += ["patch", "latent"]
+MODELS += sorted(path.name for path in published.FOLDER.iterdir() if path.is_dir())
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reference(request, tmp_path_factory):
+    """A model on the processor, three squares as it reads them, and its z of them."""
+    name = request.param
+    if (published.FOLDER / name).is_dir():
+        folder = tmp_path_factory.mktemp(name)
+        if "file" in (published.FOLDER / name / "parameters.json").read_text():
+            name = str(published.write_golden(name, folder))
+        else:
+            name = str(published.write(folder, *published.golden(name)))
+    elif name in ("patch", "latent"):
+        name = str(GOLDEN / f"{name}.safetensors")
+    codec = Codec.load(name, "cpu", batch_size=2)
+    read = [read_squares(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    squares = np.concatenate(read)
+    return codec, squares, z_of(codec, squares)
+
+
+@torch.inference_mode()
+def z_of(codec, squares):
+    with torch.autocast(codec.device.type, torch.bfloat16, enabled=codec.dtype == "bfloat16"):
+        return codec.model.z(codec.seen(torch.from_numpy(squares).to(codec.device))).cpu()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_codes_are_those_of_the_processor(reference, dtype, compiled):
+    cpu, squares, expected = reference
+    codec = Codec.load(cpu.header, DEVICE, 2, dtype, compiled)
+    z = z_of(codec, squares)
+    moved = (z - expected).abs().max() / expected.abs().max()
+    assert moved < NEAR[dtype]
+    # Where the processor's margin is larger than any z that has moved so far could bridge.
+    quantizer = cpu.model.quantizer
+    margins = quantizer.margins(expected).flatten(1).numpy()
+    far = float(quantizer.margins(z).flatten(1).sub(torch.from_numpy(margins)).abs().max())
+    decided = margins > 4 * far
+    codes, theirs = codec.encode_squares(squares), cpu.encode_squares(squares)
+    assert np.array_equal(codes[decided], theirs[decided])
+    # The search itself is exact: of the same z, the same codes everywhere.
+    with torch.inference_mode():
+        there = codec.model.quantizer.codes(z.to(codec.device)).cpu()
+        assert torch.equal(there, quantizer.codes(z))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pictures_are_those_of_the_processor(reference, dtype):
+    cpu, squares, _ = reference
+    codes = torch.from_numpy(cpu.encode_squares(squares[:2]))
+    codec = Codec.load(cpu.header, DEVICE, 2, dtype)
+    away = (codec.decode(codes).cpu() - cpu.decode(codes)).abs()
+    assert away.max() * 255 < 8 * LEVELS[dtype]
+    assert away.mean() * 255 < LEVELS[dtype] / 4
+
+
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+def test_the_search_is_exact_whatever_is_set(setting):
+    cpu = Codec.load("tokcodec-64", "cpu")
+    z = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0)) / 8
+    codec = Codec.load("tokcodec-64", DEVICE)
+    expected = cpu.model.quantizer.codes(z)
+    torch.set_float32_matmul_precision(setting)
+    try:
+        codes = codec.model.quantizer.codes(z.to(DEVICE))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(codes.cpu(), expected)
+
+
+def test_many_batches_at_once_are_the_same_as_one_by_one():
+    codec = Codec.load("tokcodec-64", DEVICE, batch_size=4)
+    photos = [*PHOTOS] * 20
+    alone = [codec.compress(photo) for photo in PHOTOS] * 20
+    assert list(codec.compress_stream(photos, workers=4)) == alone
+    pictures = list(codec.decompress_stream(((file, None) for file in alone), workers=4))
+    for file, picture in zip(alone[:3], pictures[-3:], strict=True):
+        assert np.array_equal(codec.decompress(file), picture)
+
+
+def tokenize(source, output, *options, stop_at=None):
+    """The command, killed when there are so many shards."""
+    command = [COMMAND, "tokenize", source, "-o", output, "--rows-per-shard", "4", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    while stop_at and process.poll() is None:
+        if len(list(output.glob("part-*"))) >= stop_at:
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.01)
+    said = process.communicate()[1].decode()
+    assert process.returncode in ((0, -signal.SIGKILL) if stop_at else (0,)), said
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(40):
+        shutil.copy(DATA / "coffee.jpg", tmp_path / "photos" / f"{number:02}.jpg")
+    shutil.copy(PHOTOS[0], tmp_path / "photos" / "astronaut.png")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parquet
+def test_tokenize_goes_on_after_a_kill(photos, tmp_path):
+    pytest.importorskip("pyarrow")
+    from tokcodec import load_tokens
+
+    tokenize(photos, tmp_path / "whole", "--device", DEVICE)
+    tokenize(photos, tmp_path / "broken", "--device", DEVICE, stop_at=2)
+    tokenize(photos, tmp_path / "broken", "--device", DEVICE)
+    size = load_tokens(tmp_path / "whole").shape
+    assert size == (41, 64)
+    # Both runs look for their batch; of equal ones the files are the same, byte for byte.
+    tokenize(photos, tmp_path / "a", "--device", DEVICE, "--batch-size", "8")
+    tokenize(photos, tmp_path / "b", "--device", DEVICE, "--batch-size", "8", stop_at=2)
+    tokenize(photos, tmp_path / "b", "--device", DEVICE, "--batch-size", "8")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    tokenize(photos, tmp_path / "cpu", "--device", "cpu")
+    there, here = (load_tokens(tmp_path / name) for name in ("whole", "cpu"))
+    assert (there == here).mean() > 0.98  # NEAR z, few codes of these photos are near a border
+
+
+@pytest.mark.parquet
+@pytest.mark.ray
+def test_an_actor_with_a_gpu(photos, tmp_path):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("ray")
+    tokenize(photos, tmp_path / "here", "--device", DEVICE, "--batch-size", "16")
+    tokenize(photos, tmp_path / "ray", "--device", "auto", "--engine", "ray")
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+
+
+@pytest.mark.parquet
+def test_the_batch_search_stops_where_memory_ends():
+    pytest.importorskip("pyarrow")
+    from tokcodec.dataset.batch import find_batch_size
+
+    codec = Codec.load("tokcodec-256", DEVICE)
+    assert find_batch_size(codec) >= 16
+    total = torch.cuda.get_device_properties(codec.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(100e6 / total)  # weights and context take some
+    try:
+        with pytest.raises(DeviceError, match="no memory for 4 batches of 16"):
+            find_batch_size(codec)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    assert find_batch_size(codec) >= 16

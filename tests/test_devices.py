@@ -1,0 +1,179 @@
+"""What runs on other devices than a processor, without one: on ``meta``, where tensors have a shape
+but no numbers, so that nothing can wait for a number; and what is asked of a device."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA, GOLDEN
+
+from tokcodec import Codec, checkpoint
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from tokcodec.config.model import DECODERS, ENCODERS, QUANTIZERS
+from tokcodec.config.parts import Frame
+from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
+from tokcodec.config.vit import LatentEncoderConfig, ProxyDecoderConfig, VqganConfig
+from tokcodec.model import binary, finite_scalar
+from tokcodec.model.binary import Binary
+from tokcodec.model.codebook import Codebook
+from tokcodec.model.finite_scalar import FiniteScalar
+from tokcodec.model.loading import fastest_dtype
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.presets import PRESETS
+
+VIT = {"width": 32, "layers": 1, "heads": 2, "patch_size": 4}
+CONVOLUTIONAL = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1}
+VQGAN = VqganConfig(proxy_codes=8, code_dim=12, channels=32, multipliers=(1, 1, 2), blocks=1)
+SQUARE = {"preprocessing": PreprocessingConfig(image_size=32)}
+CONFIGS = PRESETS | {
+    "proxy": ModelConfig(
+        encoder=LatentEncoderConfig(
+            **VIT, num_latents=6, class_token=True, outer_norms=True, legacy_latents=True
+        ),
+        quantizer=CodebookConfig(codebook_size=60, code_dim=5, metric="cosine"),
+        decoder=ProxyDecoderConfig(**VIT, vqgan=VQGAN, prefix_codes=True),
+        **SQUARE,
+    ),
+    "binary": ModelConfig(
+        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, halving="average", last_kernel=1),
+        quantizer=BinaryConfig(code_dim=7),
+        decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, doubling="depth", adaptive_norm=True),
+        rounding="down",
+        **SQUARE,
+    ),
+    "finite scalar": ModelConfig(
+        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, attention=(2,), code_channels=9),
+        quantizer=FiniteScalarConfig(levels=(8, 5, 4)),
+        decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, attention=(2,), code_channels=9),
+        **SQUARE,
+    ),
+}
+TINY = GOLDEN / "patch.safetensors"
+
+
+@pytest.fixture
+def _on_meta(monkeypatch):
+    """``meta`` has no autocast; there the dtypes are those of float32."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def on_meta(config):
+    with torch.device("meta"):
+        model = Tokenizer(config)
+    return Codec(model.eval().requires_grad_(False), checkpoint.find(str(TINY)), 2)
+
+
+def test_there_is_one_of_each_kind():
+    for part, every in (("encoder", ENCODERS), ("quantizer", QUANTIZERS), ("decoder", DECODERS)):
+        assert {getattr(config, part).kind for config in CONFIGS.values()} == set(every)
+
+
+@pytest.mark.usefixtures("_on_meta")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_batch_up_to_z_and_from_codes_waits_for_no_number(name, monkeypatch):
+    config = CONFIGS[name]
+    monkeypatch.setattr(Codec, "config", config)
+    codec = on_meta(config)
+    model, side = codec.model, config.preprocessing.read_size
+    with torch.inference_mode():
+        pixels = codec.seen(torch.empty(2, side, side, 3, dtype=torch.uint8, device="meta"))
+        z = model.z(pixels)
+        side = config.preprocessing.image_size
+        shape = config.code_shape(side, side)
+        assert (z.shape, z.dtype) == ((2, *shape, config.quantizer.code_dim), torch.float32)
+        codes = torch.empty(2, *shape, dtype=torch.int64, device="meta")
+        drawn = codec.drawn(model.decode(codes))
+    assert (drawn.shape, drawn.dtype) == ((2, side, side, 3), torch.uint8)
+    assert {t.device.type for t in (pixels, z, drawn)} == {"meta"}
+
+
+@pytest.mark.parametrize("module", [binary, finite_scalar], ids=["binary", "finite scalar"])
+def test_what_rounds_channels_waits_once(module, monkeypatch):
+    """Once a batch the host waits for ``require_finite``: NaN must not become a code. All else of
+    ``codes`` goes without."""
+    quantizer = (
+        Binary(BinaryConfig(code_dim=5), Frame(0, (), 5))
+        if module is binary
+        else FiniteScalar(FiniteScalarConfig(levels=(8, 5, 4)), Frame(0, (), 3))
+    )
+    z = torch.empty(2, 4, 5 if module is binary else 3, device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        quantizer.codes(z)
+    asked = []
+    monkeypatch.setattr(module, "require_finite", asked.append)
+    codes = quantizer.codes(z)
+    assert (codes.shape, codes.dtype, codes.device.type) == ((2, 4), torch.int64, "meta")
+    assert len(asked) == 1
+    assert quantizer.lookup(codes).shape == z.shape
+
+
+@pytest.mark.usefixtures("_on_meta")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "dot"])
+def test_what_searches_waits(metric):
+    """How many candidates lie within the rounding error of the best depends on the numbers, and so
+    do the shapes of the exact comparison: only ``lookup`` can go without."""
+    config = CodebookConfig(codebook_size=64, code_dim=3, metric=metric)
+    with torch.device("meta"):
+        quantizer = Codebook(config, Frame(0, (), 3))
+    codes = torch.empty(2, 4, dtype=torch.int64, device="meta")
+    assert quantizer.lookup(codes).shape == (2, 4, 3)
+    with pytest.raises(RuntimeError, match="meta"):
+        quantizer.codes(torch.empty(2, 4, 3, device="meta"))
+
+
+# Where bfloat16 is fast
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16"), ((12, 0), "bfloat16")],
+)
+def test_the_fastest_dtype_of_a_gpu(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert fastest_dtype(torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(("has_it", "expected"), [(False, "float32"), (True, "bfloat16")])
+def test_the_fastest_dtype_of_a_processor(monkeypatch, has_it, expected):
+    assert isinstance(torch.cpu._is_avx512_bf16_supported(), bool)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
+    assert fastest_dtype(torch.device("cpu")) == expected
+    assert fastest_dtype(torch.device("mps")) == "float32"
+
+
+# In bfloat16
+
+
+@pytest.mark.parametrize("name", ["tokcodec-16", "tokcodec-64", "tokcodec-256"])
+def test_the_last_layer_before_the_quantizer_is_float32(name):
+    one, low = (Codec.load(name, "cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    features = []
+    for layer in (one.model.encoder, low.model.encoder):
+        layer.to_code.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+    noise = np.random.default_rng(0)
+    side = one.config.preprocessing.read_size
+    squares = noise.integers(0, 256, (2, side, side, 3), np.uint8)
+    one.encode_squares(squares)
+    codes = low.encode_squares(squares)
+    assert not torch.equal(features[0][:2], features[1][:2])  # autocast was at work before it
+    assert features[1].dtype == torch.float32
+    encoder, quantizer = low.model.encoder, low.model.quantizer
+    with torch.inference_mode():
+        z = torch.nn.functional.linear(features[1], encoder.to_code.weight, encoder.to_code.bias)
+        assert np.array_equal(quantizer.codes(z)[:2].flatten(1), codes)
+
+
+def test_decoding_in_bfloat16(run, tmp_path):
+    run("encode", DATA / "coffee.png", "-o", tmp_path / "a.tok")
+    for dtype in ("float32", "bfloat16"):
+        where = ("--device", "cpu", "--dtype", dtype)
+        run("decode", tmp_path / "a.tok", "-o", tmp_path / f"{dtype}.png", *where)
+    from PIL import Image
+
+    one, low = (
+        np.asarray(Image.open(tmp_path / f"{dtype}.png")).astype(int)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert 0 < abs(one - low).max() <= 4  # of 255; weights and activations have 8 bits each
