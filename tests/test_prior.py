@@ -7,12 +7,22 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDEN, PHOTOS
+from golden import reference_prior
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.errors import CheckpointError, TokenFileError, TrainingError
-from tokcodec.prior import BEYOND, GROUPS, TOTAL, Prior
+from tokcodec.prior import (
+    GROUPS,
+    HIDDEN,
+    NEIGHBOURS,
+    TOTAL,
+    WIDTH,
+    CountedPrior,
+    NeuralPrior,
+    neighbours,
+)
 from tokcodec.train.prior import add_prior, fit
 
 
@@ -23,7 +33,7 @@ def flat(codebook_size):
     code_weights = (TOTAL // sizes[group]).astype(np.uint16)
     code_weights[:GROUPS] += (TOTAL % sizes[group[:GROUPS]]).astype(np.uint16)
     shape = (GROUPS + 1, GROUPS + 1, GROUPS)
-    return Prior(group, np.full(shape, TOTAL // GROUPS, np.uint16), code_weights)
+    return CountedPrior(group, np.full(shape, TOTAL // GROUPS, np.uint16), code_weights)
 
 
 def skewed(codebook_size):
@@ -36,21 +46,46 @@ def skewed(codebook_size):
     return dataclasses.replace(prior, group_weights=weights)
 
 
+def neural(codebook_size, limit=40):
+    """A neural prior of random tables, with as many codes a group; beyond ``limit`` is nothing."""
+    generator = np.random.default_rng(codebook_size)
+
+    def table(dtype, *shape):
+        most = min(limit, np.iinfo(dtype).max)
+        return generator.integers(-most, most, shape, endpoint=True).astype(dtype)
+
+    return NeuralPrior(
+        group=(np.arange(codebook_size) % GROUPS).astype(np.uint8),
+        vectors=table(np.int8, codebook_size + 1, WIDTH),
+        layer=table(np.int8, len(NEIGHBOURS) * WIDTH, HIDDEN),
+        layer_bias=table(np.int16, HIDDEN),
+        group_scores=table(np.int8, GROUPS, HIDDEN),
+        group_bias=table(np.int16, GROUPS),
+        code_scores=table(np.int8, codebook_size, HIDDEN),
+        code_bias=table(np.int16, codebook_size),
+        powers=np.arange(0xFFFF, 0, -97).astype(np.uint16),
+    )
+
+
 def ideal_bits(prior, codes):
     """The information in the codes but the last, which is written as a number."""
-    bits = 0.0
-    for square in codes:
-        for (row, column), code in np.ndenumerate(square):
-            left = prior.group[square[row, column - 1]] if column else BEYOND
-            above = prior.group[square[row - 1, column]] if row else BEYOND
-            weight = int(prior.group_weights[left, above, prior.group[code]])
-            bits -= math.log2(weight * int(prior.code_weights[code]) / TOTAL**2)
-            last = weight * int(prior.code_weights[code])
-    return bits + math.log2(last / TOTAL**2) + int(codes.flat[-1]).bit_length()
+    bits = []
+    around = neighbours(codes, len(prior.group))
+    for code, near in zip(codes.flat, around, strict=True):
+        group = prior.group[code]
+        rank = (prior.group[:code] == group).sum()
+        context = prior.contexts(near)
+        for ends, symbol in (
+            (prior.group_ends(context), group),
+            (prior.code_ends(group, context), rank),
+        ):
+            weight = int(ends[symbol]) - (int(ends[symbol - 1]) if symbol else 0)
+            bits.append(-math.log2(weight / TOTAL))
+    return sum(bits[:-2]) + int(codes.flat[-1]).bit_length()
 
 
 @given(
-    st.sampled_from([flat, skewed]),
+    st.sampled_from([flat, skewed, neural]),
     st.integers(GROUPS, 700),
     st.tuples(st.integers(1, 12), st.integers(1, 5), st.integers(1, 5)),
     st.integers(0, 2**32 - 1),
@@ -92,6 +127,30 @@ def test_kept_payload():
     assert skewed(64).decode(bytes.fromhex(KEPT), (2, 4, 4)).tolist() == KEPT_CODES.tolist()
 
 
+def test_a_neural_prior_is_what_integers_say():
+    # Its payload by other code, in Python's integers.
+    golden = dict(np.load(GOLDEN / "prior.npz"))
+    codes, payload = golden.pop("codes"), golden.pop("payload").tobytes()
+    prior = NeuralPrior(**golden)
+    assert prior.encode(codes) == payload
+    assert prior.decode(payload, codes.shape).tolist() == codes.tolist()
+    # Nothing overflows where all is as large as can be.
+    prior = neural(200, limit=1 << 15)
+    codes = np.random.default_rng(0).integers(0, 200, (1, 3, 3))
+    tables = {name.removeprefix("prior."): table for name, table in prior.tensors().items()}
+    assert prior.encode(codes) == reference_prior.encode(tables, codes)
+    least = {
+        name: np.full_like(table, np.iinfo(table.dtype).min)
+        for name, table in tables.items()
+        if name not in ("group", "powers")
+    }
+    least["layer_bias"] = -1 - least["layer_bias"]
+    near = np.full(len(NEIGHBOURS), 200)
+    prior = dataclasses.replace(prior, **least)
+    ends = prior.code_ends(3, prior.contexts(near)).tolist()
+    assert [0, *ends] == reference_prior.bounds({**tables, **least}, near, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -110,12 +169,35 @@ def test_tables_that_are_none(change, message):
         dataclasses.replace(flat(64), **change)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": np.full(64, 64, np.uint8)}, "too many or too large"),
+        ({"vectors": np.zeros((64, WIDTH), np.int8)}, "another type or shape"),
+        ({"layer": np.zeros((WIDTH, HIDDEN), np.int8)}, "another type or shape"),
+        ({"layer_bias": np.zeros(HIDDEN, np.int64)}, "another type or shape"),
+        ({"group_scores": np.zeros((GROUPS, HIDDEN), np.int16)}, "another type or shape"),
+        ({"group_bias": np.zeros(0, np.int16)}, "another type or shape"),
+        ({"code_scores": np.zeros((HIDDEN, 64), np.float32)}, "another type or shape"),
+        ({"code_bias": np.zeros(65, np.int16)}, "another type or shape"),
+        ({"powers": np.zeros(9, np.uint16)}, "weights of 0"),
+        ({"powers": np.zeros(0, np.uint16)}, "weights of 0"),
+    ],
+)
+def test_a_network_that_is_none(change, message):
+    with pytest.raises(CheckpointError, match=message):
+        dataclasses.replace(neural(64), **change)
+
+
 @pytest.fixture(scope="module")
 def with_prior(tmp_path_factory):
-    """The tiny checkpoint, 16 codes of 60, with a prior; as two headers of different priors."""
+    """The tiny checkpoint, 16 codes of 60, 7 the likeliest, with a prior; as two headers of
+    different priors."""
     header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
     folder = tmp_path_factory.mktemp("prior")
-    codes = np.random.default_rng(0).integers(0, 60, (50, 16))
+    generator = np.random.default_rng(0)
+    codes = generator.integers(0, 60, (50, 16))
+    codes[generator.random(codes.shape) < 0.3] = 7
     headers = []
     for name, part in (("one", codes), ("other", codes[::2] // 2)):
         codebook = torch.from_numpy(tensors["quantizer.codebook"]).float()
@@ -156,7 +238,7 @@ def test_a_prior_changes_no_code(with_prior):
 def test_a_damaged_prior_is_refused(with_prior, tmp_path):
     header, tensors = checkpoint.read(with_prior[0].path)
     data = bytearray(with_prior[0].path.read_bytes())
-    place = data.index(tensors["prior.code_weights"].tobytes())
+    place = data.index(tensors["prior.code_scores"].tobytes())
     data[place] ^= 1
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(data)
@@ -165,7 +247,7 @@ def test_a_damaged_prior_is_refused(with_prior, tmp_path):
         with pytest.raises(CheckpointError, match=r"damaged\.safetensors: damaged or altered"):
             use()
     # Whole ids around tables that are none.
-    for name in ("prior.group", "prior.group_weights"):
+    for name in ("prior.group", "prior.layer_bias"):
         lacking = {key: tensor for key, tensor in tensors.items() if key != name}
         other = checkpoint.write(tmp_path / "lacks.safetensors", header.config, lacking, {})
         with pytest.raises(

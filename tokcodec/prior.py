@@ -1,25 +1,28 @@
 """The prior of a checkpoint, and payloads that are entropy-coded with it. No torch.
 
 The prior says how likely a code is beside its neighbours. The codebook is divided into groups; a
-code is coded as its group, by a table for the groups to the left and above, and then as itself, by
-a table of its group. The tables are integers that add up to ``TOTAL``, and so is all
-arithmetic: a payload is read on any machine as it was written on another.
+code is coded as its group and then as itself, each among weights that are integers and add up to
+``TOTAL``. So are all numbers on the way to them: a payload is read on any machine as it was
+written on another. A prior has one of two forms: ``NeuralPrior``, which is what is made now, and
+``CountedPrior``, the former one.
 
 The coder is the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540, section 2.3):
 all that is coded so far is one integer, the state, and a symbol whose ``weight`` slots of
 ``TOTAL`` begin at ``low`` makes it ``state // weight * TOTAL + low + state % weight``. The state
 begins as the last code itself; the other codes follow from the last to the first, of each the
-code in its group and then its group. Whenever the state would outgrow 64 bits, its lower 32 move
-to the payload, little-endian, and so do in the end its lower and then its upper half; zero bytes
-at the end of the payload are cut off. An entropy coder's usual floating-point tables would not be
-the same everywhere, and a usual start would cost two of the 26 bytes of 16 codes.
+code in its group and then its group. Squares follow each other, and in them codes by their turns.
+Whenever the state would outgrow 64 bits, its lower 32 move to the payload, little-endian, and so
+do in the end its lower and then its upper half; zero bytes at the end of the payload are cut off.
+An entropy coder's usual floating-point tables would not be the same everywhere, and a usual start
+would cost two of the 26 bytes of 16 codes.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,66 +33,75 @@ from tokcodec.errors import CheckpointError, TokenFileError
 GROUPS = 64
 BEYOND = GROUPS  # stands for the group of a neighbour beyond the border
 TOTAL = 1 << 15
+WIDTH = 32  # of the vector of a neighbour
+HIDDEN = 64
+NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # of a code, in rows and columns from it
 PREFIX = "prior."
 ALTERED = "damaged, or entropy-coded with another prior; name its checkpoint with --weights"
+# Binary places of the fixed-point numbers of a neural prior; of ``powers``, of its index.
+PLACES = {
+    "vectors": 5,
+    "layer": 6,
+    "layer_bias": 11,
+    "hidden": 4,
+    "group_scores": 5,
+    "group_bias": 9,
+    "code_scores": 5,
+    "code_bias": 9,
+    "powers": 6,
+}
+HIDDEN_MOST = 127
 _WORD = 1 << 32
 _FULL = (1 << 64) // TOTAL  # of this many a weight, the state would outgrow 64 bits
 
+Ends = NDArray[np.integer[Any]]  # of the slots of symbols; each one's begin where the last's end
+
 
 @dataclass(frozen=True, eq=False)
-class Prior:
-    """Tables of integers for the codes of one model, in rows and columns.
+class Prior(ABC):
+    """What all forms share: groups of codes, and the coder.
 
     Attributes:
         group: uint8 [K], the group of every code.
-        group_weights: uint16 [65, 65, 64]: by the groups to the left and above (64: beyond the
-            border), the weight of every group; each row adds up to ``TOTAL``.
-        code_weights: uint16 [K]: the weight of every code; each group adds up to ``TOTAL``.
-
-    Raises:
-        CheckpointError: the tables are no such ones.
     """
 
     group: NDArray[np.uint8]
-    group_weights: NDArray[np.uint16]
-    code_weights: NDArray[np.uint16]
 
-    def __post_init__(self) -> None:
-        for tensor, dtype, shape in (
-            (self.group, np.uint8, (self.group.size,)),
-            (self.group_weights, np.uint16, (GROUPS + 1, GROUPS + 1, GROUPS)),
-            (self.code_weights, np.uint16, self.group.shape),
-        ):
-            if tensor.dtype != dtype or tensor.shape != shape:
-                raise CheckpointError("its prior has tables of another type or shape")
-        sums = np.bincount(self.group, self.code_weights)
-        if (
-            self.group.max(initial=0) >= GROUPS
-            or not (self.group_weights.all() and self.code_weights.all())
-            or (self.group_weights.sum(axis=-1) != TOTAL).any()
-            or (sums[np.unique(self.group)] != TOTAL).any()
-        ):
-            raise CheckpointError(f"its prior has tables that do not add up to {TOTAL}")
+    @abstractmethod
+    def turns(self, rows: int, columns: int) -> NDArray[np.intp]:
+        """[rows, columns], when every code of a square has its turn; in the same turn stand codes
+        that are no neighbours, which go from above to below."""
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> Self:
+    @abstractmethod
+    def contexts(self, around: Codes) -> NDArray[Any]:
+        """Codes of the ``NEIGHBOURS`` of codes, [..., 4], K beyond the border -> what the prior
+        makes of them, [..., n]."""
+
+    @abstractmethod
+    def group_ends(self, contexts: NDArray[Any]) -> Ends:
+        """[..., n] -> where the slots of every group end, [..., 64]."""
+
+    @abstractmethod
+    def code_ends(self, group: int, contexts: NDArray[Any]) -> Ends:
+        """[..., n] -> where the slots of every code of a group end, [..., members]; or [members],
+        if the same for all."""
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, NDArray[Any]]) -> "Prior":
         """The prior among the tensors of a checkpoint.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        names = ("group", "group_weights", "code_weights")
+        form = CountedPrior if PREFIX + "code_weights" in tensors else NeuralPrior
+        names = [field.name for field in fields(form)]
         if missing := [name for name in names if PREFIX + name not in tensors]:
             raise CheckpointError(f"its prior lacks {missing[0]}")
-        return cls(*(tensors[PREFIX + name] for name in names))
+        return form(*(tensors[PREFIX + name] for name in names))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tables under their names in a checkpoint."""
-        return {
-            PREFIX + "group": self.group,
-            PREFIX + "group_weights": self.group_weights,
-            PREFIX + "code_weights": self.code_weights,
-        }
+        return {PREFIX + field.name: getattr(self, field.name) for field in fields(self)}
 
     def encode(self, codes: Codes) -> bytes:
         """int64 [n, rows, columns] -> the payload, shorter the likelier the codes are.
@@ -99,15 +111,22 @@ class Prior:
         """
         if not (codes.size and 0 <= codes.min() <= codes.max() < len(self.group)):
             raise ValueError(f"codes must be from 0 to {len(self.group) - 1}, and at least one")
-        group = self.group[codes]
-        left, above = neighbours(group)
-        # [n, rows, columns, 2]: of every code its group, and it in its group.
-        weights = np.stack([self.group_weights[left, above, group], self.code_weights[codes]], -1)
-        lows = np.stack([self._group_bounds[left, above, group], self._code_lows[codes]], -1)
+        n, rows, columns = codes.shape
+        order = np.concatenate(self._waves(rows, columns))
+        around = neighbours(codes, len(self.group)).reshape(n, rows * columns, -1)
+        contexts = self.contexts(around[:, order].reshape(codes.size, -1))
+        flat = codes.reshape(n, -1)[:, order].reshape(-1)
+        group = self.group[flat].astype(np.intp)
+        # Of every code its group, and it in its group: where their slots begin and end.
+        spans = np.empty((len(flat), 2, 2), np.int64)
+        spans[:, 0] = _spans(self.group_ends(contexts), group)
+        for number in np.unique(group):
+            here = group == number
+            spans[here, 1] = _spans(self.code_ends(number, contexts[here]), self._ranks[flat[here]])
         # From the last to the first; the very last code is there already.
-        symbols = zip(weights.ravel()[-3::-1].tolist(), lows.ravel()[-3::-1].tolist(), strict=True)
-        state, words = int(codes[-1, -1, -1]), []
-        for weight, low in symbols:
+        state, words = int(flat[-1]), []
+        for low, end in spans.reshape(-1, 2)[-3::-1].tolist():
+            weight = end - low
             if state >= weight * _FULL:
                 words.append(state % _WORD)
                 state //= _WORD
@@ -121,7 +140,7 @@ class Prior:
         Raises:
             TokenFileError: it is no payload of so many codes, of this prior.
         """
-        _, rows, columns = shape
+        n, rows, columns = shape
         words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").tolist()
 
         def filled(state: int) -> int:
@@ -131,57 +150,241 @@ class Prior:
 
         state = filled(0)
 
-        def pop(bounds: NDArray[np.uint16]) -> int:
-            """The symbol on top, of those whose slots lie between ``bounds``."""
+        def pop(ends: Ends) -> int:
+            """The symbol on top."""
             nonlocal state
             rest, slot = divmod(state, TOTAL)
-            symbol = int(bounds.searchsorted(slot, side="right")) - 1
-            low, end = bounds[symbol : symbol + 2].tolist()
-            state = filled(rest * (end - low) + slot - low)
+            symbol = int(ends.searchsorted(slot, side="right"))
+            low = int(ends[symbol - 1]) if symbol else 0
+            state = filled(rest * (int(ends[symbol]) - low) + slot - low)
             return symbol
 
-        codes = np.empty(math.prod(shape), np.int64)
-        known = np.full((rows + 1, columns + 1), BEYOND, np.uint8)  # of one square
-        for place in range(len(codes) - 1):
-            row, column = divmod(place % (rows * columns), columns)
-            own = pop(self._group_bounds[known[row + 1, column], known[row, column + 1]])
-            known[row + 1, column + 1] = own
-            members, bounds = self._members[own]
-            if not len(members):
-                raise TokenFileError(ALTERED)
-            codes[place] = members[pop(bounds)]
+        wide = columns + 2
+        steps = np.array([row * wide + column for row, column in NEIGHBOURS])
+        waves = [
+            (wave // columns + 1) * wide + wave % columns + 1 for wave in self._waves(rows, columns)
+        ]
+        known = np.full((n, (rows + 1) * wide), len(self.group))  # squares and their borders
+        left = math.prod(shape)
+        for square in known:
+            for wave in waves:
+                contexts = self.contexts(square.take(wave[:, None] + steps))
+                group_ends = self.group_ends(contexts)
+                for own, context, ends in zip(wave.tolist(), contexts, group_ends, strict=True):
+                    left -= 1
+                    if not left:
+                        break
+                    group = pop(ends)
+                    members = self._members[group]
+                    if not len(members):
+                        raise TokenFileError(ALTERED)
+                    square[own] = members[pop(self.code_ends(group, context))]
         if words or state >= len(self.group):
             raise TokenFileError(ALTERED)
-        codes[-1] = state
-        return codes.reshape(shape)
+        codes = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
+        codes[-1, -1, -1] = state
+        return codes
+
+    def _waves(self, rows: int, columns: int) -> list[NDArray[np.intp]]:
+        """The places in a square, row by row, whose turn it is, turn by turn."""
+        turns = self.turns(rows, columns).reshape(-1)
+        order = turns.argsort(kind="stable")
+        return np.split(order, np.flatnonzero(np.diff(turns[order])) + 1)
 
     @cached_property
-    def _group_bounds(self) -> NDArray[np.uint16]:
-        """[65, 65, 65]: where the slots of every group begin, and where the last ones end."""
-        return _bounds(self.group_weights)
+    def _members(self) -> list[NDArray[np.intp]]:
+        """The codes of every group."""
+        return [np.flatnonzero(self.group == group) for group in range(GROUPS)]
 
     @cached_property
-    def _members(self) -> list[tuple[NDArray[np.intp], NDArray[np.uint16]]]:
-        """For every group, its codes, and where their slots begin, and the last ones end."""
-        members = [np.flatnonzero(self.group == group) for group in range(GROUPS)]
-        return [(codes, _bounds(self.code_weights[codes])) for codes in members]
+    def _ranks(self) -> NDArray[np.intp]:
+        """[K]: how many codes of its group are before every code."""
+        ranks = np.empty(len(self.group), np.intp)
+        for members in self._members:
+            ranks[members] = np.arange(len(members))
+        return ranks
+
+
+@dataclass(frozen=True, eq=False)
+class CountedPrior(Prior):
+    """A table for the groups to the left and above, and one of the codes in their groups.
+
+    Attributes:
+        group_weights: uint16 [65, 65, 64]: by the groups to the left and above (64: beyond the
+            border), the weight of every group; each row adds up to ``TOTAL``.
+        code_weights: uint16 [K]: the weight of every code; each group adds up to ``TOTAL``.
+
+    Raises:
+        CheckpointError: the tables are no such ones.
+    """
+
+    group_weights: NDArray[np.uint16]
+    code_weights: NDArray[np.uint16]
+
+    def __post_init__(self) -> None:
+        _check(self.group, np.uint8, self.group.size)
+        _check(self.group_weights, np.uint16, GROUPS + 1, GROUPS + 1, GROUPS)
+        _check(self.code_weights, np.uint16, self.group.size)
+        sums = np.bincount(self.group, self.code_weights)
+        if (
+            self.group.max(initial=0) >= GROUPS
+            or not (self.group_weights.all() and self.code_weights.all())
+            or (self.group_weights.sum(axis=-1) != TOTAL).any()
+            or (sums[np.unique(self.group)] != TOTAL).any()
+        ):
+            raise CheckpointError(f"its prior has tables that do not add up to {TOTAL}")
+
+    def turns(self, rows: int, columns: int) -> NDArray[np.intp]:
+        return np.arange(rows * columns).reshape(rows, columns)
+
+    def contexts(self, around: Codes) -> NDArray[np.uint8]:
+        return self._groups.take(around)
+
+    def group_ends(self, contexts: NDArray[Any]) -> Ends:
+        left, above = (contexts[..., NEIGHBOURS.index(step)] for step in ((0, -1), (-1, 0)))
+        ends: Ends = self._group_ends[left, above]
+        return ends
+
+    def code_ends(self, group: int, contexts: NDArray[Any]) -> Ends:  # noqa: ARG002
+        return self._code_ends[group]
 
     @cached_property
-    def _code_lows(self) -> NDArray[np.uint16]:
-        """[K]: where the slots of every code begin, among those of its group."""
-        lows = np.empty_like(self.code_weights)
-        for codes, bounds in self._members:
-            lows[codes] = bounds[:-1]
-        return lows
+    def _groups(self) -> NDArray[np.uint8]:
+        """[K + 1]: the group of every code, and beyond the border."""
+        return np.append(self.group, np.uint8(BEYOND))
+
+    @cached_property
+    def _group_ends(self) -> Ends:
+        return self.group_weights.cumsum(axis=-1, dtype=np.uint16)
+
+    @cached_property
+    def _code_ends(self) -> list[Ends]:
+        return [self.code_weights[members].cumsum() for members in self._members]
 
 
-def neighbours(group: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """[n, rows, columns] -> the groups to the left and above, ``BEYOND`` at the border."""
-    around = np.pad(group, ((0, 0), (1, 0), (1, 0)), constant_values=BEYOND)
-    return around[:, 1:, :-1], around[:, :-1, 1:]
+@dataclass(frozen=True, eq=False)
+class NeuralPrior(Prior):
+    """A feed-forward network in integers (Bengio et al., JMLR 3, 2003, section 2).
+
+    Vectors of the codes to the left, above left, above and above right go through one layer;
+    what comes out is multiplied with a vector of every group, and of every code in the group, for
+    their scores. A weight is a power of 2 by the score, scaled to add up to ``TOTAL``.
+
+    Attributes:
+        vectors: int8 [K + 1, 32], of codes as neighbours, and last of what is beyond the border.
+        layer, layer_bias: int8 [4 * 32, 64] and int16 [64]. What comes out is cut to 0 to 127.
+        group_scores, group_bias: int8 [64, 64] and int16 [64]; scores are in bits.
+        code_scores, code_bias: int8 [K, 64] and int16 [K].
+        powers: uint16 [n]: the weight of what is so far behind the likeliest; the last one also of
+            all that is further behind.
+
+    All are fixed-point numbers with the binary ``PLACES`` of their names, the index of ``powers``
+    too. Products have those of their biases, and are cut to those of what they are looked up as.
+
+    Raises:
+        CheckpointError: the tables are no such ones.
+    """
+
+    vectors: NDArray[np.int8]
+    layer: NDArray[np.int8]
+    layer_bias: NDArray[np.int16]
+    group_scores: NDArray[np.int8]
+    group_bias: NDArray[np.int16]
+    code_scores: NDArray[np.int8]
+    code_bias: NDArray[np.int16]
+    powers: NDArray[np.uint16]
+
+    def __post_init__(self) -> None:
+        size = self.group.size
+        _check(self.group, np.uint8, size)
+        _check(self.vectors, np.int8, size + 1, WIDTH)
+        _check(self.layer, np.int8, len(NEIGHBOURS) * WIDTH, HIDDEN)
+        _check(self.layer_bias, np.int16, HIDDEN)
+        _check(self.group_scores, np.int8, GROUPS, HIDDEN)
+        _check(self.group_bias, np.int16, GROUPS)
+        _check(self.code_scores, np.int8, size, HIDDEN)
+        _check(self.code_bias, np.int16, size)
+        _check(self.powers, np.uint16, self.powers.size)
+        if not (self.powers.size and self.powers.all()):
+            raise CheckpointError("its prior has weights of 0")
+        sizes = np.bincount(self.group, minlength=1)
+        if len(sizes) > GROUPS or sizes.max() > TOTAL // 2:
+            raise CheckpointError("its prior has groups that are too many or too large")
+
+    def turns(self, rows: int, columns: int) -> NDArray[np.intp]:
+        return np.add.outer(2 * np.arange(rows), np.arange(columns))
+
+    def contexts(self, around: Codes) -> NDArray[np.int32]:
+        vectors = self._vectors.take(around, axis=0).reshape(*around.shape[:-1], -1)
+        sums = _product(vectors, self._layer) + self.layer_bias
+        sums >>= PLACES["layer_bias"] - PLACES["hidden"]
+        hidden: NDArray[np.int32] = np.minimum(np.maximum(sums, 0), HIDDEN_MOST)
+        return hidden
+
+    def group_ends(self, contexts: NDArray[Any]) -> Ends:
+        return self._ends(_product(contexts, self._group_scores) + self.group_bias)
+
+    def code_ends(self, group: int, contexts: NDArray[Any]) -> Ends:
+        scores, bias = self._code_scores[group]
+        return self._ends(_product(contexts, scores) + bias)
+
+    def _ends(self, scores: NDArray[np.int32]) -> Ends:
+        """Scores [..., n] -> where their slots end."""
+        behind = scores.max(axis=-1, keepdims=True) - scores
+        behind >>= PLACES["code_bias"] - PLACES["powers"]
+        ends: Ends = self.powers.take(behind, mode="clip").cumsum(axis=-1, dtype=np.int64)
+        count = scores.shape[-1]
+        ends = ends * (TOTAL - count) // ends[..., -1:]
+        ends += np.arange(1, count + 1)  # a slot for everyone, however unlikely
+        return ends
+
+    @cached_property
+    def _vectors(self) -> NDArray[np.int32]:
+        return self.vectors.astype(np.int32)
+
+    @cached_property
+    def _layer(self) -> NDArray[np.int32]:
+        return self.layer.astype(np.int32)
+
+    @cached_property
+    def _group_scores(self) -> NDArray[np.int32]:
+        return self.group_scores.T.astype(np.int32)
+
+    @cached_property
+    def _code_scores(self) -> list[tuple[NDArray[np.int32], NDArray[np.int16]]]:
+        """For every group, of its codes the vectors [64, members] and biases [members]."""
+        return [
+            (self.code_scores[members].T.astype(np.int32), self.code_bias[members])
+            for members in self._members
+        ]
 
 
-def _bounds(weights: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """[..., n] -> [..., n + 1]: 0 and the running sums."""
-    ends = weights.cumsum(axis=-1, dtype=np.uint16)
-    return np.concatenate([np.zeros_like(ends[..., :1]), ends], axis=-1)
+def neighbours(codes: Codes, beyond: int) -> Codes:
+    """[n, rows, columns] -> the ``NEIGHBOURS`` of every code, [n * rows * columns, 4]; ``beyond``
+    at the border."""
+    _, rows, columns = codes.shape
+    around = np.pad(codes, ((0, 0), (1, 0), (1, 1)), constant_values=beyond)
+    shifted = [
+        around[:, 1 + row : 1 + row + rows, 1 + column : 1 + column + columns]
+        for row, column in NEIGHBOURS
+    ]
+    return np.stack(shifted, axis=-1).reshape(-1, len(NEIGHBOURS))
+
+
+def _product(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The matrix product; of integers, faster than ``a @ b``."""
+    product: NDArray[np.int32] = np.einsum("...j,jk->...k", a, b)
+    return product
+
+
+def _check(tensor: NDArray[Any], dtype: type, *shape: int) -> None:
+    if tensor.dtype != dtype or tensor.shape != shape:
+        raise CheckpointError("its prior has tables of another type or shape")
+
+
+def _spans(ends: Ends, symbols: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Of m symbols where their slots begin and end, [m, 2], by ends [m, n] or [n]."""
+    rows = np.arange(len(symbols))
+    ends = np.broadcast_to(ends, (len(symbols), ends.shape[-1]))
+    lows = np.where(symbols > 0, ends[rows, symbols - 1], 0)
+    return np.stack([lows, ends[rows, symbols]], axis=-1)

@@ -150,9 +150,9 @@ def _tensors(path: Path, file: Any, names: Iterable[str]) -> dict[str, NDArray[A
     """These tensors of an open file; one of another type than ours is refused unread."""
     tensors = {}
     for name in names:
-        known = {"U8": "uint8", "U16": "uint16"}
-        if not name.startswith(PREFIX):
-            known = {"F32": "float32", "F16": "float16"}
+        known = {"F32": "float32", "F16": "float16"}
+        if name.startswith(PREFIX):
+            known = {"I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16"}
         if file.get_slice(name).get_dtype() not in known:
             raise CheckpointError(
                 f"{path}: tensor {name} is neither {' nor '.join(known.values())}"

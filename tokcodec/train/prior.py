@@ -1,25 +1,41 @@
 """From the codes of many pictures to the prior of their checkpoint."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokcodec import checkpoint
 from tokcodec.checkpoint import Header
 from tokcodec.errors import CheckpointError, TrainingError
 from tokcodec.model.codebook import nearest
 from tokcodec.model.loading import load
-from tokcodec.prior import GROUPS, TOTAL, Prior, neighbours
+from tokcodec.prior import (
+    GROUPS,
+    HIDDEN,
+    HIDDEN_MOST,
+    NEIGHBOURS,
+    PLACES,
+    TOTAL,
+    WIDTH,
+    NeuralPrior,
+    neighbours,
+)
 from tokcodec.tokenfile import TokenFile
 from tokcodec.train.start import k_means
 
-_TRUST = 16  # occurrences for which a finer table counts as much as the coarser one behind it
-_UNSEEN = 0.5  # occurrences that every code and every group begins with
+_EPOCHS = 6
+_BATCHES = 200  # an epoch at least, of
+_BATCH = (512, 8192)  # codes, from and to
+_RATE = 1e-2
+_DECAY = 8e5  # weight decay, for one code that is seen, of what is not a function of the codebook
+_UNSEEN = 0.5  # occurrences that every code begins with
 
 
 def add_prior(
@@ -73,54 +89,161 @@ def add_prior(
     )
 
 
-def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[Prior, int]:
-    """A prior from codes [n, rows, columns] that stand for vectors [K, d], read part by part, and
-    how many n were.
+def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[NeuralPrior, int]:
+    """A prior from codes [n, rows, columns] that stand for vectors [K, d], and how many n were.
 
-    Codes are grouped by k-means of their vectors. Tables by left and upper group fall back on
-    those by left group where they have seen little, and these on one for all.
+    Codes are grouped by k-means of their vectors. All codes and their neighbours are held in
+    memory, 40 bytes a code.
 
     Raises:
-        TrainingError: there are no codes, or a group has more than the tables are precise for.
+        TrainingError: there are no codes, or a group has more than weights are precise for.
     """
     centres = k_means(vectors, GROUPS, torch.Generator().manual_seed(0))
-    group = nearest(vectors, centres).numpy().astype(np.uint8)
-    many = GROUPS + 1
-    pairs = np.zeros(many * many * GROUPS, np.int64)
-    counts = np.full(len(group), _UNSEEN)
-    pictures = 0
-    for codes in parts:
-        pictures += len(codes)
-        counts += np.bincount(codes.ravel(), minlength=len(group))
-        own = group[codes]
-        left, above = neighbours(own)
-        context = left.astype(np.int64) * many + above
-        pairs += np.bincount((context * GROUPS + own).ravel(), minlength=len(pairs))
+    group = nearest(vectors, centres)
+    sizes = group.bincount()
+    if sizes.max() > TOTAL // 2:
+        raise TrainingError(f"{sizes.max()} alike vectors in the codebook: no prior for it")
+    places = [part.astype(np.int64) for part in parts]
+    pictures = sum(map(len, places))
     if not pictures:
         raise TrainingError("there are no codes to make a prior of")
-    by_both = pairs.reshape(many, many, GROUPS)
-    by_left = by_both.sum(axis=1)
-    by_none = by_left.sum(axis=0) + _UNSEEN
-    chance = _backed(by_both, _backed(by_left, by_none / by_none.sum())[:, None])
-    code_weights = np.empty(len(group), np.uint16)
-    for number in np.unique(group):
-        members = group == number
-        if members.sum() > TOTAL // 2:
-            raise TrainingError(f"{members.sum()} alike vectors in the codebook: no prior for it")
-        code_weights[members] = _integers(counts[members] / counts[members].sum())
-    return Prior(group, _integers(chance), code_weights), pictures
+    codes = torch.from_numpy(np.concatenate([part.ravel() for part in places]))
+    around = torch.from_numpy(np.concatenate([neighbours(p, len(vectors)) for p in places]))
+    generator = torch.Generator().manual_seed(0)
+    network = _Network(vectors, group, codes, generator)
+    size = min(max(len(codes) // _BATCHES, _BATCH[0]), _BATCH[1])
+    steps = _EPOCHS * -(-len(codes) // size)
+    decay = min(_DECAY / len(codes), 1 / _RATE)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": network.own.parameters(), "weight_decay": decay},
+            {"params": network.shared.parameters(), "weight_decay": 0.0},
+        ],
+        lr=_RATE,
+        betas=(0.9, 0.98),
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 100) * (1 - step / steps)
+    )
+    for _ in range(_EPOCHS):
+        order = torch.randperm(len(codes), generator=generator)
+        for batch in order.split(size):  # type: ignore[no-untyped-call]
+            optimizer.zero_grad()
+            network.loss(around[batch], codes[batch]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return network.prior(), pictures
 
 
-def _backed(counts: NDArray[np.int64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Chances by counts [..., GROUPS], which where they are few are those of ``chance``."""
-    trusted: NDArray[np.int64] = counts.sum(axis=-1, keepdims=True)
-    return (counts + _TRUST * chance) / (trusted + _TRUST)
+class _Network(nn.Module):
+    """A ``NeuralPrior`` in floating point, rounded wherever that one is in integers.
+
+    Vectors of codes, as neighbours and for scores, are linear in those of the codebook, plus
+    something of their ``own`` that weight decay keeps small where codes are too few to tell it.
+    """
+
+    def __init__(
+        self, vectors: Tensor, group: Tensor, codes: Tensor, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        size, width = vectors.shape
+        self.group = group
+        self.members = [(group == number).nonzero()[:, 0] for number in range(GROUPS)]
+        self.rank = torch.empty_like(group)
+        for members in self.members:
+            self.rank[members] = torch.arange(len(members))
+        self.codebook = vectors / vectors.std()
+        counts = codes.bincount(minlength=size) + _UNSEEN
+        by_group = torch.zeros(GROUPS).index_add(0, group, counts)
+        self.likely = (counts / by_group[group]).log2()
+
+        def random(*shape: int, gain: float) -> nn.Parameter:
+            return nn.Parameter(gain * torch.randn(*shape, generator=generator))
+
+        self.own = nn.ParameterDict(
+            {
+                "vectors": torch.zeros(size + 1, WIDTH),
+                "code_scores": torch.zeros(size, HIDDEN),
+                "code_bias": torch.zeros(size),
+            }
+        )
+        fan_in = len(NEIGHBOURS) * WIDTH
+        self.shared = nn.ParameterDict(
+            {
+                "vectors": random(width, WIDTH, gain=width**-0.5),
+                "layer": random(fan_in, HIDDEN, gain=fan_in**-0.5),
+                "layer_bias": torch.zeros(HIDDEN),
+                "group_scores": random(GROUPS, HIDDEN, gain=0.03),
+                "group_bias": (by_group + _UNSEEN).div(counts.sum()).log2(),
+                "code_scores": random(width, HIDDEN, gain=0.03),
+            }
+        )
+
+    def tables(self) -> dict[str, Tensor]:
+        """What the prior holds of the same names, without the factors that make it integers."""
+        own, shared = self.own, self.shared
+        exact = {
+            "vectors": F.pad(self.codebook @ shared["vectors"], (0, 0, 0, 1)) + own["vectors"],
+            "layer": shared["layer"],
+            "layer_bias": shared["layer_bias"],
+            "group_scores": shared["group_scores"],
+            "group_bias": shared["group_bias"],
+            "code_scores": self.codebook @ shared["code_scores"] + own["code_scores"],
+            "code_bias": self.likely + own["code_bias"],
+        }
+        return {
+            name: _fixed_point(tensor, name, 1 << (15 if name.endswith("bias") else 7))
+            for name, tensor in exact.items()
+        }
+
+    def loss(self, around: Tensor, codes: Tensor) -> Tensor:
+        """The mean information, in nats, in codes [m] with neighbours [m, 4]."""
+        tables = self.tables()
+        sums = tables["vectors"][around].flatten(1) @ tables["layer"] + tables["layer_bias"]
+        half = 0.5 / (1 << PLACES["hidden"])  # there, rest bits are cut off
+        hidden = _fixed_point((sums - half).relu(), "hidden", HIDDEN_MOST + 1)
+        group, order = self.group[codes].sort()
+        hidden, rank = hidden[order], self.rank[codes[order]]
+        scores = [hidden @ tables["group_scores"].T + tables["group_bias"]]
+        symbols = [group]
+        counts = group.bincount(minlength=GROUPS).tolist()
+        parts = zip(
+            self.members,
+            hidden.split(counts),  # type: ignore[no-untyped-call]
+            rank.split(counts),  # type: ignore[no-untyped-call]
+            strict=True,
+        )
+        for members, part, symbol in parts:
+            if len(part):
+                scores.append(
+                    part @ tables["code_scores"][members].T + tables["code_bias"][members]
+                )
+                symbols.append(symbol)
+        bits = [
+            F.cross_entropy(score * math.log(2), symbol, reduction="sum")
+            for score, symbol in zip(scores, symbols, strict=True)
+        ]
+        return torch.stack(bits).sum() / len(codes)
+
+    def prior(self) -> NeuralPrior:
+        """In integers."""
+        with torch.no_grad():
+            tables = {
+                name: (tensor * (1 << PLACES[name]))
+                .to(torch.int16 if name.endswith("bias") else torch.int8)
+                .numpy()
+                for name, tensor in self.tables().items()
+            }
+        behind = np.arange(16 << PLACES["powers"])
+        powers = np.maximum(0xFFFF * 2.0 ** (-behind / (1 << PLACES["powers"])), 1)
+        return NeuralPrior(
+            group=self.group.numpy().astype(np.uint8), powers=powers.astype(np.uint16), **tables
+        )
 
 
-def _integers(chance: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """Chances [..., n] to weights: 1 or more each, ``TOTAL`` together."""
-    weights: NDArray[np.int64] = np.floor(chance * (TOTAL - chance.shape[-1])).astype(np.int64) + 1
-    likeliest = weights.argmax(axis=-1, keepdims=True)
-    rest = TOTAL - weights.sum(axis=-1, keepdims=True)
-    np.put_along_axis(weights, likeliest, weights.max(axis=-1, keepdims=True) + rest, axis=-1)
-    return weights.astype(np.uint16)
+def _fixed_point(exact: Tensor, name: str, limit: int) -> Tensor:
+    """Rounded to the binary ``PLACES`` of a name, and to less than ``limit`` in units of the last;
+    the gradient is that of the number as it was."""
+    factor = 1 << PLACES[name]
+    bounded = (exact * factor).clamp(1 - limit, limit - 1)
+    return (bounded + (bounded.round() - bounded).detach()) / factor
