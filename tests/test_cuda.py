@@ -35,7 +35,8 @@ MODELS += sorted(path.name for path in published.FOLDER.iterdir() if path.is_dir
 
 @pytest.fixture(scope="module", params=MODELS)
 def reference(request, tmp_path_factory):
-    """A model on the processor, three squares as it reads them, and its z of them."""
+    """A model on the processor, three squares as it reads them, its z and codes of them, and what
+    it decodes of the first two."""
     name = request.param
     if (published.FOLDER / name).is_dir():
         folder = tmp_path_factory.mktemp(name)
@@ -48,7 +49,16 @@ def reference(request, tmp_path_factory):
     codec = Codec.load(name, "cpu", batch_size=2)
     read = [read_squares(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
     squares = np.concatenate(read)
-    return codec, squares, z_of(codec, squares)
+    codes = codec.encode_squares(squares)
+    pictures = codec.decode(torch.from_numpy(codes[:2]))
+    return request.param, codec, squares, z_of(codec, squares), codes, pictures
+
+
+def skip_if_chaotic(name, dtype):
+    """The deep transformers with weights drawn from a seed: roundings of float32 grow to 1e-3 of
+    z in them (tests/test_families.py), 2^16 times as large ones to z itself."""
+    if dtype == "bfloat16" and name.startswith(("titok", "one_d_piece")):
+        pytest.skip("bfloat16 means nothing in this network, whose weights are random")
 
 
 @torch.inference_mode()
@@ -60,7 +70,8 @@ def z_of(codec, squares):
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_codes_are_those_of_the_processor(reference, dtype, compiled):
-    cpu, squares, expected = reference
+    name, cpu, squares, expected, theirs, _ = reference
+    skip_if_chaotic(name, dtype)
     codec = Codec.load(cpu.header, DEVICE, 2, dtype, compiled)
     z = z_of(codec, squares)
     moved = (z - expected).abs().max() / expected.abs().max()
@@ -70,7 +81,7 @@ def test_codes_are_those_of_the_processor(reference, dtype, compiled):
     margins = quantizer.margins(expected).flatten(1).numpy()
     far = float(quantizer.margins(z).flatten(1).sub(torch.from_numpy(margins)).abs().max())
     decided = margins > 4 * far
-    codes, theirs = codec.encode_squares(squares), cpu.encode_squares(squares)
+    codes = codec.encode_squares(squares)
     assert np.array_equal(codes[decided], theirs[decided])
     # The search itself is exact: of the same z, the same codes everywhere.
     with torch.inference_mode():
@@ -80,10 +91,10 @@ def test_codes_are_those_of_the_processor(reference, dtype, compiled):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pictures_are_those_of_the_processor(reference, dtype):
-    cpu, squares, _ = reference
-    codes = torch.from_numpy(cpu.encode_squares(squares[:2]))
+    name, cpu, _, _, codes, pictures = reference
+    skip_if_chaotic(name, dtype)
     codec = Codec.load(cpu.header, DEVICE, 2, dtype)
-    away = (codec.decode(codes).cpu() - cpu.decode(codes)).abs()
+    away = (codec.decode(torch.from_numpy(codes[:2])).cpu() - pictures).abs()
     assert away.max() * 255 < 8 * LEVELS[dtype]
     assert away.mean() * 255 < LEVELS[dtype] / 4
 

@@ -2,6 +2,10 @@
 but no numbers, so that nothing can wait for a number; and what is asked of a device."""
 
 import contextlib
+import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import torch
 from conftest import DATA, GOLDEN
 
 from tokcodec import Codec, checkpoint
+from tokcodec.codec import BATCHES_AT_ONCE
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.model import DECODERS, ENCODERS, QUANTIZERS
@@ -121,6 +126,45 @@ def test_what_searches_waits(metric):
     assert quantizer.lookup(codes).shape == (2, 4, 3)
     with pytest.raises(RuntimeError, match="meta"):
         quantizer.codes(torch.empty(2, 4, 3, device="meta"))
+
+
+def test_a_gpu_has_four_batches_at_once_and_never_more(monkeypatch):
+    """With streams that only count, as there are none without a GPU."""
+    codec = Codec.load(str(TINY), "cpu", batch_size=4)
+    begun, most, lock = [], [], threading.Lock()
+    together = threading.Barrier(BATCHES_AT_ONCE, timeout=60)
+
+    @contextlib.contextmanager
+    def on(stream):
+        with lock:
+            begun.append(stream)
+            most.append(len(begun))
+        yield
+        begun.remove(stream)
+
+    codec._streams = SimpleQueue()
+    streams = [types.SimpleNamespace(wait_stream=lambda _: None) for _ in range(BATCHES_AT_ONCE)]
+    for stream in streams:
+        codec._streams.put(stream)
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    codes = codec._codes
+
+    def all_four(pixels):
+        together.wait()
+        return codes(pixels)
+
+    monkeypatch.setattr(codec, "_codes", all_four)
+    squares = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    expected = Codec.load(str(TINY), "cpu", batch_size=4).encode_squares(squares)
+    with ThreadPoolExecutor(4 * BATCHES_AT_ONCE) as pool:
+        for found in pool.map(codec.encode_squares, [squares] * 4 * BATCHES_AT_ONCE):
+            assert np.array_equal(found, expected)
+    assert max(most) == BATCHES_AT_ONCE
+    # A batch that fails gives its stream back.
+    with pytest.raises(ValueError, match="expected codes"):
+        codec._decode_pixels(np.zeros((2, 3, 3, 3), np.int64))
+    assert codec._streams.qsize() == BATCHES_AT_ONCE
 
 
 # Where bfloat16 is fast

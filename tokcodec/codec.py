@@ -69,8 +69,9 @@ class Codec:
         self.batch_size, self.native_batch_size = batch_size, native_batch_size
         self.dtype: Dtype = dtype
         self.device = next(model.parameters()).device
-        self._streams: SimpleQueue[torch.cuda.Stream] = SimpleQueue()
+        self._streams: SimpleQueue[torch.cuda.Stream] | None = None
         if self.device.type == "cuda":
+            self._streams = SimpleQueue()
             for _ in range(BATCHES_AT_ONCE):
                 self._streams.put(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
 
@@ -392,9 +393,10 @@ class Codec:
         least = 1 if self.config.prefix_codes else count
         if codes.ndim != 2 or not least <= codes.shape[1] <= count:
             raise ValueError(f"expected codes [B, {count}], not {list(codes.shape)}")
+        codes = codes.to(torch.int64)
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise ValueError(f"codes must be from 0 to {size - 1}")
-        codes = codes.to(self.device, torch.int64)
+        codes = codes.to(self.device)
         if len(own) == 2:
             codes = codes.view(-1, *own)
         return self._run(self.model.decode, codes, own == square)
@@ -426,7 +428,7 @@ class Codec:
     def _at_once(self) -> Iterator[None]:
         """Work that begins and ends on the host. On a GPU it has a stream of its own as long as it
         takes, and waits until one is free, as there is memory for so many batches only."""
-        if self.device.type != "cuda":
+        if self._streams is None:
             yield
             return
         stream = self._streams.get()
