@@ -1,0 +1,92 @@
+"""Losses that follow the eye more closely than squared error does.
+
+Each is a module that takes decoded and original pictures, float32 [B, 3, s, s] in [0, 1], s at
+least 64, and gives a scalar, differentiable in the decoded ones.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tokcodec.errors import CheckpointError, TrainingError
+from tokcodec.families.reading import Stored, Tensors
+from tokcodec.families.source import Source
+
+_SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # of VGG16: width, convolutions
+# Of pixels in [-1, 1], as the authors of LPIPS have them.
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+
+
+class Lpips(nn.Module):
+    """Distance in the features of VGG16 (arXiv 1409.1556), as LPIPS (arXiv 1801.03924, section 3)
+    weighs them. ``load_lpips`` fills in the published weights."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for width, depth in _SLICES:
+            for _ in range(depth):
+                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU()]
+                before = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers[:-1])  # numbered as in torchvision
+        self.heads = nn.ParameterList(torch.ones(width) for width, _ in _SLICES)
+        for name, values in (("shift", _SHIFT), ("scale", _SCALE)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    def forward(self, decoded: Tensor, original: Tensor) -> Tensor:
+        pairs = zip(self.heads, self._slices(decoded), self._slices(original), strict=True)
+        # Means over pictures and places of the sum over channels.
+        return torch.stack(
+            [((a - b).square().mean(dim=(0, 2, 3)) * head).sum() for head, a, b in pairs]
+        ).sum()
+
+    def _slices(self, pixels: Tensor) -> list[Tensor]:
+        """Features of each slice [B, width, h, w], of unit length in every place."""
+        x = (2 * pixels - 1 - self.shift) / self.scale
+        slices = []
+        for layer in self.features:
+            if isinstance(layer, nn.MaxPool2d):
+                slices.append(x)
+            x = layer(x)
+        slices.append(x)
+        return [
+            y / (y.square().sum(1, keepdim=True) + 1e-8).sqrt() for y in map(Tensor.float, slices)
+        ]
+
+
+def load_lpips(paths: Sequence[Path]) -> Lpips:
+    """LPIPS with the weights in these files, of torch or safetensors: VGG16's, as torchvision has
+    them (``features.0.weight``), and those of the linear heads, as the authors of LPIPS do
+    (``lin0.model.1.weight``). Other tensors there are passed over.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+        TrainingError: a tensor is in none of them, of another shape or not finite.
+    """
+    model = Lpips()
+    with contextlib.ExitStack() as stack:
+        stored: dict[str, Stored] = {}
+        for path in paths:
+            stored |= stack.enter_context(Source(path.stem, path, None, path.name).open())
+        tensors = Tensors(stored)
+        try:
+            for name, weight in model.features.named_parameters(prefix="features"):
+                weight.copy_(torch.from_numpy(tensors.take(name, *weight.shape)))
+            for number, head in enumerate(model.heads):
+                array = tensors.take(f"lin{number}.model.1.weight", 1, len(head), 1, 1)
+                head.copy_(torch.from_numpy(array).flatten())
+        except CheckpointError as error:
+            raise TrainingError(
+                f"{', '.join(map(str, paths))}: {error}; LPIPS takes two files: torchvision's "
+                "vgg16-397923af.pth, and vgg.pth of LPIPS, which torchmetrics brings along"
+            ) from error
+    return model
