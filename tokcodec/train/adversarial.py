@@ -82,5 +82,5 @@ def discriminator_loss(
     of_fake, of_real = discriminator(fake), discriminator(real)
     logits = of_fake.sum() + of_real.sum()
     gradients = torch.autograd.grad(logits, (fake, real), create_graph=True)
-    penalties = torch.cat(gradients).square().sum() / of_real.numel()
+    penalties: Tensor = torch.cat(gradients).square().sum() / of_real.numel()
     return F.softplus(of_fake - of_real).mean() + gamma / 2 * penalties
