@@ -1,11 +1,12 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
 from tokcodec.errors import CheckpointError, TrainingError
 from tokcodec.train import perceptual
-from tokcodec.train.perceptual import Lpips, RandomFeatures, load_lpips
+from tokcodec.train.perceptual import Lpips, Spectra, load_lpips
 
 META = torch.device("meta")
 
@@ -70,19 +71,23 @@ def test_lpips_names_what_is_missing(lpips_files, tmp_path, monkeypatch):
         load_lpips([tmp_path / "none.pth"])
 
 
-def test_features_of_a_random_network():
-    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    distance = RandomFeatures()
-    assert distance(pictures, pictures) == 0
-    # Another draw of noise is nearer than grey, which is nearer to it pixel by pixel.
-    other = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    grey = torch.full_like(pictures, 0.5)
-    assert distance(other, pictures) < distance(grey, pictures)
-    assert (other - pictures).square().mean() > (grey - pictures).square().mean()
-    assert RandomFeatures()(other, pictures) == distance(other, pictures)
+def test_spectra_prefer_other_grain_to_none():
+    """Squared error is the other way round: of two draws it is twice that of their mean."""
+    original, other = 0.5 + 0.2 * (pictures() - 0.5)
+    smooth = torch.full_like(original, 0.5)
+    loss = Spectra()
+    assert loss(other, original) < 0.9 * loss(smooth, original)
+    assert F.mse_loss(other, original) > 1.8 * F.mse_loss(smooth, original)
+    assert loss(original, original) < 0.01 * loss(smooth, original)
 
 
-@pytest.mark.parametrize("kind", [Lpips, RandomFeatures])
+def test_spectra_mask_errors_where_there_is_much():
+    original = pictures()[0]
+    flat, error = torch.full_like(original, 0.5), 0.02 * pictures()[1]
+    assert Spectra()(original + error, original) < 0.75 * Spectra()(flat + error, flat)
+
+
+@pytest.mark.parametrize("kind", [Lpips, Spectra])
 def test_losses_run_on_any_device(kind):
     """On meta nothing has a value, so whatever would wait for one fails."""
     with META:

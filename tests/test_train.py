@@ -395,7 +395,7 @@ def test_a_step_waits_for_nothing_and_mixes_no_devices(config, codes_stay, monke
         torch.optim.AdamW, "__init__", lambda *args, **kw: plain(*args, **{**kw, "fused": None})
     )
     meta = torch.device("meta")
-    recipe = Recipe(steps=9, batch_size=8, deblocking=0.1, random_features=1.0, lpips=1.0)
+    recipe = Recipe(steps=9, batch_size=8, deblocking=0.1, spectra=1.0, lpips=1.0)
     if codes_stay:
         recipe = dataclasses.replace(recipe, adversarial=0.1)
     step = Step(Tokenizer(config).to(meta), recipe, codes_stay, Lpips())
@@ -446,7 +446,7 @@ def test_a_step_on_cuda_is_that_of_the_cpu(config, compiled, pictures):
     torch.manual_seed(0)
     begun = Tokenizer(config)
     begin(begun, pictures.train, 0)
-    recipe = Recipe(steps=9, batch_size=16, warmup=0, deblocking=0.1, random_features=0.1)
+    recipe = Recipe(steps=9, batch_size=16, warmup=0, deblocking=0.1, spectra=0.1)
     ends = []
     for name in ("cpu", CUDA):
         device = torch.device(name)

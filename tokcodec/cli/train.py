@@ -63,10 +63,10 @@ def train(
             "model has pixel_overlap.",
         ),
     ] = 0.0,
-    random_features: Annotated[
+    spectra: Annotated[
         float,
         typer.Option(
-            min=0, help="Weight in the loss of a distance in features of a fixed random network."
+            min=0, help="Weight in the loss of a distance of spectra of windows: sharper pictures."
         ),
     ] = 0.0,
     lpips: Annotated[
@@ -161,7 +161,7 @@ def train(
             learning_rate=learning_rate,
             warmup=warmup,
             deblocking=deblocking,
-            random_features=random_features,
+            spectra=spectra,
             lpips=lpips,
             adversarial=adversarial,
             report_every=report_every,

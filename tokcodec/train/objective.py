@@ -12,7 +12,7 @@ from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import Batch, cut
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import fast_codes
-from tokcodec.train.perceptual import Lpips, RandomFeatures
+from tokcodec.train.perceptual import Lpips, Spectra
 from tokcodec.train.recipe import Recipe
 
 
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 class Objective(nn.Module):
     """Squared error, commitment (VQ-VAE, arXiv 1711.00937, equation 3), and where the recipe has
-    them ``kinks`` and distances of features.
+    them ``kinks`` and ``perceptual`` distances.
 
     One graph of fixed shapes, that waits for nothing.
     """
@@ -52,8 +52,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.recipe, self.codes_stay = model, recipe, codes_stay
         self.perceptual = nn.ModuleDict()
-        if recipe.random_features:
-            self.perceptual["random_features"] = RandomFeatures()
+        if recipe.spectra:
+            self.perceptual["spectra"] = Spectra()
         if lpips:
             self.perceptual["lpips"] = lpips
         self.perceptual.to(next(model.parameters()).device)

@@ -23,7 +23,7 @@ class Recipe:
         ema_decay: of the moving average of the weights, which is what ships.
         commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
         deblocking: weight of the ``kinks`` across borders of patches in the decoded picture.
-        random_features, lpips: weights of the distances in ``perceptual``.
+        spectra, lpips: weights of the distances in ``perceptual``.
         adversarial: weight of the ``adversarial`` loss, of a decoder alone.
         r3gan_gamma: of the gradient penalties of its discriminator.
         codebook_decay: of the moving averages behind the codebook.
@@ -43,7 +43,7 @@ class Recipe:
     ema_decay: float = 0.999
     commitment: float = 0.25
     deblocking: float = 0.0
-    random_features: float = 0.0
+    spectra: float = 0.0
     lpips: float = 0.0
     adversarial: float = 0.0
     r3gan_gamma: float = 1.0
