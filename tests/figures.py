@@ -153,7 +153,9 @@ def checkpoints() -> list[list[str]]:
 
     def settings(stage: dict) -> str:
         decoder = "decoder alone: " if "codes_of" in stage else ""
-        return decoder + "{steps}, {batch_size}, {learning_rate}".format(**stage["recipe"])
+        stopped = stage["step"] < stage["recipe"]["steps"]
+        done = f"{stage['step']} of " if stopped else ""
+        return decoder + done + "{steps}, {batch_size}, {learning_rate}".format(**stage["recipe"])
 
     add(
         "held-out PSNR at the k-means start",

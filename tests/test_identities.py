@@ -25,20 +25,7 @@ def test_of_checkpoints(name):
     assert header.config.to_json() == pinned["config"]
 
 
-# The bundled ones were read another way before. That their tensors are the same, and so what each
-# code becomes, is what lets their decoders read the former codes.
-@pytest.mark.parametrize("name", BUNDLED)
-def test_of_former_checkpoints(name):
-    header, tensors = checkpoint.read(BUNDLED[name])
-    pinned = PINNED[f"former {name}"]
-    config = ModelConfig.from_json(pinned["config"])
-    assert config.to_json() == pinned["config"]
-    assert checkpoint.code_id(config, tensors) == pinned["code_id"]
-    assert checkpoint.checkpoint_id(config, tensors) == pinned["checkpoint_id"]
-    assert header.reads == (pinned["code_id"],)
-
-
-@pytest.mark.parametrize("name", [n for n in PINNED if n not in OWN and "former" not in n])
+@pytest.mark.parametrize("name", [n for n in PINNED if n not in OWN])
 def test_of_what_is_converted(name):
     config, tensors = published.golden(name)
     family = recognise(tensors, config)

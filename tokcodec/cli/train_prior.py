@@ -42,7 +42,8 @@ def train_prior(
 ) -> None:
     """Give a checkpoint the prior that encode --coded needs, from the codes of many pictures.
 
-    Its code_id stays. Files that were coded with an earlier prior can only be read with that one.
+    It takes minutes for millions of codes. The code_id stays. Files that were coded with an
+    earlier prior can only be read with that one.
     """
     require_pyarrow()
     from tokcodec.bitpack import packed_size
