@@ -32,7 +32,7 @@ VIT = {"width": 32, "layers": 1, "heads": 2, "patch_size": 4}
 CONVOLUTIONAL = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1}
 VQGAN = VqganConfig(proxy_codes=8, code_dim=12, channels=32, multipliers=(1, 1, 2), blocks=1)
 SQUARE = {"preprocessing": PreprocessingConfig(image_size=32)}
-CONFIGS = PRESETS | {
+CONFIGS = {name: config for name, (config, _) in PRESETS.items()} | {
     "proxy": ModelConfig(
         encoder=LatentEncoderConfig(
             **VIT, num_latents=6, class_token=True, outer_norms=True, legacy_latents=True
