@@ -197,9 +197,8 @@ def test_the_bundled_model_that_fits_is_named(codec, pictures):
 
 
 def test_the_default_batch():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
     for name, on_cpu in (("tokcodec-16", 16), ("tokcodec-64", 16), ("tokcodec-256", 16)):
-        assert default_batch_size(PRESETS[name][0], cpu) == on_cpu
+        assert default_batch_size(PRESETS[name][0], "cpu") == on_cpu
     original, _ = PRESETS["original"]
     changes = {"width": 512, "patch_size": 16, "heads": 8}
     large = dataclasses.replace(
@@ -207,8 +206,8 @@ def test_the_default_batch():
         encoder=dataclasses.replace(original.encoder, **changes),
         decoder=dataclasses.replace(original.decoder, **changes),
     )
-    assert default_batch_size(large, cpu) == 8
-    assert default_batch_size(large, cuda) == 16
+    assert default_batch_size(large, "cpu") == 8
+    assert default_batch_size(large, "cuda") == 16
 
 
 def test_loading_what_is_not_there():

@@ -50,7 +50,7 @@ class Agreement:
 def ways_at_hand(config: ModelConfig) -> list[Way]:
     """Every way that this machine has, the CPU's default one first."""
     threads = torch.get_num_threads()
-    size = default_batch_size(config, torch.device("cpu"))
+    size = default_batch_size(config, "cpu")
     first = Way(threads=threads, batch_size=size)
     others = [replace(first, threads=n) for n in sorted({1, 2, threads} - {threads})]
     others += [replace(first, batch_size=n) for n in (1, 4, 16, 64) if n != size]

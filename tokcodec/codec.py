@@ -38,11 +38,12 @@ BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the other
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
 
-def default_batch_size(config: ModelConfig, device: torch.device) -> int:
-    """16 squares; on a CPU fewer of a large model, which is faster so. Depends on nothing else."""
+def default_batch_size(config: ModelConfig, kind: str) -> int:
+    """16 squares; on a device of the kind ``cpu`` fewer of a large model, which is faster so.
+    Depends on nothing else."""
     square = 4 * config.encoder.widest(config.preprocessing.model_size)  # float32
     size = BATCH_SIZE
-    while device.type == "cpu" and size > 1 and size * square > _CACHE_BYTES:
+    while kind == "cpu" and size > 1 and size * square > _CACHE_BYTES:
         size //= 2
     return size
 
@@ -105,7 +106,7 @@ class Codec:
         if compiled:
             # Batches have one shape, but for native pictures; what is for any shape is slower.
             model.encoder.compile(dynamic=None if header.config.multiple else False)
-        size = batch_size or default_batch_size(header.config, resolve_device(device))
+        size = batch_size or default_batch_size(header.config, resolve_device(device).type)
         return cls(model, header, size, batch_size or 1, dtype)
 
     @property

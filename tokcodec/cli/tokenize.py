@@ -131,8 +131,6 @@ def tokenize(
     Rows of Parquet, in shards. A bad picture is a row with its error. After a stop, the same
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
-    import torch
-
     from tokcodec.checkpoint import check_fit, check_tokens, find
     from tokcodec.codec import Codec, default_batch_size
     from tokcodec.model.loading import fastest_dtype, resolve_device
@@ -168,7 +166,7 @@ def tokenize(
         raise typer.BadParameter("parts on CUDA need it", param_hint="--batch-size")
     if batch_size is None and chosen == "native":
         batch_size = 1  # every picture may have a shape of its own
-    batch_size = batch_size or default_batch_size(header.config, torch.device(kind))
+    batch_size = batch_size or default_batch_size(header.config, kind)
     plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit, output)
     codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
     if searched and codec:
