@@ -20,6 +20,7 @@ from PIL import Image
 import tokcodec.train.batches
 from tokcodec import Codec, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.parts import Frame
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import (
     LatentDecoderConfig,
@@ -29,7 +30,7 @@ from tokcodec.config.vit import (
 )
 from tokcodec.errors import DatasetError, TrainingError
 from tokcodec.model import loading
-from tokcodec.model.codebook import nearest
+from tokcodec.model.codebook import Codebook, nearest
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import Batches, cut
@@ -172,7 +173,11 @@ def test_crops_are_means_over_areas(pictures):
 def test_the_fast_search_differs_in_near_ties_alone(size, cosine):
     generator = torch.Generator().manual_seed(0)
     z, codebook = (torch.randn(n, 32, generator=generator) for n in (4096, size))
-    fast = fast_codes(z, codebook, cosine)
+    metric = "cosine" if cosine else "euclidean"
+    config = CodebookConfig(codebook_size=size, code_dim=32, metric=metric)
+    quantizer = Codebook(config, Frame(0, (), 32))
+    quantizer.codebook.copy_(codebook)
+    fast = fast_codes(*quantizer.compared(z))
     if cosine:
         z, codebook = F.normalize(z, dim=1), F.normalize(codebook, dim=1)
     exact = nearest(z, codebook)

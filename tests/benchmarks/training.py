@@ -92,7 +92,7 @@ def share_of_other_codes(model: Tokenizer, pictures: np.ndarray) -> float:
     differing = count = 0
     for part in pixels.to(quantizer.codebook.device).split(16):
         z = model.z(part).flatten(0, -2)
-        fast = fast_codes(z, quantizer.codebook, quantizer.metric == "cosine")
+        fast = fast_codes(*quantizer.compared(z))
         differing += int((fast != quantizer.codes(z)).sum())
         count += len(z)
     return differing / count

@@ -169,6 +169,7 @@ def train(
             dtype=dtype,
             compiled=torch_device.type == "cuda" if compiled is None else compiled,
         )
+        network = load_lpips(lpips_file or []) if lpips else None
         with ranks.first_goes_first():
             pictures = load_pictures(
                 sources,
@@ -198,7 +199,7 @@ def train(
             _report,
             source,
             bool(codes_of),
-            load_lpips(lpips_file or []) if lpips else None,
+            network,
         )
         if not ranks.rank():
             print(header.path)
@@ -221,7 +222,8 @@ def _say(text: str) -> None:
 
 def _read_config(model: str) -> "tuple[ModelConfig, int]":
     """The config, and pictures a step."""
-    from tokcodec.train.presets import BATCH_SIZE, PRESETS
+    from tokcodec.train.presets import PRESETS
+    from tokcodec.train.recipe import Recipe
 
     if model in PRESETS:
         return PRESETS[model]
@@ -229,7 +231,7 @@ def _read_config(model: str) -> "tuple[ModelConfig, int]":
         names = ", ".join(PRESETS)
         raise TrainingError(f"--model {model}: neither a preset ({names}) nor a file")
     try:
-        return ModelConfig.from_json(_read_text(Path(model), "--model")), BATCH_SIZE
+        return ModelConfig.from_json(_read_text(Path(model), "--model")), Recipe.batch_size
     except ConfigError as error:
         raise ConfigError(f"{model}: {error}") from error
 

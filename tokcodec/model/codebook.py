@@ -38,7 +38,7 @@ class Codebook(Quantizer):
         self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
 
     def codes(self, z: Tensor) -> Tensor:
-        rows, codebook = self._compared(z)
+        rows, codebook = self.compared(z)
         return _best(rows, codebook, self.metric == "dot").view(z.shape[:-1])
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Codebook(Quantizer):
     def margins(self, z: Tensor) -> Tensor:
         """float64 [...]: how much better the best vector is than the second best, in squared
         distance or dot product."""
-        rows, codebook = self._compared(z)
+        rows, codebook = self.compared(z)
         codebook = codebook.double()
         gaps = []
         for part in rows.double().split(_at_once(codebook)):  # type: ignore[no-untyped-call]
@@ -60,7 +60,7 @@ class Codebook(Quantizer):
                 gaps.append(near[:, 1] - near[:, 0])
         return torch.cat(gaps).view(z.shape[:-1])
 
-    def _compared(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def compared(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [M, d] of z, and the codebook, as they are compared."""
         rows, codebook = z.detach().float().reshape(-1, z.shape[-1]), self.codebook
         if self.metric == "cosine":
@@ -78,6 +78,13 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     return _best(z, codebook, dot=False)
 
 
+def as_products(z: Tensor, codebook: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and vectors, of these lengths, whose products are ``z·e - |e|²/2``, which is larger the
+    nearer they are. The constant is one more channel, so it needs no second pass."""
+    constant = -(lengths * lengths / 2).unsqueeze(1)
+    return F.pad(z, (0, 1), value=1.0), torch.cat([codebook, constant], dim=1)
+
+
 @torch.no_grad()
 def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     """As ``nearest``, or the largest dot products.
@@ -91,9 +98,8 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     lengths = torch.linalg.vector_norm(codebook, dim=1)
     longest = lengths.max()
     vectors = codebook
-    if not dot:  # the constant is one more channel, so that the product needs no second pass
-        vectors = torch.cat([codebook, -(lengths * lengths / 2).unsqueeze(1)], dim=1)
-        z = F.pad(z, (0, 1), value=1.0)
+    if not dot:
+        z, vectors = as_products(z, codebook, lengths)
     split = _rounds_factors(z.device)
     if split:
         vectors = _split(vectors, "hhl")

@@ -6,29 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokcodec.model.codebook import as_products
 from tokcodec.train import ranks
 
 _BLOCK = 64  # scores that are looked at together
 # Scores at once: on a processor what its caches hold, elsewhere 1 GB.
-_SCORES = {"cpu": 1 << 21}
-_SCORES_ELSEWHERE = 1 << 28
+_SCORES, _SCORES_ELSEWHERE = 1 << 21, 1 << 28
 
 
 @torch.no_grad()
-def fast_codes(z: Tensor, codebook: Tensor, cosine: bool) -> Tensor:
-    """The code of each row of ``z`` float32 [M, d]: int64 [M].
+def fast_codes(z: Tensor, codebook: Tensor) -> Tensor:
+    """The code of each row of ``z`` float32 [M, d] among vectors [K, d], both as
+    ``Codebook.compared`` gives them: int64 [M].
 
     One matrix product in float32 and its largest scores. It waits for nothing and its shapes are
     fixed, but of two vectors that are as near within roundings it takes either;
     ``Quantizer.codes`` is exact.
     """
-    if cosine:
-        vectors, z = F.normalize(codebook, dim=-1).T, F.normalize(z, dim=-1)
-    else:  # the constant is one more channel, so that the product needs no second pass
-        below = codebook.square().sum(dim=1, keepdim=True) / -2
-        vectors, z = torch.cat([codebook, below], dim=1).T, F.pad(z, (0, 1), value=1.0)
-    rows = max(1, _SCORES.get(z.device.type, _SCORES_ELSEWHERE) // len(codebook))
-    return torch.cat([_largest(part @ vectors) for part in torch.split(z, rows)])
+    z, vectors = as_products(z, codebook, torch.linalg.vector_norm(codebook, dim=1))
+    scores = _SCORES if z.device.type == "cpu" else _SCORES_ELSEWHERE
+    rows = max(1, scores // len(codebook))
+    return torch.cat([_largest(part @ vectors.T) for part in torch.split(z, rows)])
 
 
 def _largest(scores: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training pictures: from sources of every kind into one array on disk, and batches out of it."""
+"""Training pictures: from sources of every kind into one array on disk."""
 
 import hashlib
 import io
@@ -9,11 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError
@@ -140,35 +137,3 @@ def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.u
 
 def _drawn(key: str) -> bool:
     return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_SHARE == 0
-
-
-def draw_batch(
-    pictures: NDArray[np.uint8], side: int, batch_size: int, generator: torch.Generator
-) -> Tensor:
-    """A random training batch, float32 [B, 3, side, side] in [0, 1], flipped at random.
-
-    Half of the batches show whole pictures, half show crops of one random scale, down to native
-    resolution. All that is random comes from ``generator``.
-    """
-    stored = pictures.shape[-1]
-    picks = torch.randint(len(pictures), (batch_size,), generator=generator).numpy()
-    edge = stored
-    if stored > side and torch.rand((), generator=generator) < 0.5:
-        edge = int(torch.randint(side, stored + 1, (), generator=generator))
-    corners = torch.randint(stored - edge + 1, (batch_size, 2), generator=generator).tolist()
-    crops = [
-        pictures[pick, :, top : top + edge, left : left + edge]
-        for pick, (top, left) in zip(picks, corners, strict=True)
-    ]
-    batch = torch.from_numpy(np.stack(crops)).float().div_(255)
-    flipped = torch.rand(batch_size, generator=generator) < 0.5
-    batch[flipped] = batch[flipped].flip(-1)
-    return fit_side(batch, side)
-
-
-def fit_side(batch: Tensor, side: int) -> Tensor:
-    """[B, 3, T, T] -> [B, 3, side, side], averaged where T is a multiple."""
-    stored = batch.shape[-1]
-    if stored % side == 0:
-        return F.avg_pool2d(batch, stored // side)
-    return F.interpolate(batch, size=(side, side), mode="bilinear", antialias=True)

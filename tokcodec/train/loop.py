@@ -179,7 +179,7 @@ class _Saved:
         self.source = source
         self.kept = source if codes_stay else None  # whose codes stay
         self.relation = "codes_of" if codes_stay else "from"
-        self.prior = read_prior(source) if self.kept and source and source.prior_id else None
+        self.prior = read_prior(self.kept) if self.kept and self.kept.prior_id else None
         self.start_psnr = 0.0
         facts = {
             "config": json.loads(config.to_json()),
@@ -241,8 +241,8 @@ class _Saved:
         }
         if source:
             measured[self.relation] = source.provenance
-        if self.prior and source and "prior" in source.provenance:
-            measured["prior"] = source.provenance["prior"]
+        if self.prior and self.kept and "prior" in self.kept.provenance:
+            measured["prior"] = self.kept.provenance["prior"]
         header = export(
             model,
             self.run / CHECKPOINT,

@@ -69,7 +69,7 @@ class Objective(nn.Module):
         quantizer = model.quantizer
         assert isinstance(quantizer, Codebook)
         rows = z.detach().flatten(0, -2)
-        codes = fast_codes(rows, quantizer.codebook, quantizer.metric == "cosine")
+        codes = fast_codes(*quantizer.compared(z))
         z_q = quantizer.lookup(codes.view(z.shape[:-1]))
         straight_through = z_q if self.codes_stay else z + (z_q - z).detach()
         with recipe.autocast(pixels.device):

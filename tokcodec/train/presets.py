@@ -12,6 +12,7 @@ from tokcodec.config.vit import (
     PatchEncoderConfig,
 )
 from tokcodec.train import latent
+from tokcodec.train.recipe import Recipe
 
 
 def _small(patch_size: int, pixel_scale: int) -> ModelConfig:
@@ -55,16 +56,14 @@ def _base(layout: Literal["patch", "latent"], codes: int) -> tuple[ModelConfig, 
     return config, 32_768 // (256 + codes) // 8 * 8
 
 
-BATCH_SIZE = 64  # where nothing else is said
-
 # Of each name, the config and the pictures a step.
 PRESETS: dict[str, tuple[ModelConfig, int]] = {
     # 16 or 64 codes carry nothing finer than a quarter of 256 pixels, so the model sees 64x64.
-    "tokcodec-16": (_small(patch_size=16, pixel_scale=4), BATCH_SIZE),
-    "tokcodec-64": (_small(patch_size=8, pixel_scale=4), BATCH_SIZE),
+    "tokcodec-16": (_small(patch_size=16, pixel_scale=4), Recipe.batch_size),
+    "tokcodec-64": (_small(patch_size=8, pixel_scale=4), Recipe.batch_size),
     # 256 codes resolve half of the pixels.
-    "tokcodec-256": (_small(patch_size=8, pixel_scale=2), BATCH_SIZE),
-    "tokcodec-latent": (latent.PRESET, BATCH_SIZE),
+    "tokcodec-256": (_small(patch_size=8, pixel_scale=2), Recipe.batch_size),
+    "tokcodec-latent": (latent.PRESET, Recipe.batch_size),
     # The configuration of the original description, some 300 M parameters.
     "original": (
         ModelConfig(
@@ -72,7 +71,7 @@ PRESETS: dict[str, tuple[ModelConfig, int]] = {
             quantizer=CodebookConfig(codebook_size=8192, code_dim=256),
             decoder=PatchDecoderConfig(width=1024, layers=12, heads=16, patch_size=64),
         ),
-        BATCH_SIZE,
+        Recipe.batch_size,
     ),
     # For GPUs.
     **{f"base-{codes}": _base("patch", codes) for codes in (16, 64, 256)},

@@ -89,8 +89,9 @@ class Step:
         loss = outcome.loss
         if self.critic:
             loss = loss + self.critic.loss(outcome.decoded, outcome.pixels)
+        rate = self.recipe.rate(self.number)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.number)
+            group["lr"] = rate
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -99,7 +100,7 @@ class Step:
             self.averages.update(outcome.z, outcome.codes, batch.revival)
         self.average.update_parameters(self.model)
         if self.critic:
-            self.critic.learn(outcome.decoded, outcome.pixels, self.recipe.rate(self.number))
+            self.critic.learn(outcome.decoded, outcome.pixels, rate)
         self.used[outcome.codes] = True
         self.number += 1
         done: Tensor = loss.detach()
