@@ -222,12 +222,26 @@ def test_inspect(start, run, tmp_path):
         "payload_bytes": 26,
         "file_bytes": 43,
         "model": "tokcodec-16",
+        "checked": "codes",
         "codes": token_file.codes.tolist(),
     }
     assert b"tokcodec-16" in run("inspect", tmp_path / "c.tok").stdout
-    unknown = json.loads(run("inspect", GOLDEN / "v1-16-stretch.tok", "--json").stdout)
-    assert unknown["model"] is None
-    assert "codes" not in unknown
+    # Without checkpoint or prior all else is told; an entropy-coded file's own bytes are checked
+    # since version 2.
+    for name, checked, size in (
+        ("v1-16-stretch.tok", "bytes", 43),
+        ("v1-32-tile-coded.tok", "header", 30),
+        ("v2-32-tile-coded.tok", "bytes", 32),
+    ):
+        unknown = json.loads(run("inspect", GOLDEN / name, "--json").stdout)
+        assert (unknown["model"], unknown["checked"], unknown["file_bytes"]) == (
+            None,
+            checked,
+            size,
+        )
+        assert "codes" not in unknown
+    said = run("inspect", GOLDEN / name, "--codes", status=1).stderr
+    assert b"entropy-coded with a prior of model d4031cfb, which is neither bundled" in said
 
     facts = json.loads(run("inspect", header.path, "--json").stdout)
     assert facts["kind"] == "checkpoint"
@@ -300,7 +314,7 @@ def test_entropy_coded_files(run, tmp_path, tiny):
         assert first == second
 
     facts = json.loads(run("inspect", tmp_path / "coded" / names[0], "--json").stdout)
-    assert facts["entropy_coded"] is True
+    assert (facts["entropy_coded"], facts["checked"]) == (True, "codes")
     assert (facts["payload_bytes"], facts["file_bytes"]) == (sizes[0] - 18, sizes[0])
     report = json.loads(run("stats", tmp_path / "coded", "--json").stdout)
     assert report["file_bytes"] == sum(sizes)

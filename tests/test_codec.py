@@ -168,7 +168,8 @@ def test_bad_pictures_stand_in_their_place(codec, pictures, tmp_path):
 
 
 def altered(token_file, **changes):
-    return TokenFile(**{**vars(token_file), **changes})
+    names = ("codes", "bits", "code_id", "width", "height", "fit")
+    return TokenFile.packed(**{name: getattr(token_file, name) for name in names} | changes)
 
 
 def test_token_files_that_do_not_fit(codec, pictures):

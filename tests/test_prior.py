@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -212,7 +213,11 @@ def token_file(header, codes):
     """Of a picture as wide as squares of 16 codes make it."""
     prior = checkpoint.read_prior(header)
     width = 32 * len(codes) // 16
-    return TokenFile(codes, 6, bytes.fromhex(header.code_id[:8]), width, 30, "tile", prior, (4, 4))
+    return TokenFile.of(header, codes, width, 30, "tile", prior)
+
+
+def packed_file(file):
+    return TokenFile.packed(file.codes, file.bits, file.code_id, file.width, file.height, file.fit)
 
 
 def test_a_prior_changes_no_code(with_prior):
@@ -268,53 +273,89 @@ def test_a_coded_file(with_prior):
     codes = np.array([7, 7, 7, 7] * 4)
     file = token_file(with_prior[0], codes)
     data = file.to_bytes()
-    packed = dataclasses.replace(file, prior=None).to_bytes()
+    packed = packed_file(file).to_bytes()
     assert file.entropy_coded
-    # All but the flag, the payload and the checksum, which is that of the packed file.
-    assert len(data) == file.file_bytes == 17 + file.payload_bytes < len(packed) == 17 + 12
-    assert file.payload_bits == 8 * file.payload_bytes
-    assert (data[:2], data[2], data[3:13]) == (packed[:2], packed[2] | 4, packed[3:13])
-    assert data[-4:] == packed[-4:]
-    assert data[13:-4] == file.prior.encode(codes.reshape(-1, 4, 4))
-    again = TokenFile.from_bytes(data, with_prior[0])
+    # All but version and flag, the payload and the checksum.
+    assert len(data) == file.file_bytes == 17 + len(file.payload) < len(packed) == 17 + 12
+    assert file.payload_bits == 8 * len(file.payload)
+    assert (data[:2], data[3:13]) == (packed[:2], packed[3:13])
+    assert (packed[2], data[2]) == (0x13, 0x2B)
+    assert data[-4:] == zlib.crc32(data[:-4]).to_bytes(4, "little")
+    prior = checkpoint.read_prior(with_prior[0])
+    assert data[13:-4] == file.payload == prior.encode(codes.reshape(-1, 4, 4))
+    # It is read without its checkpoint, which only its codes ask for.
+    again = TokenFile.from_bytes(data)
     assert again == file
-    assert again.codes.tolist() == codes.tolist()
+    assert (again.num_codes, again.width, again.fit) == (16, 32, "tile")
+    assert again.codes_with(with_prior[0]).tolist() == file.codes.tolist() == codes.tolist()
     # Codes that it would make longer stay packed.
     unlikely = np.random.default_rng(5).integers(0, 60, 16)
     file = token_file(with_prior[0], unlikely)
     assert not file.entropy_coded
-    assert file.to_bytes() == dataclasses.replace(file, prior=None).to_bytes()
+    assert file == packed_file(file)
 
 
-def test_every_flipped_bit_and_every_truncation_of_a_coded_file_is_caught(with_prior):
-    data = token_file(with_prior[0], np.array([7] * 32)).to_bytes()
-    assert data[2] & 4
+# Entropy-coded files kept for good, of both versions, and the priors that they ask for.
+KEPT_FILES = {
+    "v1-32-tile-coded.tok": (skewed, [7] * 29 + [0, 59, 7]),
+    "v2-32-tile-coded.tok": (neural, [20] * 32),
+}
+
+
+@pytest.fixture(params=KEPT_FILES)
+def kept_file(request, tmp_path):
+    make, codes = KEPT_FILES[request.param]
+    header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
+    tensors |= make(60).tensors()
+    written = checkpoint.write(tmp_path / "a.safetensors", header.config, tensors, {})
+    return (GOLDEN / request.param).read_bytes(), codes, written
+
+
+def test_kept_files(kept_file):
+    data, codes, header = kept_file
+    file = TokenFile.from_bytes(data)
+    assert (file.entropy_coded, file.fit, file.width, file.height) == (True, "tile", 64, 30)
+    assert file.codes_with(header).tolist() == codes
+    assert file.to_bytes() == data
+    # What is written now is of version 2.
+    again = TokenFile.of(header, np.array(codes), 64, 30, "tile", checkpoint.read_prior(header))
+    assert (again.payload, again.version) == (file.payload, 2)
+
+
+def test_every_flipped_bit_and_every_truncation_of_a_coded_file_is_caught(kept_file):
+    data, _, header = kept_file
+
+    def refused(damaged):
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(damaged).codes_with(header)
+
     for place in range(8 * len(data)):
         damaged = bytearray(data)
         damaged[place // 8] ^= 1 << place % 8
-        with pytest.raises(TokenFileError):
-            TokenFile.from_bytes(bytes(damaged), with_prior[0])
+        refused(bytes(damaged))
+        if data[2] >> 4 == 2:  # which needs no prior for that
+            with pytest.raises(TokenFileError):
+                TokenFile.from_bytes(bytes(damaged))
     for length in range(len(data)):
-        with pytest.raises(TokenFileError):
-            TokenFile.from_bytes(data[:length], with_prior[0])
-    with pytest.raises(TokenFileError):
-        TokenFile.from_bytes(data + b"\0", with_prior[0])
+        refused(data[:length])
+    refused(data + b"\0")
 
 
 def test_refusals_say_why(with_prior):
     one, other = with_prior
     data = token_file(one, np.array([7, 7, 7, 7] * 4)).to_bytes()
+    file = TokenFile.from_bytes(data)
     with pytest.raises(TokenFileError, match=r"model d4031cfb, which is neither .*--weights"):
-        TokenFile.from_bytes(data)
+        file.codes  # noqa: B018
     plain = checkpoint.read_header(GOLDEN / "patch.safetensors")
     with pytest.raises(TokenFileError, match=r"and \S*patch\.safetensors has none; name, by"):
-        TokenFile.from_bytes(data, plain)
+        file.codes_with(plain)
     with pytest.raises(TokenFileError, match="damaged, or entropy-coded with another prior"):
-        TokenFile.from_bytes(data, other)
+        file.codes_with(other)
     # A few bytes cannot claim codes for hours.
     claim = data[:12] + b"\xff\xff\xff\x7f" + data[13:]
     with pytest.raises(TokenFileError, match="268435455 codes of 6 bits, entropy-coded in"):
-        TokenFile.from_bytes(claim, one)
+        TokenFile.from_bytes(claim)
     # Nor can it claim other codes than its width, height and fit ask for, though it has the bytes.
     for change, message in [
         ((12, b"\x11"), "17 codes of 6 bits, not 16 of 6"),
@@ -323,7 +364,9 @@ def test_refusals_say_why(with_prior):
     ]:
         place, value = change
         with pytest.raises(TokenFileError, match=f"damaged: {message}"):
-            TokenFile.from_bytes(data[:place] + value + data[place + 1 :], one)
+            lying = data[:place] + value + data[place + 1 : -4]
+            lying += zlib.crc32(lying).to_bytes(4, "little")
+            TokenFile.from_bytes(lying).codes_with(one)
     with pytest.raises(ValueError, match="cannot reshape"):
         token_file(one, np.arange(17)).to_bytes()
     for codes in (np.array([60] * 16), np.array([-1] * 16), np.array([], int)):
@@ -346,7 +389,7 @@ def test_a_fitted_prior_saves_what_it_says(tmp_path):
     written = add_prior(header, iter(parts), [unseen], path, {"command": "this"})
     facts = written.provenance["prior"]
     assert (facts["command"], facts["pictures"], facts["held_out_pictures"]) == ("this", 500, 100)
-    sizes = [token_file(written, codes.reshape(-1)).payload_bytes for codes in unseen]
+    sizes = [len(token_file(written, codes.reshape(-1)).payload) for codes in unseen]
     assert facts["held_out_payload_bytes"] == pytest.approx(np.mean(sizes), abs=0.005)
     assert np.mean(sizes) < 0.6 * 12
     assert {k: v for k, v in written.provenance.items() if k != "prior"} == header.provenance

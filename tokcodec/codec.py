@@ -269,7 +269,8 @@ class Codec:
             token_file, size = item
             try:
                 placement, shape = self._check(token_file, size)
-                codes = token_file.codes.reshape(placement.num_squares, -1)
+                codes = token_file.codes_with(self.header).reshape(placement.num_squares, -1)
+                check_codes(codes, self.config.quantizer.codebook_size)
                 if tokens and codes.shape[1] < tokens:
                     raise TokenFileError(f"it holds {codes.shape[1]} codes a square, not {tokens}")
                 codes = codes[:, :wanted] if len(shape) == 1 else codes.reshape(-1, *shape)
@@ -303,15 +304,14 @@ class Codec:
         checkpoint.check_fit(self.header, fit)
         placement, shape = config.place(fit, token_file.width, token_file.height)
         expected = math.prod(shape)
-        count, rest = divmod(len(token_file.codes), placement.num_squares)
+        count, rest = divmod(token_file.num_codes, placement.num_squares)
         fits = count == expected or (config.prefix_codes and count < expected)
         if token_file.bits != config.quantizer.bits or rest or not fits:
             raise TokenFileError(
-                f"damaged: {len(token_file.codes)} codes of {token_file.bits} bits where "
+                f"damaged: {token_file.num_codes} codes of {token_file.bits} bits where "
                 f"{self.header.name} has {placement.num_squares * expected} of "
                 f"{config.quantizer.bits}"
             )
-        check_codes(token_file.codes, config.quantizer.codebook_size)
         check_output(size or placement.output)
         return placement, shape
 

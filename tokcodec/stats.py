@@ -61,9 +61,13 @@ class Collector:
         self._counts: dict[bytes, dict[int, int]] = {}
 
     def add(self, token_file: TokenFile, path: Path) -> None:
-        """Counts a token file read from ``path``, and its picture if that lies beside it."""
-        self._file_bytes += token_file.file_bytes
+        """Counts a token file read from ``path``, and its picture if that lies beside it.
+
+        Raises:
+            TokenFileError: its codes cannot be read.
+        """
         self._count(token_file)
+        self._file_bytes += token_file.file_bytes
         source = path.with_name(path.name.removesuffix(SUFFIX))
         if self._source_bytes is not None:
             found = source != path and source.is_file()
@@ -79,11 +83,12 @@ class Collector:
         self._file_bytes += count
 
     def _count(self, token_file: TokenFile) -> None:
+        codes = token_file.codes_with(self._header)
         self._pictures += 1
         self._pixels += token_file.width * token_file.height
         self._payload_bits += token_file.payload_bits
         counts = self._counts.setdefault(token_file.code_id, {})
-        for code, count in zip(*np.unique(token_file.codes, return_counts=True), strict=True):
+        for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
             counts[int(code)] = counts.get(int(code), 0) + int(count)
 
     def report(self) -> Report:

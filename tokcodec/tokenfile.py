@@ -1,6 +1,7 @@
-"""The token file, ``.tok``: one picture; packed, readable to the last code without its model.
+"""The token file, ``.tok``: one picture, in a container that says what is in it.
 
-Integers are unsigned and little-endian.
+Header and integrity can be read with nothing else at hand; only the codes of an entropy-coded file
+ask for the prior of its checkpoint. Integers are unsigned and little-endian.
 
 ======  ==========  ==========================================================================
 offset  bytes       what
@@ -17,21 +18,24 @@ offset  bytes       what
         4           ``zlib.crc32`` of all before
 ======  ==========  ==========================================================================
 
-Version 2 is written for the native fit alone, which version 1 cannot say.
+Version 2 is written for the native fit, which version 1 cannot say, and for entropy-coded codes;
+all else is version 1.
 
 Entropy-coded, the codes take the bytes that ``Prior.encode`` gives (see ``tokcodec.prior``), up to
-the checksum. That is of the packed file in version 1, so that a wrong prior does not pass, and of
-the bytes as they stand in version 2, where the coder's end state tells a wrong prior. They are
-shorter than the packed ones, but at least a 16th of them (otherwise codes are packed), and n is
-what width, height and fit ask for: the time that a file takes to read, whatever it claims, is in
-proportion to its bytes.
+the checksum. They are shorter than the packed ones, but at least a 16th of them (otherwise codes
+are packed), and n is what width, height and fit ask for: the time that a file takes to read,
+whatever it claims, is in proportion to its bytes. The coder's end state tells a wrong prior, which
+would meet it once in some 2^50 files. Entropy-coded files of version 1, which are read for good,
+have the checksum of the packed file instead of their own: only with the prior can it be compared.
+
+What is promised, and what that was tested against, stands in TOKEN_FILE.md.
 """
 
 import math
 import os
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -56,29 +60,43 @@ _HEAD = struct.Struct("<2sB4sHHB")
 _CRC = struct.Struct("<I")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class TokenFile:
-    """The codes of one picture and what it takes to show it again.
+    """One picture: what its file says.
 
     Attributes:
-        codes: int64 [n], square by square.
-        bits: bits a code, b.
         code_id: the first 4 bytes of the model's ``code_id``.
         width, height: of the original after EXIF orientation, in pixels.
         fit: how the picture was fitted to the model's square.
-        prior: of the model, to entropy-code the codes with where that makes them shorter, which
-            must then be as many of as many bits as the model has; None to pack them.
-        code_shape: rows and columns of the codes of a square; only the prior asks for them.
+        bits: bits a code, b.
+        num_codes: how many, n.
+        payload: the codes as bytes.
+        entropy_coded: whether a prior was used for them, which made them shorter.
+        version: of the layout.
+        checksum: the last four bytes.
     """
 
-    codes: Codes
-    bits: int
     code_id: bytes
     width: int
     height: int
     fit: Fit
-    prior: Prior | None = None
-    code_shape: tuple[int, ...] = ()
+    bits: int
+    num_codes: int
+    payload: bytes
+    entropy_coded: bool
+    version: int
+    checksum: int
+
+    @classmethod
+    def packed(
+        cls, codes: Codes, bits: int, code_id: bytes, width: int, height: int, fit: Fit
+    ) -> Self:
+        """Of int64 [n] codes, square by square, packed.
+
+        Raises:
+            ValueError: a code does not fit ``bits``, or a file cannot say something of it.
+        """
+        return cls._sealed(codes, bits, code_id, width, height, fit, pack(codes, bits), False)
 
     @classmethod
     def of(
@@ -90,88 +108,116 @@ class TokenFile:
         fit: Fit,
         prior: Prior | None = None,
     ) -> Self:
-        """Of codes [n, N] that a checkpoint gave for the n squares of a picture."""
-        config = header.config
-        shape = config.place(fit, width, height)[1] if prior else ()
-        code_id = bytes.fromhex(header.code_id[:8])
-        bits = config.quantizer.bits
-        return cls(codes.reshape(-1), bits, code_id, width, height, fit, prior, shape)
+        """Of codes [n, N] that a checkpoint gave for the n squares of a picture; entropy-coded
+        with ``prior``, if that makes them shorter.
 
-    def __post_init__(self) -> None:
-        if len(self.code_id) != 4:
+        Raises:
+            ValueError: the prior has no such code, or they do not fill its squares.
+        """
+        bits, code_id = header.config.quantizer.bits, bytes.fromhex(header.code_id[:8])
+        flat = codes.reshape(-1)
+        if prior:
+            _, shape = header.config.place(fit, width, height)
+            coded = prior.encode(flat.reshape(-1, *shape))
+            if len(coded) < packed_size(len(flat), bits) <= _SHORTEST * len(coded):
+                return cls._sealed(flat, bits, code_id, width, height, fit, coded, True)
+        return cls.packed(flat, bits, code_id, width, height, fit)
+
+    @classmethod
+    def _sealed(
+        cls,
+        codes: Codes,
+        bits: int,
+        code_id: bytes,
+        width: int,
+        height: int,
+        fit: Fit,
+        payload: bytes,
+        coded: bool,
+    ) -> Self:
+        if len(code_id) != 4:
             raise ValueError("code_id must be the first 4 bytes of it")
-        if not (1 <= self.width <= 0xFFFF and 1 <= self.height <= 0xFFFF):
+        if not (1 <= width <= 0xFFFF and 1 <= height <= 0xFFFF):
             raise ValueError("width and height must be from 1 to 65535")
-        if self.codes.ndim != 1 or not 1 <= len(self.codes) <= MAX_CODES:
+        if codes.ndim != 1 or not 1 <= len(codes) <= MAX_CODES:
             raise ValueError(f"a token file holds from 1 to {MAX_CODES} codes")
+        version = 2 if coded or fit == "native" else 1
+        count = len(codes)
+        file = cls(code_id, width, height, fit, bits, count, payload, coded, version, 0)
+        file = replace(file, checksum=zlib.crc32(file._head() + payload))
+        vars(file)["codes"] = codes  # known already
+        return file
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenFile) and self.to_bytes() == other.to_bytes()
+    @cached_property
+    def codes(self) -> Codes:
+        """int64 [n], square by square; of an entropy-coded file with the prior of the bundled or
+        cached checkpoint that it is of.
 
-    def __hash__(self) -> int:
-        return hash(self.to_bytes())
+        Raises:
+            TokenFileError: as ``codes_with``.
+        """
+        return self.codes_with(None)
 
-    @property
-    def version(self) -> int:
-        return 2 if self.fit == "native" else 1
+    def codes_with(self, header: Header | None) -> Codes:
+        """``codes``, of an entropy-coded file with the prior of this checkpoint, if it is its own.
 
-    @property
-    def entropy_coded(self) -> bool:
-        """Whether the file is shorter for its prior."""
-        return self._coded is not None
+        Raises:
+            TokenFileError: entropy-coded with a prior that is not at hand, or damaged.
+        """
+        if not self.entropy_coded:
+            return unpack(self.payload, self.num_codes, self.bits)
+        if "codes" in vars(self):
+            return self.codes
+        try:
+            header = find_with_prior(self.code_id, header)
+            prior = read_prior(header)
+            placement, shape = header.config.place(self.fit, self.width, self.height)
+        except (CheckpointError, PictureError) as error:
+            raise TokenFileError(str(error)) from error
+        shapes = (placement.num_squares, *shape)
+        count, bits = math.prod(shapes), header.config.quantizer.bits
+        if (self.num_codes, self.bits) != (count, bits):
+            raise TokenFileError(
+                f"damaged: {self.num_codes} codes of {self.bits} bits, not {count} of {bits}"
+            )
+        codes = prior.decode(self.payload, shapes)  # type: ignore[arg-type]
+        if prior.encode(codes) != self.payload:
+            raise TokenFileError(ALTERED)
+        codes = codes.reshape(-1)
+        if self.version == 1:
+            packed = replace(self, payload=pack(codes, bits), entropy_coded=False)
+            if zlib.crc32(packed._head() + packed.payload) != self.checksum:
+                raise TokenFileError(ALTERED)
+        return codes
 
     @property
     def payload_bits(self) -> int:
         """Bits of the codes alone, without those that fill the last byte up when packed."""
-        return len(self.codes) * self.bits if self._coded is None else 8 * len(self._coded)
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of the codes alone."""
-        return (self.payload_bits + 7) // 8
+        return 8 * len(self.payload) if self.entropy_coded else self.num_codes * self.bits
 
     @property
     def file_bytes(self) -> int:
         """Bytes of the whole file: header, codes and checksum."""
-        count = len(_leb128(len(self.codes)))
-        return _HEAD.size + count + self.payload_bytes + _CRC.size
-
-    @cached_property
-    def _coded(self) -> bytes | None:
-        """The entropy-coded payload; None where the file has a packed one."""
-        if self.prior is None:
-            return None
-        coded = self.prior.encode(self.codes.reshape(-1, *self.code_shape))
-        packed = packed_size(len(self.codes), self.bits)
-        return coded if len(coded) < packed <= _SHORTEST * len(coded) else None
+        return len(self.to_bytes())
 
     def to_bytes(self) -> bytes:
-        """The whole file.
+        """The whole file."""
+        return self._head() + self.payload + _CRC.pack(self.checksum)
 
-        Raises:
-            ValueError: a code does not fit ``bits``, or ``prior`` has no such code, or they do not
-                fill its squares.
-        """
-        packed = self._head(coded=False) + pack(self.codes, self.bits)
-        data = packed if self._coded is None else self._head(coded=True) + self._coded
-        return data + _CRC.pack(zlib.crc32(packed if self.version == 1 else data))
-
-    def _head(self, coded: bool) -> bytes:
-        flags = self.version << 4 | coded * _CODED[self.version] | FITS.index(self.fit)
+    def _head(self) -> bytes:
+        coded = self.entropy_coded * _CODED[self.version]
+        flags = self.version << 4 | coded | FITS.index(self.fit)
         head = _HEAD.pack(MAGIC, flags, self.code_id, self.width, self.height, self.bits)
-        return head + _leb128(len(self.codes))
+        return head + _leb128(self.num_codes)
 
     @classmethod
-    def from_bytes(cls, data: bytes, header: Header | None = None) -> Self:
+    def from_bytes(cls, data: bytes) -> Self:
         """Parses a whole file, and nothing but a whole file.
-
-        Args:
-            header: a checkpoint whose prior may be needed; without it, or if it is another
-                model's, the bundled and cached ones are looked through.
 
         Raises:
             TokenFileError: another kind of file, a newer version, truncated, damaged, or with
-                bytes behind its end; entropy-coded with a prior that is not at hand.
+                bytes behind its end. Damage to the codes of an entropy-coded file of version 1
+                is told by ``codes`` alone.
         """
         if data[:2] != MAGIC:
             raise TokenFileError("not a token file (it does not begin with TK)")
@@ -183,9 +229,9 @@ class TokenFile:
         _, flags, code_id, width, height, bits = _HEAD.unpack_from(data)
         coded = bool(flags & _CODED[version])
         number = flags & 0b1111 ^ coded * _CODED[version]
-        if number >= len(FITS) or (FITS[number] == "native") != (version == 2):
+        native = number < len(FITS) and FITS[number] == "native"
+        if number >= len(FITS) or not (native or coded if version == 2 else not native):
             raise TokenFileError(f"version {version}, flags {flags & 15}: needs a newer tokcodec")
-        fit = FITS[number]
         count, start = _read_leb128(data, _HEAD.size)
         if not 1 <= bits <= MAX_BITS:
             raise TokenFileError(f"damaged: {bits} bits a code")
@@ -193,51 +239,36 @@ class TokenFile:
             raise TokenFileError(f"damaged: {width}x{height} pixels in {count} codes")
         payload, end = data[start : -_CRC.size], len(data) - _CRC.size
         size = packed_size(count, bits)
-        if coded:
-            if not len(payload) < size <= _SHORTEST * len(payload):
-                raise TokenFileError(
-                    f"damaged: {count} codes of {bits} bits, entropy-coded in {len(payload)} bytes"
-                )
-            try:
-                header = find_with_prior(code_id, header)
-                prior = read_prior(header)
-                placement, shape = header.config.place(fit, width, height)
-            except (CheckpointError, PictureError) as error:
-                raise TokenFileError(str(error)) from error
-            shapes = (placement.num_squares, *shape)
-            asked = (math.prod(shapes), header.config.quantizer.bits)
-            if (count, bits) != asked:
-                raise TokenFileError(
-                    f"damaged: {count} codes of {bits} bits, not {asked[0]} of {asked[1]}"
-                )
-            codes = prior.decode(payload, shapes).reshape(-1)  # type: ignore[arg-type]
-            whole = cls(codes, bits, code_id, width, height, fit, prior, shape)
-            if whole.to_bytes() != data:
-                raise TokenFileError(ALTERED)
-            return whole
-        if len(payload) < size:
+        if coded and not len(payload) < size <= _SHORTEST * len(payload):
+            raise TokenFileError(
+                f"damaged: {count} codes of {bits} bits, entropy-coded in {len(payload)} bytes"
+            )
+        if not coded and len(payload) < size:
             raise TokenFileError(
                 f"truncated or damaged: {count} codes of {bits} bits need "
                 f"{start + size + _CRC.size} bytes, it has {len(data)}"
             )
-        if len(payload) > size:
+        if not coded and len(payload) > size:
             raise TokenFileError(f"{len(payload) - size} bytes behind its end")
-        if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[:end]):
+        (checksum,) = _CRC.unpack_from(data, end)
+        if (version == 2 or not coded) and checksum != zlib.crc32(data[:end]):
             raise TokenFileError("damaged: its checksum does not match")
-        return cls(unpack(payload, count, bits), bits, code_id, width, height, fit)
+        file = cls(
+            code_id, width, height, FITS[number], bits, count, payload, coded, version, checksum
+        )
+        if not coded:
+            file.codes  # noqa: B018 (refuses padding that is not zeros)
+        return file
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], header: Header | None = None) -> Self:
+    def load(cls, path: str | os.PathLike[str]) -> Self:
         """Reads a file.
-
-        Args:
-            header: as for ``from_bytes``.
 
         Raises:
             TokenFileError: it cannot be read, or as ``from_bytes``; with its name.
         """
         try:
-            return cls.from_bytes(Path(path).read_bytes(), header)
+            return cls.from_bytes(Path(path).read_bytes())
         except OSError as error:
             raise TokenFileError(f"{os.fspath(path)}: cannot read: {error.strerror}") from error
         except TokenFileError as error:

@@ -104,7 +104,7 @@ def decode(
     count, entries = (
         _rows(dataset, output, extension, select or [])
         if dataset
-        else _files(sources, output, extension, fixed)
+        else _files(sources, output, extension)
     )
     fitting = functools.cache(find_by_code_id)
     load = functools.cache(_load)
@@ -148,14 +148,14 @@ def _load(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Cod
 
 
 def _files(
-    sources: list[str], output: str | None, extension: str, fixed: "Header | None"
+    sources: list[str], output: str | None, extension: str
 ) -> "tuple[int | None, Iterator[Entry]]":
     from tokcodec.tokenfile import SUFFIX
 
     count, jobs = plan(
         sources, output, lambda name: name.removesuffix(SUFFIX) + extension, {SUFFIX}
     )
-    return count, ((job, functools.partial(_read, record, fixed)) for job, record in jobs)
+    return count, ((job, functools.partial(_read, record)) for job, record in jobs)
 
 
 def _rows(
@@ -227,11 +227,11 @@ def _write(
         return job, error
 
 
-def _read(record: "Record", fixed: "Header | None") -> "TokenFile":
+def _read(record: "Record") -> "TokenFile":
     from tokcodec.tokenfile import TokenFile
 
     try:
-        return TokenFile.from_bytes(record.read(), fixed)
+        return TokenFile.from_bytes(record.read())
     except OSError as error:
         raise TokenFileError(f"cannot read: {error.strerror or error}") from error
 

@@ -4,7 +4,6 @@ import math
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +130,7 @@ def encode(
                 if isinstance(written, TokcodecError):
                     tally.failed(job, str(written))
                     continue
-                what = f"{written.file_bytes} bytes, {len(written.codes)} codes of {header.name}"
+                what = f"{written.file_bytes} bytes, {written.num_codes} codes of {header.name}"
                 tally.done(job, written.file_bytes, what)
     tally.close()
 
@@ -192,20 +191,22 @@ def _stale(
 
     assert job.target
     try:
-        there = TokenFile.load(job.target, header)
-        check_codes(there.codes, header.config.quantizer.codebook_size)
+        there = TokenFile.load(job.target)
+        if there.code_id.hex() != header.code_id[:8]:
+            return "is there, of another model"
+        if there.fit != fit:
+            return f"is there, with fit {there.fit}"
+        placement, shape = header.config.place(fit, there.width, there.height)
+        kept = tokens if header.config.prefix_codes else math.prod(shape)
+        if there.num_codes != placement.num_squares * kept:
+            return f"is there, with {there.num_codes} codes"
+        codes = there.codes_with(header)
+        check_codes(codes, header.config.quantizer.codebook_size)
     except TokenFileError as error:
         reason = str(error).removeprefix(f"{job.target}: ")
         return "is there, unreadable: " + reason.partition("; ")[0]  # and not how to decode it
-    if there.code_id.hex() != header.code_id[:8]:
-        return "is there, of another model"
-    if there.fit != fit:
-        return f"is there, with fit {there.fit}"
-    placement, shape = header.config.place(fit, there.width, there.height)
-    kept = tokens if header.config.prefix_codes else math.prod(shape)
-    if len(there.codes) != placement.num_squares * kept:
-        return f"is there, with {len(there.codes)} codes"
-    if there.entropy_coded != replace(there, prior=prior, code_shape=shape).entropy_coded:
+    again = TokenFile.of(header, codes, there.width, there.height, fit, prior)
+    if there.entropy_coded != again.entropy_coded:
         return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"
     stamp = record.stamp
     if stamp.mtime == ABSENT:

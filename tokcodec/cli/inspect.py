@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import print_json, require_pyarrow
-from tokcodec.errors import TokcodecError, TokenFileError
+from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
+
+if TYPE_CHECKING:
+    from tokcodec.checkpoint import Header
+    from tokcodec.tokenfile import TokenFile
 
 
 def inspect(
@@ -74,13 +78,20 @@ def _token_file(path: Path, with_codes: bool, weights: str | None) -> dict[str, 
     from tokcodec.tokenfile import TokenFile, check_codes
 
     given = find(weights) if weights else None
-    token_file = TokenFile.load(path, given)
+    token_file = TokenFile.load(path)
     header = find_by_code_id(token_file.code_id, given)
-    if header:
-        try:
-            check_codes(token_file.codes, header.config.quantizer.codebook_size)
-        except TokenFileError as error:
-            raise TokenFileError(f"{path}: {error}") from error
+    # Header and bytes ask for nothing; the codes of an entropy-coded file for its prior.
+    checked = "bytes" if token_file.version > 1 or not token_file.entropy_coded else "header"
+    codes = None
+    try:
+        if header and (with_codes or _has_prior(token_file, given)):
+            codes = token_file.codes_with(given)
+            check_codes(codes, header.config.quantizer.codebook_size)
+            checked = "codes"
+        elif with_codes:
+            codes = token_file.codes_with(given)
+    except TokenFileError as error:
+        raise TokenFileError(f"{path}: {error}") from error
     facts: dict[str, Any] = {
         "kind": "token file",
         "version": token_file.version,
@@ -89,15 +100,26 @@ def _token_file(path: Path, with_codes: bool, weights: str | None) -> dict[str, 
         "width": token_file.width,
         "height": token_file.height,
         "bits_per_code": token_file.bits,
-        "num_codes": len(token_file.codes),
+        "num_codes": token_file.num_codes,
         "entropy_coded": token_file.entropy_coded,
-        "payload_bytes": token_file.payload_bytes,
+        "payload_bytes": len(token_file.payload),
         "file_bytes": token_file.file_bytes,
         "model": header.name if header else None,
+        "checked": checked,
     }
-    if with_codes:
-        facts["codes"] = token_file.codes.tolist()
+    if with_codes and codes is not None:
+        facts["codes"] = codes.tolist()
     return facts
+
+
+def _has_prior(token_file: "TokenFile", given: "Header | None") -> bool:
+    """Whether what its codes ask for is at hand."""
+    from tokcodec.checkpoint import find_with_prior
+
+    try:
+        return not token_file.entropy_coded or bool(find_with_prior(token_file.code_id, given))
+    except CheckpointError:
+        return False
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -39,9 +39,9 @@ def stats(
             continue
         for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
             try:
-                collector.add(TokenFile.load(path, header), path)
+                collector.add(TokenFile.load(path), path)
             except TokenFileError as error:
-                say(str(error))
+                say(f"{path}: {str(error).removeprefix(f'{path}: ')}")
                 collector.failed += 1
     report = collector.report()
     if not report.pictures:

@@ -178,7 +178,7 @@ def token_files(
                 continue
             yield (
                 name,
-                TokenFile(
+                TokenFile.packed(
                     codes.astype(np.int64),
                     metadata.model.quantizer.bits,
                     bytes.fromhex(metadata.code_id[:8]),

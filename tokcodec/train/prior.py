@@ -68,11 +68,9 @@ def add_prior(
         raise CheckpointError(f"{source.path}: its codebook holds NaN or infinite values")
     prior, pictures = fit(parts, vectors)
     facts = {**provenance, "pictures": pictures}
-    code, size = bytes.fromhex(source.code_id[:8]), config.preprocessing.image_size
+    size = config.preprocessing.image_size
     sizes = [
-        TokenFile(
-            codes.reshape(-1), config.quantizer.bits, code, size, size, "crop", prior, codes.shape
-        ).payload_bytes
+        len(TokenFile.of(source, codes, size, size, "crop", prior).payload)
         for part in held_out
         for codes in part
     ]
