@@ -29,6 +29,7 @@ from tokcodec.cli.terminal import Tally, require_pyarrow
 from tokcodec.errors import OutputError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
 from tokcodec.parallel import map_ahead
+from tokcodec.remote import location
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -96,7 +97,9 @@ def decode(
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both a picture and JSON")
     wanted = _parse_size(size)
-    dataset = Path(sources[0]) if len(sources) == 1 and is_dataset(Path(sources[0])) else None
+    dataset = None
+    if len(sources) == 1 and sources[0] != STANDARD and is_dataset(found := location(sources[0])):
+        dataset = found
     if select and not dataset:
         raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
     fixed = find(weights) if weights else None
