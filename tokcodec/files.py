@@ -85,7 +85,7 @@ def write_atomically(
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep_once(path.parent)
+        _sweep_once(path.parent.absolute())
         files = [*([index] if index else []), (path, write)]
         with contextlib.ExitStack() as stack:
             written = []

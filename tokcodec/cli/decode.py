@@ -26,7 +26,7 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Tally, require_pyarrow
-from tokcodec.errors import OutputError, TokcodecError, TokenFileError
+from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
 from tokcodec.parallel import map_ahead
 from tokcodec.remote import location
@@ -173,8 +173,14 @@ def _rows(
     dataset = open_dataset(path)
     targets: set[Path | None] = set()
 
+    def rows() -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
+        try:
+            yield from token_files(dataset, select)
+        except TokcodecError as error:  # told behind the rows before it, which are decoded
+            yield str(path), error
+
     def entries() -> "Iterator[Entry]":
-        for name, row in token_files(dataset, select):
+        for name, row in rows():
             target: Path | None = folder / (name + extension)
             problem = None
             if leaves(name):
@@ -226,7 +232,7 @@ def _write(
     try:
         target = job.target or sys.stdout.buffer
         return job, save(to_image(*decoded), target, extension, png_level)
-    except TokcodecError as error:
+    except (OutputError, PictureError) as error:
         return job, error
 
 
