@@ -434,7 +434,9 @@ def test_no_picture_starts_a_program(tmp_path, monkeypatch):
     ],
 )
 def test_other_formats_are_refused(data):
-    with pytest.raises(PictureError, match=r"not a picture, or of none of .*; convert it") as caught:
+    with pytest.raises(
+        PictureError, match=r"not a picture, or of none of .*; convert it"
+    ) as caught:
         read_squares(io.BytesIO(data), SMALL, "stretch")
     assert "\n" not in str(caught.value)
 

@@ -11,7 +11,7 @@ import gc
 import sys
 import warnings
 
-from tokcodec.errors import TokcodecError
+from tokcodec.errors import TokcodecError, escaped
 
 _COLLECT_AFTER = 100_000  # new objects
 
@@ -23,6 +23,8 @@ def main() -> None:
     gc.set_threshold(_COLLECT_AFTER)
     atexit.register(gc.freeze)
 
+    from typer.exceptions import TyperException
+
     from tokcodec.cli.app import app
     from tokcodec.cli.terminal import say
 
@@ -32,7 +34,12 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(arguments, prog_name="tokcodec")
+        sys.exit(app(arguments, prog_name="tokcodec", standalone_mode=False))
+    except TyperException as error:
+        if arguments:  # which may be files of any name; without them, its text is the help
+            error.message = escaped(error.message)
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise

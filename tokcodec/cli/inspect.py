@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, require_pyarrow
+from tokcodec.cli.terminal import print_json, require_pyarrow, show
 from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
 
@@ -28,7 +28,7 @@ def inspect(
     # Plain lines: ids and codes stay whole however narrow the terminal.
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+        show(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _file(file: Path, codes: bool, weights: str | None) -> dict[str, Any]:
