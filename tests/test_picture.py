@@ -16,7 +16,15 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import OutputError, PictureError
 from tokcodec.geometry import FITS, place
-from tokcodec.picture import _to_srgb, read_squares, save, to_image, to_rgb
+from tokcodec.picture import (
+    _FORMATS,
+    _to_srgb,
+    extensions,
+    read_squares,
+    save,
+    to_image,
+    to_rgb,
+)
 
 SMALL = PreprocessingConfig(image_size=64)
 REDUCED = PreprocessingConfig(image_size=64, reduced_jpeg=True)
@@ -361,3 +369,107 @@ def test_save(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         save(image, tmp_path / "file" / "a.png")
+
+
+def photoshop():
+    """A PSD of 16x16 pixels, uncompressed, which Pillow cannot write."""
+    head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, 16, 16, 8, 3)
+    planes = b"".join(bytes([level]) * 256 for level in (200, 60, 30))
+    return head + bytes(12) + struct.pack(">H", 0) + planes
+
+
+def file_of(kind):
+    if kind == "PSD":
+        return photoshop()
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    image = Image.new("RGB", (16, 16), (200, 60, 30))
+    options = {"MPO": {"save_all": True, "append_images": [image]}, "ICO": {"sizes": [(16, 16)]}}
+    return encoded(image, kind, **options.get(kind, {})).getvalue()
+
+
+@pytest.mark.parametrize("kind", [*_FORMATS, "MPO", "HEIF"])
+def test_formats_are_told_by_their_content(kind, tmp_path):
+    data = file_of(kind)
+    sources = [io.BytesIO(data)]
+    for name in ("a.bin", "a.jpg", "a.eps"):
+        (tmp_path / name).write_bytes(data)
+        sources.append(tmp_path / name)
+    for source in sources:
+        squares = read_squares(source, SMALL, "stretch")
+        shown = squares.pixels[0, 32, 32].astype(int)
+        assert np.abs(shown - (200, 60, 30)).max() <= 8, source  # JPEG's and its kin's own error
+        assert kind == "ICNS" or (squares.width, squares.height) == (16, 16)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_picture_starts_a_program(tmp_path, monkeypatch):
+    ghostscript, started = tmp_path / "gs", tmp_path / "started"
+    ghostscript.write_text(f"#!/bin/sh\n: > {started}\nexit 1\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it is looked for once a process
+    for name in ("a.eps", "a.png", "a.jpg", "a"):
+        (tmp_path / name).write_bytes(EPS)
+        for source in (tmp_path / name, io.BytesIO(EPS)):
+            with pytest.raises(PictureError, match="not a picture, or of none of the formats JPEG"):
+                read_squares(source, SMALL, "stretch")
+    assert not started.exists()
+    with pytest.raises(subprocess.CalledProcessError):
+        Image.open(tmp_path / "a.eps").load()
+    assert started.exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SIMPLE  =                    T".ljust(2880),  # FITS
+        b"\x1c\x03\x3c\0\x03abc",  # IPTC
+        b"\xd7\xcd\xc6\x9a".ljust(64, b"\0"),  # WMF
+        b"\x89HDF\r\n\x1a\n".ljust(64, b"\0"),
+        b"\xff\x0a".ljust(64, b"\0"),  # JPEG XL
+        b"%PDF-1.7\n",
+    ],
+)
+def test_other_formats_are_refused(data):
+    with pytest.raises(
+        PictureError, match=r"not a picture, or of none of .*; convert it"
+    ) as caught:
+        read_squares(io.BytesIO(data), SMALL, "stretch")
+    assert "\n" not in str(caught.value)
+
+
+def test_extensions_are_those_of_what_is_opened():
+    assert {".jpg", ".png", ".webp", ".tif", ".avif", ".heic", ".heif"} < extensions()
+    known = Image.registered_extensions()
+    for extension in extensions():
+        assert known.get(extension, "HEIF") in {*_FORMATS, "HEIF"}
+    assert not {".eps", ".ps", ".fits", ".wmf", ".jxl", ".pdf"} & extensions()
+
+
+def heif(brand=b"heic"):
+    data = file_of("HEIF")
+    return data[:8] + brand + data[12:]
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heif_without_its_package(brand, monkeypatch, tmp_path):
+    data = heif(brand)
+    assert read_squares(io.BytesIO(data), SMALL, "stretch").width == 16
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.jpg").write_bytes(data)
+    for source in (tmp_path / "a.jpg", io.BytesIO(data)):
+        with pytest.raises(PictureError, match=r"HEIF: pip install 'tokcodec\[heif\]'"):
+            read_squares(source, SMALL, "stretch")
+
+
+def test_a_thumbnail_is_not_the_picture():
+    module = pytest.importorskip("pillow_heif")
+    photo = Image.open(COFFEE)
+    buffer = io.BytesIO()
+    module.from_pillow(photo).save(buffer, quality=90, thumbnails=[150])
+    shown = read_squares(buffer, REDUCED, "stretch").pixels.astype(int)
+    whole = read_squares(buffer, SMALL, "stretch").pixels
+    assert np.array_equal(shown, whole)

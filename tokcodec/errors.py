@@ -2,12 +2,26 @@
 
 The text of each is one line for the person at the terminal: the file, what is wrong, what to do.
 Wrong arguments from a programmer (a tensor of another shape, say) stay ``ValueError``.
+
+What a message says of a file, its name or a value in it, was written by whoever made the file: it
+must not steer a terminal, look like a line of its own, or fill the screen.
 """
 
 import re
+import reprlib
+from typing import Any
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(?<=://)([^\s?]+)\?[^\s?=]+=[^\s:;,)'\"]*")  # where signatures of URLs stand
+_MOST = 1000  # characters of a message; the names of all published models are half as many
+
+
+def escaped(text: str) -> str:
+    """The text with all that does not print as itself written out, ``\\x1b`` say: control
+    characters, separators of lines, marks that turn the direction of text, lone surrogates."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def without_credentials(text: str) -> str:
@@ -15,12 +29,38 @@ def without_credentials(text: str) -> str:
     return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)) if "://" in text else text
 
 
+def one_line(text: str) -> str:
+    """The text ``escaped``, without credentials, and without its middle where it is absurdly long:
+    a message begins with the file and ends with what to do."""
+    text = escaped(without_credentials(text))
+    half = _MOST // 2
+    return text if len(text) <= _MOST else f"{text[:half]} ... {text[-half:]}"
+
+
+def quoted(value: Any) -> str:
+    """A value that was parsed from a file, as Python would write it, but short."""
+    return _QUOTING.repr(value)
+
+
+class _Quoting(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2  # one part of a file may stand at many places: YAML's aliases
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002
+        # Python refuses to write out the longest ones.
+        return repr(x) if x.bit_length() <= 128 else f"an integer of {x.bit_length()} bits"
+
+
+_QUOTING = _Quoting()
+
+
 class TokcodecError(Exception):
-    """Base of every error below; the command line prints it without a traceback. Its text is
-    without the credentials of URLs."""
+    """Base of every error below; the command line prints it without a traceback."""
 
     def __str__(self) -> str:
-        return without_credentials(super().__str__())
+        return one_line(super().__str__())
 
 
 class ConfigError(TokcodecError):

@@ -8,6 +8,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -38,6 +39,36 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "direct": Image.Resampling.BICUBIC,
 }
+# The formats that are opened, and the extensions of their files: those that Pillow decodes in this
+# process, and whose size it tells before. (It hands EPS to Ghostscript, and takes IPTC and JPEG XL
+# for frames of any format. What the name says of a file does not matter.) The common ones, which
+# Pillow has loaded, are tried first, and TGA, which has no signature, last.
+_FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),  # and MPO, whose first picture is one
+    "PNG": (".png", ".apng"),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "QOI": (".qoi",),
+    "PSD": (".psd",),
+    "ICO": (".ico",),
+    "ICNS": (".icns",),
+    "DDS": (".dds",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "PCX": (".pcx",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+_HEIF = "HEIF"  # where pillow-heif is installed
+_HEIF_EXTENSIONS = (".heic", ".heics", ".heif", ".heifs", ".hif")
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
+_HEIF_BRANDS |= {b"mif1", b"msf1"}  # of the container, which is AVIF's, too
+_AVIF_BRANDS = {b"avif", b"avis"}
+_START = 64  # bytes of a file that tell HEIF
 _PLAIN = ("L", "RGB", "CMYK")  # modes that can be resized as they are
 _PROFILES = 16  # whose transforms are kept; those of printers take megabytes
 _ROUNDING = 1e-6  # pixels that an edge may be off by
@@ -98,7 +129,9 @@ def read_squares(
                 placement = place(fit, width, height, side, config.resize)
             except PictureError as error:
                 raise PictureError(f"{name}: {error}") from error
-            if config.reduced_jpeg and fit not in ("tile", "native"):
+            # Of HEIF, Pillow's ``draft`` would take a thumbnail, which may show anything.
+            is_jpeg = image.format in ("JPEG", "MPO")
+            if config.reduced_jpeg and is_jpeg and fit not in ("tile", "native"):
                 columns, rows = _least(placement, config)
                 image.draft(None, (rows, columns) if turned else (columns, rows))
             part = _Part.of(placement, config.read_scale)
@@ -121,7 +154,10 @@ def read_squares(
         # struct.error, ValueError, IndexError, zlib.error...
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = "not a picture that Pillow knows"
+            reason = (
+                f"not a picture, or of none of the formats {', '.join(_FORMATS)}, {_HEIF}; "
+                "convert it to PNG, say"
+            )
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise PictureError(f"{name}: cannot read the picture: {reason}") from error
@@ -181,9 +217,8 @@ def check_output(size: Size) -> None:
 
 
 def extensions() -> frozenset[str]:
-    """The lower-case extensions of the files that Pillow opens, dots included."""
-    known = Image.registered_extensions()
-    return frozenset(extension for extension, kind in known.items() if kind in Image.OPEN)
+    """The lower-case extensions of the formats that are opened, dots included."""
+    return frozenset(chain(_HEIF_EXTENSIONS, *_FORMATS.values()))
 
 
 def save(
@@ -231,8 +266,36 @@ def _name(source: Source) -> str:
 def _open(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.copy()  # the caller's stays open, and as it is
-    # Pillow reads all of what cannot seek.
-    return Image.open(Path(source) if isinstance(source, str) else source)  # type: ignore[arg-type]
+    Image.preinit()  # loads the common formats; to load all takes as long again
+    if isinstance(source, str | os.PathLike):
+        with Path(source).open("rb") as begun:
+            start = begun.read(_START)
+        return Image.open(Path(source), formats=_formats(start, _name(source)))
+    file: Any = source
+    try:
+        file.seek(0)
+    except (AttributeError, io.UnsupportedOperation):
+        file = io.BytesIO(source.read())
+    return Image.open(file, formats=_formats(file.read(_START), _name(source)))
+
+
+def _formats(start: bytes, name: str) -> tuple[str, ...]:
+    """What a file with these first bytes is tried as.
+
+    Raises:
+        PictureError: it is HEIF, and pillow-heif is not installed.
+    """
+    # What it begins with: size, ``ftyp``, a brand, a version, more brands (ISO 14496-12, 4.3).
+    end = min(len(start), int.from_bytes(start[:4], "big"))
+    brands = {start[place : place + 4] for place in range(8, end, 4)}
+    if start[4:8] != b"ftyp" or brands & _AVIF_BRANDS or not brands & _HEIF_BRANDS:
+        return tuple(_FORMATS)
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise PictureError(f"{name}: HEIF: pip install 'tokcodec[heif]'") from error
+    pillow_heif.register_heif_opener()
+    return (_HEIF,)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
-
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
 from tokcodec.errors import CheckpointError, OutputError
+from tokcodec.tensorfile import open_tensors
 
 if TYPE_CHECKING:
     from tokcodec.families import Source
@@ -95,7 +94,7 @@ def find_own(weights: str) -> Header | None:
 
 def _is_own(path: Path) -> bool:
     try:
-        with safe_open(path, framework="np") as file:
+        with open_tensors(path) as file:
             return "tokcodec.format" in (file.metadata() or {})
-    except (OSError, SafetensorError):
+    except CheckpointError:
         return False

@@ -18,7 +18,6 @@ Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tok
 (see ``tokcodec.prior``).
 """
 
-import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,15 +28,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from tokcodec.checkpoint.identities import Tensors, checkpoint_id, code_id, prior_id
 from tokcodec.config import ModelConfig
+from tokcodec.config.parsing import parse_json
 from tokcodec.errors import CheckpointError, ConfigError
 from tokcodec.files import write_atomically
 from tokcodec.geometry import Fit
 from tokcodec.prior import PREFIX, Prior
+from tokcodec.tensorfile import open_tensors
 
 T = TypeVar("T", bound=dict[str, Any] | list[Any])
 
@@ -117,11 +117,8 @@ def read_header(path: Path) -> Header:
     Raises:
         CheckpointError: no checkpoint of tokcodec, or one that needs a newer version.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            return _header(path, file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
+    with open_tensors(path) as file:
+        return _header(path, file.metadata() or {})
 
 
 def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
@@ -131,12 +128,9 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
         CheckpointError: as ``read_header``; also a tensor of the model that is neither float32
             nor float16, or ids that are not those of the contents.
     """
-    try:
-        with safe_open(path, framework="np") as file:
-            header = _header(path, file.metadata() or {})
-            tensors = _tensors(path, file, file.keys())
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
+    with open_tensors(path) as file:
+        header = _header(path, file.metadata() or {})
+        tensors = _tensors(path, file, file.keys())
     for kind, claimed, actual in (
         ("code_id", header.code_id, code_id(header.config, tensors)),
         ("checkpoint_id", header.checkpoint_id, checkpoint_id(header.config, tensors)),
@@ -190,12 +184,9 @@ def read_prior(header: Header) -> Prior:
 
 @lru_cache(maxsize=8)
 def _read_prior(path: Path, claimed: str) -> Prior:
-    try:
-        with safe_open(path, framework="np") as file:
-            names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118
-            tensors = _tensors(path, file, names)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot read as a checkpoint: {error}") from error
+    with open_tensors(path) as file:
+        names = [name for name in file.keys() if name.startswith(PREFIX)]  # noqa: SIM118
+        tensors = _tensors(path, file, names)
     _verify(path, "prior_id", claimed, prior_id(tensors))
     try:
         return Prior.from_tensors(tensors)
@@ -211,32 +202,42 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
         raise CheckpointError(f"{path}: checkpoint format {version} needs a newer tokcodec")
     try:
         reads = _json(metadata, "tokcodec.reads", list)
-        if not all(isinstance(item, str) and re.fullmatch("[0-9a-f]{64}", item) for item in reads):
+        if not all(map(_is_id, reads)):
             raise ValueError("tokcodec.reads holds what is no code_id")
+        code, whole = metadata["tokcodec.code_id"], metadata["tokcodec.checkpoint_id"]
+        prior = metadata.get("tokcodec.prior_id")
+        if not all(_is_id(digits) for digits in (code, whole, prior) if digits is not None):
+            raise ValueError("one of its ids is not 64 hex digits")
         return Header(
             path,
             ModelConfig.from_json(metadata["tokcodec.config"]),
-            metadata["tokcodec.code_id"],
-            metadata["tokcodec.checkpoint_id"],
-            metadata.get("tokcodec.prior_id"),
+            code,
+            whole,
+            prior,
             _json(metadata, "tokcodec.provenance", dict),
             tuple(reads),
         )
     except KeyError as error:
         raise CheckpointError(f"{path}: the checkpoint lacks {error.args[0]}") from error
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}; fetch or convert it again") from error
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _json(metadata: Mapping[str, str], name: str, kind: type[T]) -> T:
     """What the text of that name says; empty if there is none."""
-    value = None
-    with contextlib.suppress(ValueError):
-        value = json.loads(metadata[name]) if name in metadata else kind()
+    if name not in metadata:
+        return kind()
+    wrong = f"{name} is no JSON {'object' if kind is dict else 'array'}"
+    try:
+        value = parse_json(metadata[name])
+    except ValueError as error:
+        raise ValueError(f"{wrong}: {error}") from error
     if not isinstance(value, kind):
-        raise ValueError(f"{name} is no JSON {'object' if kind is dict else 'array'}")
+        raise ValueError(wrong)
     return value
 
 

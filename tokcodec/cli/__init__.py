@@ -11,7 +11,7 @@ import gc
 import sys
 import warnings
 
-from tokcodec.errors import TokcodecError
+from tokcodec.errors import TokcodecError, escaped
 
 _COLLECT_AFTER = 100_000  # new objects
 
@@ -23,6 +23,10 @@ def main() -> None:
     gc.set_threshold(_COLLECT_AFTER)
     atexit.register(gc.freeze)
 
+    from typer.exceptions import TyperException
+
+    from tokcodec.cli.terminal import say
+
     # Refused or allowed, never half: between Pillow's limit and twice that it would only warn.
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     # Taken out here so that it may stand anywhere on the line.
@@ -31,11 +35,15 @@ def main() -> None:
     try:
         from tokcodec.cli.app import app
 
-        app(arguments, prog_name="tokcodec")
+        sys.exit(app(arguments, prog_name="tokcodec", standalone_mode=False))
+    except TyperException as error:
+        if arguments:  # which may be files of any name; without them, its text is the help
+            error.message = escaped(error.message)
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
         known = isinstance(error, TokcodecError)
-        said = str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
-        print(f"tokcodec: {said}", file=sys.stderr, flush=True)
+        say(str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)")
         sys.exit(1)

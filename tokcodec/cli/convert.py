@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tokcodec.cli.options import Force
-from tokcodec.cli.terminal import say
+from tokcodec.cli.terminal import say, show
 from tokcodec.errors import CheckpointError, OutputError
 
 
@@ -75,4 +75,4 @@ def convert(
         f"{found.origin}: {config.num_codes} codes of {config.quantizer.codebook_size}, "
         f"code_id {header.code_id[:8]}"
     )
-    print(header.path)
+    show(str(header.path))

@@ -18,7 +18,7 @@ from tokcodec.cli.options import (
     Workers,
     allow_large,
 )
-from tokcodec.cli.terminal import print_json, say
+from tokcodec.cli.terminal import cell, print_json, say
 from tokcodec.errors import EvaluationError, OutputError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _print(evaluation: "Evaluation") -> None:
             if mean.file_bytes is None:
                 figures[0] = f"fits {mean.pictures}"
             table.add_row(
-                mean.codec + ", coded" * row.coded if own else f"  {mean.codec}",
+                cell(mean.codec) + ", coded" * row.coded if own else f"  {mean.codec}",
                 str(row.tokens) if own else "",
                 *figures,
                 f"{row.usage:.1%}" if own else "",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, require_pyarrow
+from tokcodec.cli.terminal import print_json, require_pyarrow, show
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
 from tokcodec.remote import location
@@ -40,7 +40,7 @@ def inspect(
     # Plain lines: ids and codes stay whole however narrow the terminal.
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+        show(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
 
 
 def _file(file: Path, codes: bool, weights: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokcodec.cli.options import Json
-from tokcodec.cli.terminal import print_json
+from tokcodec.cli.terminal import cell, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def models(
         facts = describe(header)
         psnr, coded = facts["held_out_psnr"], facts["held_out_coded_bytes"]
         table.add_row(
-            header.name + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
+            cell(header.name) + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
             str(facts["num_codes"]),
             str(facts["codebook_size"]),
             f"{facts['payload_bytes']} B",

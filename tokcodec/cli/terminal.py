@@ -1,4 +1,7 @@
-"""What people and programs see: messages, progress, JSON lines, and the status at the end."""
+"""What people and programs see: messages, progress, JSON lines, and the status at the end.
+
+Text of files passes ``errors.escaped`` on its way to a terminal; JSON says it exactly.
+"""
 
 import json
 import sys
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 
 from tokcodec.cli.jobs import Job
-from tokcodec.errors import DatasetError
+from tokcodec.errors import DatasetError, escaped, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -17,7 +20,19 @@ if TYPE_CHECKING:
 
 def say(message: str) -> None:
     """One line on standard error, under the program's name."""
-    print(f"tokcodec: {message}", file=sys.stderr, flush=True)
+    print(f"tokcodec: {one_line(message)}", file=sys.stderr, flush=True)
+
+
+def show(line: str) -> None:
+    """One line of a result on standard output, however long."""
+    print(escaped(line))
+
+
+def cell(text: str) -> str:
+    """Text of a file for a table of rich's, to which square brackets are markup."""
+    from rich.markup import escape
+
+    return escape(escaped(text))
 
 
 def print_json(value: Any) -> None:
@@ -74,7 +89,8 @@ class Tally:
         self._count(job, "failed", error, None)
         if self.progress:
             # Above the bar, and as plain text: a file's name is no markup.
-            self.progress.console.print(f"tokcodec: {error}", markup=False, highlight=False)
+            line = f"tokcodec: {one_line(error)}"
+            self.progress.console.print(line, markup=False, highlight=False)
         else:
             say(error)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tokcodec.cli.options import MANY, WEIGHTS, Device
-from tokcodec.cli.terminal import say
+from tokcodec.cli.terminal import say, show
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError, without_credentials
 
@@ -202,7 +202,7 @@ def train(
             network,
         )
         if not ranks.rank():
-            print(header.path)
+            show(str(header.path))
 
 
 def _report(now: "Report") -> None:

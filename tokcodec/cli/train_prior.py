@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokcodec.cli.options import WEIGHTS, Force
-from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.cli.terminal import require_pyarrow, say, show
 from tokcodec.errors import DatasetError, OutputError, without_credentials
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def train_prior(
             f"{facts['held_out_pictures']:,} pictures held out: {coded:.1f} bytes of payload on "
             f"average, {1 - coded / packed:.1%} less than {packed}"
         )
-    print(header.path)
+    show(str(header.path))
 
 
 def _codes(source: "Header", path: str | Path) -> "Iterator[NDArray[Any]]":

@@ -7,7 +7,7 @@ import typer
 
 from tokcodec.cli.jobs import pictures
 from tokcodec.cli.options import WEIGHTS, AllowLarge, Json, Pictures, allow_large
-from tokcodec.cli.terminal import print_json, say
+from tokcodec.cli.terminal import print_json, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import PictureError
 
@@ -55,12 +55,12 @@ def verify(
     if as_json:
         print_json([dataclasses.asdict(agreement) for agreement in found])
         return
-    print(f"{len(pixels)} pictures, {header.name}; compared with {found[0].way}:")
+    show(f"{len(pixels)} pictures, {header.name}; compared with {found[0].way}:")
     for agreement in found[1:]:
         share = 1 - agreement.differing / agreement.codes
         margin = agreement.largest_margin
         note = f", margins up to {margin:.2g}" if margin is not None else ""
-        print(
+        show(
             f"{agreement.way}: {share:.3%} equal, "
             f"{agreement.differing} of {agreement.codes} differ{note}"
         )

@@ -2,15 +2,25 @@
 it). One encoder and one decoder serve all of them; the fields say what differs."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tokcodec.config.parts import DecoderConfig, EncoderConfig, require
+from tokcodec.config.parts import (
+    LEVELS,
+    Blocks,
+    Bounded,
+    Channels,
+    DecoderConfig,
+    EncoderConfig,
+    Multipliers,
+    Within,
+    require,
+)
 
 NORM_GROUPS = 32  # of every group norm
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvolutionalConfig:
+class ConvolutionalConfig(Bounded):
     """What encoder and decoder share.
 
     Attributes:
@@ -28,35 +38,31 @@ class ConvolutionalConfig:
             where there is no such convolution.
     """
 
-    channels: int
-    multipliers: tuple[int, ...]
-    blocks: int
-    attention: tuple[int, ...] = ()
-    middle_blocks: int = 2
+    channels: Channels
+    multipliers: Multipliers
+    blocks: Blocks
+    attention: Annotated[tuple[int, ...], Within(0, LEVELS - 1, items=LEVELS)] = ()
+    middle_blocks: Annotated[int, Within(0, 32)] = 2
     middle_attention: bool = False
     bias: bool = True
     shortcut: Literal["input", "output"] = "input"
-    code_channels: int = 0
+    code_channels: Annotated[int, Within(0, 1 << 14)] = 0
 
     def __post_init__(self) -> None:
-        require(self.channels > 0 and self.blocks > 0, "channels and blocks must be positive")
-        require(
-            bool(self.multipliers) and min(self.multipliers) > 0, "multipliers must be positive"
-        )
+        super().__post_init__()
+        require(bool(self.multipliers), "there must be multipliers")
         require(
             all(width % NORM_GROUPS == 0 for width in self.widths),
             f"channels times multipliers must be multiples of {NORM_GROUPS}",
         )
         require(
-            all(0 <= level < len(self.multipliers) for level in self.attention),
+            all(level < len(self.multipliers) for level in self.attention),
             f"attention must name levels from 0 to {len(self.multipliers) - 1}",
         )
-        require(self.middle_blocks >= 0, "middle_blocks must not be negative")
         require(
             self.middle_blocks > 0 or not self.middle_attention,
             "middle_attention needs middle_blocks",
         )
-        require(self.code_channels >= 0, "code_channels must not be negative")
 
     @property
     def widths(self) -> tuple[int, ...]:

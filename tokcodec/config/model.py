@@ -11,15 +11,25 @@ as in all configs from before there were others.
 import dataclasses
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tokcodec import geometry
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
-from tokcodec.config.parts import DecoderConfig, EncoderConfig, Part, QuantizerConfig, require
+from tokcodec.config.parsing import parse_json
+from tokcodec.config.parts import (
+    Bounded,
+    DecoderConfig,
+    EncoderConfig,
+    Part,
+    QuantizerConfig,
+    Within,
+    require,
+)
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
 from tokcodec.config.vit import (
     LatentDecoderConfig,
@@ -28,10 +38,12 @@ from tokcodec.config.vit import (
     PatchEncoderConfig,
     ProxyDecoderConfig,
 )
-from tokcodec.errors import ConfigError
+from tokcodec.errors import ConfigError, quoted
 from tokcodec.geometry import Fit, Placement, Resize
 
 Triple = tuple[float, float, float]
+
+_LONGEST = 1 << 16  # characters of a config; those of models have 300 or so
 
 DEFAULT_WEIGHTS = "tokcodec-64"  # the bundled checkpoint that encodes unless another is named
 
@@ -69,7 +81,7 @@ _BESIDE = {
 
 
 @dataclass(frozen=True)
-class PreprocessingConfig:
+class PreprocessingConfig(Bounded):
     """From a picture file to the numbers that the encoder sees, and back.
 
     Attributes:
@@ -87,11 +99,13 @@ class PreprocessingConfig:
             the file's own pixels and colours to what the encoder sees, several times as fast.
     """
 
-    version: int = PREPROCESSING_VERSION
-    image_size: int = 256
-    pixel_scale: int = 1
-    mean: Triple = (0.5, 0.5, 0.5)
-    std: Triple = (0.5, 0.5, 0.5)
+    version: Annotated[int, Within(PREPROCESSING_VERSION, PREPROCESSING_VERSION)] = (
+        PREPROCESSING_VERSION
+    )
+    image_size: Annotated[int, Within(1, 4096)] = 256
+    pixel_scale: Annotated[int, Within(1, 256)] = 1
+    mean: Annotated[Triple, Within(-1000, 1000, items=3)] = (0.5, 0.5, 0.5)
+    std: Annotated[Triple, Within(0.001, 1000, items=3)] = (0.5, 0.5, 0.5)
     reduced_jpeg: bool = False
     resize: Resize = "bicubic"
 
@@ -101,9 +115,8 @@ class PreprocessingConfig:
             f"preprocessing version {self.version} needs another tokcodec "
             f"(this one knows {PREPROCESSING_VERSION})",
         )
-        require(self.image_size > 0 and self.pixel_scale > 0, "sizes must be positive")
+        super().__post_init__()
         require(self.image_size % self.pixel_scale == 0, "pixel_scale must divide image_size")
-        require(all(value > 0 for value in self.std), "std must be positive")
 
     @property
     def model_size(self) -> int:
@@ -209,7 +222,7 @@ class ModelConfig:
             ConfigError: with the path of the offending field.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text, _LONGEST)
         except ValueError as error:
             raise ConfigError(f"config is not JSON: {error}") from error
         config = _parse(cls, _parts_of(fields), "config")
@@ -260,7 +273,7 @@ def _parts_of(fields: Any) -> Any:
         return fields
     layout = fields.pop("layout")
     if layout not in _LAYOUTS:
-        raise ConfigError(f"config.layout: {layout!r} is none of {', '.join(_LAYOUTS)}")
+        raise ConfigError(f"config.layout: {quoted(layout)} is none of {', '.join(_LAYOUTS)}")
     kinds = {"encoder": layout, "decoder": "proxy" if "vqgan" in fields else layout}
     for name, kind in kinds.items():
         part = fields.get(name)
@@ -272,11 +285,12 @@ def _parts_of(fields: Any) -> Any:
 def _plain(config: Any) -> dict[str, Any]:
     """Nested dicts of the fields that differ from their defaults."""
     fields: dict[str, Any] = {}
+    types_of = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default:
             continue
-        if field.type in (float, Triple):  # 4 and 4.0 are one value and must be one text
+        if types_of[field.name] in (float, Triple):  # 4 and 4.0 are one value and must be one text
             value = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
         if dataclasses.is_dataclass(value):
             value = _plain(value)
@@ -286,7 +300,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 def _parse(cls: Any, fields: Any, where: str) -> Any:
     if not isinstance(fields, dict):
-        raise ConfigError(f"{where}: expected an object, found {fields!r}")
+        raise ConfigError(f"{where}: expected an object, found {quoted(fields)}")
     if cls in _KINDS:
         cls, fields = _of_kind(_KINDS[cls], fields, where)
     types_of = typing.get_type_hints(cls)
@@ -310,7 +324,7 @@ def _of_kind(
 ) -> tuple[type[Part], dict[str, Any]]:
     kind = fields.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(f"{where}.kind: {kind!r} is none of {', '.join(kinds)}")
+        raise ConfigError(f"{where}.kind: {quoted(kind)} is none of {', '.join(kinds)}")
     return kinds[kind], {name: value for name, value in fields.items() if name != "kind"}
 
 
@@ -327,10 +341,10 @@ def _parse_value(kind: Any, value: Any, where: str) -> Any:
         valid = False
     elif kind is float:
         valid = isinstance(value, int | float) and not isinstance(value, bool)
-        valid = valid and math.isfinite(value)
+        valid = valid and abs(value) <= sys.float_info.max  # NaN is not
         value = float(value) if valid else value
     else:
         valid = type(value) is kind
     if not valid:
-        raise ConfigError(f"{where}: {value!r} is not a valid value")
+        raise ConfigError(f"{where}: {quoted(value)} is not a valid value")
     return value

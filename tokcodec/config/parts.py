@@ -3,12 +3,16 @@
 A kind is one frozen dataclass, whose fields are its part of a config, and one network, a
 ``torch.nn.Module`` that ``network`` names as ``module:class`` and that is imported when a model is
 built. Another kind is those two, and a place in a table.
+
+A field says by ``Within`` what it may be. Configs come out of files, and networks, and the memory
+for them, are made as they say; the bounds are far beyond what anyone trains.
 """
 
+import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from tokcodec.errors import ConfigError
+from tokcodec.errors import ConfigError, quoted
 
 
 def require(condition: bool, message: str) -> None:
@@ -18,6 +22,53 @@ def require(condition: bool, message: str) -> None:
     """
     if not condition:
         raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class Within:
+    """What a number of a config may be, or each of several, of which there may be so many."""
+
+    least: float
+    most: float
+    items: int = 1
+
+
+Width = Annotated[int, Within(1, 1 << 14)]  # channels of vectors
+Channels = Annotated[int, Within(1, 4096)]
+LEVELS = 12  # of resolution, each half the last
+Multipliers = Annotated[tuple[int, ...], Within(1, 64, items=LEVELS)]
+Blocks = Annotated[int, Within(1, 32)]  # a level
+
+
+class Bounded:
+    """A dataclass whose numbers are within their bounds.
+
+    Raises:
+        ConfigError: one is not.
+    """
+
+    def __post_init__(self) -> None:
+        for name, bounds in bounds_of(type(self)).items():
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if len(values) > bounds.items:
+                raise ConfigError(f"{name} must be {bounds.items} numbers at most")
+            for number in values:
+                if not bounds.least <= number <= bounds.most:
+                    raise ConfigError(
+                        f"{name} must be from {bounds.least} to {bounds.most}, not {quoted(number)}"
+                    )
+
+
+def bounds_of(kind: type) -> dict[str, Within]:
+    """Of the fields that have bounds, by name."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {
+        name: bounds
+        for name, hint in hints.items()
+        for bounds in getattr(hint, "__metadata__", ())
+        if isinstance(bounds, Within)
+    }
 
 
 @dataclass(frozen=True)
@@ -36,7 +87,7 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Part(Bounded):
     """A part of a model.
 
     Attributes:

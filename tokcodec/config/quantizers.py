@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from tokcodec.config.parts import QuantizerConfig, require
+from tokcodec.config.parts import QuantizerConfig, Width, Within, require
+
+_MOST = 2**32  # codes, which have 32 bits at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +23,9 @@ class CodebookConfig(QuantizerConfig):
     kind: ClassVar[str] = "codebook"
     network: ClassVar[str] = "tokcodec.model.codebook:Codebook"
 
-    codebook_size: int
-    code_dim: int
+    codebook_size: Annotated[int, Within(2, _MOST)]
+    code_dim: Width
     metric: Literal["euclidean", "cosine", "dot"] = "euclidean"
-
-    def __post_init__(self) -> None:
-        require(2 <= self.codebook_size <= 2**32, "codebook_size must be from 2 to 2**32")
-        require(self.code_dim > 0, "code_dim must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +41,8 @@ class BinaryConfig(QuantizerConfig):
     kind: ClassVar[str] = "binary"
     network: ClassVar[str] = "tokcodec.model.binary:Binary"
 
-    code_dim: int
+    code_dim: Annotated[int, Within(1, 32)]
     first_bit: Literal["lowest", "highest"] = "lowest"
-
-    def __post_init__(self) -> None:
-        require(1 <= self.code_dim <= 32, "code_dim must be from 1 to 32")
 
     @property
     def codebook_size(self) -> int:
@@ -65,12 +60,13 @@ class FiniteScalarConfig(QuantizerConfig):
     kind: ClassVar[str] = "finite_scalar"
     network: ClassVar[str] = "tokcodec.model.finite_scalar:FiniteScalar"
 
-    levels: tuple[int, ...]
+    levels: Annotated[tuple[int, ...], Within(2, _MOST, items=32)]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
-            bool(self.levels) and min(self.levels) >= 2 and self.codebook_size <= 2**32,
-            "levels must be 2 or more each, and their product at most 2**32",
+            bool(self.levels) and self.codebook_size <= _MOST,
+            "there must be levels, and their product at most 2**32",
         )
 
     @property

@@ -1,13 +1,26 @@
 """The kinds whose network is a vision transformer: a code a patch, or latent tokens (TiTok)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from tokcodec.config.parts import DecoderConfig, EncoderConfig, require
+from tokcodec.config.parts import (
+    Blocks,
+    Bounded,
+    Channels,
+    DecoderConfig,
+    EncoderConfig,
+    Multipliers,
+    Width,
+    Within,
+    require,
+)
+
+_PATCH = 256  # the largest side of a patch, in pixels
+_GRID = 256  # patches along a side, the most
 
 
 @dataclass(frozen=True, kw_only=True)
-class VitConfig:
+class VitConfig(Bounded):
     """A stack of pre-norm ViT blocks and the patches at its picture end.
 
     Attributes:
@@ -20,17 +33,16 @@ class VitConfig:
         outer_norms: LayerNorms before the first block and behind the last.
     """
 
-    width: int
-    layers: int
-    heads: int
-    patch_size: int
-    mlp_ratio: float = 4.0
+    width: Width
+    layers: Annotated[int, Within(1, 256)]
+    heads: Annotated[int, Within(1, 1024)]
+    patch_size: Annotated[int, Within(1, _PATCH)]
+    mlp_ratio: Annotated[float, Within(1 / 64, 64)] = 4.0
     class_token: bool = False
     outer_norms: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("width", "layers", "heads", "patch_size", "mlp_ratio"):
-            require(getattr(self, name) > 0, f"{name} must be positive")
+        super().__post_init__()
         require(self.width % self.heads == 0, "heads must divide width")
 
     def grid(self, side: int) -> int:
@@ -40,7 +52,9 @@ class VitConfig:
             ConfigError: they do not fill it.
         """
         require(side % self.patch_size == 0, f"patch_size must divide the {side} pixels seen")
-        return side // self.patch_size
+        grid = side // self.patch_size
+        require(grid <= _GRID, f"{grid} patches along a side, where there are {_GRID} at most")
+        return grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +87,8 @@ class LatentEncoderConfig(VitConfig, EncoderConfig):
     kind: ClassVar[str] = "latent"
     network: ClassVar[str] = "tokcodec.model.vit:LatentEncoder"
 
-    num_latents: int
+    num_latents: Annotated[int, Within(1, _GRID**2)]
     legacy_latents: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.num_latents > 0, "num_latents must be positive")
 
     def check(self, side: int) -> None:
         self.grid(side)
@@ -100,15 +110,12 @@ class PatchHeadConfig(VitConfig):
         pixel_convolution: a 3x3 convolution smooths the pixels.
     """
 
-    pixel_overlap: int = 0
+    pixel_overlap: Annotated[int, Within(0, _PATCH)] = 0
     pixel_convolution: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            0 <= self.pixel_overlap <= self.patch_size,
-            "pixel_overlap must be from 0 to patch_size",
-        )
+        require(self.pixel_overlap <= self.patch_size, "pixel_overlap must be from 0 to patch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +156,7 @@ class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VqganConfig:
+class VqganConfig(Bounded):
     """The convolutional pixel decoder of MaskGIT-VQGAN (arXiv 2202.04200).
 
     Attributes:
@@ -160,19 +167,16 @@ class VqganConfig:
         blocks: residual blocks a level.
     """
 
-    proxy_codes: int = 1024
-    code_dim: int = 256
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-    blocks: int = 2
+    proxy_codes: Annotated[int, Within(1, 1 << 20)] = 1024
+    code_dim: Width = 256
+    channels: Channels = 128
+    multipliers: Multipliers = (1, 1, 2, 2, 4)
+    blocks: Blocks = 2
 
     def __post_init__(self) -> None:
-        for name in ("proxy_codes", "code_dim", "channels", "blocks"):
-            require(getattr(self, name) > 0, f"{name} must be positive")
+        super().__post_init__()
         require(self.channels % 32 == 0, "channels must be a multiple of 32")
-        require(
-            bool(self.multipliers) and min(self.multipliers) > 0, "multipliers must be positive"
-        )
+        require(bool(self.multipliers), "there must be multipliers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tokcodec.config import ModelConfig
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, quoted
 from tokcodec.families.reading import Arrays, Tensors
 
 Config = Mapping[str, Any]
@@ -48,7 +48,7 @@ def square_side(wanted: int | None, stated: object, default: int) -> int:
     """
     side = wanted or (default if stated is None else stated)
     if type(side) is not int or side <= 0:
-        raise CheckpointError(f"its config: {side!r} is no side of a square")
+        raise CheckpointError(f"its config: {quoted(side)} is no side of a square")
     return side
 
 

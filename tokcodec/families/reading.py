@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, quoted
 
 Array = NDArray[np.float32]
 Arrays = dict[str, Array]
@@ -140,7 +140,7 @@ class Section:
         value = self._fields.get(name)
         if type(value) is not int or value <= 0:
             raise CheckpointError(
-                f"its config: {self._path}.{name}: {value!r} is not a positive integer"
+                f"its config: {self._path}.{name}: {quoted(value)} is not a positive integer"
             )
         return value
 
@@ -153,7 +153,7 @@ class Section:
         value = self._fields.get(name, default)
         if type(value) is not bool:
             raise CheckpointError(
-                f"its config: {self._path}.{name}: {value!r} is neither true nor false"
+                f"its config: {self._path}.{name}: {quoted(value)} is neither true nor false"
             )
         return value
 
@@ -166,7 +166,7 @@ class Section:
         value = self._fields.get(name, default)
         if not isinstance(value, str) or value not in known:
             raise CheckpointError(
-                f"its config: {self._path}.{name}: {value!r} is none of {', '.join(known)}"
+                f"its config: {self._path}.{name}: {quoted(value)} is none of {', '.join(known)}"
             )
         return value
 
@@ -180,7 +180,7 @@ class Section:
             stated = self._fields.get(name, fact)
             if type(stated) is not int or stated != fact:
                 raise CheckpointError(
-                    f"its config: {self._path}.{name}: {stated!r}, but its tensors say {fact}"
+                    f"its config: {self._path}.{name}: {quoted(stated)}, but its tensors say {fact}"
                 )
 
     def only(self, known: Set[str]) -> None:

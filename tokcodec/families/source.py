@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -12,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from tokcodec.config.parsing import parse_json
 from tokcodec.errors import CheckpointError
 from tokcodec.families.reading import Array, Stored
 from tokcodec.families.torch_file import TorchFile
+from tokcodec.tensorfile import open_tensors
 
 _CONFIGS = ("config.json", "config.yaml")
 # Under which of these names a training program keeps the weights that count, the better one first.
 _STATES = ("ema", "model", "state_dict")
+_CONFIG = 1 << 20  # bytes of the largest config that is read
 _PICKLES = {".bin", ".pth", ".pt", ".ckpt"}
 # What a folder's weights are called, the better one first.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -66,8 +67,10 @@ class Source:
         """
         if not self.config:
             return None
-        parse = json.loads if self.config.suffix == ".json" else _parse_yaml
+        parse = parse_json if self.config.suffix == ".json" else _parse_yaml
         try:
+            if self.config.stat().st_size > _CONFIG:
+                raise ValueError(f"more than {_CONFIG:,} bytes")
             fields = parse(self.config.read_text(encoding="utf-8"))
         except ImportError as error:
             raise CheckpointError(
@@ -95,18 +98,13 @@ class Source:
         if path.suffix.lower() in _PICKLES:
             yield _of_pickle(path)
             return
-        try:
-            with safe_open(path, framework="np") as file:
-                names = list(file.keys())
-                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-                yield {
-                    name: Stored(shape, partial(_read, path, file, name))
-                    for name, shape in shapes.items()
-                }
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{path}: cannot read as a checkpoint: {error}; fetch it again"
-            ) from error
+        with open_tensors(path) as file:
+            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            yield {
+                name: Stored(shape, partial(_read, path, file, name))
+                for name, shape in shapes.items()
+            }
 
 
 def _of_pickle(path: Path) -> dict[str, Stored]:
@@ -130,7 +128,7 @@ def _read(path: Path, file: Any, name: str) -> Array:
     if file.get_slice(name).get_dtype() != "BF16":
         array = file.get_tensor(name).astype(np.float32)
         return array
-    with safe_open(path, framework="pt") as other:  # numpy has no bfloat16
+    with open_tensors(path, "pt") as other:  # numpy has no bfloat16
         array = other.get_tensor(name).float().numpy()
         return array
 
@@ -139,6 +137,9 @@ def _parse_yaml(text: str) -> Any:
     import yaml
 
     try:
+        # A part that is named and taken many times may be larger than any memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("it has aliases, which are not read")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error

@@ -12,7 +12,7 @@ from tokcodec.config.vit import (
     ProxyDecoderConfig,
     VqganConfig,
 )
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, quoted
 from tokcodec.families.family import Config, Family, Model
 from tokcodec.families.reading import Arrays, Section, Tensors
 from tokcodec.families.vit import (
@@ -116,7 +116,9 @@ def is_kind(names: Collection[str], config: Config | None, kind: str) -> bool:
     model = (config or {}).get("model")
     found = model.get("type", "titok") if isinstance(model, Mapping) else "titok"
     if found not in ("titok", "one_d_piece"):
-        raise CheckpointError(f"its config: model.type: {found!r} is neither titok nor one_d_piece")
+        raise CheckpointError(
+            f"its config: model.type: {quoted(found)} is neither titok nor one_d_piece"
+        )
     return found == kind
 
 

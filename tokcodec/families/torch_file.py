@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, quoted
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # how a file from before torch 1.6 begins
 _BFLOAT16 = "BFloat16Storage"
@@ -140,7 +140,7 @@ class TorchFile:
         storage = tensor.storage
         if storage.kind not in _KINDS:
             raise CheckpointError(
-                f"{self.path}: tensor {_quoted(name)} is no plain array of real numbers"
+                f"{self.path}: tensor {quoted(name)} is no plain array of real numbers"
             )
         dtype = np.dtype(self._order + _KINDS[storage.kind])
         if 0 in tensor.shape:  # an empty slice may begin anywhere
@@ -149,7 +149,7 @@ class TorchFile:
         last = tensor.offset + sum((length - 1) * stride for length, stride in steps)
         if storage.count * dtype.itemsize != len(data) or last >= storage.count:
             raise CheckpointError(
-                f"{self.path}: damaged: tensor {_quoted(name)} is larger than its bytes; "
+                f"{self.path}: damaged: tensor {quoted(name)} is larger than its bytes; "
                 "fetch it again"
             )
         strides = [stride * dtype.itemsize for stride in tensor.strides]
@@ -419,11 +419,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise
         except Exception as error:
             # zipfile, pickletools and numpy meet damage with nearly any exception.
-            reason = _quoted(str(error) or type(error).__name__)[1:-1]
+            reason = quoted(str(error) or type(error).__name__)[1:-1]
             raise CheckpointError(
                 f"{path}: damaged, or not written by torch.save ({reason}); fetch it again"
             ) from error
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 80 else text[:80] + "...")

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 
 from tokcodec import checkpoint
@@ -16,7 +17,8 @@ def load(header: checkpoint.Header, device: torch.device) -> Tokenizer:
     """Reads, verifies and strictly loads the weights, as float32, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is damaged, or a tensor is missing, unknown or of another shape.
+        CheckpointError: the file is damaged, or a tensor is missing, unknown, of another shape
+            or holds NaN or infinity.
     """
     header, tensors = checkpoint.read(header.path)
     arrays = {name: array for name, array in tensors.items() if not name.startswith(PREFIX)}
@@ -28,7 +30,13 @@ def load(header: checkpoint.Header, device: torch.device) -> Tokenizer:
         if expected.get(name) != found.get(name):
             raise CheckpointError(
                 f"{header.path}: tensor {name}: the config asks for "
-                f"{expected.get(name, 'none')}, the file holds {found.get(name, 'none')}"
+                f"{expected.get(name, 'none')}, the file holds {found.get(name, 'none')}; "
+                "fetch or convert it again"
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise CheckpointError(
+                f"{header.path}: tensor {name} holds NaN or infinite values; "
+                "fetch or convert it again"
             )
     weights = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     model.load_state_dict(weights, assign=True)

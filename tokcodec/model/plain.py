@@ -42,6 +42,8 @@ def encode(header: checkpoint.Header, squares: NDArray[np.uint8]) -> NDArray[np.
         return None
     _, tensors = checkpoint.read(header.path)
     tensors = {n: t.astype(np.float32) for n, t in tensors.items() if not n.startswith("decoder.")}
+    if len(tensors.get("encoder.patch_positions", ())) != config.num_codes:
+        return None  # before anything as large as its config says is made
     mean, deviation = np.array(pixels.mean, np.float32), np.array(pixels.std, np.float32)
     normal = (squares[0] / np.float32(255) - mean) / deviation
     try:

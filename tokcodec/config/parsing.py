@@ -1,0 +1,38 @@
+"""JSON texts out of files that anyone may have written."""
+
+import json
+from typing import Any
+
+_DEPTH = 32  # of a config that is found in practice: 4
+
+
+def parse_json(text: str, most: int = 1 << 20) -> Any:
+    """The value of a JSON text of at most so many characters.
+
+    Raises:
+        ValueError: it is none; also one that is longer, nested deeper than 32 levels, or has a
+            name twice, of which readers take different ones.
+    """
+    if len(text) > most:
+        raise ValueError(f"{len(text):,} characters, where there are {most:,} at most")
+    try:
+        value = json.loads(text, object_pairs_hook=_once)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {_DEPTH} levels") from error
+    level, depth = [value], 0
+    while level:  # by levels, as what it says may be nested deeper than functions may
+        depth += 1
+        if depth > _DEPTH:
+            raise ValueError(f"nested deeper than {_DEPTH} levels")
+        objects = [list(v.values()) if isinstance(v, dict) else v for v in level]
+        level = [item for v in objects if isinstance(v, list) for item in v]
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in fields if names.count(name) > 1)
+        raise ValueError(f"{twice} twice in an object")
+    return fields

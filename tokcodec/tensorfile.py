@@ -1,0 +1,38 @@
+"""Safetensors files that anyone may have written, opened."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError, safe_open
+
+from tokcodec.errors import CheckpointError
+
+# Bytes of a header, which becomes several times as much in memory; 40,000 tensors have that much.
+_HEADER = 1 << 22
+
+
+@contextlib.contextmanager
+def open_tensors(path: Path, framework: Literal["np", "pt"] = "np") -> Iterator[Any]:
+    """The file as ``safetensors.safe_open`` gives it.
+
+    Raises:
+        CheckpointError: it cannot be read, or its header is absurdly long; or what is done with it
+            meets such an error.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > _HEADER and path.stat().st_size > _HEADER:
+            raise CheckpointError(
+                f"{path}: cannot read as a checkpoint: a header of {size:,} bytes, where there "
+                f"are {_HEADER:,} at most; fetch it again"
+            )
+        with safe_open(path, framework=framework) as opened:
+            yield opened
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{path}: cannot read as a checkpoint: {reason}; fetch it again"
+        ) from error
