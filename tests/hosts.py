@@ -106,7 +106,12 @@ class Cluster:
     def start(self, host):
         """``ray start`` on a host."""
         number = self.hosts.index(host) + 1
-        role = ("--head", "--port=6379", "--include-dashboard=false", f"--temp-dir={self._sessions}")
+        role = (
+            "--head",
+            "--port=6379",
+            "--include-dashboard=false",
+            f"--temp-dir={self._sessions}",
+        )
         if number > 1:
             role = (f"--address={HEAD}:6379",)
         host.run(
