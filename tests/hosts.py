@@ -120,6 +120,27 @@ class Cluster:
             env=self.env,
         )
 
+    def wait_for(self, alive):
+        """Until the head counts so many hosts alive."""
+        code = (
+            "import ray, time\n"
+            f"ray.init('{HEAD}:6379', log_to_driver=False)\n"
+            f"while sum(node['Alive'] for node in ray.nodes()) != {alive}: time.sleep(0.1)"
+        )
+        self.hosts[0].run("timeout", "90", sys.executable, "-c", code, env=self.env)
+
+    def tokenize(self, host, source, output, *options):
+        """The command, begun on a host."""
+        return subprocess.Popen(
+            host.inside(
+                *(BIN / "tokcodec", "tokenize", source, "-o", output, *options),
+                *("--engine", "ray", "--ray-address", f"{HEAD}:6379", "--actors", "2"),
+            ),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.env,
+        )
+
     def link(self, host, state):
         """Cuts a host off (``down``), or connects it again (``up``)."""
         self._switch.ip("link", "set", f"port{self.hosts.index(host) + 1}", state)

@@ -206,16 +206,18 @@ def _drive(descriptor: int) -> None:
 
 def _beat(ray: Any, needs: dict[str, int], send: Callable[[Any], None]) -> None:
     """Signs of life, as long as the cluster answers and has a machine for an actor."""
+    here = ray.get_runtime_context().get_node_id()
     while True:
         time.sleep(_BEAT)
-        try:
-            _check(ray.nodes(), needs)
-            send(_ALIVE)
-        except DatasetError:
-            continue
-        except OSError:  # whoever began this is gone
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+        with contextlib.suppress(Exception):  # of Ray, or ``_check``: then there is no sign
+            nodes = ray.nodes()
+            if any(node["NodeID"] == here and not node["Alive"] for node in nodes):
+                os._exit(1)  # cut off and given up, which Ray does not tell its driver
+            _check(nodes, needs)
+            try:
+                send(_ALIVE)
+            except OSError:  # whoever began this is gone
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _check(nodes: Sequence[dict[str, Any]], needs: dict[str, int]) -> None:
