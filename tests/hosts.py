@@ -127,7 +127,7 @@ class Cluster:
             f"ray.init('{HEAD}:6379', log_to_driver=False)\n"
             f"while sum(node['Alive'] for node in ray.nodes()) != {alive}: time.sleep(0.1)"
         )
-        self.hosts[0].run("timeout", "90", sys.executable, "-c", code, env=self.env)
+        self.hosts[0].run("timeout", "120", sys.executable, "-c", code, env=self.env)
 
     def tokenize(self, host, source, output, *options):
         """The command, begun on a host."""

@@ -32,6 +32,7 @@ from tokcodec.errors import DatasetError
 # Seconds without a machine that can go on: Ray takes one minute to give a machine up, and a cloud
 # some more to replace it.
 _PATIENCE = 300.0
+_CONNECT = 60.0  # seconds for Ray to start, or be found
 _BEAT = 2.0  # seconds between two signs of life
 
 _ALIVE, _DONE = "alive", "done"
@@ -120,7 +121,7 @@ class _Driver:
             )
         try:
             self.send(address)
-            self.gpus: float = self.receive()
+            self.gpus: float = self.receive(_CONNECT)
         except BaseException:
             self.stop()
             raise
@@ -129,17 +130,17 @@ class _Driver:
         with contextlib.suppress(ConnectionError):  # ``receive`` says so
             self._connection.send(message)
 
-    def receive(self) -> Any:
-        """Its next message that is more than a sign of life.
+    def receive(self, patience: float = _PATIENCE) -> Any:
+        """Its next message that is more than a sign of life; waits so many seconds for any.
 
         Raises:
             DatasetError: it has failed, ended, or been silent for too long.
         """
         message: Any = _ALIVE
         while message == _ALIVE:
-            if not self._connection.poll(_PATIENCE):
+            if not self._connection.poll(patience):
                 raise DatasetError(
-                    f"Ray: for {_PATIENCE:.0f} s the cluster has not answered, or had no machine "
+                    f"Ray: for {patience:.0f} s the cluster has not answered, or had no machine "
                     "for an actor; see to it, and run again to go on"
                 )
             try:
