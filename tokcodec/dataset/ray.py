@@ -2,11 +2,23 @@
 
 Ray schedules, retries and holds back; the shard step, the files and the resuming are those of one
 machine. Inputs and output must lie where every machine can reach them under the same paths.
+
+Ray ends the process that loses its cluster, in C++, and writes what it likes to its streams; so it
+has a process of its own, the driver, and this one says in a line what became of it.
 """
 
 import contextlib
+import functools
 import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +29,14 @@ from tokcodec.dataset.step import ShardStep
 from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError
 from tokcodec.remote import location
+
+# Seconds without a machine that can go on: Ray takes one minute to give a machine up, and a cloud
+# some more to replace it.
+_PATIENCE = 300.0
+_CONNECT = 60.0  # seconds for Ray to start, or be found
+_BEAT = 2.0  # seconds between two signs of life
+
+_ALIVE, _DONE = "alive", "done"
 
 
 class _Worker:
@@ -47,8 +67,7 @@ def cluster_device(address: str | None) -> str:
     Raises:
         DatasetError: Ray is not installed, or the cluster cannot be reached.
     """
-    with _ray(address) as ray:
-        return "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+    return "cuda" if _driver(address).gpus else "cpu"
 
 
 def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine:
@@ -69,12 +88,103 @@ def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine
     ) -> Iterator[Progress]:
         if not todo:
             return
-        with _ray(address) as ray:
+        driver = _driver(address)
+        try:
+            rows = [{"number": s.number, "path": str(path.absolute())} for s, path in todo]
+            driver.send((task, rows, actors, workers))
+            while (result := driver.receive()) != _DONE:
+                shard = task.plan.shards[result["number"]]
+                yield Progress(shard, result["rows"], result["failed"])
+        finally:
+            _driver.cache_clear()
+            driver.stop()
+
+    return engine
+
+
+class _Driver:
+    """The process that is connected to Ray, seen from this one.
+
+    Raises:
+        DatasetError: as ``receive``.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._connection, its = Pipe()
+        with its:
+            code = f"from tokcodec.dataset import ray; ray._drive({its.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        try:
+            self.send(address)
+            self.gpus: float = self.receive(_CONNECT)
+        except BaseException:
+            self.stop()
+            raise
+
+    def send(self, message: Any) -> None:
+        with contextlib.suppress(ConnectionError):  # ``receive`` says so
+            self._connection.send(message)
+
+    def receive(self, patience: float = _PATIENCE) -> Any:
+        """Its next message that is more than a sign of life; waits so many seconds for any.
+
+        Raises:
+            DatasetError: it has failed, ended, or been silent for too long.
+        """
+        message: Any = _ALIVE
+        while message == _ALIVE:
+            if not self._connection.poll(patience):
+                raise DatasetError(
+                    f"Ray: for {patience:.0f} s the cluster has not answered, or had no machine "
+                    "for an actor; see to it, and run again to go on"
+                )
+            try:
+                message = self._connection.recv()
+            except (EOFError, ConnectionError) as error:
+                raise DatasetError(
+                    "Ray: the connection to the cluster is lost; run again to go on"
+                ) from error
+        if isinstance(message, DatasetError):
+            raise message
+        return message
+
+    def stop(self) -> None:
+        """Ends it, and with it a Ray that it started; at once, if it does not in a while."""
+        self._connection.close()
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+_driver = functools.cache(_Driver)
+
+
+def _drive(descriptor: int) -> None:
+    """What the driver does: says how many GPUs there are, takes the work, gives what is done."""
+    connection = Connection(descriptor)
+    try:
+        with _ray(connection.recv()) as ray:
+            connection.send(ray.cluster_resources().get("GPU", 0))
+            task, rows, actors, workers = connection.recv()
             needs = {"CPU": workers, "GPU": int(task.settings.device == "cuda")}
             _check(ray.nodes(), needs)
+            lock = threading.Lock()
+
+            def send(message: Any) -> None:
+                with lock:
+                    connection.send(message)
+
+            threading.Thread(target=_beat, args=(ray, needs, send), daemon=True).start()
             ray.data.DataContext.get_current().enable_progress_bars = False
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
-            rows = [{"number": s.number, "path": str(path.absolute())} for s, path in todo]
             results = (
                 ray.data.from_items(rows, override_num_blocks=len(rows))
                 .map(
@@ -86,15 +196,30 @@ def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine
                 )
                 .iter_rows()
             )
-            try:
-                for result in results:
-                    shard = task.plan.shards[result["number"]]
-                    yield Progress(shard, result["rows"], result["failed"])
-            finally:
-                with contextlib.suppress(Exception):
-                    ray.shutdown()
+            for result in results:
+                send(result)
+            send(_DONE)
+    except EOFError:
+        pass  # no work for it, or nobody who wants it
+    except DatasetError as error:
+        with contextlib.suppress(ConnectionError):
+            connection.send(error)
 
-    return engine
+
+def _beat(ray: Any, needs: dict[str, int], send: Callable[[Any], None]) -> None:
+    """Signs of life, as long as the cluster answers and has a machine for an actor."""
+    here = ray.get_runtime_context().get_node_id()
+    while True:
+        time.sleep(_BEAT)
+        with contextlib.suppress(Exception):  # of Ray, or ``_check``: then there is no sign
+            nodes = ray.nodes()
+            if any(node["NodeID"] == here and not node["Alive"] for node in nodes):
+                os._exit(1)  # cut off and given up, which Ray does not tell its driver
+            _check(nodes, needs)
+            try:
+                send(_ALIVE)
+            except OSError:  # whoever began this is gone
+                os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _check(nodes: Sequence[dict[str, Any]], needs: dict[str, int]) -> None:
@@ -116,12 +241,13 @@ def _ray(address: str | None) -> Iterator[Any]:
     try:
         import ray
         import ray.data
-        from ray.exceptions import RayError
     except ImportError as error:
         raise DatasetError("--engine ray needs Ray: install tokcodec's extra ray") from error
     try:
-        ray.init(address, ignore_reinit_error=True, logging_level=logging.ERROR)
+        ray.init(address, logging_level=logging.ERROR)
         yield ray
-    except (RayError, ConnectionError) as error:
-        reason = str(error).strip().splitlines()[-1]
+    except (DatasetError, EOFError):
+        raise
+    except Exception as error:  # of any kind: Ray wraps what actors raise, and has many of its own
+        reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise DatasetError(f"Ray: {reason}; run again to go on") from error
