@@ -10,6 +10,7 @@ and belongs into corpus/TARGET once it is mended; with what stands there, runs b
 
 import contextlib
 import io
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent)]
 
+GOLDEN = HERE.parent / "golden"
+SEEDS = {"token_file": "*.tok", "weights": "patch.safetensors"}
 SECONDS = 30
 LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=65536", "-print_final_stats=1"]
 
@@ -54,8 +57,9 @@ def fuzz(name: str, seconds: int) -> None:
                 raise
 
     with tempfile.TemporaryDirectory() as found:
-        corpus = HERE / "corpus" / name
-        arguments = [*LIMITS, f"-max_total_time={seconds}", found, str(corpus)]
+        for seed in (*(HERE / "corpus" / name).glob("*"), *GOLDEN.glob(SEEDS.get(name, "-"))):
+            shutil.copy(seed, found)
+        arguments = [*LIMITS, f"-max_total_time={seconds}", found]
         atheris.Setup(["fuzz", *arguments], one_input)
         atheris.Fuzz()
 
@@ -68,7 +72,7 @@ def token_file():
     from tokcodec.errors import TokenFileError
     from tokcodec.tokenfile import TokenFile, check_codes
 
-    header, tensors = checkpoint.read(HERE.parent / "golden" / "patch.safetensors")
+    header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
     tensors |= skewed(60).tensors()
     path = Path(tempfile.mkdtemp()) / "prior.safetensors"
     header = checkpoint.write(path, header.config, tensors, {})
@@ -136,7 +140,7 @@ def prior():
     made = neural(100)
 
     def act(data: bytes) -> None:
-        shape = (1, 1 + data[0] % 16, 1 + data[1] % 16) if len(data) > 2 else (1, 1, 1)
+        shape = (1, 1 + data[0] % 8, 1 + data[1] % 8) if len(data) > 2 else (1, 1, 1)
         codes = made.decode(data[2:], shape)
         assert codes.shape == shape
         assert 0 <= codes.min() <= codes.max() < 100
