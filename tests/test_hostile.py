@@ -30,6 +30,8 @@ from tokcodec.config.vit import (
     VqganConfig,
 )
 from tokcodec.errors import CheckpointError, ConfigError, TokcodecError
+from tokcodec.families import convert, locate
+from tokcodec.families.reading import Section
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 
@@ -221,6 +223,37 @@ def test_a_long_header_is_not_read(tmp_path):
     path.write_bytes(struct.pack("<Q", 1 << 60) + bytes(100))
     with pytest.raises(CheckpointError, match="cannot read as a checkpoint"):
         checkpoint.read_header(path)
+
+
+BOMB = "\n".join(["a: &a0 [x, x]", *(f"b{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("config.json", '{"a":' * 20_000, "cannot read as JSON: nested deeper than 32 levels"),
+        ("config.json", '{"a":1,"a":2}', "cannot read as JSON: a twice in an object"),
+        ("config.json", " " * (2 << 20) + "{}", "cannot read as JSON: more than 131,072 bytes"),
+        ("config.yaml", BOMB, "cannot read as YAML: it has aliases, which are not read"),
+        ("config.yaml", "[" * 50_000, "cannot read as YAML: nested deeper than 32 levels"),
+    ],
+)
+def test_configs_of_published_checkpoints_are_refused_in_one_line(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "model.safetensors").write_bytes(save({"a": np.zeros(1, np.float32)}))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        convert(locate(str(tmp_path)))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_values_of_published_configs_are_quoted_in_short():
+    facts = {"channels": 10**30, "levels": "x" * 10**6}
+    section = Section({"model": facts}, "model")
+    for read in (lambda: section.choice("levels", ["a"]), lambda: section.boolean("channels")):
+        with pytest.raises(CheckpointError) as caught:
+            read()
+        assert len(str(caught.value)) < 300
 
 
 def test_tensors_that_are_not_finite_are_refused(tmp_path):

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-_DEPTH = 32  # of a config that is found in practice: 4
+DEPTH = 32  # of a config that is found in practice: 4
 
 
 def parse_json(text: str, most: int = 1 << 20) -> Any:
@@ -18,12 +18,12 @@ def parse_json(text: str, most: int = 1 << 20) -> Any:
     try:
         value = json.loads(text, object_pairs_hook=_once)
     except RecursionError as error:
-        raise ValueError(f"nested deeper than {_DEPTH} levels") from error
+        raise ValueError(f"nested deeper than {DEPTH} levels") from error
     level, depth = [value], 0
     while level:  # by levels, as what it says may be nested deeper than functions may
         depth += 1
-        if depth > _DEPTH:
-            raise ValueError(f"nested deeper than {_DEPTH} levels")
+        if depth > DEPTH:
+            raise ValueError(f"nested deeper than {DEPTH} levels")
         objects = [list(v.values()) if isinstance(v, dict) else v for v in level]
         level = [item for v in objects if isinstance(v, list) for item in v]
     return value

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokcodec.config.parsing import parse_json
+from tokcodec.config.parsing import DEPTH, parse_json
 from tokcodec.errors import CheckpointError
 from tokcodec.families.reading import Array, Stored
 from tokcodec.families.torch_file import TorchFile
@@ -21,7 +21,7 @@ from tokcodec.tensorfile import open_tensors
 _CONFIGS = ("config.json", "config.yaml")
 # Under which of these names a training program keeps the weights that count, the better one first.
 _STATES = ("ema", "model", "state_dict")
-_CONFIG = 1 << 20  # bytes of the largest config that is read
+_CONFIG = 1 << 17  # bytes of the largest config that is read
 _PICKLES = {".bin", ".pth", ".pt", ".ckpt"}
 # What a folder's weights are called, the better one first.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -137,9 +137,15 @@ def _parse_yaml(text: str) -> Any:
     import yaml
 
     try:
-        # A part that is named and taken many times may be larger than any memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("it has aliases, which are not read")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            # A part that is named and taken many times may be larger than any memory.
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it has aliases, which are not read")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH:
+                raise ValueError(f"nested deeper than {DEPTH} levels")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
