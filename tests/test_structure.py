@@ -25,7 +25,8 @@ BORDERS = {
     "checkpoint": {"checkpoint", "config", "errors", "families", "files", "geometry", "prior"},
     "tokenfile": {"bitpack", "checkpoint", "errors", "files", "geometry", "prior"},
     "picture": {"config", "errors", "files", "geometry"},
-    "sources": {"errors", "files", "picture"},
+    "tar": set(),
+    "sources": {"errors", "files", "picture", "tar"},
     "model": {"checkpoint", "config", "errors", "model", "prior"},
     "stats": {"checkpoint", "errors", "tokenfile"},
 }
