@@ -1,8 +1,7 @@
 """Tars, read once from front to back, and strictly: what is cut, damaged or left over is an error.
 
-``tarfile`` takes a header that it cannot read for the end of the tar, and so the end of the file; of
-a compressed tar that it reads as a stream it checks no checksum, and it allocates whatever a header
-asks for.
+``tarfile`` takes a header that it cannot read for the end of the tar, and so a cut one; it checks no
+checksum of a compressed tar that it reads as a stream, and allocates whatever a header asks for.
 
 Read are the formats of POSIX.1-2001 (ustar, pax) and of GNU tar, as they are or in gzip, bzip2 or
 xz. Only these have a checksum for contents, and for names of more than 100 bytes.

@@ -96,9 +96,7 @@ def encode(
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
     colour = colour_of(background)
-    count, jobs = plan(
-        sources, output, lambda name: name + SUFFIX, max_bytes=max_picture_bytes
-    )
+    count, jobs = plan(sources, output, lambda name: name + SUFFIX, max_bytes=max_picture_bytes)
     header = find(weights)
     kept = check_tokens(header, tokens)
     prior = read_prior(header) if coded else None
