@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import tarfile
+import zlib
 
 import pytest
 from conftest import GOLDEN
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.sources import gather, list_inputs
+from tokcodec.sources import list_inputs
 from tokcodec.tar import members
 from tokcodec.train.data import load_pictures
 
@@ -173,12 +174,12 @@ def test_compressed_or_not(whole, tmp_path, suffix):
 
 def test_what_is_wrong_is_said(whole, tmp_path):
     path = tmp_path / "a.tar"
-    size = len(whole)
+    path.write_bytes(whole)
+    expected = rows(path)
     second = headers_of(whole)[1]
     data = second + 512 + 100
-    marker = size - len(whole[: size - size % 10240][-10240:])  # of the last record
-    assert marker
-    end = len(whole.rstrip(b"\0")) + -len(whole.rstrip(b"\0")) % 512
+    last = len(whole.rstrip(b"\0"))
+    end = last + -last % 512
     for damaged, count, reason in (
         (b"", 0, "no end marker (two blocks of zeros) before byte 0"),
         (b"no tar" * 1000, 0, "the header at byte 0 is damaged or cut"),
@@ -189,14 +190,15 @@ def test_what_is_wrong_is_said(whole, tmp_path):
         (whole[: end + 512], 21, f"no end marker (two blocks of zeros) before byte {end + 512:,}"),
         (whole + whole, 21, "goes on behind its end marker, before byte "),
         (gzip.compress(whole)[:-1], 21, "its gzip stream is cut"),
-        (flipped(gzip.compress(whole), -8 * 8), 21, "its gzip stream is damaged: "),
+        (flipped(gzip.compress(whole), -8 * 8), None, "its gzip stream is damaged: "),
     ):
         path.write_bytes(damaged)
         found = rows(path)
         (told,) = failed(found)
         assert told[0] == "a.tar"
         assert told[1].startswith(REST + reason), told
-        assert len(found) == count + 1, told
+        assert found[:-1] == expected[: len(found) - 1]
+        assert len(found) - 1 == count or (count is None and len(found) > 10), told
 
 
 NAMES = st.text(
@@ -282,11 +284,9 @@ def test_numbers_and_records(tmp_path):
         ((key, reason),) = failed(found)
         assert key == "a.tar"
         assert reason.startswith(REST), reason
-    path.write_bytes(pack([("b.png", data)]).rstrip(b"\0") + bytes(-len(data) % 512) + long
-                     + bytes(1024))  # fmt: skip
-    assert failed(rows(path)) == [
-        ("a.tar", REST + f"a long name or pax header before byte {512 + len(body) + 1024:,} has no member")
-    ]  # fmt: skip
+    path.write_bytes(long + bytes(1024))
+    ((key, reason),) = failed(rows(path))
+    assert reason == REST + "a long name or pax header before byte 1,536 has no member"
     # A size beyond the file is of the member, and of the rest of the tar.
     found = of(header(b"c.png", b"\x80" + b"\xff" * 11), body)
     assert [key for key, _ in failed(found)] == ["c", "a.tar"]
@@ -323,16 +323,13 @@ def test_one_member_fails_and_the_rest_is_read(tmp_path):
         ("sparse", "a sparse file, which is not unpacked"),
         ("gap", "a sparse file, which is not unpacked"),
         ("large", f"3,000 bytes, {limit}"),
+        ("pair.2.png", f"with the pictures of its key before it 3,000 bytes, {limit}"),
         ("text.txt", "16,777,217 bytes, more than the limit of 16,777,216"),
     ]
     assert [label for key, label, _ in found if key == "large"] == ["5"]
     # Pictures of other kinds of sources have the same limit.
     (tmp_path / "b.png").write_bytes(bytes(3000))
     assert failed(rows(tmp_path / "b.png", max_bytes=2000)) == [("b.png", f"3,000 bytes, {limit}")]
-    # Of one key, together.
-    path.write_bytes(pack([("p.png", bytes(1500)), ("p.jpg", bytes(1500)), ("q.png", data)]))
-    reason = f"with the pictures of its key before it 3,000 bytes, {limit}"
-    assert failed(rows(path, max_bytes=2000)) == [("p.jpg", reason)]
 
 
 BOMB = """
@@ -362,9 +359,10 @@ def test_a_bomb_takes_no_memory(tmp_path, kind):
         member = header(b"a.png", bytes(11), b"S", _386=b"%011o" % whole, _483=b"%011o" % whole)
         path.write_bytes(member + bytes(1024))
     elif kind == "dictionary":
-        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 2**29}]
-        path.write_bytes(b"\xfd7zXZ\0")
-        packed = lzma.compress(pack([("a.png", b"")]), filters=[{"id": lzma.FILTER_LZMA2}])
+        packed = bytearray(lzma.compress(pack([("a.png", b"")])))
+        end = 12 + 4 * packed[12]  # of the header of a block, less its checksum
+        packed[packed.index(b"\x21\x01", 12) + 2] = 38  # 2 GiB
+        packed[end : end + 4] = zlib.crc32(packed[12:end]).to_bytes(4, "little")
         path.write_bytes(packed)
     else:
         opening = header(b"a.png", b"%011o" % huge, b"0" if kind == "gzip" else b"L")

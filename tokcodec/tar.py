@@ -1,7 +1,7 @@
 """Tars, read once from front to back, and strictly: what is cut, damaged or left over is an error.
 
-``tarfile`` takes a header that it cannot read for the end of the tar, and so a cut one; it checks no
-checksum of a compressed tar that it reads as a stream, and allocates whatever a header asks for.
+``tarfile`` takes a header that it cannot read for the end of the tar, and so a cut one. Where it
+reads a stream, it looks at no checksum of gzip. It allocates whatever a header asks for.
 
 Read are the formats of POSIX.1-2001 (ustar, pax) and of GNU tar, as they are or in gzip, bzip2 or
 xz. Only these have a checksum for contents, and for names of more than 100 bytes.
@@ -18,6 +18,7 @@ LINK = "a link in the tar, not a file"
 
 _BLOCK = 512
 _CHUNK = 2**18
+_SMALL_CHUNK = 2**13  # of what is compressed, as what is unpacked together with damage is gone
 _MAX_EXTENDED = 2**16  # bytes of a long name, or of the records of a pax header
 _MAX_MEMORY = 2**28  # of xz, whose largest preset takes a quarter of it
 _FILES = b"0\x007"
@@ -135,7 +136,7 @@ class _Stream:
 
 def _unpacked(file: IO[bytes]) -> Iterator[bytes]:
     """The bytes of a tar, however it is compressed; raises OSError where that is damaged."""
-    data = file.read(_CHUNK)
+    data = file.read(_SMALL_CHUNK)
     name = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "")
     if not name:
         while data:
@@ -145,18 +146,18 @@ def _unpacked(file: IO[bytes]) -> Iterator[bytes]:
         decompressor = _decompressor(name)
         while not decompressor.eof:
             try:
-                out = decompressor.decompress(data, _CHUNK)
+                out = decompressor.decompress(data, _SMALL_CHUNK)
             except Exception as error:  # of zlib, bz2 or lzma
                 raise OSError(f"its {name} stream is damaged: {error}") from error
             if out:
                 yield out
             data = getattr(decompressor, "unconsumed_tail", b"")  # others keep it themselves
             if not out and not data and not decompressor.eof:
-                data = file.read(_CHUNK)
+                data = file.read(_SMALL_CHUNK)
                 if not data:
                     raise OSError(f"its {name} stream is cut")
         data = decompressor.unused_data.lstrip(b"\0")
-        while not data and (more := file.read(_CHUNK)):
+        while not data and (more := file.read(_SMALL_CHUNK)):
             data = more.lstrip(b"\0")
 
 
