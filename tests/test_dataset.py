@@ -381,8 +381,8 @@ def test_the_next_shard_is_read_while_one_is_written(codec, many, tmp_path, monk
         assert begun.wait(60)
         return write_rows(*arguments)
 
-    read_file, write_rows = sources.read, step.write_rows
-    monkeypatch.setattr(sources, "read", read)
+    read_file, write_rows = sources.read_bytes, step.write_rows
+    monkeypatch.setattr(sources, "read_bytes", read)
     monkeypatch.setattr(step, "write_rows", write)
     pictures = sorted((many / "cat").iterdir())[:100]
     assert pictures[75].name == "0150.png"

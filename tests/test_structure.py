@@ -36,7 +36,8 @@ BORDERS = {
     },
     "tokenfile": {"bitpack", "checkpoint", "errors", "files", "geometry", "prior"},
     "picture": {"config", "errors", "files", "geometry"},
-    "sources": {"errors", "files", "picture", "remote"},
+    "tar": set(),
+    "sources": {"errors", "files", "picture", "remote", "tar"},
     "model": {"checkpoint", "config", "errors", "model", "prior"},
     "stats": {"checkpoint", "errors", "tokenfile"},
 }

@@ -88,14 +88,17 @@ def reason_of(error: BaseException) -> str:
     return str(reason).splitlines()[0]
 
 
-def read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
     """The bytes of a local file, or of a URL.
 
     Raises:
         OSError: they cannot be had.
     """
     if not is_remote(path):
-        return Path(path).read_bytes()
+        try:
+            return Path(path).read_bytes()
+        except ValueError as error:  # of a name with a zero byte
+            raise OSError(None, str(error)) from error
 
     def get() -> bytes:
         system, name = file_system(path)
@@ -243,7 +246,7 @@ def put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             retried(send)
         except OSError as error:
             try:
-                same = read(str(path)) == Path(file.name).read_bytes()
+                same = read_bytes(str(path)) == Path(file.name).read_bytes()
             except OSError:
                 raise OutputError(f"{path}: cannot write: {reason_of(error)}") from error
             if not same:

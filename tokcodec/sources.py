@@ -6,7 +6,6 @@ range of a Parquet file; a batch can be read again at any time and gives the sam
 
 import glob
 import posixpath
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,16 +16,26 @@ from typing import Any
 from tokcodec.errors import DatasetError, without_credentials
 from tokcodec.files import find_files
 from tokcodec.picture import extensions
-from tokcodec.remote import REMEDY, file_system, is_remote, open_input, read, reason_of, retried
+from tokcodec.remote import (
+    REMEDY,
+    file_system,
+    is_remote,
+    open_input,
+    read_bytes,
+    reason_of,
+    retried,
+)
+from tokcodec.tar import LINK, MAX_BYTES, members
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = ".parquet"
 _COMPANIONS = (".cls", ".txt", ".json")
+_MAX_COMPANION = 2**24  # bytes
 ABSENT = "absent"  # the mtime of what is not there
 
-# By suffix, the name and the bytes of the members of a tar that belong together.
-_Sample = dict[str, tuple[str, bytes | None]]
+# By suffix, the members of a tar that belong together: the name, and the bytes, or why not.
+_Sample = dict[str, tuple[str, bytes | str]]
 
 
 @dataclass(frozen=True)
@@ -86,15 +95,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Files:
-    """Files: keys and labels, and a stamp of each."""
+    """Files: keys and labels, and a stamp of each. ``max_bytes`` as of ``gather``."""
 
     keys: tuple[str, ...]
     labels: tuple[str | None, ...]
     stamps: tuple[Stamp, ...]
+    max_bytes: int = MAX_BYTES
 
     def records(self) -> Iterator[Record]:
         for key, label, stamp in zip(self.keys, self.labels, self.stamps, strict=True):
-            yield Record(key, label, partial(read, stamp.path), stamp)
+            read = partial(read_bytes, stamp.path)
+            if stamp.size > self.max_bytes:
+                read = partial(_given, _too_large(stamp.size, self.max_bytes))
+            yield Record(key, label, read, stamp)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -104,13 +117,14 @@ class Files:
 class Tar:
     """A tar in WebDataset layout: members that share all up to the first dot of their name.
 
-    It is read as a stream. ``kinds`` as of ``expand``.
+    It is read as a stream. ``kinds`` as of ``expand``, ``max_bytes`` as of ``gather``.
     """
 
     stamps: tuple[Stamp]
     name: str
     limit: int | None = None
     kinds: Set[str] | None = None
+    max_bytes: int = MAX_BYTES
 
     def records(self) -> Iterator[Record]:
         return islice(self._all(), self.limit)
@@ -120,39 +134,54 @@ class Tar:
         known = extensions() if self.kinds is None else self.kinds
         sample: _Sample = {}
         key = reason = ""
+        held = 0  # bytes of the sample's pictures
         try:
-            with open_input(stamp.path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
-                for member in tar:
+            with open_input(stamp.path) as file:
+                for member in members(file):
                     folder, name = posixpath.split(printable(member.name))
                     dot = name.find(".", 1)  # a leading dot begins no suffix
                     stem, suffix = (name, "") if dot < 0 else (name[:dot], name[dot:].lower())
-                    is_picture = "." + suffix.rpartition(".")[2] in known
-                    if member.isdir() or not (is_picture or suffix in _COMPANIONS):
+                    is_companion = suffix in _COMPANIONS
+                    if not (is_companion or "." + suffix.rpartition(".")[2] in known):
                         continue
                     own = posixpath.join(folder, stem)
                     if sample and (own != key or suffix in sample):
                         yield from _samples(key, sample, stamp)
-                        sample = {}
+                        sample, held = {}, 0
                     key = own
-                    opened = tar.extractfile(member) if member.isreg() else None
-                    sample[suffix] = member.name, opened.read() if opened else None
-        except Exception as error:  # of tarfile, of a decompressor, or of a store behind fsspec
+                    data: bytes | str
+                    if member.problem:
+                        data = member.problem
+                    elif is_companion and member.size > _MAX_COMPANION:
+                        data = f"{member.size:,} bytes, more than the limit of {_MAX_COMPANION:,}"
+                    elif not is_companion and held + member.size > self.max_bytes:
+                        data = "with the pictures of its key before it " if held else ""
+                        data += _too_large(held + member.size, self.max_bytes)
+                    else:
+                        data = member.read()
+                        held += 0 if is_companion else member.size
+                    sample[suffix] = member.name, data
+        except Exception as error:  # of the tar, or of a store behind fsspec
             reason = f"the rest of the tar: {reason_of(error)}"
         if sample:
             yield from _samples(key, sample, stamp)
         if reason:
-            yield Record(self.name, None, partial(_fail, OSError(None, reason)), stamp)
+            yield Record(self.name, None, partial(_given, reason), stamp)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``start`` to ``stop`` of a Parquet file with a column of pictures."""
+    """Rows ``start`` to ``stop`` of a Parquet file with a column of pictures.
+
+    ``max_bytes`` as of ``gather``.
+    """
 
     stamps: tuple[Stamp]
     name: str
     start: int
     stop: int
     label: str | None
+    max_bytes: int = MAX_BYTES
 
     def records(self) -> Iterator[Record]:
         import pyarrow.parquet as pq
@@ -182,7 +211,7 @@ class Rows:
         except Exception as error:  # of pyarrow, or of a store behind fsspec
             reason = reason_of(error)
         for missing in range(row, self.stop):
-            read = partial(_fail, OSError(None, reason))
+            read = partial(_given, reason)
             yield Record(f"{self.name}/{missing}", None, read, stamp, str(missing))
 
     def _record(self, row: int, values: dict[str, Any], image: str) -> Record:
@@ -192,8 +221,11 @@ class Rows:
             data, key = value["bytes"], value.get("path") or key
         own = values.get(self.label) if self.label else None
         label = None if own is None else str(own)
-        read = partial(_present, data, "no picture in this row")
-        return Record(key, label, read, self.stamps[0], str(row))
+        if data is None:
+            data = "no picture in this row"
+        elif len(data) > self.max_bytes:
+            data = _too_large(len(data), self.max_bytes)
+        return Record(key, label, partial(_given, data), self.stamps[0], str(row))
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -208,13 +240,14 @@ def list_inputs(
     size: int | None = None,
     label: str | None = None,
     without: Sequence[Path] = (),
+    max_bytes: int = MAX_BYTES,
 ) -> list[Batch]:
     """All pictures of the sources, each file once, in a stable order: files, then tars and Parquet.
 
     Args:
         sources: folders, globs, picture files, tars and Parquet files, local or URLs for fsspec.
         listed: further picture files, by name; their keys are these names.
-        size, label: see ``gather``.
+        size, label, max_bytes: see ``gather``.
         without: files, and folders, that are no inputs wherever they lie.
 
     Raises:
@@ -236,7 +269,7 @@ def list_inputs(
         if _is_container(name, None):
             raise DatasetError(f"{name}: lists hold pictures; give tars and Parquet as sources")
         stamps.append(_stamp(name, "", name))
-    return gather(stamps, size, label)
+    return gather(stamps, size, label, max_bytes=max_bytes)
 
 
 def expand(source: str, kinds: Set[str] | None = None) -> Iterator[Stamp]:
@@ -279,6 +312,7 @@ def gather(
     size: int | None = None,
     label: str | None = None,
     kinds: Set[str] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> list[Batch]:
     """Batches of files, each once; files first, then tars and Parquet files.
 
@@ -287,6 +321,8 @@ def gather(
         size: pictures of a batch of files, or of a range of a Parquet file; all if None.
         label: the label's column in Parquet files; ``label`` where there is one if None.
         kinds: see ``expand``.
+        max_bytes: of a picture, or of all pictures of one key in a tar; larger ones fail unread,
+            where their size is known before.
 
     Raises:
         DatasetError: a Parquet file cannot be read, or has no such columns.
@@ -299,9 +335,9 @@ def gather(
     for stamp in once.values():
         key = printable(stamp.below)
         if stamp.path.lower().endswith(_TAR):
-            batches.append(Tar((stamp,), key, kinds=kinds))
+            batches.append(Tar((stamp,), key, None, kinds, max_bytes))
         elif _is_container(stamp.path, kinds):
-            batches.extend(_ranges(stamp, key, size, label))
+            batches.extend(_ranges(stamp, key, size, label, max_bytes))
         else:
             folder, _, _ = key.partition("/")
             files.append((key, folder if stamp.base and folder != key else None, stamp))
@@ -309,7 +345,7 @@ def gather(
     size = size or max(1, len(files))
     for first in range(0, len(files), size):
         keys, labels, found = zip(*files[first : first + size], strict=True)
-        whole.append(Files(keys, labels, found))
+        whole.append(Files(keys, labels, found, max_bytes))
     return whole + batches
 
 
@@ -351,11 +387,12 @@ def _image_column(stamp: Stamp, schema: Any) -> str:
 
 
 def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
-    """The record of a sample; where it has several pictures, one for each, with its suffix."""
+    """The record of a sample; where it has several pictures, one for each, with its suffix. What
+    should be beside a picture, and cannot be read, is a record, too."""
 
     def text(suffix: str) -> str | None:
-        _, data = sample.get(suffix, ("", None))
-        return data.decode("utf-8", "replace") if data is not None else None
+        _, data = sample.get(suffix, ("", ""))
+        return data.decode("utf-8", "replace") if isinstance(data, bytes) else None
 
     companions = {s[1:]: t for s in (".txt", ".json") if (t := text(s)) is not None}
     label = text(".cls")
@@ -364,11 +401,13 @@ def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
     for suffix in pictures:
         own = key if len(pictures) == 1 else key + suffix
         member, data = sample[suffix]
-        read = partial(_present, data, "a link in the tar, not a file")
-        yield Record(own, label, read, stamp, member, companions)
+        yield Record(own, label, partial(_given, data), stamp, member, companions)
+    for suffix, (member, data) in sample.items():
+        if suffix in _COMPANIONS and isinstance(data, str) and data != LINK:
+            yield Record(key + suffix, None, partial(_given, data), stamp, member)
     if not pictures:
         member, _ = next(iter(sample.values()))
-        read = partial(_present, None, "no picture under this key")
+        read = partial(_given, "no picture under this key")
         yield Record(key, label, read, stamp, member, companions)
 
 
@@ -432,7 +471,9 @@ def _stamp(path: str, base: str, below: str) -> Stamp:
         return Stamp(absolute, 0, ABSENT, base, below)
 
 
-def _ranges(stamp: Stamp, name: str, size: int | None, label: str | None) -> Iterator[Rows]:
+def _ranges(
+    stamp: Stamp, name: str, size: int | None, label: str | None, max_bytes: int
+) -> Iterator[Rows]:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -451,14 +492,15 @@ def _ranges(stamp: Stamp, name: str, size: int | None, label: str | None) -> Ite
     column = label or ("label" if "label" in schema.names else None)
     size = size or max(1, total)
     for start in range(0, total, size):
-        yield Rows((stamp,), name, start, min(start + size, total), column)
+        yield Rows((stamp,), name, start, min(start + size, total), column, max_bytes)
 
 
-def _present(data: bytes | None, otherwise: str) -> bytes:
-    if data is None:
-        raise FileNotFoundError(None, otherwise)
+def _given(data: bytes | str) -> bytes:
+    """The bytes, or an error with the text that says why there are none."""
+    if isinstance(data, str):
+        raise OSError(None, data)
     return data
 
 
-def _fail(error: OSError) -> bytes:
-    raise error
+def _too_large(size: int, limit: int) -> str:
+    return f"{size:,} bytes, more than the limit of {limit:,} (--max-picture-bytes)"

@@ -20,6 +20,7 @@ from tokcodec.cli.options import (
     Dtype,
     Force,
     Json,
+    MaxPictureBytes,
     Output,
     Tokens,
     Workers,
@@ -30,6 +31,7 @@ from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
 from tokcodec.geometry import Fit
 from tokcodec.parallel import map_ahead
+from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -75,6 +77,7 @@ def encode(
     batch_size: BatchSize = None,
     workers: Workers = CORES,
     allow_large_pictures: AllowLarge = False,
+    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
     """Turn pictures into token files.
@@ -92,7 +95,7 @@ def encode(
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
     colour = colour_of(background)
-    count, jobs = plan(sources, output, lambda name: name + SUFFIX)
+    count, jobs = plan(sources, output, lambda name: name + SUFFIX, max_bytes=max_picture_bytes)
     header = find(weights)
     kept = check_tokens(header, tokens)
     prior = read_prior(header) if coded else None

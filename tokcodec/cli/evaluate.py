@@ -14,12 +14,14 @@ from tokcodec.cli.options import (
     Device,
     Force,
     Json,
+    MaxPictureBytes,
     Pictures,
     Workers,
     allow_large,
 )
 from tokcodec.cli.terminal import cell, print_json, say
 from tokcodec.errors import EvaluationError, OutputError
+from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.rivals import Name
@@ -56,6 +58,7 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = CORES,
     allow: AllowLarge = False,
+    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -73,7 +76,7 @@ def evaluate(
     others = _parse_names(against)
     if allow:
         allow_large()
-    count, records = pictures(sources)
+    count, records = pictures(sources, max_picture_bytes)
     if output:
         _prepare(output, force)
     # What is wrong with the command is said before the seconds that these take to import.

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from tokcodec.tar import MAX_BYTES
+
 if TYPE_CHECKING:
     from tokcodec.sources import Record
 
@@ -35,8 +37,12 @@ class Job:
         return self.target is not None and os.path.exists(self.target)  # noqa: PTH110 (which raises)
 
 
-def pictures(sources: Sequence[str]) -> "tuple[int | None, Iterator[Record]]":
+def pictures(
+    sources: Sequence[str], max_bytes: int = MAX_BYTES
+) -> "tuple[int | None, Iterator[Record]]":
     """The pictures of the sources, and how many there are if that is known before reading.
+
+    ``max_bytes`` as of ``sources.gather``.
 
     Raises:
         typer.BadParameter: standard input is named.
@@ -46,7 +52,7 @@ def pictures(sources: Sequence[str]) -> "tuple[int | None, Iterator[Record]]":
 
     if STANDARD in sources:
         raise typer.BadParameter("standard input is not read here", param_hint="SRC")
-    batches = list_inputs(sources)
+    batches = list_inputs(sources, max_bytes=max_bytes)
     return count(batches), chain.from_iterable(batch.records() for batch in batches)
 
 
@@ -55,13 +61,14 @@ def plan(
     output: str | None,
     rename: Callable[[str], str],
     kinds: Set[str] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> "tuple[int | None, Iterator[tuple[Job, Record]]]":
     """A job for every source, and for everything in those that hold several; also their number,
     if that is known before tars are read.
 
     Without ``output`` a result stands beside its source. With it, one single file goes to that
     name, or into that folder if there is one or the name ends in a slash; all else goes into that
-    folder, a source's own tree below it. ``kinds`` as of ``sources.expand``.
+    folder, a source's own tree below it. ``kinds`` and ``max_bytes`` as of ``sources.gather``.
 
     Raises:
         typer.BadParameter: no files, two of them would have the same output, or what is in an
@@ -95,7 +102,8 @@ def plan(
         record = Record(STANDARD, None, sys.stdin.buffer.read, stamp)
         return 1, iter([(Job(record.name, out), record)])
 
-    batches = gather((stamp for source in sources for stamp in expand(source, kinds)), kinds=kinds)
+    stamps = (stamp for source in sources for stamp in expand(source, kinds))
+    batches = gather(stamps, kinds=kinds, max_bytes=max_bytes)
     if not batches:
         raise typer.BadParameter(f"no fitting files in {', '.join(sources)}", param_hint="SRC")
     for batch in batches if not into_folder else []:

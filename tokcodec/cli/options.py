@@ -43,6 +43,15 @@ Workers = Annotated[
 AllowLarge = Annotated[
     bool, typer.Option("--allow-large", help="Lift Pillow's decompression bomb limit.")
 ]
+MaxPictureBytes = Annotated[
+    int,
+    typer.Option(
+        "--max-picture-bytes",
+        metavar="N",
+        min=1,
+        help="A larger picture fails, and so do those in a tar that share a key, beyond so many.",
+    ),
+]
 WeightsOf = Annotated[
     str | None,
     typer.Option(

@@ -17,6 +17,7 @@ from tokcodec.cli.options import (
     Device,
     Dtype,
     Json,
+    MaxPictureBytes,
     Tokens,
     allow_large,
 )
@@ -24,6 +25,7 @@ from tokcodec.cli.terminal import print_json, require_pyarrow, say
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import DatasetError
 from tokcodec.remote import location
+from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.dataset.task import Progress
@@ -128,6 +130,7 @@ def tokenize(
         ),
     ] = 1,
     allow_large_pictures: AllowLarge = False,
+    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
     """Turn pictures into a token dataset.
@@ -170,7 +173,16 @@ def tokenize(
     if batch_size is None and chosen == "native":
         batch_size = 1  # every picture may have a shape of its own
     batch_size = batch_size or default_batch_size(header.config, kind)
-    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit, out)
+    plan = make_plan(
+        sources or [],
+        listed,
+        rows_per_shard,
+        COUNTS[views],
+        label,
+        limit,
+        out,
+        max_picture_bytes,
+    )
     codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
     if searched and codec:
         from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tokcodec.cli.options import MANY, WEIGHTS, Device
+from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxPictureBytes
 from tokcodec.cli.terminal import say, show
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError, without_credentials
+from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.train.loop import Report
@@ -125,6 +126,7 @@ def train(
         ),
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read pictures.")] = 2,
+    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
 ) -> None:
     """Train a tokenizer on your own pictures.
 
@@ -180,6 +182,7 @@ def train(
                 output,
                 workers,
                 lambda count: _say(f"read {count} pictures"),
+                max_picture_bytes,
             )
         for line in pictures.skipped:
             _say(f"skipped {line}")

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokcodec.cli.jobs import pictures
-from tokcodec.cli.options import WEIGHTS, AllowLarge, Json, Pictures, allow_large
+from tokcodec.cli.options import (
+    WEIGHTS,
+    AllowLarge,
+    Json,
+    MaxPictureBytes,
+    Pictures,
+    allow_large,
+)
 from tokcodec.cli.terminal import print_json, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import PictureError
+from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.picture import Pixels
@@ -22,6 +30,7 @@ def verify(
     ] = DEFAULT_WEIGHTS,
     limit: Annotated[int, typer.Option(min=1, help="At most so many pictures.")] = 64,
     allow: AllowLarge = False,
+    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
     """Report whether codes agree across devices, dtypes, thread counts and batch sizes.
@@ -36,7 +45,7 @@ def verify(
         allow_large()
     header = find(weights)
     squares: list[Pixels] = []
-    for record in pictures(sources)[1]:
+    for record in pictures(sources, max_picture_bytes)[1]:
         if len(squares) == limit:
             break
         try:

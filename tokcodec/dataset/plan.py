@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokcodec.errors import DatasetError
 from tokcodec.sources import Batch, Files, Rows, Tar, list_inputs
+from tokcodec.tar import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ def make_plan(
     label: str | None,
     limit: int | None,
     output: Path | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> Plan:
     """Lists the inputs and cuts them into shards: one a tar, else of ``rows_per_shard`` rows.
 
     Args:
-        sources, listed, label: see ``sources.list_inputs``.
+        sources, listed, label, max_bytes: see ``sources.list_inputs``.
         rows_per_shard: rows of a shard; a picture has ``views`` of them.
         limit: only so many pictures, the first ones.
         output: what is written, which is no input.
@@ -64,7 +66,8 @@ def make_plan(
         DatasetError: no inputs, or two of one key.
     """
     without = [path for path in (output, parts_of(output)) if path]
-    batches = list_inputs(sources, listed, max(1, rows_per_shard // views), label, without)
+    size = max(1, rows_per_shard // views)
+    batches = list_inputs(sources, listed, size, label, without, max_bytes)
     _check_keys(batches)
     if limit is not None:
         batches = list(_first(batches, limit))
@@ -76,6 +79,7 @@ def make_plan(
         # Where they lie does not matter, so that data may be moved.
         fields["stamps"] = [(stamp.size, stamp.mtime) for stamp in batch.stamps]
         fields.pop("kinds", None)
+        fields.pop("max_bytes")  # which decides what fails, as --allow-large does
         shards.append(Shard(number, batch, _digest(fields)))
     cut = {"rows_per_shard": rows_per_shard, "limit": limit, "label": label}
     return Plan(tuple(shards), _digest([shard.digest for shard in shards]), cut)
@@ -109,7 +113,7 @@ def _first(batches: Sequence[Batch], limit: int) -> Iterator[Batch]:
             return
         if isinstance(batch, Files):
             keys, labels, stamps = batch.keys[:limit], batch.labels[:limit], batch.stamps[:limit]
-            batch = Files(keys, labels, stamps)
+            batch = dataclasses.replace(batch, keys=keys, labels=labels, stamps=stamps)
             count = len(batch)
         elif isinstance(batch, Rows):
             batch = dataclasses.replace(batch, stop=min(batch.stop, batch.start + limit))

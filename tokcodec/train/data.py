@@ -17,6 +17,7 @@ from tokcodec.errors import PictureError, TrainingError
 from tokcodec.files import write_atomically
 from tokcodec.picture import read_squares
 from tokcodec.sources import Record, list_inputs, printable
+from tokcodec.tar import MAX_BYTES
 
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
 
@@ -29,7 +30,7 @@ class Pictures:
         train: uint8 [n, 3, T, T]; T is twice the side that the model sees, or S where that is less.
         held_out: uint8 [m, 3, S, S].
         fingerprint: SHA-256, in hex, over the keys and bytes of all of them, in order.
-        skipped: one line for each picture that could not be read.
+        skipped: one line for each picture, or rest of a tar, that could not be read.
     """
 
     train: NDArray[np.uint8]
@@ -45,6 +46,7 @@ def load_pictures(
     folder: Path,
     workers: int,
     report: Callable[[int], None],
+    max_bytes: int = MAX_BYTES,
 ) -> Pictures:
     """Reads every picture of ``sources``, or the arrays that an earlier call left in ``folder``.
 
@@ -54,17 +56,18 @@ def load_pictures(
 
     Args:
         report: called with the number of pictures read so far.
+        max_bytes: see ``sources.gather``.
 
     Raises:
         DatasetError: as ``sources.list_inputs``.
-        TrainingError: none on one side of the split, a source that can be read in part alone, or
-            arrays in ``folder`` that came from other sources or settings.
+        TrainingError: none on one side of the split, or arrays in ``folder`` that came from other
+            sources or settings.
     """
     paths = (folder / "train.npy", folder / "held-out.npy", folder / "fingerprint")
     asked = repr((list(sources), sorted(held_out), config))
     plan = hashlib.sha256(asked.encode()).hexdigest()
     if not paths[2].exists():
-        _prepare(sources, held_out, config, paths, plan, workers, report)
+        _prepare(sources, held_out, config, paths, plan, workers, report, max_bytes)
     found, fingerprint, *skipped = paths[2].read_text().splitlines()
     if found != plan:
         raise TrainingError(
@@ -82,6 +85,7 @@ def _prepare(
     plan: str,
     workers: int,
     report: Callable[[int], None],
+    max_bytes: int,
 ) -> None:
     stored = min(config.image_size, 2 * config.model_size)
     digest = hashlib.sha256()
@@ -97,13 +101,12 @@ def _prepare(
             data = record.read()
             side = config.image_size if is_held_out(key) else stored
             return key, data, _square(data, config, side)
-        except (PictureError, FileNotFoundError) as error:
+        except (PictureError, OSError) as error:
             return f"{key}: {getattr(error, 'strerror', None) or error}"
-        except OSError as error:  # half of a tar would be trained on in place of the whole
-            raise TrainingError(f"{record.name}: cannot read: {error.strerror or error}") from error
 
     with ThreadPoolExecutor(workers) as pool:
-        records = chain.from_iterable(batch.records() for batch in list_inputs(sources))
+        batches = list_inputs(sources, max_bytes=max_bytes)
+        records = chain.from_iterable(batch.records() for batch in batches)
         count = 0
         while chunk := list(islice(records, 256)):
             for prepared in pool.map(prepare, chunk):
