@@ -216,10 +216,6 @@ def token_file(header, codes):
     return TokenFile.of(header, codes, width, 30, "tile", prior)
 
 
-def packed_file(file):
-    return TokenFile.packed(file.codes, file.bits, file.code_id, file.width, file.height, file.fit)
-
-
 def test_a_prior_changes_no_code(with_prior):
     plain = checkpoint.read_header(GOLDEN / "patch.safetensors")
     one, other = with_prior
@@ -273,7 +269,7 @@ def test_a_coded_file(with_prior):
     codes = np.array([7, 7, 7, 7] * 4)
     file = token_file(with_prior[0], codes)
     data = file.to_bytes()
-    packed = packed_file(file).to_bytes()
+    packed = file.as_packed().to_bytes()
     assert file.entropy_coded
     # All but version and flag, the payload and the checksum.
     assert len(data) == file.file_bytes == 17 + len(file.payload) < len(packed) == 17 + 12
@@ -292,7 +288,7 @@ def test_a_coded_file(with_prior):
     unlikely = np.random.default_rng(5).integers(0, 60, 16)
     file = token_file(with_prior[0], unlikely)
     assert not file.entropy_coded
-    assert file == packed_file(file)
+    assert file == file.as_packed()
 
 
 # Entropy-coded files kept for good, of both versions, and the priors that they ask for.
@@ -407,7 +403,7 @@ def test_a_fitted_prior_saves_what_it_says(tmp_path):
     holding = checkpoint.write(tmp_path / "nan.safetensors", header.config, tensors, {})
     for damaged, message in (
         (lacking, r"lacking\.safetensors: tensor quantizer\.codebook: "),
-        (holding, r"nan\.safetensors: its codebook holds NaN"),
+        (holding, r"nan\.safetensors: tensor quantizer\.codebook holds NaN"),
     ):
         with pytest.raises(CheckpointError, match=message):
             add_prior(damaged, parts, [], path, {})

@@ -190,6 +190,14 @@ class TokenFile:
                 raise TokenFileError(ALTERED)
         return codes
 
+    def as_packed(self) -> Self:
+        """The same picture, its codes packed.
+
+        Raises:
+            TokenFileError: as ``codes``.
+        """
+        return self.packed(self.codes, self.bits, self.code_id, self.width, self.height, self.fit)
+
     @property
     def payload_bits(self) -> int:
         """Bits of the codes alone, without those that fill the last byte up when packed."""

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby, islice
 
 import numpy as np
@@ -190,7 +190,7 @@ class Evaluator:
                 decoded = codec.decompress_batch(files)
                 for coded, place in places.items():
                     for results, file, image in zip(own, files, decoded, strict=True):
-                        token_file = file if coded else replace(file, prior=None)
+                        token_file = file if coded else file.as_packed()
                         self._collectors[place].add_row(token_file)
                         self._collectors[place].add_bytes(token_file.file_bytes)
                         results.append((token_file.file_bytes, image))
