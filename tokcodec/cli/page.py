@@ -1,0 +1,249 @@
+"""``tokcodec page``."""
+
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tokcodec.cli.evaluate import (
+    EVERY,
+    Against,
+    SquareFit,
+    measure,
+    parse_names,
+    prepare,
+    require_packages,
+)
+from tokcodec.cli.jobs import pictures
+from tokcodec.cli.options import (
+    CORES,
+    WEIGHTS,
+    AllowLarge,
+    Device,
+    Force,
+    Workers,
+    allow_large,
+)
+from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.errors import DatasetError, EvaluationError, TokcodecError, TokenFileError
+from tokcodec.files import is_dataset
+
+if TYPE_CHECKING:
+    from tokcodec.evaluate.rivals import Name
+    from tokcodec.evaluate.run import Evaluator, Example
+    from tokcodec.geometry import Fit
+    from tokcodec.sources import Record
+    from tokcodec.tokenfile import TokenFile
+
+    Prepared = tuple[Evaluator, Iterable[Example | TokcodecError], int | None]
+
+
+def page(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC",
+            help="Pictures, as for evaluate; or token files: files, folders, globs; or token "
+            "datasets.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FOLDER", help="Gets index.html and pictures."),
+    ],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=WEIGHTS,
+            help="A checkpoint; again for more. If not given, every bundled one, or those that "
+            "fit the token files.",
+        ),
+    ] = None,
+    originals: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SRC", help="The pictures that token files are of, to compare with; also again."
+        ),
+    ] = None,
+    against: Against = EVERY,
+    fit: SquareFit = "crop",
+    limit: Annotated[int, typer.Option(min=1, help="Show so many pictures, the first.")] = 1000,
+    device: Device = "auto",
+    workers: Workers = CORES,
+    allow: AllowLarge = False,
+    force: Force = False,
+) -> None:
+    """Write a page to look at: every picture, what checkpoints make of it, and other codecs.
+
+    Pictures are encoded and measured as evaluate does it. Token files, and rows of token datasets,
+    are shown as they are, in the fit that they have; measured, and beside other codecs, where
+    --originals are named, by the names of the token files without .tok, or the rows' keys. Of two
+    token files of one name, by different checkpoints, one picture is made. FOLDER/index.html needs
+    no network, and asks for none.
+    """
+    from tokcodec.evaluate.page import INDEX, Page
+
+    of_tokens = {_holds_tokens(source) for source in sources}
+    if len(of_tokens) > 1:
+        raise typer.BadParameter("pictures and token files: take one kind", param_hint="SRC")
+    (tokens,) = of_tokens
+    if originals and not tokens:
+        raise typer.BadParameter("pictures are their own originals", param_hint="--originals")
+    compared = bool(originals) or not tokens
+    if compared:
+        require_packages()
+    others = parse_names(against) if compared else ()
+    if allow:
+        allow_large()
+    prepare(output, INDEX, force)
+
+    if tokens:
+        evaluator, examples, count = _of_tokens(
+            sources, weights or [], originals, others, limit, device
+        )
+    else:
+        evaluator, examples, count = _of_pictures(sources, weights, others, fit, limit, device)
+    made = Page(output, evaluator.points, others)
+    for result in measure(evaluator, examples, workers, count, sources):
+        made.add(result)
+    made.write(evaluator.evaluation())
+    say(f"{evaluator.pictures} pictures in {output / INDEX}")
+    if evaluator.failed:
+        raise typer.Exit(3)
+
+
+def _of_pictures(
+    sources: list[str],
+    weights: list[str] | None,
+    others: "tuple[Name, ...]",
+    fit: Literal["crop", "stretch", "pad"],
+    limit: int,
+    device: str,
+) -> "Prepared":
+    from tokcodec.checkpoint import bundled
+    from tokcodec.codec import Codec
+    from tokcodec.evaluate.run import Evaluator, compared_size, encoded, points_of
+
+    count, records = pictures(sources)
+    if count and count > limit:
+        say(f"the first {limit:,} of {count:,} pictures; --limit for more")
+    points = points_of(Codec.load(name, device) for name in weights or bundled())
+    size = compared_size(points)
+    examples = encoded(islice(records, limit), points, fit, size)
+    return Evaluator(points, others, fit, size), examples, count and min(count, limit)
+
+
+def _of_tokens(
+    sources: list[str],
+    weights: list[str],
+    originals: list[str] | None,
+    others: "tuple[Name, ...]",
+    limit: int,
+    device: str,
+) -> "Prepared":
+    """Files are gathered to pictures by name, and to points by model, number of codes and form."""
+    from tokcodec.checkpoint import find, find_by_code_id
+    from tokcodec.codec import Codec
+    from tokcodec.evaluate.run import Evaluator, Point, compared_size, decoded
+
+    given = [find(name) for name in weights]
+    codecs: dict[str, Codec] = {}
+    points: dict[Point, int] = {}
+    named: dict[str, dict[int, TokenFile]] = {}
+    problems: list[TokcodecError] = []
+    fits: set[Fit] = set()
+    for name, file in chain.from_iterable(map(_token_files, sources)):
+        if name not in named and len(named) == limit:
+            say(f"the first {limit:,} pictures; --limit for more")
+            break
+        if isinstance(file, TokcodecError):
+            problems.append(file)
+            continue
+        fitting = (h for h in given if h.decodes(file.code_id))
+        header = next(fitting, None) or find_by_code_id(file.code_id)
+        if header is None or file.fit in ("tile", "native"):
+            why = f"a page shows single squares, and its fit is {file.fit}: decode it instead"
+            if header is None:
+                why = (
+                    f"its codes are of model {file.code_id.hex()}: name its checkpoint by --weights"
+                )
+            problems.append(TokenFileError(f"{name}: {why}"))
+            continue
+        codec = codecs.setdefault(header.checkpoint_id, Codec.load(header, device))
+        place = points.setdefault(Point(codec, file.num_codes, file.entropy_coded), len(points))
+        if place in named.setdefault(name, {}):
+            problems.append(TokenFileError(f"{name}: a second one of this name and model"))
+            continue
+        named[name][place] = file
+        fits.add(file.fit)
+    if len(fits) > 1:
+        raise EvaluationError(f"token files of several fits, {', '.join(sorted(fits))}: take one")
+    if not fits:
+        raise problems[0] if problems else EvaluationError(f"{', '.join(sources)}: no token files")
+    (fit,) = fits
+    size = compared_size(list(points)) if originals else None
+    pictures = _named(originals, named) if originals else None
+    examples = decoded(named.items(), list(points), fit, pictures)
+    evaluator = Evaluator(list(points), others, fit, size)
+    return evaluator, chain(problems, examples), len(named)
+
+
+def _holds_tokens(source: str) -> bool:
+    from tokcodec.sources import expand
+    from tokcodec.tokenfile import SUFFIX
+
+    if is_dataset(Path(source)):
+        return _is_token_dataset(source)
+    found = list(expand(source)) or list(expand(source, {SUFFIX}))
+    return bool(found) and all(stamp.path.endswith(SUFFIX) for stamp in found)
+
+
+def _is_token_dataset(source: str) -> bool:
+    """And not Parquet with pictures."""
+    require_pyarrow()
+    from tokcodec.dataset.table import read_metadata
+
+    path = Path(source)
+    try:
+        read_metadata(min(path.glob("part-*.parquet")) if path.is_dir() else path)
+    except DatasetError:
+        return False
+    return True
+
+
+def _token_files(source: str) -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
+    """A picture's name, and its token file, or what is wrong with it."""
+    from tokcodec.sources import expand, gather
+    from tokcodec.tokenfile import SUFFIX, TokenFile
+
+    if is_dataset(Path(source)):
+        from tokcodec.dataset.reader import open_dataset, token_files
+
+        for name, row in token_files(open_dataset(source)):
+            failed = isinstance(row, TokcodecError)
+            yield name, TokenFileError(f"{name}: {row}") if failed else row
+        return
+    for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
+        for record in batch.records():
+            name = record.key.removesuffix(SUFFIX)
+            try:
+                yield name, TokenFile.from_bytes(record.read())
+            except OSError as error:
+                yield name, TokenFileError(f"{record.name}: {error.strerror or error}")
+            except TokenFileError as error:
+                yield name, TokenFileError(f"{record.name}: {error}")
+
+
+def _named(sources: list[str], names: Collection[str]) -> "dict[str, Record]":
+    """Those pictures that have one of these names, as keys or as paths below their source."""
+    from tokcodec.sources import printable
+
+    _, records = pictures(sources)
+    return {
+        name: record
+        for record in records
+        for name in (printable(record.below), record.key)
+        if name in names
+    }
