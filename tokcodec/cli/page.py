@@ -143,18 +143,20 @@ def _of_tokens(
     limit: int,
     device: str,
 ) -> "Prepared":
-    """Files are gathered to pictures by name, and to points by model, number of codes and form."""
+    """Files are gathered to pictures by name, and to points by model and number of codes."""
     from tokcodec.checkpoint import find, find_by_code_id
     from tokcodec.codec import Codec
     from tokcodec.evaluate.run import Evaluator, Point, compared_size, decoded
 
     given = [find(name) for name in weights]
     codecs: dict[str, Codec] = {}
-    points: dict[Point, int] = {}
+    points: dict[tuple[str, int], Point] = {}
     named: dict[str, dict[int, TokenFile]] = {}
     problems: list[TokcodecError] = []
     fits: set[Fit] = set()
-    for name, file in chain.from_iterable(map(_token_files, sources)):
+    for name, file in chain.from_iterable(
+        _token_files(source, bool(originals)) for source in sources
+    ):
         if name not in named and len(named) == limit:
             say(f"the first {limit:,} pictures; --limit for more")
             break
@@ -171,8 +173,13 @@ def _of_tokens(
                 )
             problems.append(TokenFileError(f"{name}: {why}"))
             continue
-        codec = codecs.setdefault(header.checkpoint_id, Codec.load(header, device))
-        place = points.setdefault(Point(codec, file.num_codes, file.entropy_coded), len(points))
+        key = header.checkpoint_id, file.num_codes
+        if header.checkpoint_id not in codecs:
+            codecs[header.checkpoint_id] = Codec.load(header, device)
+        # Entropy-coded are those that it makes shorter.
+        coded = file.entropy_coded or (key in points and points[key].coded)
+        points[key] = Point(codecs[header.checkpoint_id], file.num_codes, coded)
+        place = list(points).index(key)
         if place in named.setdefault(name, {}):
             problems.append(TokenFileError(f"{name}: a second one of this name and model"))
             continue
@@ -183,11 +190,11 @@ def _of_tokens(
     if not fits:
         raise problems[0] if problems else EvaluationError(f"{', '.join(sources)}: no token files")
     (fit,) = fits
-    size = compared_size(list(points)) if originals else None
-    pictures = _named(originals, named) if originals else None
-    examples = decoded(named.items(), list(points), fit, pictures)
-    evaluator = Evaluator(list(points), others, fit, size)
-    return evaluator, chain(problems, examples), len(named)
+    ordered = list(points.values())
+    size = compared_size(ordered) if originals else None
+    known = _named(originals, named) if originals else None
+    examples = chain(problems, decoded(named.items(), ordered, fit, known))
+    return Evaluator(ordered, others, fit, size), examples, len(named)
 
 
 def _holds_tokens(source: str) -> bool:
@@ -213,7 +220,7 @@ def _is_token_dataset(source: str) -> bool:
     return True
 
 
-def _token_files(source: str) -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
+def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
     """A picture's name, and its token file, or what is wrong with it."""
     from tokcodec.sources import expand, gather
     from tokcodec.tokenfile import SUFFIX, TokenFile
@@ -221,7 +228,10 @@ def _token_files(source: str) -> "Iterator[tuple[str, TokenFile | TokcodecError]
     if is_dataset(Path(source)):
         from tokcodec.dataset.reader import open_dataset, token_files
 
-        for name, row in token_files(open_dataset(source)):
+        dataset = open_dataset(source)
+        if compared and dataset.metadata.run["views"] == "ten-crop":
+            raise DatasetError(f"{source}: ten crops a picture: leave --originals out")
+        for name, row in token_files(dataset):
             failed = isinstance(row, TokcodecError)
             yield name, TokenFileError(f"{name}: {row}") if failed else row
         return

@@ -72,8 +72,9 @@ function choose(side, index) {
 function row(version, index) {
   const { chosen: places } = pictures[current];
   const choice = labels.get(Object.keys(places).find((id) => places[id] === index));
-  const name = element("th", choice.label, { scope: "row" });
-  if (version.settings) name.append(" ", element("small", version.settings));
+  const [title, ...rest] = choice.label.split(", ");
+  const name = element("th", `${title} `, { scope: "row" });
+  name.append(element("small", [...rest, version.settings ?? ""].filter(Boolean).join(", ")));
   const made = element("tr", "", { className: choice.own ? "own" : "" });
   made.append(choose("left", index), choose("right", index), name);
   made.append(element("td", version.bytes ?? ""));
@@ -140,7 +141,7 @@ function cut() {
   at("stage").style.setProperty("--cut", `${at("slider").value}%`);
 }
 
-const heads = ["left", "right", "", "bytes", ...(measured ? ["PSNR, dB", "MS-SSIM"] : [])];
+const heads = ["left", "right", "", "bytes", ...(measured ? ["PSNR", "MS-SSIM"] : [])];
 at("versions-head").append(element("tr", ""));
 at("versions-head").firstChild.append(...heads.map((text) => element("th", text, { scope: "col" })));
 at("gain").append(...own.map(({ label }, value) => element("option", label, { value })));

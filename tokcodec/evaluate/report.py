@@ -243,7 +243,7 @@ def plot(report: dict[str, Any], measures: "Sequence[str]", kind: str, dark: boo
             axes.margins(x=0.12)
             axes.set_xlabel("bytes of the whole file")
             axes.set_ylabel(SCORES[measure][0])
-            axes.grid(alpha=0.3)
+            axes.grid(alpha=0.2 if dark else 0.3)
             axes.set_facecolor("none")
         panels[0].legend()
         size, pictures = report["size"], report["pictures"]
