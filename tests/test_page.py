@@ -75,8 +75,9 @@ def test_every_version_of_every_picture_is_there(run, measured):
         assert versions[chosen["3 webp"]]["bytes"] <= versions[chosen["3 own"]]["bytes"]
         for index in range(len(versions)):
             assert Image.open(measured / f"pictures/{number}-{index}.webp").size == (256, 256)
-        assert Image.open(measured / f"pictures/{number}-small.webp").size == (96, 96)
-    astronaut = next(p for p in data["pictures"] if p["name"].endswith("astronaut.png"))
+        assert Image.open(measured / f"pictures/{number}-small.webp").size == (144, 144)
+    assert {p["name"] for p in data["pictures"]} >= {"astronaut.png", WICKED}
+    astronaut = next(p for p in data["pictures"] if p["name"] == "astronaut.png")
     assert "1 webp" not in astronaut["chosen"]
     # The figures of evaluate.
     command = ("evaluate", PHOTOS[0], "--weights", "tokcodec-64", "--against", "webp", "--json")
@@ -183,6 +184,7 @@ def test_bad_input_is_named(run, tmp_path, tiny):
     def said(*arguments, status=1):
         return run("page", *arguments, *out, status=status).stderr
 
+    assert b"token files have theirs" in said(tmp_path / "a.tok", "--fit", "crop", status=2)
     assert b"take one kind" in said(tmp_path / "a.tok", PHOTOS[0], status=2)
     assert b"their own originals" in said(PHOTOS[0], "--originals", DATA, status=2)
     assert b"a: its codes are of model" in said(tmp_path / "a.tok")
@@ -195,19 +197,14 @@ def test_bad_input_is_named(run, tmp_path, tiny):
 @pytest.fixture(scope="module")
 def browser():
     """Headless Chromium, with its log of what it asked for."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    driver = shutil.which("chromedriver")
-    if not (driver and shutil.which("chromium")):
+    pytest.importorskip("selenium")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("needs Debian's chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(driver)
-    chromium = webdriver.Chrome(options, service)
-    yield chromium
-    chromium.quit()
+    from screenshot import chromium
+
+    driver = chromium()
+    yield driver
+    driver.quit()
 
 
 @pytest.mark.browser

@@ -10,7 +10,6 @@ import typer
 from tokcodec.cli.evaluate import (
     EVERY,
     Against,
-    SquareFit,
     measure,
     parse_names,
     prepare,
@@ -68,7 +67,10 @@ def page(
         ),
     ] = None,
     against: Against = EVERY,
-    fit: SquareFit = "crop",
+    fit: Annotated[
+        Literal["crop", "stretch", "pad"] | None,
+        typer.Option(help="From a picture to the square; crop if not given."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Show so many pictures, the first.")] = 1000,
     device: Device = "auto",
     workers: Workers = CORES,
@@ -91,9 +93,13 @@ def page(
     (tokens,) = of_tokens
     if originals and not tokens:
         raise typer.BadParameter("pictures are their own originals", param_hint="--originals")
+    if fit and tokens:
+        raise typer.BadParameter("token files have theirs", param_hint="--fit")
     compared = bool(originals) or not tokens
     if compared:
         require_packages()
+    else:
+        say("nothing is measured, and no other codec shown, without --originals")
     others = parse_names(against) if compared else ()
     if allow:
         allow_large()
@@ -104,7 +110,9 @@ def page(
             sources, weights or [], originals, others, limit, device
         )
     else:
-        evaluator, examples, count = _of_pictures(sources, weights, others, fit, limit, device)
+        evaluator, examples, count = _of_pictures(
+            sources, weights, others, fit or "crop", limit, device
+        )
     made = Page(output, evaluator.points, others)
     for result in measure(evaluator, examples, workers, count, sources):
         made.add(result)
@@ -154,12 +162,13 @@ def _of_tokens(
     named: dict[str, dict[int, TokenFile]] = {}
     problems: list[TokcodecError] = []
     fits: set[Fit] = set()
+    cut = False
     for name, file in chain.from_iterable(
-        _token_files(source, bool(originals)) for source in sources
+        islice(_token_files(source, bool(originals)), limit + 1) for source in sources
     ):
         if name not in named and len(named) == limit:
-            say(f"the first {limit:,} pictures; --limit for more")
-            break
+            cut = True
+            continue
         if isinstance(file, TokcodecError):
             problems.append(file)
             continue
@@ -185,6 +194,8 @@ def _of_tokens(
             continue
         named[name][place] = file
         fits.add(file.fit)
+    if cut:
+        say(f"the first {limit:,} pictures; --limit for more")
     if len(fits) > 1:
         raise EvaluationError(f"token files of several fits, {', '.join(sorted(fits))}: take one")
     if not fits:

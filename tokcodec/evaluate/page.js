@@ -87,7 +87,7 @@ function show(number) {
   current = number;
   const { name, shape, versions, chosen: places } = pictures[number];
   at("name").textContent = name;
-  at("stage").style.aspectRatio = `${shape[0]} / ${shape[1]}`;
+  at("stage").style.setProperty("--ratio", shape[0] / shape[1]);
   const order = versions.map((_, index) => index);
   order.sort((a, b) => (versions[a].bytes ?? 0) - (versions[b].bytes ?? 0));
   at("versions").replaceChildren(...order.map((index) => row(versions[index], index)));
