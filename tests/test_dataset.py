@@ -38,7 +38,7 @@ from tokcodec.dataset.step import ShardStep  # noqa: E402
 from tokcodec.dataset.task import Settings, Task  # noqa: E402
 from tokcodec.dataset.torch_dataset import TokenDataset  # noqa: E402
 from tokcodec.dataset.views import COUNTS  # noqa: E402
-from tokcodec.sources import open_input  # noqa: E402
+from tokcodec.remote import open_input  # noqa: E402
 
 pytestmark = pytest.mark.parquet
 TINY = str(GOLDEN / "patch.safetensors")
@@ -381,8 +381,8 @@ def test_the_next_shard_is_read_while_one_is_written(codec, many, tmp_path, monk
         assert begun.wait(60)
         return write_rows(*arguments)
 
-    read_file, write_rows = sources._read_file, step.write_rows
-    monkeypatch.setattr(sources, "_read_file", read)
+    read_file, write_rows = sources.read, step.write_rows
+    monkeypatch.setattr(sources, "read", read)
     monkeypatch.setattr(step, "write_rows", write)
     pictures = sorted((many / "cat").iterdir())[:100]
     assert pictures[75].name == "0150.png"
@@ -736,10 +736,14 @@ def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
     # What is coded with it needs it, for every command that reads codes.
     (tmp_path / "a.png").write_bytes(picture(1))
     run("encode", "a.png", "--weights", mine, "--coded", "-o", "c.tok", cwd=tmp_path)
-    for reading, told in (("decode", "by mine\n"), ("inspect", " mine\n"), ("stats", " 60 \n")):
-        unknown = run(reading, "c.tok", status=1, cwd=tmp_path).stderr.decode()
-        assert "c.tok: entropy-coded with a prior of model d4031cfb, which is neither" in unknown
-        done = run(reading, "c.tok", "--weights", mine, cwd=tmp_path)
+    for reading, told, lack in (
+        ("decode", "by mine\n", "its codes are of model d4031cfb"),
+        ("inspect --codes", " mine\n", "entropy-coded with a prior of model d4031cfb"),
+        ("stats", " 60 \n", "entropy-coded with a prior of model d4031cfb"),
+    ):
+        unknown = run(*reading.split(), "c.tok", status=1, cwd=tmp_path).stderr.decode()
+        assert f"c.tok: {lack}, which is neither bundled nor cached; name" in unknown
+        done = run(*reading.split(), "c.tok", "--weights", mine, cwd=tmp_path)
         assert told in (done.stdout + done.stderr).decode()
     assert Image.open(tmp_path / "c.png").size == (32, 32)
 

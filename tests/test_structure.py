@@ -16,7 +16,8 @@ PACKAGE = Path(tokcodec.__file__).parent
 BORDERS = {
     "errors": set(),
     "config": {"config", "errors", "geometry"},
-    "files": {"errors"},
+    "files": {"errors", "remote"},
+    "remote": {"errors"},
     "parallel": set(),
     "geometry": {"errors"},
     "bitpack": {"errors"},
@@ -25,7 +26,7 @@ BORDERS = {
     "checkpoint": {"checkpoint", "config", "errors", "families", "files", "geometry", "prior"},
     "tokenfile": {"bitpack", "checkpoint", "errors", "files", "geometry", "prior"},
     "picture": {"config", "errors", "files", "geometry"},
-    "sources": {"errors", "files", "picture"},
+    "sources": {"errors", "files", "picture", "remote"},
     "model": {"checkpoint", "config", "errors", "model", "prior"},
     "stats": {"checkpoint", "errors", "tokenfile"},
 }

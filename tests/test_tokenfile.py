@@ -6,7 +6,7 @@ from conftest import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokcodec.errors import OutputError, TokenFileError
+from tokcodec.errors import FullDiskError, OutputError, TokenFileError
 from tokcodec.geometry import FITS
 from tokcodec.tokenfile import TokenFile, check_codes
 
@@ -140,7 +140,10 @@ def test_save_replaces_whole_files_only(tmp_path, monkeypatch):
     path = tmp_path / "a.tok"
     path.write_bytes(b"before")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
-    with pytest.raises(OutputError, match=r"a\.tok: cannot write: No space left"):
+    with pytest.raises(FullDiskError, match=r"a\.tok: cannot write: No space left; free some"):
+        SMALL.save(path)
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    with pytest.raises(OutputError, match=r"a\.tok: cannot write: I/O error; choose another -o"):
         SMALL.save(path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]

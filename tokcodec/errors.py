@@ -4,9 +4,23 @@ The text of each is one line for the person at the terminal: the file, what is w
 Wrong arguments from a programmer (a tensor of another shape, say) stay ``ValueError``.
 """
 
+import re
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_QUERY = re.compile(r"(?<=://)([^\s?]+)\?[^\s?=]+=[^\s:;,)'\"]*")  # where signatures of URLs stand
+
+
+def without_credentials(text: str) -> str:
+    """A text, of whose URLs neither user, password nor query are left."""
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)) if "://" in text else text
+
 
 class TokcodecError(Exception):
-    """Base of every error below; the command line prints it without a traceback."""
+    """Base of every error below; the command line prints it without a traceback. Its text is
+    without the credentials of URLs."""
+
+    def __str__(self) -> str:
+        return without_credentials(super().__str__())
 
 
 class ConfigError(TokcodecError):
@@ -27,6 +41,10 @@ class PictureError(TokcodecError):
 
 class OutputError(TokcodecError):
     """An output that cannot be written where it was asked for."""
+
+
+class FullDiskError(TokcodecError):
+    """No space is left for an output; what else is to be written would fail as well."""
 
 
 class DeviceError(TokcodecError):

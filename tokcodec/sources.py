@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from tokcodec.errors import DatasetError
+from tokcodec.errors import DatasetError, without_credentials
 from tokcodec.files import find_files
 from tokcodec.picture import extensions
+from tokcodec.remote import REMEDY, file_system, is_remote, open_input, read, reason_of, retried
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 _TAR = (".tar", ".tar.gz", ".tgz")
@@ -47,7 +48,9 @@ class Stamp:
     below: str
 
     def __str__(self) -> str:
-        return self.path if is_remote(self.path) else str(Path(self.base, self.below))
+        if is_remote(self.path):
+            return without_credentials(self.path)
+        return str(Path(self.base, self.below))
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Files:
 
     def records(self) -> Iterator[Record]:
         for key, label, stamp in zip(self.keys, self.labels, self.stamps, strict=True):
-            yield Record(key, label, partial(_read_file, stamp.path), stamp)
+            yield Record(key, label, partial(read, stamp.path), stamp)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -134,7 +137,7 @@ class Tar:
                     opened = tar.extractfile(member) if member.isreg() else None
                     sample[suffix] = member.name, opened.read() if opened else None
         except Exception as error:  # of tarfile, of a decompressor, or of a store behind fsspec
-            reason = f"the rest of the tar: {_reason(error)}"
+            reason = f"the rest of the tar: {reason_of(error)}"
         if sample:
             yield from _samples(key, sample, stamp)
         if reason:
@@ -177,7 +180,7 @@ class Rows:
                     first += rows
             reason = "not in the file any more"
         except Exception as error:  # of pyarrow, or of a store behind fsspec
-            reason = _reason(error)
+            reason = reason_of(error)
         for missing in range(row, self.stop):
             read = partial(_fail, OSError(None, reason))
             yield Record(f"{self.name}/{missing}", None, read, stamp, str(missing))
@@ -322,24 +325,6 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def open_input(path: str) -> IO[bytes]:
-    """Opens a local file or a URL for reading.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    if not is_remote(path):
-        return open(path, "rb")
-    import fsspec
-
-    opened: IO[bytes] = fsspec.open(path, "rb").open()
-    return opened
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
-
-
 def _image_column(stamp: Stamp, schema: Any) -> str:
     """The column of a Parquet file that holds pictures: bytes, or ``{bytes, path}``.
 
@@ -388,25 +373,21 @@ def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
 
 
 def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
-    try:
-        import fsspec
-
-        system, path = fsspec.core.url_to_fs(source)
+    def find() -> tuple[Any, str, dict[str, dict[str, Any]]]:
+        system, path = file_system(source)
         if "*" in path or "[" in path:
             base = "/".join(_fixed_parts(tuple(path.split("/"))))
-            found = system.glob(path, detail=True)
-        elif system.isdir(path):
-            base = path.rstrip("/")
-            found = system.find(path, detail=True)
-        else:
-            base = posixpath.dirname(path)
-            found = {path: system.info(path)} if system.exists(path) else {}
-    except Exception as error:
-        # The many stores behind fsspec have many kinds of errors.
-        raise DatasetError(
-            f"{source}: cannot reach it: {_reason(error)} "
-            "(remote paths may need the extra remote, and s3fs or gcsfs)"
-        ) from error
+            return system, base, system.glob(path, detail=True)
+        if system.isdir(path):
+            return system, path.rstrip("/"), system.find(path, detail=True)
+        base = posixpath.dirname(path)
+        return system, base, {path: system.info(path)} if system.exists(path) else {}
+
+    try:
+        system, base, found = retried(find)
+    except (OSError, ImportError, TypeError, ValueError) as error:
+        said = f"{source}: cannot reach it: {reason_of(error)}"
+        raise DatasetError(f"{said} ({REMEDY})") from error
     for name in sorted(found):
         if _fits(name, known):
             facts = found[name]
@@ -414,7 +395,8 @@ def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
             when = next((facts[mark] for mark in marks if mark in facts), "")
             below = posixpath.relpath(name, base) if base else name
             url = system.unstrip_protocol(name)
-            yield Stamp(url, int(facts.get("size") or 0), str(when), source, below)
+            size = int(facts.get("size") or 0)
+            yield Stamp(url, size, str(when), source, without_credentials(below))
 
 
 def _known(kinds: Set[str] | None) -> Set[str]:
@@ -441,7 +423,7 @@ def _fixed_parts(parts: tuple[str, ...]) -> list[str]:
 def _stamp(path: str, base: str, below: str) -> Stamp:
     """Of a local file, or of a listed URL; what is not there fails when it is read."""
     if is_remote(path):
-        return Stamp(path, 0, "", base, below)
+        return Stamp(path, 0, "", base, without_credentials(below))
     absolute = str(Path(path).absolute())
     try:
         found = Path(path).stat()
@@ -462,7 +444,7 @@ def _ranges(stamp: Stamp, name: str, size: int | None, label: str | None) -> Ite
             file = pq.ParquetFile(opened)
             total, schema = file.metadata.num_rows, file.schema_arrow
     except Exception as error:  # of pyarrow, or of a store behind fsspec
-        raise DatasetError(f"{stamp}: cannot read as Parquet: {_reason(error)}") from error
+        raise DatasetError(f"{stamp}: cannot read as Parquet: {reason_of(error)}") from error
     _image_column(stamp, schema)
     if label is not None and label not in schema.names:
         raise DatasetError(f"{stamp}: no column {label} for --label")
@@ -470,16 +452,6 @@ def _ranges(stamp: Stamp, name: str, size: int | None, label: str | None) -> Ite
     size = size or max(1, total)
     for start in range(0, total, size):
         yield Rows((stamp,), name, start, min(start + size, total), column)
-
-
-def _read_file(path: str) -> bytes:
-    try:
-        with open_input(path) as file:
-            return file.read()
-    except OSError:
-        raise
-    except Exception as error:  # a store behind fsspec, or a name with a zero byte
-        raise OSError(None, _reason(error)) from error
 
 
 def _present(data: bytes | None, otherwise: str) -> bytes:
@@ -490,8 +462,3 @@ def _present(data: bytes | None, otherwise: str) -> bytes:
 
 def _fail(error: OSError) -> bytes:
     raise error
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(reason).splitlines()[0]

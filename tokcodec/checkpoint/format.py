@@ -107,7 +107,7 @@ def write(
         metadata["tokcodec.reads"] = json.dumps(header.reads)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     data = save(contiguous, metadata)
-    write_atomically(path, lambda file: file.write(data))
+    write_atomically(path, lambda file: file.write(data), durable=True)
     return header
 
 

@@ -23,19 +23,19 @@ def main() -> None:
     gc.set_threshold(_COLLECT_AFTER)
     atexit.register(gc.freeze)
 
-    from tokcodec.cli.app import app
-    from tokcodec.cli.terminal import say
-
     # Refused or allowed, never half: between Pillow's limit and twice that it would only warn.
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     # Taken out here so that it may stand anywhere on the line.
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     try:
+        from tokcodec.cli.app import app
+
         app(arguments, prog_name="tokcodec")
     except Exception as error:
         if debug:
             raise
         known = isinstance(error, TokcodecError)
-        say(str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)")
+        said = str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)"
+        print(f"tokcodec: {said}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -26,9 +26,10 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Tally, require_pyarrow
-from tokcodec.errors import OutputError, TokcodecError, TokenFileError
+from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
 from tokcodec.parallel import map_ahead
+from tokcodec.remote import location
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -96,7 +97,9 @@ def decode(
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both a picture and JSON")
     wanted = _parse_size(size)
-    dataset = Path(sources[0]) if len(sources) == 1 and is_dataset(Path(sources[0])) else None
+    dataset = None
+    if len(sources) == 1 and sources[0] != STANDARD and is_dataset(found := location(sources[0])):
+        dataset = found
     if select and not dataset:
         raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
     fixed = find(weights) if weights else None
@@ -170,8 +173,14 @@ def _rows(
     dataset = open_dataset(path)
     targets: set[Path | None] = set()
 
+    def rows() -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
+        try:
+            yield from token_files(dataset, select)
+        except TokcodecError as error:  # told behind the rows before it, which are decoded
+            yield str(path), error
+
     def entries() -> "Iterator[Entry]":
-        for name, row in token_files(dataset, select):
+        for name, row in rows():
             target: Path | None = folder / (name + extension)
             problem = None
             if leaves(name):
@@ -223,7 +232,7 @@ def _write(
     try:
         target = job.target or sys.stdout.buffer
         return job, save(to_image(*decoded), target, extension, png_level)
-    except TokcodecError as error:
+    except (OutputError, PictureError) as error:
         return job, error
 
 

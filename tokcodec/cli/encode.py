@@ -186,7 +186,8 @@ def _stale(
     job: Job, record: "Record", header: "Header", fit: Fit, tokens: int, prior: "Prior | None"
 ) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
-    from tokcodec.sources import ABSENT, is_remote
+    from tokcodec.remote import is_remote
+    from tokcodec.sources import ABSENT
     from tokcodec.tokenfile import TokenFile, check_codes
 
     assert job.target

@@ -12,7 +12,8 @@ from tokcodec.errors import OutputError
 
 def export(
     dataset: Annotated[
-        Path, typer.Argument(help="A token dataset: a folder of shards, or one Parquet file.")
+        str,
+        typer.Argument(help="A token dataset: a folder of shards, or one Parquet file; or a URL."),
     ],
     output: Annotated[
         Path,
@@ -29,11 +30,9 @@ def export(
     """
     require_pyarrow()
     from tokcodec.dataset.export import export as write
-    from tokcodec.dataset.export import index_of
     from tokcodec.dataset.reader import open_dataset
 
-    for path in (output, index_of(output)):
-        if path.exists() and not force:
-            raise OutputError(f"{path}: is there already; -f overwrites it")
+    if output.exists() and not force:
+        raise OutputError(f"{output}: is there already; -f overwrites it")
     count = write(open_dataset(dataset), output)
     say(f"{dataset} -> {output}: {count:,} rows")

@@ -10,6 +10,7 @@ from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import print_json, require_pyarrow
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
+from tokcodec.remote import location
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A token file, a checkpoint or a token dataset.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A token file, a checkpoint or a token dataset; datasets also by URL.",
+        ),
+    ],
     codes: Annotated[bool, typer.Option("--codes", help="The codes, too.")] = False,
     weights: WeightsOf = None,
     as_json: Json = False,
 ) -> None:
     """Show what one file, or one token dataset, holds, after checking all of it."""
+    file = location(source)
     if codes and is_dataset(file):
         raise typer.BadParameter("of a dataset, export them", param_hint="--codes")
     facts = _dataset(file) if is_dataset(file) else _file(file, codes, weights)

@@ -68,6 +68,7 @@ def plan(
             archive or on a URL has no folder to go to.
         DatasetError: as ``sources.expand`` and ``sources.gather``.
     """
+    from tokcodec.remote import is_remote
     from tokcodec.sources import (
         ABSENT,
         Batch,
@@ -77,7 +78,6 @@ def plan(
         count,
         expand,
         gather,
-        is_remote,
         names_one_file,
     )
 

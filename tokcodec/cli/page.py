@@ -28,6 +28,7 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import require_pyarrow, say
 from tokcodec.errors import DatasetError, EvaluationError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
+from tokcodec.remote import listed, location
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.rivals import Name
@@ -212,7 +213,7 @@ def _holds_tokens(source: str) -> bool:
     from tokcodec.sources import expand
     from tokcodec.tokenfile import SUFFIX
 
-    if is_dataset(Path(source)):
+    if is_dataset(location(source)):
         return _is_token_dataset(source)
     found = list(expand(source)) or list(expand(source, {SUFFIX}))
     return bool(found) and all(stamp.path.endswith(SUFFIX) for stamp in found)
@@ -223,9 +224,9 @@ def _is_token_dataset(source: str) -> bool:
     require_pyarrow()
     from tokcodec.dataset.table import read_metadata
 
-    path = Path(source)
+    path = location(source)
     try:
-        read_metadata(min(path.glob("part-*.parquet")) if path.is_dir() else path)
+        read_metadata(path if path.suffix == ".parquet" else listed(path, "part-*.parquet")[0])
     except DatasetError:
         return False
     return True
@@ -236,7 +237,7 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
     from tokcodec.sources import expand, gather
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
-    if is_dataset(Path(source)):
+    if is_dataset(location(source)):
         from tokcodec.dataset.reader import open_dataset, token_files
 
         dataset = open_dataset(source)

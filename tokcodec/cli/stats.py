@@ -10,6 +10,7 @@ from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import print_json, require_pyarrow, say
 from tokcodec.errors import DatasetError, FailedRowError, TokenFileError
 from tokcodec.files import find_files, is_dataset
+from tokcodec.remote import location
 
 if TYPE_CHECKING:
     from tokcodec.stats import Collector, Report
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 
 def stats(
     sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="SRC", help="Token files, folders of them, token datasets."),
+        list[str],
+        typer.Argument(
+            metavar="SRC", help="Token files, folders of them; token datasets, also by URL."
+        ),
     ],
     weights: WeightsOf = None,
     as_json: Json = False,
@@ -33,7 +36,7 @@ def stats(
 
     header = find(weights) if weights else None
     collector = Collector(header)
-    for source in sources:
+    for source in map(location, sources):
         if is_dataset(source):
             _add_dataset(collector, source)
             continue
@@ -46,7 +49,7 @@ def stats(
     report = collector.report()
     if not report.pictures:
         if not collector.failed:
-            say(f"no token files in {', '.join(map(str, sources))}")
+            say(f"no token files in {', '.join(sources)}")
         raise typer.Exit(1)
     if as_json:
         print_json(dataclasses.asdict(report))

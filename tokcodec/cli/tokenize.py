@@ -23,6 +23,7 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import print_json, require_pyarrow, say
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import DatasetError
+from tokcodec.remote import location
 
 if TYPE_CHECKING:
     from tokcodec.dataset.task import Progress
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 
 def tokenize(
     output: Annotated[
-        Path,
+        str,
         typer.Option(
-            "-o", "--output", metavar="OUT", help="A folder of shards, or one file.parquet."
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="A folder of shards, or one file.parquet; a path, or the URL of a store.",
         ),
     ],
     sources: Annotated[
@@ -144,9 +148,8 @@ def tokenize(
 
     if allow_large_pictures:
         allow_large()
-    if "://" in str(output) or ":/" in str(output)[:8]:
-        raise typer.BadParameter("the output must be a local path", param_hint="-o")
-    part = _part(shard, output)
+    out = location(output)
+    part = _part(shard, out)
     listed = _listed(from_file)
     if not sources and not listed:
         raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
@@ -167,12 +170,12 @@ def tokenize(
     if batch_size is None and chosen == "native":
         batch_size = 1  # every picture may have a shape of its own
     batch_size = batch_size or default_batch_size(header.config, kind)
-    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit, output)
+    plan = make_plan(sources or [], listed, rows_per_shard, COUNTS[views], label, limit, out)
     codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
     if searched and codec:
         from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size
 
-        codec.batch_size = batch_size = batch_size_begun_with(output) or find_batch_size(codec)
+        codec.batch_size = batch_size = batch_size_begun_with(out) or find_batch_size(codec)
     settings = Settings(
         chosen,
         views,
@@ -197,7 +200,7 @@ def tokenize(
         rows, failed = run(
             task,
             work,
-            output,
+            out,
             part,
             retry_failed=retry_failed,
             verify_inputs=verify_inputs,
@@ -205,7 +208,7 @@ def tokenize(
             max_failures=max_failures,
             report=bar.show,
         )
-    say(f"{output}: {rows:,} rows of {len(plan.part(*part)):,} shards, {failed:,} failed")
+    say(f"{out}: {rows:,} rows of {len(plan.part(*part)):,} shards, {failed:,} failed")
     if as_json:
         print_json({"output": str(output), "rows": rows, "failed": failed})
     if failed:

@@ -10,7 +10,7 @@ import typer
 from tokcodec.cli.options import MANY, WEIGHTS, Device
 from tokcodec.cli.terminal import say
 from tokcodec.config import ModelConfig
-from tokcodec.errors import ConfigError, TrainingError
+from tokcodec.errors import ConfigError, TrainingError, without_credentials
 
 if TYPE_CHECKING:
     from tokcodec.train.loop import Report
@@ -188,7 +188,7 @@ def train(
             f"{recipe.dtype} on {torch_device}"
             + (f", {ranks.count()} processes" if ranks.count() > 1 else "")
         )
-        provenance = {"command": shlex.join(["tokcodec", *sys.argv[1:]])}
+        provenance = {"command": without_credentials(shlex.join(["tokcodec", *sys.argv[1:]]))}
         header = loop.train(
             config,
             recipe,

@@ -10,7 +10,7 @@ import typer
 
 from tokcodec.cli.options import WEIGHTS, Force
 from tokcodec.cli.terminal import require_pyarrow, say
-from tokcodec.errors import DatasetError, OutputError
+from tokcodec.errors import DatasetError, OutputError, without_credentials
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train_prior(
-    dataset: Annotated[Path, typer.Argument(help="A token dataset of many pictures.")],
+    dataset: Annotated[str, typer.Argument(help="A token dataset of many pictures; or its URL.")],
     weights: Annotated[
         str,
         typer.Option(
@@ -58,7 +58,7 @@ def train_prior(
         _codes(source, dataset),
         _codes(source, held_out) if held_out else (),
         output,
-        {"command": shlex.join(["tokcodec", *sys.argv[1:]])},
+        {"command": without_credentials(shlex.join(["tokcodec", *sys.argv[1:]]))},
     )
     facts = header.provenance["prior"]
     if "held_out_payload_bytes" in facts:
@@ -71,7 +71,7 @@ def train_prior(
     print(header.path)
 
 
-def _codes(source: "Header", path: Path) -> "Iterator[NDArray[Any]]":
+def _codes(source: "Header", path: str | Path) -> "Iterator[NDArray[Any]]":
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)

@@ -12,6 +12,7 @@ from tokcodec.dataset.plan import parts_of
 from tokcodec.dataset.table import read_metadata
 from tokcodec.errors import DeviceError
 from tokcodec.picture import Squares
+from tokcodec.remote import is_there, listed
 
 _LARGEST = 1024
 _GAIN = 1.05  # less than this much faster is not worth twice the memory
@@ -25,8 +26,8 @@ def batch_size_begun_with(output: Path) -> int | None:
         DatasetError: what is there is no token dataset.
     """
     parts = parts_of(output) or output
-    for path in (*sorted(parts.glob("part-*.parquet")), output):
-        if path.is_file():
+    for path in (*listed(parts, "part-*.parquet"), output):
+        if path.suffix == ".parquet" and is_there(path):
             return int(read_metadata(path).run["batch_size"])
     return None
 

@@ -4,7 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -43,7 +43,7 @@ def export(dataset: TokenRows, target: Path) -> int:
     shape = (count, metadata.run["tokens"])
     if target.suffix == ".npy":
 
-        def write(file: BinaryIO) -> None:
+        def write(file: IO[bytes]) -> None:
             header = {
                 "descr": np.lib.format.dtype_to_descr(np.dtype(smallest_type(metadata))),
                 "fortran_order": False,
@@ -55,7 +55,7 @@ def export(dataset: TokenRows, target: Path) -> int:
 
     else:
 
-        def write(file: BinaryIO) -> None:
+        def write(file: IO[bytes]) -> None:
             tokens = np.zeros(shape, smallest_type(metadata))
             start = 0
             for part in dataset.codes():
@@ -67,15 +67,14 @@ def export(dataset: TokenRows, target: Path) -> int:
             }
             file.write(save({"tokens": tokens}, facts))
 
-    def write_index(file: BinaryIO) -> None:
+    def write_index(file: IO[bytes]) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
         for _, columns in _all(dataset):
             for row in _kept(columns):
                 text.write(json.dumps({k: row[k] for k in ("key", "label", "view")}) + "\n")
         text.detach()
 
-    write_atomically(target, write)
-    write_atomically(index_of(target), write_index)
+    write_atomically(target, write, True, (index_of(target), write_index))
     return count
 
 
@@ -94,7 +93,7 @@ def _jsonl(dataset: TokenRows, target: Path) -> int:
     }
     count = 0
 
-    def write(file: BinaryIO) -> None:
+    def write(file: IO[bytes]) -> None:
         nonlocal count
         for source, columns in _all(dataset):
             parts = dataset.rows(source, columns["tokens"])
@@ -104,7 +103,7 @@ def _jsonl(dataset: TokenRows, target: Path) -> int:
                 file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
                 count += 1
 
-    write_atomically(target, write)
+    write_atomically(target, write, durable=True)
     return count
 
 

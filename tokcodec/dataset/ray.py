@@ -16,6 +16,7 @@ from tokcodec.dataset.run import Engine
 from tokcodec.dataset.step import ShardStep
 from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError
+from tokcodec.remote import location
 
 
 class _Worker:
@@ -33,7 +34,7 @@ class _Worker:
         self.step = ShardStep(task, codec, workers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shard, path = self.step.task.plan.shards[row["number"]], Path(row["path"])
+        shard, path = self.step.task.plan.shards[row["number"]], location(row["path"])
         # A shard that is done may come again, when the actor dies before Ray has its answer.
         (done,) = self.step([(shard, path)])
         return {"number": shard.number, "rows": done.rows, "failed": done.failed}

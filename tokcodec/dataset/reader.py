@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tokcodec.dataset.table import SHAPE, Metadata, read_metadata
+from tokcodec.dataset.table import SHAPE, Metadata, opened, read_metadata
 from tokcodec.errors import DatasetError, FailedRowError
+from tokcodec.remote import is_there, listed, location, reason_of
 from tokcodec.tokenfile import TokenFile
 
 
@@ -32,9 +33,9 @@ class TokenRows:
         """
         for file in self.files:
             try:
-                opened = pq.ParquetFile(file)
-                for group in range(opened.num_row_groups):
-                    table = opened.read_row_group(group, list(names))
+                source = pq.ParquetFile(opened(file))
+                for group in range(source.num_row_groups):
+                    table = source.read_row_group(group, list(names))
                     yield file, {name: table.column(name).combine_chunks() for name in names}
             except (OSError, pa.ArrowException) as error:
                 reason = str(error).splitlines()[0]
@@ -93,20 +94,24 @@ class TokenRows:
         return [row[None] for row in np.split(codes, lengths.cumsum())[:-1]]
 
     def __len__(self) -> int:
-        return sum(pq.read_metadata(file).num_rows for file in self.files)
+        return sum(pq.read_metadata(opened(file)).num_rows for file in self.files)
 
 
 def open_dataset(path: str | Path) -> TokenRows:
-    """Opens a dataset: one Parquet file, or a folder of ``part-*.parquet``.
+    """Opens a dataset: one Parquet file, or a folder of ``part-*.parquet``; a path, or a URL.
 
     Raises:
         DatasetError: it is none, files of it are missing, or they are of several runs.
     """
-    path = Path(path)
-    files: tuple[Path, ...] = (path,)
-    if path.is_dir():
-        files = tuple(sorted(path.glob("part-*.parquet"), key=lambda f: (len(f.name), f.name)))
-    if not files or not files[0].is_file():
+    path = location(path) if isinstance(path, str) else path
+    try:
+        files = tuple(listed(path, "part-*.parquet"))
+        whole = not files and is_there(path) and not path.is_dir()
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot read: {reason_of(error)}") from error
+    if whole:
+        files = (path,)
+    if not files:
         raise DatasetError(f"{path}: no token dataset: neither a file nor a folder of shards")
     all_metadata = [read_metadata(file) for file in files]
     first = all_metadata[0]
@@ -117,7 +122,7 @@ def open_dataset(path: str | Path) -> TokenRows:
             first.run,
         ):
             raise DatasetError(f"{file}: is of another run than {files[0].name}")
-    if path.is_dir() and len(files) != first.shards:
+    if not whole and len(files) != first.shards:
         raise DatasetError(
             f"{path}: holds {len(files)} of {first.shards} shards; "
             "run its tokenize command again to finish it"

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 
 from tokcodec.dataset.lock import locked
 from tokcodec.dataset.plan import Shard, parts_of
-from tokcodec.dataset.table import read_metadata
+from tokcodec.dataset.table import opened, read_metadata
 from tokcodec.dataset.task import Progress, Task
-from tokcodec.errors import DatasetError
-from tokcodec.files import TEMPORARY
+from tokcodec.errors import DatasetError, OutputError
+from tokcodec.files import sweep
+from tokcodec.remote import is_remote, is_there, listed, remove
 from tokcodec.sources import Files
 
 _NO_SHARD = Shard(-1, Files((), (), ()), "")
@@ -41,7 +42,8 @@ def run(
     Args:
         task: what is to be done.
         engine: does it.
-        output: a folder of shards, or one file if it ends in ``.parquet``.
+        output: a folder of shards, or one file if it ends in ``.parquet``; as ``remote.location``
+            gives it.
         part: index and count: only every so manieth shard, for several machines.
         retry_failed: do shards again that have failed rows.
         verify_inputs: also compare the bytes of finished shards' inputs with those of then.
@@ -78,15 +80,14 @@ def run(
         report(now)
 
     with locked(folder, output, part):
-        if part[1] == 1:
-            _sweep(folder)  # behind a run that was killed
-        there = sorted(folder.glob("part-*.parquet"))
+        _sweep(folder)  # behind a run that was killed
+        there = listed(folder, "part-*.parquet")
         if force:
             own = [folder / shard.name for shard in shards] if part[1] > 1 else there
-            for path in [path for path in (*own, *([output] if whole else ())) if path.exists()]:
+            for path in [path for path in (*own, *([output] if whole else ())) if is_there(path)]:
                 read_metadata(path)  # refuses what is no token dataset
-                path.unlink()
-            there = sorted(folder.glob("part-*.parquet"))
+                remove(path)
+            there = listed(folder, "part-*.parquet")
         by_name = {shard.name: shard for shard in task.plan.shards}
         finished = {  # of other parts, too: one dataset has one plan and one way to make it
             path for path in there if task.finished(path, by_name.get(path.name, _NO_SHARD))
@@ -112,8 +113,11 @@ def run(
             todo.append((shard, path))
         for done in engine(todo, watch):
             count(done)
-        if part[1] == 1:
-            _sweep(folder)  # behind an actor that was killed
+        _sweep(folder)  # behind an actor that was killed
+        there = listed(folder, "part-*.parquet")
+        for path in [folder / shard.name for shard in shards]:
+            if path not in there:
+                raise OutputError(f"{path}: has vanished; the same command makes it again")
         if whole:
             task.merge(output, [folder / shard.name for shard in shards])
             _clear(folder)
@@ -121,15 +125,15 @@ def run(
 
 
 def _sweep(folder: Path) -> None:
-    for half_written in folder.glob(TEMPORARY + "*"):
-        half_written.unlink()
+    if not is_remote(folder):
+        sweep(folder)
 
 
 def _clear(folder: Path) -> None:
-    for part in folder.glob("part-*.parquet"):
-        part.unlink()
+    for part in listed(folder, "part-*.parquet"):
+        remove(part)
 
 
 def _counted(path: Path, shard: Shard) -> Progress:
-    status = pq.read_table(path, columns=["status"]).column("status")
+    status = pq.read_table(opened(path), columns=["status"]).column("status")
     return Progress(shard, len(status), status.to_pylist().count("failed"), kept=True)

@@ -18,10 +18,10 @@ Metadata, beside the columns:
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, DatasetError
 from tokcodec.files import write_atomically
+from tokcodec.remote import is_remote, open_input, put
 
 # Of a row group: what a reader of one random row has to decode.
 _GROUP = 512
@@ -83,6 +84,15 @@ class Metadata:
         }
 
 
+def opened(path: Path) -> Any:
+    """What pyarrow reads of a file: its path, or a remote one opened.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return open_input(path) if is_remote(path) else path
+
+
 def read_metadata(path: Path) -> Metadata:
     """The metadata of a dataset's file.
 
@@ -90,7 +100,7 @@ def read_metadata(path: Path) -> Metadata:
         DatasetError: it cannot be read as Parquet, or is no token dataset.
     """
     try:
-        columns = pq.read_schema(path)
+        columns = pq.read_schema(opened(path))
         fields: dict[bytes, bytes] = columns.metadata or {}
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
@@ -142,7 +152,7 @@ def schema(config: ModelConfig, companions: Sequence[str], native: bool = False)
 def write_rows(
     path: Path, rows: Sequence[Row], metadata: Metadata, companions: Sequence[str]
 ) -> None:
-    """Writes a file, whole or not at all.
+    """Writes a file, whole or not at all, to a path or a store.
 
     Raises:
         OutputError: the file system refused.
@@ -173,7 +183,7 @@ def write_rows(
         [arrays[name] for name in columns.names],
         schema=columns.with_metadata(metadata.to_arrow()),
     )
-    write_atomically(path, lambda file: pq.write_table(table, file, row_group_size=_GROUP))
+    _write(path, lambda file: pq.write_table(table, file, row_group_size=_GROUP))
 
 
 def merge(path: Path, parts: Iterable[Path], metadata: Metadata) -> None:
@@ -186,14 +196,21 @@ def merge(path: Path, parts: Iterable[Path], metadata: Metadata) -> None:
     def write(file: Any) -> None:
         writer = None
         for part in parts:
-            opened = pq.ParquetFile(part)
+            source = pq.ParquetFile(opened(part))
             if writer is None:
-                columns = opened.schema_arrow.with_metadata(metadata.to_arrow())
+                columns = source.schema_arrow.with_metadata(metadata.to_arrow())
                 writer = pq.ParquetWriter(file, columns)
-            for group in range(opened.num_row_groups):
-                table = opened.read_row_group(group)
+            for group in range(source.num_row_groups):
+                table = source.read_row_group(group)
                 writer.write_table(table.cast(columns), row_group_size=_GROUP)
         assert writer
         writer.close()
 
-    write_atomically(path, write)
+    _write(path, write)
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    if is_remote(path):
+        put(path, write)
+    else:
+        write_atomically(path, write, durable=True)

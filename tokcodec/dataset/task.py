@@ -18,6 +18,7 @@ from tokcodec.errors import DatasetError
 from tokcodec.geometry import Fit
 from tokcodec.model.loading import Dtype
 from tokcodec.picture import WHITE
+from tokcodec.remote import is_there
 from tokcodec.sources import Tar
 
 _ELSEWHERE = "choose another -o, or begin again with -f"
@@ -98,7 +99,7 @@ class Task:
         Raises:
             DatasetError: it is there, and of another run.
         """
-        if not path.exists():
+        if not is_there(path):
             return False
         found = read_metadata(path)
         self._check_settings(path, found)
@@ -131,9 +132,7 @@ class Task:
             OutputError: the file system refused.
         """
         inputs = _joined(read_metadata(part).inputs for part in parts)
-        joined = parts[0].with_name("joined")
-        merge(joined, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
-        joined.replace(path)
+        merge(path, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
 
     def _check_settings(self, path: Path, found: Metadata) -> None:
         own = self.metadata

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tokcodec.dataset.reader import open_dataset
+from tokcodec.dataset.table import opened
 
 _OPEN_FILES = 16
 
@@ -35,9 +36,9 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         self._starts = [0]  # first row of each group, failed ones not counted
         labels: list[str | None] = []
         for number, file in enumerate(self._rows.files):
-            opened = pq.ParquetFile(file)
-            for group in range(opened.num_row_groups):
-                table = opened.read_row_group(group, ["label", "status"])
+            source = pq.ParquetFile(opened(file))
+            for group in range(source.num_row_groups):
+                table = source.read_row_group(group, ["label", "status"])
                 status = table.column("status").to_pylist()
                 kept = [
                     label
@@ -79,7 +80,7 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         if number not in self._files:
             if len(self._files) >= _OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()
-            self._files[number] = pq.ParquetFile(self._rows.files[number])
+            self._files[number] = pq.ParquetFile(opened(self._rows.files[number]))
         column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
         parts = self._rows.rows(self._rows.files[number], column.combine_chunks())
         return [row for part in parts for row in part]

@@ -1,0 +1,154 @@
+"""Fuzzing with coverage, by atheris (pip install -e '.[fuzz]'), of all that reads foreign bytes.
+
+python tests/fuzz/fuzz.py                    every target for 30 seconds, as .ci/run does
+python tests/fuzz/fuzz.py tar 3600           one of them for an hour
+
+A target says what may come of any bytes: results are checked, and only errors of one line may be
+raised. Memory is limited to 512 MiB, a single input to 10 seconds. What fails is left as crash-*,
+and belongs into corpus/TARGET once it is mended; with what stands there, runs begin.
+"""
+
+import contextlib
+import io
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent)]
+
+SECONDS = 30
+LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=65536", "-print_final_stats=1"]
+
+
+def main() -> None:
+    names, seconds = sys.argv[1:2] or list(TARGETS), int((sys.argv[2:3] or [SECONDS])[0])
+    for name in names:
+        # Each in a process of its own, as fuzzing ends it.
+        program = [sys.executable, __file__, "--alone", name, str(seconds)]
+        done = subprocess.run(program, stderr=subprocess.PIPE, text=True, check=False)
+        facts = dict(
+            line.removeprefix("stat::").split(":")
+            for line in done.stderr.splitlines()
+            if line.startswith("stat::")
+        )
+        tries = int(facts.get("number_of_executed_units", 0))
+        if done.returncode or not tries:
+            sys.exit(f"{done.stderr}\n{name}: failed")
+        print(f"{name}: {tries:,} tries, {int(facts['peak_rss_mb'])} MiB", flush=True)
+
+
+def fuzz(name: str, seconds: int) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["tokcodec"]):
+        act, refusal = TARGETS[name]()
+
+    def one_input(data: bytes) -> None:
+        try:
+            act(data)
+        except refusal as error:
+            if len(str(error).splitlines()) != 1:
+                raise
+
+    with tempfile.TemporaryDirectory() as found:
+        corpus = HERE / "corpus" / name
+        arguments = [*LIMITS, f"-max_total_time={seconds}", found, str(corpus)]
+        atheris.Setup(["fuzz", *arguments], one_input)
+        atheris.Fuzz()
+
+
+def token_file():
+    """Bytes that are no token file, and such whose checksum was set again."""
+    from test_prior import skewed
+
+    from tokcodec import checkpoint
+    from tokcodec.errors import TokenFileError
+    from tokcodec.tokenfile import TokenFile, check_codes
+
+    header, tensors = checkpoint.read(HERE.parent / "golden" / "patch.safetensors")
+    tensors |= skewed(60).tensors()
+    path = Path(tempfile.mkdtemp()) / "prior.safetensors"
+    header = checkpoint.write(path, header.config, tensors, {})
+
+    def act(data: bytes) -> None:
+        for whole in (data, data + zlib.crc32(data).to_bytes(4, "little")):
+            with contextlib.suppress(TokenFileError) if whole is data else contextlib.nullcontext():
+                file = TokenFile.from_bytes(whole)
+                assert file.to_bytes() == whole
+                codes = file.codes_with(header)
+                check_codes(codes, 60)
+                assert len(codes) == file.num_codes
+
+    return act, TokenFileError
+
+
+def config():
+    """Texts that are no config."""
+    from tokcodec.config import ModelConfig
+    from tokcodec.errors import ConfigError
+
+    def act(data: bytes) -> None:
+        found = ModelConfig.from_json(data.decode("utf-8", "replace"))
+        assert ModelConfig.from_json(found.to_json()) == found
+
+    return act, ConfigError
+
+
+def weights():
+    """Files that are no checkpoint, of tokcodec's layout or another."""
+    import torch
+
+    from tokcodec import checkpoint
+    from tokcodec.errors import TokcodecError
+    from tokcodec.model.loading import load
+
+    folder = Path(tempfile.mkdtemp())
+
+    def act(data: bytes) -> None:
+        path = folder / "a.safetensors"
+        path.write_bytes(data)
+        load(checkpoint.find(str(path)), torch.device("cpu"))
+
+    return act, TokcodecError
+
+
+def tar():
+    """Files that are no tar, or damaged ones: what is read is told, or is bytes."""
+    from tokcodec.tar import members
+
+    def act(data: bytes) -> None:
+        for member in members(io.BytesIO(data)):
+            if member.problem is None and member.size < 1 << 20:
+                assert len(member.read()) == member.size
+
+    return act, OSError
+
+
+def prior():
+    """Payloads that no prior gave: of its shape are the first two bytes."""
+    from test_prior import neural
+
+    from tokcodec.errors import TokenFileError
+
+    made = neural(100)
+
+    def act(data: bytes) -> None:
+        shape = (1, 1 + data[0] % 16, 1 + data[1] % 16) if len(data) > 2 else (1, 1, 1)
+        codes = made.decode(data[2:], shape)
+        assert codes.shape == shape
+        assert 0 <= codes.min() <= codes.max() < 100
+        assert made.decode(made.encode(codes), shape).tolist() == codes.tolist()
+
+    return act, TokenFileError
+
+
+TARGETS = {target.__name__: target for target in (token_file, config, weights, tar, prior)}
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--alone"]:
+        fuzz(sys.argv[2], int(sys.argv[3]))
+    else:
+        main()

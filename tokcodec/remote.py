@@ -1,0 +1,250 @@
+"""Places that URLs name, object stores above all, through fsspec and universal_pathlib. What fails
+for a while is tried again; what does not end in an ``OSError`` of one line."""
+
+import contextlib
+import errno
+import io
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+from tokcodec.errors import OutputError
+
+T = TypeVar("T")
+
+REMEDY = "remote paths need the extra remote, and s3fs or gcsfs for buckets"
+_PAUSES = (0.2, 1.0, 4.0)  # seconds between tries; each times a half to one and a half
+_FINAL = (FileExistsError, FileNotFoundError, PermissionError, ImportError, TypeError, ValueError)
+
+
+def is_remote(path: str | Path) -> bool:
+    return "://" in str(path)
+
+
+def location(name: str) -> Path:
+    """The path, or what does what a path does for a URL.
+
+    Raises:
+        OutputError: the package for such URLs is not installed.
+    """
+    if not is_remote(name):
+        return Path(name)
+    try:
+        from upath import UPath
+
+        return cast(Path, UPath(name, **_options(name)))
+    except (ImportError, ValueError) as error:
+        raise OutputError(f"{name}: {reason_of(error)}; {REMEDY}") from error
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it."""
+    import fsspec
+
+    return cast(tuple[Any, str], fsspec.core.url_to_fs(url, **_options(url)))
+
+
+def _options(url: str) -> dict[str, Any]:
+    # A second look must see what was written since the first.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if url.startswith("http"):
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
+        options["client_kwargs"] = {"timeout": timeout}
+    elif url.startswith("s3"):
+        # s3fs tries again by itself, and so do we: a third time within each of those is too many.
+        options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
+    return options
+
+
+def retried(act: Callable[[], T]) -> T:
+    """What ``act`` gives, which is tried four times.
+
+    Raises:
+        OSError: it failed.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return act()
+        except Exception as error:  # the many stores behind fsspec have many kinds of errors
+            # Invalid is also what s3fs calls a condition that does not hold.
+            invalid = isinstance(error, OSError) and error.errno == errno.EINVAL
+            if pause is None or invalid or isinstance(error, _FINAL):
+                if isinstance(error, OSError) and error.strerror:
+                    raise
+                kind = type(error) if isinstance(error, FileNotFoundError) else OSError
+                raise kind(None, reason_of(error)) from error
+            time.sleep(pause * (0.5 + random.random()))
+    raise AssertionError
+
+
+def reason_of(error: BaseException) -> str:
+    """One line."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(reason).splitlines()[0]
+
+
+def read(path: str) -> bytes:
+    """The bytes of a local file, or of a URL.
+
+    Raises:
+        OSError: they cannot be had.
+    """
+    if not is_remote(path):
+        return Path(path).read_bytes()
+
+    def get() -> bytes:
+        system, name = file_system(path)
+        return cast(bytes, system.cat_file(name))
+
+    return retried(get)
+
+
+def open_input(path: str | Path) -> IO[bytes]:
+    """Opens a local file or a URL for reading.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return cast(IO[bytes], _Resumed(str(path))) if is_remote(path) else open(path, "rb")
+
+
+class _Resumed(io.RawIOBase):
+    """A remote file that is opened again, where it stood, when reading it fails."""
+
+    def __init__(self, path: str) -> None:
+        self._path, self._at = path, 0
+        self._file: Any = None
+        self._ends: int | None = getattr(retried(self._opened), "size", None)
+
+    def _opened(self) -> Any:
+        if self._file is None:
+            system, name = file_system(self._path)
+            self._file = system.open(name, "rb")
+            try:
+                self._file.seek(self._at)
+            except ValueError:  # a stream, which only goes forward
+                left = self._at
+                while left and (skipped := self._file.read(min(left, 1 << 20))):
+                    left -= len(skipped)
+        return self._file
+
+    def readinto(self, buffer: Any) -> int:
+        def attempt() -> bytes:
+            try:
+                return cast(bytes, self._opened().read(len(buffer)))
+            except Exception:
+                self._forget()
+                raise
+
+        data = retried(attempt)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._ends}[whence]
+        if base is None:
+            raise OSError(None, "the server does not tell its size")
+        if base + offset != self._at:
+            self._at = base + offset
+            try:
+                self._opened().seek(self._at)
+            except ValueError:
+                self._forget()
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._forget()
+        super().close()
+
+    def _forget(self) -> None:
+        file, self._file = self._file, None
+        with contextlib.suppress(Exception):  # of a connection that is broken
+            if file is not None:
+                file.close()
+
+
+def is_there(path: Path) -> bool:
+    """
+    Raises:
+        OSError: a store does not say.
+    """
+    if not is_remote(path):
+        return path.exists()
+
+    def look() -> bool:
+        system, name = file_system(str(path))
+        try:
+            system.info(name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    return retried(look)
+
+
+def listed(folder: Path, pattern: str) -> list[Path]:
+    """What is in a folder, in the order of the numbers in its name; nothing where there is none.
+
+    Raises:
+        OSError: a store does not say.
+    """
+    found = (
+        folder.glob(pattern)
+        if not is_remote(folder)
+        else retried(lambda: list(folder.glob(pattern)))
+    )
+    return sorted(found, key=lambda path: (len(path.name), path.name))
+
+
+def remove(path: Path) -> None:
+    """
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if is_remote(path):
+        retried(lambda: path.unlink(missing_ok=True))
+    else:
+        path.unlink()
+
+
+def put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Lets ``write`` fill a temporary file, and makes an object of it, which is whole or not there.
+
+    An object of that name is not replaced where the store knows conditional requests, as S3 does;
+    but that it is there with the same bytes is as good, and may be the end of an earlier try.
+
+    Raises:
+        OutputError: the store refused, or holds another object of that name.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        write(cast(IO[bytes], file))
+        file.flush()
+
+        def send() -> None:
+            system, name = file_system(str(path))
+            system.put_file(file.name, name, mode="create")
+
+        try:
+            retried(send)
+        except OSError as error:
+            try:
+                same = read(str(path)) == Path(file.name).read_bytes()
+            except OSError:
+                raise OutputError(f"{path}: cannot write: {reason_of(error)}") from error
+            if not same:
+                raise OutputError(f"{path}: is there already, from another run") from error
