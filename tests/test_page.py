@@ -15,9 +15,13 @@ import pytest
 from conftest import DATA, PHOTOS
 from PIL import Image
 
+pytest.importorskip("torchmetrics")
+
 from tokcodec.config import PreprocessingConfig
 from tokcodec.evaluate.metrics import psnr
 from tokcodec.picture import read_squares
+
+pytestmark = pytest.mark.metrics
 
 OWN = ("own", "thumbhash")
 
@@ -59,7 +63,6 @@ def measured(run, tmp_path_factory):
     return folder
 
 
-@pytest.mark.metrics
 def test_every_version_of_every_picture_is_there(run, measured):
     _, data, elements = read(measured)
     assert [choice["label"] for choice in data["choices"]] == [
@@ -93,7 +96,6 @@ def test_every_version_of_every_picture_is_there(run, measured):
     assert all((measured / name).is_file() for name in shown)
 
 
-@pytest.mark.metrics
 def test_nothing_of_a_name_becomes_markup(measured):
     text, data, elements = read(measured)
     assert sum(picture["name"].endswith(WICKED) for picture in data["pictures"]) == 1
@@ -107,10 +109,9 @@ def test_nothing_of_a_name_becomes_markup(measured):
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    assert "://" not in text.replace(str(data), "")
+    assert "://" not in text
 
 
-@pytest.mark.metrics
 def test_of_token_files_and_their_originals(run, tmp_path):
     photos = tmp_path / "photos"
     (photos / "sub").mkdir(parents=True)
@@ -156,6 +157,7 @@ def test_of_token_files_and_their_originals(run, tmp_path):
 
 @pytest.mark.parquet
 def test_of_a_dataset(run, tmp_path, tiny):
+    pytest.importorskip("pyarrow")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     inputs = (*PHOTOS, tmp_path / "bad.png")
     run("tokenize", *inputs, "-o", tmp_path / "set", "--weights", tiny, status=3)
@@ -190,7 +192,9 @@ def test_bad_input_is_named(run, tmp_path, tiny):
     assert b"a: its codes are of model" in said(tmp_path / "a.tok")
     two = (tmp_path / "a.tok", tmp_path / "b.tok", "--weights", tiny)
     assert b"token files of several fits, crop, stretch: take one" in said(*two)
-    assert b"its fit is tile: decode it instead" in said(tmp_path / "c.tok", "--weights", tiny)
+    assert b"its fit is tile, and a page shows single squares: decode it" in said(
+        tmp_path / "c.tok", "--weights", tiny
+    )
     assert not (tmp_path / "page" / "index.html").exists()
 
 
@@ -208,7 +212,6 @@ def browser():
 
 
 @pytest.mark.browser
-@pytest.mark.metrics
 def test_in_a_browser(browser, measured):
     from selenium.webdriver.common.keys import Keys
 
@@ -314,7 +317,6 @@ def test_in_a_browser(browser, measured):
 
 
 @pytest.mark.browser
-@pytest.mark.metrics
 def test_on_a_phone_and_from_a_server(browser, measured):
     handler = partial(SimpleHTTPRequestHandler, directory=measured)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -1,6 +1,6 @@
 """``tokcodec page``."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -31,6 +31,7 @@ from tokcodec.files import is_dataset
 from tokcodec.remote import listed, location
 
 if TYPE_CHECKING:
+    from tokcodec.checkpoint import Header
     from tokcodec.evaluate.rivals import Name
     from tokcodec.evaluate.run import Evaluator, Example
     from tokcodec.geometry import Fit
@@ -153,47 +154,37 @@ def _of_tokens(
     device: str,
 ) -> "Prepared":
     """Files are gathered to pictures by name, and to points by model and number of codes."""
-    from tokcodec.checkpoint import find, find_by_code_id
+    from tokcodec.checkpoint import find
     from tokcodec.codec import Codec
     from tokcodec.evaluate.run import Evaluator, Point, compared_size, decoded
 
     given = [find(name) for name in weights]
     codecs: dict[str, Codec] = {}
-    points: dict[tuple[str, int], Point] = {}
+    places: dict[tuple[str, int], int] = {}
+    coded: set[tuple[str, int]] = set()
     named: dict[str, dict[int, TokenFile]] = {}
     problems: list[TokcodecError] = []
     fits: set[Fit] = set()
     cut = False
-    for name, file in chain.from_iterable(
+    for name, found in chain.from_iterable(
         islice(_token_files(source, bool(originals)), limit + 1) for source in sources
     ):
         if name not in named and len(named) == limit:
             cut = True
             continue
-        if isinstance(file, TokcodecError):
-            problems.append(file)
+        try:
+            file, header = _usable(found, given)
+            key = header.checkpoint_id, file.num_codes
+            place = places.setdefault(key, len(places))
+            if place in named.get(name, {}):
+                raise TokenFileError("a second one of this name and model")
+        except TokcodecError as error:
+            problems.append(TokenFileError(f"{name}: {error}"))
             continue
-        fitting = (h for h in given if h.decodes(file.code_id))
-        header = next(fitting, None) or find_by_code_id(file.code_id)
-        if header is None or file.fit in ("tile", "native"):
-            why = f"a page shows single squares, and its fit is {file.fit}: decode it instead"
-            if header is None:
-                why = (
-                    f"its codes are of model {file.code_id.hex()}: name its checkpoint by --weights"
-                )
-            problems.append(TokenFileError(f"{name}: {why}"))
-            continue
-        key = header.checkpoint_id, file.num_codes
         if header.checkpoint_id not in codecs:
             codecs[header.checkpoint_id] = Codec.load(header, device)
-        # Entropy-coded are those that it makes shorter.
-        coded = file.entropy_coded or (key in points and points[key].coded)
-        points[key] = Point(codecs[header.checkpoint_id], file.num_codes, coded)
-        place = list(points).index(key)
-        if place in named.setdefault(name, {}):
-            problems.append(TokenFileError(f"{name}: a second one of this name and model"))
-            continue
-        named[name][place] = file
+        coded |= {key} if file.entropy_coded else set()  # those that it makes shorter
+        named.setdefault(name, {})[place] = file
         fits.add(file.fit)
     if cut:
         say(f"the first {limit:,} pictures; --limit for more")
@@ -202,11 +193,33 @@ def _of_tokens(
     if not fits:
         raise problems[0] if problems else EvaluationError(f"{', '.join(sources)}: no token files")
     (fit,) = fits
-    ordered = list(points.values())
-    size = compared_size(ordered) if originals else None
+    points = [Point(codecs[key[0]], key[1], key in coded) for key in places]
+    size = compared_size(points) if originals else None
     known = _named(originals, named) if originals else None
-    examples = chain(problems, decoded(named.items(), ordered, fit, known))
-    return Evaluator(ordered, others, fit, size), examples, len(named)
+    examples = chain(problems, decoded(named.items(), points, fit, known))
+    return Evaluator(points, others, fit, size), examples, len(named)
+
+
+def _usable(
+    file: "TokenFile | TokcodecError", given: "Sequence[Header]"
+) -> "tuple[TokenFile, Header]":
+    """A token file, and the checkpoint that decodes it: a given, a bundled or a cached one.
+
+    Raises:
+        TokcodecError: there is none; the file is of several squares; or the error that is given.
+    """
+    from tokcodec.checkpoint import find_by_code_id
+
+    if isinstance(file, TokcodecError):
+        raise file
+    if file.fit in ("tile", "native"):
+        raise TokenFileError(f"its fit is {file.fit}, and a page shows single squares: decode it")
+    fitting = (header for header in given if header.decodes(file.code_id))
+    header = next(fitting, None) or find_by_code_id(file.code_id)
+    if header is None:
+        model = file.code_id.hex()
+        raise TokenFileError(f"its codes are of model {model}: name its checkpoint by --weights")
+    return file, header
 
 
 def _holds_tokens(source: str) -> bool:
@@ -243,9 +256,7 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
         dataset = open_dataset(source)
         if compared and dataset.metadata.run["views"] == "ten-crop":
             raise DatasetError(f"{source}: ten crops a picture: leave --originals out")
-        for name, row in token_files(dataset):
-            failed = isinstance(row, TokcodecError)
-            yield name, TokenFileError(f"{name}: {row}") if failed else row
+        yield from token_files(dataset)
         return
     for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
         for record in batch.records():
@@ -253,9 +264,9 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
             try:
                 yield name, TokenFile.from_bytes(record.read())
             except OSError as error:
-                yield name, TokenFileError(f"{record.name}: {error.strerror or error}")
+                yield name, TokenFileError(f"cannot read: {error.strerror or error}")
             except TokenFileError as error:
-                yield name, TokenFileError(f"{record.name}: {error}")
+                yield name, error
 
 
 def _named(sources: list[str], names: Collection[str]) -> "dict[str, Record]":
