@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from selenium import webdriver
 
-WIDTH, HEIGHT = 1200, 900
+WIDTH, HEIGHT = 1200, 780
 
 
 def chromium():
