@@ -1,6 +1,6 @@
-"""Fuzzing with coverage, by atheris (pip install -e '.[fuzz]'), of all that reads foreign bytes.
+"""Fuzzing with coverage, by atheris (pip install -e '.[test-fuzz]'), of all that reads foreign bytes.
 
-python tests/fuzz/fuzz.py                    every target for 30 seconds, as .ci/run does
+python tests/fuzz/fuzz.py                    every target for 24 seconds, as .ci/run does
 python tests/fuzz/fuzz.py tar 3600           one of them for an hour
 
 A target says what may come of any bytes: results are checked, and only errors of one line may be
@@ -22,7 +22,7 @@ sys.path[:0] = [str(HERE.parent)]
 
 GOLDEN = HERE.parent / "golden"
 SEEDS = {"token_file": "*.tok", "weights": "patch.safetensors"}
-SECONDS = 30
+SECONDS = 24
 LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=65536", "-print_final_stats=1"]
 
 
