@@ -1,6 +1,7 @@
 """Tars: nothing lost in silence, whatever became of their bytes; no memory at a header's word."""
 
 import bz2
+import functools
 import gzip
 import io
 import lzma
@@ -109,6 +110,13 @@ def flipped(data, bit):
     return bytes(changed)
 
 
+@functools.cache
+def in_two(suffix, whole):
+    """Two compressed streams, one behind the other."""
+    half = 10240 * (len(whole) // 20480)
+    return PACK[suffix](whole[:half]) + PACK[suffix](whole[half:])
+
+
 def damage(kind, whole, draw):
     """Damaged bytes, and the kind of file that they are."""
     if kind == "header":
@@ -124,8 +132,7 @@ def damage(kind, whole, draw):
     if kind == "twice":
         return whole + whole
     how, suffix = kind.split()
-    packed = PACK[suffix](whole[: 10240 * (len(whole) // 20480)])
-    packed += PACK[suffix](whole[10240 * (len(whole) // 20480) :])  # a stream of two
+    packed = in_two(suffix, whole)
     if how == "flip":
         return flipped(packed, draw.randrange(8 * len(packed)))
     if how == "cut":
@@ -164,12 +171,8 @@ def test_compressed_or_not(whole, tmp_path, suffix):
     path = tmp_path / "a.tar"
     path.write_bytes(whole)
     expected = rows(path)
-    half = 10240 * (len(whole) // 20480)
-    for data in (
-        PACK[suffix](whole),
-        PACK[suffix](whole[:half]) + PACK[suffix](whole[half:]),
-        PACK[suffix](whole) + bytes(512),
-    ):
+    packed = PACK[suffix](whole)
+    for data in (packed, in_two(suffix, whole), packed + bytes(512)):
         path.write_bytes(data)
         assert rows(path) == expected
 
