@@ -45,7 +45,7 @@ from typing import Self
 import numpy as np
 
 from tokcodec.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
-from tokcodec.checkpoint import Header, find_with_prior, read_prior
+from tokcodec.checkpoint import Header, check_fit, find_with_prior, read_prior
 from tokcodec.errors import CheckpointError, PictureError, TokenFileError
 from tokcodec.files import write_atomically
 from tokcodec.geometry import FITS, Fit
@@ -172,6 +172,7 @@ class TokenFile:
             return self.codes
         try:
             header = find_with_prior(self.code_id, header)
+            check_fit(header, self.fit)
             prior = read_prior(header)
             placement, shape = header.config.place(self.fit, self.width, self.height)
         except (CheckpointError, PictureError) as error:
