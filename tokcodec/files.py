@@ -112,7 +112,7 @@ def is_stream(path: Path) -> bool:
 def same_file(one: str | Path, other: str | Path) -> bool:
     """Whether two paths, also by links, lead to one file that is there."""
     try:
-        return os.path.samefile(one, other)  # noqa: PTH121 (URLs, too)
+        return os.path.samefile(str(one), str(other))  # noqa: PTH121 (URLs, too)
     except (OSError, ValueError):
         return False
 
@@ -123,11 +123,11 @@ def is_dataset(path: Path) -> bool:
     Raises:
         TokcodecError: a store cannot be reached.
     """
-    if path.suffix == ".parquet":
-        return True
     try:
+        if path.suffix == ".parquet":
+            return True
         return bool((is_remote(path) or path.is_dir()) and listed(path, "part-*.parquet"))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # also of a URL that is none
         raise TokcodecError(f"{path}: cannot reach it: {reason_of(error)}") from error
 
 

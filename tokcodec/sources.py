@@ -352,7 +352,8 @@ def _expand(source: str, kinds: Set[str] | None, selection: Selection) -> Iterat
     else:
         folder = Path(*_fixed_parts(folder.parts))
         names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns)
-        found = (path for path in map(Path, names) if path.is_file())
+        others = () if kinds else (SUFFIX,)  # of which a glob means the pictures beside them
+        found = (p for p in map(Path, names) if p.is_file() and p.suffix.lower() not in others)
     for path in found:
         if kinds is None and _is_decoded(path):
             selection.skipped["decoded pictures beside their token files"] += 1

@@ -125,7 +125,9 @@ def decode(
     extension = f".{picture_format or 'png'}"
     named = file_extension(output)
     if picture_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
-        raise typer.BadParameter(f"{output} is no name of {picture_format}", param_hint="--format")
+        raise typer.BadParameter(
+            f"{output} is no name of a {picture_format}; leave out one", param_hint="--format"
+        )
     fixed = find(weights) if weights else None
     count: int | None
     entries: Iterator[Entry]
@@ -210,7 +212,7 @@ def _rows(
         for name, row in rows():
             target: Path | None = folder / (name + extension)
             problem = None
-            if leaves(name):
+            if leaves(name) and not isinstance(row, TokcodecError):
                 problem = "its key leaves the folder of the pictures; not written"
             elif target in targets:
                 problem = "a second row of this key; choose it by --select ROW"

@@ -107,7 +107,9 @@ def encode(
     colour = colour_of(background)
     refuse_others(sources, {SUFFIX}, DECODE)
     if file_extension(output) in extensions():
-        raise typer.BadParameter(f"{output} is a picture's name, not {SUFFIX}", param_hint="-o")
+        raise typer.BadParameter(
+            f"{output} is the name of a picture; token files end in {SUFFIX}", param_hint="-o"
+        )
     count, jobs = plan(
         sources,
         output,

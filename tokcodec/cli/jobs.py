@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tokcodec.files import SUFFIX, is_stream, same_file
-from tokcodec.remote import is_remote, location
+from tokcodec.remote import is_remote
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -206,27 +206,33 @@ def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> 
     """Refuses files that are no input of a command but that of another, or were meant as output.
 
     Raises:
-        typer.BadParameter: a source has one of these lower-case extensions.
+        typer.BadParameter: all sources have one of these lower-case extensions, or one that is not
+            there.
     """
-    for source in sources:
-        path = Path(source)
-        if is_remote(source) or path.suffix.lower() not in extensions or path.is_dir():
-            continue
-        if path.exists():
-            raise typer.BadParameter(f"{source} {remedy}", param_hint="SRC")
-        if len(sources) > 1 and not glob.has_magic(source):
-            raise typer.BadParameter(
-                f"{source} is not there; if it is what to write, name it with -o", param_hint="SRC"
-            )
+    found = [
+        source
+        for source in sources
+        if not is_remote(source)
+        and Path(source).suffix.lower() in extensions
+        and not Path(source).is_dir()
+        and not glob.has_magic(source)
+    ]
+    absent = [source for source in found if not Path(source).exists()]
+    if absent and len(sources) > 1:
+        raise typer.BadParameter(
+            f"{absent[0]} is not there; if it is what to write, name it with -o", param_hint="SRC"
+        )
+    # Among others, as a shell's * names them, they fail alone.
+    if found and not absent and len(found) == len(sources):
+        raise typer.BadParameter(f"{found[0]} {remedy}", param_hint="SRC")
 
 
 def file_extension(output: str | None) -> str:
     """The lower-case extension of an output; empty where it is a folder or a stream."""
     if not output or output == STANDARD or output.endswith(os.sep):
         return ""
-    path = location(output)
-    extension = path.suffix.lower()
-    return "" if extension and (path.is_dir() or is_stream(path)) else extension
+    path = Path(output)  # also of a URL, whose store is not asked
+    return "" if path.is_dir() or is_stream(path) else path.suffix.lower()
 
 
 def leaves(name: str) -> bool:

@@ -281,10 +281,11 @@ def _rehearse(
     if as_json:
         print_json(facts)
     pictures = "unknown" if facts["pictures"] is None else f"{facts['pictures']:,}"
+    fate = "overwritten" if force else "kept if they are of the same run"
     say(
-        f"dry run, nothing is read or written: {facts['source_bytes']:,} bytes of input, "
-        f"{pictures} pictures, {len(shards):,} shards of {output}, of which {facts['there']:,} are "
-        f"there and {'overwritten' if force else 'kept if they are of this run'}"
+        f"dry run, nothing is read or written: pictures {pictures}, bytes {facts['source_bytes']:,}"
+        f", shards {len(shards):,} of {output}"
+        + (f", of which {facts['there']:,} are there: {fate}" if facts["there"] else "")
     )
 
 
