@@ -285,7 +285,7 @@ def test_a_url_needs_a_folder_and_works_with_one(tokcodec, here):
     assert set(contents(here / "out")) == {"a.jpg.tok"}
 
 
-def test_token_files_among_pictures_fail_alone(tokcodec, here):
+def test_token_files_among_pictures_fail_alone(tokcodec):
     """As with a shell's ``*`` on the second day."""
     assert "tokcodec: 1 encoded" in tokcodec("encode", "a.jpg", "t.tok", *WEIGHTS, status=3)
 

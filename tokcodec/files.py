@@ -123,11 +123,11 @@ def is_dataset(path: Path) -> bool:
     Raises:
         TokcodecError: a store cannot be reached.
     """
+    if path.suffix == ".parquet":
+        return True
     try:
-        if path.suffix == ".parquet":
-            return True
         return bool((is_remote(path) or path.is_dir()) and listed(path, "part-*.parquet"))
-    except (OSError, ValueError) as error:  # also of a URL that is none
+    except OSError as error:
         raise TokcodecError(f"{path}: cannot reach it: {reason_of(error)}") from error
 
 

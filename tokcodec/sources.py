@@ -362,9 +362,11 @@ def _expand(source: str, kinds: Set[str] | None, selection: Selection) -> Iterat
 
 
 def _is_decoded(path: Path) -> bool:
-    name = Path(path.stem)  # two extensions, as only a photo.png itself may lie beside a photo.tok
+    # Two extensions: the photo.png beside a photo.tok may be what that was made of.
+    extension = Path(path.stem).suffix.lower()
     return (
-        name.suffix.lower() in extensions()
+        extension != ""
+        and extension in extensions()
         and path.suffix.lower() in _DECODED
         and path.with_suffix(SUFFIX).exists()
     )
