@@ -401,7 +401,6 @@ def test_bombs(run, tmp_path):
         (["encode", "-", "a.png"], 2, "standard input is read alone"),
         (["encode", "-", "--json"], 2, "cannot take both"),
         (["encode", "empty"], 2, "no fitting files in empty"),
-        (["encode", "one", "two", "-o", "out"], 2, "would both become out/x.png.tok"),
         (["decode", "a.tok", "--size", "0x4"], 2, "neither WxH nor N"),
         (["encode", "nothere.png"], 1, "nothere.png: cannot read the picture: No such file"),
         (["encode", "-"], 1, "standard input: cannot read the picture: not a picture"),

@@ -188,11 +188,21 @@ def test_lists_at_the_command_line(start, run, tmp_path, many):
         assert message in said
 
 
-def test_two_inputs_of_one_key_are_refused(codec, many, tmp_path):
-    twin = tmp_path / "twin"
-    shutil.copytree(many / "cat", twin / "cat")
-    with pytest.raises(DatasetError, match=r"would both have the key cat/0000\.png"):
-        go(codec, [many, twin], tmp_path / "out")
+def test_two_inputs_of_one_key(codec, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/twin.png", "two/twin.png", "two/other.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(picture(len(name)))
+    # Folders keep their names, and no two labels become one.
+    go(codec, ["one", "two"], tmp_path / "out")
+    expected = [("one/twin.png", "one"), ("two/other.png", "two"), ("two/twin.png", "two")]
+    assert [(row["key"], row["label"]) for row in rows(tmp_path / "out")] == expected
+    # What a list names keeps that name.
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree("one", "elsewhere/one")
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(DatasetError, match=r"would both have the key one/twin\.png"):
+        go(codec, ["../one", "../two"], tmp_path / "x", listed=["one/twin.png"])
 
 
 def test_members_of_tars_are_all_there(codec, tmp_path):
@@ -234,7 +244,7 @@ def test_odd_names_and_links(codec, tmp_path):
         file.write(picture(2))
     go(codec, [source], tmp_path / "a.parquet")
     found = [row["key"] for row in rows(tmp_path / "a.parquet")]
-    assert found == ["bad\\xff.png", "linked/a.png"]  # each folder once
+    assert found == ["bad\\xff.png", "real/a.png"]
     # The same file twice is one row; the list may be of Windows.
     names = [str(source / "real" / "a.png")] * 2
     go(codec, [], tmp_path / "b.parquet", listed=names)

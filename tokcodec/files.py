@@ -4,7 +4,11 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
+import stat
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from functools import cache
 from pathlib import Path
@@ -17,35 +21,100 @@ if sys.platform == "win32":
     raise ImportError("tokcodec runs on Linux and macOS; on Windows, use it in WSL")
 import fcntl  # for locks, which Windows has not
 
+SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
 
 
 Write = Callable[[IO[bytes]], object]  # fills a file
 
 
-def find_files(source: Path, extensions: Set[str]) -> Iterator[Path]:
-    """The files below a folder whose lower-case extension is one of these, in sorted order.
+def find_files(
+    source: Path,
+    extensions: Set[str],
+    follow: bool = False,
+    skipped: Counter[str] | None = None,
+) -> Iterator[Path]:
+    """The files below a folder whose lower-case names end in one of these, in a stable order: those
+    of a folder before those of its folders, both sorted.
 
-    Links to folders are followed, into each folder once.
+    Hidden files and folders are left out. A link to a file is a file.
+
+    Args:
+        source: the folder.
+        extensions: with their dots.
+        follow: into links to folders, too, each folder once.
+        skipped: counts what else lies there, by extension or kind.
 
     Raises:
         TokcodecError: a folder cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        raise TokcodecError(f"{error.filename}: cannot read: {error.strerror}") from error
-
+    skipped = Counter() if skipped is None else skipped
+    endings = tuple(extensions)
     seen: set[tuple[int, int]] = set()
-    for parent, folders, names in os.walk(source, onerror=refuse, followlinks=True):
-        found = os.stat(parent)  # noqa: PTH116 (of thousands)
+    todo = [str(source)]
+    while todo:
+        folder = todo.pop()
+        try:
+            found = os.stat(folder)  # noqa: PTH116 (of thousands)
+            with os.scandir(folder) as entries:
+                shown = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise TokcodecError(f"{folder}: cannot read: {error.strerror}") from error
         if (found.st_dev, found.st_ino) in seen:
-            folders.clear()
             continue
         seen.add((found.st_dev, found.st_ino))
-        folders.sort()
-        for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in extensions:  # noqa: PTH122 (of thousands)
-                yield Path(parent, name)
+        below = []
+        for entry in sorted(shown, key=lambda entry: entry.name):
+            kind = _kind(entry)
+            if kind == stat.S_IFDIR and (follow or not entry.is_symlink()):
+                below.append(entry.path)
+            elif kind in _NO_FILES:
+                skipped[_NO_FILES[kind]] += 1
+            elif entry.name.lower().endswith(endings):
+                yield Path(entry.path)
+            else:
+                skipped[os.path.splitext(entry.name)[1].lower() or "no extension"] += 1  # noqa: PTH122
+        todo += reversed(below)
+
+
+_NO_FILES = {
+    stat.S_IFDIR: "links to folders (--follow)",
+    stat.S_IFIFO: "pipes",
+    stat.S_IFSOCK: "sockets",
+    stat.S_IFCHR: "devices",
+    stat.S_IFBLK: "devices",
+}
+
+
+def _kind(entry: "os.DirEntry[str]") -> int:
+    """Of what it is, or of what a link leads to; nothing's where that cannot be told, as reading
+    will say."""
+    try:
+        # What the folder says itself is asked first: to look at every file takes longer.
+        if entry.is_file():
+            return stat.S_IFREG
+        return stat.S_IFDIR if entry.is_dir() else stat.S_IFMT(entry.stat().st_mode)
+    except OSError:
+        return 0
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what is written there is to go into what is there, and never to replace it: a device,
+    a pipe, or what is open already (``/dev/stdout``), even if that is a file."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    is_open = str(path).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return is_open or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def same_file(one: str | Path, other: str | Path) -> bool:
+    """Whether two paths, also by links, lead to one file that is there."""
+    try:
+        return os.path.samefile(str(one), str(other))  # noqa: PTH121 (URLs, too)
+    except (OSError, ValueError):
+        return False
 
 
 def is_dataset(path: Path) -> bool:
@@ -66,6 +135,7 @@ def write_atomically(
     path: Path, write: Write, durable: bool = False, index: tuple[Path, Write] | None = None
 ) -> None:
     """Lets ``write`` fill a temporary file beside ``path``, syncs it and renames it into place.
+    To a device or a pipe (``is_stream``) it goes when it is whole.
 
     Missing parent folders are made. Whatever goes wrong, ``path`` is either as it was or whole.
     Temporary files of killed processes, as ``sweep`` finds them, go with the first write of a
@@ -84,6 +154,13 @@ def write_atomically(
         OutputError: the file system refused otherwise (no permission, a folder in the way).
     """
     try:
+        if is_stream(path):
+            with tempfile.TemporaryFile() as whole:
+                write(whole)
+                whole.seek(0)
+                with path.open("ab") as stream:
+                    shutil.copyfileobj(whole, stream)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent.absolute())
         files = [*([index] if index else []), (path, write)]

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError
-from tokcodec.files import write_atomically
+from tokcodec.files import is_stream, write_atomically
 from tokcodec.geometry import Fit, Placement, Size, place
 
 Pixels = NDArray[np.uint8]
@@ -231,7 +231,7 @@ def save(
     Args:
         image: what to write.
         target: where to.
-        extension: of the format, for a stream.
+        extension: of the format, for a stream, or a device or pipe whose name has none.
         png_level: of zlib, 1 to 9. Level 1 looks for runs alone, which on what models make is
             several times as fast as level 6 and hardly larger.
 
@@ -239,7 +239,7 @@ def save(
         PictureError: the extension is of no format that Pillow writes.
         OutputError: the file system refused.
     """
-    if isinstance(target, Path):
+    if isinstance(target, Path) and (target.suffix or not is_stream(target)):
         extension = target.suffix.lower()
     Image.preinit()  # loads the common formats; to load all takes ten times as long
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from tokcodec.errors import OutputError
 
@@ -28,13 +29,14 @@ def location(name: str) -> Path:
     """The path, or what does what a path does for a URL.
 
     Raises:
-        OutputError: the package for such URLs is not installed.
+        OutputError: it is no URL, or the package for such URLs is not installed.
     """
     if not is_remote(name):
         return Path(name)
     try:
         from upath import UPath
 
+        urlsplit(name)  # raises where UPath would, later
         return cast(Path, UPath(name, **_options(name)))
     except (ImportError, ValueError) as error:
         raise OutputError(f"{name}: {reason_of(error)}; {REMEDY}") from error

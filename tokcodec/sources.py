@@ -5,16 +5,19 @@ range of a Parquet file; a batch can be read again at any time and gives the sam
 """
 
 import glob
+import os
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tokcodec.errors import DatasetError, without_credentials
-from tokcodec.files import find_files
+from tokcodec.files import SUFFIX, find_files
 from tokcodec.picture import extensions
 from tokcodec.remote import (
     REMEDY,
@@ -32,6 +35,8 @@ _TAR = (".tar", ".tar.gz", ".tgz")
 _PARQUET = ".parquet"
 _COMPANIONS = (".cls", ".txt", ".json")
 _MAX_COMPANION = 2**24  # bytes
+_DECODED = (".png", ".jpg", ".webp")  # what decode writes
+_MOST_KINDS = 8  # of what was skipped, by name
 ABSENT = "absent"  # the mtime of what is not there
 
 # By suffix, the members of a tar that belong together: the name, and the bytes, or why not.
@@ -60,6 +65,42 @@ class Stamp:
         if is_remote(self.path):
             return without_credentials(self.path)
         return str(Path(self.base, self.below))
+
+
+@dataclass
+class Selection:
+    """Which files of the sources are taken, and what those lie among.
+
+    Attributes:
+        include: globs, one of which fits the path below the source if there are any; ``*`` goes
+            across folders.
+        exclude: globs, none of which does.
+        follow: into links to folders, too.
+        skipped: what else lies in folders, counted by extension or kind.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    follow: bool = False
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def takes(self, below: str) -> bool:
+        def fits(globs: Sequence[str]) -> bool:
+            return any(fnmatchcase(below, pattern) for pattern in globs)
+
+        return (not self.include or fits(self.include)) and not fits(self.exclude)
+
+    def told(self) -> str | None:
+        """One line on what was skipped, but for what is an input, if of another command."""
+        inputs = {*extensions(), SUFFIX, _PARQUET}
+        counts = Counter({what: n for what, n in self.skipped.items() if what not in inputs})
+        if not counts:
+            return None
+        most = counts.most_common(_MOST_KINDS)
+        if others := counts.total() - sum(number for _, number in most):
+            most.append(("others", others))
+        kinds = ", ".join(f"{what} {number:,}" for what, number in most)
+        return f"skipped in folders, {counts.total():,}: {kinds}"
 
 
 @dataclass(frozen=True)
@@ -241,6 +282,7 @@ def list_inputs(
     label: str | None = None,
     without: Sequence[Path] = (),
     max_bytes: int = MAX_BYTES,
+    selection: Selection | None = None,
 ) -> list[Batch]:
     """All pictures of the sources, each file once, in a stable order: files, then tars and Parquet.
 
@@ -249,6 +291,7 @@ def list_inputs(
         listed: further picture files, by name; their keys are these names.
         size, label, max_bytes: see ``gather``.
         without: files, and folders, that are no inputs wherever they lie.
+        selection: see ``expand``.
 
     Raises:
         DatasetError: a source is not there or empty, or cannot be listed.
@@ -258,7 +301,7 @@ def list_inputs(
     for source in sources:
         found = [
             stamp
-            for stamp in expand(source)
+            for stamp in expand(source, selection=selection)
             if stamp.path not in excluded
             and not stamp.path.startswith(tuple(path + "/" for path in excluded))
         ]
@@ -272,32 +315,61 @@ def list_inputs(
     return gather(stamps, size, label, max_bytes=max_bytes)
 
 
-def expand(source: str, kinds: Set[str] | None = None) -> Iterator[Stamp]:
+def expand(
+    source: str, kinds: Set[str] | None = None, selection: Selection | None = None
+) -> Iterator[Stamp]:
     """Every file of a source, in a stable order; the plain path of a file even if it is not there.
+
+    Hidden files, and pictures that decode has put beside their token files (``a.jpg.png``, where
+    ``a.jpg.tok`` is), are only taken if they are named.
 
     Args:
         source: a folder, a glob, a file, a tar or a Parquet file, local or a URL for fsspec.
         kinds: lower-case extensions of the files that are looked for in folders and tars;
             pictures if None, and then Parquet files, too, as they hold pictures.
+        selection: of them; also counts what was skipped.
 
     Raises:
         DatasetError: a store cannot be reached.
     """
+    selection = selection or Selection()
+    for stamp in _expand(source, kinds, selection):
+        if selection.takes(stamp.below):
+            yield stamp
+
+
+def _expand(source: str, kinds: Set[str] | None, selection: Selection) -> Iterator[Stamp]:
     if is_remote(source):
         yield from _expand_remote(source, _known(kinds))
-    elif Path(source).is_dir():
-        known = _known(kinds)
-        for path in find_files(Path(source), known | {".tar", ".tgz", ".gz"}):
-            if _fits(path.name, known):
-                yield _stamp(str(path), source, path.relative_to(source).as_posix())
-    elif Path(source).exists() or not glob.has_magic(source):
-        yield _stamp(source, str(Path(source).parent), Path(source).name)
+        return
+    folder = Path(source)
+    if folder.is_dir():
+        known = _known(kinds) | set(_TAR)
+        found = find_files(folder, known, selection.follow, selection.skipped)
+    elif folder.exists() or not glob.has_magic(source):
+        yield _stamp(source, str(folder.parent), folder.name)
+        return
     else:
-        fixed = Path(*_fixed_parts(Path(source).parts))
-        for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207 (absolute patterns)
-            path = Path(name)
-            if path.is_file():
-                yield _stamp(name, str(fixed), path.relative_to(fixed).as_posix())
+        folder = Path(*_fixed_parts(folder.parts))
+        names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns)
+        others = () if kinds else (SUFFIX,)  # of which a glob means the pictures beside them
+        found = (p for p in map(Path, names) if p.is_file() and p.suffix.lower() not in others)
+    for path in found:
+        if kinds is None and _is_decoded(path):
+            selection.skipped["decoded pictures beside their token files"] += 1
+        else:
+            yield _stamp(str(path), str(folder), path.relative_to(folder).as_posix())
+
+
+def _is_decoded(path: Path) -> bool:
+    # Two extensions: the photo.png beside a photo.tok may be what that was made of.
+    extension = Path(path.stem).suffix.lower()
+    return (
+        extension != ""
+        and extension in extensions()
+        and path.suffix.lower() in _DECODED
+        and path.with_suffix(SUFFIX).exists()
+    )
 
 
 def names_one_file(source: str, kinds: Set[str] | None = None) -> bool:
@@ -332,7 +404,7 @@ def gather(
     once: dict[str, Stamp] = {}
     for stamp in stamps:
         once.setdefault(stamp.path, stamp)
-    for stamp in once.values():
+    for stamp in _apart(list(once.values())):
         key = printable(stamp.below)
         if stamp.path.lower().endswith(_TAR):
             batches.append(Tar((stamp,), key, None, kinds, max_bytes))
@@ -347,6 +419,27 @@ def gather(
         keys, labels, found = zip(*files[first : first + size], strict=True)
         whole.append(Files(keys, labels, found, max_bytes))
     return whole + batches
+
+
+def _apart(stamps: list[Stamp]) -> list[Stamp]:
+    """The same, but where two have one name below their sources, all named below the folder above
+    those.
+
+    What lists name, and URLs, stay as they are.
+    """
+    local = [stamp for stamp in stamps if stamp.base and not is_remote(stamp.path)]
+    if len({stamp.below for stamp in local}) == len(local):
+        return stamps
+    absolute = {base: os.path.abspath(base) for base in {stamp.base for stamp in local}}  # noqa: PTH100
+    above = os.path.commonpath(absolute.values())
+    given = above if any(map(os.path.isabs, absolute)) else os.path.relpath(above)
+    moved = {base: PurePosixPath(os.path.relpath(path, above)) for base, path in absolute.items()}
+    return [
+        replace(stamp, base=given, below=str(moved[stamp.base] / stamp.below))
+        if stamp.base in moved and not is_remote(stamp.path)
+        else stamp
+        for stamp in stamps
+    ]
 
 
 def count(batches: Iterable[Batch]) -> int | None:
@@ -418,7 +511,10 @@ def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
             base = "/".join(_fixed_parts(tuple(path.split("/"))))
             return system, base, system.glob(path, detail=True)
         if system.isdir(path):
-            return system, path.rstrip("/"), system.find(path, detail=True)
+            base = path.rstrip("/")
+            files = system.find(path, detail=True)
+            shown = (name for name in files if "/." not in "/" + posixpath.relpath(name, base))
+            return system, base, {name: files[name] for name in shown}
         base = posixpath.dirname(path)
         return system, base, {path: system.info(path)} if system.exists(path) else {}
 

@@ -47,12 +47,12 @@ import numpy as np
 from tokcodec.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
 from tokcodec.checkpoint import Header, check_fit, find_with_prior, read_prior
 from tokcodec.errors import CheckpointError, PictureError, TokenFileError
+from tokcodec.files import SUFFIX as SUFFIX
 from tokcodec.files import write_atomically
 from tokcodec.geometry import FITS, Fit
 from tokcodec.prior import ALTERED, Prior
 
 MAGIC = b"TK"
-SUFFIX = ".tok"
 MAX_CODES = (1 << 28) - 1  # four bytes of LEB128
 
 _CODED = {1: 0b100, 2: 0b1000}  # of the flags, by version; below this bit stands the fit

@@ -1,8 +1,9 @@
 """The commands, gathered."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from tokcodec.cli.convert import convert
 from tokcodec.cli.decode import decode
@@ -17,6 +18,29 @@ from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
 from tokcodec.cli.train_prior import train_prior
 from tokcodec.cli.verify import verify
+
+_MAY_BE_EMPTY = {"against"}  # names by commas
+
+
+class _Command(TyperCommand):
+    """Refuses what would be taken for something else: an empty text, which as a path is this
+    folder, and an option given twice, of which the last would hold."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        options = {parameter for parameter in order if isinstance(parameter, TyperOption)}
+        once = {option for option in options if not option.is_flag and not option.multiple}
+        for parameter in order:
+            hint = " / ".join(parameter.opts) if parameter in options else parameter.metavar
+            values = given[str(parameter.name)]
+            if "" in (values if isinstance(values, list | tuple) else [values]) and (
+                parameter.name not in _MAY_BE_EMPTY
+            ):
+                raise typer.BadParameter("an empty text is no value", param_hint=hint)
+            if parameter in once and order.count(parameter) > 1:
+                raise typer.BadParameter("given twice, but takes one value", param_hint=hint)
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     help="An image-to-token codec: pictures to a few dozen discrete tokens, and back.",
@@ -40,7 +64,7 @@ for command in (
     train,
     train_prior,
 ):
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -8,6 +8,7 @@ import typer
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import say, show
 from tokcodec.errors import CheckpointError, OutputError
+from tokcodec.files import is_stream
 
 
 def convert(
@@ -64,7 +65,7 @@ def convert(
     target = output or Path(found.name + SUFFIX)
     if target.is_dir():
         target = target / (found.name + SUFFIX)
-    if target.exists():
+    if target.exists() and not is_stream(target):
         if target.samefile(found.weights):
             raise OutputError(f"{target}: is what is to be converted; name another file with -o")
         if not force:

@@ -10,24 +10,37 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tokcodec.cli.jobs import STANDARD, Job, leaves, plan
+from tokcodec.cli.jobs import (
+    ENCODE,
+    STANDARD,
+    Job,
+    file_extension,
+    leaves,
+    plan,
+    refuse_others,
+    rehearse,
+)
 from tokcodec.cli.options import (
     CORES,
     WEIGHTS,
     AllowLarge,
     BatchSize,
     Device,
+    DryRun,
     Dtype,
+    Exclude,
+    Follow,
     Force,
+    Include,
     Json,
     Output,
     Tokens,
     Workers,
     allow_large,
 )
-from tokcodec.cli.terminal import Tally, require_pyarrow
+from tokcodec.cli.terminal import Tally, require_pyarrow, say
 from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
-from tokcodec.files import is_dataset
+from tokcodec.files import SUFFIX, is_dataset
 from tokcodec.parallel import map_ahead
 from tokcodec.remote import location
 
@@ -52,6 +65,7 @@ def decode(
         ),
     ],
     output: Output = None,
+    dry_run: DryRun = False,
     force: Force = False,
     weights: Annotated[
         str | None,
@@ -81,6 +95,9 @@ def decode(
     dtype: Dtype = "float32",
     batch_size: BatchSize = None,
     workers: Workers = CORES,
+    include: Include = None,
+    exclude: Exclude = None,
+    follow: Follow = False,
     allow_large_pictures: AllowLarge = False,
     as_json: Json = False,
 ) -> None:
@@ -91,6 +108,8 @@ def decode(
     SRC may be one token dataset, whose rows become KEY.png in the folder that -o names.
     """
     from tokcodec.checkpoint import check_tokens, find, find_by_code_id
+    from tokcodec.picture import extensions
+    from tokcodec.sources import Selection
 
     if allow_large_pictures:
         allow_large()
@@ -102,13 +121,34 @@ def decode(
         dataset = found
     if select and not dataset:
         raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
-    fixed = find(weights) if weights else None
+    refuse_others(sources, extensions(), ENCODE)
     extension = f".{picture_format or 'png'}"
-    count, entries = (
-        _rows(dataset, output, extension, select or [])
-        if dataset
-        else _files(sources, output, extension)
-    )
+    named = file_extension(output)
+    if picture_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
+        raise typer.BadParameter(
+            f"{output} is no name of a {picture_format}; leave out one", param_hint="--format"
+        )
+    fixed = find(weights) if weights else None
+    count: int | None
+    entries: Iterator[Entry]
+    if dataset:
+        count, entries = _rows(dataset, output, extension, select or [])
+        if dry_run:
+            say(f"dry run, nothing is written: {count:,} rows of {dataset} -> {output}")
+            return
+    else:
+        count, jobs = plan(
+            sources,
+            output,
+            lambda name: name.removesuffix(SUFFIX) + extension,
+            {SUFFIX},
+            selection=Selection(include or (), exclude or (), follow),
+            unread=dry_run,
+        )
+        if dry_run:
+            rehearse(jobs, force, as_json)
+            return
+        entries = ((job, functools.partial(_read, record)) for job, record in jobs)
     fitting = functools.cache(find_by_code_id)
     load = functools.cache(_load)
     write = functools.partial(_write, extension=extension, png_level=png_level)
@@ -150,17 +190,6 @@ def _load(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Cod
     return Codec.load(str(path), device, batch_size, dtype)
 
 
-def _files(
-    sources: list[str], output: str | None, extension: str
-) -> "tuple[int | None, Iterator[Entry]]":
-    from tokcodec.tokenfile import SUFFIX
-
-    count, jobs = plan(
-        sources, output, lambda name: name.removesuffix(SUFFIX) + extension, {SUFFIX}
-    )
-    return count, ((job, functools.partial(_read, record)) for job, record in jobs)
-
-
 def _rows(
     path: Path, output: str | None, extension: str, select: list[str]
 ) -> "tuple[int, Iterator[Entry]]":
@@ -183,7 +212,7 @@ def _rows(
         for name, row in rows():
             target: Path | None = folder / (name + extension)
             problem = None
-            if leaves(name):
+            if leaves(name) and not isinstance(row, TokcodecError):
                 problem = "its key leaves the folder of the pictures; not written"
             elif target in targets:
                 problem = "a second row of this key; choose it by --select ROW"
@@ -246,12 +275,20 @@ def _read(record: "Record") -> "TokenFile":
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | int | None:
+    from tokcodec.picture import MAX_EDGE
+
     if text is None:
         return None
-    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
         raise typer.BadParameter(f"{text!r} is neither WxH nor N, in pixels", param_hint="--size")
-    return (int(match[1]), int(match[2])) if match[2] else int(match[1])
+    numbers = [number for number in match.groups() if number]
+    if any(len(number) > 5 or int(number) > MAX_EDGE for number in numbers):
+        raise typer.BadParameter(
+            f"{text} is too large: {MAX_EDGE:,} pixels an edge at most", param_hint="--size"
+        )
+    edges = [int(number) for number in numbers]
+    return (edges[0], edges[1]) if match[2] else edges[0]
 
 
 def _output_size(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.jobs import STANDARD, Job, plan
+from tokcodec.cli.jobs import DECODE, STANDARD, Job, file_extension, plan, refuse_others, rehearse
 from tokcodec.cli.options import (
     CORES,
     MANY,
@@ -20,8 +20,12 @@ from tokcodec.cli.options import (
     AllowLarge,
     BatchSize,
     Device,
+    DryRun,
     Dtype,
+    Exclude,
+    Follow,
     Force,
+    Include,
     Json,
     MaxPictureBytes,
     Output,
@@ -32,6 +36,7 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import Tally
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
+from tokcodec.files import SUFFIX
 from tokcodec.geometry import Fit
 from tokcodec.parallel import map_ahead
 from tokcodec.tar import MAX_BYTES
@@ -51,6 +56,7 @@ def encode(
         typer.Argument(metavar="SRC", help=f"Pictures: {MANY} Or - for standard input."),
     ],
     output: Output = None,
+    dry_run: DryRun = False,
     force: Force = False,
     weights: Annotated[
         str | None,
@@ -94,6 +100,9 @@ def encode(
     dtype: Dtype = "float32",
     batch_size: BatchSize = None,
     workers: Workers = CORES,
+    include: Include = None,
+    exclude: Exclude = None,
+    follow: Follow = False,
     allow_large_pictures: AllowLarge = False,
     max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     as_json: Json = False,
@@ -103,17 +112,33 @@ def encode(
     Without -o, a.jpg becomes a.jpg.tok beside it; what is in tars and Parquet files or on URLs
     needs a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Pictures whose token file is
     whole, newer and of the same model and fit are skipped; other existing files are kept unless -f
-    is given.
+    is given. In folders, hidden files and pictures that decode made are left out.
     """
     from tokcodec.checkpoint import bundled, check_fit, check_tokens, find, read_prior
-    from tokcodec.tokenfile import SUFFIX
+    from tokcodec.picture import extensions
+    from tokcodec.sources import Selection
 
     if allow_large_pictures:
         allow_large()
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
     colour = colour_of(background)
-    count, jobs = plan(sources, output, lambda name: name + SUFFIX, max_bytes=max_picture_bytes)
+    refuse_others(sources, {SUFFIX}, DECODE)
+    if file_extension(output) in extensions():
+        raise typer.BadParameter(
+            f"{output} is the name of a picture; token files end in {SUFFIX}", param_hint="-o"
+        )
+    count, jobs = plan(
+        sources,
+        output,
+        lambda name: name + SUFFIX,
+        max_bytes=max_picture_bytes,
+        selection=Selection(include or (), exclude or (), follow),
+        unread=dry_run,
+    )
+    if dry_run:
+        rehearse(jobs, force, as_json)
+        return
     if max_bytes and weights is None:
         headers = bundled()[::-1]  # most codes first
     else:

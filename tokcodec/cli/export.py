@@ -8,6 +8,7 @@ import typer
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import require_pyarrow, say
 from tokcodec.errors import OutputError
+from tokcodec.files import is_stream, same_file
 
 
 def export(
@@ -32,7 +33,9 @@ def export(
     from tokcodec.dataset.export import export as write
     from tokcodec.dataset.reader import open_dataset
 
-    if output.exists() and not force:
+    if same_file(output, dataset):
+        raise OutputError(f"{output}: is the input itself; name another file with -o")
+    if output.exists() and not is_stream(output) and not force:
         raise OutputError(f"{output}: is there already; -f overwrites it")
     count = write(open_dataset(dataset), output)
     say(f"{dataset} -> {output}: {count:,} rows")

@@ -1,8 +1,10 @@
 """From the sources on the command line to what is read and where its result goes."""
 
+import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -10,12 +12,16 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from tokcodec.files import SUFFIX, is_stream, same_file
+from tokcodec.remote import is_remote
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
-    from tokcodec.sources import Record
+    from tokcodec.sources import Record, Selection
 
 STANDARD = "-"
+DECODE = "is a token file; tokcodec decode makes a picture of it"
+ENCODE = "is a picture; tokcodec encode makes a token file of it"
 
 
 @dataclass(frozen=True)
@@ -33,26 +39,33 @@ class Job:
         return self.name
 
     def is_there(self) -> bool:
-        """Whether the output exists; not where no file can have its name."""
-        return self.target is not None and os.path.exists(self.target)  # noqa: PTH110 (which raises)
+        """Whether a file would be replaced; not where no file can have the output's name."""
+        return (
+            self.target is not None
+            and os.path.exists(self.target)  # noqa: PTH110 (which raises)
+            and not is_stream(self.target)
+        )
 
 
 def pictures(
-    sources: Sequence[str], max_bytes: int = MAX_BYTES
+    sources: Sequence[str], max_bytes: int = MAX_BYTES, selection: "Selection | None" = None
 ) -> "tuple[int | None, Iterator[Record]]":
     """The pictures of the sources, and how many there are if that is known before reading.
 
-    ``max_bytes`` as of ``sources.gather``.
+    ``max_bytes`` as of ``sources.gather``, ``selection`` as of ``sources.expand``.
 
     Raises:
-        typer.BadParameter: standard input is named.
+        typer.BadParameter: standard input is named, or a token file.
         DatasetError: as ``sources.list_inputs``.
     """
-    from tokcodec.sources import count, list_inputs
+    from tokcodec.sources import Selection, count, list_inputs
 
     if STANDARD in sources:
         raise typer.BadParameter("standard input is not read here", param_hint="SRC")
-    batches = list_inputs(sources, max_bytes=max_bytes)
+    refuse_others(sources, {SUFFIX}, DECODE)
+    selection = selection or Selection()
+    batches = list_inputs(sources, max_bytes=max_bytes, selection=selection)
+    tell_skipped(selection)
     return count(batches), chain.from_iterable(batch.records() for batch in batches)
 
 
@@ -62,25 +75,29 @@ def plan(
     rename: Callable[[str], str],
     kinds: Set[str] | None = None,
     max_bytes: int = MAX_BYTES,
+    selection: "Selection | None" = None,
+    unread: bool = False,
 ) -> "tuple[int | None, Iterator[tuple[Job, Record]]]":
     """A job for every source, and for everything in those that hold several; also their number,
     if that is known before tars are read.
 
     Without ``output`` a result stands beside its source. With it, one single file goes to that
     name, or into that folder if there is one or the name ends in a slash; all else goes into that
-    folder, a source's own tree below it. ``kinds`` and ``max_bytes`` as of ``sources.gather``.
+    folder, a source's own tree below it. ``kinds`` and ``max_bytes`` as of ``sources.gather``,
+    ``selection`` as of ``sources.expand``. With ``unread``, a tar or Parquet file is one job, whose
+    output is the folder of what it holds.
 
     Raises:
-        typer.BadParameter: no files, two of them would have the same output, or what is in an
-            archive or on a URL has no folder to go to.
+        typer.BadParameter: no files, two of them would have the same output, an output is the
+            input, or what is in an archive or on a URL has no folder to go to.
         DatasetError: as ``sources.expand`` and ``sources.gather``.
     """
-    from tokcodec.remote import is_remote
     from tokcodec.sources import (
         ABSENT,
         Batch,
         Files,
         Record,
+        Selection,
         Stamp,
         count,
         expand,
@@ -95,6 +112,8 @@ def plan(
         raise typer.BadParameter("standard output takes the result of one file", param_hint="-o")
     out = Path(output) if output and output != STANDARD else None
     into_folder = out is not None and (not lone or str(output).endswith(os.sep) or out.is_dir())
+    if into_folder and out and out.exists() and not out.is_dir():
+        raise typer.BadParameter(f"{out} is no folder, but takes one result", param_hint="-o")
     if sources == [STANDARD]:
         if into_folder:
             raise typer.BadParameter("name a file for standard input", param_hint="-o")
@@ -102,8 +121,10 @@ def plan(
         record = Record(STANDARD, None, sys.stdin.buffer.read, stamp)
         return 1, iter([(Job(record.name, out), record)])
 
-    stamps = (stamp for source in sources for stamp in expand(source, kinds))
+    selection = selection or Selection()
+    stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))
     batches = gather(stamps, kinds=kinds, max_bytes=max_bytes)
+    tell_skipped(selection)
     if not batches:
         raise typer.BadParameter(f"no fitting files in {', '.join(sources)}", param_hint="SRC")
     for batch in batches if not into_folder else []:
@@ -118,7 +139,8 @@ def plan(
         target = None
         if output != STANDARD:
             path = Path(record.below if into_folder else record.name)
-            beside = path.with_name(rename(path.name))
+            whole = unread and not isinstance(batch, Files)
+            beside = path if whole else path.with_name(rename(path.name))
             target = out / beside if out and into_folder else out or beside
         if target in claimed:
             both = f"{claimed[target]} and {record.name} would both become {target}"
@@ -126,15 +148,91 @@ def plan(
                 raise typer.BadParameter(f"{both}; take them one at a time", param_hint="SRC")
             return Job(record.name, None, f"not written: {both}")
         claimed[target] = record.name
-        return Job(record.name, target)
+        job = Job(record.name, target)
+        if target and job.is_there() and same_file(target, record.stamp.path):
+            raise typer.BadParameter(f"{target} is the input itself", param_hint="-o")
+        return job
 
     def pairs(batch: Batch) -> Iterator[tuple[Job, Record]]:
-        return ((to_job(record, batch), record) for record in batch.records())
+        records = batch.records()
+        if unread and not isinstance(batch, Files):
+            (stamp,) = batch.stamps
+            records = iter([Record(batch.name, None, bytes, stamp)])
+        return ((to_job(record, batch), record) for record in records)
 
     # Files at once, so that what is wrong with them is said before anything is done.
     files = [pair for batch in batches if isinstance(batch, Files) for pair in pairs(batch)]
     rest = (pair for batch in batches if not isinstance(batch, Files) for pair in pairs(batch))
     return count(batches), chain(files, rest)
+
+
+def rehearse(jobs: "Iterable[tuple[Job, Record]]", force: bool, as_json: bool) -> None:
+    """A line for each of the jobs that ``plan`` gave ``unread``, and how many there are: what a run
+    would do with them."""
+    from tokcodec.cli.terminal import print_json, say, show
+
+    counts: Counter[str] = Counter()
+    size = 0
+    for job, record in jobs:
+        status = "new"
+        if job.problem:
+            status = "failed"
+        elif job.is_there() and not (job.target and job.target.is_dir()):
+            status = "overwritten" if force else "kept"
+        counts[status] += 1
+        size += record.stamp.size
+        target = str(job.target) if job.target else None
+        if as_json:
+            facts = {"source": str(job), "output": target, "status": status, "error": job.problem}
+            print_json({**facts, "source_bytes": record.stamp.size})
+        else:
+            show(f"{job} -> {target or 'standard output'}: {job.problem or status}")
+    listed = ", ".join(f"{number:,} {status}" for status, number in counts.items())
+    remedy = "; what is kept is skipped if it is up to date, -f overwrites it"
+    say(
+        f"dry run, nothing is read or written: {counts.total():,} inputs of {size:,} bytes, "
+        f"{listed}{remedy if counts['kept'] else ''}"
+    )
+
+
+def tell_skipped(selection: "Selection") -> None:
+    from tokcodec.cli.terminal import say
+
+    if line := selection.told():
+        say(line)
+
+
+def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> None:
+    """Refuses files that are no input of a command but that of another, or were meant as output.
+
+    Raises:
+        typer.BadParameter: all sources have one of these lower-case extensions, or one that is not
+            there.
+    """
+    found = [
+        source
+        for source in sources
+        if not is_remote(source)
+        and Path(source).suffix.lower() in extensions
+        and not Path(source).is_dir()
+        and not glob.has_magic(source)
+    ]
+    absent = [source for source in found if not Path(source).exists()]
+    if absent and len(sources) > 1:
+        raise typer.BadParameter(
+            f"{absent[0]} is not there; if it is what to write, name it with -o", param_hint="SRC"
+        )
+    # Among others, as a shell's * names them, they fail alone.
+    if found and not absent and len(found) == len(sources):
+        raise typer.BadParameter(f"{found[0]} {remedy}", param_hint="SRC")
+
+
+def file_extension(output: str | None) -> str:
+    """The lower-case extension of an output; empty where it is a folder or a stream."""
+    if not output or output == STANDARD or output.endswith(os.sep):
+        return ""
+    path = Path(output)  # also of a URL, whose store is not asked
+    return "" if path.is_dir() or is_stream(path) else path.suffix.lower()
 
 
 def leaves(name: str) -> bool:

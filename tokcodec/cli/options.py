@@ -14,6 +14,22 @@ Output = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only say what would be done; no picture or code is read."),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB",
+        help="Only files whose path below SRC fits; * goes across folders. May be repeated.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="No files whose path below SRC fits. May be repeated."),
+]
+Follow = Annotated[bool, typer.Option("--follow", help="Into links to folders, too.")]
 WEIGHTS = "NAME|FILE|FOLDER|OWNER/NAME"
 Tokens = Annotated[
     int | None,

@@ -1,5 +1,6 @@
 """``tokcodec tokenize``."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -8,14 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tokcodec.cli.encode import colour_of
-from tokcodec.cli.jobs import STANDARD
+from tokcodec.cli.jobs import DECODE, STANDARD, file_extension, refuse_others, tell_skipped
 from tokcodec.cli.options import (
     CORES,
     MANY,
     WEIGHTS,
     AllowLarge,
     Device,
+    DryRun,
     Dtype,
+    Exclude,
+    Follow,
+    Include,
     Json,
     MaxPictureBytes,
     Tokens,
@@ -24,10 +29,12 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import print_json, require_pyarrow, say
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import DatasetError
+from tokcodec.files import SUFFIX, same_file
 from tokcodec.remote import location
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
+    from tokcodec.dataset.plan import Plan
     from tokcodec.dataset.task import Progress
 
 
@@ -52,6 +59,7 @@ def tokenize(
         str | None,
         typer.Option(metavar="FILE|-", help="Also the pictures that it lists, a name a line."),
     ] = None,
+    dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("-f", "--force", help="Begin again.")] = False,
     weights: Annotated[
         str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
@@ -129,6 +137,9 @@ def tokenize(
             "the cluster has GPUs.",
         ),
     ] = 1,
+    include: Include = None,
+    exclude: Exclude = None,
+    follow: Follow = False,
     allow_large_pictures: AllowLarge = False,
     max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     as_json: Json = False,
@@ -148,14 +159,29 @@ def tokenize(
     from tokcodec.dataset.step import ShardStep
     from tokcodec.dataset.task import Settings, Task
     from tokcodec.dataset.views import COUNTS
+    from tokcodec.sources import Selection
 
     if allow_large_pictures:
         allow_large()
     out = location(output)
     part = _part(shard, out)
     listed = _listed(from_file)
+    sources = sources or []
     if not sources and not listed:
         raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
+    refuse_others(sources, {SUFFIX}, DECODE)
+    if any(same_file(out, source) for source in (*sources, *listed)):
+        raise typer.BadParameter(f"{output} is the input itself", param_hint="-o")
+    # A folder's name may have a dot, too: dataset.v2.
+    if (
+        re.fullmatch(r"\.[a-z]{3,}", extension := file_extension(output))
+        and extension != ".parquet"
+    ):
+        raise typer.BadParameter(
+            f"{output} is no dataset: name a folder (NAME{os.sep} whatever its name), or one "
+            "file.parquet",
+            param_hint="-o",
+        )
     header = find(weights)
     check_tokens(header, tokens)
     default = header.config.default_fit
@@ -173,8 +199,9 @@ def tokenize(
     if batch_size is None and chosen == "native":
         batch_size = 1  # every picture may have a shape of its own
     batch_size = batch_size or default_batch_size(header.config, kind)
+    selection = Selection(include or (), exclude or (), follow)
     plan = make_plan(
-        sources or [],
+        sources,
         listed,
         rows_per_shard,
         COUNTS[views],
@@ -182,7 +209,12 @@ def tokenize(
         limit,
         out,
         max_picture_bytes,
+        selection,
     )
+    tell_skipped(selection)
+    if dry_run:
+        _rehearse(plan, part, out, force, as_json)
+        return
     codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
     if searched and codec:
         from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size
@@ -225,6 +257,36 @@ def tokenize(
         print_json({"output": str(output), "rows": rows, "failed": failed})
     if failed:
         raise typer.Exit(3)
+
+
+def _rehearse(
+    plan: "Plan", part: tuple[int, int], output: Path, force: bool, as_json: bool
+) -> None:
+    """What a run would do: its pictures, its shards, and how many of those are there."""
+    from tokcodec.dataset.plan import parts_of
+    from tokcodec.remote import is_there, listed
+    from tokcodec.sources import count
+
+    shards = plan.part(*part)
+    stamps = {stamp for shard in shards for stamp in shard.batch.stamps}
+    there = {path.name for path in listed(parts_of(output) or output, "part-*.parquet")}
+    joined = output.suffix == ".parquet" and is_there(output)
+    facts = {
+        "output": str(output),
+        "pictures": count(shard.batch for shard in shards),
+        "source_bytes": sum(stamp.size for stamp in stamps),
+        "shards": len(shards),
+        "there": len(shards) if joined else sum(shard.name in there for shard in shards),
+    }
+    if as_json:
+        print_json(facts)
+    pictures = "unknown" if facts["pictures"] is None else f"{facts['pictures']:,}"
+    fate = "overwritten" if force else "kept if they are of the same run"
+    say(
+        f"dry run, nothing is read or written: pictures {pictures}, bytes {facts['source_bytes']:,}"
+        f", shards {len(shards):,} of {output}"
+        + (f", of which {facts['there']:,} are there: {fate}" if facts["there"] else "")
+    )
 
 
 class _Bar:

@@ -11,6 +11,7 @@ import typer
 from tokcodec.cli.options import WEIGHTS, Force
 from tokcodec.cli.terminal import require_pyarrow, say, show
 from tokcodec.errors import DatasetError, OutputError, without_credentials
+from tokcodec.files import is_stream, same_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +51,9 @@ def train_prior(
     from tokcodec.checkpoint import find
     from tokcodec.train.prior import add_prior
 
-    if output.exists() and not force:
+    if same_file(output, dataset):
+        raise OutputError(f"{output}: is the input itself; name another file with -o")
+    if output.exists() and not is_stream(output) and not force:
         raise OutputError(f"{output}: is there already; -f overwrites it")
     source = find(weights)
     header = add_prior(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokcodec.errors import DatasetError
-from tokcodec.sources import Batch, Files, Rows, Tar, list_inputs
+from tokcodec.sources import Batch, Files, Rows, Selection, Tar, list_inputs
 from tokcodec.tar import MAX_BYTES
 
 
@@ -53,11 +53,12 @@ def make_plan(
     limit: int | None,
     output: Path | None = None,
     max_bytes: int = MAX_BYTES,
+    selection: Selection | None = None,
 ) -> Plan:
     """Lists the inputs and cuts them into shards: one a tar, else of ``rows_per_shard`` rows.
 
     Args:
-        sources, listed, label, max_bytes: see ``sources.list_inputs``.
+        sources, listed, label, max_bytes, selection: see ``sources.list_inputs``.
         rows_per_shard: rows of a shard; a picture has ``views`` of them.
         limit: only so many pictures, the first ones.
         output: what is written, which is no input.
@@ -67,7 +68,7 @@ def make_plan(
     """
     without = [path for path in (output, parts_of(output)) if path]
     size = max(1, rows_per_shard // views)
-    batches = list_inputs(sources, listed, size, label, without, max_bytes)
+    batches = list_inputs(sources, listed, size, label, without, max_bytes, selection)
     _check_keys(batches)
     if limit is not None:
         batches = list(_first(batches, limit))
