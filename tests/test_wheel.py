@@ -25,6 +25,7 @@ def test_wheel_carries_its_weights(tmp_path):
     weights = site / "tokcodec" / "weights"
     carried = {str(path.relative_to(weights)) for path in weights.rglob("*")}
     assert carried == {"MODEL_CARD.md"} | {header.path.name for header in bundled()}
+    assert (site / "tokcodec" / "py.typed").is_file()
     program = "import tokcodec; print(tokcodec.__file__); from tokcodec.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "encode", DATA / "coffee.jpg", "-o", tmp_path / "c.tok"],
