@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and weights/MODEL_CARD.md: python tests/figures.py
+"""Writes the tables of README.md and weights/MODEL_CARD.md, and the plot: python tests/figures.py
 
 Their figures are those of weights/evaluation/report.json, as ``tokcodec evaluate`` wrote it, and
 of the checkpoints' own headers. A table stands between ``<!-- figures: NAME -->`` and
@@ -13,19 +13,13 @@ from tokcodec.bitpack import packed_size
 from tokcodec.checkpoint import bundled
 from tokcodec.cli.models import published
 from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.evaluate.report import plot, table
+from tokcodec.evaluate.rivals import TITLES
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "weights" / "MODEL_CARD.md")
 REPORT = ROOT / "weights" / "evaluation" / "report.json"
 LATENT = ROOT / "weights" / "evaluation" / "latent" / "report.json"
-TITLES = {
-    "thumbhash": "ThumbHash",
-    "blurhash": "BlurHash",
-    "webp": "WebP",
-    "avif": "AVIF",
-    "jxl": "JPEG XL",
-    "jpeg": "JPEG",
-}
 
 
 def rewritten(text: str) -> str:
@@ -95,30 +89,9 @@ def summary(report: dict) -> list[list[str]]:
 
 
 def points(report: dict) -> list[list[str]]:
-    """Every checkpoint that was measured, at every number of codes, and every other codec."""
-    scores = (("psnr", 2), ("ssim", 3), ("ms_ssim", 3))
-    rows = [["", "codes", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]]
-    for row in report["rows"]:
-        form = ", coded" if row.get("coded") else ""  # not in reports from before there was a prior
-        for mean in (row["own"], *row["others"]):
-            own = mean is row["own"]
-            if not mean["pictures"]:
-                continue
-            whole = mean["psnr"] is not None
-            figures = [f"{mean[name]:.{digits}f}" if whole else "" for name, digits in scores]
-            rows.append(
-                [
-                    f"**{mean['codec']}**{form}" if own else TITLES[mean["codec"]],
-                    f"{row['tokens']}" if own else "",
-                    f"{mean['file_bytes']:.0f}"
-                    if whole
-                    else f"fits {mean['pictures']} of {report['pictures']} photos",
-                    *figures,
-                    f"{row['usage']:.1%}" if own else "",
-                    f"{row['perplexity']:,.0f}" if own else "",
-                ]
-            )
-    return rows
+    """Every checkpoint that was measured, at every number of codes, and the other codecs."""
+    head, *rows = table(report)
+    return [head, *([f"**{row[0]}**", *row[1:]] if row[1] else row for row in rows)]
 
 
 def checkpoints() -> list[list[str]]:
@@ -179,3 +152,6 @@ def checkpoints() -> list[list[str]]:
 if __name__ == "__main__":
     for page in PAGES:
         page.write_text(rewritten(page.read_text()))
+    for kind in ("png", "svg"):
+        drawn = plot(json.loads(REPORT.read_text()), ("psnr", "ms_ssim"), kind)
+        REPORT.with_name(f"plot.{kind}").write_bytes(drawn)

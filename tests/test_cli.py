@@ -346,6 +346,7 @@ def test_models(start, run):
     assert [model["num_codes"] for model in listed] == [16, 64, 256]
     assert [model["payload_bytes"] for model in listed] == [26, 104, 416]
     table = run("models").stdout.decode()
+    assert f"* mean over {listed[0]['held_out_pictures']} pictures held out from training" in table
     for model in listed:
         assert model["code_id"][:8] in table
         assert f"{model['held_out_psnr']:.2f} dB" in table

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 from importlib.util import find_spec
 
@@ -22,6 +23,7 @@ from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.evaluate import metrics, rivals
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
+from tokcodec.evaluate.report import plot, table
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.picture import read_squares
 from tokcodec.train.export import export
@@ -146,6 +148,7 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     assert coded["payload_bytes"] == np.ceil(np.mean(sizes) - 17)
     assert second["usage"] == pytest.approx(len(codes) / 8192, abs=1e-4)
 
+    assert "lpips" not in (folder / "pictures.csv").read_text()
     with (folder / "pictures.csv").open() as file:
         lines = [line for line in csv.DictReader(file) if line["codec"] == "tokcodec-64"]
     for form, expected in (("False", [121] * 3), ("True", sizes)):
@@ -154,7 +157,7 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
         assert [int(line["file_bytes"]) for line in own] == expected
 
     again = run("evaluate", PHOTOS[0], "-o", folder, status=1)
-    assert b"holds a report already (-f overwrites it)" in again.stderr
+    assert b"holds report.json already (-f overwrites it)" in again.stderr
 
 
 def test_prefixes_are_points_of_their_own(run, tmp_path):
@@ -218,10 +221,85 @@ def test_lpips_is_measured_where_its_network_is(monkeypatch, square):
         (a - b).abs().mean().view(1, 1, 1, 1) * (1 + normalize)
     )
     monkeypatch.setattr(metrics, "_lpips_network", lambda: network)
-    assert metrics.why_no_lpips() is None
+    metrics.require_lpips()
     original = np.asarray(square)
     assert score(original, 255 - original, lpips=True).lpips > 0.1
     assert score(original, original, lpips=True).lpips == 0
+
+
+def test_lpips_that_cannot_be_measured_is_refused_where_it_is_asked_for(run, monkeypatch):
+    def fails():
+        raise ModuleNotFoundError("it requires that torchvision is installed.\nOr so.")
+
+    monkeypatch.setattr(metrics, "_lpips_network", fails)
+    done = run("evaluate", PHOTOS[0], "--lpips", status=1)
+    assert done.stderr == (
+        b"tokcodec: no LPIPS: it requires that torchvision is installed; or leave --lpips out\n"
+    )
+
+
+def _mean(codec, pictures, file_bytes, psnr):
+    whole = file_bytes is not None
+    scores = {"psnr": psnr, "ssim": 0.5 if whole else None, "ms_ssim": 0.6 if whole else None}
+    return {
+        **{"codec": codec, "pictures": pictures, "file_bytes": file_bytes},
+        **scores,
+        "lpips": None,
+    }
+
+
+@pytest.fixture
+def figures():
+    """A report of four pictures: at 99 bytes ThumbHash as at 43, and no file of some others."""
+    thumbhash = _mean("thumbhash", 4, 24.0, 16.0)
+    none = (_mean("avif", 0, None, None), _mean("jpeg", 0, None, None))
+    webp = (_mean("webp", 1, None, None), _mean("webp", 4, 98.0, 18.5))
+    rows = [
+        {
+            **{"checkpoint_id": "0" * 64, "tokens": tokens, "coded": coded, "payload_bytes": 1},
+            **{"usage": 0.125, "perplexity": 1234.4, "own": own},
+            "others": [thumbhash, other, *none],
+        }
+        for own, tokens, coded, other in (
+            (_mean("tokcodec-16", 4, 43.0, 18.0), 16, False, webp[0]),
+            (_mean("tokcodec-64", 4, 99.0, 20.0), 64, True, webp[1]),
+        )
+    ]
+    return {"pictures": 4, "failed": 0, "fit": "crop", "size": 256, "rows": rows}
+
+
+def test_the_table_has_a_row_a_codec_and_size(figures):
+    head = ["", "codes", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]
+    assert table(figures) == [
+        head,
+        ["tokcodec-16, packed", "16", "43", "18.00", "0.500", "0.600", "12.5%", "1,234"],
+        ["ThumbHash", "", "24", "16.00", "0.500", "0.600", "", ""],
+        ["WebP", "", "fits 1 of 4", "", "", "", "", ""],
+        ["AVIF, JPEG", "", "no file this small", "", "", "", "", ""],
+        ["tokcodec-64, entropy-coded", "64", "99", "20.00", "0.500", "0.600", "12.5%", "1,234"],
+        ["WebP", "", "98", "18.50", "0.500", "0.600", "", ""],
+        ["AVIF, JPEG", "", "no file this small", "", "", "", "", ""],
+    ]
+    figures["rows"][0]["own"]["lpips"] = 0.25
+    assert table(figures)[0][6] == "LPIPS"
+    assert table(figures)[1][6] == "0.250"
+
+
+def test_a_codec_has_one_colour_in_all_plots(figures):
+    def colours(drawn):
+        """Of the markers: a line each, the legend's and the panels'."""
+        return set(re.findall(rb"<use [^>]*fill: (#[0-9a-f]{6})", drawn))
+
+    both = plot(figures, ("psnr", "ms_ssim"), "svg")
+    assert b"<!-- packed -->" in both
+    assert b"<!-- entropy-coded -->" in both
+    expected = colours(both)
+    assert colours(plot(figures, ("psnr",), "svg", dark=True)) >= expected - {b"#333333"}
+    for row in figures["rows"]:
+        del row["others"][0]  # without ThumbHash the others keep theirs
+    fewer = colours(plot(figures, ("psnr",), "svg"))
+    assert len(expected - fewer) == 1
+    assert fewer < expected
 
 
 def test_without_its_packages_it_says_what_to_install(run, monkeypatch):
@@ -231,7 +309,7 @@ def test_without_its_packages_it_says_what_to_install(run, monkeypatch):
     )
     done = run("evaluate", PHOTOS[0], status=1)
     assert (
-        done.stderr == b"tokcodec: evaluate needs torchmetrics: pip install 'tokcodec[metrics]'\n"
+        done.stderr == b"tokcodec: measuring needs torchmetrics: pip install 'tokcodec[metrics]'\n"
     )
 
 
@@ -250,7 +328,7 @@ def test_bad_input_is_named(run, tmp_path):
         piped = run(command, "-", status=2, stdin=PHOTOS[0].read_bytes())
         assert b"standard input is not read here" in piped.stderr
     occupied = run("evaluate", PHOTOS[0], "-o", tmp_path / "bad.png", status=1)
-    assert b"bad.png: no folder for the report: File exists" in occupied.stderr
+    assert b"bad.png: cannot be a folder: File exists" in occupied.stderr
     twice = run("evaluate", PHOTOS[0], *["--weights", "tokcodec-16"] * 2, status=1)
     assert b"tokcodec-16: the name of several" in twice.stderr
     unknown = run("evaluate", PHOTOS[0], "--against", "webp,gif", status=1)

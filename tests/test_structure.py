@@ -58,6 +58,7 @@ BORDERS["evaluate"] = {
     "picture",
     "sources",
     "stats",
+    "tokenfile",
 }
 BORDERS["cli"] = BELOW_CODEC | {
     "agreement",

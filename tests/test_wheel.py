@@ -1,4 +1,5 @@
-"""A wheel is built, installed elsewhere and used: the weights must be in it, their pictures not."""
+"""A wheel is built, installed elsewhere and used: the weights and the parts of the page must be
+in it, the weights' pictures not."""
 
 import os
 import subprocess
@@ -24,6 +25,8 @@ def test_wheel_carries_its_weights(tmp_path):
     )
     weights = site / "tokcodec" / "weights"
     carried = {str(path.relative_to(weights)) for path in weights.rglob("*")}
+    parts = {path.name for path in (site / "tokcodec" / "evaluate").glob("page.*")}
+    assert parts == {"page.py", "page.html", "page.css", "page.js"}
     assert carried == {"MODEL_CARD.md"} | {header.path.name for header in bundled()}
     assert (site / "tokcodec" / "py.typed").is_file()
     program = "import tokcodec; print(tokcodec.__file__); from tokcodec.cli import main; main()"

@@ -4,7 +4,7 @@
 reads a stream, it looks at no checksum of gzip. It allocates whatever a header asks for.
 
 Read are the formats of POSIX.1-2001 (ustar, pax) and of GNU tar, as they are or in gzip, bzip2 or
-xz. Only these have a checksum for contents, and for names of more than 100 bytes.
+xz. Only these have a checksum of contents, of long names and of pax records.
 """
 
 import io

@@ -31,6 +31,8 @@ have the checksum of the packed file instead of their own: only with the prior c
 What is promised, and what that was tested against, stands in TOKEN_FILE.md.
 """
 
+import base64
+import contextlib
 import math
 import os
 import struct
@@ -43,7 +45,7 @@ from typing import Self
 import numpy as np
 
 from tokcodec.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
-from tokcodec.checkpoint import Header, find_with_prior, read_prior
+from tokcodec.checkpoint import Header, check_fit, find_with_prior, read_prior
 from tokcodec.errors import CheckpointError, PictureError, TokenFileError
 from tokcodec.files import write_atomically
 from tokcodec.geometry import FITS, Fit
@@ -187,6 +189,7 @@ class TokenFile:
             return self.codes
         try:
             header = find_with_prior(self.code_id, header)
+            check_fit(header, self.fit)
             prior = read_prior(header)
             placement, shape = header.config.place(self.fit, self.width, self.height)
         except (CheckpointError, PictureError) as error:
@@ -229,6 +232,10 @@ class TokenFile:
         """The whole file."""
         return self._head() + self.payload + _CRC.pack(self.checksum)
 
+    def to_text(self) -> str:
+        """The whole file in base64url (RFC 4648, section 5), unpadded: as text it survives."""
+        return base64.urlsafe_b64encode(self.to_bytes()).decode().rstrip("=")
+
     def _head(self) -> bytes:
         coded = self.entropy_coded * _CODED[self.version]
         flags = self.version << 4 | coded | FITS.index(self.fit)
@@ -237,14 +244,16 @@ class TokenFile:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Parses a whole file, and nothing but a whole file.
+        """Parses a whole file, and nothing but a whole file; or its text, with any white space.
 
         Raises:
             TokenFileError: another kind of file, a newer version, truncated, damaged, or with
                 bytes behind its end. Damage to the codes of an entropy-coded file of version 1
                 is told by ``codes`` alone.
         """
-        if data[:2] != MAGIC:
+        if not data.startswith(MAGIC):
+            data = _from_text(data)
+        if not data.startswith(MAGIC):
             raise TokenFileError("not a token file (it does not begin with TK)")
         version = data[2] >> 4 if len(data) > 2 else 1
         if version not in _CODED:
@@ -299,14 +308,19 @@ class TokenFile:
         except TokenFileError as error:
             raise TokenFileError(f"{os.fspath(path)}: {error}") from error
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, whole or not at all, over what is there.
+    def save(self, path: str | os.PathLike[str], text: bool = False) -> int:
+        """Writes the file, whole or not at all, over what is there; gives the number of bytes.
+
+        Args:
+            path: of the file.
+            text: write it as ``to_text``, in a line.
 
         Raises:
             OutputError: the file system refused.
         """
-        data = self.to_bytes()
+        data = self.to_text().encode() + b"\n" if text else self.to_bytes()
         write_atomically(Path(path), lambda file: file.write(data))
+        return len(data)
 
 
 def check_codes(codes: Codes, codebook_size: int) -> None:
@@ -318,6 +332,14 @@ def check_codes(codes: Codes, codebook_size: int) -> None:
     largest = int(np.max(codes, initial=0))
     if largest >= codebook_size:
         raise TokenFileError(f"damaged: code {largest} of a codebook of {codebook_size}")
+
+
+def _from_text(data: bytes) -> bytes:
+    """What base64url stands for; empty if it is none."""
+    text = b"".join(data.split()).rstrip(b"=")
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(text + b"=" * (-len(text) % 4), b"-_", validate=True)
+    return b""
 
 
 def _leb128(number: int) -> bytes:

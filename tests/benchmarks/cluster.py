@@ -1,8 +1,8 @@
 """Seconds until a cluster of Ray notices what it lost: python tests/benchmarks/cluster.py
 
-On three hosts as tests/hosts.py makes them (as root, on Linux), with Ray's own settings and with
-those that tests/test_cluster.py takes: until the head gives up a host that is cut off and one that
-is killed; and until ``tokenize`` ends whose own host is cut off, and stays so.
+On three hosts as tests/hosts.py makes them (as root, on Linux), with Ray's own settings or, as
+arguments, others (``RAY_health_check_period_ms=1000``): until the head gives up a host that is cut
+off and one that is killed; and until ``tokenize`` ends whose own host is cut off, and stays so.
 """
 
 import shutil
@@ -15,7 +15,6 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 from hosts import Cluster  # noqa: E402
-from test_cluster import SOON  # noqa: E402
 
 
 def until(begun: float) -> str:
@@ -27,26 +26,23 @@ def main() -> None:
     (folder / "in").mkdir()
     for number in range(5_000):
         shutil.copy(TESTS / "data" / "coffee.jpg", folder / "in" / f"{number:04}.jpg")
-    weights = ("--weights", TESTS / "golden" / "patch.safetensors")
-    for name, settings in (("Ray's own settings", {}), (str(SOON), SOON)):
-        print(name)
-        with Cluster(settings) as cluster:
-            cluster.add(cpus=0)
-            worker, own = cluster.add(cpus=1), cluster.add(cpus=0)
-            output = folder / f"out{len(settings)}"
-            begun = cluster.tokenize(own, folder / "in", output, "--rows-per-shard", "50", *weights)
-            while not any(output.glob("part-*")):
-                time.sleep(0.1)
-            cluster.link(own, "down")
-            lost = time.perf_counter()
-            cluster.wait_for(alive=2)
-            print(f"a host cut off is given up after {until(lost)}", flush=True)
-            said = begun.communicate()[1]
-            print(f"its command ends after {until(lost)}: {said.strip()}", flush=True)
-            worker.off()
-            lost = time.perf_counter()
-            cluster.wait_for(alive=1)
-            print(f"a killed host is given up after {until(lost)}", flush=True)
+    options = ("--weights", TESTS / "golden" / "patch.safetensors", "--rows-per-shard", "50")
+    with Cluster(dict(setting.split("=") for setting in sys.argv[1:])) as cluster:
+        cluster.add(cpus=0)
+        worker, own = cluster.add(cpus=1), cluster.add(cpus=0)
+        begun = cluster.tokenize(own, folder / "in", folder / "out", *options)
+        while not any((folder / "out").glob("part-*")):
+            time.sleep(0.1)
+        cluster.link(own, "down")
+        lost = time.perf_counter()
+        cluster.wait_for(alive=2)
+        print(f"a host cut off is given up after {until(lost)}", flush=True)
+        said = begun.communicate()[1]
+        print(f"its command ends after {until(lost)}: {said.strip()}", flush=True)
+        worker.off()
+        lost = time.perf_counter()
+        cluster.wait_for(alive=1)
+        print(f"a killed host is given up after {until(lost)}", flush=True)
     shutil.rmtree(folder)
 
 

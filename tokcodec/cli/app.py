@@ -11,6 +11,7 @@ from tokcodec.cli.evaluate import evaluate
 from tokcodec.cli.export import export
 from tokcodec.cli.inspect import inspect
 from tokcodec.cli.models import models
+from tokcodec.cli.page import page
 from tokcodec.cli.stats import stats
 from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
@@ -35,6 +36,7 @@ for command in (
     verify,
     convert,
     evaluate,
+    page,
     train,
     train_prior,
 ):

@@ -3,8 +3,11 @@
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,9 +38,11 @@ from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
-    from tokcodec.prior import Prior
+    from tokcodec.codec import Codec
     from tokcodec.sources import Record
     from tokcodec.tokenfile import TokenFile
+
+_CHUNK = 64  # pictures that are held while checkpoints are tried on them
 
 
 def encode(
@@ -48,12 +53,25 @@ def encode(
     output: Output = None,
     force: Force = False,
     weights: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar=WEIGHTS,
-            help="The checkpoint: bundled (see tokcodec models), converted, or a published one.",
+            help="The checkpoint: bundled (see tokcodec models), converted, or a published one; "
+            f"{DEFAULT_WEIGHTS} if not given.",
         ),
-    ] = DEFAULT_WEIGHTS,
+    ] = None,
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The best picture in so many bytes (with --text, characters): the bundled "
+            "checkpoint of most codes that fits, packed or entropy-coded.",
+        ),
+    ] = None,
+    text: Annotated[
+        bool,
+        typer.Option("--text", help="Write base64url, to be pasted into a message."),
+    ] = False,
     fit: Annotated[
         Fit | None,
         typer.Option(
@@ -65,8 +83,8 @@ def encode(
         bool,
         typer.Option(
             "--coded",
-            help="Entropy-code the codes with the checkpoint's prior: smaller files, for whose "
-            "codes one needs that checkpoint.",
+            help="Entropy-code the codes with the checkpoint's prior: smaller files, which only "
+            "this checkpoint decodes.",
         ),
     ] = False,
     background: Annotated[
@@ -87,7 +105,7 @@ def encode(
     whole, newer and of the same model and fit are skipped; other existing files are kept unless -f
     is given.
     """
-    from tokcodec.checkpoint import check_fit, check_tokens, find, read_prior
+    from tokcodec.checkpoint import bundled, check_fit, check_tokens, find, read_prior
     from tokcodec.tokenfile import SUFFIX
 
     if allow_large_pictures:
@@ -96,11 +114,17 @@ def encode(
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
     colour = colour_of(background)
     count, jobs = plan(sources, output, lambda name: name + SUFFIX, max_bytes=max_picture_bytes)
-    header = find(weights)
-    kept = check_tokens(header, tokens)
-    prior = read_prior(header) if coded else None
-    fit = fit or header.config.default_fit
-    check_fit(header, fit)
+    if max_bytes and weights is None:
+        headers = bundled()[::-1]  # most codes first
+    else:
+        headers = (find(weights or DEFAULT_WEIGHTS),)
+    for header in headers:
+        check_tokens(header, tokens)
+        check_fit(header, fit or header.config.default_fit)
+        if coded:
+            read_prior(header)
+    names = {header.code_id[:8]: header.name for header in headers}
+    how = _How(fit, colour, tokens, coded, device, batch_size, dtype, workers, count == 1)
     with Tally("encode", count, as_json) as tally:
         begun: deque[Job] = deque()
 
@@ -111,89 +135,158 @@ def encode(
                 elif force or not job.is_there():
                     begun.append(job)
                     yield record
-                elif (reason := _stale(job, record, header, fit, kept, prior)) is None:
+                elif max_bytes:
+                    tally.failed(job, f"{job.target}: is there already; -f overwrites it")
+                elif (reason := _stale(job, record, headers[0], how, text)) is None:
                     tally.skipped(job)
                 else:
                     tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
 
-        records = todo()
-        if first := next(records, None):
-            results: Iterable[TokenFile | TokcodecError]
-            if count == 1:
-                how = device, batch_size, dtype
-                results = [_alone(header, first, fit, colour, tokens, prior, *how)]
-            else:
-                from tokcodec.codec import Codec
-
-                codec = Codec.load(header, device, batch_size, dtype)
-                images = chain([first], records)
-                results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
-            pairs = ((begun.popleft(), result) for result in results)
-            for job, written in map_ahead(_write, pairs, workers, 4 * workers):
-                if isinstance(written, TokcodecError):
-                    tally.failed(job, str(written))
-                    continue
-                what = f"{written.file_bytes} bytes, {written.num_codes} codes of {header.name}"
-                tally.done(job, written.file_bytes, what)
+        if max_bytes:
+            results = _within(max_bytes, text, headers, todo(), how)
+        else:
+            results = _compressed(headers[0], todo(), how)
+        pairs = ((begun.popleft(), result) for result in results)
+        write = partial(_write, text=text)
+        for job, written, size in map_ahead(write, pairs, workers, 4 * workers):
+            if isinstance(written, TokcodecError):
+                tally.failed(job, str(written))
+                continue
+            name = names[written.code_id.hex()]
+            what = f"{size} bytes, {written.num_codes} codes of {name}"
+            facts = {"checkpoint": name, "entropy_coded": written.entropy_coded}
+            tally.done(job, size, what, facts)
     tally.close()
 
 
-def _alone(
-    header: "Header",
-    record: "Record",
-    fit: Fit,
-    background: tuple[int, int, int],
-    tokens: int | None,
-    prior: "Prior | None",
-    device: str,
-    batch_size: int | None,
-    dtype: Dtype,
-) -> "TokenFile | TokcodecError":
+@dataclass(frozen=True)
+class _How:
+    """What the command line says of encoding; ``alone``: there is one picture."""
+
+    fit: Fit | None
+    background: tuple[int, int, int]
+    tokens: int | None
+    coded: bool
+    device: str
+    batch_size: int | None
+    dtype: Dtype
+    workers: int
+    alone: bool
+
+    def fit_of(self, header: "Header") -> Fit:
+        return self.fit or header.config.default_fit
+
+
+def _compressed(
+    header: "Header", records: "Iterable[Record]", how: _How
+) -> "Iterator[TokenFile | TokcodecError]":
+    """Token files of pictures, in order; for a bad one, its error in that place."""
+    records = iter(records)
+    if how.alone:
+        for record in records:
+            yield _alone(header, record, how)
+    elif first := next(records, None):
+        codec = _load(header.path, how.device, how.batch_size, how.dtype)
+        images = chain([first], records)
+        yield from codec.compress_stream(
+            images, how.fit_of(header), how.background, how.tokens, how.coded, how.workers
+        )
+
+
+@cache
+def _load(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Codec":
+    from tokcodec.codec import Codec
+
+    return Codec.load(str(path), device, batch_size, dtype)
+
+
+def _within(
+    limit: int,
+    text: bool,
+    headers: "Sequence[Header]",
+    records: "Iterator[Record]",
+    how: _How,
+) -> "Iterator[TokenFile | TokcodecError]":
+    """As ``_compressed``, of the first checkpoint whose file has at most ``limit`` bytes; packed
+    where that fits, as it asks for less to be read."""
+
+    def size(file: "TokenFile") -> int:
+        return len(file.to_text()) if text else file.file_bytes
+
+    while chunk := list(islice(records, _CHUNK)):
+        left = {n: replace(record, read=cache(record.read)) for n, record in enumerate(chunk)}
+        done: dict[int, TokenFile | TokcodecError] = {}
+        least: dict[int, tuple[int, str]] = {}
+        for header in headers:
+            own = replace(how, coded=how.coded or header.prior_id is not None)
+            files = zip(tuple(left), _compressed(header, tuple(left.values()), own), strict=True)
+            for n, file in files:
+                if isinstance(file, TokcodecError):
+                    done[n] = file
+                else:
+                    forms = (file,) if how.coded else (file.as_packed(), file)
+                    if fitting := [form for form in forms if size(form) <= limit]:
+                        done[n] = fitting[0]
+                    least[n] = min((size(file), header.name), least.get(n, (limit << 32, "")))
+                if n in done:
+                    del left[n]
+        for n, record in left.items():
+            size_of, name = least[n]
+            done[n] = PictureError(
+                f"{record.name}: takes {size_of} bytes at least, with {name}; that is more than "
+                f"--max-bytes {limit}"
+            )
+        yield from (done[n] for n in range(len(chunk)))
+
+
+def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | TokcodecError":
     """The only picture, without torch where that is the same."""
+    from tokcodec.checkpoint import read_prior
     from tokcodec.model import plain
     from tokcodec.picture import read_squares
     from tokcodec.tokenfile import TokenFile
 
-    config = header.config
+    config, fit = header.config, how.fit_of(header)
     try:
-        picture = read_squares(record, config.preprocessing, fit, background, config.multiple)
+        picture = read_squares(record, config.preprocessing, fit, how.background, config.multiple)
     except PictureError as error:
         return error
-    exact = device != "cuda" and dtype == "float32"
+    exact = how.device != "cuda" and how.dtype == "float32"
     codes = plain.encode(header, picture.pixels) if exact else None
     if codes is None:
-        from tokcodec.codec import Codec
-
-        codes = Codec.load(header, device, batch_size, dtype).encode_squares(picture.pixels)
-    kept = codes[:, : tokens if config.prefix_codes else None]
+        codec = _load(header.path, how.device, how.batch_size, how.dtype)
+        codes = codec.encode_squares(picture.pixels)
+    kept = codes[:, : how.tokens if config.prefix_codes else None]
+    prior = read_prior(header) if how.coded else None
     return TokenFile.of(header, kept, picture.width, picture.height, fit, prior)
 
 
 def _write(
-    pair: "tuple[Job, TokenFile | TokcodecError]",
-) -> "tuple[Job, TokenFile | TokcodecError]":
+    pair: "tuple[Job, TokenFile | TokcodecError]", text: bool
+) -> "tuple[Job, TokenFile | TokcodecError, int]":
+    """Writes the file; gives its bytes, too."""
     job, result = pair
     if isinstance(result, TokcodecError):
-        return pair
+        return job, result, 0
     try:
         if job.target:
-            result.save(job.target)
-        else:
-            sys.stdout.buffer.write(result.to_bytes())
+            return job, result, result.save(job.target, text)
+        data = result.to_text().encode() + b"\n" if text else result.to_bytes()
+        sys.stdout.buffer.write(data)
+        return job, result, len(data)
     except OutputError as error:
-        return job, error
-    return pair
+        return job, error, 0
 
 
-def _stale(
-    job: Job, record: "Record", header: "Header", fit: Fit, tokens: int, prior: "Prior | None"
-) -> str | None:
+def _stale(job: Job, record: "Record", header: "Header", how: _How, text: bool) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
+    from tokcodec.checkpoint import check_tokens, read_prior
     from tokcodec.remote import is_remote
     from tokcodec.sources import ABSENT
-    from tokcodec.tokenfile import TokenFile, check_codes
+    from tokcodec.tokenfile import MAGIC, TokenFile, check_codes
 
     assert job.target
+    fit = how.fit_of(header)
     try:
         there = TokenFile.load(job.target)
         if there.code_id.hex() != header.code_id[:8]:
@@ -201,7 +294,9 @@ def _stale(
         if there.fit != fit:
             return f"is there, with fit {there.fit}"
         placement, shape = header.config.place(fit, there.width, there.height)
-        kept = tokens if header.config.prefix_codes else math.prod(shape)
+        kept = math.prod(shape)
+        if header.config.prefix_codes:
+            kept = check_tokens(header, how.tokens)
         if there.num_codes != placement.num_squares * kept:
             return f"is there, with {there.num_codes} codes"
         codes = there.codes_with(header)
@@ -209,9 +304,13 @@ def _stale(
     except TokenFileError as error:
         reason = str(error).removeprefix(f"{job.target}: ")
         return "is there, unreadable: " + reason.partition("; ")[0]  # and not how to decode it
+    prior = read_prior(header) if how.coded else None
     again = TokenFile.of(header, codes, there.width, there.height, fit, prior)
     if there.entropy_coded != again.entropy_coded:
         return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"
+    with job.target.open("rb") as opened:
+        if (opened.read(len(MAGIC)) != MAGIC) != text:
+            return "is there, not as text" if text else "is there, as text"
     stamp = record.stamp
     if stamp.mtime == ABSENT:
         return "is there already"

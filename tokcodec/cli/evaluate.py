@@ -1,5 +1,6 @@
-"""``tokcodec evaluate``."""
+"""``tokcodec evaluate``, and what it shares with ``page``."""
 
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,25 +25,33 @@ from tokcodec.errors import EvaluationError, OutputError
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
+    from tokcodec.errors import TokcodecError
     from tokcodec.evaluate.rivals import Name
-    from tokcodec.evaluate.run import Evaluation
+    from tokcodec.evaluate.run import Evaluation, Evaluator, Example, Result
 
 # What the extra brings, by the names that are imported.
 _PACKAGES = ("torchmetrics", "matplotlib", "pillow_jxl", "thumbhash", "blurhash")
 
 
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar=WEIGHTS, help="A checkpoint; again for more. Every bundled one if not given."
+    ),
+]
+Against = Annotated[
+    str, typer.Option(metavar="NAMES", help="Other codecs, by commas; an empty text for none.")
+]
+EVERY = "thumbhash,blurhash,webp,avif,jxl,jpeg"
+SquareFit = Annotated[
+    Literal["crop", "stretch", "pad"], typer.Option(help="From a picture to the square.")
+]
+
+
 def evaluate(
     sources: Pictures,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar=WEIGHTS, help="A checkpoint; again for more. Every bundled one if not given."
-        ),
-    ] = None,
-    against: Annotated[
-        str,
-        typer.Option(metavar="NAMES", help="Other codecs, by commas; an empty text for none."),
-    ] = "thumbhash,blurhash,webp,avif,jxl,jpeg",
+    weights: Weights = None,
+    against: Against = EVERY,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +61,13 @@ def evaluate(
             help="Gets report.json, pictures.csv, a plot (PNG, SVG), and sheets of pictures.",
         ),
     ] = None,
-    fit: Annotated[
-        Literal["crop", "stretch", "pad"], typer.Option(help="From a picture to the square.")
-    ] = "crop",
+    fit: SquareFit = "crop",
+    lpips: Annotated[
+        bool,
+        typer.Option(
+            "--lpips", help="Measure LPIPS, too; needs torchvision, and a network it fetches."
+        ),
+    ] = False,
     device: Device = "auto",
     workers: Workers = CORES,
     allow: AllowLarge = False,
@@ -65,38 +78,36 @@ def evaluate(
     """Measure checkpoints on pictures, beside other codecs at the same bytes.
 
     Every picture is brought to the square of the checkpoints (256x256), encoded, and decoded; the
-    codes are packed, and entropy-coded too where there is a prior ("coded"). Each other codec may
-    make the picture smaller first, and shows its best by PSNR over size and quality in no more
-    bytes than the checkpoint's whole file.
+    codes are packed, and entropy-coded too where there is a prior. Each other codec may make the
+    picture smaller first, and shows its best by PSNR over size and quality in no more bytes than
+    the checkpoint's whole file.
     """
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise EvaluationError(
-            f"evaluate needs {', '.join(missing)}: pip install 'tokcodec[metrics]'"
-        )
-    others = _parse_names(against)
+    require_packages()
+    others = parse_names(against)
     if allow:
         allow_large()
     count, records = pictures(sources, max_picture_bytes)
     if output:
-        _prepare(output, force)
+        from tokcodec.evaluate.report import FIGURES
+
+        prepare(output, FIGURES, force)
     # What is wrong with the command is said before the seconds that these take to import.
     from tokcodec.checkpoint import bundled
     from tokcodec.codec import Codec
+    from tokcodec.evaluate.metrics import require_lpips
     from tokcodec.evaluate.report import Report, to_json
-    from tokcodec.evaluate.run import Evaluator
+    from tokcodec.evaluate.run import Evaluator, compared_size, encoded, points_of
 
-    codecs = [Codec.load(name, device) for name in weights or bundled()]
-    evaluator = Evaluator(codecs, others, fit)
-    if evaluator.no_lpips:
-        say(f"without LPIPS: {evaluator.no_lpips}")
-    report = Report(evaluator.points, count)
-    for result in evaluator.run(records, workers, say):
+    if lpips:
+        require_lpips()
+    points = points_of(Codec.load(name, device) for name in weights or bundled())
+    size = compared_size(points)
+    evaluator = Evaluator(points, others, fit, size, lpips)
+    report = Report(points, count)
+    examples = encoded(records, points, fit, size)
+    for result in measure(evaluator, examples, workers, count, sources):
         if output:  # it keeps pictures, which nobody else needs
             report.add(result)
-        if evaluator.pictures % 16 == 0:
-            say(f"{evaluator.pictures}{f' of {count}' if count else ''} pictures")
-    if not evaluator.pictures:
-        raise EvaluationError(f"{', '.join(sources)}: no picture to measure")
     evaluation = evaluator.evaluation()
     if output:
         report.write(output, evaluation)
@@ -109,22 +120,61 @@ def evaluate(
         raise typer.Exit(3)
 
 
-def _prepare(folder: Path, force: bool) -> None:
-    """Finds out before anything is measured that the report has no place to go to."""
-    from tokcodec.evaluate.report import FIGURES
+def measure(
+    evaluator: "Evaluator",
+    examples: "Iterable[Example | TokcodecError]",
+    workers: int,
+    count: int | None,
+    sources: list[str],
+) -> "Iterator[Result]":
+    """The results, with a word of how far it is.
 
+    Raises:
+        EvaluationError: there were none.
+    """
+    for result in evaluator.run(examples, workers, say):
+        yield result
+        if evaluator.pictures % 16 == 0:
+            say(f"{evaluator.pictures}{f' of {count}' if count else ''} pictures")
+    if not evaluator.pictures:
+        raise EvaluationError(f"{', '.join(sources)}: no picture to measure")
+
+
+def require_packages() -> None:
+    """Refuses what needs the extra ``metrics`` where that is not installed.
+
+    Raises:
+        EvaluationError: it is not.
+    """
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise EvaluationError(
+            f"measuring needs {', '.join(missing)}: pip install 'tokcodec[metrics]'"
+        )
+
+
+def prepare(folder: Path, last: str, force: bool) -> None:
+    """Finds out before anything is measured that a report or a page has no place to go to.
+
+    Args:
+        folder: its folder, which is made.
+        last: the file that is written last.
+        force: whether what is there may be overwritten.
+
+    Raises:
+        OutputError: there is a whole one already, or it can be no folder.
+    """
     if str(folder) in (STANDARD, "."):
-        raise OutputError(f"-o {folder}: name a folder for the report")
+        raise OutputError(f"-o {folder}: name a folder of its own")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = (folder / FIGURES).exists()
+        taken = (folder / last).exists()
     except OSError as error:
-        raise OutputError(f"{folder}: no folder for the report: {error.strerror}") from error
+        raise OutputError(f"{folder}: cannot be a folder: {error.strerror}") from error
     if taken and not force:
-        raise OutputError(f"{folder}: holds a report already (-f overwrites it)")
+        raise OutputError(f"{folder}: holds {last} already (-f overwrites it)")
 
 
-def _parse_names(text: str) -> "tuple[Name, ...]":
+def parse_names(text: str) -> "tuple[Name, ...]":
     from tokcodec.evaluate.rivals import NAMES
 
     wanted = [name.strip().lower() for name in text.split(",") if name.strip()]
@@ -137,34 +187,22 @@ def _print(evaluation: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None)
-    table.add_column("codec", no_wrap=True)
-    for name in ("codes", "bytes", "PSNR", "SSIM", "MS-SSIM", "LPIPS", "codebook", "perplexity"):
-        table.add_column(name, justify="right", no_wrap=True)
+    from tokcodec.evaluate.report import table, to_json
 
-    def shown(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
-    for row in evaluation.rows:
-        for mean in (row.own, *row.others):
-            own = mean is row.own
-            figures = [shown(mean.file_bytes, 0), shown(mean.psnr, 2)]
-            figures += [shown(value, 3) for value in (mean.ssim, mean.ms_ssim, mean.lpips)]
-            if mean.file_bytes is None:
-                figures[0] = f"fits {mean.pictures}"
-            table.add_row(
-                cell(mean.codec) + ", coded" * row.coded if own else f"  {mean.codec}",
-                str(row.tokens) if own else "",
-                *figures,
-                f"{row.usage:.1%}" if own else "",
-                f"{row.perplexity:,.0f}" if own else "",
-            )
+    head, *rows = table(to_json(evaluation))
+    shown = Table(box=None)
+    shown.add_column("codec", no_wrap=True)
+    for name in head[1:]:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for name, codes, *figures in rows:
+        shown.add_row(cell(name) if codes else f"  {cell(name)}", codes, *figures)
     # Figures must not be cut, in a pipe or a narrow terminal.
-    console = Console(width=max(Console().width, 100))
-    console.print(table)
+    console = Console(width=max(Console().width, 130))
+    console.print(shown, highlight=False)
     pictures = "picture" if evaluation.pictures == 1 else "pictures"
     console.print(
         f"means over {evaluation.pictures} {pictures} ({evaluation.fit} to {evaluation.size}x"
-        f"{evaluation.size}); other codecs in no more bytes, for each picture the best by PSNR",
+        f"{evaluation.size}); other codecs in no more bytes, for each picture the best by PSNR;\n"
+        "under each checkpoint those that have not stood above",
         highlight=False,
     )

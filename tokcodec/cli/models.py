@@ -19,7 +19,7 @@ def models(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the bundled checkpoints: bytes, ids, measured quality."""
+    """List the bundled checkpoints: bytes, ids, quality on pictures held out from training."""
     from tokcodec.checkpoint import bundled
 
     if known:
@@ -32,11 +32,13 @@ def models(
     from rich.table import Table
 
     table = Table(box=None)
-    for name in ("name", "codes", "K", "payload", "coded*", "weights", "PSNR*", "code_id"):
+    for name in ("name", "codes", "K", "payload", "coded*", "weights", "held-out PSNR*", "code_id"):
         left = name in ("name", "code_id")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    counts = set()
     for header in bundled():
         facts = describe(header)
+        counts.add(f"{facts['held_out_pictures']}")
         psnr, coded = facts["held_out_psnr"], facts["held_out_coded_bytes"]
         table.add_row(
             cell(header.name) + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
@@ -51,7 +53,11 @@ def models(
     # Figures must not be cut, in a pipe or a narrow terminal.
     console = Console(width=max(Console().width, 100))
     console.print(table)
-    console.print("* mean over pictures held out from training, 256x256", highlight=False)
+    console.print(
+        f"* mean over {' or '.join(sorted(counts))} pictures held out from training, 256x256; the "
+        "README and the model card\n  have the evaluation's figures, which are of other photos",
+        highlight=False,
+    )
 
 
 def _known(as_json: bool) -> None:
@@ -128,6 +134,7 @@ def describe(header: "Header") -> dict[str, Any]:
         "weights_bytes": header.path.stat().st_size,
         "default_fit": config.default_fit,
         "held_out_coded_bytes": coded,
+        "held_out_pictures": header.provenance.get("held_out_pictures"),
         "held_out_psnr": header.provenance.get("held_out_psnr"),
         "code_id": header.code_id,
         "checkpoint_id": header.checkpoint_id,

@@ -5,7 +5,8 @@ Text of files passes ``errors.escaped`` on its way to a terminal; JSON says it e
 
 import json
 import sys
-from types import TracebackType
+from collections.abc import Mapping
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
@@ -67,8 +68,11 @@ class Tally:
         if self.progress:
             self.progress.stop()
 
-    def done(self, job: Job, size: int, what: str) -> None:
-        self._count(job, "ok", None, size)
+    def done(
+        self, job: Job, size: int, what: str, facts: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """``facts`` are for the line of JSON."""
+        self._count(job, "ok", None, size, facts)
         if self.jobs == 1 and not self.as_json and job.target:
             say(f"{job} -> {job.target}: {what}")
 
@@ -103,7 +107,14 @@ class Tally:
         if failed:
             raise typer.Exit(1 if self.jobs == 1 else 3)
 
-    def _count(self, job: Job, status: str, error: str | None, size: int | None) -> None:
+    def _count(
+        self,
+        job: Job,
+        status: str,
+        error: str | None,
+        size: int | None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.counts[status] += 1
         self.bytes += size or 0
         if self.progress:
@@ -116,6 +127,7 @@ class Tally:
                     "status": status,
                     "error": error,
                     "file_bytes": size,
+                    **facts,
                 }
             )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokcodec.errors import EvaluationError
 from tokcodec.picture import Pixels
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Scores:
         ssim: structural similarity (Wang et al. 2004), up to 1.
         ms_ssim: on five scales (Wang et al. 2003), up to 1.
         lpips: distance in AlexNet's features (Zhang et al. 2018, arXiv 1801.03924), from 0; None
-            where the network is not at hand.
+            where it was not asked for.
     """
 
     psnr: float
@@ -56,13 +57,17 @@ def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
         )
 
 
-def why_no_lpips() -> str | None:
-    """None where LPIPS can be measured, else the reason; its network may be fetched for this."""
+def require_lpips() -> None:
+    """Loads the network, which may be fetched for this, before anything is measured.
+
+    Raises:
+        EvaluationError: LPIPS cannot be measured.
+    """
     try:
         _lpips_network()
     except Exception as error:  # of the import, the download, or a damaged file in torch's cache
-        return (str(error).splitlines() or [type(error).__name__])[0]
-    return None
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EvaluationError(f"no LPIPS: {reason.rstrip('.')}; or leave --lpips out") from error
 
 
 @cache

@@ -1,4 +1,7 @@
-"""The report of an evaluation: its figures as JSON and CSV, a plot, and sheets to look at."""
+"""The report of an evaluation: its figures as JSON, CSV and a table, plots, and sheets to look at.
+
+Table and plots are of the evaluation as plain data, as report.json holds it.
+"""
 
 import csv
 import dataclasses
@@ -10,14 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
+from tokcodec.evaluate.rivals import NAMES, TITLES
 from tokcodec.files import write_atomically
 
 if TYPE_CHECKING:
-    from tokcodec.evaluate.run import Evaluation, Mean, Measured, Point, Result
+    from tokcodec.evaluate.run import Evaluation, Measured, Point, Result
 
 FIGURES = "report.json"
 SHEET_PICTURES = 12
 _GAP, _HEAD = 4, 20
+SCORES = {
+    "psnr": ("PSNR, dB", 2),
+    "ssim": ("SSIM", 3),
+    "ms_ssim": ("MS-SSIM", 3),
+    "lpips": ("LPIPS", 3),
+}
+_FORMS = {None: "", False: ", packed", True: ", entropy-coded"}
+# A colour each: of the other codecs, and of checkpoints in the order of a report.
+_OTHERS: dict[str, str] = dict(
+    zip(NAMES, ("#8c8c8c", "#b58a5a", "#2a9d8f", "#7a68c9", "#3b82c4", "#9aa83a"), strict=True)
+)
+_OWN = ("#d9480f", "#e8871e", "#c2255c", "#f0b429", "#862e9c", "#fa5252")
 
 
 def to_json(evaluation: "Evaluation") -> dict[str, Any]:
@@ -35,7 +51,63 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def _printable(text: str) -> str:
+def form(coded: bool | None) -> str:
+    """What is said of the form of the codes, behind a name; nothing where that is not known, as in
+    reports from before there was a prior."""
+    return _FORMS[coded]
+
+
+def table(report: dict[str, Any]) -> list[list[str]]:
+    """The means, as text: a head, then a row a codec and size. Under each checkpoint stand the
+    others at its bytes that have not stood above; rows of checkpoints have a number of codes.
+
+    Measures that nothing has are left out.
+    """
+    means = [mean for row in report["rows"] for mean in (row["own"], *row["others"])]
+    scores = {
+        name: style
+        for name, style in SCORES.items()
+        if any(mean[name] is not None for mean in means)
+    }
+    titles = [title for title, _ in scores.values()]
+    lines = [["", "codes", "bytes", *titles, "codebook used", "perplexity"]]
+    none = [""] * len(scores)
+
+    def figures(mean: dict[str, Any]) -> list[str]:
+        if mean["file_bytes"] is None:
+            return [f"fits {mean['pictures']} of {report['pictures']}", *none]
+        known = [(mean[name], digits) for name, (_, digits) in scores.items()]
+        shown = ["" if value is None else f"{value:.{digits}f}" for value, digits in known]
+        return [f"{mean['file_bytes']:.0f}", *shown]
+
+    seen = []
+    for row in report["rows"]:
+        own = row["own"]
+        lines.append(
+            [
+                own["codec"] + form(row.get("coded")),
+                str(row["tokens"]),
+                *figures(own),
+                f"{row['usage']:.1%}",
+                f"{row['perplexity']:,.0f}",
+            ]
+        )
+        for mean in row["others"]:
+            if mean["pictures"] and mean not in seen:
+                lines.append([TITLES[mean["codec"]], "", *figures(mean), "", ""])
+                seen += [mean] if mean["file_bytes"] is not None else []
+        if absent := [TITLES[mean["codec"]] for mean in row["others"] if not mean["pictures"]]:
+            lines.append([", ".join(absent), "", "no file this small", *none, "", ""])
+    return lines
+
+
+def shown_points(points: "Sequence[Point]") -> list[int]:
+    """Indices of the points to look at: of two that differ in their bytes alone the later one,
+    which has fewer."""
+    return list({(point.name, point.tokens): place for place, point in enumerate(points)}.values())
+
+
+def printable(text: str) -> str:
     """Names of files may hold bytes that are no text."""
     return text.encode(errors="backslashreplace").decode()
 
@@ -63,16 +135,19 @@ class Report:
             self._results.append(result)
         self._seen += 1
         for measured in result.measured:
-            point = self.points[measured.point]
+            assert measured.scores
+            point, scores = self.points[measured.point], dataclasses.asdict(measured.scores)
+            if measured.scores.lpips is None:
+                del scores["lpips"]
             line = {
-                "picture": result.name,
+                "picture": result.example.name,
                 "checkpoint": point.name,
                 "tokens": point.tokens,
                 "coded": point.coded,
                 "codec": measured.rival or point.name,
                 "file_bytes": measured.file_bytes,
                 "settings": measured.settings,
-                **dataclasses.asdict(measured.scores),
+                **scores,
             }
             self._lines.append(_rounded(line))
 
@@ -96,59 +171,91 @@ class Report:
         writer = csv.DictWriter(table, list(self._lines[0]))
         writer.writeheader()
         writer.writerows(self._lines)
-        write("pictures.csv", _printable(table.getvalue()).encode())
-        for kind, drawn in _plots(evaluation).items():
-            write(f"plot.{kind}", drawn)
-        # Of two points that differ in their bytes alone, the later one, which has fewer.
-        sheets = {(point.name, point.tokens): place for place, point in enumerate(self.points)}
-        for (name, tokens), place in sheets.items():
-            sheet = _sheet(place, self.points[place], evaluation, self._results)
+        write("pictures.csv", printable(table.getvalue()).encode())
+        figures = to_json(evaluation)
+        for kind in ("png", "svg"):
+            write(f"plot.{kind}", plot(figures, ("psnr", "ms_ssim"), kind))
+        for place in shown_points(self.points):
+            point = self.points[place]
+            sheet = _sheet(place, point, evaluation, self._results)
             file = io.BytesIO()
             sheet.save(file, "JPEG", quality=92, subsampling=0)
-            write(f"sheet-{name}-{tokens}.jpg", file.getvalue())
+            write(f"sheet-{point.name}-{point.tokens}.jpg", file.getvalue())
         # The last: where it lies, there is a whole report.
-        write(FIGURES, (json.dumps(to_json(evaluation), indent=1) + "\n").encode())
+        write(FIGURES, (json.dumps(figures, indent=1) + "\n").encode())
 
 
-def _plots(evaluation: "Evaluation") -> dict[str, bytes]:
-    """PSNR and MS-SSIM over bytes of the whole file, a line a codec."""
+def plot(report: dict[str, Any], measures: "Sequence[str]", kind: str, dark: bool = False) -> bytes:
+    """Measures over bytes of the whole file, a panel each; a line and a colour a codec.
+
+    Args:
+        report: the evaluation as plain data.
+        measures: names of scores.
+        kind: of picture, ``png`` or ``svg``.
+        dark: light lines on nothing, for dark pages.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    lines: dict[str, list[Mean]] = {}
-    for row in evaluation.rows:
-        for mean in (row.own, *row.others):
-            if mean.file_bytes is not None:
-                lines.setdefault(mean.codec, []).append(mean)
-    own = {row.own.codec for row in evaluation.rows}
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, metric, label in zip(
-        panels, ("psnr", "ms_ssim"), ("PSNR, dB", "MS-SSIM"), strict=True
-    ):
-        for name, means in lines.items():
-            means = sorted(means, key=lambda mean: mean.file_bytes or 0)
-            style = {"marker": "o", "linewidth": 2} if name in own else {"marker": ".", "ls": "--"}
-            axes.plot(
-                [mean.file_bytes for mean in means],
-                [getattr(mean, metric) for mean in means],
-                label=name,
-                **style,
-            )
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.set_xlabel("bytes of the whole file")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-    panels[0].legend()
-    figure.suptitle(f"{evaluation.pictures} pictures, {evaluation.size}x{evaluation.size}")
-    drawn = {}
-    with rc_context({"svg.hashsalt": "tokcodec"}):  # equal figures give equal files
-        for kind in ("png", "svg"):
-            file = io.BytesIO()
-            figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
-            drawn[kind] = file.getvalue()
-    return drawn
+    points: dict[str, dict[tuple[float, ...], str]] = {}  # by codec, the form of every point
+    colours: dict[str, str] = {**_OTHERS}
+    for row in report["rows"]:
+        colours.setdefault(row["own"]["codec"], _OWN[(len(colours) - len(_OTHERS)) % len(_OWN)])
+        for mean in (row["own"], *row["others"]):
+            if mean["file_bytes"] is not None:
+                place = (mean["file_bytes"], *(mean[measure] for measure in measures))
+                own = mean is row["own"]
+                points.setdefault(mean["codec"], {})[place] = form(row.get("coded")) if own else ""
+    ink = "#c9ccd1" if dark else "#333"
+    inks: dict[Any, Any] = dict.fromkeys(
+        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
+    )
+    # Equal figures give equal files.
+    with rc_context({**inks, "svg.hashsalt": "tokcodec", "legend.framealpha": 0}):
+        figure = Figure(figsize=(5.5 * len(measures), 4.5), layout="constrained")
+        panels = figure.subplots(1, len(measures), squeeze=False)[0]
+        for number, (axes, measure) in enumerate(zip(panels, measures, strict=True), start=1):
+            for codec in sorted(points, key=_OTHERS.__contains__):  # the checkpoints first
+                forms = points[codec]
+                places = sorted(forms)
+                own = codec not in _OTHERS
+                style = {"marker": "o", "linewidth": 2} if own else {"marker": ".", "ls": "--"}
+                axes.plot(
+                    [place[0] for place in places],
+                    [place[number] for place in places],
+                    label=codec if own else TITLES[codec],
+                    color=colours[codec],
+                    **style,
+                )
+                for place in places:
+                    coded = forms[place] == form(True)
+                    axes.annotate(
+                        forms[place].removeprefix(", "),
+                        (place[0], place[number]),
+                        xytext=(-6 if coded else 6, 3 if coded else -3),
+                        textcoords="offset points",
+                        ha="right" if coded else "left",
+                        va="center",
+                        fontsize=7,
+                    )
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:.0f}")
+            axes.margins(x=0.12)
+            axes.set_xlabel("bytes of the whole file")
+            axes.set_ylabel(SCORES[measure][0])
+            axes.grid(alpha=0.2 if dark else 0.3)
+            axes.set_facecolor("none")
+        panels[0].legend()
+        size, pictures = report["size"], report["pictures"]
+        figure.suptitle(f"{pictures} picture{'s' * (pictures != 1)}, {size}x{size}")
+        file = io.BytesIO()
+        figure.savefig(
+            file,
+            format=kind,
+            facecolor="none" if dark else "white",
+            metadata={"Date": None} if kind == "svg" else None,
+        )
+    return file.getvalue()
 
 
 def _sheet(
@@ -157,7 +264,7 @@ def _sheet(
     """A row a picture: the original, the checkpoint, then every codec that fits any picture."""
     row = evaluation.rows[place]
     others = [mean.codec for mean in row.others if mean.pictures]
-    step = evaluation.size + _GAP
+    step = point.side + _GAP
     sheet = Image.new(
         "RGB", (step * (2 + len(others)), (step + _HEAD) * len(results)), (255, 255, 255)
     )
@@ -169,16 +276,20 @@ def _sheet(
             for measured in result.measured
             if measured.point == place
         }
-        sheet.paste(result.original, (0, top + _HEAD))
-        draw.text((2, top + 2), _printable(PurePath(result.name).name), "black", font_size=13)
+        assert result.example.original
+        sheet.paste(result.example.original, (0, top + _HEAD))
+        name = printable(PurePath(result.example.name).name)
+        draw.text((2, top + 2), name, "black", font_size=13)
         for column, codec in enumerate(["", *others], start=1):
             left = column * step
             if codec not in found:
-                draw.text((left + 2, top + 2), f"{codec}: no file so small", "black", font_size=13)
+                text = f"{TITLES[codec]}: no file this small"
+                draw.text((left + 2, top + 2), text, "black", font_size=13)
                 continue
             measured = found[codec]
-            text = f"{codec or point.name}, {measured.file_bytes} bytes, "
-            text += f"{measured.scores.psnr:.2f} dB"
+            assert measured.scores
+            title = TITLES[codec] if codec else point.name
+            text = f"{title}, {measured.file_bytes} bytes, {measured.scores.psnr:.2f} dB"
             draw.text((left + 2, top + 2), text, "black", font_size=13)
             sheet.paste(measured.image, (left, top + _HEAD))
     return sheet

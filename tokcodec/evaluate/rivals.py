@@ -18,6 +18,14 @@ from tokcodec.evaluate.metrics import psnr
 
 Name = Literal["thumbhash", "blurhash", "webp", "avif", "jxl", "jpeg"]
 NAMES: tuple[Name, ...] = get_args(Name)
+TITLES: dict[str, str] = {
+    "thumbhash": "ThumbHash",
+    "blurhash": "BlurHash",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "jxl": "JPEG XL",
+    "jpeg": "JPEG",
+}
 
 _SIDES = (*range(8, 96, 4), *range(96, 160, 16), *range(160, 257, 32))
 _NEAR = 3  # qualities around the last that fits; sizes do not always grow with quality

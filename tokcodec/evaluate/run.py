@@ -2,23 +2,28 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from tokcodec.codec import Codec
 from tokcodec.config import PreprocessingConfig
-from tokcodec.errors import EvaluationError, PictureError
+from tokcodec.errors import EvaluationError, PictureError, TokcodecError
 from tokcodec.evaluate import rivals
-from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score, why_no_lpips
-from tokcodec.geometry import Fit
+from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score
+from tokcodec.geometry import Fit, Size
 from tokcodec.parallel import map_ahead
 from tokcodec.picture import read_squares
 from tokcodec.sources import Record
 from tokcodec.stats import Collector
+from tokcodec.tokenfile import TokenFile
+
+T = TypeVar("T")
 
 _SHORTEST_PREFIX = 16
 _BATCH = 16
@@ -36,6 +41,27 @@ class Point:
     def name(self) -> str:
         return self.codec.header.name
 
+    @property
+    def side(self) -> int:
+        return self.codec.config.preprocessing.image_size
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture, and what the points make of it.
+
+    Attributes:
+        name: of the picture.
+        original: its square; None where it is not at hand.
+        shape: width and height that the square stands for; its own, but in the stretch fit.
+        own: by index of the point the token file, and the square that is decoded from it.
+    """
+
+    name: str
+    original: Image.Image | None
+    shape: Size
+    own: Mapping[int, tuple[TokenFile, Image.Image]]
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -46,7 +72,7 @@ class Measured:
         rival: the other codec; None for the checkpoint itself.
         file_bytes: of the whole file.
         settings: of the other codec.
-        scores: how near the picture is to its original.
+        scores: how near the picture is to its original; None where that is not at hand.
         image: the decoded picture.
     """
 
@@ -54,7 +80,7 @@ class Measured:
     rival: rivals.Name | None
     file_bytes: int
     settings: str
-    scores: Scores
+    scores: Scores | None
     image: Image.Image
 
 
@@ -62,8 +88,7 @@ class Measured:
 class Result:
     """What one picture gave; ``measured`` lacks the codecs of which no file was small enough."""
 
-    name: str
-    original: Image.Image
+    example: Example
     measured: tuple[Measured, ...]
 
 
@@ -75,6 +100,7 @@ class Mean:
         codec: name of the checkpoint or of the other codec.
         pictures: that it could code in no more bytes than the checkpoint.
         file_bytes: mean of the whole files; None, like the scores, unless it could code all.
+        lpips: None, too, where it was not asked for.
     """
 
     codec: str
@@ -119,15 +145,14 @@ class Evaluation:
         pictures: measured.
         failed: that could not be read; in no other figure.
         fit: how they were fitted to the square of ``size`` pixels.
-        no_lpips: why there is no LPIPS; None where there is.
+        size: None where nothing was compared.
         rows: a point each, in the order of the checkpoints.
     """
 
     pictures: int
     failed: int
     fit: Fit
-    size: int
-    no_lpips: str | None
+    size: int | None
     rows: tuple[Row, ...]
 
 
@@ -135,77 +160,63 @@ class Evaluator:
     """Measures pictures one after the other, and adds them up.
 
     Args:
-        codecs: the checkpoints, of one picture size.
+        points: of all pictures.
         others: names of the other codecs.
-        fit: ``crop``, ``stretch`` or ``pad``: what is compared is the square that it gives.
+        fit: of the pictures: what is compared is the square that it gives.
+        size: see ``compared_size``; None where there are no originals.
+        lpips: whether to measure it; ``metrics.require_lpips`` says if it can be.
 
     Raises:
-        EvaluationError: checkpoints of one name, squares of different or too small sizes, or a
-            codec that is not at hand.
+        EvaluationError: checkpoints of one name, or a codec that is not at hand.
     """
 
-    def __init__(self, codecs: Sequence[Codec], others: tuple[rivals.Name, ...], fit: Fit) -> None:
-        names = [codec.header.name for codec in codecs]
+    def __init__(
+        self,
+        points: Sequence[Point],
+        others: tuple[rivals.Name, ...],
+        fit: Fit,
+        size: int | None,
+        lpips: bool = False,
+    ) -> None:
+        names = [codec.header.name for codec in {point.codec: None for point in points}]
         for name in names:
             if names.count(name) > 1 or name in rivals.NAMES:
                 raise EvaluationError(f"{name}: the name of several; rename the checkpoint's file")
-        sizes = {codec.config.preprocessing.image_size for codec in codecs}
-        if len(sizes) > 1:
-            raise EvaluationError("checkpoints of different picture sizes cannot be compared")
-        (self.size,) = sizes
-        if self.size < SMALLEST_SIDE:
-            raise EvaluationError(
-                f"squares of {self.size} pixels: MS-SSIM needs {SMALLEST_SIDE} or more"
-            )
         rivals.require(others)
-        self.points = tuple(point for codec in codecs for point in _points(codec))
-        self.others, self.fit = others, fit
-        self.no_lpips = why_no_lpips()
+        self.points, self.others, self.fit, self.size = points, others, fit, size
+        self._lpips = lpips
         self.pictures = self.failed = 0
         self._collectors = [Collector() for _ in self.points]
-        self._figures: dict[tuple[int, str | None], list[tuple[int, Scores]]] = defaultdict(list)
+        self._figures: dict[tuple[int, str | None], list[tuple[int, Scores | None]]]
+        self._figures = defaultdict(list)
 
     def run(
-        self, records: Iterable[Record], workers: int, failed: Callable[[str], None]
+        self,
+        examples: Iterable[Example | TokcodecError],
+        workers: int,
+        failed: Callable[[str], None],
     ) -> Iterator[Result]:
-        """Results in the order of ``records``; ``failed`` is told of what cannot be read."""
-        config = PreprocessingConfig(image_size=self.size)
-        ahead = iter(records)
-        while chunk := list(islice(ahead, _BATCH)):
-            squares: list[tuple[str, Image.Image]] = []
-            for record in chunk:
-                try:
-                    read = read_squares(record, config, self.fit)
-                    squares.append((record.name, Image.fromarray(read.pixels[0])))
-                except PictureError as error:
-                    self.failed += 1
-                    failed(str(error))
-            images = [image for _, image in squares]
-            own: list[list[tuple[int, Image.Image]]] = [[] for _ in images]
-            for (codec, tokens), forms in groupby(
-                enumerate(self.points), lambda item: (item[1].codec, item[1].tokens)
-            ):
-                places = {point.coded: place for place, point in forms}
-                files = codec.compress_batch(images, "crop", tokens=tokens, coded=True in places)
-                decoded = codec.decompress_batch(files)
-                for coded, place in places.items():
-                    for results, file, image in zip(own, files, decoded, strict=True):
-                        token_file = file if coded else file.as_packed()
-                        self._collectors[place].add_row(token_file)
-                        self._collectors[place].add_bytes(token_file.file_bytes)
-                        results.append((token_file.file_bytes, image))
-            jobs = zip(squares, own, strict=True)
-            for result in map_ahead(lambda job: self._measure(*job), jobs, workers, workers):
-                self.pictures += 1
-                for measured in result.measured:
-                    figures = (measured.file_bytes, measured.scores)
-                    self._figures[measured.point, measured.rival].append(figures)
-                yield result
+        """Results in the order of ``examples``; ``failed`` is told of what cannot be read."""
+        for result in map_ahead(self._measure, examples, workers, workers):
+            if isinstance(result, TokcodecError):
+                self.failed += 1
+                failed(str(result))
+                continue
+            self.pictures += 1
+            for place, (token_file, _) in result.example.own.items():
+                self._collectors[place].add_row(token_file)
+                self._collectors[place].add_bytes(token_file.file_bytes)
+            for measured in result.measured:
+                figures = (measured.file_bytes, measured.scores)
+                self._figures[measured.point, measured.rival].append(figures)
+            yield result
 
     def evaluation(self) -> Evaluation:
         rows = []
         for place, point in enumerate(self.points):
             report = self._collectors[place].report()
+            if not report.pictures:
+                continue
             quantizer = point.codec.config.quantizer
             assert report.codes_used is not None
             assert report.perplexity is not None
@@ -221,33 +232,33 @@ class Evaluator:
                     others=tuple(self._mean(place, name) for name in self.others),
                 )
             )
-        return Evaluation(
-            self.pictures, self.failed, self.fit, self.size, self.no_lpips, tuple(rows)
-        )
+        return Evaluation(self.pictures, self.failed, self.fit, self.size, tuple(rows))
 
-    def _measure(
-        self, square: tuple[str, Image.Image], own: list[tuple[int, Image.Image]]
-    ) -> Result:
-        name, original = square
-        opened = {other: rivals.open_rival(other, original) for other in self.others}
+    def _measure(self, example: Example | TokcodecError) -> Result | TokcodecError:
+        if isinstance(example, TokcodecError):
+            return example
+        original = example.original
+        opened = {other: rivals.open_rival(other, original) for other in self.others if original}
         known: dict[int, Scores] = {}  # by image: of several points where only bytes differ
         measured = []
-        for place, (budget, decoded) in enumerate(own):
+        for place, (token_file, decoded) in example.own.items():
+            budget = token_file.file_bytes
             attempts: dict[rivals.Name | None, rivals.Attempt | None]
             attempts = {None: rivals.Attempt(budget, "", decoded)}
-            attempts |= {other: rivals.best(r, original, budget) for other, r in opened.items()}
+            if original:
+                attempts |= {name: rivals.best(r, original, budget) for name, r in opened.items()}
             for other, attempt in attempts.items():
                 if attempt:
                     image = attempt.image
-                    if id(image) not in known:
+                    if original and id(image) not in known:
                         known[id(image)] = score(
-                            np.asarray(original), np.asarray(image), lpips=not self.no_lpips
+                            np.asarray(original), np.asarray(image), self._lpips
                         )
-                    scores = known[id(image)]
+                    scores = known.get(id(image))
                     measured.append(
                         Measured(place, other, attempt.file_bytes, attempt.settings, scores, image)
                     )
-        return Result(name, original, tuple(measured))
+        return Result(example, tuple(measured))
 
     def _mean(self, place: int, rival: rivals.Name | None) -> Mean:
         figures = self._figures[place, rival]
@@ -257,22 +268,144 @@ class Evaluator:
             known = [value for value in values if value is not None]
             return math.fsum(known) / len(known) if known and complete else None
 
+        def mean_of(name: str) -> float | None:
+            return mean(getattr(scores, name) for _, scores in figures if scores)
+
         return Mean(
             codec=rival or self.points[place].name,
             pictures=len(figures),
             file_bytes=mean(size for size, _ in figures),
-            psnr=mean(scores.psnr for _, scores in figures),
-            ssim=mean(scores.ssim for _, scores in figures),
-            ms_ssim=mean(scores.ms_ssim for _, scores in figures),
-            lpips=mean(scores.lpips for _, scores in figures),
+            psnr=mean_of("psnr"),
+            ssim=mean_of("ssim"),
+            ms_ssim=mean_of("ms_ssim"),
+            lpips=mean_of("lpips"),
         )
 
 
-def _points(codec: Codec) -> list[Point]:
+def points_of(codecs: Iterable[Codec]) -> tuple[Point, ...]:
     """All codes; of a checkpoint that decodes prefixes, also half of them, down to 16; packed, and
     entropy-coded too if there is a prior."""
-    counts = [codec.config.num_codes]
-    while codec.config.prefix_codes and counts[0] // 2 >= _SHORTEST_PREFIX:
-        counts.insert(0, counts[0] // 2)
-    forms = (False, True) if codec.header.prior_id else (False,)
-    return [Point(codec, count, coded) for count in counts for coded in forms]
+    points = []
+    for codec in codecs:
+        counts = [codec.config.num_codes]
+        while codec.config.prefix_codes and counts[0] // 2 >= _SHORTEST_PREFIX:
+            counts.insert(0, counts[0] // 2)
+        forms = (False, True) if codec.header.prior_id else (False,)
+        points += [Point(codec, count, coded) for count in counts for coded in forms]
+    return tuple(points)
+
+
+def compared_size(points: Sequence[Point]) -> int:
+    """Side of the square on which the points are compared.
+
+    Raises:
+        EvaluationError: they have squares of different or too small sizes.
+    """
+    sizes = {point.side for point in points}
+    if len(sizes) > 1:
+        raise EvaluationError("checkpoints of different picture sizes cannot be compared")
+    (size,) = sizes
+    if size < SMALLEST_SIDE:
+        raise EvaluationError(f"squares of {size} pixels: MS-SSIM needs {SMALLEST_SIDE} or more")
+    return size
+
+
+def encoded(
+    records: Iterable[Record], points: Sequence[Point], fit: Fit, size: int
+) -> Iterator[Example | TokcodecError]:
+    """What the points make of pictures; for a bad picture, its error in that place.
+
+    Args:
+        records: the pictures.
+        points: all forms of one checkpoint and number of codes stand together.
+        fit: ``crop``, ``stretch`` or ``pad``.
+        size: of the points.
+    """
+    for batch in _batches(records):
+        read = [_read(record, fit, size) for record in batch]
+        images = [found[0] for found in read if not isinstance(found, TokcodecError)]
+        own: list[dict[int, tuple[TokenFile, Image.Image]]] = [{} for _ in images]
+        for (codec, tokens), group in groupby(
+            enumerate(points), lambda item: (item[1].codec, item[1].tokens)
+        ):
+            forms = {point.coded: place for place, point in group}
+            files = codec.compress_batch(images, "crop", tokens=tokens, coded=True in forms)
+            decoded = codec.decompress_batch(files)
+            for coded, place in forms.items():
+                for results, file, image in zip(own, files, decoded, strict=True):
+                    results[place] = file if coded else _packed(file, file.codes, size), image
+        made = iter(own)
+        for record, found in zip(batch, read, strict=True):
+            if isinstance(found, TokcodecError):
+                yield found
+            else:
+                yield Example(record.name, *found, next(made))
+
+
+def decoded(
+    pictures: Iterable[tuple[str, Mapping[int, TokenFile]]],
+    points: Sequence[Point],
+    fit: Fit,
+    originals: Mapping[str, Record] | None,
+) -> Iterator[Example | TokcodecError]:
+    """What token files hold; where something is wrong with a picture, its error in that place.
+
+    Args:
+        pictures: a name, and by index of the point its token file.
+        points: of the token files.
+        fit: of all token files: ``crop``, ``stretch`` or ``pad``.
+        originals: pictures by their names; None where there is nothing to compare with.
+    """
+    for batch in _batches(pictures):
+        own: list[dict[int, tuple[TokenFile, Image.Image]]] = [{} for _ in batch]
+        failed: dict[int, TokcodecError] = {}
+        for place, point in enumerate(points):
+            squares = {}
+            for n, (_, files) in enumerate(batch):
+                if place in files:
+                    try:
+                        codes = files[place].codes_with(point.codec.header)
+                        squares[n] = _packed(files[place], codes, point.side)
+                    except TokcodecError as error:
+                        failed[n] = error
+            made = point.codec.decompress_stream((square, None) for square in squares.values())
+            for n, image in zip(squares, made, strict=True):
+                if isinstance(image, TokcodecError):
+                    failed[n] = image
+                else:
+                    own[n][place] = batch[n][1][place], image
+        for n, (name, files) in enumerate(batch):
+            if n in failed:
+                yield type(failed[n])(f"{name}: {failed[n]}")
+                continue
+            place, file = next(iter(files.items()))
+            side = points[place].side
+            shape = (file.width, file.height) if fit == "stretch" else (side, side)
+            if originals is None:
+                yield Example(name, None, shape, own[n])
+            elif name not in originals:
+                yield PictureError(f"{name}: its picture is not in --originals")
+            else:
+                found = _read(originals[name], fit, side)
+                yield found if isinstance(found, TokcodecError) else Example(name, *found, own[n])
+
+
+def _read(record: Record, fit: Fit, size: int) -> tuple[Image.Image, Size] | PictureError:
+    """The square of a picture, and the width and height that it stands for."""
+    try:
+        read = read_squares(record, PreprocessingConfig(image_size=size), fit)
+    except PictureError as error:
+        return error
+    shape = (read.width, read.height) if fit == "stretch" else (size, size)
+    return Image.fromarray(read.pixels[0]), shape
+
+
+def _packed(file: TokenFile, codes: NDArray[Any], side: int) -> TokenFile:
+    """Of the same codes the file of a square picture, packed."""
+    return TokenFile.packed(codes, file.bits, file.code_id, side, side, "crop")
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    ahead = iter(items)
+    while batch := list(islice(ahead, _BATCH)):
+        yield batch

@@ -1,0 +1,62 @@
+"""A picture of a page of ``tokcodec page``: python tests/screenshot.py PAGE OUT.jpg [PICTURE]
+
+WebP stands on the left and tokcodec-64 on the right, sorted by gain; PICTURE is part of the name
+of the picture that is shown, the first one if not given. weights/evaluation/page.jpg is of the
+24 photos of Kodak, in a folder ``kodak`` that holds nothing else:
+
+    tokcodec page kodak --against thumbhash,webp,jxl -o page
+    python tests/screenshot.py page weights/evaluation/page.jpg kodim23
+"""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+from selenium import webdriver
+
+WIDTH, HEIGHT = 1200, 780
+
+
+def chromium():
+    """Headless, with its log of what it asked for."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+
+
+def screenshot(page, picture):
+    browser = chromium()
+    try:
+        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(f"file://{Path(page).resolve()}/index.html")
+        browser.find_element("css selector", "#order option[value=most]").click()
+        browser.find_element("css selector", f"#grid label[title*='{picture}']").click()
+        # The last WebP in no more bytes than tokcodec-64, which is chosen on the right.
+        rows = browser.find_elements("css selector", "#versions tr")
+        names = [row.find_element("css selector", "th").text for row in rows]
+        own = next(n for n, name in enumerate(names) if name.startswith("tokcodec-64"))
+        budget = int(rows[own].find_elements("css selector", "td")[2].text)
+        webp = [
+            row
+            for row, name in zip(rows, names, strict=True)
+            if name.startswith("WebP")
+            and int(row.find_elements("css selector", "td")[2].text) <= budget
+        ]
+        webp[-1].find_element("css selector", "input").click()
+        browser.execute_async_script(
+            "Promise.all([left.decode(), right.decode()]).then(arguments[0])"
+        )
+        return Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
+    finally:
+        browser.quit()
+
+
+if __name__ == "__main__":
+    page, output, picture = (*sys.argv[1:], "")[:3]
+    screenshot(page, picture).save(output, quality=88, subsampling=0)

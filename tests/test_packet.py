@@ -1,0 +1,86 @@
+"""A picture in one packet: the best in so many bytes, and as text."""
+
+import json
+
+import pytest
+from conftest import DATA, PHOTOS
+from hypothesis import given
+from test_tokenfile import token_files
+
+from tokcodec import TokenFile, checkpoint
+from tokcodec.errors import TokenFileError
+
+
+def lines(done):
+    return [json.loads(line) for line in done.stdout.decode().splitlines()]
+
+
+@pytest.mark.parametrize("limit", [43, 120, 232, 300, 433, 434])
+def test_the_best_that_fits(run, tmp_path, limit):
+    """It is the file of the checkpoint of most codes that fits; packed, if that does."""
+    told = lines(run("encode", DATA, "-o", tmp_path, "--max-bytes", limit, "--json"))
+    assert len(told) == 4
+    for line in told:
+        file = TokenFile.load(line["output"])
+        size = (tmp_path / line["output"]).stat().st_size
+        assert size == file.file_bytes == line["file_bytes"] <= limit
+        assert line["entropy_coded"] == file.entropy_coded
+        better = []
+        for header in checkpoint.bundled():
+            alone = tmp_path / f"{header.name}.tok"
+            run("encode", line["source"], "--weights", header.name, "--coded", "-o", alone, "-f")
+            coded = TokenFile.load(alone)
+            if header.name == line["checkpoint"]:
+                assert file in (coded, coded.as_packed())
+                assert file.entropy_coded == (coded.as_packed().file_bytes > limit)
+            elif header.config.num_codes > file.num_codes:
+                better.append(coded.file_bytes)
+        assert all(size > limit for size in better)
+
+
+def test_what_does_not_fit_is_refused(run, tmp_path):
+    said = run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--max-bytes", 20, status=1).stderr
+    least = said.decode().partition(" takes ")[2].split()[0]
+    assert f"takes {least} bytes at least, with tokcodec-16; that is more than".encode() in said
+    assert not (tmp_path / "a.tok").exists()
+    run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--max-bytes", least)
+    run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--max-bytes", int(least) - 1, status=1)
+    # Of a checkpoint that is named, and from a pipe that is read once.
+    said = run("encode", "-", "--max-bytes", 90, "--weights", "tokcodec-256", "-o", "-",
+               stdin=PHOTOS[0].read_bytes(), status=1).stderr  # fmt: skip
+    assert b"standard input: takes " in said
+    assert b"with tokcodec-256" in said
+    done = run("encode", "-", "--max-bytes", 90, stdin=PHOTOS[0].read_bytes())
+    assert TokenFile.from_bytes(done.stdout).num_codes == 16
+
+
+@given(token_files())
+def test_text_is_the_file(token_file):
+    text = token_file.to_text()
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    broken = "\n ".join(text[start : start + 40] for start in range(0, len(text), 40))
+    for some in (text, f"\n {text}\r\n\n", broken, text + "=" * (-len(text) % 4)):
+        assert TokenFile.from_bytes(some.encode()) == token_file
+
+
+def test_text_at_the_command_line(run, tmp_path):
+    text = run("encode", PHOTOS[2], "--text", "-o", "-", "--max-bytes", 232).stdout
+    assert text.endswith(b"\n")
+    assert len(text) - 1 <= 232
+    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok")
+    assert TokenFile.from_bytes(text) == TokenFile.load(tmp_path / "a.tok")
+    (tmp_path / "b.tok").write_bytes(b" \n" + text)
+    run("decode", tmp_path / "a.tok", tmp_path / "b.tok", "-o", tmp_path / "pictures")
+    from_pipe = run("decode", "-", "-o", "-", stdin=text).stdout
+    for name in ("a.png", "b.png"):
+        assert (tmp_path / "pictures" / name).read_bytes() == from_pipe
+    facts = [json.loads(run("inspect", tmp_path / n, "--json").stdout) for n in ("a.tok", "b.tok")]
+    assert facts[0] == facts[1]
+    # What is there as the other is no file that this run would write.
+    said = run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--text", status=1).stderr
+    assert b"a.tok: is there, not as text; -f overwrites it" in said
+    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--text", "-f")
+    assert b"skipped" in run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--text").stderr
+    damaged = text[:60] + (b"A" if text[60:61] != b"A" else b"B") + text[61:]
+    with pytest.raises(TokenFileError, match="checksum"):
+        TokenFile.from_bytes(damaged)

@@ -1,0 +1,282 @@
+"""``tokcodec page``."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tokcodec.cli.evaluate import (
+    EVERY,
+    Against,
+    measure,
+    parse_names,
+    prepare,
+    require_packages,
+)
+from tokcodec.cli.jobs import pictures
+from tokcodec.cli.options import (
+    CORES,
+    WEIGHTS,
+    AllowLarge,
+    Device,
+    Force,
+    Workers,
+    allow_large,
+)
+from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.errors import DatasetError, EvaluationError, TokcodecError, TokenFileError
+from tokcodec.files import is_dataset
+from tokcodec.remote import listed, location
+
+if TYPE_CHECKING:
+    from tokcodec.checkpoint import Header
+    from tokcodec.evaluate.rivals import Name
+    from tokcodec.evaluate.run import Evaluator, Example
+    from tokcodec.geometry import Fit
+    from tokcodec.sources import Record
+    from tokcodec.tokenfile import TokenFile
+
+    Prepared = tuple[Evaluator, Iterable[Example | TokcodecError], int | None]
+
+
+def page(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC",
+            help="Pictures, as for evaluate; or token files: files, folders, globs; or token "
+            "datasets.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FOLDER", help="Gets index.html and pictures."),
+    ],
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=WEIGHTS,
+            help="A checkpoint; again for more. If not given, every bundled one, or those that "
+            "fit the token files.",
+        ),
+    ] = None,
+    originals: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SRC", help="The pictures that token files are of, to compare with; also again."
+        ),
+    ] = None,
+    against: Against = EVERY,
+    fit: Annotated[
+        Literal["crop", "stretch", "pad"] | None,
+        typer.Option(help="From a picture to the square; crop if not given."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many pictures, the first.")] = 1000,
+    device: Device = "auto",
+    workers: Workers = CORES,
+    allow: AllowLarge = False,
+    force: Force = False,
+) -> None:
+    """Write a page to look at: every picture, what checkpoints make of it, and other codecs.
+
+    Pictures are encoded and measured as evaluate does it. Token files, and rows of token datasets,
+    are shown as they are, in the fit that they have; measured, and beside other codecs, where
+    --originals are named, by the names of the token files without .tok, or the rows' keys. Of two
+    token files of one name, by different checkpoints, one picture is made. FOLDER/index.html needs
+    no network, and asks for none.
+    """
+    from tokcodec.evaluate.page import INDEX, Page
+
+    of_tokens = {_holds_tokens(source) for source in sources}
+    if len(of_tokens) > 1:
+        raise typer.BadParameter("pictures and token files: take one kind", param_hint="SRC")
+    (tokens,) = of_tokens
+    if originals and not tokens:
+        raise typer.BadParameter("pictures are their own originals", param_hint="--originals")
+    if fit and tokens:
+        raise typer.BadParameter("token files have theirs", param_hint="--fit")
+    compared = bool(originals) or not tokens
+    if compared:
+        require_packages()
+    else:
+        say("nothing is measured, and no other codec shown, without --originals")
+    others = parse_names(against) if compared else ()
+    if allow:
+        allow_large()
+    prepare(output, INDEX, force)
+
+    if tokens:
+        evaluator, examples, count = _of_tokens(
+            sources, weights or [], originals, others, limit, device
+        )
+    else:
+        evaluator, examples, count = _of_pictures(
+            sources, weights, others, fit or "crop", limit, device
+        )
+    made = Page(output, evaluator.points, others)
+    for result in measure(evaluator, examples, workers, count, sources):
+        made.add(result)
+    made.write(evaluator.evaluation())
+    say(f"{evaluator.pictures} pictures in {output / INDEX}")
+    if evaluator.failed:
+        raise typer.Exit(3)
+
+
+def _of_pictures(
+    sources: list[str],
+    weights: list[str] | None,
+    others: "tuple[Name, ...]",
+    fit: Literal["crop", "stretch", "pad"],
+    limit: int,
+    device: str,
+) -> "Prepared":
+    from tokcodec.checkpoint import bundled
+    from tokcodec.codec import Codec
+    from tokcodec.evaluate.run import Evaluator, compared_size, encoded, points_of
+
+    count, records = pictures(sources)
+    if count and count > limit:
+        say(f"the first {limit:,} of {count:,} pictures; --limit for more")
+    points = points_of(Codec.load(name, device) for name in weights or bundled())
+    size = compared_size(points)
+    examples = encoded(islice(records, limit), points, fit, size)
+    return Evaluator(points, others, fit, size), examples, count and min(count, limit)
+
+
+def _of_tokens(
+    sources: list[str],
+    weights: list[str],
+    originals: list[str] | None,
+    others: "tuple[Name, ...]",
+    limit: int,
+    device: str,
+) -> "Prepared":
+    """Files are gathered to pictures by name, and to points by model and number of codes."""
+    from tokcodec.checkpoint import find
+    from tokcodec.codec import Codec
+    from tokcodec.evaluate.run import Evaluator, Point, compared_size, decoded
+
+    given = [find(name) for name in weights]
+    codecs: dict[str, Codec] = {}
+    places: dict[tuple[str, int], int] = {}
+    coded: set[tuple[str, int]] = set()
+    named: dict[str, dict[int, TokenFile]] = {}
+    problems: list[TokcodecError] = []
+    fits: set[Fit] = set()
+    cut = False
+    for name, found in chain.from_iterable(
+        islice(_token_files(source, bool(originals)), limit + 1) for source in sources
+    ):
+        if name not in named and len(named) == limit:
+            cut = True
+            continue
+        try:
+            file, header = _usable(found, given)
+            key = header.checkpoint_id, file.num_codes
+            place = places.setdefault(key, len(places))
+            if place in named.get(name, {}):
+                raise TokenFileError("a second one of this name and model")
+        except TokcodecError as error:
+            problems.append(TokenFileError(f"{name}: {error}"))
+            continue
+        if header.checkpoint_id not in codecs:
+            codecs[header.checkpoint_id] = Codec.load(header, device)
+        coded |= {key} if file.entropy_coded else set()  # those that it makes shorter
+        named.setdefault(name, {})[place] = file
+        fits.add(file.fit)
+    if cut:
+        say(f"the first {limit:,} pictures; --limit for more")
+    if len(fits) > 1:
+        raise EvaluationError(f"token files of several fits, {', '.join(sorted(fits))}: take one")
+    if not fits:
+        raise problems[0] if problems else EvaluationError(f"{', '.join(sources)}: no token files")
+    (fit,) = fits
+    points = [Point(codecs[key[0]], key[1], key in coded) for key in places]
+    size = compared_size(points) if originals else None
+    known = _named(originals, named) if originals else None
+    examples = chain(problems, decoded(named.items(), points, fit, known))
+    return Evaluator(points, others, fit, size), examples, len(named)
+
+
+def _usable(
+    file: "TokenFile | TokcodecError", given: "Sequence[Header]"
+) -> "tuple[TokenFile, Header]":
+    """A token file, and the checkpoint that decodes it: a given, a bundled or a cached one.
+
+    Raises:
+        TokcodecError: there is none; the file is of several squares; or the error that is given.
+    """
+    from tokcodec.checkpoint import find_by_code_id
+
+    if isinstance(file, TokcodecError):
+        raise file
+    if file.fit in ("tile", "native"):
+        raise TokenFileError(f"its fit is {file.fit}, and a page shows single squares: decode it")
+    fitting = (header for header in given if header.decodes(file.code_id))
+    header = next(fitting, None) or find_by_code_id(file.code_id)
+    if header is None:
+        model = file.code_id.hex()
+        raise TokenFileError(f"its codes are of model {model}: name its checkpoint by --weights")
+    return file, header
+
+
+def _holds_tokens(source: str) -> bool:
+    from tokcodec.sources import expand
+    from tokcodec.tokenfile import SUFFIX
+
+    if is_dataset(location(source)):
+        return _is_token_dataset(source)
+    found = list(expand(source)) or list(expand(source, {SUFFIX}))
+    return bool(found) and all(stamp.path.endswith(SUFFIX) for stamp in found)
+
+
+def _is_token_dataset(source: str) -> bool:
+    """And not Parquet with pictures."""
+    require_pyarrow()
+    from tokcodec.dataset.table import read_metadata
+
+    path = location(source)
+    try:
+        read_metadata(path if path.suffix == ".parquet" else listed(path, "part-*.parquet")[0])
+    except DatasetError:
+        return False
+    return True
+
+
+def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
+    """A picture's name, and its token file, or what is wrong with it."""
+    from tokcodec.sources import expand, gather
+    from tokcodec.tokenfile import SUFFIX, TokenFile
+
+    if is_dataset(location(source)):
+        from tokcodec.dataset.reader import open_dataset, token_files
+
+        dataset = open_dataset(source)
+        if compared and dataset.metadata.run["views"] == "ten-crop":
+            raise DatasetError(f"{source}: ten crops a picture: leave --originals out")
+        yield from token_files(dataset)
+        return
+    for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
+        for record in batch.records():
+            name = record.key.removesuffix(SUFFIX)
+            try:
+                yield name, TokenFile.from_bytes(record.read())
+            except OSError as error:
+                yield name, TokenFileError(f"cannot read: {error.strerror or error}")
+            except TokenFileError as error:
+                yield name, error
+
+
+def _named(sources: list[str], names: Collection[str]) -> "dict[str, Record]":
+    """Those pictures that have one of these names, as keys or as paths below their source."""
+    from tokcodec.sources import printable
+
+    _, records = pictures(sources)
+    return {
+        name: record
+        for record in records
+        for name in (printable(record.below), record.key)
+        if name in names
+    }
