@@ -1,6 +1,7 @@
 """What Python code and notebooks get: names, what objects say of themselves, what calls take."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import PHOTOS
+from conftest import COMMAND, PHOTOS
 from PIL import Image
 
 import tokcodec
@@ -153,3 +154,42 @@ def test_missing_extras_are_named(monkeypatch):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     line = "token datasets need pyarrow: pip install 'tokcodec[parquet]'\n"
     assert done.stdout.decode() == 2 * line
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("encode --fit ", ["stretch", "crop", "pad", "tile", "native"]),
+        ("decode --weights tokcodec-2", ["tokcodec-256"]),
+        ("tokenize --weights ./", ["./a.pt", "./mine.safetensors", "./folder/"]),
+        ("train --codes-of mi", ["mine.safetensors"]),
+        ("convert --family titok-s", ["titok-s128", "titok-sl256-vq8k"]),
+    ],
+)
+def test_a_shell_completes_values(tmp_path, line, expected):
+    for name in ("a.pt", "mine.safetensors", "notes.txt", "folder/b.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    program = (
+        "import sys; from tokcodec.cli import main\n"
+        "sys.argv = ['tokcodec']\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules, file=sys.stderr)"
+    )
+    asked = {
+        "_TOKCODEC_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"tokcodec {line}",
+        "COMP_CWORD": str(len(line.split(" "))),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | asked, cwd=tmp_path, capture_output=True
+    )
+    assert (done.stdout.decode().split(), done.stderr) == (expected, b"False\n")
+
+
+def test_completion_installs_itself(tmp_path):
+    home = os.environ | {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    subprocess.run([COMMAND, "--install-completion", "bash"], env=home, check=True)
+    (script,) = (tmp_path / ".bash_completions").iterdir()
+    assert "_TOKCODEC_COMPLETE=complete_bash" in script.read_text()
+    assert str(script) in (tmp_path / ".bashrc").read_text()

@@ -10,6 +10,12 @@ from tokcodec.cli.terminal import say, show
 from tokcodec.errors import CheckpointError, OutputError
 
 
+def _complete_family(incomplete: str) -> list[str]:
+    from tokcodec.families import known
+
+    return [name for name in known() if name.startswith(incomplete)]
+
+
 def convert(
     source: Annotated[
         str,
@@ -33,6 +39,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
+            autocompletion=_complete_family,
             help="The published model, where its files do not tell it: a name of "
             "tokcodec models --known.",
         ),

@@ -54,7 +54,7 @@ def tokenize(
     ] = None,
     force: Annotated[bool, typer.Option("-f", "--force", help="Begin again.")] = False,
     weights: Annotated[
-        str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
+        str, typer.Option(**WEIGHTS, help="The checkpoint, as for encode.")
     ] = DEFAULT_WEIGHTS,
     fit: Annotated[
         Literal["stretch", "crop", "pad", "native"] | None,

@@ -34,7 +34,7 @@ def train(
         str | None,
         typer.Option(
             "--from",
-            metavar=WEIGHTS,
+            **WEIGHTS,
             help="Begin with the weights of this checkpoint: of the same encoder and codebook, and "
             "the same decoder, or one of fewer layers or less pixel_overlap.",
         ),
@@ -42,7 +42,7 @@ def train(
     codes_of: Annotated[
         str | None,
         typer.Option(
-            metavar=WEIGHTS,
+            **WEIGHTS,
             help="Train only a decoder, for the codes of this checkpoint, which stay as they are. "
             "It begins as the checkpoint's where --from would go on with that, else afresh.",
         ),
