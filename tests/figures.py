@@ -17,7 +17,11 @@ from tokcodec.evaluate.report import plot, table
 from tokcodec.evaluate.rivals import TITLES
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "weights" / "MODEL_CARD.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "weights" / "MODEL_CARD.md",
+    ROOT / "tokcodec" / "families" / "README.md",
+)
 REPORT = ROOT / "weights" / "evaluation" / "report.json"
 LATENT = ROOT / "weights" / "evaluation" / "latent" / "report.json"
 

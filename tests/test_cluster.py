@@ -24,8 +24,10 @@ SOON = {
 
 
 @pytest.fixture
-def cluster():
+def cluster(request):
     """Head without CPUs, from where nothing but commands run."""
+    if not request.config.option.markexpr.startswith("cluster"):
+        pytest.skip("takes three minutes: pytest -m cluster")
     pytest.importorskip("ray")
     if not shutil.which("ip"):
         pytest.skip("no namespaces may be made here: no ip (iproute2)")

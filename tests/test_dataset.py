@@ -583,6 +583,21 @@ def test_a_full_disk(run, many, tmp_path):
     assert len(rows(tmp_path / "out")) == 300
 
 
+def test_an_output_that_vanishes_is_told(codec, many, tmp_path, monkeypatch):
+    out, write_rows = tmp_path / "out", step.write_rows
+
+    def write(path, *arguments):
+        if path.name == "part-00001.parquet":
+            shutil.rmtree(out)
+        write_rows(path, *arguments)
+
+    monkeypatch.setattr(step, "write_rows", write)
+    with pytest.raises(OutputError, match=r"part-00000\.parquet: has vanished; the same command"):
+        go(codec, [many], out, limit=30, rows_per_shard=10)
+    monkeypatch.undo()
+    assert go(codec, [many], out, limit=30, rows_per_shard=10) == (30, 0)
+
+
 def test_memory_is_flat(tmp_path):
     image = pa.array([{"bytes": picture(0), "path": None}] * 10_000)
     pq.write_table(pa.table({"image": image}), tmp_path / "in.parquet", row_group_size=500)

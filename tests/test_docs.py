@@ -18,7 +18,9 @@ from tokcodec.families import known
 
 README = (TESTS.parent / "README.md").read_text()
 CARD = (TESTS.parent / "weights" / "MODEL_CARD.md").read_text()
-PAGES = [*figures.PAGES, *sorted((TESTS.parent / "tokcodec").glob("*/README.md"))]
+FAMILIES = figures.PAGES[2].read_text()
+ROOMS = (TESTS.parent / "tokcodec").rglob("*.md")
+PAGES = list(dict.fromkeys([*figures.PAGES[:2], *sorted(ROOMS, key=lambda path: path.parent)]))
 
 
 def blocks(language):
@@ -30,6 +32,8 @@ def blocks(language):
 def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(DATA, folder / "photos", ignore=shutil.ignore_patterns("*.md"))
+    (folder / "tests").mkdir()
+    (folder / "tests" / "data").symlink_to(DATA)
     published.write(folder / "one-d-piece", *published.tiny(prefix=True, num_latents=256))
     (folder / "held-out.txt").write_text("coffee.jpg\n")
     (folder / "tiny.json").write_text(
@@ -67,7 +71,7 @@ def test_python(workplace, monkeypatch):
 
 
 def test_every_known_model_is_in_the_table():
-    rows = [line for line in README.splitlines() if line.startswith("| `")]
+    rows = [line for line in FAMILIES.splitlines() if line.startswith("| `")]
     for name, (_, model) in known().items():
         row = next(line for line in rows if line.startswith(f"| `{name}` "))
         assert f"| {model.codes}, {model.codebook_size} |" in row
@@ -80,10 +84,10 @@ def test_every_command_at_the_top_is_the_scripts():
     assert install in first
     assert install in script
     assert second == ".venv/bin/pytest"
-    assert script.rstrip().endswith(second)
+    assert second in script.splitlines()
 
 
-@pytest.mark.parametrize("page", figures.PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", figures.PAGES, ids=lambda page: str(page))
 def test_tables_are_those_of_the_evaluation(page):
     text = page.read_text()
     assert figures.rewritten(text) == text
@@ -100,7 +104,7 @@ def test_the_evaluation_is_of_the_bundled_checkpoints():
 
 def test_the_repository_names_no_registry():
     for page in (*PAGES, TESTS / "constraints.txt"):
-        assert "://" not in page.read_text(), page
+        assert set(re.findall(r"\w+://\w*", page.read_text())) <= {"s3://bucket"}, page
 
 
 def test_links_lead_somewhere():

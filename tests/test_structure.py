@@ -153,6 +153,18 @@ def test_importing_the_package_loads_nothing():
     assert done.stdout.strip() == b"[]"
 
 
+def test_windows_is_told():
+    """What its locks and renames ask for is not there."""
+    program = (
+        "import sys, typer.exceptions; from tokcodec.cli import main, terminal\n"
+        "sys.platform = 'win32'; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert "tokcodec runs on Linux and macOS; on Windows, use it in WSL" in line
+
+
 def test_the_module_is_the_command():
     by_module = subprocess.run(
         [sys.executable, "-m", "tokcodec", "--version"], capture_output=True, check=True

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -47,7 +48,23 @@ def fuzz(name: str, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["tokcodec"]):
-        act, refusal = TARGETS[name]()
+        one_input = judge(name)
+    with tempfile.TemporaryDirectory() as found:
+        for seed in seeds(name):
+            shutil.copy(seed, found)
+        arguments = [*LIMITS, f"-max_total_time={seconds}", found]
+        atheris.Setup(["fuzz", *arguments], one_input)
+        atheris.Fuzz()
+
+
+def seeds(name: str) -> list[Path]:
+    """What has failed once, and what is kept for good."""
+    return [*(HERE / "corpus" / name).glob("*"), *GOLDEN.glob(SEEDS.get(name, "-"))]
+
+
+def judge(name: str) -> Callable[[bytes], None]:
+    """Raises where a target does with some bytes what it must not."""
+    act, refusal = TARGETS[name]()
 
     def one_input(data: bytes) -> None:
         try:
@@ -56,12 +73,7 @@ def fuzz(name: str, seconds: int) -> None:
             if len(str(error).splitlines()) != 1:
                 raise
 
-    with tempfile.TemporaryDirectory() as found:
-        for seed in (*(HERE / "corpus" / name).glob("*"), *GOLDEN.glob(SEEDS.get(name, "-"))):
-            shutil.copy(seed, found)
-        arguments = [*LIMITS, f"-max_total_time={seconds}", found]
-        atheris.Setup(["fuzz", *arguments], one_input)
-        atheris.Fuzz()
+    return one_input
 
 
 def token_file():

@@ -44,7 +44,7 @@ def run(
         engine: does it.
         output: a folder of shards, or one file if it ends in ``.parquet``; as ``remote.location``
             gives it.
-        part: index and count: only every so manieth shard, for several machines.
+        part: index i and count n: of n machines the i-th, from 0, does every n-th shard.
         retry_failed: do shards again that have failed rows.
         verify_inputs: also compare the bytes of finished shards' inputs with those of then.
         force: begin again.
