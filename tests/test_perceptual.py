@@ -69,6 +69,8 @@ def test_lpips_names_what_is_missing(lpips_files, tmp_path, monkeypatch):
         load_lpips(paths[1:])
     with pytest.raises(CheckpointError, match=r"none\.pth"):
         load_lpips([tmp_path / "none.pth"])
+    with pytest.raises(TrainingError, match=r"^--lpips needs --lpips-file: torchvision's vgg16"):
+        load_lpips([])
 
 
 def test_spectra_prefer_other_grain_to_none():

@@ -34,7 +34,8 @@ BORDERS = {
         "prior",
         "tensorfile",
     },
-    "tokenfile": {"bitpack", "checkpoint", "errors", "files", "geometry", "prior"},
+    # It shows itself in notebooks, for which alone it asks the codec.
+    "tokenfile": {"bitpack", "checkpoint", "codec", "errors", "files", "geometry", "prior"},
     "picture": {"config", "errors", "files", "geometry"},
     "tar": set(),
     "sources": {"errors", "files", "picture", "remote", "tar"},

@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import dataclasses
+import hashlib
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +35,7 @@ from tokcodec.model import loading
 from tokcodec.model.codebook import Codebook, nearest
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train import start
 from tokcodec.train.batches import Batches, cut
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages, fast_codes
@@ -116,8 +119,45 @@ def test_reading_pictures(photos, pictures, tmp_path):
         )
         assert (len(chosen.train), len(chosen.held_out)) == (237, 3)
     assert chosen.fingerprint == pictures.fingerprint
-    with pytest.raises(TrainingError, match="pictures of other sources or settings"):
+    with pytest.raises(
+        TrainingError, match=r"pictures of other sources or settings \(--held-out\)"
+    ):
         load_pictures([str(photos)], frozenset(), PATCH.preprocessing, tmp_path, 2, lambda _: None)
+
+
+def test_few_pictures_and_what_cannot_be_read(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(4):
+        Image.new("RGB", (40, 40), (60 * number, 0, 0)).save(photos / f"{number}.png")
+    (photos / "link.png").symlink_to("nowhere.png")
+    (photos / "two\nlines.png").write_bytes(b"no picture")
+    Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png")).write_bytes(b"no picture")
+
+    def load(name, held_out=frozenset()):
+        (tmp_path / name).mkdir()
+        folder = tmp_path / name
+        return load_pictures(
+            [str(photos)], held_out, PATCH.preprocessing, folder, 2, lambda _: None
+        )
+
+    found = load("a")
+    assert len(found.skipped) == 3
+    assert found.skipped[0].startswith(r"caf\xe9.png: ")
+    assert found.skipped[1] == "link.png: No such file or directory"
+    assert found.skipped[2].startswith(r"two\nlines.png: ")
+    # None of them is drawn, so the one with the lowest hash is held out, and as a list would do it.
+    lowest = min(map("{}.png".format, range(4)), key=lambda k: hashlib.sha256(k.encode()).digest())
+    listed = load("b", frozenset({lowest}))
+    for pictures in (found, listed):
+        assert np.array_equal(pictures.held_out[0, :, 0, 0], [60 * int(lowest[0]), 0, 0])
+    assert np.array_equal(found.train, listed.train)
+    for name, held_out, count in (
+        ("c", {"9.png"}, 0),
+        ("d", set(map("{}.png".format, range(4))), 4),
+    ):
+        with pytest.raises(TrainingError, match=rf"4 could be read, of which {count} are held out"):
+            load(name, frozenset(held_out))
 
 
 def test_no_pictures(tmp_path):
@@ -142,6 +182,10 @@ def test_batches_depend_on_seed_and_step_alone(pictures):
     ahead = list(Batches(pictures.train, PREFIXES, recipe, CPU).since(4))
     assert len(ahead) == 5
     assert all(map(torch.equal, ahead[0], draws[0]))
+    # Where codes stay none is revived, and all else is the same.
+    *others, revival = Batches(pictures.train, PREFIXES, recipe, CPU, codes_stay=True).of(4)
+    assert len(revival) == 0
+    assert all(map(torch.equal, others, draws[0][:3]))
     many = dataclasses.replace(recipe, batch_size=4000)
     batch = Batches(pictures.train, PREFIXES, many, CPU).of(0)
     top, left, edge, mirrored = batch.crops.T
@@ -405,7 +449,7 @@ def test_a_step_waits_for_nothing_and_mixes_no_devices(config, codes_stay, monke
         recipe = dataclasses.replace(recipe, adversarial=0.1)
     step = Step(Tokenizer(config).to(meta), recipe, codes_stay, Lpips())
     pictures = np.zeros((20, 3, 32, 32), np.uint8)
-    for batch in Batches(pictures, config, recipe, meta).since(7):
+    for batch in Batches(pictures, config, recipe, meta, codes_stay).since(7):
         assert {tensor.device for tensor in batch} == {meta}
         assert step(batch).device == meta
     assert step.number == 2
@@ -546,21 +590,70 @@ def test_a_run_goes_on_in_its_own_precision(photos, tmp_path, run, monkeypatch):
         torch.use_deterministic_algorithms(False)
     # What auto would take on another machine does not matter.
     monkeypatch.setattr(loading, "fastest_dtype", lambda _: "float32")
-    assert b"bfloat16 on cpu" in run(*command[:-1]).stderr
+    again = run(*command[:-1]).stderr.decode()
+    assert "goes on from step 2, as it was begun in bfloat16 on cpu" in again
+    # So it does with whether the step is compiled; and it says that there is nothing left to do.
+    path = tmp_path / "run" / "state.pt"
+    state = torch.load(path)
+    state["settings"] = state["settings"].replace('"compiled": false', '"compiled": true')
+    torch.save(state, path)
+    remedy = f"begin another run with --from {tmp_path / 'run' / 'model.safetensors'}\n"
+    for said in (again, run(*command[:-1]).stderr.decode()):
+        assert "all 2 steps were done before: to train on, " + remedy in said
     other = run(*command[:-1], "--dtype", "float32", "--seed", "3", status=1)
     assert b"dtype bfloat16, not float32, seed 0, not 3; repeat its command" in other.stderr
+    further = run(*command[:-1], "--steps", "4", status=1).stderr.decode()
+    assert ": steps 2, not 4; repeat" in further
+    assert "to train on from where it stands with --from " in further
 
 
 def test_other_settings_are_refused(pictures, tmp_path):
     recipe = Recipe(steps=2, batch_size=4)
     train(PATCH, recipe, pictures, tmp_path, CPU, {}, lambda _: None)
-    for other in (
-        (LATENT, recipe, pictures),
-        (PATCH, dataclasses.replace(recipe, seed=1), pictures),
-        (PATCH, recipe, dataclasses.replace(pictures, fingerprint="0")),
+    larger = with_decoder(PATCH, layers=2, pixel_overlap=1)
+    for other, said in (
+        (
+            (larger, recipe, pictures),
+            "the model's decoder.layers 1, not 2, the model's pixel_overlap none, not 1",
+        ),
+        ((PATCH, dataclasses.replace(recipe, seed=1), pictures), "seed 0, not 1"),
+        ((PATCH, recipe, dataclasses.replace(pictures, fingerprint="0")), "the pictures"),
     ):
-        with pytest.raises(TrainingError, match="other settings or pictures"):
+        with pytest.raises(TrainingError, match=f"other settings or pictures: {said}; repeat"):
             train(*other, tmp_path, CPU, {}, lambda _: None)
+
+
+def test_a_start_from_a_checkpoint_needs_no_components(pictures, tmp_path, monkeypatch):
+    base = train(PATCH, Recipe(steps=1), pictures, tmp_path, CPU, {}, lambda _: None)
+    larger = with_decoder(PATCH, layers=2, pixel_overlap=2, pixel_convolution=True)
+
+    def begun(config):
+        torch.manual_seed(0)
+        model = Tokenizer(config)
+        begin(model, pictures.train, 0, base)
+        return model
+
+    monkeypatch.setattr(start, "_principal_components", lambda *_: pytest.fail("not needed"))
+    some = torch.from_numpy(pictures.held_out[:4].copy()).float() / 255
+    a, b = load(base, CPU), begun(larger)
+    for model in (a, b):
+        model.eval()
+    with torch.inference_mode():
+        codes = a.encode(a.shrink(some))
+        assert torch.equal(b.encode(b.shrink(some)), codes)
+        torch.testing.assert_close(b.decode(codes), a.decode(codes))
+
+
+def test_warming_up_takes_a_tenth_at_most_unless_asked(photos, tmp_path, run):
+    (tmp_path / "config.json").write_text(PATCH.to_json())
+    for number, (options, expected) in enumerate(((("--warmup", "30"), 30), ((), 2))):
+        folder = tmp_path / str(number)
+        run(
+            *("train", photos, "-o", folder, "--model", tmp_path / "config.json", "--device"),
+            *("cpu", "--steps", "20", "--batch-size", "2", *options),
+        )
+        header = checkpoint.read_header(folder / "model.safetensors")
+        assert header.provenance["recipe"]["warmup"] == expected
 
 
 def test_a_killed_run_ends_in_the_same_weights(photos, tmp_path, run):

@@ -28,6 +28,7 @@ def test_wheel_carries_its_weights(tmp_path):
     parts = {path.name for path in (site / "tokcodec" / "evaluate").glob("page.*")}
     assert parts == {"page.py", "page.html", "page.css", "page.js"}
     assert carried == {"MODEL_CARD.md"} | {header.path.name for header in bundled()}
+    assert (site / "tokcodec" / "py.typed").is_file()
     program = "import tokcodec; print(tokcodec.__file__); from tokcodec.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", program, "encode", DATA / "coffee.jpg", "-o", tmp_path / "c.tok"],

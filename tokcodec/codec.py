@@ -2,9 +2,12 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from itertools import chain, islice
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
@@ -28,12 +31,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 Rows = NDArray[Any]
 
+Picture = Source | Tensor  # uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W]
+Compressed = TokenFile | str | os.PathLike[str] | bytes  # read, or yet to be
 Decoded = tuple[Pixels, Placement, Size | None]  # what ``picture.to_image`` takes
 _Item = tuple[Placement, Size | None]
 _NOTHING: Rows = np.empty(0)  # rows of a picture that could not be read
 
 BATCH_SIZE = 16
 _BATCHES_AHEAD = 4  # that pictures are read for while the model runs
+_ROUNDING = 1e-3  # that pixels may be beyond [0, 1] by
+_SHOWN = 512  # pixels of the longer edge of a preview
+_SQUARES_SHOWN = 64
 BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
@@ -109,6 +117,13 @@ class Codec:
         size = batch_size or default_batch_size(header.config, resolve_device(device).type)
         return cls(model, header, size, batch_size or 1, dtype)
 
+    def __repr__(self) -> str:
+        config, side = self.config, self.config.preprocessing.image_size
+        return (
+            f"<Codec {self.header.name}: {config.num_codes} codes of {config.quantizer.bits} bits "
+            f"for {side}x{side} pixels, {self.dtype} on {self.device}>"
+        )
+
     @property
     def config(self) -> ModelConfig:
         return self.header.config
@@ -117,15 +132,18 @@ class Codec:
 
     def compress(
         self,
-        image: Source,
+        image: Picture,
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
         coded: bool = False,
     ) -> TokenFile:
-        """One picture (PIL image, path or binary file) -> its token file.
+        """One picture -> its token file.
 
         Args:
+            image: a path, the bytes of a picture file, a binary file, a PIL image, or its pixels:
+                an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]; of either also one channel,
+                which is grey, or four, of which the last is alpha.
             fit: ``stretch``, ``crop``, ``pad``, ``tile``, or where the checkpoint is
                 convolutional ``native``; the checkpoint's default if None.
             background: red, green and blue that show through transparent parts.
@@ -137,12 +155,13 @@ class Codec:
             PictureError: the picture cannot be read.
             CheckpointError: the checkpoint cannot do with this number of codes, or has no prior or
                 no such fit.
+            ValueError: pixels of another shape or type; no such fit at all.
         """
         return self.compress_batch([image], fit, background, tokens, coded)[0]
 
     def compress_batch(
         self,
-        images: Iterable[Source],
+        images: Iterable[Picture],
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
@@ -154,7 +173,7 @@ class Codec:
 
     def compress_stream(
         self,
-        images: Iterable[Source],
+        images: Iterable[Picture],
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
@@ -171,10 +190,10 @@ class Codec:
         fit = fit or self.config.default_fit
         checkpoint.check_fit(self.header, fit)
 
-        def read(image: Source) -> Squares | PictureError:
+        def read(image: Picture) -> Squares | PictureError:
             try:
                 return read_squares(
-                    image, self.config.preprocessing, fit, background, self.config.multiple
+                    _source(image), self.config.preprocessing, fit, background, self.config.multiple
                 )
             except PictureError as error:
                 return error
@@ -217,16 +236,18 @@ class Codec:
         return _on_workers(_groups(rows, self.batch_size), work, self._threads(workers))
 
     def decompress(
-        self, token_file: TokenFile, size: Size | None = None, tokens: int | None = None
+        self, token_file: Compressed, size: Size | None = None, tokens: int | None = None
     ) -> Image.Image:
         """A token file -> its picture, at its original size or at ``size`` (width, height).
 
         Args:
+            token_file: it, its path, or its bytes.
             size: width and height of the picture.
             tokens: codes used of each square, the first ones; all if None.
 
         Raises:
-            TokenFileError: it was written by another model, or its codes do not fit this one.
+            TokenFileError: it cannot be read, was written by another model, or its codes do not
+                fit this one.
             CheckpointError: the checkpoint cannot do with this number of codes.
             PictureError: the picture would be above Pillow's decompression bomb limit.
         """
@@ -234,12 +255,12 @@ class Codec:
 
     def decompress_batch(
         self,
-        token_files: Iterable[TokenFile],
+        token_files: Iterable[Compressed],
         size: Size | None = None,
         tokens: int | None = None,
     ) -> list[Image.Image]:
         """Like ``decompress``, of many; raises the first error."""
-        items = ((token_file, size) for token_file in token_files)
+        items = ((_token_file(given), size) for given in token_files)
         return [_raised(result) for result in self.decompress_stream(items, tokens)]
 
     def decompress_stream(
@@ -325,7 +346,7 @@ class Codec:
         they are averaged down to these.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape or type, or beyond [0, 1].
         """
         side, multiple = self.config.preprocessing.image_size, self.config.multiple
         shape = tuple(pixels.shape[2:])
@@ -337,6 +358,7 @@ class Codec:
             )
         ):
             raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
+        _require_unit_range(pixels)
         return self._run(
             lambda pixels: self._codes(self.model.shrink(pixels)),
             pixels.to(self.device, torch.float32),
@@ -443,6 +465,65 @@ class Codec:
     def _threads(self, workers: int) -> int:
         """That run the model, a batch each."""
         return workers if self.device.type == "cpu" else BATCHES_AT_ONCE
+
+
+def preview(token_file: TokenFile) -> bytes | None:
+    """A token file's picture as PNG, its longer edge 512 pixels at most; None where no bundled or
+    cached checkpoint decodes it, or where it would take long.
+
+    Raises:
+        TokcodecError: as ``Codec.decompress``.
+    """
+    header = checkpoint.find_by_code_id(token_file.code_id)
+    if not header or token_file.num_codes > _SQUARES_SHOWN * header.config.num_codes:
+        return None
+    placement, _ = header.config.place(token_file.fit, token_file.width, token_file.height)
+    width, height = placement.output
+    smaller = min(1.0, _SHOWN / max(width, height))
+    size = (max(1, round(smaller * width)), max(1, round(smaller * height)))
+    return _previewing(header.path).decompress(token_file, size)._repr_png_()
+
+
+@lru_cache(1)
+def _previewing(path: Path) -> Codec:
+    return Codec.load(str(path), "cpu", batch_size=1)
+
+
+def _source(picture: Picture) -> Source:
+    """What ``picture.read_squares`` takes."""
+    if not isinstance(picture, Tensor):
+        return picture
+    if picture.ndim == 3:
+        if picture.shape[0] not in (1, 3, 4):
+            raise ValueError(f"expected a tensor uint8 [3, H, W], not {list(picture.shape)}")
+        picture = picture.movedim(0, 2)
+    pixels: Pixels = picture.detach().cpu().numpy()
+    return pixels
+
+
+def _token_file(given: Compressed) -> TokenFile:
+    if isinstance(given, TokenFile):
+        return given
+    return TokenFile.from_bytes(given) if isinstance(given, bytes) else TokenFile.load(given)
+
+
+def _require_unit_range(pixels: Tensor) -> None:
+    """
+    Raises:
+        ValueError: not floating point, or beyond [0, 1].
+    """
+    if not pixels.is_floating_point():
+        raise ValueError(
+            f"expected float pixels in [0, 1], not {pixels.dtype}: divide bytes by 255"
+        )
+    if not pixels.numel():
+        return
+    least, most = map(float, pixels.detach().aminmax())
+    if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
+        raise ValueError(
+            f"expected pixels in [0, 1], not from {least:.4g} to {most:.4g}: divide 0 to 255 by "
+            "255, and clamp what resizing overshoots"
+        )
 
 
 def _groups(items: Iterable[tuple[T, Rows]], least: int) -> Iterator[list[tuple[T, Rows]]]:

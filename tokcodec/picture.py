@@ -30,7 +30,9 @@ class Readable(Protocol):
     def read(self) -> bytes: ...
 
 
-Source = str | os.PathLike[str] | Readable | Image.Image
+# A path, the bytes of a file, a binary file, a picture of Pillow's, or pixels uint8 [H, W, 3]; grey
+# ones are [H, W] or [H, W, 1], and those with alpha [H, W, 4].
+Source = str | os.PathLike[str] | bytes | Readable | Image.Image | Pixels
 
 MAX_EDGE = 65535  # what a token file can say
 _FILTERS = {
@@ -113,7 +115,16 @@ def read_squares(
         PictureError: no picture, a damaged one, one above Pillow's decompression bomb limit
             (``PIL.Image.MAX_IMAGE_PIXELS``; None lifts it), an edge above 65,535 pixels, or too
             many codes for the native fit.
+        ValueError: an array of another shape or type.
+        TypeError: nothing of ``Source``.
     """
+    if isinstance(source, np.ndarray):
+        source = _from_array(source)
+    if not (isinstance(source, str | os.PathLike | bytes | Image.Image) or hasattr(source, "read")):
+        raise TypeError(
+            "expected a picture (a path, bytes, a binary file, a PIL image, an array), "
+            f"not {type(source).__name__}"
+        )
     name = _name(source)
     try:
         with _open(source) as image:
@@ -263,10 +274,22 @@ def _name(source: Source) -> str:
     return str(name or "picture")
 
 
+def _from_array(pixels: Pixels) -> Image.Image:
+    channels = pixels.shape[2:]
+    if pixels.dtype != np.uint8 or channels not in ((), (1,), (3,), (4,)) or not pixels.size:
+        raise ValueError(
+            "expected pixels uint8 [H, W, 3], [H, W] or [H, W, 4], "
+            f"not {pixels.dtype} {list(pixels.shape)}"
+        )
+    return Image.fromarray(pixels[..., 0] if channels == (1,) else pixels)
+
+
 def _open(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.copy()  # the caller's stays open, and as it is
     Image.preinit()  # loads the common formats; to load all takes as long again
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
         with Path(source).open("rb") as begun:
             start = begun.read(_START)
@@ -275,7 +298,7 @@ def _open(source: Source) -> Image.Image:
     try:
         file.seek(0)
     except (AttributeError, io.UnsupportedOperation):
-        file = io.BytesIO(source.read())
+        file = io.BytesIO(file.read())
     return Image.open(file, formats=_formats(file.read(_START), _name(source)))
 
 

@@ -16,7 +16,7 @@ from tokcodec.errors import OutputError
 
 T = TypeVar("T")
 
-REMEDY = "remote paths need the extra remote, and s3fs or gcsfs for buckets"
+_REMEDY = "URLs need pip install 'tokcodec[remote]', s3:// 'tokcodec[s3]', gs:// gcsfs"
 _PAUSES = (0.2, 1.0, 4.0)  # seconds between tries; each times a half to one and a half
 _FINAL = (FileExistsError, FileNotFoundError, PermissionError, ImportError, TypeError, ValueError)
 
@@ -39,7 +39,7 @@ def location(name: str) -> Path:
         urlsplit(name)  # raises where UPath would, later
         return cast(Path, UPath(name, **_options(name)))
     except (ImportError, ValueError) as error:
-        raise OutputError(f"{name}: {reason_of(error)}; {REMEDY}") from error
+        raise OutputError(f"{name}: {reason_of(error)}") from error
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -85,9 +85,10 @@ def retried(act: Callable[[], T]) -> T:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line."""
+    """One line; where a package is missing, with what to install."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(reason).splitlines()[0]
+    line = str(reason).splitlines()[0]
+    return f"{line}; {_REMEDY}" if isinstance(error, ImportError) else line
 
 
 def read_bytes(path: str) -> bytes:

@@ -20,7 +20,6 @@ from tokcodec.errors import DatasetError, without_credentials
 from tokcodec.files import SUFFIX, find_files
 from tokcodec.picture import extensions
 from tokcodec.remote import (
-    REMEDY,
     file_system,
     is_remote,
     open_input,
@@ -521,8 +520,7 @@ def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
     try:
         system, base, found = retried(find)
     except (OSError, ImportError, TypeError, ValueError) as error:
-        said = f"{source}: cannot reach it: {reason_of(error)}"
-        raise DatasetError(f"{said} ({REMEDY})") from error
+        raise DatasetError(f"{source}: cannot reach it: {reason_of(error)}") from error
     for name in sorted(found):
         if _fits(name, known):
             facts = found[name]

@@ -89,6 +89,23 @@ class TokenFile:
     version: int
     checksum: int
 
+    def __repr__(self) -> str:
+        coded = ", entropy-coded" if self.entropy_coded else ""
+        return (
+            f"<TokenFile {self.width}x{self.height}, {self.fit}: {self.num_codes} codes of "
+            f"{self.bits} bits{coded}, {self.file_bytes} bytes, model {self.code_id.hex()}>"
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """Its picture, which notebooks show; None where there is none to be had."""
+        try:
+            # Which knows of token files, not they of it, but for this.
+            from tokcodec.codec import preview
+
+            return preview(self)
+        except Exception:  # a notebook has the line above instead
+            return None
+
     @classmethod
     def packed(
         cls, codes: Codes, bits: int, code_id: bytes, width: int, height: int, fit: Fit

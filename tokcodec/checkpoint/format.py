@@ -35,7 +35,7 @@ from tokcodec.config import ModelConfig
 from tokcodec.config.parsing import parse_json
 from tokcodec.errors import CheckpointError, ConfigError
 from tokcodec.files import write_atomically
-from tokcodec.geometry import Fit
+from tokcodec.geometry import FITS, Fit
 from tokcodec.prior import PREFIX, Prior
 from tokcodec.tensorfile import open_tensors
 
@@ -263,8 +263,11 @@ def check_tokens(header: Header, tokens: int | None) -> int:
 def check_fit(header: Header, fit: Fit) -> None:
     """
     Raises:
+        ValueError: there is no such fit.
         CheckpointError: the checkpoint has no native fit, and that is asked for.
     """
+    if fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, not {fit!r}")
     if fit == "native" and not header.config.multiple:
         side = header.config.preprocessing.image_size
         raise CheckpointError(

@@ -11,6 +11,12 @@ from tokcodec.errors import CheckpointError, OutputError
 from tokcodec.files import is_stream
 
 
+def _complete_family(incomplete: str) -> list[str]:
+    from tokcodec.families import known
+
+    return [name for name in known() if name.startswith(incomplete)]
+
+
 def convert(
     source: Annotated[
         str,
@@ -34,6 +40,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="MODEL",
+            autocompletion=_complete_family,
             help="The published model, where its files do not tell it: a name of "
             "tokcodec models --known.",
         ),

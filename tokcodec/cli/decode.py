@@ -70,7 +70,7 @@ def decode(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar=WEIGHTS,
+            **WEIGHTS,
             help="The checkpoint; the bundled or cached one that fits each file if not given.",
         ),
     ] = None,

@@ -61,7 +61,7 @@ def encode(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar=WEIGHTS,
+            **WEIGHTS,
             help="The checkpoint: bundled (see tokcodec models), converted, or a published one; "
             f"{DEFAULT_WEIGHTS} if not given.",
         ),

@@ -35,9 +35,7 @@ _PACKAGES = ("torchmetrics", "matplotlib", "pillow_jxl", "thumbhash", "blurhash"
 
 Weights = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar=WEIGHTS, help="A checkpoint; again for more. Every bundled one if not given."
-    ),
+    typer.Option(**WEIGHTS, help="A checkpoint; again for more. Every bundled one if not given."),
 ]
 Against = Annotated[
     str, typer.Option(metavar="NAMES", help="Other codecs, by commas; an empty text for none.")

@@ -1,7 +1,8 @@
 """Options that several commands share."""
 
+import glob
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -30,7 +31,24 @@ Exclude = Annotated[
     typer.Option(metavar="GLOB", help="No files whose path below SRC fits. May be repeated."),
 ]
 Follow = Annotated[bool, typer.Option("--follow", help="Into links to folders, too.")]
-WEIGHTS = "NAME|FILE|FOLDER|OWNER/NAME"
+_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
+
+
+def _complete_weights(incomplete: str) -> list[str]:
+    """Bundled names that begin so, files of weights, and folders."""
+    from tokcodec.checkpoint import bundled
+
+    names = [header.name for header in bundled() if header.name.startswith(incomplete)]
+    paths = sorted(glob.glob(glob.escape(incomplete) + "*"))  # noqa: PTH207 (of what is typed)
+    folders = [path + "/" for path in paths if os.path.isdir(path)]  # noqa: PTH112
+    return names + [path for path in paths if path.endswith(_SUFFIXES)] + folders
+
+
+# Of every option that names a checkpoint.
+WEIGHTS: dict[str, Any] = {
+    "metavar": "NAME|FILE|FOLDER|OWNER/NAME",
+    "autocompletion": _complete_weights,
+}
 Tokens = Annotated[
     int | None,
     typer.Option(
@@ -72,7 +90,7 @@ WeightsOf = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        metavar=WEIGHTS,
+        **WEIGHTS,
         help="The checkpoint of the token files, if it is neither bundled nor cached; "
         "entropy-coded ones need it.",
     ),

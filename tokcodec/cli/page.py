@@ -57,7 +57,7 @@ def page(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=WEIGHTS,
+            **WEIGHTS,
             help="A checkpoint; again for more. If not given, every bundled one, or those that "
             "fit the token files.",
         ),

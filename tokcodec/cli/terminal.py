@@ -6,14 +6,14 @@ Text of files passes ``errors.escaped`` on its way to a terminal; JSON says it e
 import json
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import typer
 
 from tokcodec.cli.jobs import Job
-from tokcodec.errors import DatasetError, escaped, one_line
+from tokcodec.dataset import require_pyarrow as require_pyarrow
+from tokcodec.errors import escaped, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -38,16 +38,6 @@ def cell(text: str) -> str:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
-
-
-def require_pyarrow() -> None:
-    """Refuses, before anything is read, what needs the extra ``parquet``.
-
-    Raises:
-        DatasetError: it is not installed.
-    """
-    if find_spec("pyarrow") is None:
-        raise DatasetError("token datasets need pyarrow: pip install 'tokcodec[parquet]'")
 
 
 class Tally:

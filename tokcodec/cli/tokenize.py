@@ -62,7 +62,7 @@ def tokenize(
     dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("-f", "--force", help="Begin again.")] = False,
     weights: Annotated[
-        str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
+        str, typer.Option(**WEIGHTS, help="The checkpoint, as for encode.")
     ] = DEFAULT_WEIGHTS,
     fit: Annotated[
         Literal["stretch", "crop", "pad", "native"] | None,

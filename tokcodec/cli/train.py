@@ -34,7 +34,7 @@ def train(
         str | None,
         typer.Option(
             "--from",
-            metavar=WEIGHTS,
+            **WEIGHTS,
             help="Begin with the weights of this checkpoint: of the same encoder and codebook, and "
             "the same decoder, or one of fewer layers or less pixel_overlap.",
         ),
@@ -42,7 +42,7 @@ def train(
     codes_of: Annotated[
         str | None,
         typer.Option(
-            metavar=WEIGHTS,
+            **WEIGHTS,
             help="Train only a decoder, for the codes of this checkpoint, which stay as they are. "
             "It begins as the checkpoint's where --from would go on with that, else afresh.",
         ),
@@ -55,7 +55,12 @@ def train(
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of AdamW.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of rising rate.")] = 500,
+    warmup: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Steps of rising rate; a tenth of all if not given, but no more than 500."
+        ),
+    ] = None,
     deblocking: Annotated[
         float,
         typer.Option(
@@ -152,16 +157,19 @@ def train(
         torch_device = resolve_device(own)
         if deterministic:
             loop.make_deterministic()
-        begun = loop.settings_of(output)
+        begun, done = loop.standing_of(output) or (None, 0)
         if source and not begun and not decoder_goes_on(config, source.config):
             _say(f"the decoder starts afresh: it cannot go on from that of {source.path}")
+        # What depends on the machine, a run that goes on keeps.
         if dtype == "auto":
             dtype = begun["recipe"]["dtype"] if begun else fastest_dtype(torch_device)
+        if compiled is None:
+            compiled = begun["recipe"]["compiled"] if begun else torch_device.type == "cuda"
         recipe = Recipe(
             steps=steps,
             batch_size=batch_size or preset_size,
             learning_rate=learning_rate,
-            warmup=warmup,
+            warmup=min(Recipe.warmup, steps // 10) if warmup is None else warmup,
             deblocking=deblocking,
             spectra=spectra,
             lpips=lpips,
@@ -169,7 +177,7 @@ def train(
             report_every=report_every,
             seed=seed,
             dtype=dtype,
-            compiled=torch_device.type == "cuda" if compiled is None else compiled,
+            compiled=compiled,
         )
         network = load_lpips(lpips_file or []) if lpips else None
         with ranks.first_goes_first():
@@ -188,7 +196,8 @@ def train(
             _say(f"skipped {line}")
         _say(
             f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out; "
-            f"{recipe.dtype} on {torch_device}"
+            + (f"goes on from step {done}, as it was begun in " if begun else "")
+            + f"{recipe.dtype} on {torch_device}"
             + (f", {ranks.count()} processes" if ranks.count() > 1 else "")
         )
         provenance = {"command": without_credentials(shlex.join(["tokcodec", *sys.argv[1:]]))}
@@ -204,6 +213,11 @@ def train(
             bool(codes_of),
             network,
         )
+        if done == steps:
+            _say(
+                f"all {steps} steps were done before: to train on, begin another run "
+                f"with --from {header.path}"
+            )
         if not ranks.rank():
             show(str(header.path))
 

@@ -23,9 +23,7 @@ def train_prior(
     dataset: Annotated[str, typer.Argument(help="A token dataset of many pictures; or its URL.")],
     weights: Annotated[
         str,
-        typer.Option(
-            metavar=WEIGHTS, help="The checkpoint that its codes are of, in rows and columns."
-        ),
+        typer.Option(**WEIGHTS, help="The checkpoint that its codes are of, in rows and columns."),
     ],
     output: Annotated[
         Path,

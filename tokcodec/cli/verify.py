@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def verify(
     sources: Pictures,
     weights: Annotated[
-        str, typer.Option(metavar=WEIGHTS, help="The checkpoint, as for encode.")
+        str, typer.Option(**WEIGHTS, help="The checkpoint, as for encode.")
     ] = DEFAULT_WEIGHTS,
     limit: Annotated[int, typer.Option(min=1, help="At most so many pictures.")] = 64,
     allow: AllowLarge = False,

@@ -4,17 +4,19 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import SHAPE, Metadata, opened, read_metadata
 from tokcodec.errors import DatasetError, FailedRowError
 from tokcodec.remote import is_there, listed, location, reason_of
 from tokcodec.tokenfile import TokenFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,27 @@ class TokenRows:
     files: tuple[Path, ...]
     metadata: Metadata
 
+    def __repr__(self) -> str:
+        files = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
+        return f"<TokenRows {self.path}: {files}, rows of {self.row}>"
+
+    @property
+    def row(self) -> str:
+        """What a row holds, in words."""
+        metadata = self.metadata
+        count = "" if metadata.native else f"{metadata.run['tokens']} "
+        codes = f"{count}codes of {metadata.model.quantizer.bits} bits"
+        return f"{codes}, {metadata.run['fit']}, model {metadata.code_id[:8]}"
+
     def columns(self, *names: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
 
         Raises:
             DatasetError: a file cannot be read.
         """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         for file in self.files:
             try:
                 source = pq.ParquetFile(opened(file))
@@ -71,7 +88,7 @@ class TokenRows:
                     raise DatasetError(f"{file}: damaged: {codes.shape[1]} codes as {shape}")
                 yield codes.reshape(-1, *shape)
 
-    def rows(self, file: Path, tokens: pa.ListArray) -> list[NDArray[Any]]:
+    def rows(self, file: Path, tokens: "pa.ListArray") -> list[NDArray[Any]]:
         """Of a ``tokens`` column the rows that did not fail, in the smallest unsigned type: one
         [n, N], or in the native fit n times [1, N].
 
@@ -94,6 +111,8 @@ class TokenRows:
         return [row[None] for row in np.split(codes, lengths.cumsum())[:-1]]
 
     def __len__(self) -> int:
+        import pyarrow.parquet as pq
+
         return sum(pq.read_metadata(opened(file)).num_rows for file in self.files)
 
 
@@ -101,8 +120,10 @@ def open_dataset(path: str | Path) -> TokenRows:
     """Opens a dataset: one Parquet file, or a folder of ``part-*.parquet``; a path, or a URL.
 
     Raises:
-        DatasetError: it is none, files of it are missing, or they are of several runs.
+        DatasetError: it is none, files of it are missing, or they are of several runs; or pyarrow
+            is not installed.
     """
+    require_pyarrow()
     path = location(path) if isinstance(path, str) else path
     try:
         files = tuple(listed(path, "part-*.parquet"))

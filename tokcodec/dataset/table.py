@@ -21,17 +21,18 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, DatasetError
 from tokcodec.files import write_atomically
 from tokcodec.remote import is_remote, open_input, put
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Of a row group: what a reader of one random row has to decode.
 _GROUP = 512
@@ -99,6 +100,9 @@ def read_metadata(path: Path) -> Metadata:
     Raises:
         DatasetError: it cannot be read as Parquet, or is no token dataset.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         columns = pq.read_schema(opened(path))
         fields: dict[bytes, bytes] = columns.metadata or {}
@@ -131,8 +135,10 @@ def read_metadata(path: Path) -> Metadata:
     return metadata
 
 
-def schema(config: ModelConfig, companions: Sequence[str], native: bool = False) -> pa.Schema:
+def schema(config: ModelConfig, companions: Sequence[str], native: bool = False) -> "pa.Schema":
     """The columns; tokens are uint16, or uint32 where K is above 65,536."""
+    import pyarrow as pa
+
     small = config.quantizer.codebook_size <= 1 << 16
     columns = {
         "key": pa.string(),
@@ -157,6 +163,9 @@ def write_rows(
     Raises:
         OutputError: the file system refused.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     columns = schema(metadata.model, companions, metadata.native)
     tokens = [row.tokens for row in rows]
     lengths = [0 if t is None else len(t) for t in tokens]
@@ -192,6 +201,7 @@ def merge(path: Path, parts: Iterable[Path], metadata: Metadata) -> None:
     Raises:
         OutputError: the file system refused.
     """
+    import pyarrow.parquet as pq
 
     def write(file: Any) -> None:
         writer = None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -31,6 +30,8 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, path: str | Path) -> None:
         self._rows = open_dataset(path)
+        import pyarrow.parquet as pq
+
         self._files: dict[int, pq.ParquetFile] = {}
         self._groups: list[tuple[int, int]] = []  # file, row group
         self._starts = [0]  # first row of each group, failed ones not counted
@@ -51,6 +52,10 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         self.classes = sorted({label for label in labels if label is not None})
         numbers = {label: number for number, label in enumerate(self.classes)}
         self._classes = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"<TokenDataset {self._rows.path}: {len(self)} rows of {self._rows.row}{classes}>"
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -76,6 +81,8 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
 
     def _read(self, group: int) -> "list[NDArray[Any]]":
         """The rows of a row group, each [N]."""
+        import pyarrow.parquet as pq
+
         number, row_group = self._groups[group]
         if number not in self._files:
             if len(self._files) >= _OPEN_FILES:

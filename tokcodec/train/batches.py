@@ -31,7 +31,8 @@ class Batch(NamedTuple):
         crops: float32 [B, 4]: top, left and edge of a square in them, in pixels, and whether it
             is mirrored, 1 or 0.
         kept: int64 [B]: how many codes are decoded, the first ones.
-        revival: int64 [K]: of which of all z of the step, of all processes, a dead code is made.
+        revival: int64 [K]: of which of all z of the step, of all processes, a dead code is made;
+            [0] where codes stay.
     """
 
     pictures: Tensor
@@ -49,12 +50,15 @@ class Batches:
         config: ModelConfig,
         recipe: Recipe,
         device: torch.device,
+        codes_stay: bool = False,
     ) -> None:
         """
         Args:
             pictures: [n, 3, T, T], in memory or mapped from a file. They move to the device where
                 it has room for them.
+            codes_stay: no code is to be revived.
         """
+        self.revivals = 0 if codes_stay else config.quantizer.codebook_size
         self.pictures, self.config, self.recipe, self.device = pictures, config, recipe, device
         self.resident: Tensor | None = None
         if device.type == "cuda":
@@ -76,9 +80,7 @@ class Batches:
         kept = torch.full((size,), config.num_codes)
         if config.prefix_codes:
             kept = _draw_prefixes(size, config.num_codes, generator)
-        revival = torch.randint(
-            size * config.num_codes, (config.quantizer.codebook_size,), generator=generator
-        )
+        revival = torch.randint(size * config.num_codes, (self.revivals,), generator=generator)
         each = size // ranks.count()
         own = slice(each * ranks.rank(), each * (ranks.rank() + 1))
         if self.resident is None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.errors import PictureError, TrainingError
+from tokcodec.errors import PictureError, TrainingError, escaped
 from tokcodec.files import write_atomically
 from tokcodec.picture import read_squares
 from tokcodec.sources import Record, list_inputs, printable
@@ -52,7 +52,8 @@ def load_pictures(
 
     Pictures are cropped to their centre square. A key is the path below the source folder,
     ``name.tar/member`` or ``file.parquet/row``; the pictures whose keys are in ``held_out``, or one
-    in 32 by the hash of its key where that is empty, are kept from training.
+    in 32 by the hash of its key where that is empty, are kept from training; of fewer pictures, of
+    which none is drawn so, the one with the lowest hash.
 
     Args:
         report: called with the number of pictures read so far.
@@ -60,18 +61,20 @@ def load_pictures(
 
     Raises:
         DatasetError: as ``sources.list_inputs``.
-        TrainingError: none on one side of the split, or arrays in ``folder`` that came from other
-            sources or settings.
+        TrainingError: no pictures on one side of the split, or arrays in ``folder`` that came from
+            other sources or settings.
     """
     paths = (folder / "train.npy", folder / "held-out.npy", folder / "fingerprint")
-    asked = repr((list(sources), sorted(held_out), config))
-    plan = hashlib.sha256(asked.encode()).hexdigest()
+    asked = {"SRC": list(sources), "--held-out": sorted(held_out), "preprocessing": config}
+    plan = " ".join(hashlib.sha256(repr(value).encode()).hexdigest() for value in asked.values())
     if not paths[2].exists():
         _prepare(sources, held_out, config, paths, plan, workers, report, max_bytes)
     found, fingerprint, *skipped = paths[2].read_text().splitlines()
     if found != plan:
+        pairs = zip(asked, found.split(), plan.split(), strict=False)
+        other = ", ".join(name for name, then, now in pairs if then != now)
         raise TrainingError(
-            f"{folder}: holds pictures of other sources or settings; choose another -o"
+            f"{folder}: holds pictures of other sources or settings ({other}); choose another -o"
         )
     arrays = [np.load(path, mmap_mode="r") for path in paths[:2]]
     return Pictures(arrays[0], arrays[1], fingerprint, tuple(skipped))
@@ -102,14 +105,15 @@ def _prepare(
             side = config.image_size if is_held_out(key) else stored
             return key, data, _square(data, config, side)
         except (PictureError, OSError) as error:
-            return f"{key}: {getattr(error, 'strerror', None) or error}"
+            return escaped(f"{key}: {getattr(error, 'strerror', None) or error}")
 
+    lowest: tuple[bytes, int, Record] | None = None  # of what is trained on: hash, place
     with ThreadPoolExecutor(workers) as pool:
         batches = list_inputs(sources, max_bytes=max_bytes)
         records = chain.from_iterable(batch.records() for batch in batches)
         count = 0
         while chunk := list(islice(records, 256)):
-            for prepared in pool.map(prepare, chunk):
+            for record, prepared in zip(chunk, pool.map(prepare, chunk), strict=True):
                 count += 1
                 if isinstance(prepared, str):
                     skipped.append(prepared)
@@ -117,11 +121,19 @@ def _prepare(
                 key, data, pixels = prepared
                 for part in (key.encode(), data):
                     digest.update(len(part).to_bytes(8, "little") + part)
+                if not is_held_out(key) and (lowest is None or _hash(key) < lowest[0]):
+                    lowest = _hash(key), len(sides[False]), record
                 sides[is_held_out(key)].append(pixels)
             report(count)
-    for side, name in zip(sides, ("training", "held-out"), strict=True):
-        if not side:
-            raise TrainingError(f"{', '.join(sources)}: no {name} pictures in there")
+    if lowest and not held_out and not sides[True]:
+        _, place, record = lowest
+        del sides[False][place]
+        sides[True].append(_square(record.read(), config, config.image_size))
+    if not all(sides):
+        raise TrainingError(
+            f"{', '.join(sources)}: pictures are needed to train on, and others to hold out; "
+            f"{sum(map(len, sides))} could be read, of which {len(sides[True])} are held out"
+        )
     for path, side in zip(paths[:2], sides, strict=True):
         array = np.stack(side)
         write_atomically(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
@@ -139,4 +151,8 @@ def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.u
 
 
 def _drawn(key: str) -> bool:
-    return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_SHARE == 0
+    return _hash(key)[0] % HELD_OUT_SHARE == 0
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

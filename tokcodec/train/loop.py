@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ from tokcodec.train.step import Step
 # In the folder of a run: the weights so far, and where it stands.
 CHECKPOINT = "model.safetensors"
 STATE = "state.pt"
+# Settings that are digests.
+_IN_WORDS = {"pictures": "the pictures", "from": "--from", "codes_of": "--codes-of"}
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def train(
 
     losses: list[Tensor] = []
     begun = time.perf_counter()
-    for batch in Batches(pictures.train, config, recipe, device).since(step.number):
+    batches = Batches(pictures.train, config, recipe, device, codes_stay)
+    for batch in batches.since(step.number):
         losses.append(step(batch))
         if step.number % recipe.report_every and step.number < recipe.steps:
             continue
@@ -203,8 +206,8 @@ class _Saved:
         if other := _difference(json.loads(state["settings"]), json.loads(self.settings)):
             raise TrainingError(
                 f"{self.run}: holds a run with other settings or pictures: {other}; repeat its "
-                "command to go on with it, or choose another -o (to train on from where it "
-                "stands, with --from)"
+                "command to go on with it, or choose another -o, to train on from where it stands "
+                f"with --from {self.run / CHECKPOINT}"
             )
         self.start_psnr = state["start_psnr"]
         return state
@@ -266,33 +269,32 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def settings_of(run: Path) -> dict[str, Any] | None:
-    """The settings that the run in a folder was begun with; None if there is none."""
+def standing_of(run: Path) -> tuple[dict[str, Any], int] | None:
+    """The settings that the run in a folder was begun with, and the steps that are done; None if
+    there is none."""
     path = run / STATE
     if not path.exists():
         return None
-    settings: dict[str, Any] = json.loads(
-        torch.load(path, mmap=True, weights_only=True)["settings"]
-    )
-    return settings
+    state = torch.load(path, mmap=True, weights_only=True)
+    return json.loads(state["settings"]), state["step"]
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The settings that differ, in words; empty if none do."""
+    known = dataclasses.asdict(Recipe(steps=0))  # some of which an earlier version knew nothing of
+    old, new = (dict(_flat({**facts, "recipe": known | facts["recipe"]})) for facts in (then, now))
     words = []
-    for name in sorted(then.keys() | now.keys()):
-        old, new = then.get(name), now.get(name)
-        if name == "recipe" and old and new:
-            old = dataclasses.asdict(Recipe(steps=0)) | old  # what it knew nothing of
-            words += [
-                f"{field} {old.get(field)}, not {new.get(field)}"
-                for field in sorted(old.keys() | new.keys())
-                if old.get(field) != new.get(field)
-            ]
-        elif old != new:
-            words.append(
-                {"config": "the model", "pictures": "the pictures"}.get(
-                    name, "--" + name.replace("_", "-")
-                )
-            )
+    for name in sorted(old.keys() | new.keys()):
+        values = old.get(name, "none"), new.get(name, "none")
+        if values[0] != values[1]:
+            label = name.removeprefix("recipe.").replace("config.", "the model's ")
+            words.append(_IN_WORDS.get(name) or f"{label} {values[0]}, not {values[1]}")
     return ", ".join(words)
+
+
+def _flat(facts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -17,6 +17,9 @@ from tokcodec.errors import CheckpointError, TrainingError
 from tokcodec.families.reading import Stored, Tensors
 from tokcodec.families.source import Source
 
+_LPIPS_FILES = (
+    "torchvision's vgg16-397923af.pth, and vgg.pth of LPIPS, which the extra metrics brings along"
+)
 _EPSILON = 1e-8
 _SLICES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # of VGG16: width, convolutions
 # Of pixels in [-1, 1], as the authors of LPIPS have them.
@@ -84,8 +87,10 @@ def load_lpips(paths: Sequence[Path]) -> Lpips:
 
     Raises:
         CheckpointError: a file cannot be read.
-        TrainingError: a tensor is in none of them, of another shape or not finite.
+        TrainingError: no files; or a tensor is in none of them, of another shape or not finite.
     """
+    if not paths:
+        raise TrainingError(f"--lpips needs --lpips-file: {_LPIPS_FILES}")
     model = Lpips()
     with contextlib.ExitStack() as stack:
         stored: dict[str, Stored] = {}
@@ -100,8 +105,7 @@ def load_lpips(paths: Sequence[Path]) -> Lpips:
                 head.copy_(torch.from_numpy(array).flatten())
         except CheckpointError as error:
             raise TrainingError(
-                f"{', '.join(map(str, paths))}: {error}; LPIPS takes torchvision's "
-                "vgg16-397923af.pth, and vgg.pth of LPIPS, which the extra metrics brings along"
+                f"{', '.join(map(str, paths))}: {error}; LPIPS takes {_LPIPS_FILES}"
             ) from error
     return model
 

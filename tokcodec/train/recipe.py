@@ -17,7 +17,8 @@ class Recipe:
         steps: optimizer steps; the learning rate has fallen to zero after the last.
         batch_size: pictures a step, of all processes together.
         learning_rate: peak, of AdamW.
-        warmup: steps over which the learning rate rises.
+        warmup: steps over which the learning rate rises; ``train`` takes no more than a tenth of
+            all unless it is told to.
         weight_decay: on the matrices of the blocks.
         clip_norm: largest norm of the whole gradient.
         ema_decay: of the moving average of the weights, which is what ships.

@@ -53,12 +53,14 @@ def begin(
     training pictures uint8 [n, 3, T, T], or as those of ``source`` where these can go on."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(pictures), generator=generator)[:_PICTURES].sort().values
-    some = torch.from_numpy(pictures[chosen.numpy()])
-    _initialize(model, some, generator)
+    _initialize(model, generator)
+    if not (source and decoder_goes_on(model.config, source.config)):
+        some = torch.from_numpy(pictures[chosen.numpy()])
+        _fit_patches(model, some)
+        if not source:
+            _fill_codebook(model, some, generator)
     if source:
         adopt(model, load(source, torch.device("cpu")))
-    else:
-        _fill_codebook(model, some, generator)
 
 
 def _seen(model: Tokenizer, pictures: Tensor) -> Iterator[Tensor]:
@@ -70,12 +72,8 @@ def _seen(model: Tokenizer, pictures: Tensor) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _initialize(model: Tokenizer, pictures: Tensor, generator: torch.Generator) -> None:
-    """Sets every weight but the codebook, from pictures as in ``_seen``."""
-    encoder, decoder = model.encoder, model.decoder
-    assert isinstance(encoder, PatchEncoder)
-    assert isinstance(decoder, PatchDecoder | LatentDecoder)
-    latent = isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder)
+def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
+    """Sets what no pictures are needed for: blocks and a convolution that change nothing."""
     for name, parameter in model.named_parameters():
         if name.endswith(("positions", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
@@ -83,6 +81,21 @@ def _initialize(model: Tokenizer, pictures: Tensor, generator: torch.Generator) 
         if isinstance(module, Block):
             for parameter in (*module.attention.out.parameters(), *module.mlp[2].parameters()):
                 nn.init.zeros_(parameter)
+    head = model.decoder.to_pixels
+    assert isinstance(head, PatchHead)
+    if head.convolution:
+        nn.init.dirac_(head.convolution.weight)
+        assert head.convolution.bias is not None
+        nn.init.zeros_(head.convolution.bias)
+
+
+@torch.no_grad()
+def _fit_patches(model: Tokenizer, pictures: Tensor) -> None:
+    """Sets the rest, but the codebook, by the principal components of pictures as in ``_seen``."""
+    encoder, decoder = model.encoder, model.decoder
+    assert isinstance(encoder, PatchEncoder)
+    assert isinstance(decoder, PatchDecoder | LatentDecoder)
+    latent = isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder)
     share = SHARE if latent else 1
     embed = encoder.patch_embed
     components = _principal_components(_seen(model, pictures), encoder.patch_size)
@@ -115,10 +128,6 @@ def _initialize(model: Tokenizer, pictures: Tensor, generator: torch.Generator) 
     cells = _cells(head, 0)
     head.weight[cells, :rank] = (basis * scale)[:, :rank]
     head.bias[cells] = mean
-    if head.convolution:
-        nn.init.dirac_(head.convolution.weight)
-        assert head.convolution.bias is not None
-        nn.init.zeros_(head.convolution.bias)
     if isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder):
         give_places(encoder, decoder)
 
