@@ -123,6 +123,7 @@ def decode(
                     if job.is_there() and not force:
                         raise OutputError(f"{job.target}: is there already; -f overwrites it")
                     token_file = read()
+                    tally.weigh(job.name, token_file.file_bytes)
                     header = fixed or fitting(token_file.code_id)
                     if header is None:
                         raise TokenFileError(

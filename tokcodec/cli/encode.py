@@ -116,7 +116,7 @@ def encode(
                 else:
                     tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
 
-        records = todo()
+        records = tally.weighed(todo())
         if first := next(records, None):
             results: Iterable[TokenFile | TokcodecError]
             if count == 1:
