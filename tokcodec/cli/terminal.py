@@ -78,7 +78,8 @@ class Bar:
     the first few. An interrupt is told what stands.
 
     Attributes:
-        unit: what is counted.
+        total: how many there are, None where that is not known; where it stays 0, nothing is said.
+        done, skipped, failed: what became of them; skipped are those that were done before.
         bytes_in, bytes_out: read and written; in the last line, where there are any.
         remark: further text behind the bar and in the last line.
         again: how the work goes on after an interrupt.
@@ -90,7 +91,7 @@ class Bar:
         """
         Args:
             done: what becomes of one, in a participle: ``encoded``.
-            total: how many there are, if that is known.
+            total: see above.
             unit: what they are.
             where_failed: what names all that failed.
         """
@@ -125,8 +126,8 @@ class Bar:
         if isinstance(error, Interrupted):
             stands = f"{self.done + self.skipped:,}"
             of = f" of {self.total:,}" if self.total is not None else ""
-            error.standing = f"{stands}{of} {self.unit} {self.verb}; {self.again}"
-        elif not error:
+            error.standing = f"{stands}{of} {self.verb}; {self.again}"
+        elif not error and self.total != 0:
             note(self._summary())
 
     def move(self, count: int = 1) -> None:
@@ -154,7 +155,7 @@ class Bar:
     def _show(self) -> None:
         if self._progress:
             task, text = self._progress.task_ids[0], self._pace()
-            self._progress.update(task, completed=self._moved, pace=text)
+            self._progress.update(task, total=self.total, completed=self._moved, pace=text)
         elif (now := time.monotonic()) >= self._next:
             self._next = now + _EVERY
             of = f" of {self.total:,}" if self.total is not None else ""

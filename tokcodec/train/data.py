@@ -16,7 +16,7 @@ from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError
 from tokcodec.files import write_atomically
 from tokcodec.picture import read_squares
-from tokcodec.sources import Record, list_inputs, printable
+from tokcodec.sources import Record, count, list_inputs, printable
 from tokcodec.tar import MAX_BYTES
 
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
@@ -45,7 +45,7 @@ def load_pictures(
     config: PreprocessingConfig,
     folder: Path,
     workers: int,
-    report: Callable[[int], None],
+    report: Callable[[int | None], None],
     max_bytes: int = MAX_BYTES,
 ) -> Pictures:
     """Reads every picture of ``sources``, or the arrays that an earlier call left in ``folder``.
@@ -55,7 +55,7 @@ def load_pictures(
     in 32 by the hash of its key where that is empty, are kept from training.
 
     Args:
-        report: called with the number of pictures read so far.
+        report: called for every picture that is read, with how many there are if that is known.
         max_bytes: see ``sources.gather``.
 
     Raises:
@@ -84,7 +84,7 @@ def _prepare(
     paths: tuple[Path, Path, Path],
     plan: str,
     workers: int,
-    report: Callable[[int], None],
+    report: Callable[[int | None], None],
     max_bytes: int,
 ) -> None:
     stored = min(config.image_size, 2 * config.model_size)
@@ -107,10 +107,10 @@ def _prepare(
     with ThreadPoolExecutor(workers) as pool:
         batches = list_inputs(sources, max_bytes=max_bytes)
         records = chain.from_iterable(batch.records() for batch in batches)
-        count = 0
+        total = count(batches)
         while chunk := list(islice(records, 256)):
             for prepared in pool.map(prepare, chunk):
-                count += 1
+                report(total)
                 if isinstance(prepared, str):
                     skipped.append(prepared)
                     continue
@@ -118,7 +118,6 @@ def _prepare(
                 for part in (key.encode(), data):
                     digest.update(len(part).to_bytes(8, "little") + part)
                 sides[is_held_out(key)].append(pixels)
-            report(count)
     for side, name in zip(sides, ("training", "held-out"), strict=True):
         if not side:
             raise TrainingError(f"{', '.join(sources)}: no {name} pictures in there")

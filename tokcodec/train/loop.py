@@ -22,15 +22,18 @@ from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batches
 from tokcodec.train.data import Pictures
-from tokcodec.train.export import export, mean_psnr, rounded
+from tokcodec.train.export import export, mean_psnr, rounded, sheet
 from tokcodec.train.perceptual import Lpips
 from tokcodec.train.recipe import Recipe
 from tokcodec.train.start import begin, decoder_goes_on
 from tokcodec.train.step import Step
 
-# In the folder of a run: the weights so far, and where it stands.
+# In the folder of a run: the weights so far, and where it stands; a line a report, and held-out
+# pictures with what the weights make of them.
 CHECKPOINT = "model.safetensors"
 STATE = "state.pt"
+LOG = "log.jsonl"
+SHEET = "sheet.jpg"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def train(
     source: Header | None = None,
     codes_stay: bool = False,
     lpips: Lpips | None = None,
+    moved: Callable[[int, bool], None] = lambda _, __: None,
 ) -> Header:
     """Trains to the last step, or goes on where the run in ``run`` stopped.
 
@@ -96,7 +100,10 @@ def train(
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
     and ``STATE``, from which the same call goes on to the very weights of an unbroken run (on
-    CUDA, if torch is set to be deterministic).
+    CUDA, if torch is set to be deterministic); ``LOG`` gets a line, and ``SHEET`` is made anew.
+
+    ``moved`` is told of the steps that were done before, and then of each: how many, and whether
+    they were.
 
     Of several processes each calls it; the first reports and writes.
 
@@ -125,6 +132,7 @@ def train(
     if state:
         step.load_state(state)
     saved.save(step)
+    moved(step.number, True)
     reach = operations.reached(device, getattr(torch, recipe.dtype)) * ranks.count()
     share = operations.per_picture(config, recipe, codes_stay) / reach
 
@@ -132,6 +140,7 @@ def train(
     begun = time.perf_counter()
     for batch in Batches(pictures.train, config, recipe, device).since(step.number):
         losses.append(step(batch))
+        moved(1, False)
         if step.number % recipe.report_every and step.number < recipe.steps:
             continue
         # Only here does anything wait for the device.
@@ -144,17 +153,11 @@ def train(
             raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
         psnr = saved.save(step)
         rate = len(losses) * recipe.batch_size / seconds
-        report(
-            Report(
-                step.number,
-                recipe.steps,
-                float(values.mean()),
-                psnr,
-                usage,
-                rate,
-                rate * share,
-            )
+        now = Report(
+            step.number, recipe.steps, float(values.mean()), psnr, usage, rate, rate * share
         )
+        saved.log(now)
+        report(now)
         losses.clear()
         step.used.zero_()
         begun = time.perf_counter()
@@ -230,6 +233,7 @@ class _Saved:
             raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
         if not number:
             self.start_psnr = psnr
+            (self.run / LOG).unlink(missing_ok=True)
         measured: dict[str, Any] = {
             "step": number,
             "held_out_psnr": round(psnr, 3),
@@ -257,7 +261,21 @@ class _Saved:
             )
         state = {"settings": self.settings, "start_psnr": self.start_psnr, **step.state()}
         write_atomically(self.run / STATE, lambda file: torch.save(state, file))
+        drawn = sheet(model, self.pictures.held_out)
+        write_atomically(
+            self.run / SHEET,
+            lambda file: drawn.save(file, "JPEG", quality=92, subsampling=0),
+        )
         return psnr
+
+    def log(self, report: Report) -> None:
+        """Adds a line to the log: the first process does."""
+        if ranks.rank():
+            return
+        path = self.run / LOG
+        before = path.read_text().splitlines() if path.exists() else []
+        lines = [*before, json.dumps(dataclasses.asdict(report))]
+        write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
 
 def make_deterministic() -> None:
