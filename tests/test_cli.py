@@ -274,6 +274,7 @@ def test_stats(start, run, tmp_path):
         "bits_per_pixel": 8 * 3 * 43 / pixels,
         "ratio_raw": 3 * pixels / 129,
         "ratio_source": report["source_bytes"] / 129,
+        "models": [checkpoint.find("tokcodec-16").code_id[:8]],
         "codebook_size": 8192,
         "codes_used": len(shares),
         "usage": len(shares) / 8192,

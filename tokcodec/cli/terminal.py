@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 quiet = False  # as --quiet asks for: errors alone
 
-_NAMED = 10  # failures that are named as they come
+NAMED = 10  # failures that are named as they come
 _FIRST, _EVERY = 10.0, 30.0  # seconds to a line about work that no terminal shows
 
 
@@ -55,6 +55,11 @@ def cell(text: str) -> str:
     from rich.markup import escape
 
     return escape(escaped(text))
+
+
+def why_unknown(code_id: str) -> str:
+    """What to do about the model of a ``code_id`` that is not at hand."""
+    return f"{code_id} is neither bundled nor cached; name its checkpoint with --weights"
 
 
 def print_json(value: Any) -> None:
@@ -143,7 +148,7 @@ class Bar:
     def fail(self, reason: str = "", count: int = 1) -> None:
         """So many failed; ``reason``, which is of one, begins with its name."""
         self.failed += count
-        if reason and self._named < _NAMED:
+        if reason and self._named < NAMED:
             self._named += 1
             say(reason)
         self._show()

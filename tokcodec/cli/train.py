@@ -10,7 +10,7 @@ import typer
 
 from tokcodec.cli import terminal
 from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxPictureBytes
-from tokcodec.cli.terminal import Bar, note, show
+from tokcodec.cli.terminal import NAMED, Bar, note, show
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError, without_credentials
 from tokcodec.tar import MAX_BYTES
@@ -142,7 +142,7 @@ def train(
     from tokcodec.checkpoint import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop, ranks
-    from tokcodec.train.data import load_pictures
+    from tokcodec.train.data import FINGERPRINT, load_pictures
     from tokcodec.train.perceptual import load_lpips
     from tokcodec.train.recipe import Recipe
     from tokcodec.train.start import decoder_goes_on
@@ -189,8 +189,10 @@ def train(
                 partial(_read, reading),
                 max_picture_bytes,
             )
-        for line in pictures.skipped:
+        for line in pictures.skipped[:NAMED]:
             note(f"skipped {line}")
+        if (more := len(pictures.skipped) - NAMED) > 0:
+            note(f"skipped {more:,} more, as {output / FINGERPRINT} names all of them")
         note(
             f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out; "
             f"{recipe.dtype} on {torch_device}"

@@ -19,6 +19,7 @@ from tokcodec.picture import read_squares
 from tokcodec.sources import Record, count, list_inputs, printable
 from tokcodec.tar import MAX_BYTES
 
+FINGERPRINT = "fingerprint"  # of a run's pictures; behind it a line for each that was skipped
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
 
 
@@ -63,7 +64,7 @@ def load_pictures(
         TrainingError: none on one side of the split, or arrays in ``folder`` that came from other
             sources or settings.
     """
-    paths = (folder / "train.npy", folder / "held-out.npy", folder / "fingerprint")
+    paths = (folder / "train.npy", folder / "held-out.npy", folder / FINGERPRINT)
     asked = repr((list(sources), sorted(held_out), config))
     plan = hashlib.sha256(asked.encode()).hexdigest()
     if not paths[2].exists():

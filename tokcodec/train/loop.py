@@ -151,13 +151,9 @@ def train(
         if wrong:
             number = step.number - len(losses) + wrong[0] + 1
             raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
-        psnr = saved.save(step)
-        rate = len(losses) * recipe.batch_size / seconds
-        now = Report(
-            step.number, recipe.steps, float(values.mean()), psnr, usage, rate, rate * share
-        )
-        saved.log(now)
-        report(now)
+        loss, rate = float(values.mean()), len(losses) * recipe.batch_size / seconds
+        now = Report(step.number, recipe.steps, loss, math.nan, usage, rate, rate * share)
+        report(dataclasses.replace(now, psnr=saved.save(step, now)))
         losses.clear()
         step.used.zero_()
         begun = time.perf_counter()
@@ -212,9 +208,9 @@ class _Saved:
         self.start_psnr = state["start_psnr"]
         return state
 
-    def save(self, step: Step) -> float:
-        """Measures and writes the checkpoint, then the state: the first process does. Gives the
-        PSNR.
+    def save(self, step: Step, now: Report | None = None) -> float:
+        """Measures and writes the checkpoint, the sheet, a line of the log with ``now``, then the
+        state: the first process does. Gives the PSNR.
 
         Raises:
             TrainingError: the weights have diverged, or codes would not stay.
@@ -259,22 +255,22 @@ class _Saved:
                 f"{self.kept.path}: its weights are not float16 numbers, as a trained model is "
                 "stored in; rounded to them it would give other codes"
             )
-        state = {"settings": self.settings, "start_psnr": self.start_psnr, **step.state()}
-        write_atomically(self.run / STATE, lambda file: torch.save(state, file))
         drawn = sheet(model, self.pictures.held_out)
         write_atomically(
-            self.run / SHEET,
-            lambda file: drawn.save(file, "JPEG", quality=92, subsampling=0),
+            self.run / SHEET, lambda file: drawn.save(file, "JPEG", quality=92, subsampling=0)
         )
+        if now:
+            self._log(dataclasses.replace(now, psnr=psnr))
+        state = {"settings": self.settings, "start_psnr": self.start_psnr, **step.state()}
+        write_atomically(self.run / STATE, lambda file: torch.save(state, file))
         return psnr
 
-    def log(self, report: Report) -> None:
-        """Adds a line to the log: the first process does."""
-        if ranks.rank():
-            return
+    def _log(self, report: Report) -> None:
         path = self.run / LOG
         before = path.read_text().splitlines() if path.exists() else []
-        lines = [*before, json.dumps(dataclasses.asdict(report))]
+        # A run may have been killed between this and its state.
+        lines = [line for line in before if json.loads(line)["step"] < report.step]
+        lines.append(json.dumps(dataclasses.asdict(report)))
         write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
 
