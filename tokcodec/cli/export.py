@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tokcodec.cli.options import Force
-from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import OutputError
 
 
@@ -35,4 +35,4 @@ def export(
     if output.exists() and not force:
         raise OutputError(f"{output}: is there already; -f overwrites it")
     count = write(open_dataset(dataset), output)
-    say(f"{dataset} -> {output}: {count:,} rows")
+    note(f"{dataset} -> {output}: {count:,} rows")

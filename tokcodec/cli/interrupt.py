@@ -3,8 +3,6 @@
 import signal
 from types import FrameType
 
-from tokcodec.errors import escaped
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -20,7 +18,7 @@ class Interrupted(BaseException):
         self.standing = "what is written is whole; the same command goes on from there"
 
     def __str__(self) -> str:
-        return f"interrupted: {escaped(self.standing)}"
+        return f"interrupted: {self.standing}"
 
 
 class Interrupts:

@@ -80,7 +80,7 @@ class Bar:
     """Long work as it gets on, and the line that it leaves when it ends.
 
     On a terminal it is a bar, elsewhere a line every so often. Failures are named as they come,
-    the first few. An interrupt is told what stands.
+    the first few. An interrupt, or an error that ends it, comes with what stands.
 
     Attributes:
         total: how many there are, None where that is not known; where it stays 0, nothing is said.
@@ -128,12 +128,16 @@ class Bar:
             if not error:
                 self._progress.update(self._progress.task_ids[0], total=self._moved)
             self._progress.stop()
+        if not error:
+            if self.total != 0:
+                note(self._summary())
+            return
+        of = f" of {self.total:,}" if self.total else ""
+        standing = f"{self.done + self.skipped:,}{of} {self.verb}; {self.again}"
         if isinstance(error, Interrupted):
-            stands = f"{self.done + self.skipped:,}"
-            of = f" of {self.total:,}" if self.total is not None else ""
-            error.standing = f"{stands}{of} {self.verb}; {self.again}"
-        elif not error and self.total != 0:
-            note(self._summary())
+            error.standing = standing
+        elif self._moved:
+            note(f"stopped: {standing}")
 
     def move(self, count: int = 1) -> None:
         """So many more are done."""

@@ -178,6 +178,7 @@ def train(
         )
         network = load_lpips(lpips_file or []) if lpips else None
         with ranks.first_goes_first(), Bar("read", 0) as reading:
+            reading.again = "the same command reads them again"
             pictures = load_pictures(
                 sources,
                 frozenset(_read_text(held_out, "--held-out").split("\n")) - {""}
