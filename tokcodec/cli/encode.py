@@ -129,7 +129,7 @@ def encode(
                 images = chain([first], records)
                 results = codec.compress_stream(images, fit, colour, tokens, coded, workers)
             pairs = ((begun.popleft(), result) for result in results)
-            for job, written in map_ahead(_write, pairs, workers, 4 * workers):
+            for job, written in map_ahead(_write, pairs, workers, 4 * workers, at_once=True):
                 if isinstance(written, TokcodecError):
                     tally.failed(job, str(written))
                     continue
