@@ -9,10 +9,12 @@ import atexit
 import gc
 import io
 import logging
+import signal
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 
 import pytest
 from hypothesis import settings
@@ -93,8 +95,11 @@ def run():
             # What Python says by itself goes to standard error, and not to pytest.
             patch.setattr(logging.getLogger(), "handlers", [])
             _warn_on_standard_error()
+            handlers = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
             with pytest.raises(SystemExit) as end:
                 main()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
             atexit.unregister(gc.freeze)  # which is for a process that ends with its command
         for name in ("stdout", "stderr"):
             streams[name].flush()

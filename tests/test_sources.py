@@ -106,7 +106,7 @@ def test_encode_takes_it_and_goes_on(make, photos, tmp_path, capsys, kind):
 
     # Again: what is there is skipped, what is not is done, what is older is named.
     assert end(encode, [source], str(out)) == 0
-    assert last(capsys) == "tokcodec: 0 encoded (0 bytes), 3 skipped as done"
+    assert last(capsys) == "tokcodec: 0 encoded, 3 skipped as done"
     (out / f"{names[0]}.tok").unlink()
     assert end(encode, [source], str(out)) == 0
     assert " 2 skipped as done" in last(capsys)

@@ -569,7 +569,12 @@ def _on_workers(chunks: Iterator[T], work: Callable[[T], list[R]], workers: int)
     threads = torch.get_num_threads()
     try:
         for results in map_ahead(
-            work, chain(begun, chunks), workers, 2 * workers, lambda: torch.set_num_threads(1)
+            work,
+            chain(begun, chunks),
+            workers,
+            2 * workers,
+            lambda: torch.set_num_threads(1),
+            at_once=True,
         ):
             yield from results
     finally:

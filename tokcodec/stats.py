@@ -24,6 +24,7 @@ class Report:
         payload_bits: bits of the codes alone, as they are in the files.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
+        models: the ``code_id``s of all, in hex.
         codebook_size: K; None if the model is not at hand, or there are several.
         codes_used: distinct codes; this and what follows is None if there are several models.
         usage: ``codes_used`` over K.
@@ -40,6 +41,7 @@ class Report:
     bits_per_pixel: float | None
     ratio_raw: float | None
     ratio_source: float | None
+    models: tuple[str, ...]
     codebook_size: int | None
     codes_used: int | None
     usage: float | None
@@ -113,6 +115,7 @@ class Collector:
             bits_per_pixel=8 * self._file_bytes / self._pixels if self._pixels else None,
             ratio_raw=raw_bytes / self._file_bytes if self._pictures else None,
             ratio_source=source_bytes / self._file_bytes if source_bytes is not None else None,
+            models=tuple(sorted(code_id.hex() for code_id in self._counts)),
             codebook_size=size,
             codes_used=used,
             usage=usage,

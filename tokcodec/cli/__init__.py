@@ -3,21 +3,38 @@
 The modules here import what computes inside their functions: ``--help`` needs none of it.
 
 Exit status: 0 done, 1 the run failed, 2 usage, 3 finished but some inputs failed, 130
-interrupted. Results go to standard output, progress and messages to standard error.
+interrupted (143 by SIGTERM). Results go to standard output, progress and messages to standard
+error.
 """
 
-import atexit
-import gc
 import sys
-import warnings
-
-from tokcodec.errors import TokcodecError, escaped
 
 _COLLECT_AFTER = 100_000  # new objects
 
 
 def main() -> None:
     """Runs the command of ``sys.argv`` and exits."""
+    from tokcodec.cli.interrupt import Interrupted, Interrupts
+
+    interrupts = Interrupts()  # before all that takes time
+    # Taken out here so that they may stand anywhere on the line.
+    anywhere = {"--debug", "--quiet"}.intersection(sys.argv[1:])
+    try:
+        status = _run([a for a in sys.argv[1:] if a not in anywhere], "--quiet" in anywhere)
+    except (Exception, Interrupted) as error:
+        if "--debug" in anywhere:
+            raise
+        status = _tell(interrupts.came or error)
+    finally:
+        interrupts.end()
+    sys.exit(status)
+
+
+def _run(arguments: list[str], quiet: bool) -> int | None:
+    import atexit
+    import gc
+    import warnings
+
     # torch's modules are a quarter of a million objects. To look through all of them again and
     # again while they load, and once more at the end, would take half a second.
     gc.set_threshold(_COLLECT_AFTER)
@@ -25,25 +42,33 @@ def main() -> None:
 
     from typer.exceptions import TyperException
 
-    from tokcodec.cli.terminal import say
+    from tokcodec.cli import terminal
+    from tokcodec.errors import escaped
 
+    terminal.quiet = quiet
     # Refused or allowed, never half: between Pillow's limit and twice that it would only warn.
     warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
-    # Taken out here so that it may stand anywhere on the line.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
     try:
         from tokcodec.cli.app import app
 
-        sys.exit(app(arguments, prog_name="tokcodec", standalone_mode=False))
+        status: int | None = app(arguments, prog_name="tokcodec", standalone_mode=False)
     except TyperException as error:
         if arguments:  # which may be files of any name; without them, its text is the help
             error.message = escaped(error.message)
         error.show()  # type: ignore[attr-defined]
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if debug:
-            raise
-        known = isinstance(error, TokcodecError)
-        say(str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)")
-        sys.exit(1)
+        return error.exit_code
+    return status
+
+
+def _tell(error: BaseException) -> int:
+    """Says in a line why the command ends; gives its exit status."""
+    from tokcodec.cli.interrupt import Interrupted
+    from tokcodec.cli.terminal import say
+    from tokcodec.errors import TokcodecError
+
+    if isinstance(error, Interrupted):
+        say(str(error))
+        return error.status
+    known = isinstance(error, TokcodecError)
+    say(str(error) if known else f"{type(error).__name__}: {error} (--debug shows where)")
+    return 1

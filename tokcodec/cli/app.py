@@ -83,5 +83,8 @@ def options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks; anywhere on the line.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Only errors; anywhere on the line.")
+    ] = False,
 ) -> None:
     pass

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tokcodec.cli.options import Force
-from tokcodec.cli.terminal import say, show
+from tokcodec.cli.terminal import note, show
 from tokcodec.errors import CheckpointError, OutputError
 from tokcodec.files import is_stream
 
@@ -79,7 +79,7 @@ def convert(
             raise OutputError(f"{target}: is there already; -f overwrites it, -o names another")
     header = write_converted(found, target, family, image_size)
     config = header.config
-    say(
+    note(
         f"{found.origin}: {config.num_codes} codes of {config.quantizer.codebook_size}, "
         f"code_id {header.code_id[:8]}"
     )

@@ -163,6 +163,7 @@ def decode(
                     if job.is_there() and not force:
                         raise OutputError(f"{job.target}: is there already; -f overwrites it")
                     token_file = read()
+                    tally.weigh(job.name, token_file.file_bytes)
                     header = fixed or fitting(token_file.code_id)
                     if header is None:
                         raise TokenFileError(
@@ -242,7 +243,7 @@ def _decode_group(
     items = ((token_file, _output_size(token_file, wanted)) for _, token_file in entries)
     decoded = codec.decode_stream(items, tokens, workers)
     pairs = zip((job for job, _ in entries), decoded, strict=True)
-    for job, result in map_ahead(write, pairs, workers, 2 * workers):
+    for job, result in map_ahead(write, pairs, workers, 2 * workers, at_once=True):
         if isinstance(result, TokcodecError):
             tally.failed(job, str(result))
         else:

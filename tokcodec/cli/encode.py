@@ -167,13 +167,14 @@ def encode(
                 else:
                     tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
 
+        records = tally.weighed(todo())
         if max_bytes:
-            results = _within(max_bytes, text, headers, todo(), how)
+            results = _within(max_bytes, text, headers, records, how)
         else:
-            results = _compressed(headers[0], todo(), how)
+            results = _compressed(headers[0], records, how)
         pairs = ((begun.popleft(), result) for result in results)
         write = partial(_write, text=text)
-        for job, written, size in map_ahead(write, pairs, workers, 4 * workers):
+        for job, written, size in map_ahead(write, pairs, workers, 4 * workers, at_once=True):
             if isinstance(written, TokcodecError):
                 tally.failed(job, str(written))
                 continue

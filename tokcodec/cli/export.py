@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tokcodec.cli.options import Force
-from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import OutputError
 from tokcodec.files import is_stream, same_file
 
@@ -38,4 +38,4 @@ def export(
     if output.exists() and not is_stream(output) and not force:
         raise OutputError(f"{output}: is there already; -f overwrites it")
     count = write(open_dataset(dataset), output)
-    say(f"{dataset} -> {output}: {count:,} rows")
+    note(f"{dataset} -> {output}: {count:,} rows")

@@ -1,16 +1,18 @@
 """``tokcodec inspect``."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, require_pyarrow, show
+from tokcodec.cli.terminal import print_json, require_pyarrow, show, why_unknown
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
-from tokcodec.files import is_dataset
-from tokcodec.remote import location
+from tokcodec.files import find_files, is_dataset
+from tokcodec.remote import is_remote, location
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -21,26 +23,90 @@ def inspect(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="FILE",
-            help="A token file, a checkpoint or a token dataset; datasets also by URL.",
+            metavar="FILE|FOLDER|NAME",
+            help="A token file, a folder of them, a token dataset or a checkpoint, also by its "
+            "bundled name; datasets also by URL.",
         ),
     ],
     codes: Annotated[bool, typer.Option("--codes", help="The codes, too.")] = False,
+    failed: Annotated[
+        bool,
+        typer.Option("--failed", help="Of a dataset or a folder, only what failed, and why."),
+    ] = False,
     weights: WeightsOf = None,
     as_json: Json = False,
 ) -> None:
-    """Show what one file, or one token dataset, holds, after checking all of it."""
-    file = location(source)
-    if codes and is_dataset(file):
-        raise typer.BadParameter("of a dataset, export them", param_hint="--codes")
-    facts = _dataset(file) if is_dataset(file) else _file(file, codes, weights)
+    """Show what a file, a folder, a dataset or a checkpoint holds, after checking all of it."""
+    facts = _facts(source, codes, weights)
+    if failed and "failures" not in facts:
+        raise typer.BadParameter(f"{source} is no dataset and no folder", param_hint="--failed")
     if as_json:
         print_json(facts)
-        return
-    # Plain lines: ids and codes stay whole however narrow the terminal.
-    width = max(map(len, facts))
+    elif failed:
+        for failure in facts["failures"]:
+            show(f"{failure['key']}: {failure['error']}")
+    else:
+        _print(facts)
+    if facts["kind"] == "folder" and facts["failed"]:
+        raise typer.Exit(3)
+
+
+def _facts(source: str, codes: bool, weights: str | None) -> dict[str, Any]:
+    from tokcodec.checkpoint import bundled
+
+    path = location(source)
+    if is_dataset(path):
+        if codes:
+            raise typer.BadParameter("of a dataset, export them", param_hint="--codes")
+        return _dataset(path)
+    if not is_remote(path) and not path.exists():
+        path = {header.name: header.path for header in bundled()}.get(source, path)
+    if not is_remote(path) and path.is_dir():
+        if codes:
+            raise typer.BadParameter("of one file", param_hint="--codes")
+        return _folder(path, weights)
+    return _file(path, codes, weights)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    """Plain lines: ids and codes stay whole however narrow the terminal."""
+    shown = {name: value for name, value in facts.items() if name != "failures"}
+    if facts.get("failures"):
+        shown["failed"] = f"{facts['failed']:,} (--failed names them)"
+    if "model" in facts and facts["model"] is None:
+        shown["model"] = f"unknown: {why_unknown(facts['code_id'][:8])}"
+    lines = list(_lines(shown))
+    width = max(len(label) for label, _ in lines)
+    for label, text in lines:
+        show(f"{label:{width}}  {text}".rstrip())
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
+    """Label and text of each fact; of what holds further facts with parts, a line a fact."""
     for name, value in facts.items():
-        show(f"{name:{width}}  {value if isinstance(value, str) else json.dumps(value)}")
+        label = indent + name.replace("_", " ")
+        if (
+            not indent
+            and isinstance(value, dict)
+            and any(isinstance(v, dict) for v in value.values())
+        ):
+            yield label, ""
+            yield from _lines(value, "  ")
+        else:
+            yield label, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        parts = ((name, "..." if isinstance(v, dict) else _text(v)) for name, v in value.items())
+        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in parts) or "none"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "none" if value is None else str(value)
 
 
 def _file(file: Path, codes: bool, weights: str | None) -> dict[str, Any]:
@@ -57,6 +123,40 @@ def _file(file: Path, codes: bool, weights: str | None) -> dict[str, Any]:
     if codes:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--codes")
     return _checkpoint(file)
+
+
+def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
+    """Of a folder of token files, or of the checkpoint that is alone in it."""
+    from tokcodec.checkpoint import find, find_by_code_id, find_own
+    from tokcodec.tokenfile import SUFFIX, TokenFile
+
+    given = find(weights) if weights else None
+    models, fits = Counter[str](), Counter[str]()
+    failures = []
+    size = 0
+    for path in find_files(folder, {SUFFIX}):
+        try:
+            token_file = TokenFile.load(path)
+        except TokenFileError as error:
+            failures.append({"key": str(path), "error": str(error).removeprefix(f"{path}: ")})
+            continue
+        header = find_by_code_id(token_file.code_id, given)
+        models[header.name if header else f"unknown ({token_file.code_id.hex()})"] += 1
+        fits[token_file.fit] += 1
+        size += token_file.file_bytes
+    if not models and not failures:
+        if own := find_own(str(folder)):
+            return _checkpoint(own.path)
+        raise TokcodecError(f"{folder}: holds no token files, no token dataset and no checkpoint")
+    return {
+        "kind": "folder",
+        "token_files": models.total(),
+        "failed": len(failures),
+        "file_bytes": size,
+        "models": dict(models),
+        "fits": dict(fits),
+        "failures": failures,
+    }
 
 
 def _dataset(path: Path) -> dict[str, Any]:
@@ -78,6 +178,7 @@ def _dataset(path: Path) -> dict[str, Any]:
         "run": dataset.metadata.run,
         "plan": dataset.metadata.plan,
         "config": json.loads(dataset.metadata.model.to_json()),
+        "failures": [{"key": key, "error": error} for key, error in dataset.failures()],
     }
 
 

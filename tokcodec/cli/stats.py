@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, require_pyarrow, say
+from tokcodec.cli.terminal import print_json, require_pyarrow, say, show, why_unknown
 from tokcodec.errors import DatasetError, FailedRowError, TokenFileError
 from tokcodec.files import find_files, is_dataset
 from tokcodec.remote import location
@@ -104,4 +104,12 @@ def _print(report: "Report") -> None:
     row("usage", report.usage, ".2%")
     row("perplexity", report.perplexity, ",.1f")
     row("entropy, bits per code", report.entropy_bits_per_code, ".3f")
-    Console().print(table)
+    # Figures must not be cut, in a pipe or a narrow terminal.
+    Console(width=max(Console().width, 60)).print(table)
+    if len(report.models) > 1:
+        models = ", ".join(report.models)
+        show(f"of several models ({models}), whose codes mean different things: name one at a time")
+    elif report.codebook_size is None:
+        show(f"model {why_unknown(report.models[0])}")
+    if report.source_bytes is None:
+        show("source files: known where every picture lies beside its token file")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,7 +27,7 @@ from tokcodec.cli.options import (
     Tokens,
     allow_large,
 )
-from tokcodec.cli.terminal import print_json, require_pyarrow, say
+from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow, say
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import DatasetError
 from tokcodec.files import SUFFIX, same_file
@@ -159,7 +160,7 @@ def tokenize(
     from tokcodec.dataset.step import ShardStep
     from tokcodec.dataset.task import Settings, Task
     from tokcodec.dataset.views import COUNTS
-    from tokcodec.sources import Selection
+    from tokcodec.sources import Selection, count
 
     if allow_large_pictures:
         allow_large()
@@ -233,14 +234,17 @@ def tokenize(
     task = Task(header, settings, plan)
     if codec:
         if kind == "cpu" and dtype == "float32" and fastest_dtype(codec.device) != dtype:
-            say(
+            note(
                 "this processor is faster in bfloat16: --dtype bfloat16 brings that, and changes "
                 "some codes (tokcodec verify shows how many)"
             )
         work: Engine = ShardStep(task, codec, workers or CORES)
     else:
         work = on_ray(task, ray_address, actors, workers or 1)
-    with _Bar(len(plan.part(*part))) as bar:
+    shards = plan.part(*part)
+    named = f"tokcodec inspect {shlex.quote(str(out))} --failed names all"
+    with Bar("tokenized", count([shard.batch for shard in shards]), where_failed=named) as bar:
+        bar.again = "the same command goes on from the last whole shard"
         rows, failed = run(
             task,
             work,
@@ -250,9 +254,12 @@ def tokenize(
             verify_inputs=verify_inputs,
             force=force,
             max_failures=max_failures,
-            report=bar.show,
+            report=_Mover(bar),
         )
-    say(f"{out}: {rows:,} rows of {len(plan.part(*part)):,} shards, {failed:,} failed")
+        if not bar.skipped:  # else there are more in the files than were read now
+            files = [out] if out.suffix == ".parquet" else [out / shard.name for shard in shards]
+            bar.bytes_out = sum(file.stat().st_size for file in files)
+        bar.remark = f"{out}: {rows:,} rows of {len(shards):,} shards"
     if as_json:
         print_json({"output": str(output), "rows": rows, "failed": failed})
     if failed:
@@ -289,40 +296,23 @@ def _rehearse(
     )
 
 
-class _Bar:
-    """Rows as they come, on a terminal."""
+class _Mover:
+    """Moves a bar by what is said of shards."""
 
-    def __init__(self, shards: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+        self.before: dict[int, Progress] = {}
 
-        self.progress = Progress(
-            TextColumn("shards"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rows]:,} rows, {task.fields[failed]:,} failed"),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self.task = self.progress.add_task("", total=shards, rows=0, failed=0)
-        self.done: dict[int, tuple[int, int]] = {}
-        self.rows = self.failed = 0
-
-    def __enter__(self) -> "_Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def show(self, now: "Progress") -> None:
-        rows, failed = self.done.get(now.shard.number, (0, 0))
-        self.rows += now.rows - rows
-        self.failed += now.failed - failed
-        self.done[now.shard.number] = now.rows, now.failed
-        self.progress.update(
-            self.task, completed=len(self.done) - (not now.kept), rows=self.rows, failed=self.failed
-        )
+    def __call__(self, now: "Progress") -> None:
+        before = self.before.get(now.shard.number)
+        self.before[now.shard.number] = now
+        failed = now.failed - (before.failed if before else 0)
+        good = now.pictures - (before.pictures if before else 0) - failed
+        self.bar.bytes_in += now.bytes_in - (before.bytes_in if before else 0)
+        if failed:
+            self.bar.fail(": ".join(now.error or ()), failed)
+        if good:
+            (self.bar.skip if now.kept else self.bar.move)(good)
 
 
 def _part(text: str | None, output: Path) -> tuple[int, int]:

@@ -2,19 +2,23 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tokcodec.cli import terminal
 from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxPictureBytes
-from tokcodec.cli.terminal import say, show
+from tokcodec.cli.terminal import NAMED, Bar, note, show
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError, without_credentials
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.train.loop import Report
+
+_AGAIN = "the same command goes on from step {:,}"
 
 
 def train(
@@ -143,7 +147,7 @@ def train(
     from tokcodec.checkpoint import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop, ranks
-    from tokcodec.train.data import load_pictures
+    from tokcodec.train.data import FINGERPRINT, load_pictures
     from tokcodec.train.perceptual import load_lpips
     from tokcodec.train.recipe import Recipe
     from tokcodec.train.start import decoder_goes_on
@@ -154,12 +158,13 @@ def train(
     source = find(name) if (name := from_ or codes_of) else None
     loop.require_trainable(config, source, bool(codes_of))
     with ranks.joined(device) as own:
+        terminal.quiet |= bool(ranks.rank())  # the first speaks for all
         torch_device = resolve_device(own)
         if deterministic:
             loop.make_deterministic()
         begun, done = loop.standing_of(output) or (None, 0)
         if source and not begun and not decoder_goes_on(config, source.config):
-            _say(f"the decoder starts afresh: it cannot go on from that of {source.path}")
+            note(f"the decoder starts afresh: it cannot go on from that of {source.path}")
         # What depends on the machine, a run that goes on keeps.
         if dtype == "auto":
             dtype = begun["recipe"]["dtype"] if begun else fastest_dtype(torch_device)
@@ -180,7 +185,8 @@ def train(
             compiled=compiled,
         )
         network = load_lpips(lpips_file or []) if lpips else None
-        with ranks.first_goes_first():
+        with ranks.first_goes_first(), Bar("read", 0) as reading:
+            reading.again = "the same command reads them again"
             pictures = load_pictures(
                 sources,
                 frozenset(_read_text(held_out, "--held-out").split("\n")) - {""}
@@ -189,32 +195,36 @@ def train(
                 config.preprocessing,
                 output,
                 workers,
-                lambda count: _say(f"read {count} pictures"),
+                partial(_read, reading),
                 max_picture_bytes,
             )
-        for line in pictures.skipped:
-            _say(f"skipped {line}")
-        _say(
+        for line in pictures.skipped[:NAMED]:
+            note(f"skipped {line}")
+        if (more := len(pictures.skipped) - NAMED) > 0:
+            note(f"skipped {more:,} more, as {output / FINGERPRINT} names all of them")
+        note(
             f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out; "
             + (f"goes on from step {done}, as it was begun in " if begun else "")
             + f"{recipe.dtype} on {torch_device}"
             + (f", {ranks.count()} processes" if ranks.count() > 1 else "")
         )
         provenance = {"command": without_credentials(shlex.join(["tokcodec", *sys.argv[1:]]))}
-        header = loop.train(
-            config,
-            recipe,
-            pictures,
-            output,
-            torch_device,
-            provenance,
-            _report,
-            source,
-            bool(codes_of),
-            network,
-        )
+        with Bar("steps trained", steps, "steps") as bar:
+            header = loop.train(
+                config,
+                recipe,
+                pictures,
+                output,
+                torch_device,
+                provenance,
+                partial(_report, bar),
+                source,
+                bool(codes_of),
+                network,
+                partial(_move, bar),
+            )
         if done == steps:
-            _say(
+            note(
                 f"all {steps} steps were done before: to train on, begin another run "
                 f"with --from {header.path}"
             )
@@ -222,19 +232,29 @@ def train(
             show(str(header.path))
 
 
-def _report(now: "Report") -> None:
-    _say(
+def _read(bar: Bar, total: int | None) -> None:
+    bar.total = total
+    bar.move()
+
+
+def _move(bar: Bar, steps: int, before: bool) -> None:
+    if before:
+        bar.skip(steps)
+        bar.again = _AGAIN.format(steps)
+    else:
+        bar.move(steps)
+
+
+def _report(bar: Bar, now: "Report") -> None:
+    note(
         f"step {now.step}/{now.steps}  loss {now.loss:.4f}  held-out PSNR {now.psnr:.2f} dB  "
         f"codebook used {now.usage:.1%}  {now.pictures_per_second:.0f} pictures/s  "
         f"MFU {now.utilization:.0%}"
     )
-
-
-def _say(text: str) -> None:
-    from tokcodec.train import ranks
-
-    if not ranks.rank():
-        say(text)
+    bar.remark = (
+        f"loss {now.loss:.4f}, {now.pictures_per_second:.0f} pictures/s, MFU {now.utilization:.0%}"
+    )
+    bar.again = _AGAIN.format(now.step)
 
 
 def _read_config(model: str) -> "tuple[ModelConfig, int]":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokcodec.cli.options import WEIGHTS, Force
-from tokcodec.cli.terminal import require_pyarrow, say, show
+from tokcodec.cli.terminal import note, require_pyarrow, show
 from tokcodec.errors import DatasetError, OutputError, without_credentials
 from tokcodec.files import is_stream, same_file
 
@@ -65,7 +65,7 @@ def train_prior(
     if "held_out_payload_bytes" in facts:
         packed = packed_size(header.config.num_codes, header.config.quantizer.bits)
         coded = facts["held_out_payload_bytes"]
-        say(
+        note(
             f"{facts['held_out_pictures']:,} pictures held out: {coded:.1f} bytes of payload on "
             f"average, {1 - coded / packed:.1%} less than {packed}"
         )

@@ -37,6 +37,7 @@ _CONNECT = 60.0  # seconds for Ray to start, or be found
 _BEAT = 2.0  # seconds between two signs of life
 
 _ALIVE, _DONE = "alive", "done"
+_COUNTS = ("rows", "failed", "pictures", "bytes_in")  # of ``Progress``, behind the shard
 
 
 class _Worker:
@@ -57,7 +58,7 @@ class _Worker:
         shard, path = self.step.task.plan.shards[row["number"]], location(row["path"])
         # A shard that is done may come again, when the actor dies before Ray has its answer.
         (done,) = self.step([(shard, path)])
-        return {"number": shard.number, "rows": done.rows, "failed": done.failed}
+        return {"number": shard.number, **{name: getattr(done, name) for name in _COUNTS}}
 
 
 def cluster_device(address: str | None) -> str:
@@ -94,7 +95,7 @@ def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine
             driver.send((task, rows, actors, workers))
             while (result := driver.receive()) != _DONE:
                 shard = task.plan.shards[result["number"]]
-                yield Progress(shard, result["rows"], result["failed"])
+                yield Progress(shard, *(result[name] for name in _COUNTS))
         finally:
             _driver.cache_clear()
             driver.stop()

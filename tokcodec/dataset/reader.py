@@ -110,6 +110,17 @@ class TokenRows:
             return [codes.reshape(-1, width)]
         return [row[None] for row in np.split(codes, lengths.cumsum())[:-1]]
 
+    def failures(self) -> Iterator[tuple[str, str]]:
+        """Key and error of every row that failed.
+
+        Raises:
+            DatasetError: as ``columns``.
+        """
+        for _, columns in self.columns("key", "error"):
+            failed = columns["error"].is_valid()
+            keys, errors = (columns[name].filter(failed).to_pylist() for name in ("key", "error"))
+            yield from zip(keys, errors, strict=True)
+
     def __len__(self) -> int:
         import pyarrow.parquet as pq
 

@@ -135,5 +135,7 @@ def _clear(folder: Path) -> None:
 
 
 def _counted(path: Path, shard: Shard) -> Progress:
-    status = pq.read_table(opened(path), columns=["status"]).column("status")
-    return Progress(shard, len(status), status.to_pylist().count("failed"), kept=True)
+    table = pq.read_table(opened(path), columns=["status", "view"])
+    failed = table.column("status").to_pylist().count("failed")
+    pictures = table.column("view").to_pylist().count(0)
+    return Progress(shard, len(table), failed, pictures, kept=True)

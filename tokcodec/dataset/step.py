@@ -42,22 +42,29 @@ class ShardStep:
         settings = self.task.settings
         inputs = hashlib.sha256()
         rows: list[Row] = []
-        failed = 0
+        failed = pictures = read = 0
         for picture, codes in self.codec.encode_stream(
             _records(todo), self._read, self.workers, settings.fit
         ):
             if not isinstance(picture, _End):
                 rows.extend(self._rows(picture, codes))
-                failed += isinstance(picture, _ReadError)
                 inputs.update(picture.digest)
-                report(Progress(picture.shard, len(rows), failed))
+                pictures += 1
+                error = None
+                if isinstance(picture, _ReadError):
+                    failed += 1
+                    error = picture.record.key, str(picture)
+                else:
+                    read += picture.bytes_in
+                report(Progress(picture.shard, len(rows), failed, pictures, read, error))
                 continue
             metadata = dataclasses.replace(
                 self.task.metadata, shard=picture.shard.digest, inputs=inputs.hexdigest()
             )
             write_rows(picture.path, rows, metadata, self.task.companions)
-            yield Progress(picture.shard, len(rows), failed)
-            inputs, rows, failed = hashlib.sha256(), [], 0
+            yield Progress(picture.shard, len(rows), failed, pictures, read)
+            inputs, rows = hashlib.sha256(), []
+            failed = pictures = read = 0
 
     def _rows(self, picture: "_Read | _ReadError", codes: NDArray[Any]) -> Iterator[Row]:
         record = picture.record
@@ -104,7 +111,14 @@ class ShardStep:
         except OSError as error:
             return _ReadError(f"cannot read: {error.strerror or error}", shard, record, digest)
         return _Read(
-            squares.pixels, squares.width, squares.height, squares.fit, shard, record, digest
+            squares.pixels,
+            squares.width,
+            squares.height,
+            squares.fit,
+            shard,
+            record,
+            digest,
+            len(data),
         )
 
 
@@ -128,6 +142,7 @@ class _Read(Squares):
     shard: Shard
     record: Record
     digest: bytes
+    bytes_in: int
 
 
 class _ReadError(DatasetError):

@@ -57,11 +57,24 @@ class Settings:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step reports: rows of this shard so far, and how many of them failed."""
+    """What a step reports of a shard so far.
+
+    Attributes:
+        shard: which.
+        rows: rows.
+        failed: those of them that stand for a picture that could not be read, one each.
+        pictures: all pictures, failed ones too.
+        bytes_in: bytes read of those that did not fail.
+        error: of the last picture, if that failed: its key, and why.
+        kept: it was done before.
+    """
 
     shard: Shard
-    rows: int
-    failed: int
+    rows: int = 0
+    failed: int = 0
+    pictures: int = 0
+    bytes_in: int = 0
+    error: tuple[str, str] | None = None
     kept: bool = False
 
 

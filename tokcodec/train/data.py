@@ -16,9 +16,10 @@ from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError, escaped
 from tokcodec.files import write_atomically
 from tokcodec.picture import read_squares
-from tokcodec.sources import Record, list_inputs, printable
+from tokcodec.sources import Record, count, list_inputs, printable
 from tokcodec.tar import MAX_BYTES
 
+FINGERPRINT = "fingerprint"  # of a run's pictures; behind it a line for each that was skipped
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
 
 
@@ -45,7 +46,7 @@ def load_pictures(
     config: PreprocessingConfig,
     folder: Path,
     workers: int,
-    report: Callable[[int], None],
+    report: Callable[[int | None], None],
     max_bytes: int = MAX_BYTES,
 ) -> Pictures:
     """Reads every picture of ``sources``, or the arrays that an earlier call left in ``folder``.
@@ -56,7 +57,7 @@ def load_pictures(
     which none is drawn so, the one with the lowest hash.
 
     Args:
-        report: called with the number of pictures read so far.
+        report: called for every picture that is read, with how many there are if that is known.
         max_bytes: see ``sources.gather``.
 
     Raises:
@@ -64,7 +65,7 @@ def load_pictures(
         TrainingError: no pictures on one side of the split, or arrays in ``folder`` that came from
             other sources or settings.
     """
-    paths = (folder / "train.npy", folder / "held-out.npy", folder / "fingerprint")
+    paths = (folder / "train.npy", folder / "held-out.npy", folder / FINGERPRINT)
     asked = {"SRC": list(sources), "--held-out": sorted(held_out), "preprocessing": config}
     plan = " ".join(hashlib.sha256(repr(value).encode()).hexdigest() for value in asked.values())
     if not paths[2].exists():
@@ -87,7 +88,7 @@ def _prepare(
     paths: tuple[Path, Path, Path],
     plan: str,
     workers: int,
-    report: Callable[[int], None],
+    report: Callable[[int | None], None],
     max_bytes: int,
 ) -> None:
     stored = min(config.image_size, 2 * config.model_size)
@@ -111,10 +112,10 @@ def _prepare(
     with ThreadPoolExecutor(workers) as pool:
         batches = list_inputs(sources, max_bytes=max_bytes)
         records = chain.from_iterable(batch.records() for batch in batches)
-        count = 0
+        total = count(batches)
         while chunk := list(islice(records, 256)):
             for record, prepared in zip(chunk, pool.map(prepare, chunk), strict=True):
-                count += 1
+                report(total)
                 if isinstance(prepared, str):
                     skipped.append(prepared)
                     continue
@@ -124,7 +125,6 @@ def _prepare(
                 if not is_held_out(key) and (lowest is None or _hash(key) < lowest[0]):
                     lowest = _hash(key), len(sides[False]), record
                 sides[is_held_out(key)].append(pixels)
-            report(count)
     if lowest and not held_out and not sides[True]:
         _, place, record = lowest
         del sides[False][place]

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from tokcodec import checkpoint
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.prior import Prior
+
+_ON_SHEET = 8  # pictures
 
 
 def rounded(model: Tokenizer) -> Tokenizer:
@@ -44,8 +47,23 @@ def mean_psnr(model: Tokenizer, pictures: NDArray[np.uint8]) -> float:
     values: list[Tensor] = []
     for start in range(0, len(pictures), 32):
         original = torch.from_numpy(pictures[start : start + 32].copy()).to(device).float()
-        codes = model.encode(model.shrink(original / 255))
-        decoded = (model.decode(codes) * 255).round()
-        error = (decoded - original).square().mean(dim=(1, 2, 3))
+        error = (_decoded(model, original) - original).square().mean(dim=(1, 2, 3))
         values.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
     return float(torch.cat(values).mean())
+
+
+@torch.inference_mode()
+def sheet(model: Tokenizer, pictures: NDArray[np.uint8]) -> Image.Image:
+    """Some of the pictures [n, 3, S, S], evenly spread, and below each what the model makes of
+    it."""
+    count = min(_ON_SHEET, len(pictures))
+    shown = pictures[[number * len(pictures) // count for number in range(count)]]
+    device = next(model.parameters()).device
+    decoded = _decoded(model, torch.from_numpy(shown).to(device).float()).byte().cpu().numpy()
+    rows = [np.concatenate(list(row.transpose(0, 2, 3, 1)), axis=1) for row in (shown, decoded)]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def _decoded(model: Tokenizer, original: Tensor) -> Tensor:
+    """Of float32 [n, 3, S, S] from 0 to 255 the same, rounded, as the model gives them back."""
+    return (model.decode(model.encode(model.shrink(original / 255))) * 255).round()

@@ -22,17 +22,20 @@ from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batches
 from tokcodec.train.data import Pictures
-from tokcodec.train.export import export, mean_psnr, rounded
+from tokcodec.train.export import export, mean_psnr, rounded, sheet
 from tokcodec.train.perceptual import Lpips
 from tokcodec.train.recipe import Recipe
 from tokcodec.train.start import begin, decoder_goes_on
 from tokcodec.train.step import Step
 
-# In the folder of a run: the weights so far, and where it stands.
+# In the folder of a run: the weights so far, and where it stands; a line a report, and held-out
+# pictures with what the weights make of them.
 CHECKPOINT = "model.safetensors"
 STATE = "state.pt"
 # Settings that are digests.
 _IN_WORDS = {"pictures": "the pictures", "from": "--from", "codes_of": "--codes-of"}
+LOG = "log.jsonl"
+SHEET = "sheet.jpg"
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def train(
     source: Header | None = None,
     codes_stay: bool = False,
     lpips: Lpips | None = None,
+    moved: Callable[[int, bool], None] = lambda _, __: None,
 ) -> Header:
     """Trains to the last step, or goes on where the run in ``run`` stopped.
 
@@ -98,7 +102,10 @@ def train(
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
     and ``STATE``, from which the same call goes on to the very weights of an unbroken run (on
-    CUDA, if torch is set to be deterministic).
+    CUDA, if torch is set to be deterministic); ``LOG`` gets a line, and ``SHEET`` is made anew.
+
+    ``moved`` is told of the steps that were done before, and then of each: how many, and whether
+    they were.
 
     Of several processes each calls it; the first reports and writes.
 
@@ -127,6 +134,7 @@ def train(
     if state:
         step.load_state(state)
     saved.save(step)
+    moved(step.number, True)
     reach = operations.reached(device, getattr(torch, recipe.dtype)) * ranks.count()
     share = operations.per_picture(config, recipe, codes_stay) / reach
 
@@ -135,6 +143,7 @@ def train(
     batches = Batches(pictures.train, config, recipe, device, codes_stay)
     for batch in batches.since(step.number):
         losses.append(step(batch))
+        moved(1, False)
         if step.number % recipe.report_every and step.number < recipe.steps:
             continue
         # Only here does anything wait for the device.
@@ -145,19 +154,9 @@ def train(
         if wrong:
             number = step.number - len(losses) + wrong[0] + 1
             raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
-        psnr = saved.save(step)
-        rate = len(losses) * recipe.batch_size / seconds
-        report(
-            Report(
-                step.number,
-                recipe.steps,
-                float(values.mean()),
-                psnr,
-                usage,
-                rate,
-                rate * share,
-            )
-        )
+        loss, rate = float(values.mean()), len(losses) * recipe.batch_size / seconds
+        now = Report(step.number, recipe.steps, loss, math.nan, usage, rate, rate * share)
+        report(dataclasses.replace(now, psnr=saved.save(step, now)))
         losses.clear()
         step.used.zero_()
         begun = time.perf_counter()
@@ -212,9 +211,9 @@ class _Saved:
         self.start_psnr = state["start_psnr"]
         return state
 
-    def save(self, step: Step) -> float:
-        """Measures and writes the checkpoint, then the state: the first process does. Gives the
-        PSNR.
+    def save(self, step: Step, now: Report | None = None) -> float:
+        """Measures and writes the checkpoint, the sheet, a line of the log with ``now``, then the
+        state: the first process does. Gives the PSNR.
 
         Raises:
             TrainingError: the weights have diverged, or codes would not stay.
@@ -233,6 +232,7 @@ class _Saved:
             raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
         if not number:
             self.start_psnr = psnr
+            (self.run / LOG).unlink(missing_ok=True)
         measured: dict[str, Any] = {
             "step": number,
             "held_out_psnr": round(psnr, 3),
@@ -258,9 +258,23 @@ class _Saved:
                 f"{self.kept.path}: its weights are not float16 numbers, as a trained model is "
                 "stored in; rounded to them it would give other codes"
             )
+        drawn = sheet(model, self.pictures.held_out)
+        write_atomically(
+            self.run / SHEET, lambda file: drawn.save(file, "JPEG", quality=92, subsampling=0)
+        )
+        if now:
+            self._log(dataclasses.replace(now, psnr=psnr))
         state = {"settings": self.settings, "start_psnr": self.start_psnr, **step.state()}
         write_atomically(self.run / STATE, lambda file: torch.save(state, file))
         return psnr
+
+    def _log(self, report: Report) -> None:
+        path = self.run / LOG
+        before = path.read_text().splitlines() if path.exists() else []
+        # A run may have been killed between this and its state.
+        lines = [line for line in before if json.loads(line)["step"] < report.step]
+        lines.append(json.dumps(dataclasses.asdict(report)))
+        write_atomically(path, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
 
 def make_deterministic() -> None:
