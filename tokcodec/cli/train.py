@@ -169,7 +169,9 @@ def train(
         if dtype == "auto":
             dtype = begun["recipe"]["dtype"] if begun else fastest_dtype(torch_device)
         if compiled is None:
-            compiled = begun["recipe"]["compiled"] if begun else torch_device.type == "cuda"
+            compiled = (
+                begun["recipe"].get("compiled", False) if begun else torch_device.type == "cuda"
+            )
         recipe = Recipe(
             steps=steps,
             batch_size=batch_size or preset_size,
