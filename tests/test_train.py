@@ -687,6 +687,18 @@ def test_a_killed_run_ends_in_the_same_weights(photos, tmp_path, run):
     ]
     assert headers[0].checkpoint_id == headers[1].checkpoint_id
     assert headers[0].provenance["step"] == 40
+    # The log has every report once, and the sheet is of the same weights.
+    timed = ("pictures_per_second", "utilization")
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").open()]
+        for name in ("unbroken", "broken")
+    ]
+    for entry in logs[0] + logs[1]:
+        assert all(entry.pop(name) > 0 for name in timed)
+    assert logs[0] == logs[1]
+    assert [entry["step"] for entry in logs[0]] == [5, 10, 15, 20, 25, 30, 35, 40]
+    sheets = [(tmp_path / name / "sheet.jpg").read_bytes() for name in ("unbroken", "broken")]
+    assert sheets[0] == sheets[1]
     assert json.dumps(headers[0].provenance["recipe"]) == json.dumps(
         headers[1].provenance["recipe"]
     )

@@ -165,7 +165,7 @@ class Bar:
         rate = self._rate()
         parts = [f"{_short(rate)} {self.unit}/s"] if rate else []
         if rate and self.total is not None:
-            parts.append(f"{_clock((self.total - self._moved) / rate)} left")
+            parts.append(f"{_clock(max(0, self.total - self._moved) / rate)} left")
         return ", ".join([*parts, *([self.remark] if self.remark else [])])
 
     def _rate(self) -> float:
@@ -270,7 +270,8 @@ class Tally:
         self._tell(job, "failed", error, None)
 
     def close(self) -> None:
-        """
+        """Ends the command where some failed.
+
         Raises:
             typer.Exit: status 3 if some of several jobs failed, 1 if the only one did.
         """
