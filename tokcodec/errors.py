@@ -13,6 +13,7 @@ from typing import Any
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(?<=://)([^\s?]+)\?[^\s?=]+=[^\s:;,)'\"]*")  # where signatures of URLs stand
+WINDOWS = "tokcodec runs on Linux and macOS; on Windows, use it in WSL"
 _MOST = 1000  # characters of a message; the names of all published models are half as many
 
 

@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from tokcodec.errors import FullDiskError, OutputError, TokcodecError
+from tokcodec.errors import WINDOWS, FullDiskError, OutputError, TokcodecError
 from tokcodec.remote import is_remote, listed, reason_of
 
 if sys.platform == "win32":
-    raise ImportError("tokcodec runs on Linux and macOS; on Windows, use it in WSL")
+    raise ImportError(WINDOWS)
 import fcntl  # for locks, which Windows has not
 
 SUFFIX = ".tok"  # of token files

@@ -17,6 +17,10 @@ def main() -> None:
     from tokcodec.cli.interrupt import Interrupted, Interrupts
 
     interrupts = Interrupts()  # before all that takes time
+    if sys.platform == "win32":
+        from tokcodec.errors import WINDOWS
+
+        sys.exit(WINDOWS)
     # Taken out here so that they may stand anywhere on the line.
     anywhere = {"--debug", "--quiet"}.intersection(sys.argv[1:])
     try:
