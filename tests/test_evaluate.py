@@ -331,5 +331,5 @@ def test_bad_input_is_named(run, tmp_path):
     assert b"bad.png: cannot be a folder: File exists" in occupied.stderr
     twice = run("evaluate", PHOTOS[0], *["--weights", "tokcodec-16"] * 2, status=1)
     assert b"tokcodec-16: the name of several" in twice.stderr
-    unknown = run("evaluate", PHOTOS[0], "--against", "webp,gif", status=1)
-    assert b"--against gif: none of thumbhash, blurhash, webp" in unknown.stderr
+    unknown = run("evaluate", PHOTOS[0], "--against", "webp,gif", status=2)
+    assert b"--against: 'gif' is none of thumbhash, blurhash, webp" in unknown.stderr

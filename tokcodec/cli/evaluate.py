@@ -20,7 +20,7 @@ from tokcodec.cli.options import (
     Workers,
     allow_large,
 )
-from tokcodec.cli.terminal import cell, print_json, say
+from tokcodec.cli.terminal import Bar, cell, note, print_json
 from tokcodec.errors import EvaluationError, OutputError
 from tokcodec.tar import MAX_BYTES
 
@@ -109,7 +109,7 @@ def evaluate(
     evaluation = evaluator.evaluation()
     if output:
         report.write(output, evaluation)
-        say(f"report in {output}")
+        note(f"report in {output}")
     if as_json:
         print_json(to_json(evaluation))
     else:
@@ -125,15 +125,16 @@ def measure(
     count: int | None,
     sources: list[str],
 ) -> "Iterator[Result]":
-    """The results, with a word of how far it is.
+    """The results, with a bar.
 
     Raises:
         EvaluationError: there were none.
     """
-    for result in evaluator.run(examples, workers, say):
-        yield result
-        if evaluator.pictures % 16 == 0:
-            say(f"{evaluator.pictures}{f' of {count}' if count else ''} pictures")
+    with Bar("measured", count) as bar:
+        bar.again = "the same command begins again"
+        for result in evaluator.run(examples, workers, bar.fail):
+            yield result
+            bar.move()
     if not evaluator.pictures:
         raise EvaluationError(f"{', '.join(sources)}: no picture to measure")
 
@@ -177,7 +178,9 @@ def parse_names(text: str) -> "tuple[Name, ...]":
 
     wanted = [name.strip().lower() for name in text.split(",") if name.strip()]
     if unknown := [name for name in wanted if name not in NAMES]:
-        raise EvaluationError(f"--against {unknown[0]}: none of {', '.join(NAMES)}")
+        raise typer.BadParameter(
+            f"{unknown[0]!r} is none of {', '.join(NAMES)}", param_hint="--against"
+        )
     return tuple(name for name in NAMES if name in wanted)
 
 

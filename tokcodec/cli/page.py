@@ -25,7 +25,7 @@ from tokcodec.cli.options import (
     Workers,
     allow_large,
 )
-from tokcodec.cli.terminal import require_pyarrow, say
+from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import DatasetError, EvaluationError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
 from tokcodec.remote import listed, location
@@ -101,7 +101,7 @@ def page(
     if compared:
         require_packages()
     else:
-        say("nothing is measured, and no other codec shown, without --originals")
+        note("nothing is measured, and no other codec shown, without --originals")
     others = parse_names(against) if compared else ()
     if allow:
         allow_large()
@@ -119,7 +119,7 @@ def page(
     for result in measure(evaluator, examples, workers, count, sources):
         made.add(result)
     made.write(evaluator.evaluation())
-    say(f"{evaluator.pictures} pictures in {output / INDEX}")
+    note(f"{evaluator.pictures} pictures in {output / INDEX}")
     if evaluator.failed:
         raise typer.Exit(3)
 
@@ -138,7 +138,7 @@ def _of_pictures(
 
     count, records = pictures(sources)
     if count and count > limit:
-        say(f"the first {limit:,} of {count:,} pictures; --limit for more")
+        note(f"the first {limit:,} of {count:,} pictures; --limit for more")
     points = points_of(Codec.load(name, device) for name in weights or bundled())
     size = compared_size(points)
     examples = encoded(islice(records, limit), points, fit, size)
@@ -187,7 +187,7 @@ def _of_tokens(
         named.setdefault(name, {})[place] = file
         fits.add(file.fit)
     if cut:
-        say(f"the first {limit:,} pictures; --limit for more")
+        note(f"the first {limit:,} pictures; --limit for more")
     if len(fits) > 1:
         raise EvaluationError(f"token files of several fits, {', '.join(sorted(fits))}: take one")
     if not fits:
