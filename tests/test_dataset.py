@@ -949,10 +949,17 @@ def test_what_no_machine_of_a_cluster_has_is_refused(run, many, tmp_path):
 @pytest.mark.parametrize("there", [True, False])
 def test_the_driver_of_rays_actors_needs_no_gpu(run, many, tmp_path, monkeypatch, there):
     handed = []
-    ray = types.SimpleNamespace(
-        cluster_device=lambda _: "cuda" if there else "cpu",
-        on_ray=lambda task, *how: lambda *_: handed.append((task.settings, how)) or (),
-    )
+
+    def on_ray(task, *how):
+        def engine(todo, _):
+            handed.append((task.settings, how))
+            for _, path in todo:
+                path.touch()
+            return ()
+
+        return engine
+
+    ray = types.SimpleNamespace(cluster_device=lambda _: "cuda" if there else "cpu", on_ray=on_ray)
     monkeypatch.setitem(sys.modules, "tokcodec.dataset.ray", ray)
 
     def touched(*_):

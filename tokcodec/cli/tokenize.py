@@ -31,7 +31,7 @@ from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow, say
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import DatasetError
 from tokcodec.files import SUFFIX, same_file
-from tokcodec.remote import location
+from tokcodec.remote import is_remote, location
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -256,7 +256,8 @@ def tokenize(
             max_failures=max_failures,
             report=_Mover(bar),
         )
-        if not bar.skipped:  # else there are more in the files than were read now
+        # Else there is more in the files than was read now, or a store is to be asked.
+        if not bar.skipped and not is_remote(out):
             files = [out] if out.suffix == ".parquet" else [out / shard.name for shard in shards]
             bar.bytes_out = sum(file.stat().st_size for file in files)
         bar.remark = f"{out}: {rows:,} rows of {len(shards):,} shards"
