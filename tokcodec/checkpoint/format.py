@@ -60,7 +60,9 @@ class Header:
 
     @property
     def name(self) -> str:
-        return self.path.stem
+        """Of its file; of a ``model``, as training calls each of them, with that of its folder."""
+        stem = self.path.stem
+        return f"{self.path.absolute().parent.name}-{stem}" if stem == "model" else stem
 
     def decodes(self, prefix: bytes) -> bool:
         """Whether codes of the ``code_id`` that begins with these bytes are for its decoder."""
