@@ -193,7 +193,8 @@ def _temporary(folder: Path) -> Iterator[IO[bytes]]:
         path = folder / (TEMPORARY + secrets.token_hex(8))
         try:
             with path.open("xb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+                with contextlib.suppress(OSError):  # some file systems know no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 if not path.exists():  # a sweep came before the lock
                     continue
                 yield file
@@ -205,8 +206,8 @@ def _temporary(folder: Path) -> Iterator[IO[bytes]]:
 def sweep(folder: Path) -> None:
     """Removes the temporary files of processes that are gone: the locks on theirs are, too."""
     for path in folder.glob(TEMPORARY + "*"):
-        # Another process may be as fast.
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), path.open("ab") as file:
+        # Locked, gone already, someone else's, or on a file system without locks: it stays.
+        with contextlib.suppress(OSError), path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
 
