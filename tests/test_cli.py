@@ -105,10 +105,17 @@ def test_a_folder_with_bad_pictures(run, folder, tmp_path):
     done = run("decode", out, "-o", tmp_path / "back")
     assert lines(done)[-1].startswith("tokcodec: 3 decoded (")
     assert Image.open(tmp_path / "back" / "animals" / "Ünïcode [x].PNG.png").size == (600, 400)
-    # Decoded pictures are not written over unless asked.
+    # Decoded pictures are skipped, those of another size or older than their tokens not replaced.
     before = (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns
-    done = run("decode", out, "-o", tmp_path / "back", status=3)
+    (tmp_path / "back" / "animals" / "chelsea.png.png").unlink()
+    done = run("decode", out, "-o", tmp_path / "back")
+    assert "1 decoded" in lines(done)[-1]
+    assert "2 skipped as done" in lines(done)[-1]
+    done = run("decode", out, "-o", tmp_path / "back", "--size", "99", status=3)
     assert lines(done)[-1] == "tokcodec: 0 decoded, 3 failed"
+    (out / "astronaut.png.tok").touch()
+    done = run("decode", out, "-o", tmp_path / "back", status=3)
+    assert "astronaut.png.png: is there already; -f overwrites it" in lines(done)[0]
     assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns == before
     run("decode", out, "-o", tmp_path / "back", "-f")
     assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns > before

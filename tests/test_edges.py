@@ -115,7 +115,7 @@ def test_devices_and_pipes_are_written_to(tokcodec, here):
     tokcodec("encode", "a.jpg", "-o", "/dev/null", *WEIGHTS)
     assert Path("/dev/null").is_char_device()
     said = tokcodec("encode", "one", "two", "-o", "/dev/null", *WEIGHTS, status=2)
-    assert "/dev/null is no folder" in said
+    assert "/dev/null is a file; several results need a folder" in said
 
 
 @pytest.mark.parametrize("status", [0, 3])
@@ -345,3 +345,45 @@ def test_options_that_may_be_repeated_are(tokcodec, here):
 def test_what_is_no_url_is_told(tokcodec):
     for command in ("stats", "inspect"):
         assert tokcodec(command, "http://[/x", status=1).startswith("tokcodec: http://[/x: ")
+
+
+def test_another_picture_is_not_taken_for_done(tokcodec, here):
+    tokcodec("encode", "a.jpg", "-o", "x.tok", *WEIGHTS)
+    Image.new("RGB", (70, 50)).save(here / "other.png")
+    os.utime(here / "other.png", (0, 0))
+    said = tokcodec("encode", "other.png", "-o", "x.tok", *WEIGHTS, status=1)
+    assert "x.tok: is there, of another picture" in said
+
+
+def test_outputs_that_are_urls_or_named_like_files(tokcodec, here):
+    for command in (
+        ["encode", "a.jpg", "-o", "s3://bucket/x"],
+        ["export", "x", "-o", "s3://bucket/x.npy"],
+        ["page", "one", "-o", "s3://bucket/page"],
+        ["evaluate", "one", "-o", "s3://bucket/report"],
+    ):
+        assert "is a URL; name a path" in tokcodec(*command, status=2)
+    said = tokcodec("encode", "one", "two", "-o", "both.tok", *WEIGHTS, status=2)
+    assert "both.tok is named like a file; name a folder" in said
+    assert not any(path.name.startswith(("s3", "both")) for path in here.iterdir())
+
+
+def test_reports_and_pages_keep_what_is_not_theirs(tokcodec, here):
+    for name, command in (
+        ("pictures/2019-trip.webp", "page"),
+        ("sheet-music.jpg", "evaluate"),
+        ("plot.png", "evaluate"),
+    ):
+        path = here / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        said = tokcodec(command, "one", "--against", "", "-o", "site", status=1)
+        assert f"site: holds {path.name} already (-f overwrites it)" in said
+        assert path.read_bytes() == b"mine"
+        path.unlink()
+    # What a killed run has left is no reason to refuse.
+    (here / "site" / ".unfinished").touch()
+    (here / "site" / "sheet-x.jpg").touch()
+    weights = ("--weights", "tokcodec-16", "--against", "")
+    tokcodec("evaluate", "one", "-o", "site", *weights)
+    assert not (here / "site" / ".unfinished").exists()

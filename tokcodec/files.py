@@ -137,7 +137,8 @@ def write_atomically(
     """Lets ``write`` fill a temporary file beside ``path``, syncs it and renames it into place.
     To a device or a pipe (``is_stream``) it goes when it is whole.
 
-    Missing parent folders are made. Whatever goes wrong, ``path`` is either as it was or whole.
+    Missing parent folders are made. Whatever goes wrong, ``path`` is either as it was or whole;
+    with an index it may be gone.
     Temporary files of killed processes, as ``sweep`` finds them, go with the first write of a
     process to their folder.
 

@@ -128,8 +128,7 @@ def read_squares(
     name = _name(source)
     try:
         with _open(source) as image:
-            # Of a TIFF, Pillow gives the size that it has when turned.
-            turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = _is_turned(image)
             width, height = image.size[::-1] if turned else image.size
             if max(width, height) > MAX_EDGE:
                 raise PictureError(
@@ -173,6 +172,20 @@ def read_squares(
             reason = error.strerror
         raise PictureError(f"{name}: cannot read the picture: {reason}") from error
     return Squares(pixels, width, height, fit)
+
+
+def size_of(source: Source) -> Size | None:
+    """Width and height of a picture after EXIF orientation; None where they cannot be read."""
+    try:
+        with _open(source) as image:
+            return image.size[::-1] if _is_turned(image) else image.size
+    except Exception:  # of Pillow's plugins; whoever reads the picture says what is wrong
+        return None
+
+
+def _is_turned(image: Image.Image) -> bool:
+    # Of a TIFF, Pillow gives the size that it has when turned.
+    return image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:

@@ -128,6 +128,12 @@ class Record:
         return f"{self.stamp}/{self.member}" if self.member else str(self.stamp)
 
     @property
+    def since(self) -> int | None:
+        """When its file was written, in nanoseconds; None where that is not known."""
+        known = self.stamp.mtime not in ("", ABSENT) and not is_remote(self.stamp.path)
+        return int(self.stamp.mtime) if known else None
+
+    @property
     def below(self) -> str:
         """The path below the source: ``dir/a.png``, ``some.tar/dir/a.png``, ``a.parquet/0``."""
         return f"{self.stamp.below}/{self.member}" if self.member else self.stamp.below

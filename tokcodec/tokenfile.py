@@ -313,12 +313,12 @@ class TokenFile:
 
         Args:
             path: of the file.
-            text: write it as ``to_text``, in a line.
+            text: write it as ``to_text``.
 
         Raises:
             OutputError: the file system refused.
         """
-        data = self.to_text().encode() + b"\n" if text else self.to_bytes()
+        data = self.to_text().encode() if text else self.to_bytes()
         write_atomically(Path(path), lambda file: file.write(data))
         return len(data)
 

@@ -42,7 +42,7 @@ def main() -> None:
         original = np.asarray(photo)
         ours = psnr(original, np.asarray(codec.decompress(file)))
         theirs = [psnr(original, np.asarray(image)) for image in webp(photo, file.file_bytes)]
-        best = f"{max(theirs):.2f} dB, {max(theirs) - ours:+.2f}" if theirs else "nothing fits"
+        best = f"{max(theirs):.2f} dB: {ours - max(theirs):+.2f}" if theirs else "nothing fits"
         size = f"{photo.width}x{photo.height}, {file.file_bytes:,} bytes"
         print(f"{path.name}: {size}: tile {ours:.2f} dB, WebP {best}")
 

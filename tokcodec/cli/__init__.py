@@ -58,7 +58,7 @@ def _run(arguments: list[str], quiet: bool) -> int | None:
         status: int | None = app(arguments, prog_name="tokcodec", standalone_mode=False)
     except TyperException as error:
         if arguments:  # which may be files of any name; without them, its text is the help
-            error.message = escaped(error.message)
+            error.message = escaped(error.message).replace("Value error, ", "")
         error.show()  # type: ignore[attr-defined]
         return error.exit_code
     return status

@@ -1,8 +1,8 @@
 """``tokcodec decode``."""
 
 import functools
+import io
 import re
-import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -37,12 +37,13 @@ from tokcodec.cli.options import (
     Tokens,
     Workers,
     allow_large,
+    load_codec,
 )
-from tokcodec.cli.terminal import Tally, require_pyarrow, say
+from tokcodec.cli.terminal import Tally, print_json, require_pyarrow, say, write_out
 from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
 from tokcodec.files import SUFFIX, is_dataset
 from tokcodec.parallel import map_ahead
-from tokcodec.remote import location
+from tokcodec.remote import is_remote, location
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -50,7 +51,8 @@ if TYPE_CHECKING:
     from tokcodec.sources import Record
     from tokcodec.tokenfile import TokenFile
 
-    Entry = tuple[Job, Callable[[], TokenFile]]
+    # What its picture must be newer than, in nanoseconds, where that is known.
+    Entry = tuple[Job, Callable[[], TokenFile], int | None]
 
 _CHUNK = 1024  # token files read before the first of them is decoded
 
@@ -103,6 +105,7 @@ def decode(
 ) -> None:
     """Turn token files back into pictures, at their original size.
 
+    Pictures that are there, newer than their tokens and of the right size, are skipped.
     Without -o, a.jpg.tok becomes a.jpg.png beside it; what is in tars or on URLs needs a folder
     for -o. A file named with -o takes the format of its extension; all else gets PNG, or --format.
     SRC may be one token dataset, whose rows become KEY.png in the folder that -o names.
@@ -117,6 +120,9 @@ def decode(
         raise typer.BadParameter("standard output cannot take both a picture and JSON")
     wanted = _parse_size(size)
     dataset = None
+    for source in sources if len(sources) > 1 else ():
+        if not is_remote(source) and is_dataset(Path(source)):
+            raise typer.BadParameter(f"{source}: give one token dataset alone", param_hint="SRC")
     if len(sources) == 1 and sources[0] != STANDARD and is_dataset(found := location(sources[0])):
         dataset = found
     if select and not dataset:
@@ -134,6 +140,8 @@ def decode(
     if dataset:
         count, entries = _rows(dataset, output, extension, select or [])
         if dry_run:
+            if as_json:
+                print_json({"source": str(dataset), "output": output, "rows": count})
             say(f"dry run, nothing is written: {count:,} rows of {dataset} -> {output}")
             return
     else:
@@ -148,22 +156,18 @@ def decode(
         if dry_run:
             rehearse(jobs, force, as_json)
             return
-        entries = ((job, functools.partial(_read, record)) for job, record in jobs)
+        entries = ((job, functools.partial(_read, record), record.since) for job, record in jobs)
     fitting = functools.cache(find_by_code_id)
-    load = functools.cache(_load)
     write = functools.partial(_write, extension=extension, png_level=png_level)
     with Tally("decode", count, as_json) as tally:
         while chunk := list(islice(entries, _CHUNK)):
             # It may hold codes of several models; each is loaded once.
             groups: dict[str, tuple[Header, list[tuple[Job, TokenFile]]]] = {}
-            for job, read in chunk:
+            for job, read, since in chunk:
                 try:
                     if job.problem:
                         raise TokenFileError(job.problem)
-                    if job.is_there() and not force:
-                        raise OutputError(f"{job.target}: is there already; -f overwrites it")
                     token_file = read()
-                    tally.weigh(job.name, token_file.file_bytes)
                     header = fixed or fitting(token_file.code_id)
                     if header is None:
                         raise TokenFileError(
@@ -171,6 +175,12 @@ def decode(
                             "neither bundled nor cached; name its checkpoint with --weights"
                         )
                     check_tokens(header, tokens)
+                    if job.is_there() and not force:
+                        if not _is_done(job, token_file, header, wanted, since):
+                            raise OutputError(f"{job.target}: is there already; -f overwrites it")
+                        tally.skipped(job)
+                        continue
+                    tally.weigh(job.name, token_file.file_bytes)
                 except OutputError as error:
                     tally.failed(job, str(error))
                 except TokcodecError as error:
@@ -180,15 +190,26 @@ def decode(
                         (job, token_file)
                     )
             for header, group in groups.values():
-                codec = load(header.path, device, batch_size, dtype)
+                codec = load_codec(header.path, device, batch_size, dtype)
                 _decode_group(codec, group, wanted, tokens, workers, write, tally)
     tally.close()
 
 
-def _load(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Codec":
-    from tokcodec.codec import Codec
+def _is_done(
+    job: Job,
+    token_file: "TokenFile",
+    header: "Header",
+    wanted: tuple[int, int] | int | None,
+    since: int | None,
+) -> bool:
+    """Whether the picture that is there has the size asked for, and is newer than its tokens."""
+    from tokcodec.picture import size_of
 
-    return Codec.load(str(path), device, batch_size, dtype)
+    assert job.target
+    placement, _ = header.config.place(token_file.fit, token_file.width, token_file.height)
+    size = _output_size(token_file, wanted) or placement.output
+    newer = since is not None and job.target.stat().st_mtime_ns >= since
+    return newer and size_of(job.target) == size
 
 
 def _rows(
@@ -202,6 +223,8 @@ def _rows(
     folder = Path(output)
     dataset = open_dataset(path)
     targets: set[Path | None] = set()
+    local = [file.stat().st_mtime_ns for file in dataset.files if not is_remote(file)]
+    since = max(local, default=None)
 
     def rows() -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
         try:
@@ -220,7 +243,7 @@ def _rows(
             targets.add(target)
             if problem or isinstance(row, TokcodecError):
                 target = None
-            yield Job(name, target, problem), functools.partial(_given, row)
+            yield Job(name, target, problem), functools.partial(_given, row), since
 
     return len(select) or len(dataset), entries()
 
@@ -260,8 +283,12 @@ def _write(
     if isinstance(decoded, TokcodecError):
         return job, type(decoded)(f"{job}: {decoded}")
     try:
-        target = job.target or sys.stdout.buffer
-        return job, save(to_image(*decoded), target, extension, png_level)
+        if job.target:
+            return job, save(to_image(*decoded), job.target, extension, png_level)
+        buffer = io.BytesIO()
+        size = save(to_image(*decoded), buffer, extension, png_level)
+        write_out(buffer.getvalue())
+        return job, size
     except (OutputError, PictureError) as error:
         return job, error
 

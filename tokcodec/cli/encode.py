@@ -1,13 +1,11 @@
 """``tokcodec encode``."""
 
 import math
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,8 +30,9 @@ from tokcodec.cli.options import (
     Tokens,
     Workers,
     allow_large,
+    load_codec,
 )
-from tokcodec.cli.terminal import Tally
+from tokcodec.cli.terminal import Tally, write_out
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
 from tokcodec.files import SUFFIX
@@ -43,7 +42,6 @@ from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
-    from tokcodec.codec import Codec
     from tokcodec.sources import Record
     from tokcodec.tokenfile import TokenFile
 
@@ -212,18 +210,11 @@ def _compressed(
         for record in records:
             yield _alone(header, record, how)
     elif first := next(records, None):
-        codec = _load(header.path, how.device, how.batch_size, how.dtype)
+        codec = load_codec(header.path, how.device, how.batch_size, how.dtype)
         images = chain([first], records)
         yield from codec.compress_stream(
             images, how.fit_of(header), how.background, how.tokens, how.coded, how.workers
         )
-
-
-@cache
-def _load(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Codec":
-    from tokcodec.codec import Codec
-
-    return Codec.load(str(path), device, batch_size, dtype)
 
 
 def _within(
@@ -280,7 +271,7 @@ def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | Tokcod
     exact = how.device != "cuda" and how.dtype == "float32"
     codes = plain.encode(header, picture.pixels) if exact else None
     if codes is None:
-        codec = _load(header.path, how.device, how.batch_size, how.dtype)
+        codec = load_codec(header.path, how.device, how.batch_size, how.dtype)
         codes = codec.encode_squares(picture.pixels)
     kept = codes[:, : how.tokens if config.prefix_codes else None]
     prior = read_prior(header) if how.coded else None
@@ -298,7 +289,7 @@ def _write(
         if job.target:
             return job, result, result.save(job.target, text)
         data = result.to_text().encode() + b"\n" if text else result.to_bytes()
-        sys.stdout.buffer.write(data)
+        write_out(data)
         return job, result, len(data)
     except OutputError as error:
         return job, error, 0
@@ -307,6 +298,7 @@ def _write(
 def _stale(job: Job, record: "Record", header: "Header", how: _How, text: bool) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
     from tokcodec.checkpoint import check_tokens, read_prior
+    from tokcodec.picture import size_of
     from tokcodec.remote import is_remote
     from tokcodec.sources import ABSENT
     from tokcodec.tokenfile import MAGIC, TokenFile, check_codes
@@ -327,7 +319,7 @@ def _stale(job: Job, record: "Record", header: "Header", how: _How, text: bool) 
             return f"is there, with {there.num_codes} codes"
         codes = there.codes_with(header)
         check_codes(codes, header.config.quantizer.codebook_size)
-    except TokenFileError as error:
+    except (PictureError, TokenFileError) as error:
         reason = str(error).removeprefix(f"{job.target}: ")
         return "is there, unreadable: " + reason.partition("; ")[0]  # and not how to decode it
     prior = read_prior(header) if how.coded else None
@@ -338,6 +330,9 @@ def _stale(job: Job, record: "Record", header: "Header", how: _How, text: bool) 
         if (opened.read(len(MAGIC)) != MAGIC) != text:
             return "is there, not as text" if text else "is there, as text"
     stamp = record.stamp
+    own = record if record.member else stamp.path
+    if not is_remote(stamp.path) and size_of(own) not in (None, (there.width, there.height)):
+        return f"is there, of another picture ({there.width}x{there.height})"
     if stamp.mtime == ABSENT:
         return "is there already"
     if not is_remote(stamp.path) and job.target.stat().st_mtime_ns < int(stamp.mtime):

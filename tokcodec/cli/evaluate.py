@@ -1,13 +1,13 @@
 """``tokcodec evaluate``, and what it shares with ``page``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tokcodec.cli.jobs import STANDARD, pictures
+from tokcodec.cli.jobs import STANDARD, pictures, refuse_remote
 from tokcodec.cli.options import (
     CORES,
     WEIGHTS,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tokcodec.evaluate.rivals import Name
     from tokcodec.evaluate.run import Evaluation, Evaluator, Example, Result
 
+UNFINISHED = ".unfinished"  # lies in a folder whose files may be made anew
 # What the extra brings, by the names that are imported.
 _PACKAGES = ("torchmetrics", "matplotlib", "pillow_jxl", "thumbhash", "blurhash")
 
@@ -86,9 +87,9 @@ def evaluate(
         allow_large()
     count, records = pictures(sources, max_picture_bytes)
     if output:
-        from tokcodec.evaluate.report import FIGURES
+        from tokcodec.evaluate.report import FILES
 
-        prepare(output, FIGURES, force)
+        prepare(output, FILES, force)
     # What is wrong with the command is said before the seconds that these take to import.
     from tokcodec.checkpoint import bundled
     from tokcodec.codec import Codec
@@ -103,12 +104,12 @@ def evaluate(
     evaluator = Evaluator(points, others, fit, size, lpips)
     report = Report(points, count)
     examples = encoded(records, points, fit, size)
-    for result in measure(evaluator, examples, workers, count, sources):
-        if output:  # it keeps pictures, which nobody else needs
-            report.add(result)
+    # It keeps pictures, which nobody else needs.
+    measure(evaluator, examples, workers, count, sources, report.add if output else None)
     evaluation = evaluator.evaluation()
     if output:
         report.write(output, evaluation)
+        (output / UNFINISHED).unlink()
         note(f"report in {output}")
     if as_json:
         print_json(to_json(evaluation))
@@ -124,8 +125,9 @@ def measure(
     workers: int,
     count: int | None,
     sources: list[str],
-) -> "Iterator[Result]":
-    """The results, with a bar.
+    take: "Callable[[Result], object] | None",
+) -> None:
+    """Measures all examples, with a bar; each result is given to ``take``.
 
     Raises:
         EvaluationError: there were none.
@@ -133,7 +135,8 @@ def measure(
     with Bar("measured", count) as bar:
         bar.again = "the same command begins again"
         for result in evaluator.run(examples, workers, bar.fail):
-            yield result
+            if take:
+                take(result)
             bar.move()
     if not evaluator.pictures:
         raise EvaluationError(f"{', '.join(sources)}: no picture to measure")
@@ -151,26 +154,30 @@ def require_packages() -> None:
         )
 
 
-def prepare(folder: Path, last: str, force: bool) -> None:
+def prepare(folder: Path, files: "Iterable[str]", force: bool) -> None:
     """Finds out before anything is measured that a report or a page has no place to go to.
 
     Args:
         folder: its folder, which is made.
-        last: the file that is written last.
+        files: globs of what will be written, and removed before.
         force: whether what is there may be overwritten.
 
     Raises:
-        OutputError: there is a whole one already, or it can be no folder.
+        OutputError: something of it is there already, or it can be no folder.
     """
+    refuse_remote(folder)
     if str(folder) in (STANDARD, "."):
         raise OutputError(f"-o {folder}: name a folder of its own")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = (folder / last).exists()
+        unfinished = (folder / UNFINISHED).exists()  # by a run that was stopped
+        taken = [path.name for pattern in files for path in folder.glob(pattern)]
+        (folder / UNFINISHED).touch()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be a folder: {error.strerror}") from error
-    if taken and not force:
-        raise OutputError(f"{folder}: holds {last} already (-f overwrites it)")
+    if taken and not unfinished and not force:
+        (folder / UNFINISHED).unlink()
+        raise OutputError(f"{folder}: holds {taken[0]} already (-f overwrites it)")
 
 
 def parse_names(text: str) -> "tuple[Name, ...]":

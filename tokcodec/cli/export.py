@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tokcodec.cli.jobs import refuse_remote
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import OutputError
@@ -35,6 +36,7 @@ def export(
 
     if same_file(output, dataset):
         raise OutputError(f"{output}: is the input itself; name another file with -o")
+    refuse_remote(output)
     if output.exists() and not is_stream(output) and not force:
         raise OutputError(f"{output}: is there already; -f overwrites it")
     count = write(open_dataset(dataset), output)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, require_pyarrow, show, why_unknown
+from tokcodec.cli.terminal import note, print_json, require_pyarrow, show, why_unknown
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
 from tokcodec.files import find_files, is_dataset
 from tokcodec.remote import is_remote, location
@@ -43,6 +43,8 @@ def inspect(
     if as_json:
         print_json(facts)
     elif failed:
+        if not facts["failures"]:
+            note("none failed")
         for failure in facts["failures"]:
             show(f"{failure['key']}: {failure['error']}")
     else:
@@ -58,7 +60,7 @@ def _facts(source: str, codes: bool, weights: str | None) -> dict[str, Any]:
     if is_dataset(path):
         if codes:
             raise typer.BadParameter("of a dataset, export them", param_hint="--codes")
-        return _dataset(path)
+        return _dataset(path, weights)
     if not is_remote(path) and not path.exists():
         path = {header.name: header.path for header in bundled()}.get(source, path)
     if not is_remote(path) and path.is_dir():
@@ -159,14 +161,15 @@ def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
     }
 
 
-def _dataset(path: Path) -> dict[str, Any]:
+def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     require_pyarrow()
-    from tokcodec.checkpoint import find_by_code_id
+    from tokcodec.checkpoint import find, find_by_code_id
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
     whole = sum(map(len, dataset.codes()))  # which checks them
-    header = find_by_code_id(bytes.fromhex(dataset.metadata.code_id[:8]))
+    given = find(weights) if weights else None
+    header = find_by_code_id(bytes.fromhex(dataset.metadata.code_id[:8]), given)
     return {
         "kind": "token dataset",
         "shards": len(dataset.files),

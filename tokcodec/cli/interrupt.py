@@ -15,7 +15,7 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = 128 + number
-        self.standing = "what is written is whole; the same command goes on from there"
+        self.standing = "what was written is whole"
 
     def __str__(self) -> str:
         return f"interrupted: {self.standing}"

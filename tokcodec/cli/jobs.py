@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -110,10 +111,13 @@ def plan(
         raise typer.BadParameter("standard input is read alone", param_hint="SRC")
     if output == STANDARD and not lone:
         raise typer.BadParameter("standard output takes the result of one file", param_hint="-o")
+    refuse_remote(output)
     out = Path(output) if output and output != STANDARD else None
     into_folder = out is not None and (not lone or str(output).endswith(os.sep) or out.is_dir())
     if into_folder and out and out.exists() and not out.is_dir():
-        raise typer.BadParameter(f"{out} is no folder, but takes one result", param_hint="-o")
+        raise typer.BadParameter(f"{out} is a file; several results need a folder", param_hint="-o")
+    if into_folder and out and not lone and not out.is_dir() and out.suffix == SUFFIX:
+        raise typer.BadParameter(f"{out} is named like a file; name a folder", param_hint="-o")
     if sources == [STANDARD]:
         if into_folder:
             raise typer.BadParameter("name a file for standard input", param_hint="-o")
@@ -196,10 +200,19 @@ def rehearse(jobs: "Iterable[tuple[Job, Record]]", force: bool, as_json: bool) -
 
 
 def tell_skipped(selection: "Selection") -> None:
-    from tokcodec.cli.terminal import say
+    from tokcodec.cli.terminal import note
 
     if line := selection.told():
-        say(line)
+        note(line)
+
+
+def refuse_remote(output: str | Path | None) -> None:
+    """
+    Raises:
+        typer.BadParameter: it is a URL, to which only ``tokenize`` writes.
+    """
+    if output and re.match(r"\w+:/", str(output)):
+        raise typer.BadParameter(f"{output} is a URL; name a path", param_hint="-o")
 
 
 def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> None:

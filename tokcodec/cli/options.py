@@ -2,9 +2,14 @@
 
 import glob
 import os
-from typing import Annotated, Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from tokcodec.codec import Codec
 
 MANY = "files, folders, globs, WebDataset tars, Parquet files; paths or URLs."
 Pictures = Annotated[list[str], typer.Argument(metavar="SRC", help="Pictures: " + MANY)]
@@ -98,6 +103,14 @@ WeightsOf = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 
 CORES = os.cpu_count() or 1
+
+
+@cache
+def load_codec(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Codec":
+    """The codec of a checkpoint, as the options above have it; each is loaded once."""
+    from tokcodec.codec import Codec
+
+    return Codec.load(str(path), device, batch_size, dtype)
 
 
 def allow_large() -> None:

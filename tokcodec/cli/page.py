@@ -9,6 +9,7 @@ import typer
 
 from tokcodec.cli.evaluate import (
     EVERY,
+    UNFINISHED,
     Against,
     measure,
     parse_names,
@@ -22,6 +23,7 @@ from tokcodec.cli.options import (
     AllowLarge,
     Device,
     Force,
+    MaxPictureBytes,
     Workers,
     allow_large,
 )
@@ -29,6 +31,7 @@ from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import DatasetError, EvaluationError, TokcodecError, TokenFileError
 from tokcodec.files import is_dataset
 from tokcodec.remote import listed, location
+from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -77,6 +80,7 @@ def page(
     device: Device = "auto",
     workers: Workers = CORES,
     allow: AllowLarge = False,
+    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     force: Force = False,
 ) -> None:
     """Write a page to look at: every picture, what checkpoints make of it, and other codecs.
@@ -87,7 +91,7 @@ def page(
     token files of one name, by different checkpoints, one picture is made. FOLDER/index.html needs
     no network, and asks for none.
     """
-    from tokcodec.evaluate.page import INDEX, Page
+    from tokcodec.evaluate.page import FILES, INDEX, Page
 
     of_tokens = {_holds_tokens(source) for source in sources}
     if len(of_tokens) > 1:
@@ -105,27 +109,28 @@ def page(
     others = parse_names(against) if compared else ()
     if allow:
         allow_large()
-    prepare(output, INDEX, force)
+    prepare(output, FILES, force)
 
     if tokens:
         evaluator, examples, count = _of_tokens(
             sources, weights or [], originals, others, limit, device
         )
     else:
+        found = pictures(sources, max_picture_bytes)
         evaluator, examples, count = _of_pictures(
-            sources, weights, others, fit or "crop", limit, device
+            found, weights, others, fit or "crop", limit, device
         )
     made = Page(output, evaluator.points, others)
-    for result in measure(evaluator, examples, workers, count, sources):
-        made.add(result)
+    measure(evaluator, examples, workers, count, sources, made.add)
     made.write(evaluator.evaluation())
+    (output / UNFINISHED).unlink()
     note(f"{evaluator.pictures} pictures in {output / INDEX}")
     if evaluator.failed:
         raise typer.Exit(3)
 
 
 def _of_pictures(
-    sources: list[str],
+    found: "tuple[int | None, Iterator[Record]]",
     weights: list[str] | None,
     others: "tuple[Name, ...]",
     fit: Literal["crop", "stretch", "pad"],
@@ -136,7 +141,7 @@ def _of_pictures(
     from tokcodec.codec import Codec
     from tokcodec.evaluate.run import Evaluator, compared_size, encoded, points_of
 
-    count, records = pictures(sources)
+    count, records = found
     if count and count > limit:
         note(f"the first {limit:,} of {count:,} pictures; --limit for more")
     points = points_of(Codec.load(name, device) for name in weights or bundled())

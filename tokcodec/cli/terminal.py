@@ -19,7 +19,7 @@ import typer
 from tokcodec.cli.interrupt import Interrupted
 from tokcodec.cli.jobs import Job
 from tokcodec.dataset import require_pyarrow as require_pyarrow
-from tokcodec.errors import escaped, one_line
+from tokcodec.errors import OutputError, escaped, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +60,19 @@ def cell(text: str) -> str:
 def why_unknown(code_id: str) -> str:
     """What to do about the model of a ``code_id`` that is not at hand."""
     return f"{code_id} is neither bundled nor cached; name its checkpoint with --weights"
+
+
+def write_out(data: bytes) -> None:
+    """A result on standard output.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputError(f"standard output: cannot write: {error.strerror}") from error
 
 
 def print_json(value: Any) -> None:
@@ -176,8 +189,8 @@ class Bar:
         text = f"{self.done:,} {self.verb}"
         if self.bytes_in and self.bytes_out:
             ratio = self.bytes_in / self.bytes_out
-            shown = f"{_short(ratio)} : 1" if ratio >= 1 else f"1 : {_short(1 / ratio)}"
-            text += f" ({self.bytes_in:,} bytes to {self.bytes_out:,}, {shown})"
+            shown = f", {_short(ratio)} : 1" if ratio >= 1 else ""
+            text += f" ({self.bytes_in:,} bytes to {self.bytes_out:,}{shown})"
         parts = [text]
         if self.done:
             seconds = time.monotonic() - self._begun
@@ -257,7 +270,7 @@ class Tally:
         if self._bar:
             self._bar.skip()
         else:
-            note("skipped: its token file is whole and up to date (-f encodes again)")
+            note(f"skipped: {job.target} is whole and up to date (-f makes it again)")
         self._tell(job, "skipped", None, None)
 
     def failed(self, job: Job, error: str) -> None:

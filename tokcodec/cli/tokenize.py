@@ -272,13 +272,16 @@ def _rehearse(
 ) -> None:
     """What a run would do: its pictures, its shards, and how many of those are there."""
     from tokcodec.dataset.plan import parts_of
-    from tokcodec.remote import is_there, listed
+    from tokcodec.remote import is_there, listed, reason_of
     from tokcodec.sources import count
 
     shards = plan.part(*part)
     stamps = {stamp for shard in shards for stamp in shard.batch.stamps}
-    there = {path.name for path in listed(parts_of(output) or output, "part-*.parquet")}
-    joined = output.suffix == ".parquet" and is_there(output)
+    try:
+        there = {path.name for path in listed(parts_of(output) or output, "part-*.parquet")}
+        joined = output.suffix == ".parquet" and is_there(output)
+    except OSError as error:
+        raise DatasetError(f"{output}: cannot reach it: {reason_of(error)}") from error
     facts = {
         "output": str(output),
         "pictures": count(shard.batch for shard in shards),

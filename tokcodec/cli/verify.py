@@ -20,6 +20,7 @@ from tokcodec.errors import PictureError
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
+    from tokcodec.agreement import Agreement
     from tokcodec.picture import Pixels
 
 
@@ -45,6 +46,7 @@ def verify(
         allow_large()
     header = find(weights)
     squares: list[Pixels] = []
+    failed = 0
     for record in pictures(sources, max_picture_bytes)[1]:
         if len(squares) == limit:
             break
@@ -53,6 +55,7 @@ def verify(
             squares.append(read.pixels[:1])
         except PictureError as error:
             say(str(error))
+            failed += 1
     if not squares:
         raise PictureError("no picture to compare codes on")
     import numpy as np
@@ -63,8 +66,14 @@ def verify(
     found = list(compare(header, pixels, ways_at_hand(header.config)))
     if as_json:
         print_json([dataclasses.asdict(agreement) for agreement in found])
-        return
-    show(f"{len(pixels)} pictures, {header.name}; compared with {found[0].way}:")
+    else:
+        _print(len(pixels), header.name, found)
+    if failed:
+        raise typer.Exit(3)
+
+
+def _print(pictures: int, name: str, found: "list[Agreement]") -> None:
+    show(f"{pictures} pictures, {name}; compared with {found[0].way}:")
     for agreement in found[1:]:
         share = 1 - agreement.differing / agreement.codes
         margin = agreement.largest_margin

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import Image
 
 from tokcodec.errors import OutputError
-from tokcodec.evaluate.report import SCORES, form, plot, printable, shown_points, table, to_json
+from tokcodec.evaluate.report import SCORES, form, plot, shown_points, table, to_json
 from tokcodec.evaluate.rivals import TITLES, Name
 from tokcodec.files import write_atomically
+from tokcodec.sources import printable
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.run import Evaluation, Point, Result
@@ -34,6 +35,12 @@ _SHOWN_AS = "Figures are of the pictures themselves; they are shown here as WebP
 _GAIN = " A gain is the PSNR of a checkpoint over that of the best other codec in no more bytes."
 _SCHEMES = (False, True)  # dark
 _PARTS = Path(__file__).parent
+# Globs of what a page is.
+FILES = (
+    INDEX,
+    *(f"{measure}{'-dark' * dark}.svg" for measure in _MEASURES for dark in _SCHEMES),
+    f"{_PICTURES}/[0-9]*.webp",
+)
 
 
 class Page:
@@ -54,11 +61,8 @@ class Page:
         self._pictures: list[dict[str, Any]] = []
         try:
             (folder / _PICTURES).mkdir(parents=True, exist_ok=True)
-            plots = (
-                folder / _plot_name(measure, dark) for measure in _MEASURES for dark in _SCHEMES
-            )
-            for old in [folder / INDEX, *plots, *(folder / _PICTURES).glob("[0-9]*.webp")]:
-                old.unlink(missing_ok=True)
+            for old in [path for pattern in FILES for path in folder.glob(pattern)]:
+                old.unlink()
         except OSError as error:
             raise OutputError(f"{folder}: cannot write: {error.strerror}") from error
 

@@ -15,11 +15,14 @@ from PIL import Image, ImageDraw
 
 from tokcodec.evaluate.rivals import NAMES, TITLES
 from tokcodec.files import write_atomically
+from tokcodec.sources import printable
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.run import Evaluation, Measured, Point, Result
 
 FIGURES = "report.json"
+_SHEETS = "sheet-*.jpg"
+FILES = (FIGURES, "pictures.csv", "plot.png", "plot.svg", _SHEETS)  # globs of what a report is
 SHEET_PICTURES = 12
 _GAP, _HEAD = 4, 20
 SCORES = {
@@ -107,11 +110,6 @@ def shown_points(points: "Sequence[Point]") -> list[int]:
     return list({(point.name, point.tokens): place for place, point in enumerate(points)}.values())
 
 
-def printable(text: str) -> str:
-    """Names of files may hold bytes that are no text."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 class Report:
     """Gathers results, and fills a folder with them.
 
@@ -161,8 +159,9 @@ class Report:
             OutputError: one of them cannot be written.
         """
 
-        for old in [folder / FIGURES, *folder.glob("sheet-*.jpg")]:
-            old.unlink(missing_ok=True)
+        (folder / FIGURES).unlink(missing_ok=True)
+        for old in folder.glob(_SHEETS):
+            old.unlink()
 
         def write(name: str, data: bytes) -> None:
             write_atomically(folder / name, lambda file: file.write(data))

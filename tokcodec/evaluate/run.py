@@ -186,7 +186,7 @@ class Evaluator:
         self.points, self.others, self.fit, self.size = points, others, fit, size
         self._lpips = lpips
         self.pictures = self.failed = 0
-        self._collectors = [Collector() for _ in self.points]
+        self._collectors = [Collector(point.codec.header) for point in points]
         self._figures: dict[tuple[int, str | None], list[tuple[int, Scores | None]]]
         self._figures = defaultdict(list)
 
