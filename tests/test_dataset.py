@@ -831,6 +831,79 @@ def changed(dataset, folder, kind, row):
     pq.write_table(table.set_column(index, pa.field("tokens", kind), pa.array(tokens, kind)), path)
 
 
+def damaged(dataset, path, change):
+    """The second shard, its columns (a dict) and metadata changed."""
+    table = pq.read_table(dataset / "part-00001.parquet")
+    columns, facts = {n: table.column(n) for n in table.column_names}, dict(table.schema.metadata)
+    change(columns, facts)
+    facts[b"tokcodec.shards"] = b"1"
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), path)
+
+
+RUN = {"fit": "stretch", "views": "one", "tokens": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("run", "[]", "tokcodec.run is no JSON object"),
+        ("run", "{}", "not a token dataset (no 'fit' in it)"),
+        ("run", "[" * 100_000, "nested deeper than 32 levels"),
+        ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of stretch"),
+        ("run", json.dumps({**RUN, "views": []}), "views [], not one of one"),
+        ("run", json.dumps({**RUN, "tokens": None}), "tokens None of a stretch fit"),
+        ("run", json.dumps({**RUN, "tokens": 17}), "tokens 17 of a stretch fit, 16 codes"),
+        ("code_id", "zz", "code_id is not 64 hex digits"),
+        ("width", None, "column width is not there"),
+        ("key", pa.int64(), "column key is int64; it should be string"),
+    ],
+)
+def test_hostile_metadata_is_refused(dataset, tmp_path, name, value, message):
+    def change(columns, facts):
+        if isinstance(value, str):
+            facts[f"tokcodec.{name}".encode()] = value.encode()
+        elif column := value and pa.array(range(len(columns[name])), value):
+            columns[name] = column
+        else:
+            del columns[name]
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    with pytest.raises(DatasetError) as refused:
+        open_dataset(tmp_path / "bad.parquet")
+    assert str(refused.value).startswith(f"{tmp_path}/bad.parquet: ")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", None), ("width", 70000), ("key", None), ("key", b"\xff")]
+)
+def test_a_damaged_row_is_that_rows_error(dataset, tmp_path, name, value):
+    def change(columns, _):
+        kind = columns[name].type
+        values = [*columns[name].to_pylist()[:-1], value]
+        storage = pa.binary() if isinstance(value, bytes) else kind
+        (columns[name],) = pa.chunked_array([pa.array(values, storage).view(kind)]).chunks
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    *others, (_, error) = token_files(open_dataset(tmp_path / "bad.parquet"))
+    assert len(others) == 49
+    assert all(isinstance(file, TokenFile) for _, file in others)
+    assert isinstance(error, DatasetError)
+    assert "bad.parquet: damaged: " in str(error)
+
+
+def test_a_damaged_file_is_named_by_whatever_reads_it(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "bad")
+    path = tmp_path / "bad" / "part-00001.parquet"
+    data = path.read_bytes()
+    end = data.rindex(b"PAR1") - 4
+    start = end - int.from_bytes(data[end : end + 4], "little")
+    path.write_bytes(b"PAR1" + bytes(start - 4) + data[start:])  # no pages, but the footer
+    for read in (TokenDataset, load_tokens, lambda bad: list(open_dataset(bad).failures())):
+        with pytest.raises(DatasetError, match=r"bad/part-00001\.parquet: damaged: .*again$"):
+            read(tmp_path / "bad")
+
+
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "half")
     (tmp_path / "half" / "part-00000.parquet").unlink()
