@@ -892,16 +892,29 @@ def test_a_damaged_row_is_that_rows_error(dataset, tmp_path, name, value):
     assert "bad.parquet: damaged: " in str(error)
 
 
-def test_a_damaged_file_is_named_by_whatever_reads_it(dataset, tmp_path):
-    shutil.copytree(dataset, tmp_path / "bad")
-    path = tmp_path / "bad" / "part-00001.parquet"
+def without_pages(path):
+    """Leaves of a Parquet file its length and its footer."""
     data = path.read_bytes()
     end = data.rindex(b"PAR1") - 4
     start = end - int.from_bytes(data[end : end + 4], "little")
-    path.write_bytes(b"PAR1" + bytes(start - 4) + data[start:])  # no pages, but the footer
+    path.write_bytes(b"PAR1" + bytes(start - 4) + data[start:])
+
+
+def test_a_damaged_file_is_named_by_whatever_reads_it(codec, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "bad")
+    without_pages(tmp_path / "bad" / "part-00001.parquet")
     for read in (TokenDataset, load_tokens, lambda bad: list(open_dataset(bad).failures())):
         with pytest.raises(DatasetError, match=r"bad/part-00001\.parquet: damaged: .*again$"):
             read(tmp_path / "bad")
+    sources = [dataset.parent / "in"]
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet: damaged: .*; delete it, or beg"):
+        go(codec, sources, tmp_path / "bad")
+    assert go(codec, sources, tmp_path / "bad", force=True) == (150, 3)
+    with (
+        pytest.raises(OutputError, match=r"bad: it says no more; choose another -o"),
+        locked(tmp_path / "bad", tmp_path / "bad", (0, 1)),
+    ):
+        raise OSError("it says no more")  # as pyarrow's, without a strerror
 
 
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):

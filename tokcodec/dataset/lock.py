@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokcodec.errors import DatasetError, OutputError
-from tokcodec.remote import is_remote
+from tokcodec.remote import is_remote, reason_of
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
             yield
         except OSError as error:
             name = error.filename or folder
-            raise OutputError(f"{name}: {error.strerror}; choose another -o") from error
+            raise OutputError(f"{name}: {reason_of(error)}; choose another -o") from error
         finally:
             # Of a run on one file nothing stays but that.
             if not is_remote(folder) and folder != output and not any(folder.glob("part-*")):
@@ -55,4 +55,6 @@ def _lock(stack: contextlib.ExitStack, folder: Path, output: Path, part: tuple[i
             f"{output}: another run is writing to it; wait for its end, or stop it"
         ) from None
     except OSError as error:
-        raise OutputError(f"{folder}: cannot write: {error.strerror}; choose another -o") from error
+        raise OutputError(
+            f"{folder}: cannot write: {reason_of(error)}; choose another -o"
+        ) from error

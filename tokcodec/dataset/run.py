@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tokcodec.dataset.lock import locked
 from tokcodec.dataset.plan import Shard, parts_of
-from tokcodec.dataset.table import opened, read_metadata
+from tokcodec.dataset.table import opened, read_metadata, reading
 from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError, OutputError
 from tokcodec.files import sweep
@@ -135,7 +135,8 @@ def _clear(folder: Path) -> None:
 
 
 def _counted(path: Path, shard: Shard) -> Progress:
-    table = pq.read_table(opened(path), columns=["status", "view"])
-    failed = table.column("status").to_pylist().count("failed")
+    with reading(path, "delete it, or begin again with -f"):
+        table = pq.read_table(opened(path), columns=["status", "view"])
+        failed = table.column("status").to_pylist().count("failed")
     pictures = table.column("view").to_pylist().count(0)
     return Progress(shard, len(table), failed, pictures, kept=True)
