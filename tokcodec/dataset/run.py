@@ -114,9 +114,9 @@ def run(
         for done in engine(todo, watch):
             count(done)
         _sweep(folder)  # behind an actor that was killed
-        there = listed(folder, "part-*.parquet")
+        left = set(listed(folder, "part-*.parquet"))
         for path in [folder / shard.name for shard in shards]:
-            if path not in there:
+            if path not in left:
                 raise OutputError(f"{path}: has vanished; the same command makes it again")
         if whole:
             task.merge(output, [folder / shard.name for shard in shards])
