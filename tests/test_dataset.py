@@ -1,5 +1,6 @@
 """Token datasets: every kind of input, nothing lost, and back."""
 
+import fcntl
 import io
 import json
 import os
@@ -550,6 +551,23 @@ def test_a_second_run_is_refused(codec, many, tmp_path):
             with pytest.raises(DatasetError, match="another run is writing"):
                 go(codec, [many], out, limit=10, rows_per_shard=5, part=part)
     assert go(codec, [many], out, limit=10, rows_per_shard=5) == (10, 0)
+
+
+def test_a_second_run_holds_the_lock_file_that_is_there(tmp_path, monkeypatch):
+    out, flock = tmp_path / "out", fcntl.flock
+
+    def ended_before(file, kind):
+        monkeypatch.undo()
+        shutil.rmtree(out)  # as a first run without shards does
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", ended_before)
+    with (
+        locked(out, out, (0, 1)),
+        pytest.raises(DatasetError, match="another run is writing"),
+        locked(out, out, (0, 1)),
+    ):
+        pass
 
 
 def test_failures(codec, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,12 +42,17 @@ def _lock(stack: contextlib.ExitStack, folder: Path, output: Path, part: tuple[i
     index, count = part
 
     def lock(path: Path, kind: int) -> None:
-        # Opened for writing, as locks on network file systems ask for.
-        file = stack.enter_context(path.open("ab"))
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Opened for writing, as locks on network file systems ask for.
+            file = stack.enter_context(path.open("ab"))
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            # A run that has ended meanwhile may have taken the file away: then it keeps none out.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock(folder / ".lock", fcntl.LOCK_EX if count == 1 else fcntl.LOCK_SH)
         if count > 1:
             lock(folder / f".lock-{index}-of-{count}", fcntl.LOCK_EX)
