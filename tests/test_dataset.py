@@ -979,6 +979,21 @@ def test_the_batch_that_is_found(many, tmp_path):
         assert batch_size_begun_with(tmp_path / name) == 5
 
 
+@pytest.mark.parametrize("name", ["listed", "is_there"])
+def test_a_store_that_does_not_say_is_named(dataset, tmp_path, monkeypatch, name):
+    def silent(*_):
+        raise OSError(None, "no route")
+
+    monkeypatch.setattr(batch, name, silent)
+    with pytest.raises(DatasetError, match=r"out: cannot read: no route; try again, or choose"):
+        batch_size_begun_with(dataset)
+    monkeypatch.undo()
+    path = tmp_path / "bad.parquet"
+    damaged(dataset, path, lambda _, facts: facts.update({b"tokcodec.run": json.dumps(RUN)}))
+    with pytest.raises(DatasetError, match=r"bad\.parquet: .*damaged: batch_size None"):
+        batch_size_begun_with(path)
+
+
 @pytest.mark.parametrize(("fits", "found"), [(8, None), (64, 64), (1024, 1024)])
 def test_the_batch_that_fits(monkeypatch, fits, found):
     """Where each is twice as fast a square as the one before, it is the largest that fits."""
@@ -1040,6 +1055,17 @@ def test_ray_gives_the_same_with_a_worker_killed(codec, many, tmp_path):
         return killed
 
     assert any(run_and_kill(tmp_path / f"ray{attempt}") for attempt in range(3))
+
+
+@pytest.mark.ray
+def test_actors_have_the_limit_of_the_command(codec, many, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from tokcodec.dataset.ray import on_ray
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # a picture has 1,024
+    plan = make_plan([str(many)], (), 3, 1, None, 3, tmp_path / "out")
+    task = Task(codec.header, Settings("stretch", batch_size=codec.batch_size), plan)
+    assert run(task, on_ray(task, None, 1, 1), tmp_path / "out") == (3, 3)
 
 
 @pytest.mark.ray
