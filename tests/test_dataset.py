@@ -1,5 +1,6 @@
 """Token datasets: every kind of input, nothing lost, and back."""
 
+import fcntl
 import io
 import json
 import os
@@ -552,6 +553,23 @@ def test_a_second_run_is_refused(codec, many, tmp_path):
     assert go(codec, [many], out, limit=10, rows_per_shard=5) == (10, 0)
 
 
+def test_a_second_run_holds_the_lock_file_that_is_there(tmp_path, monkeypatch):
+    out, flock = tmp_path / "out", fcntl.flock
+
+    def ended_before(file, kind):
+        monkeypatch.undo()
+        shutil.rmtree(out)  # as a first run without shards does
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", ended_before)
+    with (
+        locked(out, out, (0, 1)),
+        pytest.raises(DatasetError, match="another run is writing"),
+        locked(out, out, (0, 1)),
+    ):
+        pass
+
+
 def test_failures(codec, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
@@ -831,6 +849,92 @@ def changed(dataset, folder, kind, row):
     pq.write_table(table.set_column(index, pa.field("tokens", kind), pa.array(tokens, kind)), path)
 
 
+def damaged(dataset, path, change):
+    """The second shard, its columns (a dict) and metadata changed."""
+    table = pq.read_table(dataset / "part-00001.parquet")
+    columns, facts = {n: table.column(n) for n in table.column_names}, dict(table.schema.metadata)
+    change(columns, facts)
+    facts[b"tokcodec.shards"] = b"1"
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), path)
+
+
+RUN = {"fit": "stretch", "views": "one", "tokens": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("run", "[]", "tokcodec.run is no JSON object"),
+        ("run", "{}", "not a token dataset (no 'fit' in it)"),
+        ("run", "[" * 100_000, "nested deeper than 32 levels"),
+        ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of stretch"),
+        ("run", json.dumps({**RUN, "views": []}), "views [], not one of one"),
+        ("run", json.dumps({**RUN, "tokens": None}), "tokens None of a stretch fit"),
+        ("run", json.dumps({**RUN, "tokens": 17}), "tokens 17 of a stretch fit, 16 codes"),
+        ("code_id", "zz", "code_id is not 64 hex digits"),
+        ("width", None, "column width is not there"),
+        ("key", pa.int64(), "column key is int64; it should be string"),
+    ],
+)
+def test_hostile_metadata_is_refused(dataset, tmp_path, name, value, message):
+    def change(columns, facts):
+        if isinstance(value, str):
+            facts[f"tokcodec.{name}".encode()] = value.encode()
+        elif column := value and pa.array(range(len(columns[name])), value):
+            columns[name] = column
+        else:
+            del columns[name]
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    with pytest.raises(DatasetError) as refused:
+        open_dataset(tmp_path / "bad.parquet")
+    assert str(refused.value).startswith(f"{tmp_path}/bad.parquet: ")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", None), ("width", 70000), ("key", None), ("key", b"\xff")]
+)
+def test_a_damaged_row_is_that_rows_error(dataset, tmp_path, name, value):
+    def change(columns, _):
+        kind = columns[name].type
+        values = [*columns[name].to_pylist()[:-1], value]
+        storage = pa.binary() if isinstance(value, bytes) else kind
+        (columns[name],) = pa.chunked_array([pa.array(values, storage).view(kind)]).chunks
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    *others, (_, error) = token_files(open_dataset(tmp_path / "bad.parquet"))
+    assert len(others) == 49
+    assert all(isinstance(file, TokenFile) for _, file in others)
+    assert isinstance(error, DatasetError)
+    assert "bad.parquet: damaged: " in str(error)
+
+
+def without_pages(path):
+    """Leaves of a Parquet file its length and its footer."""
+    data = path.read_bytes()
+    end = data.rindex(b"PAR1") - 4
+    start = end - int.from_bytes(data[end : end + 4], "little")
+    path.write_bytes(b"PAR1" + bytes(start - 4) + data[start:])
+
+
+def test_a_damaged_file_is_named_by_whatever_reads_it(codec, dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "bad")
+    without_pages(tmp_path / "bad" / "part-00001.parquet")
+    for read in (TokenDataset, load_tokens, lambda bad: list(open_dataset(bad).failures())):
+        with pytest.raises(DatasetError, match=r"bad/part-00001\.parquet: damaged: .*again$"):
+            read(tmp_path / "bad")
+    sources = [dataset.parent / "in"]
+    with pytest.raises(DatasetError, match=r"part-00001\.parquet: damaged: .*; delete it, or beg"):
+        go(codec, sources, tmp_path / "bad")
+    assert go(codec, sources, tmp_path / "bad", force=True) == (150, 3)
+    with (
+        pytest.raises(OutputError, match=r"bad: it says no more; choose another -o"),
+        locked(tmp_path / "bad", tmp_path / "bad", (0, 1)),
+    ):
+        raise OSError("it says no more")  # as pyarrow's, without a strerror
+
+
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "half")
     (tmp_path / "half" / "part-00000.parquet").unlink()
@@ -873,6 +977,21 @@ def test_the_batch_that_is_found(many, tmp_path):
     for name in ("out", "out.parquet"):
         go(Codec.load(TINY, "cpu", batch_size=5), [many], tmp_path / name, limit=7)
         assert batch_size_begun_with(tmp_path / name) == 5
+
+
+@pytest.mark.parametrize("name", ["listed", "is_there"])
+def test_a_store_that_does_not_say_is_named(dataset, tmp_path, monkeypatch, name):
+    def silent(*_):
+        raise OSError(None, "no route")
+
+    monkeypatch.setattr(batch, name, silent)
+    with pytest.raises(DatasetError, match=r"out: cannot read: no route; try again, or choose"):
+        batch_size_begun_with(dataset)
+    monkeypatch.undo()
+    path = tmp_path / "bad.parquet"
+    damaged(dataset, path, lambda _, facts: facts.update({b"tokcodec.run": json.dumps(RUN)}))
+    with pytest.raises(DatasetError, match=r"bad\.parquet: .*damaged: batch_size None"):
+        batch_size_begun_with(path)
 
 
 @pytest.mark.parametrize(("fits", "found"), [(8, None), (64, 64), (1024, 1024)])
@@ -936,6 +1055,17 @@ def test_ray_gives_the_same_with_a_worker_killed(codec, many, tmp_path):
         return killed
 
     assert any(run_and_kill(tmp_path / f"ray{attempt}") for attempt in range(3))
+
+
+@pytest.mark.ray
+def test_actors_have_the_limit_of_the_command(codec, many, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from tokcodec.dataset.ray import on_ray
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # a picture has 1,024
+    plan = make_plan([str(many)], (), 3, 1, None, 3, tmp_path / "out")
+    task = Task(codec.header, Settings("stretch", batch_size=codec.batch_size), plan)
+    assert run(task, on_ray(task, None, 1, 1), tmp_path / "out") == (3, 3)
 
 
 @pytest.mark.ray

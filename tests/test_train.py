@@ -40,7 +40,7 @@ from tokcodec.train.batches import Batches, cut
 from tokcodec.train.borders import kinks
 from tokcodec.train.codebook import MovingAverages, fast_codes
 from tokcodec.train.data import load_pictures
-from tokcodec.train.loop import make_deterministic, train
+from tokcodec.train.loop import make_deterministic, standing_of, train
 from tokcodec.train.perceptual import Lpips
 from tokcodec.train.prior import fit
 from tokcodec.train.recipe import Recipe
@@ -606,6 +606,21 @@ def test_a_run_goes_on_in_its_own_precision(photos, tmp_path, run, monkeypatch):
     further = run(*longer, status=1).stderr.decode()
     assert ": steps 2, not 4; repeat" in further
     assert "to train on from where it stands with --from " in further
+
+
+@pytest.mark.parametrize("state", [b"", b"junk", b"PK\3\4", [], {"settings": "[]", "step": 1}])
+def test_a_damaged_state_is_named(tmp_path, state):
+    path = tmp_path / "state.pt"
+    path.write_bytes(state) if isinstance(state, bytes) else torch.save(state, path)
+    with pytest.raises(TrainingError, match=r"state\.pt: damaged: .*; delete it to begin again"):
+        standing_of(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"", b"one line", b"\xff\n\xff"])
+def test_a_damaged_fingerprint_is_named(tmp_path, text):
+    (tmp_path / "fingerprint").write_bytes(text)
+    with pytest.raises(TrainingError, match=r"fingerprint: damaged: .*; delete it, and the pict"):
+        load_pictures(["a"], frozenset(), PATCH.preprocessing, tmp_path, 1, lambda _: None)
 
 
 def test_other_settings_are_refused(pictures, tmp_path):

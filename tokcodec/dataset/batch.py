@@ -10,9 +10,9 @@ import torch
 from tokcodec.codec import BATCH_SIZE, BATCHES_AT_ONCE, Codec
 from tokcodec.dataset.plan import parts_of
 from tokcodec.dataset.table import read_metadata
-from tokcodec.errors import DeviceError
+from tokcodec.errors import DatasetError, DeviceError, quoted
 from tokcodec.picture import Squares
-from tokcodec.remote import is_there, listed
+from tokcodec.remote import is_there, listed, reason_of
 
 _LARGEST = 1024
 _GAIN = 1.05  # less than this much faster is not worth twice the memory
@@ -23,13 +23,22 @@ def batch_size_begun_with(output: Path) -> int | None:
     """The batch of the files that are there, if any are.
 
     Raises:
-        DatasetError: what is there is no token dataset.
+        DatasetError: what is there is no token dataset, or a store does not say.
     """
     parts = parts_of(output) or output
-    for path in (*listed(parts, "part-*.parquet"), output):
-        if path.suffix == ".parquet" and is_there(path):
-            return int(read_metadata(path).run["batch_size"])
-    return None
+    try:
+        paths = (*listed(parts, "part-*.parquet"), output)
+        begun = next((p for p in paths if p.suffix == ".parquet" and is_there(p)), None)
+    except OSError as error:
+        raise DatasetError(
+            f"{output}: cannot read: {reason_of(error)}; try again, or choose another -o"
+        ) from error
+    if begun is None:
+        return None
+    size = read_metadata(begun).run.get("batch_size")
+    if type(size) is not int or size < 1:
+        raise DatasetError(f"{begun}: its metadata is damaged: batch_size {quoted(size)}")
+    return size
 
 
 def find_batch_size(codec: Codec) -> int:

@@ -2,11 +2,12 @@
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokcodec.errors import DatasetError, OutputError
-from tokcodec.remote import is_remote
+from tokcodec.remote import is_remote, reason_of
 
 
 @contextlib.contextmanager
@@ -28,7 +29,7 @@ def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
             yield
         except OSError as error:
             name = error.filename or folder
-            raise OutputError(f"{name}: {error.strerror}; choose another -o") from error
+            raise OutputError(f"{name}: {reason_of(error)}; choose another -o") from error
         finally:
             # Of a run on one file nothing stays but that.
             if not is_remote(folder) and folder != output and not any(folder.glob("part-*")):
@@ -41,12 +42,17 @@ def _lock(stack: contextlib.ExitStack, folder: Path, output: Path, part: tuple[i
     index, count = part
 
     def lock(path: Path, kind: int) -> None:
-        # Opened for writing, as locks on network file systems ask for.
-        file = stack.enter_context(path.open("ab"))
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Opened for writing, as locks on network file systems ask for.
+            file = stack.enter_context(path.open("ab"))
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            # A run that has ended meanwhile may have taken the file away: then it keeps none out.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock(folder / ".lock", fcntl.LOCK_EX if count == 1 else fcntl.LOCK_SH)
         if count > 1:
             lock(folder / f".lock-{index}-of-{count}", fcntl.LOCK_EX)
@@ -55,4 +61,6 @@ def _lock(stack: contextlib.ExitStack, folder: Path, output: Path, part: tuple[i
             f"{output}: another run is writing to it; wait for its end, or stop it"
         ) from None
     except OSError as error:
-        raise OutputError(f"{folder}: cannot write: {error.strerror}; choose another -o") from error
+        raise OutputError(
+            f"{folder}: cannot write: {reason_of(error)}; choose another -o"
+        ) from error

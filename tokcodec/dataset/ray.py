@@ -22,6 +22,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from tokcodec.codec import Codec
 from tokcodec.dataset.plan import Shard
 from tokcodec.dataset.run import Engine
@@ -41,9 +43,11 @@ _COUNTS = ("rows", "failed", "pictures", "bytes_in")  # of ``Progress``, behind 
 
 
 class _Worker:
-    """An actor: loads the model once, then does the shards that it is handed."""
+    """An actor: loads the model once, then does the shards that it is handed. ``max_pixels`` is
+    Pillow's limit in the process of the command, None with ``--allow-large``."""
 
-    def __init__(self, task: Task, workers: int) -> None:
+    def __init__(self, task: Task, workers: int, max_pixels: int | None) -> None:
+        Image.MAX_IMAGE_PIXELS = max_pixels
         settings = task.settings
         codec = Codec.load(
             str(task.header.path.absolute()),
@@ -92,7 +96,7 @@ def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine
         driver = _driver(address)
         try:
             rows = [{"number": s.number, "path": str(path.absolute())} for s, path in todo]
-            driver.send((task, rows, actors, workers))
+            driver.send((task, rows, actors, workers, Image.MAX_IMAGE_PIXELS))
             while (result := driver.receive()) != _DONE:
                 shard = task.plan.shards[result["number"]]
                 yield Progress(shard, *(result[name] for name in _COUNTS))
@@ -175,7 +179,7 @@ def _drive(descriptor: int) -> None:
     try:
         with _ray(connection.recv()) as ray:
             connection.send(ray.cluster_resources().get("GPU", 0))
-            task, rows, actors, workers = connection.recv()
+            task, rows, actors, workers, max_pixels = connection.recv()
             needs = {"CPU": workers, "GPU": int(task.settings.device == "cuda")}
             _check(ray.nodes(), needs)
             lock = threading.Lock()
@@ -190,7 +194,7 @@ def _drive(descriptor: int) -> None:
                 ray.data.from_items(rows, override_num_blocks=len(rows))
                 .map(
                     _Worker,
-                    fn_constructor_args=(task, workers),
+                    fn_constructor_args=(task, workers, max_pixels),
                     compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
                     num_cpus=needs["CPU"],
                     num_gpus=needs["GPU"],

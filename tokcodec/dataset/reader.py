@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.dataset import require_pyarrow
-from tokcodec.dataset.table import SHAPE, Metadata, opened, read_metadata
+from tokcodec.dataset.table import SHAPE, Metadata, opened, read_metadata, reading
 from tokcodec.errors import DatasetError, FailedRowError
 from tokcodec.remote import is_there, listed, location, reason_of
 from tokcodec.tokenfile import TokenFile
@@ -45,18 +45,14 @@ class TokenRows:
         Raises:
             DatasetError: a file cannot be read.
         """
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         for file in self.files:
-            try:
+            with reading(file):
                 source = pq.ParquetFile(opened(file))
                 for group in range(source.num_row_groups):
                     table = source.read_row_group(group, list(names))
                     yield file, {name: table.column(name).combine_chunks() for name in names}
-            except (OSError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0]
-                raise DatasetError(f"{file}: damaged: {reason}") from error
 
     def codes(self) -> Iterator[NDArray[Any]]:
         """All codes, a row group at a time: [n, N] in the smallest unsigned type; failed rows left
@@ -116,15 +112,21 @@ class TokenRows:
         Raises:
             DatasetError: as ``columns``.
         """
-        for _, columns in self.columns("key", "error"):
+        for file, columns in self.columns("key", "error"):
             failed = columns["error"].is_valid()
-            keys, errors = (columns[name].filter(failed).to_pylist() for name in ("key", "error"))
+            names = ("key", "error")
+            with reading(file):
+                keys, errors = (columns[name].filter(failed).to_pylist() for name in names)
             yield from zip(keys, errors, strict=True)
 
     def __len__(self) -> int:
         import pyarrow.parquet as pq
 
-        return sum(pq.read_metadata(opened(file)).num_rows for file in self.files)
+        count = 0
+        for file in self.files:
+            with reading(file):
+                count += pq.read_metadata(opened(file)).num_rows
+        return count
 
 
 def open_dataset(path: str | Path) -> TokenRows:
@@ -192,40 +194,57 @@ def token_files(
     Raises:
         DatasetError: nothing has a selected key or number.
     """
-    metadata = dataset.metadata
     chosen, missing = set(selected), set(selected)
     number = -1
     names = ("key", "view", "width", "height", "error")
     for file, columns in dataset.columns(*names, "tokens"):
-        tokens = columns["tokens"]
-        for place, values in enumerate(zip(*(columns[n].to_pylist() for n in names), strict=True)):
-            row = dict(zip(names, values, strict=True))
+        for place in range(len(columns["tokens"])):
             number += 1
-            if chosen and not {row["key"], str(number)} & chosen:
-                continue
-            missing -= {row["key"], str(number)}
-            name = row["key"] + (f".view{row['view']}" if row["view"] else "")
-            if not tokens[place].is_valid:
-                yield name, FailedRowError(f"has no tokens: {row['error']}")
-                continue
+            row = {name: column[place] for name, column in columns.items()}
             try:
-                ((codes,),) = dataset.rows(file, tokens.slice(place, 1))
-            except DatasetError as error:
-                yield name, error
+                key, view = row["key"].as_py(), row["view"].as_py()
+            except UnicodeDecodeError:
+                key = view = None
+            known = {str(number)} if key is None else {key, str(number)}
+            if chosen and not known & chosen:
                 continue
-            yield (
-                name,
-                TokenFile.packed(
-                    codes.astype(np.int64),
-                    metadata.model.quantizer.bits,
-                    bytes.fromhex(metadata.code_id[:8]),
-                    row["width"],
-                    row["height"],
-                    "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
-                ),
-            )
+            missing -= known
+            name = f"row {number}" if key is None else key + (f".view{view}" if view else "")
+            found: TokenFile | DatasetError
+            try:
+                found = _token_file(dataset, file, columns["tokens"].slice(place, 1), row)
+            except DatasetError as error:
+                found = error
+            yield name, found
     if missing:
         raise DatasetError(f"{dataset.path}: no row {sorted(missing)[0]}")
+
+
+def _token_file(
+    dataset: TokenRows, file: Path, tokens: "pa.ListArray", row: dict[str, Any]
+) -> TokenFile:
+    """Of one row, scalars of pyarrow by name.
+
+    Raises:
+        DatasetError: it failed, or is damaged.
+    """
+    metadata = dataset.metadata
+    try:
+        if row["key"].as_py() is None:
+            raise ValueError("a row without a key")
+        if not row["tokens"].is_valid:
+            raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
+        ((codes,),) = dataset.rows(file, tokens)
+        return TokenFile.packed(
+            codes.astype(np.int64),
+            metadata.model.quantizer.bits,
+            bytes.fromhex(metadata.code_id[:8]),
+            row["width"].as_py(),
+            row["height"].as_py(),
+            "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
+        )
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{file}: damaged: {reason_of(error)}") from error
 
 
 def smallest_type(metadata: Metadata) -> Any:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from tokcodec.dataset.lock import locked
 from tokcodec.dataset.plan import Shard, parts_of
-from tokcodec.dataset.table import opened, read_metadata
+from tokcodec.dataset.table import opened, read_metadata, reading
 from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError, OutputError
 from tokcodec.files import sweep
@@ -114,9 +114,9 @@ def run(
         for done in engine(todo, watch):
             count(done)
         _sweep(folder)  # behind an actor that was killed
-        there = listed(folder, "part-*.parquet")
+        left = set(listed(folder, "part-*.parquet"))
         for path in [folder / shard.name for shard in shards]:
-            if path not in there:
+            if path not in left:
                 raise OutputError(f"{path}: has vanished; the same command makes it again")
         if whole:
             task.merge(output, [folder / shard.name for shard in shards])
@@ -135,7 +135,8 @@ def _clear(folder: Path) -> None:
 
 
 def _counted(path: Path, shard: Shard) -> Progress:
-    table = pq.read_table(opened(path), columns=["status", "view"])
-    failed = table.column("status").to_pylist().count("failed")
+    with reading(path, "delete it, or begin again with -f"):
+        table = pq.read_table(opened(path), columns=["status", "view"])
+        failed = table.column("status").to_pylist().count("failed")
     pictures = table.column("view").to_pylist().count(0)
     return Progress(shard, len(table), failed, pictures, kept=True)

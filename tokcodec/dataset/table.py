@@ -17,19 +17,24 @@ Metadata, beside the columns:
 ===================  ===========================================================================
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
-from tokcodec.errors import ConfigError, DatasetError
+from tokcodec.config.parsing import parse_json
+from tokcodec.dataset.views import Views
+from tokcodec.errors import ConfigError, DatasetError, quoted
 from tokcodec.files import write_atomically
-from tokcodec.remote import is_remote, open_input, put
+from tokcodec.geometry import FITS
+from tokcodec.remote import is_remote, open_input, put, reason_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,6 +99,21 @@ def opened(path: Path) -> Any:
     return open_input(path) if is_remote(path) else path
 
 
+@contextlib.contextmanager
+def reading(path: Path, remedy: str = "fetch or make it again") -> Iterator[None]:
+    """While rows of a file are read.
+
+    Raises:
+        DatasetError: the file cannot be read; with what to do.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: damaged: {reason_of(error)}; {remedy}") from error
+
+
 def read_metadata(path: Path) -> Metadata:
     """The metadata of a dataset's file.
 
@@ -107,8 +127,7 @@ def read_metadata(path: Path) -> Metadata:
         columns = pq.read_schema(opened(path))
         fields: dict[bytes, bytes] = columns.metadata or {}
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise DatasetError(f"{path}: cannot read as Parquet: {reason}") from error
+        raise DatasetError(f"{path}: cannot read as Parquet: {reason_of(error)}") from error
 
     def said(name: str) -> str:
         return fields[f"tokcodec.{name}".encode()].decode()
@@ -117,7 +136,7 @@ def read_metadata(path: Path) -> Metadata:
         metadata = Metadata(
             model=ModelConfig.from_json(said("config")),
             code_id=said("code_id"),
-            run=json.loads(said("run")),
+            run=parse_json(said("run")),
             plan=said("plan"),
             shards=int(said("shards")),
             shard=said("shard"),
@@ -126,6 +145,7 @@ def read_metadata(path: Path) -> Metadata:
         kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
         if not (pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)):
             raise DatasetError(f"{path}: not a token dataset (its tokens are {kind})")
+        _check(metadata, columns)
     except ConfigError as error:
         raise DatasetError(f"{path}: {error}") from error
     except KeyError as error:
@@ -133,6 +153,30 @@ def read_metadata(path: Path) -> Metadata:
     except ValueError as error:
         raise DatasetError(f"{path}: its metadata is damaged: {error}") from error
     return metadata
+
+
+def _check(metadata: Metadata, columns: "pa.Schema") -> None:
+    """
+    Raises:
+        ValueError: what readers count on is not so.
+    """
+    run = metadata.run
+    if not isinstance(run, dict):
+        raise ValueError("tokcodec.run is no JSON object")
+    if not re.fullmatch("[0-9a-f]{64}", metadata.code_id):
+        raise ValueError("tokcodec.code_id is not 64 hex digits")
+    for name, known in (("fit", FITS), ("views", get_args(Views))):
+        if run[name] not in known:
+            raise ValueError(f"{name} {quoted(run[name])}, not one of {', '.join(known)}")
+    tokens, most = run["tokens"], metadata.model.num_codes
+    counted = type(tokens) is int and 1 <= tokens <= most
+    if not (tokens is None if metadata.native else counted):
+        raise ValueError(f"tokens {quoted(tokens)} of a {run['fit']} fit, {most} codes a square")
+    for field in schema(metadata.model, (), metadata.native):
+        place = columns.get_field_index(field.name)
+        kind = "not there, or twice" if place < 0 else columns.types[place]
+        if field.name != "tokens" and kind != field.type:
+            raise ValueError(f"column {field.name} is {kind}; it should be {field.type}")
 
 
 def schema(config: ModelConfig, companions: Sequence[str], native: bool = False) -> "pa.Schema":

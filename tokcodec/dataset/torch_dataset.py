@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tokcodec.dataset.reader import open_dataset
-from tokcodec.dataset.table import opened
+from tokcodec.dataset.table import opened, reading
+from tokcodec.errors import DatasetError
 
 _OPEN_FILES = 16
 
@@ -37,18 +38,15 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         self._starts = [0]  # first row of each group, failed ones not counted
         labels: list[str | None] = []
         for number, file in enumerate(self._rows.files):
-            source = pq.ParquetFile(opened(file))
-            for group in range(source.num_row_groups):
-                table = source.read_row_group(group, ["label", "status"])
-                status = table.column("status").to_pylist()
-                kept = [
-                    label
-                    for label, state in zip(table.column("label").to_pylist(), status, strict=True)
-                    if state == "ok"
-                ]
-                labels += kept
-                self._groups.append((number, group))
-                self._starts.append(self._starts[-1] + len(kept))
+            with reading(file):
+                source = pq.ParquetFile(opened(file))
+                for group in range(source.num_row_groups):
+                    table = source.read_row_group(group, ["label", "status"])
+                    columns = (table.column(name).to_pylist() for name in ("label", "status"))
+                    kept = [label for label, state in zip(*columns, strict=True) if state == "ok"]
+                    labels += kept
+                    self._groups.append((number, group))
+                    self._starts.append(self._starts[-1] + len(kept))
         self.classes = sorted({label for label in labels if label is not None})
         numbers = {label: number for number, label in enumerate(self.classes)}
         self._classes = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
@@ -80,17 +78,26 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         return [found[index] for index in wanted]
 
     def _read(self, group: int) -> "list[NDArray[Any]]":
-        """The rows of a row group, each [N]."""
+        """The rows of a row group, each [N].
+
+        Raises:
+            DatasetError: it is damaged.
+        """
         import pyarrow.parquet as pq
 
         number, row_group = self._groups[group]
-        if number not in self._files:
-            if len(self._files) >= _OPEN_FILES:
-                self._files.pop(next(iter(self._files))).close()
-            self._files[number] = pq.ParquetFile(opened(self._rows.files[number]))
-        column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
-        parts = self._rows.rows(self._rows.files[number], column.combine_chunks())
-        return [row for part in parts for row in part]
+        file = self._rows.files[number]
+        with reading(file):
+            if number not in self._files:
+                if len(self._files) >= _OPEN_FILES:
+                    self._files.pop(next(iter(self._files))).close()
+                self._files[number] = pq.ParquetFile(opened(file))
+            column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
+        parts = self._rows.rows(file, column.combine_chunks())
+        found = [row for part in parts for row in part]
+        if len(found) != self._starts[group + 1] - self._starts[group]:
+            raise DatasetError(f"{file}: damaged: other rows have tokens than are ok")
+        return found
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to workers

@@ -16,6 +16,7 @@ from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError, escaped
 from tokcodec.files import write_atomically
 from tokcodec.picture import read_squares
+from tokcodec.remote import reason_of
 from tokcodec.sources import Record, count, list_inputs, printable
 from tokcodec.tar import MAX_BYTES
 
@@ -63,14 +64,19 @@ def load_pictures(
     Raises:
         DatasetError: as ``sources.list_inputs``.
         TrainingError: no pictures on one side of the split, or arrays in ``folder`` that came from
-            other sources or settings.
+            other sources or settings, or whose fingerprint is damaged.
     """
     paths = (folder / "train.npy", folder / "held-out.npy", folder / FINGERPRINT)
     asked = {"SRC": list(sources), "--held-out": sorted(held_out), "preprocessing": config}
     plan = " ".join(hashlib.sha256(repr(value).encode()).hexdigest() for value in asked.values())
     if not paths[2].exists():
         _prepare(sources, held_out, config, paths, plan, workers, report, max_bytes)
-    found, fingerprint, *skipped = paths[2].read_text().splitlines()
+    try:
+        found, fingerprint, *skipped = paths[2].read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{paths[2]}: damaged: {reason_of(error)}; delete it, and the pictures are read again"
+        ) from error
     if found != plan:
         pairs = zip(asked, found.split(), plan.split(), strict=False)
         other = ", ".join(name for name, then, now in pairs if then != now)

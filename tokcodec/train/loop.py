@@ -19,6 +19,7 @@ from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.errors import TrainingError
 from tokcodec.files import write_atomically
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.remote import reason_of
 from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batches
 from tokcodec.train.data import Pictures
@@ -285,12 +286,25 @@ def make_deterministic() -> None:
 
 def standing_of(run: Path) -> tuple[dict[str, Any], int] | None:
     """The settings that the run in a folder was begun with, and the steps that are done; None if
-    there is none."""
+    there is none.
+
+    Raises:
+        TrainingError: its state is damaged.
+    """
     path = run / STATE
     if not path.exists():
         return None
-    state = torch.load(path, mmap=True, weights_only=True)
-    return json.loads(state["settings"]), state["step"]
+    try:
+        state = torch.load(path, mmap=True, weights_only=True)
+        settings, step = json.loads(state["settings"]), state["step"]
+        if not isinstance(settings["recipe"]["dtype"], str) or type(step) is not int:
+            raise ValueError("it says neither how the run was begun nor where it stands")
+    except Exception as error:  # of any kind: what torch unpickles may raise anything
+        raise TrainingError(
+            f"{path}: damaged: {reason_of(error)}; delete it to begin again, or choose another -o "
+            f"and go on from the weights with --from {run / CHECKPOINT}"
+        ) from error
+    return settings, step
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
