@@ -243,6 +243,8 @@ def tokenize(
         work = on_ray(task, ray_address, actors, workers or 1)
     shards = plan.part(*part)
     named = f"tokcodec inspect {shlex.quote(str(out))} --failed names all"
+    if not shards:
+        note(f"part {shard} has no shards: there are {len(plan.shards)} in all")
     with Bar("tokenized", count([shard.batch for shard in shards]), where_failed=named) as bar:
         bar.again = "the same command goes on from the last whole shard"
         rows, failed = run(

@@ -18,7 +18,10 @@ from tokcodec.tar import MAX_BYTES
 if TYPE_CHECKING:
     from tokcodec.train.loop import Report
 
-_AGAIN = "the same command goes on from step {:,}"
+
+def _again(step: int) -> str:
+    before = "" if step else "; nothing is saved before the first report (--report-every)"
+    return f"the same command goes on from step {step:,}{before}"
 
 
 def train(
@@ -242,7 +245,7 @@ def _read(bar: Bar, total: int | None) -> None:
 def _move(bar: Bar, steps: int, before: bool) -> None:
     if before:
         bar.skip(steps)
-        bar.again = _AGAIN.format(steps)
+        bar.again = _again(steps)
     else:
         bar.move(steps)
 
@@ -256,7 +259,7 @@ def _report(bar: Bar, now: "Report") -> None:
     bar.remark = (
         f"loss {now.loss:.4f}, {now.pictures_per_second:.0f} pictures/s, MFU {now.utilization:.0%}"
     )
-    bar.again = _AGAIN.format(now.step)
+    bar.again = _again(now.step)
 
 
 def _read_config(model: str) -> "tuple[ModelConfig, int]":
