@@ -267,7 +267,7 @@ def test_decoded_pictures_are_not_encoded_again(tokcodec, here):
         ("tokenize one -o http://localhost:1/d.csv", "d.csv is no dataset: name a folder"),
         ("encode a.jpg --fit crop --fit pad", "--fit: given twice, but takes one value"),
         ("tokenize one -o d --output e", "-o / --output: given twice, but takes one value"),
-        ("encode file:///photo.jpg", "SRC: no fitting files in file:///photo.jpg"),
+        ("encode file:///photo.jpg", "SRC: no pictures in file:///photo.jpg"),
     ],
 )
 def test_mistakes(tokcodec, here, command, message):

@@ -268,7 +268,9 @@ def save(
     Image.preinit()  # loads the common formats; to load all takes ten times as long
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)
     if kind not in Image.SAVE:
-        raise PictureError(f"{target}: Pillow writes no such format; name it .png, say")
+        raise PictureError(
+            f"{target}: no picture can be written in that format; name it .png, .jpg or .webp"
+        )
     buffer = io.BytesIO()
     strategy = {"compress_type": zlib.Z_RLE} if png_level == 1 else {}
     image.save(buffer, kind, compress_level=png_level, **strategy)

@@ -55,7 +55,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Turn a published checkpoint into one of tokcodec's.
+    """Turn a published checkpoint into tokcodec's own.
 
     tokcodec models --known lists what is known. --weights takes the same sources directly, and
     keeps what it converts in a cache.

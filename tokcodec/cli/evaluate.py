@@ -74,7 +74,9 @@ def evaluate(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure checkpoints on pictures, beside other codecs at the same bytes.
+    """Measure checkpoints beside other codecs.
+
+    On pictures, at the same bytes.
 
     Every picture is brought to the square of the checkpoints (256x256), encoded, and decoded; the
     codes are packed, and entropy-coded too where there is a prior. Each other codec may make the
@@ -211,6 +213,6 @@ def _print(evaluation: "Evaluation") -> None:
     console.print(
         f"means over {evaluation.pictures} {pictures} ({evaluation.fit} to {evaluation.size}x"
         f"{evaluation.size}); other codecs in no more bytes, for each picture the best by PSNR;\n"
-        "under each checkpoint those that have not stood above",
+        "each stands once, under the first checkpoint that it is compared with",
         highlight=False,
     )

@@ -36,7 +36,10 @@ def inspect(
     weights: WeightsOf = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a file, a folder, a dataset or a checkpoint holds, after checking all of it."""
+    """Show what a file, folder or dataset holds.
+
+    Or a checkpoint; after checking all of it.
+    """
     facts = _facts(source, codes, weights)
     if failed and "failures" not in facts:
         raise typer.BadParameter(f"{source} is no dataset and no folder", param_hint="--failed")

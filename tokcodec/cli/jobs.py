@@ -130,7 +130,8 @@ def plan(
     batches = gather(stamps, kinds=kinds, max_bytes=max_bytes)
     tell_skipped(selection)
     if not batches:
-        raise typer.BadParameter(f"no fitting files in {', '.join(sources)}", param_hint="SRC")
+        wanted = "pictures" if kinds is None else "token files"
+        raise typer.BadParameter(f"no {wanted} in {', '.join(sources)}", param_hint="SRC")
     for batch in batches if not into_folder else []:
         for stamp in batch.stamps:
             if is_remote(stamp.path) or not isinstance(batch, Files):

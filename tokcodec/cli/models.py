@@ -19,7 +19,10 @@ def models(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the bundled checkpoints: bytes, ids, quality on pictures held out from training."""
+    """List the bundled checkpoints.
+
+    Their bytes, ids, and quality on pictures held out from training.
+    """
     from tokcodec.checkpoint import bundled
 
     if known:

@@ -83,7 +83,9 @@ def page(
     max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     force: Force = False,
 ) -> None:
-    """Write a page to look at: every picture, what checkpoints make of it, and other codecs.
+    """Write a page to compare pictures on.
+
+    Every picture, what checkpoints make of it, and what other codecs do in no more bytes.
 
     Pictures are encoded and measured as evaluate does it. Token files, and rows of token datasets,
     are shown as they are, in the fit that they have; measured, and beside other codecs, where

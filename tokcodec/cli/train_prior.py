@@ -39,7 +39,9 @@ def train_prior(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Give a checkpoint the prior that encode --coded needs, from the codes of many pictures.
+    """Give a checkpoint a prior, for encode --coded.
+
+    From the codes of many pictures.
 
     It takes minutes for millions of codes. The code_id stays. Files that were coded with an
     earlier prior can only be read with that one.

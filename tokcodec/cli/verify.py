@@ -34,7 +34,9 @@ def verify(
     max_picture_bytes: MaxPictureBytes = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
-    """Report whether codes agree across devices, dtypes, thread counts and batch sizes.
+    """Report whether codes agree on this machine.
+
+    Across devices, dtypes, thread counts and batch sizes.
 
     Each way that this machine has is compared with the default one, on the pictures of SRC. The
     margin is how much better the code is than the second best, in what the quantizer compares.
