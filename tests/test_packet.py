@@ -1,6 +1,7 @@
 """A picture in one packet: the best in so many bytes, and as text."""
 
 import json
+import shutil
 
 import pytest
 from conftest import DATA, PHOTOS
@@ -84,3 +85,25 @@ def test_text_at_the_command_line(run, tmp_path):
     damaged = text[:60] + (b"A" if text[60:61] != b"A" else b"B") + text[61:]
     with pytest.raises(TokenFileError, match="checksum"):
         TokenFile.from_bytes(damaged)
+
+
+def test_within_a_limit_it_goes_on(run, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(DATA, photos, ignore=shutil.ignore_patterns("*.md"))
+    command = ("encode", photos, "-o", tmp_path / "out", "--max-bytes", "130")
+    for text in ([], ["--text"]):
+        run(*command, *text, "-f")
+        (tmp_path / "out" / "coffee.png.tok").unlink()
+        before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        said = run(*command, *text).stderr.decode()
+        assert "1 encoded" in said
+        assert "3 skipped as done" in said
+        assert (
+            before.items()
+            <= {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}.items()
+        )
+    # More, or fewer, bytes ask for another file.
+    run(*command, "-f")
+    for limit in ("434", "50"):
+        said = run(*command[:-1], limit, status=3).stderr.decode()
+        assert said.count("is there, of another model; -f overwrites it") == 4

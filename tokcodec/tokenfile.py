@@ -254,7 +254,7 @@ class TokenFile:
         if not data.startswith(MAGIC):
             data = _from_text(data)
         if not data.startswith(MAGIC):
-            raise TokenFileError("not a token file (it does not begin with TK)")
+            raise TokenFileError("not a token file, nor the text of one")
         version = data[2] >> 4 if len(data) > 2 else 1
         if version not in _CODED:
             raise TokenFileError(f"version {version}: needs a newer tokcodec")

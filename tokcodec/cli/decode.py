@@ -18,6 +18,7 @@ from tokcodec.cli.jobs import (
     leaves,
     plan,
     refuse_others,
+    refuse_terminal,
     rehearse,
 )
 from tokcodec.cli.options import (
@@ -118,6 +119,7 @@ def decode(
         allow_large()
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both a picture and JSON")
+    refuse_terminal(sources, output)
     wanted = _parse_size(size)
     dataset = None
     for source in sources if len(sources) > 1 else ():
@@ -230,7 +232,7 @@ def _rows(
         try:
             yield from token_files(dataset, select)
         except TokcodecError as error:  # told behind the rows before it, which are decoded
-            yield str(path), error
+            yield str(path), type(error)(str(error).removeprefix(f"{path}: "))
 
     def entries() -> "Iterator[Entry]":
         for name, row in rows():

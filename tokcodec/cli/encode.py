@@ -1,5 +1,6 @@
 """``tokcodec encode``."""
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.jobs import DECODE, STANDARD, Job, file_extension, plan, refuse_others, rehearse
+from tokcodec.cli.jobs import (
+    DECODE,
+    STANDARD,
+    Job,
+    file_extension,
+    plan,
+    refuse_others,
+    refuse_terminal,
+    rehearse,
+)
 from tokcodec.cli.options import (
     CORES,
     MANY,
@@ -120,6 +130,8 @@ def encode(
         allow_large()
     if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
+    if not text:
+        refuse_terminal(sources, output)
     colour = colour_of(background)
     refuse_others(sources, {SUFFIX}, DECODE)
     if file_extension(output) in extensions():
@@ -158,9 +170,7 @@ def encode(
                 elif force or not job.is_there():
                     begun.append(job)
                     yield record
-                elif max_bytes:
-                    tally.failed(job, f"{job.target}: is there already; -f overwrites it")
-                elif (reason := _stale(job, record, headers[0], how, text)) is None:
+                elif (reason := _stale_of(job, record, headers, how, text, max_bytes)) is None:
                     tally.skipped(job)
                 else:
                     tally.failed(job, f"{job.target}: {reason}; -f overwrites it")
@@ -295,7 +305,40 @@ def _write(
         return job, error, 0
 
 
-def _stale(job: Job, record: "Record", header: "Header", how: _How, text: bool) -> str | None:
+def _stale_of(
+    job: Job,
+    record: "Record",
+    headers: "Sequence[Header]",
+    how: _How,
+    text: bool,
+    limit: int | None,
+) -> str | None:
+    """As ``_stale``; with a limit, of the first checkpoint whose packed codes surely fit, or of one
+    of more codes: whether those fit, entropy-coded, would have to be tried."""
+    import numpy as np
+
+    from tokcodec.tokenfile import TokenFile
+
+    reason = None
+    for header in headers:
+        reason = _stale(job, record, header, how, text, limit)
+        if reason is None or not limit:
+            break
+        assert job.target
+        with contextlib.suppress(TokenFileError, PictureError):
+            there = TokenFile.load(job.target)
+            placement, shape = header.config.place(how.fit_of(header), there.width, there.height)
+            codes = np.zeros(placement.num_squares * math.prod(shape), np.int64)
+            bits = header.config.quantizer.bits
+            packed = TokenFile.packed(codes, bits, there.code_id, 1, 1, "crop")
+            if (len(packed.to_text()) if text else packed.file_bytes) <= limit:
+                break
+    return reason
+
+
+def _stale(
+    job: Job, record: "Record", header: "Header", how: _How, text: bool, limit: int | None
+) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
     from tokcodec.checkpoint import check_tokens, read_prior
     from tokcodec.picture import size_of
@@ -324,7 +367,9 @@ def _stale(job: Job, record: "Record", header: "Header", how: _How, text: bool) 
         return "is there, unreadable: " + reason.partition("; ")[0]  # and not how to decode it
     prior = read_prior(header) if how.coded else None
     again = TokenFile.of(header, codes, there.width, there.height, fit, prior)
-    if there.entropy_coded != again.entropy_coded:
+    if limit and (len(there.to_text()) if text else there.file_bytes) > limit:
+        return f"is there, with {there.file_bytes} bytes"
+    if not limit and there.entropy_coded != again.entropy_coded:
         return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"
     with job.target.open("rb") as opened:
         if (opened.read(len(MAGIC)) != MAGIC) != text:

@@ -207,6 +207,18 @@ def tell_skipped(selection: "Selection") -> None:
         note(line)
 
 
+def refuse_terminal(sources: Sequence[str], output: str | None) -> None:
+    """
+    Raises:
+        typer.BadParameter: bytes would go to standard output, which is a terminal.
+    """
+    to_standard = output == STANDARD or (list(sources) == [STANDARD] and output is None)
+    if to_standard and sys.stdout.isatty():
+        raise typer.BadParameter(
+            "no bytes are written to a terminal: name a file, or pipe them on", param_hint="-o"
+        )
+
+
 def refuse_remote(output: str | Path | None) -> None:
     """
     Raises:
