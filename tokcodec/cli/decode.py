@@ -160,6 +160,7 @@ def decode(
             return
         entries = ((job, functools.partial(_read, record), record.since) for job, record in jobs)
     fitting = functools.cache(find_by_code_id)
+    load = functools.cache(load_codec)
     write = functools.partial(_write, extension=extension, png_level=png_level)
     with Tally("decode", count, as_json) as tally:
         while chunk := list(islice(entries, _CHUNK)):
@@ -192,7 +193,7 @@ def decode(
                         (job, token_file)
                     )
             for header, group in groups.values():
-                codec = load_codec(header.path, device, batch_size, dtype)
+                codec = load(header.path, device, batch_size, dtype)
                 _decode_group(codec, group, wanted, tokens, workers, write, tally)
     tally.close()
 

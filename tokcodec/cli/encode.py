@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain, islice
@@ -51,7 +51,10 @@ from tokcodec.parallel import map_ahead
 from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tokcodec.checkpoint import Header
+    from tokcodec.codec import Codec
     from tokcodec.sources import Record
     from tokcodec.tokenfile import TokenFile
 
@@ -159,7 +162,18 @@ def encode(
         if coded:
             read_prior(header)
     names = {header.code_id[:8]: header.name for header in headers}
-    how = _How(fit, colour, tokens, coded, device, batch_size, dtype, workers, count == 1)
+    how = _How(
+        fit,
+        colour,
+        tokens,
+        coded,
+        device,
+        batch_size,
+        dtype,
+        workers,
+        count == 1,
+        cache(load_codec),
+    )
     with Tally("encode", count, as_json) as tally:
         begun: deque[Job] = deque()
 
@@ -195,7 +209,8 @@ def encode(
 
 @dataclass(frozen=True)
 class _How:
-    """What the command line says of encoding; ``alone``: there is one picture."""
+    """What the command line says of encoding; ``alone``: there is one picture; ``load`` loads each
+    checkpoint once."""
 
     fit: Fit | None
     background: tuple[int, int, int]
@@ -206,6 +221,7 @@ class _How:
     dtype: Dtype
     workers: int
     alone: bool
+    load: "Callable[[Path, str, int | None, Dtype], Codec]"
 
     def fit_of(self, header: "Header") -> Fit:
         return self.fit or header.config.default_fit
@@ -220,7 +236,7 @@ def _compressed(
         for record in records:
             yield _alone(header, record, how)
     elif first := next(records, None):
-        codec = load_codec(header.path, how.device, how.batch_size, how.dtype)
+        codec = how.load(header.path, how.device, how.batch_size, how.dtype)
         images = chain([first], records)
         yield from codec.compress_stream(
             images, how.fit_of(header), how.background, how.tokens, how.coded, how.workers
@@ -281,7 +297,7 @@ def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | Tokcod
     exact = how.device != "cuda" and how.dtype == "float32"
     codes = plain.encode(header, picture.pixels) if exact else None
     if codes is None:
-        codec = load_codec(header.path, how.device, how.batch_size, how.dtype)
+        codec = how.load(header.path, how.device, how.batch_size, how.dtype)
         codes = codec.encode_squares(picture.pixels)
     kept = codes[:, : how.tokens if config.prefix_codes else None]
     prior = read_prior(header) if how.coded else None

@@ -2,7 +2,6 @@
 
 import glob
 import os
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -105,9 +104,8 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 CORES = os.cpu_count() or 1
 
 
-@cache
 def load_codec(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Codec":
-    """The codec of a checkpoint, as the options above have it; each is loaded once."""
+    """The codec of a checkpoint, as the options above have it."""
     from tokcodec.codec import Codec
 
     return Codec.load(str(path), device, batch_size, dtype)
