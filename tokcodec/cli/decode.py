@@ -15,6 +15,7 @@ from tokcodec.cli.jobs import (
     STANDARD,
     Job,
     file_extension,
+    is_standard,
     leaves,
     plan,
     refuse_others,
@@ -117,7 +118,7 @@ def decode(
 
     if allow_large_pictures:
         allow_large()
-    if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
+    if as_json and is_standard(sources, output):
         raise typer.BadParameter("standard output cannot take both a picture and JSON")
     refuse_terminal(sources, output)
     wanted = _parse_size(size)

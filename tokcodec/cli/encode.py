@@ -13,9 +13,9 @@ import typer
 
 from tokcodec.cli.jobs import (
     DECODE,
-    STANDARD,
     Job,
     file_extension,
+    is_standard,
     plan,
     refuse_others,
     refuse_terminal,
@@ -131,7 +131,7 @@ def encode(
 
     if allow_large_pictures:
         allow_large()
-    if as_json and (output == STANDARD or (sources == [STANDARD] and output is None)):
+    if as_json and is_standard(sources, output):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
     if not text:
         refuse_terminal(sources, output)
@@ -381,12 +381,15 @@ def _stale(
     except (PictureError, TokenFileError) as error:
         reason = str(error).removeprefix(f"{job.target}: ")
         return "is there, unreadable: " + reason.partition("; ")[0]  # and not how to decode it
-    prior = read_prior(header) if how.coded else None
-    again = TokenFile.of(header, codes, there.width, there.height, fit, prior)
-    if limit and (len(there.to_text()) if text else there.file_bytes) > limit:
-        return f"is there, with {there.file_bytes} bytes"
-    if not limit and there.entropy_coded != again.entropy_coded:
-        return "is there, entropy-coded" if there.entropy_coded else "is there, not entropy-coded"
+    if limit:
+        if (len(there.to_text()) if text else there.file_bytes) > limit:
+            return f"is there, with {there.file_bytes} bytes"
+    else:  # what is to be coded is coded again, as only that tells whether it gets shorter
+        prior = read_prior(header) if how.coded else None
+        again = TokenFile.of(header, codes, there.width, there.height, fit, prior)
+        if there.entropy_coded != again.entropy_coded:
+            form = "entropy-coded" if there.entropy_coded else "not entropy-coded"
+            return f"is there, {form}"
     with job.target.open("rb") as opened:
         if (opened.read(len(MAGIC)) != MAGIC) != text:
             return "is there, not as text" if text else "is there, as text"

@@ -207,13 +207,17 @@ def tell_skipped(selection: "Selection") -> None:
         note(line)
 
 
+def is_standard(sources: Sequence[str], output: str | None) -> bool:
+    """Whether the result goes to standard output."""
+    return output == STANDARD or (list(sources) == [STANDARD] and output is None)
+
+
 def refuse_terminal(sources: Sequence[str], output: str | None) -> None:
     """
     Raises:
         typer.BadParameter: bytes would go to standard output, which is a terminal.
     """
-    to_standard = output == STANDARD or (list(sources) == [STANDARD] and output is None)
-    if to_standard and sys.stdout.isatty():
+    if is_standard(sources, output) and sys.stdout.isatty():
         raise typer.BadParameter(
             "no bytes are written to a terminal: name a file, or pipe them on", param_hint="-o"
         )
