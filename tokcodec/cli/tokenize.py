@@ -164,15 +164,6 @@ def tokenize(
 
     if allow_large_pictures:
         allow_large()
-    out = location(output)
-    part = _part(shard, out)
-    listed = _listed(from_file)
-    sources = sources or []
-    if not sources and not listed:
-        raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
-    refuse_others(sources, {SUFFIX}, DECODE)
-    if any(same_file(out, source) for source in (*sources, *listed)):
-        raise typer.BadParameter(f"{output} is the input itself", param_hint="-o")
     # A folder's name may have a dot, too: dataset.v2.
     if (
         re.fullmatch(r"\.[a-z]{3,}", extension := file_extension(output))
@@ -183,6 +174,15 @@ def tokenize(
             "file.parquet",
             param_hint="-o",
         )
+    out = location(output)
+    part = _part(shard, out)
+    listed = _listed(from_file)
+    sources = sources or []
+    if not sources and not listed:
+        raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
+    refuse_others(sources, {SUFFIX}, DECODE)
+    if any(same_file(out, source) for source in (*sources, *listed)):
+        raise typer.BadParameter(f"{output} is the input itself", param_hint="-o")
     header = find(weights)
     check_tokens(header, tokens)
     default = header.config.default_fit
