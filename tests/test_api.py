@@ -1,8 +1,6 @@
 """What Python code and notebooks get: names, what objects say of themselves, what calls take."""
 
-import io
 import os
-import shutil
 import subprocess
 import sys
 
@@ -13,7 +11,7 @@ from conftest import COMMAND, PHOTOS
 from PIL import Image
 
 import tokcodec
-from tokcodec import Codec, TokenDataset, TokenFile, load_tokens
+from tokcodec import Codec, TokenDataset, load_tokens
 from tokcodec.dataset.reader import open_dataset
 from tokcodec.errors import DatasetError, OutputError, TokenFileError
 
@@ -51,28 +49,6 @@ def test_objects_say_what_they_are_in_a_line(codec, tmp_path, run):
     folder = tmp_path / "rows"
     assert repr(open_dataset(folder)) == f"<TokenRows {folder}: 1 file, rows {rows}>"
     assert repr(TokenDataset(folder)) == f"<TokenDataset {folder}: 2 rows {rows}, 2 classes>"
-
-
-def test_a_notebook_shows_the_picture_of_a_token_file(codec, tmp_path, monkeypatch):
-    photo = Image.open(PHOTOS[0]).convert("RGB").resize((1024, 500))
-    bundled = Codec.load("tokcodec-16", device="cpu", batch_size=1)
-    for coded in (False, True):
-        token_file = bundled.compress(photo, coded=coded)
-        shown = Image.open(io.BytesIO(token_file._repr_png_()))
-        assert shown.format == "PNG"
-        expected = bundled.decompress(token_file, (512, 250))
-        assert np.array_equal(np.asarray(shown), np.asarray(expected))
-    # Of a model that is not at hand, damaged, or long in the making: the line of text alone.
-    assert codec.compress(photo)._repr_png_() is None
-    packed = (token_file.code_id, 32, 32, "stretch")
-    assert TokenFile.packed(np.zeros(15, np.int64), 13, *packed)._repr_png_() is None
-    assert TokenFile.packed(np.full(16, 8191), 14, *packed)._repr_png_() is None
-    large = Image.new("RGB", (256 * 13, 256 * 5))
-    assert bundled.compress(large, "tile")._repr_png_() is None
-    monkeypatch.setenv("TOKCODEC_CACHE", str(tmp_path))
-    (tmp_path / "converted").mkdir()
-    shutil.copy(codec.header.path, tmp_path / "converted")
-    assert codec.compress(photo)._repr_png_().startswith(b"\x89PNG")
 
 
 def test_pictures_come_in_many_forms(codec, tmp_path):

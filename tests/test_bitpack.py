@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokcodec.bitpack import MAX_BITS, pack, packed_size, unpack
+from tokcodec.coding.bitpack import MAX_BITS, pack, packed_size, unpack
 from tokcodec.errors import TokenFileError
 
 

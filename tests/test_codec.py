@@ -10,9 +10,9 @@ from PIL import Image
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.codec import default_batch_size
+from tokcodec.config.geometry import FITS as ALL_FITS
 from tokcodec.errors import CheckpointError, DeviceError, PictureError, TokenFileError
-from tokcodec.geometry import FITS as ALL_FITS
-from tokcodec.picture import read_squares
+from tokcodec.image import read_squares
 from tokcodec.train.presets import PRESETS
 
 FITS = tuple(fit for fit in ALL_FITS if fit != "native")  # of which test_native.py is

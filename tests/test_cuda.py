@@ -14,7 +14,7 @@ from conftest import COMMAND, DATA, GOLDEN, PHOTOS
 
 from tokcodec import Codec, checkpoint
 from tokcodec.errors import DeviceError
-from tokcodec.picture import read_squares
+from tokcodec.image import read_squares
 
 pytestmark = [
     pytest.mark.cuda,
@@ -181,7 +181,7 @@ def test_an_actor_with_a_gpu(photos, tmp_path):
 @pytest.mark.parquet
 def test_the_batch_search_stops_where_memory_ends():
     pytest.importorskip("pyarrow")
-    from tokcodec.dataset.batch import find_batch_size
+    from tokcodec.tokenize.batch import find_batch_size
 
     codec = Codec.load("tokcodec-256", DEVICE)
     assert find_batch_size(codec) >= 16

@@ -22,24 +22,25 @@ import torch
 from conftest import COMMAND, DATA, GOLDEN, PHOTOS
 from PIL import Image
 
-from tokcodec import Codec, TokenFile, sources
+from tokcodec import Codec, TokenFile
 from tokcodec.errors import DatasetError, DeviceError, OutputError
+from tokcodec.inputs import records
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-from tokcodec.dataset import batch, step  # noqa: E402
-from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size  # noqa: E402
 from tokcodec.dataset.export import export  # noqa: E402
-from tokcodec.dataset.lock import locked  # noqa: E402
-from tokcodec.dataset.plan import make_plan  # noqa: E402
 from tokcodec.dataset.reader import load_tokens, open_dataset, token_files  # noqa: E402
-from tokcodec.dataset.run import run  # noqa: E402
-from tokcodec.dataset.step import ShardStep  # noqa: E402
-from tokcodec.dataset.task import Settings, Task  # noqa: E402
 from tokcodec.dataset.torch_dataset import TokenDataset  # noqa: E402
 from tokcodec.dataset.views import COUNTS  # noqa: E402
-from tokcodec.remote import open_input  # noqa: E402
+from tokcodec.io.remote import open_input  # noqa: E402
+from tokcodec.tokenize import batch, step  # noqa: E402
+from tokcodec.tokenize.batch import batch_size_begun_with, find_batch_size  # noqa: E402
+from tokcodec.tokenize.lock import locked  # noqa: E402
+from tokcodec.tokenize.plan import make_plan  # noqa: E402
+from tokcodec.tokenize.run import run  # noqa: E402
+from tokcodec.tokenize.step import ShardStep  # noqa: E402
+from tokcodec.tokenize.task import Settings, Task  # noqa: E402
 
 pytestmark = pytest.mark.parquet
 TINY = str(GOLDEN / "patch.safetensors")
@@ -392,8 +393,8 @@ def test_the_next_shard_is_read_while_one_is_written(codec, many, tmp_path, monk
         assert begun.wait(60)
         return write_rows(*arguments)
 
-    read_file, write_rows = sources.read_bytes, step.write_rows
-    monkeypatch.setattr(sources, "read_bytes", read)
+    read_file, write_rows = records.read_bytes, step.write_rows
+    monkeypatch.setattr(records, "read_bytes", read)
     monkeypatch.setattr(step, "write_rows", write)
     pictures = sorted((many / "cat").iterdir())[:100]
     assert pictures[75].name == "0150.png"
@@ -1060,7 +1061,7 @@ def test_ray_gives_the_same_with_a_worker_killed(codec, many, tmp_path):
 @pytest.mark.ray
 def test_actors_have_the_limit_of_the_command(codec, many, tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    from tokcodec.dataset.ray import on_ray
+    from tokcodec.tokenize.ray import on_ray
 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # a picture has 1,024
     plan = make_plan([str(many)], (), 3, 1, None, 3, tmp_path / "out")
@@ -1090,7 +1091,7 @@ def test_the_driver_of_rays_actors_needs_no_gpu(run, many, tmp_path, monkeypatch
         return engine
 
     ray = types.SimpleNamespace(cluster_device=lambda _: "cuda" if there else "cpu", on_ray=on_ray)
-    monkeypatch.setitem(sys.modules, "tokcodec.dataset.ray", ray)
+    monkeypatch.setitem(sys.modules, "tokcodec.tokenize.ray", ray)
 
     def touched(*_):
         raise AssertionError("the driver looked for a GPU")

@@ -24,8 +24,8 @@ from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.evaluate import metrics, rivals
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
 from tokcodec.evaluate.report import plot, table
+from tokcodec.image import read_squares
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.picture import read_squares
 from tokcodec.train.export import export
 
 pytestmark = pytest.mark.metrics

@@ -21,9 +21,9 @@ from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.errors import CheckpointError, OutputError
 from tokcodec.families import convert, known, locate, recognise
 from tokcodec.families.reading import Tensors
+from tokcodec.image import read_squares
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.picture import read_squares
 
 CPU = torch.device("cpu")
 IMAGES = np.load(published.FOLDER / "images.npy")

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from tokcodec.cli import main
-from tokcodec.files import TEMPORARY
+from tokcodec.io.files import TEMPORARY
 
 pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.parquet

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tokcodec.config.geometry import FITS, MAX_NATIVE_CODES, place
 from tokcodec.errors import PictureError
-from tokcodec.geometry import FITS, MAX_NATIVE_CODES, place
 
 edges = st.integers(1, 65535)
 sides = st.sampled_from([32, 256])

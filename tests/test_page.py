@@ -19,7 +19,7 @@ pytest.importorskip("torchmetrics")
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.evaluate.metrics import psnr
-from tokcodec.picture import read_squares
+from tokcodec.image import read_squares
 
 pytestmark = pytest.mark.metrics
 

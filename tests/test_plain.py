@@ -7,8 +7,8 @@ from PIL import Image
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.errors import CheckpointError
+from tokcodec.image import read_squares
 from tokcodec.model import plain
-from tokcodec.picture import read_squares
 
 PHOTO = (DATA / "coffee.png").read_bytes()
 

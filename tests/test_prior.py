@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokcodec import Codec, TokenFile, checkpoint
-from tokcodec.errors import CheckpointError, TokenFileError, TrainingError
-from tokcodec.prior import (
+from tokcodec.coding.prior import (
     GROUPS,
     HIDDEN,
     NEIGHBOURS,
@@ -24,6 +23,7 @@ from tokcodec.prior import (
     NeuralPrior,
     neighbours,
 )
+from tokcodec.errors import CheckpointError, TokenFileError, TrainingError
 from tokcodec.train.prior import add_prior, fit
 
 

@@ -18,8 +18,10 @@ import pytest
 from conftest import GOLDEN
 from PIL import Image
 
-from tokcodec import TokenDataset, load_tokens, remote, sources
+from tokcodec import TokenDataset, load_tokens
 from tokcodec.errors import OutputError, TokcodecError, without_credentials
+from tokcodec.inputs import listing
+from tokcodec.io import remote
 
 pytestmark = pytest.mark.s3
 for package in ("pyarrow", "s3fs", "moto", "flask", "upath"):
@@ -263,9 +265,9 @@ def test_a_store_that_is_away_ends_in_rows_or_one_line(run, proxy, bucket, monke
     monkeypatch.setattr(remote, "_PAUSES", (0.01,))
     url, system = bucket
     upload(system, url, 2)
-    listed = list(sources.expand(f"{url}/in"))
+    listed = list(listing.expand(f"{url}/in"))
     proxy.share = 1.0
-    for batch in sources.gather(listed):
+    for batch in listing.gather(listed):
         for record in batch.records():
             with pytest.raises(OSError, match=r"\w"):
                 record.read()

@@ -12,65 +12,26 @@ import tokcodec
 
 PACKAGE = Path(tokcodec.__file__).parent
 
-# What a module may import of the package; a folder stands for all in it.
-BORDERS = {
-    "errors": set(),
-    "config": {"config", "errors", "geometry"},
-    "files": {"errors", "remote"},
-    "remote": {"errors"},
-    "parallel": set(),
-    "geometry": {"errors"},
-    "bitpack": {"errors"},
-    "prior": {"bitpack", "errors"},
-    "tensorfile": {"errors"},
-    "families": {"config", "errors", "families", "tensorfile"},
-    "checkpoint": {
-        "checkpoint",
-        "config",
-        "errors",
-        "families",
-        "files",
-        "geometry",
-        "prior",
-        "tensorfile",
-    },
-    # It shows itself in notebooks, for which alone it asks the codec.
-    "tokenfile": {"bitpack", "checkpoint", "codec", "errors", "files", "geometry", "prior"},
-    "picture": {"config", "errors", "files", "geometry"},
-    "tar": set(),
-    "sources": {"errors", "files", "picture", "remote", "tar"},
-    "model": {"checkpoint", "config", "errors", "model", "prior"},
-    "stats": {"checkpoint", "errors", "tokenfile"},
-}
-BELOW_CODEC = set(BORDERS)
-BORDERS["codec"] = BELOW_CODEC - {"stats"}
-BORDERS["dataset"] = (BELOW_CODEC - {"stats"}) | {"codec", "dataset"}
-BORDERS["agreement"] = {"checkpoint", "codec", "config", "model"}
-BORDERS["train"] = (BELOW_CODEC - {"stats"}) | {"train"}
-BORDERS["evaluate"] = {
-    "codec",
-    "config",
-    "errors",
-    "evaluate",
-    "files",
-    "geometry",
-    "parallel",
-    "picture",
-    "sources",
-    "stats",
-    "tokenfile",
-}
-BORDERS["cli"] = BELOW_CODEC | {
-    "agreement",
-    "cli",
-    "codec",
-    "dataset",
-    "evaluate",
-    "train",
-    "__init__",
-}
-BORDERS["__init__"] = {"codec", "dataset", "errors", "tokenfile"}
-BORDERS["__main__"] = {"cli"}
+# The parts of the package, lowest first: each imports only itself and parts of the lines before.
+LAYERS = (
+    {"errors", "parallel"},
+    {"io"},
+    {"config", "coding"},
+    {"families"},
+    {"checkpoint"},
+    {"image", "tokenfile"},
+    {"inputs", "model"},
+    {"codec"},
+    {"dataset"},
+    {"__init__", "tokenize", "evaluate", "train"},
+    {"cli"},
+    {"__main__"},
+)
+WITH_TORCH = {"model", "codec", "dataset", "tokenize", "evaluate", "train"}
+
+
+def layer(part):
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
 
 
 def room(name):
@@ -93,24 +54,17 @@ def imports(path):
 )
 def test_borders(path):
     inside = path.relative_to(PACKAGE).with_suffix("")
-    allowed = BORDERS[inside.parts[0]]
+    part = inside.parts[0]
     for name in imports(path):
         own = name.removeprefix("tokcodec.")
-        if name.startswith("tokcodec."):
-            assert room(own) in allowed, f"{inside} imports {name}"
-        elif (PACKAGE / f"{own}.py").exists() or (PACKAGE / own).is_dir():
-            assert own in allowed, f"{inside} imports {own}"
+        if name.startswith("tokcodec.") or (PACKAGE / own).is_dir():
+            other = room(own)
+            allowed = other == part or layer(other) < layer(part)
+            assert allowed or (part, other) == ("cli", "__init__"), f"{inside} imports {name}"
         if room(name) in ("typer", "rich"):
-            assert inside.parts[0] == "cli", f"{inside} imports {name}"
+            assert part == "cli", f"{inside} imports {name}"
         if room(name) == "torch":
-            assert inside.parts[0] in (
-                "agreement",
-                "model",
-                "codec",
-                "dataset",
-                "evaluate",
-                "train",
-            ), f"{inside} imports torch"
+            assert part in WITH_TORCH, f"{inside} imports torch"
 
 
 def test_only_train_knows_train_and_its_command():

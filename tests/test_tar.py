@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.sources import list_inputs
-from tokcodec.tar import members
+from tokcodec.inputs.listing import list_inputs
+from tokcodec.io.tar import members
 from tokcodec.train.data import load_pictures
 
 TRIES = int(os.environ.get("TAR_TRIES", "100"))  # of each kind of damage

@@ -6,8 +6,8 @@ from conftest import GOLDEN
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokcodec.config.geometry import FITS
 from tokcodec.errors import FullDiskError, OutputError, TokenFileError
-from tokcodec.geometry import FITS
 from tokcodec.tokenfile import TokenFile, check_codes
 
 SMALL = TokenFile.packed(np.array([1, 8191, 2]), 13, bytes.fromhex("01ab23cd"), 512, 300, "crop")

@@ -5,9 +5,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from itertools import chain, islice
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
 
@@ -19,12 +17,12 @@ from torch import Tensor
 
 from tokcodec import checkpoint
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
+from tokcodec.config.geometry import Fit, Placement, Size
 from tokcodec.errors import PictureError, TokcodecError, TokenFileError
-from tokcodec.geometry import Fit, Placement, Size
+from tokcodec.image import WHITE, Pixels, Source, Squares, check_output, read_squares, to_image
 from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
-from tokcodec.picture import WHITE, Pixels, Source, Squares, check_output, read_squares, to_image
 from tokcodec.tokenfile import TokenFile, check_codes
 
 T = TypeVar("T")
@@ -40,8 +38,6 @@ _NOTHING: Rows = np.empty(0)  # rows of a picture that could not be read
 BATCH_SIZE = 16
 _BATCHES_AHEAD = 4  # that pictures are read for while the model runs
 _ROUNDING = 1e-3  # that pixels may be beyond [0, 1] by
-_SHOWN = 512  # pixels of the longer edge of a preview
-_SQUARES_SHOWN = 64
 BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
@@ -465,28 +461,6 @@ class Codec:
     def _threads(self, workers: int) -> int:
         """That run the model, a batch each."""
         return workers if self.device.type == "cpu" else BATCHES_AT_ONCE
-
-
-def preview(token_file: TokenFile) -> bytes | None:
-    """A token file's picture as PNG, its longer edge 512 pixels at most; None where no bundled or
-    cached checkpoint decodes it, or where it would take long.
-
-    Raises:
-        TokcodecError: as ``Codec.decompress``.
-    """
-    header = checkpoint.find_by_code_id(token_file.code_id)
-    if not header or token_file.num_codes > _SQUARES_SHOWN * header.config.num_codes:
-        return None
-    placement, _ = header.config.place(token_file.fit, token_file.width, token_file.height)
-    width, height = placement.output
-    smaller = min(1.0, _SHOWN / max(width, height))
-    size = (max(1, round(smaller * width)), max(1, round(smaller * height)))
-    return _previewing(header.path).decompress(token_file, size)._repr_png_()
-
-
-@lru_cache(1)
-def _previewing(path: Path) -> Codec:
-    return Codec.load(str(path), "cpu", batch_size=1)
 
 
 def _source(picture: Picture) -> Source:

@@ -21,9 +21,9 @@ offset  bytes       what
 Version 2 is written for the native fit, which version 1 cannot say, and for entropy-coded codes;
 all else is version 1.
 
-Entropy-coded, the codes take the bytes that ``Prior.encode`` gives (see ``tokcodec.prior``), up to
-the checksum. They are shorter than the packed ones, but at least a 16th of them (otherwise codes
-are packed), and n is what width, height and fit ask for: the time that a file takes to read,
+Entropy-coded, the codes take the bytes that ``Prior.encode`` gives (see
+``tokcodec.coding.prior``), up to the checksum. They are shorter than the packed ones, but at
+least a 16th of them (otherwise codes are packed), and n is what width, height and fit ask for: the time that a file takes to read,
 whatever it claims, is in proportion to its bytes. The coder's end state tells a wrong prior, which
 would meet it once in some 2^50 files. Entropy-coded files of version 1, which are read for good,
 have the checksum of the packed file instead of their own: only with the prior can it be compared.
@@ -44,13 +44,13 @@ from typing import Self
 
 import numpy as np
 
-from tokcodec.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
 from tokcodec.checkpoint import Header, check_fit, find_with_prior, read_prior
+from tokcodec.coding.bitpack import MAX_BITS, Codes, pack, packed_size, unpack
+from tokcodec.coding.prior import ALTERED, Prior
+from tokcodec.config.geometry import FITS, Fit
 from tokcodec.errors import CheckpointError, PictureError, TokenFileError
-from tokcodec.files import SUFFIX as SUFFIX
-from tokcodec.files import write_atomically
-from tokcodec.geometry import FITS, Fit
-from tokcodec.prior import ALTERED, Prior
+from tokcodec.io.files import SUFFIX as SUFFIX
+from tokcodec.io.files import write_atomically
 
 MAGIC = b"TK"
 MAX_CODES = (1 << 28) - 1  # four bytes of LEB128
@@ -95,16 +95,6 @@ class TokenFile:
             f"<TokenFile {self.width}x{self.height}, {self.fit}: {self.num_codes} codes of "
             f"{self.bits} bits{coded}, {self.file_bytes} bytes, model {self.code_id.hex()}>"
         )
-
-    def _repr_png_(self) -> bytes | None:
-        """Its picture, which notebooks show; None where there is none to be had."""
-        try:
-            # Which knows of token files, not they of it, but for this.
-            from tokcodec.codec import preview
-
-            return preview(self)
-        except Exception:  # a notebook has the line above instead
-            return None
 
     @classmethod
     def packed(

@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 from tokcodec import Codec
 from tokcodec.checkpoint import bundled
 from tokcodec.config import PreprocessingConfig
-from tokcodec.picture import read_squares
+from tokcodec.image import read_squares
 
 
 def ratio(pixels: Tensor, patch_size: int) -> float:

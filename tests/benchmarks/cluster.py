@@ -1,7 +1,7 @@
 """Seconds until a cluster of Ray notices what it lost: python tests/benchmarks/cluster.py
 
-On three hosts as tests/hosts.py makes them (as root, on Linux), with Ray's own settings or, as
-arguments, others (``RAY_health_check_period_ms=1000``): until the head gives up a host that is cut
+On three hosts as tests/tools/hosts.py makes them (as root, on Linux), with Ray's own settings or,
+as arguments, others (``RAY_health_check_period_ms=1000``): until the head gives up a host that is cut
 off and one that is killed; and until ``tokenize`` ends whose own host is cut off, and stays so.
 """
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "tools"))
 
 from hosts import Cluster  # noqa: E402
 

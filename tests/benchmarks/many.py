@@ -57,7 +57,7 @@ def run(command: str, count: int, source: str, output: str) -> None:
 
 
 def plan(count: int, listed: str, output: str) -> None:
-    from tokcodec.dataset.plan import make_plan
+    from tokcodec.tokenize.plan import make_plan
 
     show(0, time.perf_counter(), 1)
     begun = time.perf_counter()

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tokcodec.checkpoint import find
-from tokcodec.geometry import place
+from tokcodec.config.geometry import place
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 

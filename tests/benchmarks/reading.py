@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.geometry import place
-from tokcodec.picture import read_squares
+from tokcodec.config.geometry import place
+from tokcodec.image import read_squares
 
 PHOTOS = Path(__file__).parents[1] / "data"
 EXACT = PreprocessingConfig()

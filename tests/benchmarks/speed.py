@@ -19,7 +19,7 @@ from PIL import Image
 from tokcodec import Codec, TokenFile
 from tokcodec.checkpoint import bundled
 from tokcodec.config.vit import LatentEncoderConfig, VitConfig
-from tokcodec.picture import save
+from tokcodec.image import save
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64, 128)
 PHOTOS = Path(__file__).parents[1] / "data"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tokcodec import Codec
 from tokcodec.evaluate.metrics import psnr
-from tokcodec.picture import to_rgb
+from tokcodec.image import to_rgb
 
 DATA = Path(__file__).parents[1] / "data"
 SCALES = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)

@@ -23,13 +23,13 @@ from reading import former
 from speed import matrix_product
 
 from tokcodec import Codec, checkpoint
-from tokcodec.dataset.plan import make_plan
-from tokcodec.dataset.run import run
-from tokcodec.dataset.step import ShardStep
-from tokcodec.dataset.task import Settings, Task
+from tokcodec.image import read_squares
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
-from tokcodec.picture import read_squares
+from tokcodec.tokenize.plan import make_plan
+from tokcodec.tokenize.run import run
+from tokcodec.tokenize.step import ShardStep
+from tokcodec.tokenize.task import Settings, Task
 
 PHOTOS = Path(__file__).parents[1] / "data"
 WORKERS = 2

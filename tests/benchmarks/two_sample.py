@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tokcodec import Codec
 from tokcodec.config import PreprocessingConfig
-from tokcodec.picture import read_squares
+from tokcodec.image import read_squares
 
 CROP = 64
 STEPS = 400

@@ -133,7 +133,7 @@ def weights():
 
 def tar():
     """Files that are no tar, or damaged ones: what is read is told, or is bytes."""
-    from tokcodec.tar import members
+    from tokcodec.io.tar import members
 
     def act(data: bytes) -> None:
         for member in members(io.BytesIO(data)):

@@ -1,5 +1,5 @@
-"""What tokcodec/prior.py does with a neural prior, once more: in Python's integers, number by
-number, from its docstrings alone."""
+"""What tokcodec/coding/prior.py does with a neural prior, once more: in Python's integers, number
+by number, from its docstrings alone."""
 
 TOTAL = 1 << 15
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
 from tokcodec.errors import CheckpointError, OutputError
-from tokcodec.tensorfile import open_tensors
+from tokcodec.io.tensorfile import open_tensors
 
 if TYPE_CHECKING:
     from tokcodec.families import Source

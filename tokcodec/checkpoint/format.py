@@ -15,7 +15,7 @@ Metadata of the file:
 
 Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tokenizer``:
 ``encoder.*``, ``quantizer.*`` and ``decoder.*``; and the integers of a prior, ``prior.*``
-(see ``tokcodec.prior``).
+(see ``tokcodec.coding.prior``).
 """
 
 import json
@@ -31,13 +31,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from tokcodec.checkpoint.identities import Tensors, checkpoint_id, code_id, prior_id
+from tokcodec.coding.prior import PREFIX, Prior
 from tokcodec.config import ModelConfig
-from tokcodec.config.parsing import parse_json
+from tokcodec.config.geometry import FITS, Fit
 from tokcodec.errors import CheckpointError, ConfigError
-from tokcodec.files import write_atomically
-from tokcodec.geometry import FITS, Fit
-from tokcodec.prior import PREFIX, Prior
-from tokcodec.tensorfile import open_tensors
+from tokcodec.io.files import write_atomically
+from tokcodec.io.json import parse_json
+from tokcodec.io.tensorfile import open_tensors
 
 T = TypeVar("T", bound=dict[str, Any] | list[Any])
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokcodec.coding.prior import PREFIX
 from tokcodec.config import ModelConfig
-from tokcodec.prior import PREFIX
 
 Tensors = Mapping[str, NDArray[Any]]
 

@@ -8,7 +8,7 @@ import typer
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, show
 from tokcodec.errors import CheckpointError, OutputError
-from tokcodec.files import is_stream
+from tokcodec.io.files import is_stream
 
 
 def _complete_family(incomplete: str) -> list[str]:

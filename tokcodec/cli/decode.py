@@ -43,14 +43,14 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Tally, print_json, require_pyarrow, say, write_out
 from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
-from tokcodec.files import SUFFIX, is_dataset
+from tokcodec.io.files import SUFFIX, is_dataset
+from tokcodec.io.remote import is_remote, location
 from tokcodec.parallel import map_ahead
-from tokcodec.remote import is_remote, location
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
     from tokcodec.codec import Codec, Decoded
-    from tokcodec.sources import Record
+    from tokcodec.inputs.records import Record
     from tokcodec.tokenfile import TokenFile
 
     # What its picture must be newer than, in nanoseconds, where that is known.
@@ -113,8 +113,8 @@ def decode(
     SRC may be one token dataset, whose rows become KEY.png in the folder that -o names.
     """
     from tokcodec.checkpoint import check_tokens, find, find_by_code_id
-    from tokcodec.picture import extensions
-    from tokcodec.sources import Selection
+    from tokcodec.image import extensions
+    from tokcodec.inputs.listing import Selection
 
     if allow_large_pictures:
         allow_large()
@@ -207,7 +207,7 @@ def _is_done(
     since: int | None,
 ) -> bool:
     """Whether the picture that is there has the size asked for, and is newer than its tokens."""
-    from tokcodec.picture import size_of
+    from tokcodec.image import size_of
 
     assert job.target
     placement, _ = header.config.place(token_file.fit, token_file.width, token_file.height)
@@ -281,7 +281,7 @@ def _write(
     pair: "tuple[Job, Decoded | TokcodecError]", extension: str, png_level: int
 ) -> tuple[Job, int | TokcodecError]:
     """Puts the squares together and writes the picture; gives its bytes."""
-    from tokcodec.picture import save, to_image
+    from tokcodec.image import save, to_image
 
     job, decoded = pair
     if isinstance(decoded, TokcodecError):
@@ -307,7 +307,7 @@ def _read(record: "Record") -> "TokenFile":
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | int | None:
-    from tokcodec.picture import MAX_EDGE
+    from tokcodec.image import MAX_EDGE
 
     if text is None:
         return None
@@ -326,7 +326,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | int | None:
 def _output_size(
     token_file: "TokenFile", wanted: tuple[int, int] | int | None
 ) -> tuple[int, int] | None:
-    from tokcodec.geometry import place
+    from tokcodec.config.geometry import place
 
     if not isinstance(wanted, int):
         return wanted

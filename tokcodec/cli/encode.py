@@ -44,18 +44,18 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Tally, write_out
 from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.config.geometry import Fit
 from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
-from tokcodec.files import SUFFIX
-from tokcodec.geometry import Fit
+from tokcodec.io.files import SUFFIX
+from tokcodec.io.tar import MAX_BYTES
 from tokcodec.parallel import map_ahead
-from tokcodec.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tokcodec.checkpoint import Header
     from tokcodec.codec import Codec
-    from tokcodec.sources import Record
+    from tokcodec.inputs.records import Record
     from tokcodec.tokenfile import TokenFile
 
 _CHUNK = 64  # pictures that are held while checkpoints are tried on them
@@ -126,8 +126,8 @@ def encode(
     is given. In folders, hidden files and pictures that decode made are left out.
     """
     from tokcodec.checkpoint import bundled, check_fit, check_tokens, find, read_prior
-    from tokcodec.picture import extensions
-    from tokcodec.sources import Selection
+    from tokcodec.image import extensions
+    from tokcodec.inputs.listing import Selection
 
     if allow_large_pictures:
         allow_large()
@@ -285,8 +285,8 @@ def _within(
 def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | TokcodecError":
     """The only picture, without torch where that is the same."""
     from tokcodec.checkpoint import read_prior
+    from tokcodec.image import read_squares
     from tokcodec.model import plain
-    from tokcodec.picture import read_squares
     from tokcodec.tokenfile import TokenFile
 
     config, fit = header.config, how.fit_of(header)
@@ -357,9 +357,9 @@ def _stale(
 ) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
     from tokcodec.checkpoint import check_tokens, read_prior
-    from tokcodec.picture import size_of
-    from tokcodec.remote import is_remote
-    from tokcodec.sources import ABSENT
+    from tokcodec.image import size_of
+    from tokcodec.inputs.records import ABSENT
+    from tokcodec.io.remote import is_remote
     from tokcodec.tokenfile import MAGIC, TokenFile, check_codes
 
     assert job.target

@@ -22,11 +22,11 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Bar, cell, note, print_json
 from tokcodec.errors import EvaluationError, OutputError
-from tokcodec.tar import MAX_BYTES
+from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.errors import TokcodecError
-    from tokcodec.evaluate.rivals import Name
+    from tokcodec.evaluate.baselines import Name
     from tokcodec.evaluate.run import Evaluation, Evaluator, Example, Result
 
 UNFINISHED = ".unfinished"  # lies in a folder whose files may be made anew
@@ -183,7 +183,7 @@ def prepare(folder: Path, files: "Iterable[str]", force: bool) -> None:
 
 
 def parse_names(text: str) -> "tuple[Name, ...]":
-    from tokcodec.evaluate.rivals import NAMES
+    from tokcodec.evaluate.baselines import NAMES
 
     wanted = [name.strip().lower() for name in text.split(",") if name.strip()]
     if unknown := [name for name in wanted if name not in NAMES]:

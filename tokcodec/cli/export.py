@@ -9,7 +9,7 @@ from tokcodec.cli.jobs import refuse_remote
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import OutputError
-from tokcodec.files import is_stream, same_file
+from tokcodec.io.files import is_stream, same_file
 
 
 def export(

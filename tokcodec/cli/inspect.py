@@ -11,8 +11,8 @@ import typer
 from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import note, print_json, require_pyarrow, show, why_unknown
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
-from tokcodec.files import find_files, is_dataset
-from tokcodec.remote import is_remote, location
+from tokcodec.io.files import find_files, is_dataset
+from tokcodec.io.remote import is_remote, location
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
@@ -240,7 +240,7 @@ def _has_prior(token_file: "TokenFile", given: "Header | None") -> bool:
 def _checkpoint(path: Path) -> dict[str, Any]:
     from tokcodec.checkpoint import read
     from tokcodec.cli.models import describe
-    from tokcodec.prior import PREFIX
+    from tokcodec.coding.prior import PREFIX
 
     header, tensors = read(path)
     return {

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tokcodec.files import SUFFIX, is_stream, same_file
-from tokcodec.remote import is_remote
-from tokcodec.tar import MAX_BYTES
+from tokcodec.io.files import SUFFIX, is_stream, same_file
+from tokcodec.io.remote import is_remote
+from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
-    from tokcodec.sources import Record, Selection
+    from tokcodec.inputs.listing import Selection
+    from tokcodec.inputs.records import Record
 
 STANDARD = "-"
 DECODE = "is a token file; tokcodec decode makes a picture of it"
@@ -53,13 +54,13 @@ def pictures(
 ) -> "tuple[int | None, Iterator[Record]]":
     """The pictures of the sources, and how many there are if that is known before reading.
 
-    ``max_bytes`` as of ``sources.gather``, ``selection`` as of ``sources.expand``.
+    ``max_bytes`` as of ``listing.gather``, ``selection`` as of ``listing.expand``.
 
     Raises:
         typer.BadParameter: standard input is named, or a token file.
-        DatasetError: as ``sources.list_inputs``.
+        DatasetError: as ``listing.list_inputs``.
     """
-    from tokcodec.sources import Selection, count, list_inputs
+    from tokcodec.inputs.listing import Selection, count, list_inputs
 
     if STANDARD in sources:
         raise typer.BadParameter("standard input is not read here", param_hint="SRC")
@@ -84,27 +85,17 @@ def plan(
 
     Without ``output`` a result stands beside its source. With it, one single file goes to that
     name, or into that folder if there is one or the name ends in a slash; all else goes into that
-    folder, a source's own tree below it. ``kinds`` and ``max_bytes`` as of ``sources.gather``,
-    ``selection`` as of ``sources.expand``. With ``unread``, a tar or Parquet file is one job, whose
+    folder, a source's own tree below it. ``kinds`` and ``max_bytes`` as of ``listing.gather``,
+    ``selection`` as of ``listing.expand``. With ``unread``, a tar or Parquet file is one job, whose
     output is the folder of what it holds.
 
     Raises:
         typer.BadParameter: no files, two of them would have the same output, an output is the
             input, or what is in an archive or on a URL has no folder to go to.
-        DatasetError: as ``sources.expand`` and ``sources.gather``.
+        DatasetError: as ``listing.expand`` and ``listing.gather``.
     """
-    from tokcodec.sources import (
-        ABSENT,
-        Batch,
-        Files,
-        Record,
-        Selection,
-        Stamp,
-        count,
-        expand,
-        gather,
-        names_one_file,
-    )
+    from tokcodec.inputs.listing import Batch, Selection, count, expand, gather, names_one_file
+    from tokcodec.inputs.records import ABSENT, Files, Record, Stamp
 
     lone = len(sources) == 1 and (sources[0] == STANDARD or names_one_file(sources[0], kinds))
     if STANDARD in sources and not lone:

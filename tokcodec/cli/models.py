@@ -98,7 +98,7 @@ def _known(as_json: bool) -> None:
 
 def published() -> list[dict[str, Any]]:
     """The facts of every published model that is known."""
-    from tokcodec.bitpack import packed_size
+    from tokcodec.coding.bitpack import packed_size
     from tokcodec.families import FAMILIES
 
     return [
@@ -120,7 +120,7 @@ def published() -> list[dict[str, Any]]:
 
 def describe(header: "Header") -> dict[str, Any]:
     """The facts of a checkpoint that people choose by."""
-    from tokcodec.bitpack import packed_size
+    from tokcodec.coding.bitpack import packed_size
 
     config = header.config
     prior = header.provenance.get("prior")

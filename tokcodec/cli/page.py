@@ -29,16 +29,16 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import DatasetError, EvaluationError, TokcodecError, TokenFileError
-from tokcodec.files import is_dataset
-from tokcodec.remote import listed, location
-from tokcodec.tar import MAX_BYTES
+from tokcodec.io.files import is_dataset
+from tokcodec.io.remote import listed, location
+from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.checkpoint import Header
-    from tokcodec.evaluate.rivals import Name
+    from tokcodec.config.geometry import Fit
+    from tokcodec.evaluate.baselines import Name
     from tokcodec.evaluate.run import Evaluator, Example
-    from tokcodec.geometry import Fit
-    from tokcodec.sources import Record
+    from tokcodec.inputs.records import Record
     from tokcodec.tokenfile import TokenFile
 
     Prepared = tuple[Evaluator, Iterable[Example | TokcodecError], int | None]
@@ -230,7 +230,7 @@ def _usable(
 
 
 def _holds_tokens(source: str) -> bool:
-    from tokcodec.sources import expand
+    from tokcodec.inputs.listing import expand
     from tokcodec.tokenfile import SUFFIX
 
     if is_dataset(location(source)):
@@ -254,7 +254,7 @@ def _is_token_dataset(source: str) -> bool:
 
 def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
     """A picture's name, and its token file, or what is wrong with it."""
-    from tokcodec.sources import expand, gather
+    from tokcodec.inputs.listing import expand, gather
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
     if is_dataset(location(source)):
@@ -278,7 +278,7 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
 
 def _named(sources: list[str], names: Collection[str]) -> "dict[str, Record]":
     """Those pictures that have one of these names, as keys or as paths below their source."""
-    from tokcodec.sources import printable
+    from tokcodec.inputs.records import printable
 
     _, records = pictures(sources)
     return {

@@ -9,11 +9,11 @@ import typer
 from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import print_json, require_pyarrow, say, show, why_unknown
 from tokcodec.errors import DatasetError, FailedRowError, TokenFileError
-from tokcodec.files import find_files, is_dataset
-from tokcodec.remote import location
+from tokcodec.io.files import find_files, is_dataset
+from tokcodec.io.remote import location
 
 if TYPE_CHECKING:
-    from tokcodec.stats import Collector, Report
+    from tokcodec.evaluate.stats import Collector, Report
 
 
 def stats(
@@ -31,7 +31,7 @@ def stats(
     Against raw pixels, and against the pictures where those lie beside their token files.
     """
     from tokcodec.checkpoint import find
-    from tokcodec.stats import Collector
+    from tokcodec.evaluate.stats import Collector
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
     header = find(weights) if weights else None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from tokcodec.sources import Record
+    from tokcodec.inputs.records import Record
 
 quiet = False  # as --quiet asks for: errors alone
 

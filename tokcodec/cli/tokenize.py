@@ -30,13 +30,13 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow, say
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import DatasetError
-from tokcodec.files import SUFFIX, same_file
-from tokcodec.remote import is_remote, location
-from tokcodec.tar import MAX_BYTES
+from tokcodec.io.files import SUFFIX, same_file
+from tokcodec.io.remote import is_remote, location
+from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
-    from tokcodec.dataset.plan import Plan
-    from tokcodec.dataset.task import Progress
+    from tokcodec.tokenize.plan import Plan
+    from tokcodec.tokenize.task import Progress
 
 
 def tokenize(
@@ -155,12 +155,12 @@ def tokenize(
     from tokcodec.model.loading import fastest_dtype, resolve_device
 
     require_pyarrow()
-    from tokcodec.dataset.plan import make_plan
-    from tokcodec.dataset.run import Engine, run
-    from tokcodec.dataset.step import ShardStep
-    from tokcodec.dataset.task import Settings, Task
     from tokcodec.dataset.views import COUNTS
-    from tokcodec.sources import Selection, count
+    from tokcodec.inputs.listing import Selection, count
+    from tokcodec.tokenize.plan import make_plan
+    from tokcodec.tokenize.run import Engine, run
+    from tokcodec.tokenize.step import ShardStep
+    from tokcodec.tokenize.task import Settings, Task
 
     if allow_large_pictures:
         allow_large()
@@ -189,7 +189,7 @@ def tokenize(
     chosen = fit or ("stretch" if default == "tile" else default)
     check_fit(header, chosen)
     if engine == "ray":  # this process needs no GPU, and does not look for one
-        from tokcodec.dataset.ray import cluster_device, on_ray
+        from tokcodec.tokenize.ray import cluster_device, on_ray
 
         kind = cluster_device(ray_address) if device == "auto" else device
     else:
@@ -218,7 +218,7 @@ def tokenize(
         return
     codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
     if searched and codec:
-        from tokcodec.dataset.batch import batch_size_begun_with, find_batch_size
+        from tokcodec.tokenize.batch import batch_size_begun_with, find_batch_size
 
         codec.batch_size = batch_size = batch_size_begun_with(out) or find_batch_size(codec)
     settings = Settings(
@@ -273,9 +273,9 @@ def _rehearse(
     plan: "Plan", part: tuple[int, int], output: Path, force: bool, as_json: bool
 ) -> None:
     """What a run would do: its pictures, its shards, and how many of those are there."""
-    from tokcodec.dataset.plan import parts_of
-    from tokcodec.remote import is_there, listed, reason_of
-    from tokcodec.sources import count
+    from tokcodec.inputs.listing import count
+    from tokcodec.io.remote import is_there, listed, reason_of
+    from tokcodec.tokenize.plan import parts_of
 
     shards = plan.part(*part)
     stamps = {stamp for shard in shards for stamp in shard.batch.stamps}

@@ -13,7 +13,7 @@ from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxPictureBytes
 from tokcodec.cli.terminal import NAMED, Bar, note, show
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError, without_credentials
-from tokcodec.tar import MAX_BYTES
+from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.train.loop import Report

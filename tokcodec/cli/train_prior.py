@@ -11,7 +11,7 @@ import typer
 from tokcodec.cli.options import WEIGHTS, Force
 from tokcodec.cli.terminal import note, require_pyarrow, show
 from tokcodec.errors import DatasetError, OutputError, without_credentials
-from tokcodec.files import is_stream, same_file
+from tokcodec.io.files import is_stream, same_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +47,8 @@ def train_prior(
     earlier prior can only be read with that one.
     """
     require_pyarrow()
-    from tokcodec.bitpack import packed_size
     from tokcodec.checkpoint import find
+    from tokcodec.coding.bitpack import packed_size
     from tokcodec.train.prior import add_prior
 
     if same_file(output, dataset):

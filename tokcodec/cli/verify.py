@@ -17,11 +17,11 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import print_json, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import PictureError
-from tokcodec.tar import MAX_BYTES
+from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
-    from tokcodec.agreement import Agreement
-    from tokcodec.picture import Pixels
+    from tokcodec.evaluate.agreement import Agreement
+    from tokcodec.image import Pixels
 
 
 def verify(
@@ -42,7 +42,7 @@ def verify(
     margin is how much better the code is than the second best, in what the quantizer compares.
     """
     from tokcodec.checkpoint import find
-    from tokcodec.picture import read_squares
+    from tokcodec.image import read_squares
 
     if allow:
         allow_large()
@@ -62,7 +62,7 @@ def verify(
         raise PictureError("no picture to compare codes on")
     import numpy as np
 
-    from tokcodec.agreement import compare, ways_at_hand
+    from tokcodec.evaluate.agreement import compare, ways_at_hand
 
     pixels = np.concatenate(squares)
     found = list(compare(header, pixels, ways_at_hand(header.config)))

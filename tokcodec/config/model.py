@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from tokcodec import geometry
+from tokcodec.config import geometry
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
-from tokcodec.config.parsing import parse_json
+from tokcodec.config.geometry import Fit, Placement, Resize
 from tokcodec.config.parts import (
     Bounded,
     DecoderConfig,
@@ -39,7 +39,7 @@ from tokcodec.config.vit import (
     ProxyDecoderConfig,
 )
 from tokcodec.errors import ConfigError, quoted
-from tokcodec.geometry import Fit, Placement, Resize
+from tokcodec.io.json import parse_json
 
 Triple = tuple[float, float, float]
 
@@ -85,7 +85,7 @@ class PreprocessingConfig(Bounded):
     """From a picture file to the numbers that the encoder sees, and back.
 
     Attributes:
-        version: of the rules in ``tokcodec.picture``; this program knows one.
+        version: of the rules in ``tokcodec.image``; this program knows one.
         image_size: side S of the model's square, in pixels.
         pixel_scale: the square is averaged down by this factor before the encoder, and the
             decoder's output enlarged by it (bicubic).

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from tokcodec.dataset.reader import TokenRows, smallest_type
 from tokcodec.errors import DatasetError
-from tokcodec.files import write_atomically
+from tokcodec.io.files import write_atomically
 
 SUFFIXES = (".npy", ".safetensors", ".jsonl")
 

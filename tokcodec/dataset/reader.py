@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import SHAPE, Metadata, opened, read_metadata, reading
 from tokcodec.errors import DatasetError, FailedRowError
-from tokcodec.remote import is_there, listed, location, reason_of
+from tokcodec.io.remote import is_there, listed, location, reason_of
 from tokcodec.tokenfile import TokenFile
 
 if TYPE_CHECKING:

@@ -29,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
-from tokcodec.config.parsing import parse_json
+from tokcodec.config.geometry import FITS
 from tokcodec.dataset.views import Views
 from tokcodec.errors import ConfigError, DatasetError, quoted
-from tokcodec.files import write_atomically
-from tokcodec.geometry import FITS
-from tokcodec.remote import is_remote, open_input, put, reason_of
+from tokcodec.io.files import write_atomically
+from tokcodec.io.json import parse_json
+from tokcodec.io.remote import is_remote, open_input, put, reason_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

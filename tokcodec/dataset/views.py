@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.geometry import Fit
-from tokcodec.picture import WHITE, Source, Squares, read_squares
+from tokcodec.config.geometry import Fit
+from tokcodec.image import WHITE, Source, Squares, read_squares
 
 Views = Literal["one", "hflip", "ten-crop"]
 COUNTS: dict[Views, int] = {"one": 1, "hflip": 2, "ten-crop": 10}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokcodec.errors import EvaluationError
-from tokcodec.picture import Pixels
+from tokcodec.image import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from PIL import Image
 
 from tokcodec.errors import OutputError
+from tokcodec.evaluate.baselines import TITLES, Name
 from tokcodec.evaluate.report import SCORES, form, plot, shown_points, table, to_json
-from tokcodec.evaluate.rivals import TITLES, Name
-from tokcodec.files import write_atomically
-from tokcodec.sources import printable
+from tokcodec.inputs.records import printable
+from tokcodec.io.files import write_atomically
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.run import Evaluation, Point, Result

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
-from tokcodec.evaluate.rivals import NAMES, TITLES
-from tokcodec.files import write_atomically
-from tokcodec.sources import printable
+from tokcodec.evaluate.baselines import NAMES, TITLES
+from tokcodec.inputs.records import printable
+from tokcodec.io.files import write_atomically
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.run import Evaluation, Measured, Point, Result

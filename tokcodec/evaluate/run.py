@@ -13,14 +13,14 @@ from PIL import Image
 
 from tokcodec.codec import Codec
 from tokcodec.config import PreprocessingConfig
+from tokcodec.config.geometry import Fit, Size
 from tokcodec.errors import EvaluationError, PictureError, TokcodecError
-from tokcodec.evaluate import rivals
+from tokcodec.evaluate import baselines
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score
-from tokcodec.geometry import Fit, Size
+from tokcodec.evaluate.stats import Collector
+from tokcodec.image import read_squares
+from tokcodec.inputs.records import Record
 from tokcodec.parallel import map_ahead
-from tokcodec.picture import read_squares
-from tokcodec.sources import Record
-from tokcodec.stats import Collector
 from tokcodec.tokenfile import TokenFile
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Measured:
     """
 
     point: int
-    rival: rivals.Name | None
+    rival: baselines.Name | None
     file_bytes: int
     settings: str
     scores: Scores | None
@@ -173,16 +173,16 @@ class Evaluator:
     def __init__(
         self,
         points: Sequence[Point],
-        others: tuple[rivals.Name, ...],
+        others: tuple[baselines.Name, ...],
         fit: Fit,
         size: int | None,
         lpips: bool = False,
     ) -> None:
         names = [codec.header.name for codec in {point.codec: None for point in points}]
         for name in names:
-            if names.count(name) > 1 or name in rivals.NAMES:
+            if names.count(name) > 1 or name in baselines.NAMES:
                 raise EvaluationError(f"{name}: the name of several; rename the checkpoint's file")
-        rivals.require(others)
+        baselines.require(others)
         self.points, self.others, self.fit, self.size = points, others, fit, size
         self._lpips = lpips
         self.pictures = self.failed = 0
@@ -238,15 +238,17 @@ class Evaluator:
         if isinstance(example, TokcodecError):
             return example
         original = example.original
-        opened = {other: rivals.open_rival(other, original) for other in self.others if original}
+        opened = {other: baselines.open_rival(other, original) for other in self.others if original}
         known: dict[int, Scores] = {}  # by image: of several points where only bytes differ
         measured = []
         for place, (token_file, decoded) in example.own.items():
             budget = token_file.file_bytes
-            attempts: dict[rivals.Name | None, rivals.Attempt | None]
-            attempts = {None: rivals.Attempt(budget, "", decoded)}
+            attempts: dict[baselines.Name | None, baselines.Attempt | None]
+            attempts = {None: baselines.Attempt(budget, "", decoded)}
             if original:
-                attempts |= {name: rivals.best(r, original, budget) for name, r in opened.items()}
+                attempts |= {
+                    name: baselines.best(r, original, budget) for name, r in opened.items()
+                }
             for other, attempt in attempts.items():
                 if attempt:
                     image = attempt.image
@@ -260,7 +262,7 @@ class Evaluator:
                     )
         return Result(example, tuple(measured))
 
-    def _mean(self, place: int, rival: rivals.Name | None) -> Mean:
+    def _mean(self, place: int, rival: baselines.Name | None) -> Mean:
         figures = self._figures[place, rival]
         complete = len(figures) == self.pictures
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tokcodec.config.parsing import DEPTH, parse_json
 from tokcodec.errors import CheckpointError
 from tokcodec.families.reading import Array, Stored
 from tokcodec.families.torch_file import TorchFile
-from tokcodec.tensorfile import open_tensors
+from tokcodec.io.json import DEPTH, parse_json
+from tokcodec.io.tensorfile import open_tensors
 
 _CONFIGS = ("config.json", "config.yaml")
 # Under which of these names a training program keeps the weights that count, the better one first.

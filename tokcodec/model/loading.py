@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from tokcodec import checkpoint
+from tokcodec.coding.prior import PREFIX
 from tokcodec.errors import CheckpointError, DeviceError
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.prior import PREFIX
 
 Dtype = Literal["float32", "bfloat16"]
 

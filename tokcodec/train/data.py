@@ -14,11 +14,12 @@ from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import PictureError, TrainingError, escaped
-from tokcodec.files import write_atomically
-from tokcodec.picture import read_squares
-from tokcodec.remote import reason_of
-from tokcodec.sources import Record, count, list_inputs, printable
-from tokcodec.tar import MAX_BYTES
+from tokcodec.image import read_squares
+from tokcodec.inputs.listing import count, list_inputs
+from tokcodec.inputs.records import Record, printable
+from tokcodec.io.files import write_atomically
+from tokcodec.io.remote import reason_of
+from tokcodec.io.tar import MAX_BYTES
 
 FINGERPRINT = "fingerprint"  # of a run's pictures; behind it a line for each that was skipped
 HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
@@ -59,10 +60,10 @@ def load_pictures(
 
     Args:
         report: called for every picture that is read, with how many there are if that is known.
-        max_bytes: see ``sources.gather``.
+        max_bytes: see ``listing.gather``.
 
     Raises:
-        DatasetError: as ``sources.list_inputs``.
+        DatasetError: as ``listing.list_inputs``.
         TrainingError: no pictures on one side of the split, or arrays in ``folder`` that came from
             other sources or settings, or whose fingerprint is damaged.
     """

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from tokcodec import checkpoint
+from tokcodec.coding.prior import Prior
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.prior import Prior
 
 _ON_SHEET = 8  # pictures
 

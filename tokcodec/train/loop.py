@@ -17,9 +17,9 @@ from tokcodec.checkpoint import Header, read_header, read_prior
 from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.errors import TrainingError
-from tokcodec.files import write_atomically
+from tokcodec.io.files import write_atomically
+from tokcodec.io.remote import reason_of
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.remote import reason_of
 from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batches
 from tokcodec.train.data import Pictures

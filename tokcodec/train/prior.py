@@ -13,10 +13,7 @@ from torch import Tensor, nn
 
 from tokcodec import checkpoint
 from tokcodec.checkpoint import Header
-from tokcodec.errors import CheckpointError, TrainingError
-from tokcodec.model.codebook import nearest
-from tokcodec.model.loading import load
-from tokcodec.prior import (
+from tokcodec.coding.prior import (
     GROUPS,
     HIDDEN,
     HIDDEN_MOST,
@@ -27,6 +24,9 @@ from tokcodec.prior import (
     NeuralPrior,
     neighbours,
 )
+from tokcodec.errors import CheckpointError, TrainingError
+from tokcodec.model.codebook import nearest
+from tokcodec.model.loading import load
 from tokcodec.tokenfile import TokenFile
 from tokcodec.train.start import k_means
 

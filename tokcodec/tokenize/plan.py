@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokcodec.errors import DatasetError
-from tokcodec.sources import Batch, Files, Rows, Selection, Tar, list_inputs
-from tokcodec.tar import MAX_BYTES
+from tokcodec.inputs.listing import Batch, Selection, list_inputs
+from tokcodec.inputs.parquet import Rows
+from tokcodec.inputs.records import Files
+from tokcodec.inputs.webdataset import Tar
+from tokcodec.io.tar import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def make_plan(
     """Lists the inputs and cuts them into shards: one a tar, else of ``rows_per_shard`` rows.
 
     Args:
-        sources, listed, label, max_bytes, selection: see ``sources.list_inputs``.
+        sources, listed, label, max_bytes, selection: see ``listing.list_inputs``.
         rows_per_shard: rows of a shard; a picture has ``views`` of them.
         limit: only so many pictures, the first ones.
         output: what is written, which is no input.

@@ -1,11 +1,11 @@
-"""A picture of a page of ``tokcodec page``: python tests/screenshot.py PAGE OUT.jpg [PICTURE]
+"""A picture of a page of ``tokcodec page``: python tests/tools/screenshot.py PAGE OUT.jpg [PICTURE]
 
 WebP stands on the left and tokcodec-64 on the right, sorted by gain; PICTURE is part of the name
 of the picture that is shown, the first one if not given. weights/evaluation/page.jpg is of the
 24 photos of Kodak, in a folder ``kodak`` that holds nothing else:
 
     tokcodec page kodak --against thumbhash,webp,jxl -o page
-    python tests/screenshot.py page weights/evaluation/page.jpg kodim23
+    python tests/tools/screenshot.py page weights/evaluation/page.jpg kodim23
 """
 
 import io

@@ -19,7 +19,7 @@ from tokcodec.cli.encode import encode
 from tokcodec.cli.jobs import pictures
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import DatasetError
-from tokcodec.sources import count, list_inputs
+from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.train.data import load_pictures
 
 TINY = str(GOLDEN / "patch.safetensors")

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokcodec.bitpack import Codes
+from tokcodec.coding.bitpack import Codes
 from tokcodec.errors import CheckpointError, TokenFileError
 
 GROUPS = 64

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from tokcodec.errors import WINDOWS, FullDiskError, OutputError, TokcodecError
-from tokcodec.remote import is_remote, listed, reason_of
+from tokcodec.io.remote import is_remote, listed, reason_of
 
 if sys.platform == "win32":
     raise ImportError(WINDOWS)

@@ -25,12 +25,12 @@ from typing import Any
 from PIL import Image
 
 from tokcodec.codec import Codec
-from tokcodec.dataset.plan import Shard
-from tokcodec.dataset.run import Engine
-from tokcodec.dataset.step import ShardStep
-from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError
-from tokcodec.remote import location
+from tokcodec.io.remote import location
+from tokcodec.tokenize.plan import Shard
+from tokcodec.tokenize.run import Engine
+from tokcodec.tokenize.step import ShardStep
+from tokcodec.tokenize.task import Progress, Task
 
 # Seconds without a machine that can go on: Ray takes one minute to give a machine up, and a cloud
 # some more to replace it.

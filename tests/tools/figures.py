@@ -1,4 +1,6 @@
-"""Writes the tables of README.md and weights/MODEL_CARD.md, and the plot: python tests/figures.py
+"""Writes the tables of README.md and weights/MODEL_CARD.md, and the plot.
+
+    python tests/tools/figures.py
 
 Their figures are those of weights/evaluation/report.json, as ``tokcodec evaluate`` wrote it, and
 of the checkpoints' own headers. A table stands between ``<!-- figures: NAME -->`` and
@@ -9,14 +11,14 @@ import json
 import re
 from pathlib import Path
 
-from tokcodec.bitpack import packed_size
 from tokcodec.checkpoint import bundled
 from tokcodec.cli.models import published
+from tokcodec.coding.bitpack import packed_size
 from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.evaluate.baselines import TITLES
 from tokcodec.evaluate.report import plot, table
-from tokcodec.evaluate.rivals import TITLES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = (
     ROOT / "README.md",
     ROOT / "weights" / "MODEL_CARD.md",

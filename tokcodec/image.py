@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tokcodec.config import PreprocessingConfig
+from tokcodec.config.geometry import Fit, Placement, Size, place
 from tokcodec.errors import PictureError
-from tokcodec.files import is_stream, write_atomically
-from tokcodec.geometry import Fit, Placement, Size, place
+from tokcodec.io.files import is_stream, write_atomically
 
 Pixels = NDArray[np.uint8]
 

@@ -11,13 +11,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tokcodec.codec import Codec
-from tokcodec.dataset.plan import Shard
 from tokcodec.dataset.table import Row, write_rows
-from tokcodec.dataset.task import Progress, Task
 from tokcodec.dataset.views import read_views
 from tokcodec.errors import DatasetError, PictureError
-from tokcodec.picture import Squares
-from tokcodec.sources import Record
+from tokcodec.image import Squares
+from tokcodec.inputs.records import Record
+from tokcodec.tokenize.plan import Shard
+from tokcodec.tokenize.task import Progress, Task
 
 
 class ShardStep:

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tokcodec.dataset.lock import locked
-from tokcodec.dataset.plan import Shard, parts_of
 from tokcodec.dataset.table import opened, read_metadata, reading
-from tokcodec.dataset.task import Progress, Task
 from tokcodec.errors import DatasetError, OutputError
-from tokcodec.files import sweep
-from tokcodec.remote import is_remote, is_there, listed, remove
-from tokcodec.sources import Files
+from tokcodec.inputs.records import Files
+from tokcodec.io.files import sweep
+from tokcodec.io.remote import is_remote, is_there, listed, remove
+from tokcodec.tokenize.lock import locked
+from tokcodec.tokenize.plan import Shard, parts_of
+from tokcodec.tokenize.task import Progress, Task
 
 _NO_SHARD = Shard(-1, Files((), (), ()), "")
 

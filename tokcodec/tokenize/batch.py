@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from tokcodec.codec import BATCH_SIZE, BATCHES_AT_ONCE, Codec
-from tokcodec.dataset.plan import parts_of
 from tokcodec.dataset.table import read_metadata
 from tokcodec.errors import DatasetError, DeviceError, quoted
-from tokcodec.picture import Squares
-from tokcodec.remote import is_there, listed, reason_of
+from tokcodec.image import Squares
+from tokcodec.io.remote import is_there, listed, reason_of
+from tokcodec.tokenize.plan import parts_of
 
 _LARGEST = 1024
 _GAIN = 1.05  # less than this much faster is not worth twice the memory

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokcodec.errors import DatasetError, OutputError
-from tokcodec.remote import is_remote, reason_of
+from tokcodec.io.remote import is_remote, reason_of
 
 
 @contextlib.contextmanager

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from tokcodec.checkpoint import Header
 from tokcodec.codec import BATCH_SIZE
-from tokcodec.dataset.plan import Plan, Shard
+from tokcodec.config.geometry import Fit
 from tokcodec.dataset.table import COMPANIONS, Metadata, merge, read_metadata
 from tokcodec.dataset.views import Views
 from tokcodec.errors import DatasetError
-from tokcodec.geometry import Fit
+from tokcodec.image import WHITE
+from tokcodec.inputs.webdataset import Tar
+from tokcodec.io.remote import is_there
 from tokcodec.model.loading import Dtype
-from tokcodec.picture import WHITE
-from tokcodec.remote import is_there
-from tokcodec.sources import Tar
+from tokcodec.tokenize.plan import Plan, Shard
 
 _ELSEWHERE = "choose another -o, or begin again with -f"
 

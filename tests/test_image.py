@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from tokcodec.config import PreprocessingConfig
+from tokcodec.config.geometry import FITS, place
 from tokcodec.errors import OutputError, PictureError
-from tokcodec.geometry import FITS, place
-from tokcodec.picture import (
+from tokcodec.image import (
     _FORMATS,
     _to_srgb,
     extensions,

@@ -1,0 +1,1 @@
+"""What is read: images and token files, from sources of every kind."""

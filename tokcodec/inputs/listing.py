@@ -1,0 +1,300 @@
+"""What commands read: files, folders, globs, WebDataset tars, Parquet; local, or URLs for fsspec.
+
+Listing reads no picture. A listing is a sequence of ``Batch``es: files together, or one tar, or a
+range of a Parquet file; a batch can be read again at any time and gives the same records.
+"""
+
+import glob
+import os
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tokcodec.errors import DatasetError, without_credentials
+from tokcodec.image import extensions
+from tokcodec.inputs.parquet import PARQUET_SUFFIX, Rows, row_ranges
+from tokcodec.inputs.records import ABSENT, Files, Stamp, printable
+from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
+from tokcodec.io.files import SUFFIX, find_files
+from tokcodec.io.remote import file_system, is_remote, reason_of, retried
+from tokcodec.io.tar import MAX_BYTES
+
+_DECODED = (".png", ".jpg", ".webp")  # what decode writes
+_MOST_KINDS = 8  # of what was skipped, by name
+Batch = Files | Tar | Rows
+
+
+@dataclass
+class Selection:
+    """Which files of the sources are taken, and what those lie among.
+
+    Attributes:
+        include: globs, one of which fits the path below the source if there are any; ``*`` goes
+            across folders.
+        exclude: globs, none of which does.
+        follow: into links to folders, too.
+        skipped: what else lies in folders, counted by extension or kind.
+    """
+
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    follow: bool = False
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def takes(self, below: str) -> bool:
+        def fits(globs: Sequence[str]) -> bool:
+            return any(fnmatchcase(below, pattern) for pattern in globs)
+
+        return (not self.include or fits(self.include)) and not fits(self.exclude)
+
+    def told(self) -> str | None:
+        """One line on what was skipped, but for what is an input, if of another command."""
+        inputs = {*extensions(), SUFFIX, PARQUET_SUFFIX}
+        counts = Counter({what: n for what, n in self.skipped.items() if what not in inputs})
+        if not counts:
+            return None
+        most = counts.most_common(_MOST_KINDS)
+        if others := counts.total() - sum(number for _, number in most):
+            most.append(("others", others))
+        kinds = ", ".join(f"{what} {number:,}" for what, number in most)
+        return f"skipped in folders, {counts.total():,}: {kinds}"
+
+
+def list_inputs(
+    sources: Sequence[str],
+    listed: Sequence[str] = (),
+    size: int | None = None,
+    label: str | None = None,
+    without: Sequence[Path] = (),
+    max_bytes: int = MAX_BYTES,
+    selection: Selection | None = None,
+) -> list[Batch]:
+    """All pictures of the sources, each file once, in a stable order: files, then tars and Parquet.
+
+    Args:
+        sources: folders, globs, picture files, tars and Parquet files, local or URLs for fsspec.
+        listed: further picture files, by name; their keys are these names.
+        size, label, max_bytes: see ``gather``.
+        without: files, and folders, that are no inputs wherever they lie.
+        selection: see ``expand``.
+
+    Raises:
+        DatasetError: a source is not there or empty, or cannot be listed.
+    """
+    stamps: list[Stamp] = []
+    excluded = tuple(str(path.absolute()) for path in without)
+    for source in sources:
+        found = [
+            stamp
+            for stamp in expand(source, selection=selection)
+            if stamp.path not in excluded
+            and not stamp.path.startswith(tuple(path + "/" for path in excluded))
+        ]
+        if all(stamp.mtime == ABSENT for stamp in found):
+            raise DatasetError(f"{source}: no such file, or no pictures in it")
+        stamps += found
+    for name in listed:
+        if _is_container(name, None):
+            raise DatasetError(f"{name}: lists hold pictures; give tars and Parquet as sources")
+        stamps.append(_stamp(name, "", name))
+    return gather(stamps, size, label, max_bytes=max_bytes)
+
+
+def expand(
+    source: str, kinds: Set[str] | None = None, selection: Selection | None = None
+) -> Iterator[Stamp]:
+    """Every file of a source, in a stable order; the plain path of a file even if it is not there.
+
+    Hidden files, and pictures that decode has put beside their token files (``a.jpg.png``, where
+    ``a.jpg.tok`` is), are only taken if they are named.
+
+    Args:
+        source: a folder, a glob, a file, a tar or a Parquet file, local or a URL for fsspec.
+        kinds: lower-case extensions of the files that are looked for in folders and tars;
+            pictures if None, and then Parquet files, too, as they hold pictures.
+        selection: of them; also counts what was skipped.
+
+    Raises:
+        DatasetError: a store cannot be reached.
+    """
+    selection = selection or Selection()
+    for stamp in _expand(source, kinds, selection):
+        if selection.takes(stamp.below):
+            yield stamp
+
+
+def _expand(source: str, kinds: Set[str] | None, selection: Selection) -> Iterator[Stamp]:
+    if is_remote(source):
+        yield from _expand_remote(source, _known(kinds))
+        return
+    folder = Path(source)
+    if folder.is_dir():
+        known = _known(kinds) | set(TAR_SUFFIXES)
+        found = find_files(folder, known, selection.follow, selection.skipped)
+    elif folder.exists() or not glob.has_magic(source):
+        yield _stamp(source, str(folder.parent), folder.name)
+        return
+    else:
+        folder = Path(*_fixed_parts(folder.parts))
+        names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns)
+        others = () if kinds else (SUFFIX,)  # of which a glob means the pictures beside them
+        found = (p for p in map(Path, names) if p.is_file() and p.suffix.lower() not in others)
+    for path in found:
+        if kinds is None and _is_decoded(path):
+            selection.skipped["decoded pictures beside their token files"] += 1
+        else:
+            yield _stamp(str(path), str(folder), path.relative_to(folder).as_posix())
+
+
+def _is_decoded(path: Path) -> bool:
+    # Two extensions: the photo.png beside a photo.tok may be what that was made of.
+    extension = Path(path.stem).suffix.lower()
+    return (
+        extension != ""
+        and extension in extensions()
+        and path.suffix.lower() in _DECODED
+        and path.with_suffix(SUFFIX).exists()
+    )
+
+
+def names_one_file(source: str, kinds: Set[str] | None = None) -> bool:
+    """Whether a source is the path of a local file that is read as it is, there or not."""
+    if is_remote(source) or _is_container(source, kinds) or Path(source).is_dir():
+        return False
+    return Path(source).exists() or not glob.has_magic(source)
+
+
+def gather(
+    stamps: Iterable[Stamp],
+    size: int | None = None,
+    label: str | None = None,
+    kinds: Set[str] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> list[Batch]:
+    """Batches of files, each once; files first, then tars and Parquet files.
+
+    Args:
+        stamps: of the files.
+        size: pictures of a batch of files, or of a range of a Parquet file; all if None.
+        label: the label's column in Parquet files; ``label`` where there is one if None.
+        kinds: see ``expand``.
+        max_bytes: of a picture, or of all pictures of one key in a tar; larger ones fail unread,
+            where their size is known before.
+
+    Raises:
+        DatasetError: a Parquet file cannot be read, or has no such columns.
+    """
+    batches: list[Batch] = []
+    files: list[tuple[str, str | None, Stamp]] = []
+    once: dict[str, Stamp] = {}
+    for stamp in stamps:
+        once.setdefault(stamp.path, stamp)
+    for stamp in _apart(list(once.values())):
+        key = printable(stamp.below)
+        if stamp.path.lower().endswith(TAR_SUFFIXES):
+            batches.append(Tar((stamp,), key, None, kinds, max_bytes))
+        elif _is_container(stamp.path, kinds):
+            batches.extend(row_ranges(stamp, key, size, label, max_bytes))
+        else:
+            folder, _, _ = key.partition("/")
+            files.append((key, folder if stamp.base and folder != key else None, stamp))
+    whole: list[Batch] = []
+    size = size or max(1, len(files))
+    for first in range(0, len(files), size):
+        keys, labels, found = zip(*files[first : first + size], strict=True)
+        whole.append(Files(keys, labels, found, max_bytes))
+    return whole + batches
+
+
+def _apart(stamps: list[Stamp]) -> list[Stamp]:
+    """The same, but where two have one name below their sources, all named below the folder above
+    those.
+
+    What lists name, and URLs, stay as they are.
+    """
+    local = [stamp for stamp in stamps if stamp.base and not is_remote(stamp.path)]
+    if len({stamp.below for stamp in local}) == len(local):
+        return stamps
+    absolute = {base: os.path.abspath(base) for base in {stamp.base for stamp in local}}  # noqa: PTH100
+    above = os.path.commonpath(absolute.values())
+    given = above if any(map(os.path.isabs, absolute)) else os.path.relpath(above)
+    moved = {base: PurePosixPath(os.path.relpath(path, above)) for base, path in absolute.items()}
+    return [
+        replace(stamp, base=given, below=str(moved[stamp.base] / stamp.below))
+        if stamp.base in moved and not is_remote(stamp.path)
+        else stamp
+        for stamp in stamps
+    ]
+
+
+def count(batches: Iterable[Batch]) -> int | None:
+    """The number of records; None where a tar's are not known before it is read."""
+    counts = [None if isinstance(batch, Tar) else len(batch) for batch in batches]
+    known = [number for number in counts if number is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
+    def find() -> tuple[Any, str, dict[str, dict[str, Any]]]:
+        system, path = file_system(source)
+        if "*" in path or "[" in path:
+            base = "/".join(_fixed_parts(tuple(path.split("/"))))
+            return system, base, system.glob(path, detail=True)
+        if system.isdir(path):
+            base = path.rstrip("/")
+            files = system.find(path, detail=True)
+            shown = (name for name in files if "/." not in "/" + posixpath.relpath(name, base))
+            return system, base, {name: files[name] for name in shown}
+        base = posixpath.dirname(path)
+        return system, base, {path: system.info(path)} if system.exists(path) else {}
+
+    try:
+        system, base, found = retried(find)
+    except (OSError, ImportError, TypeError, ValueError) as error:
+        raise DatasetError(f"{source}: cannot reach it: {reason_of(error)}") from error
+    for name in sorted(found):
+        if _fits(name, known):
+            facts = found[name]
+            marks = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
+            when = next((facts[mark] for mark in marks if mark in facts), "")
+            below = posixpath.relpath(name, base) if base else name
+            url = system.unstrip_protocol(name)
+            size = int(facts.get("size") or 0)
+            yield Stamp(url, size, str(when), source, without_credentials(below))
+
+
+def _known(kinds: Set[str] | None) -> Set[str]:
+    return extensions() | {PARQUET_SUFFIX} if kinds is None else kinds
+
+
+def _is_container(path: str, kinds: Set[str] | None) -> bool:
+    return path.lower().endswith((*TAR_SUFFIXES, PARQUET_SUFFIX) if kinds is None else TAR_SUFFIXES)
+
+
+def _fits(name: str, known: Set[str]) -> bool:
+    return name.lower().endswith(TAR_SUFFIXES) or posixpath.splitext(name)[1].lower() in known
+
+
+def _fixed_parts(parts: tuple[str, ...]) -> list[str]:
+    fixed = []
+    for part in parts[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return fixed
+
+
+def _stamp(path: str, base: str, below: str) -> Stamp:
+    """Of a local file, or of a listed URL; what is not there fails when it is read."""
+    if is_remote(path):
+        return Stamp(path, 0, "", base, without_credentials(below))
+    absolute = str(Path(path).absolute())
+    try:
+        found = Path(path).stat()
+        return Stamp(absolute, found.st_size, str(found.st_mtime_ns), base, below)
+    except (OSError, ValueError):
+        return Stamp(absolute, 0, ABSENT, base, below)

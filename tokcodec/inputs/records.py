@@ -1,0 +1,109 @@
+"""What every kind of source gives: records, and the stamps of the files that they are in."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tokcodec.errors import without_credentials
+from tokcodec.io.remote import is_remote, read_bytes
+from tokcodec.io.tar import MAX_BYTES
+
+ABSENT = "absent"  # the mtime of what is not there
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Where an input lies, and what tells whether it has changed.
+
+    Attributes:
+        path: absolute, or a URL.
+        size: in bytes.
+        mtime: in nanoseconds; of remote ones the time, or the tag, that their store gives.
+        base: the folder or URL that its source names; empty for what a list names.
+        below: its path below that, or the name in the list.
+    """
+
+    path: str
+    size: int
+    mtime: str
+    base: str
+    below: str
+
+    def __str__(self) -> str:
+        if is_remote(self.path):
+            return without_credentials(self.path)
+        return str(Path(self.base, self.below))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture, or one token file. ``Codec.compress`` takes it as it is.
+
+    Attributes:
+        key: its name in a dataset.
+        label: its class, if it has one.
+        read: gives the bytes of its file; raises OSError where they cannot be had.
+        stamp: of its file, or of the tar or Parquet file that it is in.
+        member: its name in the tar, or its row; empty for a file.
+        companions: further columns: ``txt`` and ``json`` beside a picture in a tar.
+    """
+
+    key: str
+    label: str | None
+    read: Callable[[], bytes]
+    stamp: Stamp
+    member: str = ""
+    companions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For messages: the path as it was given, or the URL; of a tar's member ``tar/member``."""
+        return f"{self.stamp}/{self.member}" if self.member else str(self.stamp)
+
+    @property
+    def since(self) -> int | None:
+        """When its file was written, in nanoseconds; None where that is not known."""
+        known = self.stamp.mtime not in ("", ABSENT) and not is_remote(self.stamp.path)
+        return int(self.stamp.mtime) if known else None
+
+    @property
+    def below(self) -> str:
+        """The path below the source: ``dir/a.png``, ``some.tar/dir/a.png``, ``a.parquet/0``."""
+        return f"{self.stamp.below}/{self.member}" if self.member else self.stamp.below
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files: keys and labels, and a stamp of each. ``max_bytes`` as of ``gather``."""
+
+    keys: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    stamps: tuple[Stamp, ...]
+    max_bytes: int = MAX_BYTES
+
+    def records(self) -> Iterator[Record]:
+        for key, label, stamp in zip(self.keys, self.labels, self.stamps, strict=True):
+            read = partial(read_bytes, stamp.path)
+            if stamp.size > self.max_bytes:
+                read = partial(stored, too_large(stamp.size, self.max_bytes))
+            yield Record(key, label, read, stamp)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def printable(name: str) -> str:
+    """A name as Parquet can hold it: bytes that are no UTF-8 are written out."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def stored(data: bytes | str) -> bytes:
+    """The bytes, or an error with the text that says why there are none."""
+    if isinstance(data, str):
+        raise OSError(None, data)
+    return data
+
+
+def too_large(size: int, limit: int) -> str:
+    return f"{size:,} bytes, more than the limit of {limit:,} (--max-picture-bytes)"

@@ -1,0 +1,99 @@
+"""Tars in WebDataset layout."""
+
+import posixpath
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+from tokcodec.image import extensions
+from tokcodec.inputs.records import Record, Stamp, printable, stored, too_large
+from tokcodec.io.remote import open_input, reason_of
+from tokcodec.io.tar import LINK, MAX_BYTES, members
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_COMPANIONS = (".cls", ".txt", ".json")
+_MAX_COMPANION = 2**24  # bytes
+# By suffix, the members of a tar that belong together: the name, and the bytes, or why not.
+_Sample = dict[str, tuple[str, bytes | str]]
+
+
+@dataclass(frozen=True)
+class Tar:
+    """A tar in WebDataset layout: members that share all up to the first dot of their name.
+
+    It is read as a stream. ``kinds`` as of ``expand``, ``max_bytes`` as of ``gather``.
+    """
+
+    stamps: tuple[Stamp]
+    name: str
+    limit: int | None = None
+    kinds: Set[str] | None = None
+    max_bytes: int = MAX_BYTES
+
+    def records(self) -> Iterator[Record]:
+        return islice(self._all(), self.limit)
+
+    def _all(self) -> Iterator[Record]:
+        (stamp,) = self.stamps
+        known = extensions() if self.kinds is None else self.kinds
+        sample: _Sample = {}
+        key = reason = ""
+        held = 0  # bytes of the sample's pictures
+        try:
+            with open_input(stamp.path) as file:
+                for member in members(file):
+                    folder, name = posixpath.split(printable(member.name))
+                    dot = name.find(".", 1)  # a leading dot begins no suffix
+                    stem, suffix = (name, "") if dot < 0 else (name[:dot], name[dot:].lower())
+                    is_companion = suffix in _COMPANIONS
+                    if not (is_companion or "." + suffix.rpartition(".")[2] in known):
+                        continue
+                    own = posixpath.join(folder, stem)
+                    if sample and (own != key or suffix in sample):
+                        yield from _samples(key, sample, stamp)
+                        sample, held = {}, 0
+                    key = own
+                    data: bytes | str
+                    if member.problem:
+                        data = member.problem
+                    elif is_companion and member.size > _MAX_COMPANION:
+                        data = f"{member.size:,} bytes, more than the limit of {_MAX_COMPANION:,}"
+                    elif not is_companion and held + member.size > self.max_bytes:
+                        data = "with the pictures of its key before it " if held else ""
+                        data += too_large(held + member.size, self.max_bytes)
+                    else:
+                        data = member.read()
+                        held += 0 if is_companion else member.size
+                    sample[suffix] = member.name, data
+        except Exception as error:  # of the tar, or of a store behind fsspec
+            reason = f"the rest of the tar: {reason_of(error)}"
+        if sample:
+            yield from _samples(key, sample, stamp)
+        if reason:
+            yield Record(self.name, None, partial(stored, reason), stamp)
+
+
+def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
+    """The record of a sample; where it has several pictures, one for each, with its suffix. What
+    should be beside a picture, and cannot be read, is a record, too."""
+
+    def text(suffix: str) -> str | None:
+        _, data = sample.get(suffix, ("", ""))
+        return data.decode("utf-8", "replace") if isinstance(data, bytes) else None
+
+    companions = {s[1:]: t for s in (".txt", ".json") if (t := text(s)) is not None}
+    label = text(".cls")
+    label = label.strip() if label is not None else None
+    pictures = [suffix for suffix in sample if suffix not in _COMPANIONS]
+    for suffix in pictures:
+        own = key if len(pictures) == 1 else key + suffix
+        member, data = sample[suffix]
+        yield Record(own, label, partial(stored, data), stamp, member, companions)
+    for suffix, (member, data) in sample.items():
+        if suffix in _COMPANIONS and isinstance(data, str) and data != LINK:
+            yield Record(key + suffix, None, partial(stored, data), stamp, member)
+    if not pictures:
+        member, _ = next(iter(sample.values()))
+        read = partial(stored, "no picture under this key")
+        yield Record(key, label, read, stamp, member, companions)

@@ -1,0 +1,1 @@
+"""Files, remote stores and the formats that more than one part reads."""

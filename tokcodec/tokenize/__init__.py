@@ -1,0 +1,1 @@
+"""A tokenize run: its plan, its shards, and what works on them."""
