@@ -70,9 +70,9 @@ def test_pictures_come_in_many_forms(codec, tmp_path):
         forms = [array, rows, torch.from_numpy(rows.copy()).movedim(2, 0)]
         assert codec.compress_batch(forms) == [expected] * 3
     token_files[0].save(tmp_path / "a.tok")
-    picture = codec.decompress(token_files[0])
+    back = codec.decompress(token_files[0])
     for form in (tmp_path / "a.tok", str(tmp_path / "a.tok"), token_files[0].to_bytes()):
-        assert codec.decompress(form) == picture
+        assert codec.decompress(form) == back
     assert codec.decompress_batch([tmp_path / "a.tok", token_files[0]]) == [picture] * 2
     with pytest.raises(TokenFileError, match=r"b\.tok: cannot read: No such file"):
         codec.decompress(tmp_path / "b.tok")

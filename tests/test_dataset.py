@@ -263,11 +263,11 @@ def test_the_output_is_no_input(codec, many, tmp_path):
         if name == "in/out":
             shutil.rmtree(tmp_path / name)
     (tmp_path / "in" / "out.parquet").unlink()
-    image = pa.array([{"bytes": picture(0), "path": None}])
+    cells = pa.array([{"bytes": picture(0), "path": None}])
     for name in ("self.parquet", "folder/part-00000.parquet"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table({"image": image}), path)
+        pq.write_table(pa.table({"image": cells}), path)
         output = path if name == "self.parquet" else path.parent
         for other in (path, tmp_path / "in"):
             with pytest.raises(DatasetError):
@@ -345,10 +345,10 @@ def test_tars(codec, tmp_path):
 
 
 def test_parquet_inputs(codec, tmp_path):
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     values = [{"bytes": picture(n), "path": f"{n}.png" if n % 2 else None} for n in range(7)]
     values.append({"bytes": None, "path": None})
-    columns = {"image": pa.array(values, image), "label": pa.array(range(8)), "fine": ["x"] * 8}
+    columns = {"image": pa.array(values, kind), "label": pa.array(range(8)), "fine": ["x"] * 8}
     pq.write_table(pa.table(columns), tmp_path / "in.parquet", row_group_size=3)
     go(codec, [tmp_path / "in.parquet"], tmp_path / "out", rows_per_shard=5)
     found = rows(tmp_path / "out")
@@ -628,8 +628,8 @@ def test_an_output_that_vanishes_is_told(codec, many, tmp_path, monkeypatch):
 
 
 def test_memory_is_flat(tmp_path):
-    image = pa.array([{"bytes": picture(0), "path": None}] * 10_000)
-    pq.write_table(pa.table({"image": image}), tmp_path / "in.parquet", row_group_size=500)
+    cells = pa.array([{"bytes": picture(0), "path": None}] * 10_000)
+    pq.write_table(pa.table({"image": cells}), tmp_path / "in.parquet", row_group_size=500)
     options = ["--weights", TINY, "--rows-per-shard", "500"]
     program = f"""
 import resource, sys

@@ -21,7 +21,7 @@ from tokcodec import TokenFile, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
-from tokcodec.evaluate import metrics, rivals
+from tokcodec.evaluate import baselines, metrics
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
 from tokcodec.evaluate.report import plot, table
 from tokcodec.image import read_squares
@@ -59,17 +59,17 @@ def test_scores_fall_with_noise(square):
     assert levels[0].lpips is None
 
 
-@pytest.mark.parametrize("name", rivals.NAMES)
+@pytest.mark.parametrize("name", baselines.NAMES)
 def test_rivals_keep_to_their_bytes_and_use_them(name, square):
-    rival = rivals.open_rival(name, square)
+    rival = baselines.open_rival(name, square)
     assert not list(rival.attempts(5))
-    assert rivals.best(rival, square, 5) is None
+    assert baselines.best(rival, square, 5) is None
     previous = 0.0
     for budget in (121, 433):
         attempts = list(rival.attempts(budget))
         assert all(attempt.file_bytes <= budget for attempt in attempts)
         assert all(attempt.image.size == square.size for attempt in attempts)
-        best = rivals.best(rival, square, budget)
+        best = baselines.best(rival, square, budget)
         if best is None:
             assert not attempts
             continue
@@ -81,7 +81,7 @@ def test_rivals_keep_to_their_bytes_and_use_them(name, square):
 
 
 def test_a_file_format_takes_the_best_quality_that_fits(square):
-    rival = rivals.open_rival("webp", square)
+    rival = baselines.open_rival("webp", square)
     attempts = {attempt.settings: attempt for attempt in rival.attempts(433)}
     settings = next(text for text in attempts if text.startswith("48 px"))
     quality = max(int(text.split()[-1]) for text in attempts if text.startswith("48 px"))

@@ -95,8 +95,8 @@ def test_convolutional_golden_codes(name, tmp_path):
         assert np.array_equal(codes[decided], golden["tokens"][decided])
         margins = model.quantizer.margins(z).flatten(1).numpy()
         np.testing.assert_allclose(margins, golden["margins"], rtol=0, atol=2e-3)
-        tokens = torch.from_numpy(golden["tokens"][:1]).long().view(1, 16, 16)
-        decoded = model.enlarge(model.decoder(model.quantizer.lookup(tokens)))
+        given = torch.from_numpy(golden["tokens"][:1]).long().view(1, 16, 16)
+        decoded = model.enlarge(model.decoder(model.quantizer.lookup(given)))
     expected = golden["reconstruction"]
     if name != "maskgit_vqgan":
         expected = expected / 2 + 0.5
@@ -611,12 +611,12 @@ def test_damaged_pickles_and_parameters(name, tmp_path):
 
 def test_pictures_do_not_depend_on_the_batch(tmp_path):
     codec = Codec.load(str(published.write(tmp_path / "mine", *published.tiny())), "cpu")
-    tokens = torch.randn(4, 16, codec.config.decoder.width)
-    tokens[3] = tokens[0]
+    x = torch.randn(4, 16, codec.config.decoder.width)
+    x[3] = x[0]
     with torch.inference_mode():
-        together = codec.model.decoder.to_pixels(tokens)
+        together = codec.model.decoder.to_pixels(x)
         for row in range(4):
-            alone = codec.model.decoder.to_pixels(tokens[row : row + 1])
+            alone = codec.model.decoder.to_pixels(x[row : row + 1])
             torch.testing.assert_close(together[row], alone[0], atol=1e-4, rtol=0)
     codes = torch.randint(0, 32, (3, 6))
     assert torch.equal(codec.decode(codes)[:1], codec.decode(codes[:1]))

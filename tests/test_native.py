@@ -61,15 +61,15 @@ def test_every_size_goes_there_and_back(codec, width, height):
     again = TokenFile.from_bytes(file.to_bytes())
     assert again == file
     assert len(file.to_bytes()) == file.file_bytes
-    image = codec.decompress(again)
-    assert image.size == (width, height)
+    back = codec.decompress(again)
+    assert back.size == (width, height)
     # The same pixels, filled up by their edges, through the network itself.
     pixels = np.pad(np.asarray(picture), ((0, -height % 4), (0, -width % 4), (0, 0)), mode="edge")
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     codes = codec.encode(tensor)
     assert codes[0].tolist() == file.codes.tolist()
     decoded = codec.decode(codes, (rows, columns))[0].permute(1, 2, 0) * 255
-    assert np.array_equal(decoded.to(torch.uint8)[:height, :width], np.asarray(image))
+    assert np.array_equal(decoded.to(torch.uint8)[:height, :width], np.asarray(back))
 
 
 def test_neighbours_change_no_code(codec):
@@ -77,8 +77,8 @@ def test_neighbours_change_no_code(codec):
     alone = [codec.compress(picture, "native") for picture in pictures]
     assert codec.compress_batch(pictures, "native") == alone
     decoded = codec.decompress_batch(alone)
-    for file, image in zip(alone, decoded, strict=True):
-        assert np.array_equal(codec.decompress(file), image)
+    for file, back in zip(alone, decoded, strict=True):
+        assert np.array_equal(codec.decompress(file), back)
 
 
 def test_bytes_by_hand():

@@ -186,20 +186,20 @@ class Codec:
         fit = fit or self.config.default_fit
         checkpoint.check_fit(self.header, fit)
 
-        def read(image: Picture) -> Squares | PictureError:
+        def read(given: Picture) -> Squares | PictureError:
             try:
                 return read_squares(
-                    _source(image), self.config.preprocessing, fit, background, self.config.multiple
+                    _source(given), self.config.preprocessing, fit, background, self.config.multiple
                 )
             except PictureError as error:
                 return error
 
-        for picture, codes in self.encode_stream(images, read, workers, fit):
+        for picture, rows in self.encode_stream(images, read, workers, fit):
             if isinstance(picture, PictureError):
                 yield picture
                 continue
             width, height = picture.width, picture.height
-            yield TokenFile.of(self.header, codes[:, :kept], width, height, fit, prior)
+            yield TokenFile.of(self.header, rows[:, :kept], width, height, fit, prior)
 
     def encode_stream(
         self, items: Iterable[T], read: Callable[[T], R], workers: int = 1, fit: Fit = "crop"
@@ -286,14 +286,14 @@ class Codec:
             token_file, size = item
             try:
                 placement, shape = self._check(token_file, size)
-                codes = token_file.codes_with(self.header).reshape(placement.num_squares, -1)
-                check_codes(codes, self.config.quantizer.codebook_size)
-                if tokens and codes.shape[1] < tokens:
-                    raise TokenFileError(f"it holds {codes.shape[1]} codes a square, not {tokens}")
-                codes = codes[:, :wanted] if len(shape) == 1 else codes.reshape(-1, *shape)
+                found = token_file.codes_with(self.header).reshape(placement.num_squares, -1)
+                check_codes(found, self.config.quantizer.codebook_size)
+                if tokens and found.shape[1] < tokens:
+                    raise TokenFileError(f"it holds {found.shape[1]} codes a square, not {tokens}")
+                found = found[:, :wanted] if len(shape) == 1 else found.reshape(-1, *shape)
             except TokcodecError as error:
                 return error, _NOTHING
-            return (placement, size), codes
+            return (placement, size), found
 
         def work(group: list[tuple[_Item | TokcodecError, Rows]]) -> list[Decoded | TokcodecError]:
             return [

@@ -23,10 +23,11 @@ all else is version 1.
 
 Entropy-coded, the codes take the bytes that ``Prior.encode`` gives (see
 ``tokcodec.coding.prior``), up to the checksum. They are shorter than the packed ones, but at
-least a 16th of them (otherwise codes are packed), and n is what width, height and fit ask for: the time that a file takes to read,
-whatever it claims, is in proportion to its bytes. The coder's end state tells a wrong prior, which
-would meet it once in some 2^50 files. Entropy-coded files of version 1, which are read for good,
-have the checksum of the packed file instead of their own: only with the prior can it be compared.
+least a 16th of them (otherwise codes are packed), and n is what width, height and fit ask for: the
+time that a file takes to read, whatever it claims, is in proportion to its bytes. The coder's end
+state tells a wrong prior, which would meet it once in some 2^50 files. Entropy-coded files of
+version 1, which are read for good, have the checksum of the packed file instead of their own: only
+with the prior can it be compared.
 
 What is promised, and what that was tested against, stands in TOKEN_FILE.md.
 """

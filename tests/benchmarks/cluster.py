@@ -1,8 +1,8 @@
 """Seconds until a cluster of Ray notices what it lost: python tests/benchmarks/cluster.py
 
 On three hosts as tests/tools/hosts.py makes them (as root, on Linux), with Ray's own settings or,
-as arguments, others (``RAY_health_check_period_ms=1000``): until the head gives up a host that is cut
-off and one that is killed; and until ``tokenize`` ends whose own host is cut off, and stays so.
+as arguments, others (``RAY_health_check_period_ms=1000``): until the head gives up a host that is
+cut off and one that is killed; and until ``tokenize`` ends whose own host is cut off, and stays so.
 """
 
 import shutil

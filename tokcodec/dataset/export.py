@@ -97,9 +97,9 @@ def _jsonl(dataset: TokenRows, target: Path) -> int:
         nonlocal count
         for source, columns in _all(dataset):
             parts = dataset.rows(source, columns["tokens"])
-            tokens = [codes for part in parts for codes in part.tolist()]
-            for row, codes in zip(_kept(columns), tokens, strict=True):
-                line = {"class_id": classes[row["label"]], "tokens": codes}
+            tokens = [own for part in parts for own in part.tolist()]
+            for row, own in zip(_kept(columns), tokens, strict=True):
+                line = {"class_id": classes[row["label"]], "tokens": own}
                 file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
                 count += 1
 

@@ -84,7 +84,7 @@ class TokenRows:
                     raise DatasetError(f"{file}: damaged: {codes.shape[1]} codes as {shape}")
                 yield codes.reshape(-1, *shape)
 
-    def rows(self, file: Path, tokens: "pa.ListArray") -> list[NDArray[Any]]:
+    def rows(self, file: Path, column: "pa.ListArray") -> list[NDArray[Any]]:
         """Of a ``tokens`` column the rows that did not fail, in the smallest unsigned type: one
         [n, N], or in the native fit n times [1, N].
 
@@ -93,7 +93,7 @@ class TokenRows:
                 with the name of the ``file`` it is from.
         """
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
-        kept = tokens.drop_null()
+        kept = column.drop_null()
         lengths, flat = kept.value_lengths().to_numpy(), kept.flatten()
         if flat.null_count or not (self.metadata.native or (lengths == width).all()):
             raise DatasetError(f"{file}: damaged: a row that has not {width} codes")
@@ -221,7 +221,7 @@ def token_files(
 
 
 def _token_file(
-    dataset: TokenRows, file: Path, tokens: "pa.ListArray", row: dict[str, Any]
+    dataset: TokenRows, file: Path, column: "pa.ListArray", row: dict[str, Any]
 ) -> TokenFile:
     """Of one row, scalars of pyarrow by name.
 
@@ -234,7 +234,7 @@ def _token_file(
             raise ValueError("a row without a key")
         if not row["tokens"].is_valid:
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
-        ((codes,),) = dataset.rows(file, tokens)
+        ((codes,),) = dataset.rows(file, column)
         return TokenFile.packed(
             codes.astype(np.int64),
             metadata.model.quantizer.bits,

@@ -15,7 +15,7 @@ from tokcodec.codec import Codec
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import Fit, Size
 from tokcodec.errors import EvaluationError, PictureError, TokcodecError
-from tokcodec.evaluate import baselines
+from tokcodec.evaluate.baselines import NAMES, Attempt, Name, best, open_rival, require
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score
 from tokcodec.evaluate.stats import Collector
 from tokcodec.image import read_squares
@@ -77,7 +77,7 @@ class Measured:
     """
 
     point: int
-    rival: baselines.Name | None
+    rival: Name | None
     file_bytes: int
     settings: str
     scores: Scores | None
@@ -173,16 +173,16 @@ class Evaluator:
     def __init__(
         self,
         points: Sequence[Point],
-        others: tuple[baselines.Name, ...],
+        others: tuple[Name, ...],
         fit: Fit,
         size: int | None,
         lpips: bool = False,
     ) -> None:
         names = [codec.header.name for codec in {point.codec: None for point in points}]
         for name in names:
-            if names.count(name) > 1 or name in baselines.NAMES:
+            if names.count(name) > 1 or name in NAMES:
                 raise EvaluationError(f"{name}: the name of several; rename the checkpoint's file")
-        baselines.require(others)
+        require(others)
         self.points, self.others, self.fit, self.size = points, others, fit, size
         self._lpips = lpips
         self.pictures = self.failed = 0
@@ -238,17 +238,15 @@ class Evaluator:
         if isinstance(example, TokcodecError):
             return example
         original = example.original
-        opened = {other: baselines.open_rival(other, original) for other in self.others if original}
+        opened = {other: open_rival(other, original) for other in self.others if original}
         known: dict[int, Scores] = {}  # by image: of several points where only bytes differ
         measured = []
         for place, (token_file, decoded) in example.own.items():
             budget = token_file.file_bytes
-            attempts: dict[baselines.Name | None, baselines.Attempt | None]
-            attempts = {None: baselines.Attempt(budget, "", decoded)}
+            attempts: dict[Name | None, Attempt | None]
+            attempts = {None: Attempt(budget, "", decoded)}
             if original:
-                attempts |= {
-                    name: baselines.best(r, original, budget) for name, r in opened.items()
-                }
+                attempts |= {name: best(r, original, budget) for name, r in opened.items()}
             for other, attempt in attempts.items():
                 if attempt:
                     image = attempt.image
@@ -262,7 +260,7 @@ class Evaluator:
                     )
         return Result(example, tuple(measured))
 
-    def _mean(self, place: int, rival: baselines.Name | None) -> Mean:
+    def _mean(self, place: int, rival: Name | None) -> Mean:
         figures = self._figures[place, rival]
         complete = len(figures) == self.pictures
 

@@ -79,13 +79,13 @@ class ShardStep:
         width, height = picture.width, picture.height
         native = picture.fit == "native"
         shape = self.codec.config.place("native", width, height)[1] if native else None
-        for view, tokens in enumerate(codes[:, : self.task.settings.tokens]):
+        for view, own in enumerate(codes[:, : self.task.settings.tokens]):
             yield Row(
                 **common,
                 view=view,
                 width=width,
                 height=height,
-                tokens=tokens,
+                tokens=own,
                 error=None,
                 shape=shape,
             )
