@@ -130,5 +130,5 @@ def _warn_on_standard_error():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The tiny checkpoint of the patch layout: 16 codes of 60, squares of 32 pixels."""
+    """The tiny checkpoint of the patch layout: 16 tokens of 60, tiles of 32 pixels."""
     return GOLDEN / "patch.safetensors"

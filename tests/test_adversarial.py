@@ -10,7 +10,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def pictures(side=32):
+def images(side=32):
     return torch.rand(2, 3, 3, side, side, generator=seeded()) * 2 - 1
 
 
@@ -27,7 +27,7 @@ class Squares(nn.Module):
 
 def test_losses_and_their_gradients_by_hand():
     discriminator, gamma = Squares(), 3.0
-    fake, real = pictures()
+    fake, real = images()
     w = discriminator.w.detach().clone().requires_grad_()
     sums = [discriminator(x) / discriminator.w for x in (fake, real)]
     margin = w * (sums[0] - sums[1]).detach()
@@ -49,10 +49,10 @@ def test_losses_and_their_gradients_by_hand():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_learns_to_tell_blurred_pictures(dtype):
+def test_learns_to_tell_blurred_images(dtype):
     discriminator = Discriminator(seeded(), width=8)
     optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3)
-    _, real = pictures()
+    _, real = images()
     fake = F.avg_pool2d(real, 3, stride=1, padding=1)
 
     def told():

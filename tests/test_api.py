@@ -31,27 +31,29 @@ def test_dir_shows_the_public_names_and_loads_none_of_them():
 
 
 def test_objects_say_what_they_are_in_a_line(codec, tmp_path, run):
-    own = codec.header.code_id[:8]
-    assert repr(codec) == "<Codec patch: 16 codes of 6 bits for 32x32 pixels, float32 on cpu>"
+    own = codec.header.model_id[:8]
+    assert repr(codec) == "<Codec patch: 16 tokens of 6 bits for 32x32 pixels, float32 on cpu>"
     token_file = codec.compress(PHOTOS[1], "tile")
     assert repr(token_file) == (
-        f"<TokenFile 451x300, tile: 2400 codes of 6 bits, {len(token_file.to_bytes())} bytes, "
+        f"<TokenFile 451x300, tile: 2400 tokens of 6 bits, {len(token_file.to_bytes())} bytes, "
         f"model {own}>"
     )
-    coded = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(PHOTOS[1], coded=True)
-    assert "16 codes of 13 bits, entropy-coded, " in repr(coded)
+    entropy_coded = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(
+        PHOTOS[1], entropy_coded=True
+    )
+    assert "16 tokens of 13 bits, entropy-coded, " in repr(entropy_coded)
     pytest.importorskip("pyarrow")
     for label in ("a", "b"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         Image.new("RGB", (40, 30)).save(tmp_path / "photos" / label / "0.png")
     run("tokenize", tmp_path / "photos", "-o", tmp_path / "rows", "--weights", codec.header.path)
-    rows = f"of 16 codes of 6 bits, stretch, model {own}"
+    rows = f"of 16 tokens of 6 bits, stretch, model {own}"
     folder = tmp_path / "rows"
     assert repr(open_dataset(folder)) == f"<TokenRows {folder}: 1 file, rows {rows}>"
     assert repr(TokenDataset(folder)) == f"<TokenDataset {folder}: 2 rows {rows}, 2 classes>"
 
 
-def test_pictures_come_in_many_forms(codec, tmp_path):
+def test_images_come_in_many_forms(codec, tmp_path):
     path = PHOTOS[2]
     image = Image.open(path).convert("RGB")
     pixels = np.asarray(image)
@@ -73,13 +75,13 @@ def test_pictures_come_in_many_forms(codec, tmp_path):
     back = codec.decompress(token_files[0])
     for form in (tmp_path / "a.tok", str(tmp_path / "a.tok"), token_files[0].to_bytes()):
         assert codec.decompress(form) == back
-    assert codec.decompress_batch([tmp_path / "a.tok", token_files[0]]) == [picture] * 2
+    assert codec.decompress_batch([tmp_path / "a.tok", token_files[0]]) == [back] * 2
     with pytest.raises(TokenFileError, match=r"b\.tok: cannot read: No such file"):
         codec.decompress(tmp_path / "b.tok")
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (np.zeros((4, 4, 3), np.float32), r"uint8 \[H, W, 3\], .* not float32 \[4, 4, 3\]"),
         (np.zeros((3, 4, 5), np.uint8), r"not uint8 \[3, 4, 5\]"),
@@ -89,9 +91,9 @@ def test_pictures_come_in_many_forms(codec, tmp_path):
         (None, "a path, bytes, .*, not NoneType"),
     ],
 )
-def test_what_is_no_picture(codec, picture, message):
-    with pytest.raises(TypeError if picture is None else ValueError, match=message):
-        codec.compress(picture)
+def test_what_is_no_image(codec, image, message):
+    with pytest.raises(TypeError if image is None else ValueError, match=message):
+        codec.compress(image)
 
 
 def test_another_fit_is_told_which_there_are(codec):
@@ -138,7 +140,7 @@ def test_missing_extras_are_named(monkeypatch):
         ("encode --fit ", ["stretch", "crop", "pad", "tile", "native"]),
         ("decode --weights tokcodec-2", ["tokcodec-256"]),
         ("tokenize --weights ./", ["./a.pt", "./mine.safetensors", "./folder/"]),
-        ("train --codes-of mi", ["mine.safetensors"]),
+        ("train --tokens-of mi", ["mine.safetensors"]),
         ("convert --family titok-s", ["titok-s128", "titok-sl256-vq8k"]),
     ],
 )

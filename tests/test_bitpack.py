@@ -13,12 +13,12 @@ from tokcodec.errors import TokenFileError
     )
 )
 def test_round_trip(case):
-    bits, codes = case
-    data = pack(np.array(codes, np.int64), bits)
-    assert len(data) == packed_size(len(codes), bits) == -(-len(codes) * bits // 8)
-    assert unpack(data, len(codes), bits).tolist() == codes
-    # The definition itself: the codes are the digits of one number.
-    number = sum(code << bits * place for place, code in enumerate(codes))
+    bits, tokens = case
+    data = pack(np.array(tokens, np.int64), bits)
+    assert len(data) == packed_size(len(tokens), bits) == -(-len(tokens) * bits // 8)
+    assert unpack(data, len(tokens), bits).tolist() == tokens
+    # The definition itself: the tokens are the digits of one number.
+    number = sum(code << bits * place for place, code in enumerate(tokens))
     assert int.from_bytes(data, "little") == number
 
 
@@ -29,10 +29,10 @@ def test_bytes_by_hand():
     assert pack(np.array([], np.int64), 13) == b""
 
 
-@pytest.mark.parametrize(("codes", "bits"), [([4], 2), ([-1], 2), ([0], 0), ([0], 33)])
-def test_out_of_range(codes, bits):
+@pytest.mark.parametrize(("tokens", "bits"), [([4], 2), ([-1], 2), ([0], 0), ([0], 33)])
+def test_out_of_range(tokens, bits):
     with pytest.raises(ValueError, match="must be from"):
-        pack(np.array(codes), bits)
+        pack(np.array(tokens), bits)
 
 
 def test_padding_must_be_zero():

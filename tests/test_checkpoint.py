@@ -44,28 +44,28 @@ def resealed(path, **changes):
 
 # Ids must never move: every token file and data set carries one.
 @pytest.mark.parametrize(
-    ("name", "code_id", "checkpoint_id"),
+    ("name", "model_id", "checkpoint_id"),
     [
         (
             "patch",
-            "d4031cfb520a90590b32cc4db9a991910fdf91e1839ecc747170d5f0eecf09b6",
-            "7babcdf1132c8be19f4d9dbbe7641f8d7870e2b6e6c7142eebc1512b63299aa5",
+            "75d6f2508bdde1a090129ed7c22d1b1b809b73f5b1ca71c23e59f12f7718a68b",
+            "5cdcd7f30163ccd2971b614654836691ea696e5d890a80ee0a4ca3e8e079fb2b",
         ),
         (
             "latent",
-            "3e9fd40fb319298e3ab428a98a0a7c004e87ccc70654fa7b9c5ae7453e458b25",
-            "d4f634f7bc2c3ded4943de558359b7df014e13dc3ec9d30f3777e515d39e1256",
+            "43f8541fbf0f97b16be9cfd2aade652684196b804f7f1ae99af8c5007586db61",
+            "e6853c2722bc8ab43670d325d59d87458c061cafce03c835ed6ba16ffe438558",
         ),
     ],
 )
-def test_pinned_ids(name, code_id, checkpoint_id):
+def test_pinned_ids(name, model_id, checkpoint_id):
     header, _ = checkpoint.read(GOLDEN / f"{name}.safetensors")
-    assert (header.code_id, header.checkpoint_id) == (code_id, checkpoint_id)
+    assert (header.model_id, header.checkpoint_id) == (model_id, checkpoint_id)
 
 
 def test_any_tensor_changes_the_ids_it_belongs_to(parts):
     config, tensors = parts
-    code, whole = checkpoint.code_id(config, tensors), checkpoint.checkpoint_id(config, tensors)
+    model, whole = checkpoint.model_id(config, tensors), checkpoint.checkpoint_id(config, tensors)
     sides = set()
     for name, tensor in tensors.items():
         altered = tensor.copy()
@@ -74,14 +74,14 @@ def test_any_tensor_changes_the_ids_it_belongs_to(parts):
         sides.add(encode_side)
         for other in (altered, tensor.astype(np.float16), tensor.reshape(-1, 1, 1)):
             changed = {**tensors, name: other}
-            assert (checkpoint.code_id(config, changed) != code) == encode_side, name
+            assert (checkpoint.model_id(config, changed) != model) == encode_side, name
             assert checkpoint.checkpoint_id(config, changed) != whole, name
     assert sides == {True, False}
 
 
 def test_any_field_changes_the_ids_it_belongs_to(parts):
     config, tensors = parts
-    code, whole = checkpoint.code_id(config, tensors), checkpoint.checkpoint_id(config, tensors)
+    model, whole = checkpoint.model_id(config, tensors), checkpoint.checkpoint_id(config, tensors)
     encode_side = [
         {
             "encoder": LatentEncoderConfig(**dataclasses.asdict(config.encoder), num_latents=16),
@@ -93,7 +93,7 @@ def test_any_field_changes_the_ids_it_belongs_to(parts):
         ],
         *[
             {"quantizer": dataclasses.replace(config.quantizer, **change)}
-            for change in ({"codebook_size": 61}, {"code_dim": 5}, {"metric": "cosine"})
+            for change in ({"codebook_size": 61}, {"embedding_dim": 5}, {"metric": "cosine"})
         ],
         *[
             {"preprocessing": dataclasses.replace(config.preprocessing, **change)}
@@ -114,7 +114,7 @@ def test_any_field_changes_the_ids_it_belongs_to(parts):
     ]
     for change in encode_side + rest:
         other = dataclasses.replace(config, **change)
-        assert (checkpoint.code_id(other, tensors) != code) == (change in encode_side), change
+        assert (checkpoint.model_id(other, tensors) != model) == (change in encode_side), change
         assert checkpoint.checkpoint_id(other, tensors) != whole, change
 
 
@@ -124,11 +124,11 @@ def test_provenance_changes_no_id(parts, tmp_path):
     header, again = checkpoint.read(tmp_path / "a.safetensors")
     assert header == written
     assert header.provenance == {"seed": 7}
-    assert header.code_id == checkpoint.read(GOLDEN / "patch.safetensors")[0].code_id
+    assert header.model_id == checkpoint.read(GOLDEN / "patch.safetensors")[0].model_id
     assert all(np.array_equal(again[name], tensors[name]) for name in tensors)
 
 
-@pytest.mark.parametrize("kind", ["code_id", "checkpoint_id"])
+@pytest.mark.parametrize("kind", ["model_id", "checkpoint_id"])
 def test_a_lie_about_its_id_is_refused(kind, tmp_path):
     path = rewritten(tmp_path / "a.safetensors", {f"tokcodec.{kind}": "0" * 64})
     with pytest.raises(CheckpointError, match=rf"a\.safetensors: damaged.* {kind} 00000000"):
@@ -138,7 +138,7 @@ def test_a_lie_about_its_id_is_refused(kind, tmp_path):
 def test_altered_weights_are_refused(tmp_path):
     codebook = np.zeros((60, 4), np.float32)
     path = rewritten(tmp_path / "a.safetensors", tensors={"quantizer.codebook": codebook})
-    with pytest.raises(CheckpointError, match="claims code_id d4031cfb"):
+    with pytest.raises(CheckpointError, match="claims model_id 75d6f250"):
         checkpoint.read(path)
 
 
@@ -150,11 +150,11 @@ def test_altered_weights_are_refused(tmp_path):
         ({"tokcodec.config": None}, "lacks tokcodec.config"),
         ({"tokcodec.config": "{}"}, "config.encoder: missing"),
         ({"tokcodec.config": "["}, "config is not JSON"),
-        ({"tokcodec.code_id": None}, "lacks tokcodec.code_id"),
+        ({"tokcodec.model_id": None}, "lacks tokcodec.model_id"),
         ({"tokcodec.provenance": "{"}, "provenance is no JSON object"),
         ({"tokcodec.provenance": "[1]"}, "provenance is no JSON object"),
         ({"tokcodec.reads": "{}"}, "reads is no JSON array"),
-        ({"tokcodec.reads": '["98b04ac0"]'}, "reads holds what is no code_id"),
+        ({"tokcodec.reads": '["98b04ac0"]'}, "reads holds what is no model_id"),
     ],
 )
 def test_bad_metadata(metadata, message, tmp_path):
@@ -205,9 +205,9 @@ def test_finding_weights(tmp_path):
     for header in checkpoint.bundled():
         assert checkpoint.find(header.name) == header
         assert checkpoint.find(str(header.path)) == header
-        assert checkpoint.find_by_code_id(bytes.fromhex(header.code_id[:8])) == header
+        assert checkpoint.find_by_model_id(bytes.fromhex(header.model_id[:8])) == header
         assert json.loads(header.config.to_json())["layout"] == "patch"
-    assert checkpoint.find_by_code_id(b"\0\0\0\0") is None
+    assert checkpoint.find_by_model_id(b"\0\0\0\0") is None
     with pytest.raises(
         CheckpointError, match=r"no such file, .*tokcodec-16, tokcodec-64, tokcodec-256"
     ):
@@ -223,6 +223,6 @@ def test_finding_weights(tmp_path):
         checkpoint.find(str(tmp_path))
 
 
-def test_the_version_of_preprocessing_is_part_of_what_a_code_means(parts):
+def test_the_version_of_preprocessing_is_part_of_what_a_token_means(parts):
     assert PREPROCESSING_VERSION == 1
     assert "version" not in json.loads(parts[0].to_json())["preprocessing"]

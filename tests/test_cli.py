@@ -28,22 +28,22 @@ def json_lines(done):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three photos in a tree, and two files that only look like pictures."""
+    """Three photos in a tree, and two files that only look like images."""
     source = tmp_path / "photos"
     (source / "animals").mkdir(parents=True)
     shutil.copy(PHOTOS[0], source / "astronaut.png")
     shutil.copy(PHOTOS[1], source / "animals" / "chelsea.png")
-    shutil.copy(PHOTOS[2], source / "animals" / "Ünïcode [x].PNG")
+    shutil.copy(PHOTOS[2], source / "animals" / "Ünïtoken [x].PNG")
     (source / "animals" / "broken.jpg").write_bytes((DATA / "coffee.jpg").read_bytes()[:9000])
     (source / "empty.png").write_bytes(b"")
-    (source / "notes.txt").write_text("no picture")
+    (source / "notes.txt").write_text("no image")
     return source
 
 
-def test_one_picture_there_and_back(run, tmp_path):
+def test_one_image_there_and_back(run, tmp_path):
     shutil.copy(PHOTOS[0], tmp_path / "a.jpg")  # Pillow goes by content
     (said,) = lines(run("encode", "a.jpg", cwd=tmp_path))
-    assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 codes of tokcodec-64"
+    assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 tokens of tokcodec-64"
     assert (tmp_path / "a.jpg.tok").stat().st_size == 121
     run("decode", "a.jpg.tok", cwd=tmp_path)
     assert Image.open(tmp_path / "a.jpg.png").size == (512, 512)
@@ -64,10 +64,10 @@ def test_pipes_give_the_bytes_of_files(start, run, tmp_path, weights):
     tokens = start("encode", "-", "--weights", weights, stdin=photo).stdout
     run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--weights", weights)
     assert tokens == (tmp_path / "a.tok").read_bytes()
-    picture = start("decode", "-", stdin=tokens).stdout
+    image = start("decode", "-", stdin=tokens).stdout
     run("decode", tmp_path / "a.tok")
-    assert picture == (tmp_path / "a.png").read_bytes()
-    assert run("decode", tmp_path / "a.tok", "-o", "-").stdout == picture
+    assert image == (tmp_path / "a.png").read_bytes()
+    assert run("decode", tmp_path / "a.tok", "-o", "-").stdout == image
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad", "tile"])
@@ -77,26 +77,26 @@ def test_every_fit(run, tmp_path, fit):
     size = Image.open(tmp_path / "c.png").size
     assert size == ((300, 300) if fit == "crop" else (451, 300))
     facts = json.loads(run("inspect", tmp_path / "c.tok", "--json").stdout)
-    assert (facts["fit"], facts["num_codes"]) == (fit, 64 * (4 if fit == "tile" else 1))
+    assert (facts["fit"], facts["num_tokens"]) == (fit, 64 * (4 if fit == "tile" else 1))
     run("decode", tmp_path / "c.tok", "-o", tmp_path / "d.png", "--size", "90")
     assert Image.open(tmp_path / "d.png").size == ((90, 90) if fit == "crop" else (90, 60))
 
 
-def test_a_folder_with_bad_pictures(run, folder, tmp_path):
+def test_a_folder_with_bad_images(run, folder, tmp_path):
     out = tmp_path / "tokens"
     done = run("encode", folder, "-o", out, status=3)
-    assert "photos/animals/broken.jpg: cannot read the picture: " in done.stderr.decode()
-    assert "photos/empty.png: cannot read the picture: not a picture" in done.stderr.decode()
+    assert "photos/animals/broken.jpg: cannot read the image: " in done.stderr.decode()
+    assert "photos/empty.png: cannot read the image: not an image" in done.stderr.decode()
     assert re.fullmatch(
         r"tokcodec: 3 encoded \([\d,]{9} bytes to 363, [\d,]+ : 1\) in [\d.]+ s, "
-        r"[\d.,]+ pictures/s, 2 failed",
+        r"[\d.,]+ images/s, 2 failed",
         lines(done)[-1],
     )
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert written == {
         "astronaut.png.tok",
         "animals/chelsea.png.tok",
-        "animals/Ünïcode [x].PNG.tok",
+        "animals/Ünïtoken [x].PNG.tok",
     }
     # Alone or in a folder, the same bytes.
     run("encode", folder / "astronaut.png", "-o", tmp_path / "alone.tok")
@@ -104,8 +104,8 @@ def test_a_folder_with_bad_pictures(run, folder, tmp_path):
 
     done = run("decode", out, "-o", tmp_path / "back")
     assert lines(done)[-1].startswith("tokcodec: 3 decoded (")
-    assert Image.open(tmp_path / "back" / "animals" / "Ünïcode [x].PNG.png").size == (600, 400)
-    # Decoded pictures are skipped, those of another size or older than their tokens not replaced.
+    assert Image.open(tmp_path / "back" / "animals" / "Ünïtoken [x].PNG.png").size == (600, 400)
+    # Decoded images are skipped, those of another size or older than their tokens not replaced.
     before = (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns
     (tmp_path / "back" / "animals" / "chelsea.png.png").unlink()
     done = run("decode", out, "-o", tmp_path / "back")
@@ -121,7 +121,7 @@ def test_a_folder_with_bad_pictures(run, folder, tmp_path):
     assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns > before
 
 
-def test_formats_of_decoded_pictures(run, tmp_path):
+def test_formats_of_decoded_images(run, tmp_path):
     run("encode", PHOTOS[1], "-o", tmp_path / "tokens" / "c.tok")
     run("decode", tmp_path / "tokens", "-o", tmp_path)
     run("decode", tmp_path / "tokens", "-o", tmp_path, "--format", "webp")
@@ -144,7 +144,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path):
     assert states == {
         "astronaut.png": "skipped",
         "chelsea.png": "skipped",
-        "Ünïcode [x].PNG": "skipped",
+        "Ünïtoken [x].PNG": "skipped",
         "broken.jpg": "failed",
         "empty.png": "failed",
     }
@@ -154,7 +154,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path):
     token_file = out / "astronaut.png.tok"
     whole = token_file.read_bytes()
     for data, options, reason in [
-        (whole[:-1], [], "is there, unreadable: truncated or damaged: 64 codes"),
+        (whole[:-1], [], "is there, unreadable: truncated or damaged: 64 tokens"),
         (whole, ["--weights", "tokcodec-16"], "of another model"),
         (whole, ["--fit", "pad"], "with fit stretch"),
     ]:
@@ -166,7 +166,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path):
     token_file.write_bytes(whole)
     os.utime(token_file, ns=(1, 1))
     done = run("encode", folder / "astronaut.png", "-o", token_file, status=1)
-    assert "older than the picture" in lines(done)[0]
+    assert "older than the image" in lines(done)[0]
     run("encode", folder / "astronaut.png", "-o", token_file, "-f")
     assert token_file.read_bytes() == whole
     assert token_file.stat().st_mtime_ns > 1
@@ -218,24 +218,24 @@ def test_interrupting_says_130(tmp_path):
 
 def test_inspect(start, run, tmp_path):
     run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--weights", "tokcodec-16")
-    facts = json.loads(start("inspect", tmp_path / "c.tok", "--json", "--codes").stdout)
+    facts = json.loads(start("inspect", tmp_path / "c.tok", "--json", "--tokens").stdout)
     header = checkpoint.find("tokcodec-16")
     token_file = TokenFile.load(tmp_path / "c.tok")
     assert facts == {
         "kind": "token file",
         "version": 1,
         "fit": "stretch",
-        "code_id": header.code_id[:8],
+        "model_id": header.model_id[:8],
         "width": 451,
         "height": 300,
-        "bits_per_code": 13,
-        "num_codes": 16,
+        "bits_per_token": 13,
+        "num_tokens": 16,
         "entropy_coded": False,
         "payload_bytes": 26,
         "file_bytes": 43,
         "model": "tokcodec-16",
-        "checked": "codes",
-        "codes": token_file.codes.tolist(),
+        "checked": "tokens",
+        "tokens": token_file.tokens.tolist(),
     }
     assert b"tokcodec-16" in run("inspect", tmp_path / "c.tok").stdout
     # Without checkpoint or prior all else is told; an entropy-coded file's own bytes are checked
@@ -251,13 +251,13 @@ def test_inspect(start, run, tmp_path):
             checked,
             size,
         )
-        assert "codes" not in unknown
-    said = run("inspect", GOLDEN / name, "--codes", status=1).stderr
-    assert b"entropy-coded with a prior of model d4031cfb, which is neither bundled" in said
+        assert "tokens" not in unknown
+    said = run("inspect", GOLDEN / name, "--tokens", status=1).stderr
+    assert b"entropy-coded with a prior of model 75d6f250, which is neither bundled" in said
 
     facts = json.loads(run("inspect", header.path, "--json").stdout)
     assert facts["kind"] == "checkpoint"
-    assert (facts["code_id"], facts["checkpoint_id"]) == (header.code_id, header.checkpoint_id)
+    assert (facts["model_id"], facts["checkpoint_id"]) == (header.model_id, header.checkpoint_id)
     assert facts["provenance"]["command"].startswith("tokcodec train ")
     assert facts["config"] == json.loads(header.config.to_json())
 
@@ -267,12 +267,12 @@ def test_stats(start, run, tmp_path):
     run("encode", tmp_path / "photos", "--weights", "tokcodec-16")
     report = json.loads(start("stats", tmp_path / "photos", "--json").stdout)
     token_files = [TokenFile.load(path) for path in (tmp_path / "photos").glob("*.tok")]
-    codes = np.concatenate([token_file.codes for token_file in token_files])
-    shares = np.unique(codes, return_counts=True)[1] / 48
+    tokens = np.concatenate([token_file.tokens for token_file in token_files])
+    shares = np.unique(tokens, return_counts=True)[1] / 48
     entropy = float(-(shares * np.log2(shares)).sum())
     pixels = 512 * 512 + 451 * 300 + 600 * 400
     assert report == {
-        "pictures": 3,
+        "images": 3,
         "failed": 0,
         "raw_bytes": 3 * pixels,
         "source_bytes": sum(path.stat().st_size for path in PHOTOS),
@@ -281,23 +281,23 @@ def test_stats(start, run, tmp_path):
         "bits_per_pixel": 8 * 3 * 43 / pixels,
         "ratio_raw": 3 * pixels / 129,
         "ratio_source": report["source_bytes"] / 129,
-        "models": [checkpoint.find("tokcodec-16").code_id[:8]],
+        "models": [checkpoint.find("tokcodec-16").model_id[:8]],
         "codebook_size": 8192,
-        "codes_used": len(shares),
+        "tokens_used": len(shares),
         "usage": len(shares) / 8192,
         "perplexity": pytest.approx(2**entropy),
-        "entropy_bits_per_code": pytest.approx(entropy),
+        "entropy_bits_per_token": pytest.approx(entropy),
     }
     assert b"bits per pixel" in run("stats", tmp_path / "photos").stdout
-    # Without the pictures, beside a damaged file and one of an unknown model.
+    # Without the images, beside a damaged file and one of an unknown model.
     (tmp_path / "photos" / "coffee.png").unlink()
     (tmp_path / "photos" / "damaged.tok").write_bytes(b"TK\x10")
     shutil.copy(GOLDEN / "v1-16-stretch.tok", tmp_path / "photos")
     done = run("stats", tmp_path / "photos", "--json", status=3)
     report = json.loads(done.stdout)
-    assert (report["pictures"], report["failed"]) == (4, 1)
+    assert (report["images"], report["failed"]) == (4, 1)
     assert report["source_bytes"] is report["ratio_source"] is None
-    assert report["codebook_size"] is report["codes_used"] is report["perplexity"] is None
+    assert report["codebook_size"] is report["tokens_used"] is report["perplexity"] is None
     assert "damaged.tok: truncated" in lines(done)[0]
 
 
@@ -305,29 +305,29 @@ def test_entropy_coded_files(run, tmp_path, tiny):
     shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
     common = ("--weights", "tokcodec-256")
     run("encode", tmp_path / "photos", *common, "-o", tmp_path / "packed")
-    command = ("encode", tmp_path / "photos", *common, "--coded", "-o", tmp_path / "coded")
+    command = ("encode", tmp_path / "photos", *common, "--entropy-coded", "-o", tmp_path / "coded")
     run(*command)
     names = [f"{photo.name}.tok" for photo in PHOTOS]
-    packed, coded = (
+    packed, entropy_coded = (
         [TokenFile.load(tmp_path / folder / name) for name in names]
         for folder in ("packed", "coded")
     )
-    assert [p.codes.tolist() for p in packed] == [c.codes.tolist() for c in coded]
+    assert [p.tokens.tolist() for p in packed] == [c.tokens.tolist() for c in entropy_coded]
     assert [p.file_bytes for p in packed] == [434] * 3
-    assert all(c.entropy_coded and c.file_bytes < 400 for c in coded)
+    assert all(c.entropy_coded and c.file_bytes < 400 for c in entropy_coded)
     sizes = [(tmp_path / "coded" / name).stat().st_size for name in names]
-    assert [c.file_bytes for c in coded] == sizes
+    assert [c.file_bytes for c in entropy_coded] == sizes
     for folder in ("packed", "coded"):
-        run("decode", tmp_path / folder, "-o", tmp_path / f"{folder}-pictures")
+        run("decode", tmp_path / folder, "-o", tmp_path / f"{folder}-images")
     for photo in PHOTOS:
         first, second = (
-            (tmp_path / f"{folder}-pictures" / f"{photo.name}.png").read_bytes()
+            (tmp_path / f"{folder}-images" / f"{photo.name}.png").read_bytes()
             for folder in ("packed", "coded")
         )
         assert first == second
 
     facts = json.loads(run("inspect", tmp_path / "coded" / names[0], "--json").stdout)
-    assert (facts["entropy_coded"], facts["checked"]) == (True, "codes")
+    assert (facts["entropy_coded"], facts["checked"]) == (True, "tokens")
     assert (facts["payload_bytes"], facts["file_bytes"]) == (sizes[0] - 18, sizes[0])
     report = json.loads(run("stats", tmp_path / "coded", "--json").stdout)
     assert report["file_bytes"] == sum(sizes)
@@ -342,7 +342,9 @@ def test_entropy_coded_files(run, tmp_path, tiny):
     other = lines(run(*command, status=3))
     assert sum("is there, not entropy-coded; -f overwrites it" in line for line in other) == 3
 
-    (said,) = lines(run("encode", PHOTOS[0], "--weights", tiny, "--coded", "-o", "-", status=1))
+    (said,) = lines(
+        run("encode", PHOTOS[0], "--weights", tiny, "--entropy-coded", "-o", "-", status=1)
+    )
     assert (
         "patch.safetensors: has no prior to entropy-code with; make one with tokcodec train-prior"
         in said
@@ -356,15 +358,15 @@ def test_models(start, run):
         "tokcodec-64",
         "tokcodec-256",
     ]
-    assert [model["num_codes"] for model in listed] == [16, 64, 256]
+    assert [model["num_tokens"] for model in listed] == [16, 64, 256]
     assert [model["payload_bytes"] for model in listed] == [26, 104, 416]
     table = run("models").stdout.decode()
-    assert f"* mean over {listed[0]['held_out_pictures']} pictures held out from training" in table
+    assert f"* mean over {listed[0]['held_out_images']} images held out from training" in table
     for model in listed:
-        assert model["code_id"][:8] in table
+        assert model["model_id"][:8] in table
         assert f"{model['held_out_psnr']:.2f} dB" in table
-        assert model["held_out_coded_bytes"] < model["payload_bytes"]
-        assert f"{model['held_out_coded_bytes']:.0f} B" in table
+        assert model["held_out_entropy_coded_bytes"] < model["payload_bytes"]
+        assert f"{model['held_out_entropy_coded_bytes']:.0f} B" in table
 
 
 def test_other_weights(run, tmp_path, tiny):
@@ -375,7 +377,7 @@ def test_other_weights(run, tmp_path, tiny):
     (said,) = lines(run("decode", "a.png.tok", status=1, cwd=tmp_path))
     assert said.endswith("which is neither bundled nor cached; name its checkpoint with --weights")
     (said,) = lines(run("decode", "a.png.tok", "--weights", "tokcodec-16", status=1, cwd=tmp_path))
-    assert "a.png.tok: its codes are of model d4031cfb, tokcodec-16 is " in said
+    assert "a.png.tok: its tokens are of model 75d6f250, tokcodec-16 is " in said
     run("decode", "a.png.tok", "--weights", "weights/mine.safetensors", cwd=tmp_path)
     assert Image.open(tmp_path / "a.png.png").size == (512, 512)
     (said,) = lines(run("encode", "a.png", "--weights", tmp_path, status=1))
@@ -413,16 +415,16 @@ def test_bombs(run, tmp_path):
         (["encode", "a.png", "b.png", "-o", "-"], 2, "takes the result of one file"),
         (["encode", "-", "a.png"], 2, "standard input is read alone"),
         (["encode", "-", "--json"], 2, "cannot take both"),
-        (["encode", "empty"], 2, "no pictures in empty"),
+        (["encode", "empty"], 2, "no images in empty"),
         (["decode", "a.tok", "--size", "0x4"], 2, "neither WxH nor N"),
-        (["encode", "nothere.png"], 1, "nothere.png: cannot read the picture: No such file"),
-        (["encode", "-"], 1, "standard input: cannot read the picture: not a picture"),
+        (["encode", "nothere.png"], 1, "nothere.png: cannot read the image: No such file"),
+        (["encode", "-"], 1, "standard input: cannot read the image: not an image"),
         (["decode", "nothere.tok"], 1, "nothere.tok: cannot read: No such file"),
         (["decode", "-"], 1, "standard input: not a token file"),
         (
             ["decode", "good.tok", "-o", "a.xyz"],
             1,
-            "a.xyz: no picture can be written in that format",
+            "a.xyz: no image can be written in that format",
         ),
         (["decode", "good.tok", "-o", "good.tok/a.png"], 1, "good.tok/a.png: cannot write: "),
         (["encode", "a.png", "--weights", "x"], 1, "x: no such file, folder or bundled checkpoint"),
@@ -430,7 +432,7 @@ def test_bombs(run, tmp_path):
         (["inspect", "one/x.png"], 1, "one/x.png: not a token file"),
         (["stats", "empty"], 1, "no token files in empty"),
         (["stats", "one/x.png"], 1, "one/x.png: not a token file"),
-        (["train", "nowhere", "-o", "run"], 1, "nowhere: no such file, or no pictures in it"),
+        (["train", "nowhere", "-o", "run"], 1, "nowhere: no such file, or no images in it"),
         (["train", "one", "-o", "run", "--model", "big"], 1, "--model big: neither a preset"),
         (["train", "one", "-o", "run", "--model", "one/x.png"], 1, "one/x.png: cannot read as"),
         (["train", "one", "-o", "run", "--held-out", "no"], 1, "--held-out no: cannot read as"),
@@ -503,4 +505,4 @@ def test_a_folder_shows_one_bar_on_a_terminal(folder, tmp_path):
     os.close(leader)
     assert process.wait() == 3
     assert b"5/5" in shown
-    assert re.search(rb"3 encoded \([\d,]+ bytes to 363, .* pictures/s, 2 failed\r\n$", shown)
+    assert re.search(rb"3 encoded \([\d,]+ bytes to 363, .* images/s, 2 failed\r\n$", shown)

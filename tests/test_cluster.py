@@ -40,7 +40,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def slow(tmp_path_factory):
-    """Pictures that take long enough to read that hosts can be lost in the middle."""
+    """Images that take long enough to read that hosts can be lost in the middle."""
     folder = tmp_path_factory.mktemp("slow")
     random = np.random.RandomState(0)
     for number in range(140):
@@ -60,7 +60,7 @@ def contents(folder):
 
 
 def wait_until_shards(output, begun, count):
-    while len(list(output.glob("part-*"))) < count:
+    while len(list(output.glob("shard-*"))) < count:
         assert begun.poll() is None, begun.stderr.read()
         time.sleep(0.05)
 

@@ -11,8 +11,8 @@ from PIL import Image
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.codec import default_batch_size
 from tokcodec.config.geometry import FITS as ALL_FITS
-from tokcodec.errors import CheckpointError, DeviceError, PictureError, TokenFileError
-from tokcodec.image import read_squares
+from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokenFileError
+from tokcodec.image import read_tiles
 from tokcodec.train.presets import PRESETS
 
 FITS = tuple(fit for fit in ALL_FITS if fit != "native")  # of which test_native.py is
@@ -24,25 +24,25 @@ def codec(tiny):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     generator = np.random.default_rng(0)
     sizes = [(32, 32), (100, 40), (7, 90), (64, 64), (33, 31), (1, 1), (50, 70)]
     return [Image.fromarray(generator.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes]
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_neighbours_order_and_workers_change_no_code(codec, pictures, fit):
-    alone = [codec.compress(picture, fit) for picture in pictures]
-    assert codec.compress_batch(pictures, fit) == alone
-    assert codec.compress_batch(pictures[::-1], fit) == alone[::-1]
-    assert list(codec.compress_stream(pictures, fit, workers=4)) == alone
+def test_neighbours_order_and_workers_change_no_token(codec, images, fit):
+    alone = [codec.compress(image, fit) for image in images]
+    assert codec.compress_batch(images, fit) == alone
+    assert codec.compress_batch(images[::-1], fit) == alone[::-1]
+    assert list(codec.compress_stream(images, fit, workers=4)) == alone
     # Every position of the batch, beside every kind of neighbour.
     for shift in range(codec.batch_size):
-        turned = pictures[shift:] + pictures[:shift]
+        turned = images[shift:] + images[:shift]
         assert codec.compress_batch(turned, fit) == alone[shift:] + alone[:shift]
 
 
-def test_workers_leave_torchs_threads_as_they_were(codec, pictures):
+def test_workers_leave_torchs_threads_as_they_were(codec, images):
     def threads_of_a_new_one():
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(torch.get_num_threads).result()
@@ -51,38 +51,38 @@ def test_workers_leave_torchs_threads_as_they_were(codec, pictures):
     try:
         torch.set_num_threads(2)
         found = []
-        for _ in codec.compress_stream(pictures, workers=2):
+        for _ in codec.compress_stream(images, workers=2):
             found.append(torch.get_num_threads())
-        assert found == [2] * len(pictures)
+        assert found == [2] * len(images)
         assert (torch.get_num_threads(), threads_of_a_new_one()) == (2, 2)
     finally:
         torch.set_num_threads(before)
 
 
-def test_workers_read_one_batch_together(codec, pictures):
+def test_workers_read_one_batch_together(codec, images):
     together = threading.Barrier(4, timeout=60)
 
-    def read(picture):
+    def read(image):
         together.wait()
-        return read_squares(picture, codec.config.preprocessing, "stretch")
+        return read_tiles(image, codec.config.preprocessing, "stretch")
 
-    found = list(codec.encode_stream(pictures[:4], read, workers=4))
+    found = list(codec.encode_stream(images[:4], read, workers=4))
     assert len(found) == codec.batch_size == 4
 
 
-def test_squares_of_several_tiled_pictures_fill_a_batch(codec, pictures, monkeypatch):
+def test_squares_of_several_tiled_images_fill_a_batch(codec, images, monkeypatch):
     rows = []
-    monkeypatch.setattr(codec, "_codes", lambda pixels: rows.append(len(pixels)) or codes(pixels))
-    codes = Codec._codes.__get__(codec)
-    two = [pictures[3].crop((0, 0, 64, 32))] * 8
+    monkeypatch.setattr(codec, "_tokens", lambda pixels: rows.append(len(pixels)) or tokens(pixels))
+    tokens = Codec._tokens.__get__(codec)
+    two = [images[3].crop((0, 0, 64, 32))] * 8
     assert len(codec.compress_batch(two, "tile")) == 8
     assert rows == [4, 4, 4, 4]
 
 
-def test_what_the_caller_set_outlives_workers(codec, pictures):
+def test_what_the_caller_set_outlives_workers(codec, images):
     torch.set_float32_matmul_precision("medium")
     try:
-        list(codec.compress_stream(pictures * 4, workers=4))
+        list(codec.compress_stream(images * 4, workers=4))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -92,8 +92,8 @@ def test_what_the_caller_set_outlives_workers(codec, pictures):
 def test_threads_of_torch_change_no_bit_of_z(name):
     # So that it does not matter whether a batch is alone, with all threads, or one of many.
     codec = Codec.load(name, device="cpu")
-    squares = [read_squares(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
-    pixels = codec.seen(torch.from_numpy(np.concatenate(squares * 5)))
+    tiles = [read_tiles(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    pixels = codec.preprocess(torch.from_numpy(np.concatenate(tiles * 5)))
     before = torch.get_num_threads()
     try:
         found = []
@@ -106,44 +106,44 @@ def test_threads_of_torch_change_no_bit_of_z(name):
         torch.set_num_threads(before)
 
 
-def test_token_files_say_what_they_are(codec, pictures):
-    for picture in pictures:
+def test_token_files_say_what_they_are(codec, images):
+    for image in images:
         for fit in FITS:
-            token_file = codec.compress(picture, fit)
-            width, height = picture.size
-            squares = -(-width // 32) * -(-height // 32) if fit == "tile" else 1
-            assert (token_file.width, token_file.height) == picture.size
-            assert len(token_file.codes) == 16 * squares
+            token_file = codec.compress(image, fit)
+            width, height = image.size
+            tiles = -(-width // 32) * -(-height // 32) if fit == "tile" else 1
+            assert (token_file.width, token_file.height) == image.size
+            assert len(token_file.tokens) == 16 * tiles
             assert (token_file.fit, token_file.bits) == (fit, 6)
-            assert token_file.code_id.hex() == codec.header.code_id[:8]
+            assert token_file.model_id.hex() == codec.header.model_id[:8]
             assert TokenFile.from_bytes(token_file.to_bytes()) == token_file
             back = codec.decompress(token_file)
-            assert back.size == ((min(width, height),) * 2 if fit == "crop" else picture.size)
+            assert back.size == ((min(width, height),) * 2 if fit == "crop" else image.size)
             assert codec.decompress(token_file, (5, 9)).size == (5, 9)
 
 
-def test_pictures_are_those_of_the_tensors(codec):
-    picture = Image.open(PHOTOS[0]).resize((32, 32))
-    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 255
-    codes = codec.encode(pixels)
-    token_file = codec.compress(picture)
-    assert codes.dtype == torch.int64
-    assert codes[0].tolist() == token_file.codes.tolist()
-    decoded = (codec.decode(codes)[0].permute(1, 2, 0) * 255).round()
+def test_images_are_those_of_the_tensors(codec):
+    image = Image.open(PHOTOS[0]).resize((32, 32))
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255
+    tokens = codec.encode(pixels)
+    token_file = codec.compress(image)
+    assert tokens.dtype == torch.int64
+    assert tokens[0].tolist() == token_file.tokens.tolist()
+    decoded = (codec.decode(tokens)[0].permute(1, 2, 0) * 255).round()
     assert np.array_equal(decoded, np.asarray(codec.decompress(token_file)))
 
 
-def test_the_default_fit_is_the_checkpoints(codec, pictures):
-    assert codec.compress(pictures[0]).fit == "stretch"
+def test_the_default_fit_is_the_checkpoints(codec, images):
+    assert codec.compress(images[0]).fit == "stretch"
     latent = Codec.load(str(GOLDEN / "latent.safetensors"), device="cpu")
-    assert latent.compress(pictures[1]).fit == "crop"
+    assert latent.compress(images[1]).fit == "crop"
 
 
 def test_any_batch_of_tensors(codec):
     for count in (0, 1, 4, 9):
-        codes = codec.encode(torch.rand(count, 3, 32, 32))
-        assert codes.shape == (count, 16)
-        assert codec.decode(codes).shape == (count, 3, 32, 32)
+        tokens = codec.encode(torch.rand(count, 3, 32, 32))
+        assert tokens.shape == (count, 16)
+        assert codec.decode(tokens).shape == (count, 3, 32, 32)
 
 
 def test_wrong_tensors(codec):
@@ -155,44 +155,44 @@ def test_wrong_tensors(codec):
         codec.decode(torch.full((1, 16), 60))
 
 
-def test_bad_pictures_stand_in_their_place(codec, pictures, tmp_path):
+def test_bad_images_stand_in_their_place(codec, images, tmp_path):
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no picture")
-    results = list(codec.compress_stream([bad, *pictures, bad]))
-    assert isinstance(results[0], PictureError)
-    assert isinstance(results[-1], PictureError)
-    assert results[1:-1] == codec.compress_batch(pictures)
-    assert all(isinstance(r, PictureError) for r in codec.compress_stream([bad, bad]))
-    with pytest.raises(PictureError, match=r"bad\.png"):
+    bad.write_bytes(b"no image")
+    results = list(codec.compress_stream([bad, *images, bad]))
+    assert isinstance(results[0], ImageError)
+    assert isinstance(results[-1], ImageError)
+    assert results[1:-1] == codec.compress_batch(images)
+    assert all(isinstance(r, ImageError) for r in codec.compress_stream([bad, bad]))
+    with pytest.raises(ImageError, match=r"bad\.png"):
         codec.compress(bad)
 
 
 def altered(token_file, **changes):
-    names = ("codes", "bits", "code_id", "width", "height", "fit")
+    names = ("tokens", "bits", "model_id", "width", "height", "fit")
     return TokenFile.packed(**{name: getattr(token_file, name) for name in names} | changes)
 
 
-def test_token_files_that_do_not_fit(codec, pictures):
-    good = codec.compress(pictures[0])
-    own = codec.header.code_id[:8]
+def test_token_files_that_do_not_fit(codec, images):
+    good = codec.compress(images[0])
+    own = codec.header.model_id[:8]
     for changes, message in [
         (
-            {"code_id": b"\0\1\2\3"},
+            {"model_id": b"\0\1\2\3"},
             f"model 00010203, patch is {own}; no bundled or cached one fits",
         ),
-        ({"codes": good.codes[:15]}, "15 codes of 6 bits where patch has 16 of 6"),
-        ({"bits": 7}, "16 codes of 7 bits"),
-        ({"fit": "tile", "width": 33}, "16 codes of 6 bits where patch has 32"),
-        ({"codes": np.full(16, 60)}, "code 60 of a codebook of 60"),
+        ({"tokens": good.tokens[:15]}, "15 tokens of 6 bits where patch has 16 of 6"),
+        ({"bits": 7}, "16 tokens of 7 bits"),
+        ({"fit": "tile", "width": 33}, "16 tokens of 6 bits where patch has 32"),
+        ({"tokens": np.full(16, 60)}, "token 60 of a codebook of 60"),
     ]:
         with pytest.raises(TokenFileError, match=message):
             codec.decompress(altered(good, **changes))
-    with pytest.raises(PictureError, match="65535x65535 pixels are more"):
+    with pytest.raises(ImageError, match="65535x65535 pixels are more"):
         codec.decompress(altered(good, width=65535, height=65535))
 
 
-def test_the_bundled_model_that_fits_is_named(codec, pictures):
-    other = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(pictures[0])
+def test_the_bundled_model_that_fits_is_named(codec, images):
+    other = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(images[0])
     with pytest.raises(TokenFileError, match="decode it with --weights tokcodec-16"):
         codec.decompress(other)
 

@@ -46,11 +46,13 @@ quantizers = st.one_of(
     st.builds(
         CodebookConfig,
         codebook_size=st.integers(2, 2**20),
-        code_dim=st.integers(1, 256),
+        embedding_dim=st.integers(1, 256),
         metric=st.sampled_from(["euclidean", "cosine", "dot"]),
     ),
     st.builds(
-        BinaryConfig, code_dim=st.integers(1, 20), first_bit=st.sampled_from(["lowest", "highest"])
+        BinaryConfig,
+        embedding_dim=st.integers(1, 20),
+        first_bit=st.sampled_from(["lowest", "highest"]),
     ),
     st.builds(
         FiniteScalarConfig, levels=st.lists(st.integers(2, 9), min_size=1, max_size=6).map(tuple)
@@ -69,7 +71,7 @@ convolutional = {
     "attention": st.lists(st.integers(0, 3), unique=True).map(tuple),
     "bias": st.booleans(),
     "shortcut": st.sampled_from(["input", "output"]),
-    "code_channels": st.integers(0, 9),
+    "embedding_channels": st.integers(0, 9),
 }
 latents = vits(LatentEncoderConfig, num_latents=st.integers(1, 256), legacy_latents=st.booleans())
 heads = {"pixel_overlap": st.integers(0, 8), "pixel_convolution": st.booleans()}
@@ -78,10 +80,10 @@ configs = st.one_of(
         ModelConfig,
         encoder=latents,
         decoder=st.one_of(
-            vits(LatentDecoderConfig, prefix_codes=st.booleans(), **heads),
+            vits(LatentDecoderConfig, prefix_tokens=st.booleans(), **heads),
             vits(
                 ProxyDecoderConfig,
-                prefix_codes=st.booleans(),
+                prefix_tokens=st.booleans(),
                 vqgan=st.builds(VqganConfig, multipliers=st.just((1, 1, 2, 2))),
             ),
         ),
@@ -110,7 +112,7 @@ def test_json_is_canonical_and_leaves_defaults_out():
         '{"decoder":{"heads":4,"layers":4,"patch_size":16,"width":256},'
         '"encoder":{"heads":4,"layers":3,"patch_size":16,"width":256},"layout":"patch",'
         '"pixel_overlap":8,"preprocessing":{"pixel_scale":4,"reduced_jpeg":true,"resize":"direct"},'
-        '"quantizer":{"code_dim":32,"codebook_size":8192}}'
+        '"quantizer":{"embedding_dim":32,"codebook_size":8192}}'
     )
     assert json.loads(CONFIG.encode_side_json()).keys() == {
         "encoder",
@@ -134,14 +136,17 @@ def test_json_is_canonical_and_leaves_defaults_out():
         ({"layout": "latent", "num_latents": True}, "config.encoder.num_latents: True"),
         ({"num_latents": 4}, "config.encoder.num_latents: unknown field"),
         ({"vqgan": {}}, "config.decoder.pixel_overlap: unknown field"),
-        ({"quantizer": {"kind": "binary", "code_dim": 99}}, "code_dim must be from 1 to 32"),
+        (
+            {"quantizer": {"kind": "binary", "embedding_dim": 99}},
+            "embedding_dim must be from 1 to 32",
+        ),
         ({"rounding": "up"}, "config.rounding: 'up' is not a valid value"),
         ({"preprocessing": {"mean": [0, 0]}}, "config.preprocessing.mean"),
         ({"preprocessing": {"std": [1, 1, "1"]}}, "config.preprocessing.std"),
         ({"preprocessing": {"std": [1, 1, float("nan")]}}, "config.preprocessing.std"),
         ({"preprocessing": {"version": 2}}, "version 2 needs another tokcodec"),
         ({"preprocessing": {"pixel_scale": 3}}, "pixel_scale must divide image_size"),
-        ({"quantizer": {"codebook_size": 1, "code_dim": 4}}, "codebook_size"),
+        ({"quantizer": {"codebook_size": 1, "embedding_dim": 4}}, "codebook_size"),
         ({"default_fit": "fill"}, "config.default_fit"),
     ],
 )
@@ -154,19 +159,19 @@ def test_strict_parsing(change, message):
 
 
 @pytest.mark.parametrize(("size", "bits"), [(2, 1), (3, 2), (4096, 12), (8192, 13), (8193, 14)])
-def test_bits_per_code(size, bits):
-    assert CodebookConfig(codebook_size=size, code_dim=4).bits == bits
+def test_bits_per_token(size, bits):
+    assert CodebookConfig(codebook_size=size, embedding_dim=4).bits == bits
 
 
-def test_number_of_codes():
-    assert {name: config.num_codes for name, (config, _) in PRESETS.items()} == {
+def test_number_of_tokens():
+    assert {name: config.num_tokens for name, (config, _) in PRESETS.items()} == {
         "tokcodec-16": 16,
         "tokcodec-64": 64,
         "tokcodec-256": 256,
         "tokcodec-latent": 256,
         "original": 16,
-        **{f"base-{codes}": codes for codes in (16, 64, 256)},
-        **{f"base-latent-{codes}": codes for codes in (16, 64, 256)},
+        **{f"base-{tokens}": tokens for tokens in (16, 64, 256)},
+        **{f"base-latent-{tokens}": tokens for tokens in (16, 64, 256)},
     }
 
 

@@ -14,7 +14,7 @@ from conftest import COMMAND, DATA, GOLDEN, PHOTOS
 
 from tokcodec import Codec, checkpoint
 from tokcodec.errors import DeviceError
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 
 pytestmark = [
     pytest.mark.cuda,
@@ -35,7 +35,7 @@ MODELS += sorted(path.name for path in published.FOLDER.iterdir() if path.is_dir
 
 @pytest.fixture(scope="module", params=MODELS)
 def reference(request, tmp_path_factory):
-    """A model on the processor, three squares as it reads them, its z and codes of them, and what
+    """A model on the processor, three tiles as it reads them, its z and tokens of them, and what
     it decodes of the first two."""
     name = request.param
     if (published.FOLDER / name).is_dir():
@@ -47,11 +47,11 @@ def reference(request, tmp_path_factory):
     elif name in ("patch", "latent"):
         name = str(GOLDEN / f"{name}.safetensors")
     codec = Codec.load(name, "cpu", batch_size=2)
-    read = [read_squares(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
-    squares = np.concatenate(read)
-    codes = codec.encode_squares(squares)
-    pictures = codec.decode(torch.from_numpy(codes[:2]))
-    return request.param, codec, squares, z_of(codec, squares), codes, pictures
+    read = [read_tiles(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    tiles = np.concatenate(read)
+    tokens = codec.encode_tiles(tiles)
+    images = codec.decode(torch.from_numpy(tokens[:2]))
+    return request.param, codec, tiles, z_of(codec, tiles), tokens, images
 
 
 def skip_if_chaotic(name, dtype):
@@ -62,18 +62,18 @@ def skip_if_chaotic(name, dtype):
 
 
 @torch.inference_mode()
-def z_of(codec, squares):
+def z_of(codec, tiles):
     with torch.autocast(codec.device.type, torch.bfloat16, enabled=codec.dtype == "bfloat16"):
-        return codec.model.z(codec.seen(torch.from_numpy(squares).to(codec.device))).cpu()
+        return codec.model.z(codec.preprocess(torch.from_numpy(tiles).to(codec.device))).cpu()
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_codes_are_those_of_the_processor(reference, dtype, compiled):
-    name, cpu, squares, expected, theirs, _ = reference
+def test_tokens_are_those_of_the_processor(reference, dtype, compiled):
+    name, cpu, tiles, expected, theirs, _ = reference
     skip_if_chaotic(name, dtype)
     codec = Codec.load(cpu.header, DEVICE, 2, dtype, compiled)
-    z = z_of(codec, squares)
+    z = z_of(codec, tiles)
     moved = (z - expected).abs().max() / expected.abs().max()
     assert moved < NEAR[dtype]
     # Where the processor's margin is larger than any z that has moved so far could bridge.
@@ -81,20 +81,20 @@ def test_codes_are_those_of_the_processor(reference, dtype, compiled):
     margins = quantizer.margins(expected).flatten(1).numpy()
     far = float(quantizer.margins(z).flatten(1).sub(torch.from_numpy(margins)).abs().max())
     decided = margins > 4 * far
-    codes = codec.encode_squares(squares)
-    assert np.array_equal(codes[decided], theirs[decided])
-    # The search itself is exact: of the same z, the same codes everywhere.
+    tokens = codec.encode_tiles(tiles)
+    assert np.array_equal(tokens[decided], theirs[decided])
+    # The search itself is exact: of the same z, the same tokens everywhere.
     with torch.inference_mode():
-        there = codec.model.quantizer.codes(z.to(codec.device)).cpu()
-        assert torch.equal(there, quantizer.codes(z))
+        there = codec.model.quantizer.tokens(z.to(codec.device)).cpu()
+        assert torch.equal(there, quantizer.tokens(z))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pictures_are_those_of_the_processor(reference, dtype):
-    name, cpu, _, _, codes, pictures = reference
+def test_images_are_those_of_the_processor(reference, dtype):
+    name, cpu, _, _, tokens, images = reference
     skip_if_chaotic(name, dtype)
     codec = Codec.load(cpu.header, DEVICE, 2, dtype)
-    away = (codec.decode(torch.from_numpy(codes[:2])).cpu() - pictures).abs()
+    away = (codec.decode(torch.from_numpy(tokens[:2])).cpu() - images).abs()
     assert away.max() * 255 < 8 * LEVELS[dtype]
     assert away.mean() * 255 < LEVELS[dtype] / 4
 
@@ -104,13 +104,13 @@ def test_the_search_is_exact_whatever_is_set(setting):
     cpu = Codec.load("tokcodec-64", "cpu")
     z = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0)) / 8
     codec = Codec.load("tokcodec-64", DEVICE)
-    expected = cpu.model.quantizer.codes(z)
+    expected = cpu.model.quantizer.tokens(z)
     torch.set_float32_matmul_precision(setting)
     try:
-        codes = codec.model.quantizer.codes(z.to(DEVICE))
+        tokens = codec.model.quantizer.tokens(z.to(DEVICE))
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert torch.equal(codes.cpu(), expected)
+    assert torch.equal(tokens.cpu(), expected)
 
 
 def test_many_batches_at_once_are_the_same_as_one_by_one():
@@ -118,9 +118,9 @@ def test_many_batches_at_once_are_the_same_as_one_by_one():
     photos = [*PHOTOS] * 20
     alone = [codec.compress(photo) for photo in PHOTOS] * 20
     assert list(codec.compress_stream(photos, workers=4)) == alone
-    pictures = list(codec.decompress_stream(((file, None) for file in alone), workers=4))
-    for file, picture in zip(alone[:3], pictures[-3:], strict=True):
-        assert np.array_equal(codec.decompress(file), picture)
+    images = list(codec.decompress_stream(((file, None) for file in alone), workers=4))
+    for file, image in zip(alone[:3], images[-3:], strict=True):
+        assert np.array_equal(codec.decompress(file), image)
 
 
 def tokenize(source, output, *options, stop_at=None):
@@ -128,7 +128,7 @@ def tokenize(source, output, *options, stop_at=None):
     command = [COMMAND, "tokenize", source, "-o", output, "--rows-per-shard", "4", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     while stop_at and process.poll() is None:
-        if len(list(output.glob("part-*"))) >= stop_at:
+        if len(list(output.glob("shard-*"))) >= stop_at:
             process.send_signal(signal.SIGKILL)
         time.sleep(0.01)
     said = process.communicate()[1].decode()
@@ -136,7 +136,7 @@ def tokenize(source, output, *options, stop_at=None):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")}
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*.parquet")}
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_tokenize_goes_on_after_a_kill(photos, tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     tokenize(photos, tmp_path / "cpu", "--device", "cpu")
     there, here = (load_tokens(tmp_path / name) for name in ("whole", "cpu"))
-    assert (there == here).mean() > 0.98  # NEAR z, few codes of these photos are near a border
+    assert (there == here).mean() > 0.98  # NEAR z, few tokens of these photos are near a border
 
 
 @pytest.mark.parquet

@@ -52,7 +52,7 @@ def codec():
     return Codec.load(TINY, "cpu")
 
 
-def picture(seed, size=(32, 32)):
+def image(seed, size=(32, 32)):
     """A small PNG of coarse noise."""
     noise = np.random.RandomState(seed).randint(0, 256, (4, 4, 3)).astype(np.uint8)
     buffer = io.BytesIO()
@@ -62,12 +62,12 @@ def picture(seed, size=(32, 32)):
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """2,000 pictures in two class folders."""
+    """2,000 images in two class folders."""
     folder = tmp_path_factory.mktemp("many")
     for number in range(2000):
         path = folder / ("cat", "dog")[number % 2] / f"{number:04}.png"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture(number))
+        path.write_bytes(image(number))
     return folder
 
 
@@ -84,7 +84,7 @@ def go(codec, sources, output, rows_per_shard=100, workers=1, listed=(), limit=N
 
 
 def rows(path):
-    files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+    files = sorted(path.glob("shard-*.parquet")) if path.is_dir() else [path]
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
@@ -95,7 +95,7 @@ def contents(folder):
 # What comes out
 
 
-def test_columns_metadata_and_codes(run, codec, tmp_path):
+def test_columns_metadata_and_tokens(run, codec, tmp_path):
     source = tmp_path / "photos"
     (source / "animals").mkdir(parents=True)
     shutil.copy(PHOTOS[1], source / "animals" / "chelsea.png")
@@ -110,7 +110,7 @@ def test_columns_metadata_and_codes(run, codec, tmp_path):
     assert [str(kind) for kind in schema.types] == [*types, "string", "string"]
     metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
     assert metadata["tokcodec.config"] == codec.config.to_json()
-    assert metadata["tokcodec.code_id"] == codec.header.code_id
+    assert metadata["tokcodec.model_id"] == codec.header.model_id
     facts = json.loads(metadata["tokcodec.run"])
     assert (facts["fit"], facts["views"], facts["dtype"]) == ("stretch", "one", "float32")
     assert (facts["device"], facts["batch_size"], facts["tokens"]) == ("cpu", 16, 16)
@@ -122,12 +122,12 @@ def test_columns_metadata_and_codes(run, codec, tmp_path):
     assert (chelsea["label"], chelsea["width"], chelsea["height"]) == ("animals", 451, 300)
     assert found["astronaut.png"]["label"] is None
     for key in ("animals/chelsea.png", "astronaut.png"):
-        assert found[key]["tokens"] == codec.compress(source / key).codes.tolist()
+        assert found[key]["tokens"] == codec.compress(source / key).tokens.tolist()
         assert (found[key]["status"], found[key]["error"]) == ("ok", None)
     for key in ("broken.jpg", "zero.png"):
         assert found[key]["tokens"] is None
         assert found[key]["status"] == "failed"
-        assert found[key]["error"].startswith("cannot read the picture: ")
+        assert found[key]["error"].startswith("cannot read the image: ")
 
 
 def test_duckdb_and_datasets_read_it(codec, many, tmp_path):
@@ -151,7 +151,7 @@ def test_names_of_every_kind(codec, tmp_path):
     (source / "ä b").mkdir(parents=True)
     names = ["ä b/日本.png", "ä b/a'\"b.png", "[x].png", "same.jpg", "same.png"]
     for number, name in enumerate(names):
-        (source / name).write_bytes(picture(number))
+        (source / name).write_bytes(image(number))
     (source / "link.png").symlink_to(source / "same.png")
     (source / "dangling.png").symlink_to(source / "nowhere.png")
     (source / "folder.png").mkdir()
@@ -160,7 +160,7 @@ def test_names_of_every_kind(codec, tmp_path):
     assert set(found) == {*names, "link.png", "dangling.png"}
     assert found["dangling.png"]["error"] == "cannot read: No such file or directory"
     assert found["link.png"]["tokens"] == found["same.png"]["tokens"]
-    # A glob, and a list, give the same codes under their own keys.
+    # A glob, and a list, give the same tokens under their own keys.
     go(codec, [source / "*" / "*.png"], tmp_path / "b.parquet")
     globbed = [row["key"] for row in rows(tmp_path / "b.parquet")]
     assert globbed == ["ä b/a'\"b.png", "ä b/日本.png"]
@@ -179,8 +179,8 @@ def test_lists_at_the_command_line(start, run, tmp_path, many):
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert len(rows(tmp_path / "a.parquet")) == 5
     for arguments, message in (
-        (["-o", "x"], "no pictures: name sources"),
-        (["nowhere", "-o", "x"], "nowhere: no such file, or no pictures in it"),
+        (["-o", "x"], "no images: name sources"),
+        (["nowhere", "-o", "x"], "nowhere: no such file, or no images in it"),
         ([many, "-o", "x", "--shard", "2/2"], "I/N"),
         ([many, "-o", "x.parquet", "--shard", "0/2"], "parts need a folder"),
         (["--from-file", "absent", "-o", "x"], "--from-file absent: cannot read as text"),
@@ -194,7 +194,7 @@ def test_two_inputs_of_one_key(codec, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("one/twin.png", "two/twin.png", "two/other.png"):
         Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_bytes(picture(len(name)))
+        Path(name).write_bytes(image(len(name)))
     # Folders keep their names, and no two labels become one.
     go(codec, ["one", "two"], tmp_path / "out")
     expected = [("one/twin.png", "one"), ("two/other.png", "two"), ("two/twin.png", "two")]
@@ -213,8 +213,8 @@ def test_members_of_tars_are_all_there(codec, tmp_path):
             ["img.001.png", "img.002.png", "a/.hid.png", "twin.png", "twin.png", "b.jpg.png"]
         ):
             member = tarfile.TarInfo(name)
-            member.size = len(picture(number))
-            tar.addfile(member, io.BytesIO(picture(number)))
+            member.size = len(image(number))
+            tar.addfile(member, io.BytesIO(image(number)))
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.LNKTYPE, "twin.png"
         tar.addfile(link)
@@ -223,14 +223,14 @@ def test_members_of_tars_are_all_there(codec, tmp_path):
     names = ["img.001.png", "img.002.png", "a/.hid", "twin", "twin", "b", "link"]
     assert [row["key"] for row in found] == names
     for number in range(6):
-        expected = codec.compress(io.BytesIO(picture(number))).codes.tolist()
+        expected = codec.compress(io.BytesIO(image(number))).tokens.tolist()
         assert found[number]["tokens"] == expected
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     assert go(codec, [tmp_path / "empty.tar", tmp_path / "t.tar"], tmp_path / "o") == (7, 1)
     assert len(load_tokens(tmp_path / "o")) == 6
     with tarfile.open(tmp_path / "z.tar.gz", "w:gz") as tar:
-        tar.add(tmp_path / "t.tar", "not-a-picture.tar")
+        tar.add(tmp_path / "t.tar", "not-a-image.tar")
     (tmp_path / "in").mkdir()
     shutil.copy(tmp_path / "z.tar.gz", tmp_path / "in")
     assert go(codec, [tmp_path / "in"], tmp_path / "p") == (0, 0)
@@ -239,11 +239,11 @@ def test_members_of_tars_are_all_there(codec, tmp_path):
 def test_odd_names_and_links(codec, tmp_path):
     source = tmp_path / "in"
     (source / "real").mkdir(parents=True)
-    (source / "real" / "a.png").write_bytes(picture(1))
+    (source / "real" / "a.png").write_bytes(image(1))
     (source / "linked").symlink_to(source / "real", target_is_directory=True)
     (source / "loop").symlink_to(source, target_is_directory=True)
     with open(os.fsencode(str(source)) + b"/bad\xff.png", "wb") as file:
-        file.write(picture(2))
+        file.write(image(2))
     go(codec, [source], tmp_path / "a.parquet")
     found = [row["key"] for row in rows(tmp_path / "a.parquet")]
     assert found == ["bad\\xff.png", "real/a.png"]
@@ -251,7 +251,7 @@ def test_odd_names_and_links(codec, tmp_path):
     names = [str(source / "real" / "a.png")] * 2
     go(codec, [], tmp_path / "b.parquet", listed=names)
     assert len(rows(tmp_path / "b.parquet")) == 1
-    with pytest.raises(DatasetError, match=r"x\.tar: lists hold pictures"):
+    with pytest.raises(DatasetError, match=r"x\.tar: lists hold images"):
         go(codec, [], tmp_path / "c.parquet", listed=["x.tar"])
 
 
@@ -263,8 +263,8 @@ def test_the_output_is_no_input(codec, many, tmp_path):
         if name == "in/out":
             shutil.rmtree(tmp_path / name)
     (tmp_path / "in" / "out.parquet").unlink()
-    cells = pa.array([{"bytes": picture(0), "path": None}])
-    for name in ("self.parquet", "folder/part-00000.parquet"):
+    cells = pa.array([{"bytes": image(0), "path": None}])
+    for name in ("self.parquet", "folder/shard-00000.parquet"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         pq.write_table(pa.table({"image": cells}), path)
@@ -272,18 +272,18 @@ def test_the_output_is_no_input(codec, many, tmp_path):
         for other in (path, tmp_path / "in"):
             with pytest.raises(DatasetError):
                 go(codec, [other], output, force=True, limit=3)
-            assert pq.read_table(path).num_rows == 1  # the pictures are still there
+            assert pq.read_table(path).num_rows == 1  # the images are still there
 
 
 def test_parts_must_agree(codec, many, tmp_path):
     more = {"limit": 60, "rows_per_shard": 10}
-    go(codec, [many], tmp_path / "out", part=(0, 2), **more)
+    go(codec, [many], tmp_path / "out", share=(0, 2), **more)
     with pytest.raises(DatasetError, match="was made with fit stretch, not crop"):
-        go(codec, [many], tmp_path / "out", part=(1, 2), fit="crop", **more)
+        go(codec, [many], tmp_path / "out", share=(1, 2), fit="crop", **more)
     # A smaller plan leaves no shard of the larger one.
     go(codec, [many], tmp_path / "out", limit=60, rows_per_shard=30, force=True)
     assert len(open_dataset(tmp_path / "out")) == 60
-    path = tmp_path / "out" / "part-00000.parquet"
+    path = tmp_path / "out" / "shard-00000.parquet"
     with pytest.raises(DatasetError, match="is one shard of a dataset"):
         go(codec, [many], path, limit=60, rows_per_shard=30)
 
@@ -293,11 +293,11 @@ def test_killed_between_joining_and_clearing(codec, many, tmp_path):
     go(codec, [many], out, limit=20, rows_per_shard=10)
     whole = out.read_bytes()
     go(codec, [many], tmp_path / "parts", limit=20, rows_per_shard=10)
-    shutil.copytree(tmp_path / "parts", tmp_path / "out.parquet.parts")
-    (tmp_path / "out.parquet.parts" / ".tokcodec-half").write_bytes(b"x")
+    shutil.copytree(tmp_path / "parts", tmp_path / "out.parquet.shards")
+    (tmp_path / "out.parquet.shards" / ".tokcodec-half").write_bytes(b"x")
     assert go(codec, [many], out, limit=20, rows_per_shard=10) == (20, 0)
     assert out.read_bytes() == whole
-    assert not (tmp_path / "out.parquet.parts").exists()
+    assert not (tmp_path / "out.parquet.shards").exists()
 
 
 def test_tars(codec, tmp_path):
@@ -312,7 +312,7 @@ def test_tars(codec, tmp_path):
 
             for number in range(3):
                 key = f"sub/{shard}{number}"
-                add(f"{key}.png", picture(10 * shard + number))
+                add(f"{key}.png", image(10 * shard + number))
                 add(f"{key}.cls", f"{number}\n".encode())
                 if number:
                     add(f"{key}.txt", "caption ü".encode())
@@ -320,8 +320,8 @@ def test_tars(codec, tmp_path):
             add(f"sub/only{shard}.cls", b"5")
     go(codec, [tmp_path / "shards"], tmp_path / "out", rows_per_shard=2)
     assert [p.name for p in sorted((tmp_path / "out").glob("*.parquet"))] == [
-        "part-00000.parquet",
-        "part-00001.parquet",
+        "shard-00000.parquet",
+        "shard-00001.parquet",
     ]
     found = rows(tmp_path / "out")
     assert [row["key"] for row in found] == [
@@ -329,8 +329,8 @@ def test_tars(codec, tmp_path):
     ]  # fmt: skip
     assert [row["label"] for row in found] == ["0", "1", "2", "5"] * 2
     assert (found[1]["txt"], found[1]["json"], found[0]["txt"]) == ("caption ü", '{"a": 1}', None)
-    assert found[3]["error"] == "cannot read: no picture under this key"
-    expected = codec.compress(io.BytesIO(picture(12))).codes.tolist()
+    assert found[3]["error"] == "cannot read: no image under this key"
+    expected = codec.compress(io.BytesIO(image(12))).tokens.tolist()
     assert found[6]["tokens"] == expected
     go(codec, [tmp_path / "shards" / "1.tar"], tmp_path / "b.parquet", limit=2)
     assert [row["key"] for row in rows(tmp_path / "b.parquet")] == ["sub/10", "sub/11"]
@@ -346,7 +346,7 @@ def test_tars(codec, tmp_path):
 
 def test_parquet_inputs(codec, tmp_path):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    values = [{"bytes": picture(n), "path": f"{n}.png" if n % 2 else None} for n in range(7)]
+    values = [{"bytes": image(n), "path": f"{n}.png" if n % 2 else None} for n in range(7)]
     values.append({"bytes": None, "path": None})
     columns = {"image": pa.array(values, kind), "label": pa.array(range(8)), "fine": ["x"] * 8}
     pq.write_table(pa.table(columns), tmp_path / "in.parquet", row_group_size=3)
@@ -357,16 +357,16 @@ def test_parquet_inputs(codec, tmp_path):
         "in.parquet/6", "in.parquet/7",
     ]  # fmt: skip
     assert [row["label"] for row in found] == list("01234567")
-    assert found[7]["error"] == "cannot read: no picture in this row"
+    assert found[7]["error"] == "cannot read: no image in this row"
     for number in range(7):
-        expected = codec.compress(io.BytesIO(picture(number))).codes.tolist()
+        expected = codec.compress(io.BytesIO(image(number))).tokens.tolist()
         assert found[number]["tokens"] == expected
     go(codec, [tmp_path / "in.parquet"], tmp_path / "fine.parquet", label="fine", limit=4)
     assert [row["label"] for row in rows(tmp_path / "fine.parquet")] == ["x"] * 4
     with pytest.raises(DatasetError, match="no column coarse"):
         go(codec, [tmp_path / "in.parquet"], tmp_path / "x.parquet", label="coarse")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "none.parquet")
-    with pytest.raises(DatasetError, match="no column of pictures"):
+    with pytest.raises(DatasetError, match="no column of images"):
         go(codec, [tmp_path / "none.parquet"], tmp_path / "x.parquet")
     (tmp_path / "junk.parquet").write_bytes(b"junk")
     with pytest.raises(DatasetError, match=r"junk\.parquet: cannot read as Parquet"):
@@ -396,11 +396,11 @@ def test_the_next_shard_is_read_while_one_is_written(codec, many, tmp_path, monk
     read_file, write_rows = records.read_bytes, step.write_rows
     monkeypatch.setattr(records, "read_bytes", read)
     monkeypatch.setattr(step, "write_rows", write)
-    pictures = sorted((many / "cat").iterdir())[:100]
-    assert pictures[75].name == "0150.png"
-    go(codec, pictures, tmp_path / "out", rows_per_shard=60, workers=2)
+    images = sorted((many / "cat").iterdir())[:100]
+    assert images[75].name == "0150.png"
+    go(codec, images, tmp_path / "out", rows_per_shard=60, workers=2)
     monkeypatch.undo()
-    go(codec, pictures, tmp_path / "alone", rows_per_shard=60)
+    go(codec, images, tmp_path / "alone", rows_per_shard=60)
     assert contents(tmp_path / "out") == contents(tmp_path / "alone")
 
 
@@ -413,8 +413,8 @@ def test_views(codec, tmp_path):
     side = codec.config.preprocessing.image_size
     square = image.resize((side, side), Image.Resampling.BICUBIC)
     flipped = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    assert found[0]["tokens"] == codec.compress(square).codes.tolist()
-    assert found[1]["tokens"] == codec.compress(flipped).codes.tolist()
+    assert found[0]["tokens"] == codec.compress(square).tokens.tolist()
+    assert found[1]["tokens"] == codec.compress(flipped).tokens.tolist()
     go(codec, [tmp_path / "a.png"], tmp_path / "ten.parquet", views="ten-crop")
     found = rows(tmp_path / "ten.parquet")
     assert [row["view"] for row in found] == list(range(10))
@@ -423,18 +423,18 @@ def test_views(codec, tmp_path):
     crops = [large.crop((x, y, x + 32, y + 32)) for x, y in corners]
     crops += [crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops]
     for row, crop in zip(found, crops, strict=True):
-        assert row["tokens"] == codec.compress(crop).codes.tolist()
+        assert row["tokens"] == codec.compress(crop).tokens.tolist()
     with pytest.raises(DatasetError, match="--fit tile"):
         go(codec, [tmp_path / "a.png"], tmp_path / "x.parquet", fit="tile")
 
 
-# The same codes, whatever runs beside them
+# The same tokens, whatever runs beside them
 
 
-def test_codes_do_not_depend_on_place_order_or_workers(codec, many, tmp_path):
+def test_tokens_do_not_depend_on_place_order_or_workers(codec, many, tmp_path):
     paths = sorted(map(str, many.rglob("*.png")))[:40]
     expected = {}
-    for shift in range(codec.batch_size):  # every picture at every position of a batch
+    for shift in range(codec.batch_size):  # every image at every position of a batch
         order = paths[shift:] + paths[:shift]
         for workers in (1, 4):
             output = tmp_path / f"{shift}-{workers}.parquet"
@@ -449,7 +449,7 @@ def test_codes_do_not_depend_on_place_order_or_workers(codec, many, tmp_path):
 def test_parts_are_together_one_run(codec, many, tmp_path):
     go(codec, [many], tmp_path / "whole", limit=550)
     for index in (2, 0, 1):
-        go(codec, [many], tmp_path / "parts", limit=550, part=(index, 3))
+        go(codec, [many], tmp_path / "parts", limit=550, share=(index, 3))
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert len(contents(tmp_path / "whole")) == 6
 
@@ -465,14 +465,14 @@ def test_killed_at_any_moment_it_ends_like_an_unbroken_run(run, many, tmp_path, 
     def stop_after(folder, shards):
         command = [COMMAND, "tokenize", many, "-o", broken, *options]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(folder.glob("part-*"))) < shards:
+        while process.poll() is None and len(list(folder.glob("shard-*"))) < shards:
             time.sleep(0.002)
         time.sleep(random.Random(shards).random() / 20)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
     run("tokenize", many, "-o", whole, *options)
-    folder = broken if name == "out" else broken.with_name(name + ".parts")
+    folder = broken if name == "out" else broken.with_name(name + ".shards")
     for shards in (1, 13, 30):
         stop_after(folder, shards)
     run("tokenize", many, "-o", broken, *options)
@@ -490,13 +490,13 @@ def test_killed_at_any_moment_it_ends_like_an_unbroken_run(run, many, tmp_path, 
 def test_what_is_finished_stands(codec, many, tmp_path):
     out = tmp_path / "out"
     assert go(codec, [many], out, limit=300) == (300, 0)
-    before = {p.name: p.stat().st_mtime_ns for p in out.glob("part-*")}
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*")}
     assert go(codec, [many], out, limit=300) == (300, 0)
-    (out / "part-00001.parquet").unlink()
+    (out / "shard-00001.parquet").unlink()
     assert go(codec, [many], out, limit=300) == (300, 0)
-    after = {p.name: p.stat().st_mtime_ns for p in out.glob("part-*")}
+    after = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*")}
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {"part-00001.parquet"}
+    assert changed == {"shard-00001.parquet"}
 
 
 def test_other_runs_are_refused(codec, many, tmp_path):
@@ -506,7 +506,7 @@ def test_other_runs_are_refused(codec, many, tmp_path):
     go(codec, [source], out, limit=150)
     finished = contents(out)
     other = Codec.load(str(GOLDEN / "latent.safetensors"), "cpu")
-    with pytest.raises(DatasetError, match="is of model d4031cfb, not"):
+    with pytest.raises(DatasetError, match="is of model 75d6f250, not"):
         go(other, [source], out, limit=150)
     with pytest.raises(DatasetError, match="was made with views one, not hflip"):
         go(codec, [source], out, limit=150, views="hflip")
@@ -514,7 +514,7 @@ def test_other_runs_are_refused(codec, many, tmp_path):
         go(codec, [source], out, limit=160)
     first = sorted(source.glob("*.png"))[0]
     data, times = first.read_bytes(), first.stat()
-    first.write_bytes(picture(99) + b" ")
+    first.write_bytes(image(99) + b" ")
     with pytest.raises(DatasetError, match="its inputs have changed"):
         go(codec, [source], out, limit=150)
     # The same size and time, and other bytes: only a look at the bytes tells.
@@ -543,14 +543,14 @@ def test_other_runs_are_refused(codec, many, tmp_path):
 def test_a_second_run_is_refused(codec, many, tmp_path):
     out = tmp_path / "out"
     with locked(out, out, (0, 1)):
-        for part in ((0, 1), (1, 2)):
+        for share in ((0, 1), (1, 2)):
             with pytest.raises(DatasetError, match="another run is writing"):
-                go(codec, [many], out, limit=10, part=part)
+                go(codec, [many], out, limit=10, share=share)
     with locked(out, out, (0, 2)):
-        go(codec, [many], out, limit=10, rows_per_shard=5, part=(1, 2))
-        for part in ((0, 1), (0, 2)):
+        go(codec, [many], out, limit=10, rows_per_shard=5, share=(1, 2))
+        for share in ((0, 1), (0, 2)):
             with pytest.raises(DatasetError, match="another run is writing"):
-                go(codec, [many], out, limit=10, rows_per_shard=5, part=part)
+                go(codec, [many], out, limit=10, rows_per_shard=5, share=share)
     assert go(codec, [many], out, limit=10, rows_per_shard=5) == (10, 0)
 
 
@@ -575,15 +575,15 @@ def test_failures(codec, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
     for number in range(40):
-        (source / f"{number:02}.png").write_bytes(picture(number))
+        (source / f"{number:02}.png").write_bytes(image(number))
     for number in (3, 25):
         (source / f"{number:02}.png").write_bytes(b"junk")
     out = tmp_path / "out"
-    with pytest.raises(DatasetError, match="stopped at failed picture 2 of at most 1"):
+    with pytest.raises(DatasetError, match="stopped at failed image 2 of at most 1"):
         go(codec, [source], out, rows_per_shard=10, max_failures=1)
     assert len(contents(out)) == 2
     assert go(codec, [source], out, rows_per_shard=10, max_failures=2) == (40, 2)
-    # A mended picture of the same size and time: failed shards are done again, the others stand.
+    # A mended image of the same size and time: failed shards are done again, the others stand.
     for number in (3, 25):
         path = source / f"{number:02}.png"
         stamp = path.stat().st_mtime_ns
@@ -606,7 +606,7 @@ def test_a_full_disk(run, many, tmp_path):
     assert done.returncode == 1
     said = done.stderr.decode().splitlines()  # first a hint, where bfloat16 is faster
     assert all(line.startswith("tokcodec: ") for line in said)
-    assert "part-00000.parquet: cannot write: File too large" in said[-1]
+    assert "shard-00000.parquet: cannot write: File too large" in said[-1]
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".lock"]
     run(*command[1:])
     assert len(rows(tmp_path / "out")) == 300
@@ -616,19 +616,19 @@ def test_an_output_that_vanishes_is_told(codec, many, tmp_path, monkeypatch):
     out, write_rows = tmp_path / "out", step.write_rows
 
     def write(path, *arguments):
-        if path.name == "part-00001.parquet":
+        if path.name == "shard-00001.parquet":
             shutil.rmtree(out)
         write_rows(path, *arguments)
 
     monkeypatch.setattr(step, "write_rows", write)
-    with pytest.raises(OutputError, match=r"part-00000\.parquet: has vanished; the same command"):
+    with pytest.raises(OutputError, match=r"shard-00000\.parquet: has vanished; the same command"):
         go(codec, [many], out, limit=30, rows_per_shard=10)
     monkeypatch.undo()
     assert go(codec, [many], out, limit=30, rows_per_shard=10) == (30, 0)
 
 
 def test_memory_is_flat(tmp_path):
-    cells = pa.array([{"bytes": picture(0), "path": None}] * 10_000)
+    cells = pa.array([{"bytes": image(0), "path": None}] * 10_000)
     pq.write_table(pa.table({"image": cells}), tmp_path / "in.parquet", row_group_size=500)
     options = ["--weights", TINY, "--rows-per-shard", "500"]
     program = f"""
@@ -667,15 +667,15 @@ def dataset(codec, many, tmp_path_factory):
     return folder / "out"
 
 
-def test_pictures_come_back(run, dataset, codec, tmp_path):
+def test_images_come_back(run, dataset, codec, tmp_path):
     weights = ("--weights", TINY)
     run("decode", dataset, "-o", tmp_path / "all", *weights, status=3)
     names = {p.relative_to(tmp_path / "all").as_posix() for p in (tmp_path / "all").rglob("*.png")}
     kept = [row for row in rows(dataset) if row["status"] == "ok"]
     assert names == {row["key"] + ".png" for row in kept}
-    token_file = codec.compress(io.BytesIO(picture(4)))
-    picture_again = np.asarray(Image.open(tmp_path / "all" / "cat" / "0004.png.png"))
-    assert np.array_equal(picture_again, np.asarray(codec.decompress(token_file)))
+    token_file = codec.compress(io.BytesIO(image(4)))
+    image_again = np.asarray(Image.open(tmp_path / "all" / "cat" / "0004.png.png"))
+    assert np.array_equal(image_again, np.asarray(codec.decompress(token_file)))
     some = ("--select", "cat/0004.png", "--select", "5")
     run("decode", dataset, "-o", tmp_path / "some", *weights, *some)
     assert {p.name for p in (tmp_path / "some" / "cat").iterdir()} == {
@@ -689,7 +689,7 @@ def test_pictures_come_back(run, dataset, codec, tmp_path):
 
 
 def test_keys_that_leave_the_folder(run, dataset, tmp_path):
-    file = dataset / "part-00001.parquet"
+    file = dataset / "shard-00001.parquet"
     table = pq.read_table(file)
     evil = ["../up.png", "/tmp/root.png", "a/../../b.png", "..", "good.png", "good.png"]
     keys = pa.array(evil + table.column("key").to_pylist()[len(evil) :])
@@ -699,7 +699,7 @@ def test_keys_that_leave_the_folder(run, dataset, tmp_path):
     (tmp_path / "inner").mkdir()
     arguments = (tmp_path / "evil.parquet", "-o", "out", "--weights", TINY)
     said = run("decode", *arguments, cwd=tmp_path / "inner", status=3).stderr.decode()
-    assert said.count("its key leaves the folder of the pictures; not written") == 4
+    assert said.count("its key leaves the folder of the images; not written") == 4
     assert said.count("a second row of this key") == 1
     found = {p.name for p in tmp_path.rglob("*.png")}
     assert found == {"good.png.png"}
@@ -757,7 +757,7 @@ def test_stats_and_inspect(run, dataset):
     assert (facts["kind"], facts["shards"], facts["rows"]) == ("token dataset", 2, 150)
     assert facts["failed"] == 3
     report = json.loads(run("stats", dataset, "--json", status=3).stdout)
-    assert (report["pictures"], report["failed"]) == (147, 3)
+    assert (report["images"], report["failed"]) == (147, 3)
     assert report["raw_bytes"] == 147 * 32 * 32 * 3
     assert report["payload_bits"] == 147 * 16 * 6
     assert report["file_bytes"] == sum(p.stat().st_size for p in dataset.glob("*.parquet"))
@@ -768,22 +768,22 @@ def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
     done = start(*command, "-o", "mine.safetensors", cwd=tmp_path)
     mine = tmp_path / "mine.safetensors"
     facts = json.loads(run("inspect", mine, "--json").stdout)
-    assert facts["code_id"] == codec.header.code_id
+    assert facts["model_id"] == codec.header.model_id
     assert facts["parameters"] == sum(p.numel() for p in codec.model.state_dict().values())
     prior = facts["provenance"]["prior"]
-    assert (prior["pictures"], prior["held_out_pictures"]) == (147, 147)
+    assert (prior["images"], prior["held_out_images"]) == (147, 147)
     assert prior["command"].startswith("tokcodec train-prior ")
-    assert facts["held_out_coded_bytes"] == prior["held_out_payload_bytes"] < 12
-    said = f"147 pictures held out: {prior['held_out_payload_bytes']:.1f} bytes of payload"
+    assert facts["held_out_entropy_coded_bytes"] == prior["held_out_payload_bytes"] < 12
+    said = f"147 images held out: {prior['held_out_payload_bytes']:.1f} bytes of payload"
     assert said in done.stderr.decode()
 
-    # What is coded with it needs it, for every command that reads codes.
-    (tmp_path / "a.png").write_bytes(picture(1))
-    run("encode", "a.png", "--weights", mine, "--coded", "-o", "c.tok", cwd=tmp_path)
+    # What is coded with it needs it, for every command that reads tokens.
+    (tmp_path / "a.png").write_bytes(image(1))
+    run("encode", "a.png", "--weights", mine, "--entropy-coded", "-o", "c.tok", cwd=tmp_path)
     for reading, told, lack in (
-        ("decode", "by mine\n", "its codes are of model d4031cfb"),
-        ("inspect --codes", " mine\n", "entropy-coded with a prior of model d4031cfb"),
-        ("stats", " 60 \n", "entropy-coded with a prior of model d4031cfb"),
+        ("decode", "by mine\n", "its tokens are of model 75d6f250"),
+        ("inspect --tokens", " mine\n", "entropy-coded with a prior of model 75d6f250"),
+        ("stats", " 60 \n", "entropy-coded with a prior of model 75d6f250"),
     ):
         unknown = run(*reading.split(), "c.tok", status=1, cwd=tmp_path).stderr.decode()
         assert f"c.tok: {lack}, which is neither bundled nor cached; name" in unknown
@@ -794,23 +794,23 @@ def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
     again = run(*command, "-o", mine, status=1).stderr
     assert b"is there already; -f overwrites it" in again
     other = run("train-prior", dataset, "--weights", "tokcodec-64", "-o", "-", status=1).stderr
-    assert b"its codes are of model d4031cfb, tokcodec-64 is " in other
+    assert b"its tokens are of model 75d6f250, tokcodec-64 is " in other
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ([60] + [1] * 15, "damaged: code 60 of a codebook of 60"),
-        ([-1] + [1] * 15, "damaged: code -1 of a codebook of 60"),
-        ([None] + [1] * 15, "damaged: a row that has not 16 codes"),
-        ([1] * 15, "damaged: a row that has not 16 codes"),
+        ([60] + [1] * 15, "damaged: token 60 of a codebook of 60"),
+        ([-1] + [1] * 15, "damaged: token -1 of a codebook of 60"),
+        ([None] + [1] * 15, "damaged: a row that has not 16 tokens"),
+        ([1] * 15, "damaged: a row that has not 16 tokens"),
     ],
 )
-def test_codes_that_cannot_be_are_named(dataset, tmp_path, row, message):
+def test_tokens_that_cannot_be_are_named(dataset, tmp_path, row, message):
     changed(dataset, tmp_path / "bad", pa.list_(pa.int32()), row)
-    with pytest.raises(DatasetError, match=f"bad/part-00001.parquet: {message}"):
+    with pytest.raises(DatasetError, match=f"bad/shard-00001.parquet: {message}"):
         load_tokens(tmp_path / "bad")
-    with pytest.raises(DatasetError, match=f"bad/part-00001.parquet: {message}"):
+    with pytest.raises(DatasetError, match=f"bad/shard-00001.parquet: {message}"):
         TokenDataset(tmp_path / "bad")[146]
     found = dict(token_files(open_dataset(tmp_path / "bad")))
     assert sum(isinstance(file, TokenFile) for file in found.values()) == 146
@@ -819,7 +819,7 @@ def test_codes_that_cannot_be_are_named(dataset, tmp_path, row, message):
 
 def test_commands_name_what_is_damaged(run, dataset, tmp_path):
     changed(dataset, tmp_path / "bad", pa.list_(pa.uint16()), [60] * 16)
-    message = b"bad/part-00001.parquet: damaged: code 60 of a codebook of 60"
+    message = b"bad/shard-00001.parquet: damaged: token 60 of a codebook of 60"
     export_it = ("export", "bad", "-o", "t.npy")
     use_it = ("train-prior", "bad", "--weights", TINY, "-o", "p.safetensors")
     for command in (export_it, use_it, ("inspect", "bad")):
@@ -834,13 +834,13 @@ def test_commands_name_what_is_damaged(run, dataset, tmp_path):
     assert len(list((tmp_path / "out").rglob("*.png"))) == 146
     changed(dataset, tmp_path / "words", pa.list_(pa.string()), ["a"] * 16)
     refused = run("stats", "words", status=1, cwd=tmp_path).stderr
-    assert b"part-00001.parquet: not a token dataset (its tokens are list<" in refused
+    assert b"shard-00001.parquet: not a token dataset (its tokens are list<" in refused
 
 
 def changed(dataset, folder, kind, row):
     """A copy of the dataset whose tokens are of this type, the last ones these."""
     shutil.copytree(dataset, folder)
-    path = folder / "part-00001.parquet"
+    path = folder / "shard-00001.parquet"
     table = pq.read_table(path)
     tokens = table.column("tokens").to_pylist()
     tokens[-1] = row
@@ -852,7 +852,7 @@ def changed(dataset, folder, kind, row):
 
 def damaged(dataset, path, change):
     """The second shard, its columns (a dict) and metadata changed."""
-    table = pq.read_table(dataset / "part-00001.parquet")
+    table = pq.read_table(dataset / "shard-00001.parquet")
     columns, facts = {n: table.column(n) for n in table.column_names}, dict(table.schema.metadata)
     change(columns, facts)
     facts[b"tokcodec.shards"] = b"1"
@@ -871,8 +871,8 @@ RUN = {"fit": "stretch", "views": "one", "tokens": 16}
         ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of stretch"),
         ("run", json.dumps({**RUN, "views": []}), "views [], not one of one"),
         ("run", json.dumps({**RUN, "tokens": None}), "tokens None of a stretch fit"),
-        ("run", json.dumps({**RUN, "tokens": 17}), "tokens 17 of a stretch fit, 16 codes"),
-        ("code_id", "zz", "code_id is not 64 hex digits"),
+        ("run", json.dumps({**RUN, "tokens": 17}), "tokens 17 of a stretch fit, 16 tokens"),
+        ("model_id", "zz", "model_id is not 64 hex digits"),
         ("width", None, "column width is not there"),
         ("key", pa.int64(), "column key is int64; it should be string"),
     ],
@@ -921,12 +921,12 @@ def without_pages(path):
 
 def test_a_damaged_file_is_named_by_whatever_reads_it(codec, dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "bad")
-    without_pages(tmp_path / "bad" / "part-00001.parquet")
+    without_pages(tmp_path / "bad" / "shard-00001.parquet")
     for read in (TokenDataset, load_tokens, lambda bad: list(open_dataset(bad).failures())):
-        with pytest.raises(DatasetError, match=r"bad/part-00001\.parquet: damaged: .*again$"):
+        with pytest.raises(DatasetError, match=r"bad/shard-00001\.parquet: damaged: .*again$"):
             read(tmp_path / "bad")
     sources = [dataset.parent / "in"]
-    with pytest.raises(DatasetError, match=r"part-00001\.parquet: damaged: .*; delete it, or beg"):
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: damaged: .*; delete it, or beg"):
         go(codec, sources, tmp_path / "bad")
     assert go(codec, sources, tmp_path / "bad", force=True) == (150, 3)
     with (
@@ -938,7 +938,7 @@ def test_a_damaged_file_is_named_by_whatever_reads_it(codec, dataset, tmp_path):
 
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "half")
-    (tmp_path / "half" / "part-00000.parquet").unlink()
+    (tmp_path / "half" / "shard-00000.parquet").unlink()
     with pytest.raises(DatasetError, match=r"half: holds 1 of 2 shards; run its tokenize"):
         load_tokens(tmp_path / "half")
     with pytest.raises(DatasetError, match="no token dataset"):
@@ -946,18 +946,18 @@ def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(DatasetError, match=r"other\.parquet: not a token dataset"):
         load_tokens(tmp_path / "other.parquet")
-    part = tmp_path / "half" / "part-00001.parquet"
-    table = pq.read_table(part)
+    share = tmp_path / "half" / "shard-00001.parquet"
+    table = pq.read_table(share)
     facts = {**table.schema.metadata, b"tokcodec.config": b"{}"}
-    pq.write_table(table.replace_schema_metadata(facts), part)
-    with pytest.raises(DatasetError, match=r"part-00001\.parquet: config\.encoder: missing"):
-        load_tokens(part)
+    pq.write_table(table.replace_schema_metadata(facts), share)
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: config\.encoder: missing"):
+        load_tokens(share)
 
 
 def test_verify(start, run, tmp_path):
     shutil.copytree(DATA, tmp_path / "photos")
     found = json.loads(start("verify", tmp_path / "photos", "--weights", TINY, "--json").stdout)
-    assert [way["codes"] for way in found] == [64] * len(found)
+    assert [way["tokens"] for way in found] == [64] * len(found)
     assert {way["way"]["batch_size"] for way in found} == {1, 4, 16, 64}
     assert {way["way"]["dtype"] for way in found} == {"float32", "bfloat16"}
     assert found[0]["differing"] == 0
@@ -966,7 +966,7 @@ def test_verify(start, run, tmp_path):
         if way["way"]["dtype"] == "float32" and way["differing"]:
             assert way["largest_margin"] < 1e-3
     text = run("verify", tmp_path / "photos", "--weights", TINY, "--limit", "2").stdout.decode()
-    assert "2 pictures, patch; compared with cpu, float32, batch 16" in text
+    assert "2 images, patch; compared with cpu, float32, batch 16" in text
 
 
 def test_the_batch_that_is_found(many, tmp_path):
@@ -1002,18 +1002,18 @@ def test_the_batch_that_fits(monkeypatch, fits, found):
     encoded = []
     now = [0.0]
 
-    def encode_squares(squares):
-        assert squares.shape == (codec.batch_size, 32, 32, 3)
-        if len(squares) > fits:
+    def encode_tiles(tiles):
+        assert tiles.shape == (codec.batch_size, 32, 32, 3)
+        if len(tiles) > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        encoded.append(len(squares))
+        encoded.append(len(tiles))
         now[0] += 1
-        return np.zeros((len(squares), 16), np.int64)
+        return np.zeros((len(tiles), 16), np.int64)
 
-    monkeypatch.setattr(codec, "encode_squares", encode_squares)
+    monkeypatch.setattr(codec, "encode_tiles", encode_tiles)
     monkeypatch.setattr(batch, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
     if found is None:
-        with pytest.raises(DeviceError, match="no memory for 4 batches of 16 squares; take a smal"):
+        with pytest.raises(DeviceError, match="no memory for 4 batches of 16 tiles; take a smal"):
             find_batch_size(codec)
         return
     assert find_batch_size(codec) == found
@@ -1042,7 +1042,7 @@ def test_ray_gives_the_same_with_a_worker_killed(codec, many, tmp_path):
         )
         killed = False
         while begun.poll() is None:
-            if not killed and len(list(output.glob("part-*"))) >= 3:
+            if not killed and len(list(output.glob("shard-*"))) >= 3:
                 found = subprocess.run(
                     ["pgrep", "-f", "ray::MapWorker"], capture_output=True, check=False
                 ).stdout.split()
@@ -1063,7 +1063,7 @@ def test_actors_have_the_limit_of_the_command(codec, many, tmp_path, monkeypatch
     pytest.importorskip("ray")
     from tokcodec.tokenize.ray import on_ray
 
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # a picture has 1,024
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # an image has 1,024
     plan = make_plan([str(many)], (), 3, 1, None, 3, tmp_path / "out")
     task = Task(codec.header, Settings("stretch", batch_size=codec.batch_size), plan)
     assert run(task, on_ray(task, None, 1, 1), tmp_path / "out") == (3, 3)

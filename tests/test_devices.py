@@ -17,7 +17,7 @@ from tokcodec.codec import BATCHES_AT_ONCE
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.model import DECODERS, ENCODERS, QUANTIZERS
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
 from tokcodec.config.vit import LatentEncoderConfig, ProxyDecoderConfig, VqganConfig
 from tokcodec.model import binary, finite_scalar
@@ -30,28 +30,30 @@ from tokcodec.train.presets import PRESETS
 
 VIT = {"width": 32, "layers": 1, "heads": 2, "patch_size": 4}
 CONVOLUTIONAL = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1}
-VQGAN = VqganConfig(proxy_codes=8, code_dim=12, channels=32, multipliers=(1, 1, 2), blocks=1)
+VQGAN = VqganConfig(
+    proxy_codebook_size=8, embedding_dim=12, channels=32, multipliers=(1, 1, 2), blocks=1
+)
 SQUARE = {"preprocessing": PreprocessingConfig(image_size=32)}
 CONFIGS = {name: config for name, (config, _) in PRESETS.items()} | {
     "proxy": ModelConfig(
         encoder=LatentEncoderConfig(
             **VIT, num_latents=6, class_token=True, outer_norms=True, legacy_latents=True
         ),
-        quantizer=CodebookConfig(codebook_size=60, code_dim=5, metric="cosine"),
-        decoder=ProxyDecoderConfig(**VIT, vqgan=VQGAN, prefix_codes=True),
+        quantizer=CodebookConfig(codebook_size=60, embedding_dim=5, metric="cosine"),
+        decoder=ProxyDecoderConfig(**VIT, vqgan=VQGAN, prefix_tokens=True),
         **SQUARE,
     ),
     "binary": ModelConfig(
         encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, halving="average", last_kernel=1),
-        quantizer=BinaryConfig(code_dim=7),
+        quantizer=BinaryConfig(embedding_dim=7),
         decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, doubling="depth", adaptive_norm=True),
         rounding="down",
         **SQUARE,
     ),
     "finite scalar": ModelConfig(
-        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, attention=(2,), code_channels=9),
+        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, attention=(2,), embedding_channels=9),
         quantizer=FiniteScalarConfig(levels=(8, 5, 4)),
-        decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, attention=(2,), code_channels=9),
+        decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, attention=(2,), embedding_channels=9),
         **SQUARE,
     ),
 }
@@ -77,41 +79,41 @@ def test_there_is_one_of_each_kind():
 
 @pytest.mark.usefixtures("_on_meta")
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_batch_up_to_z_and_from_codes_waits_for_no_number(name, monkeypatch):
+def test_a_batch_up_to_z_and_from_tokens_waits_for_no_number(name, monkeypatch):
     config = CONFIGS[name]
     monkeypatch.setattr(Codec, "config", config)
     codec = on_meta(config)
     model, side = codec.model, config.preprocessing.read_size
     with torch.inference_mode():
-        pixels = codec.seen(torch.empty(2, side, side, 3, dtype=torch.uint8, device="meta"))
+        pixels = codec.preprocess(torch.empty(2, side, side, 3, dtype=torch.uint8, device="meta"))
         z = model.z(pixels)
         side = config.preprocessing.image_size
-        shape = config.code_shape(side, side)
-        assert (z.shape, z.dtype) == ((2, *shape, config.quantizer.code_dim), torch.float32)
-        codes = torch.empty(2, *shape, dtype=torch.int64, device="meta")
-        drawn = codec.drawn(model.decode(codes))
+        shape = config.token_shape(side, side)
+        assert (z.shape, z.dtype) == ((2, *shape, config.quantizer.embedding_dim), torch.float32)
+        tokens = torch.empty(2, *shape, dtype=torch.int64, device="meta")
+        drawn = codec.to_uint8(model.decode(tokens))
     assert (drawn.shape, drawn.dtype) == ((2, side, side, 3), torch.uint8)
     assert {t.device.type for t in (pixels, z, drawn)} == {"meta"}
 
 
 @pytest.mark.parametrize("module", [binary, finite_scalar], ids=["binary", "finite scalar"])
 def test_what_rounds_channels_waits_once(module, monkeypatch):
-    """Once a batch the host waits for ``require_finite``: NaN must not become a code. All else of
-    ``codes`` goes without."""
+    """Once a batch the host waits for ``require_finite``: NaN must not become a token. All else of
+    ``tokens`` goes without."""
     quantizer = (
-        Binary(BinaryConfig(code_dim=5), Frame(0, (), 5))
+        Binary(BinaryConfig(embedding_dim=5), ModelShape(0, (), 5))
         if module is binary
-        else FiniteScalar(FiniteScalarConfig(levels=(8, 5, 4)), Frame(0, (), 3))
+        else FiniteScalar(FiniteScalarConfig(levels=(8, 5, 4)), ModelShape(0, (), 3))
     )
     z = torch.empty(2, 4, 5 if module is binary else 3, device="meta")
     with pytest.raises(RuntimeError, match="meta"):
-        quantizer.codes(z)
+        quantizer.tokens(z)
     asked = []
     monkeypatch.setattr(module, "require_finite", asked.append)
-    codes = quantizer.codes(z)
-    assert (codes.shape, codes.dtype, codes.device.type) == ((2, 4), torch.int64, "meta")
+    tokens = quantizer.tokens(z)
+    assert (tokens.shape, tokens.dtype, tokens.device.type) == ((2, 4), torch.int64, "meta")
     assert len(asked) == 1
-    assert quantizer.lookup(codes).shape == z.shape
+    assert quantizer.lookup(tokens).shape == z.shape
 
 
 @pytest.mark.usefixtures("_on_meta")
@@ -119,13 +121,13 @@ def test_what_rounds_channels_waits_once(module, monkeypatch):
 def test_what_searches_waits(metric):
     """How many candidates lie within the rounding error of the best depends on the numbers, and so
     do the shapes of the exact comparison: only ``lookup`` can go without."""
-    config = CodebookConfig(codebook_size=64, code_dim=3, metric=metric)
+    config = CodebookConfig(codebook_size=64, embedding_dim=3, metric=metric)
     with torch.device("meta"):
-        quantizer = Codebook(config, Frame(0, (), 3))
-    codes = torch.empty(2, 4, dtype=torch.int64, device="meta")
-    assert quantizer.lookup(codes).shape == (2, 4, 3)
+        quantizer = Codebook(config, ModelShape(0, (), 3))
+    tokens = torch.empty(2, 4, dtype=torch.int64, device="meta")
+    assert quantizer.lookup(tokens).shape == (2, 4, 3)
     with pytest.raises(RuntimeError, match="meta"):
-        quantizer.codes(torch.empty(2, 4, 3, device="meta"))
+        quantizer.tokens(torch.empty(2, 4, 3, device="meta"))
 
 
 def test_a_gpu_has_four_batches_at_once_and_never_more(monkeypatch):
@@ -148,21 +150,21 @@ def test_a_gpu_has_four_batches_at_once_and_never_more(monkeypatch):
         codec._streams.put(stream)
     monkeypatch.setattr(torch.cuda, "default_stream", lambda _: None)
     monkeypatch.setattr(torch.cuda, "stream", on)
-    codes = codec._codes
+    tokens = codec._tokens
 
     def all_four(pixels):
         together.wait()
-        return codes(pixels)
+        return tokens(pixels)
 
-    monkeypatch.setattr(codec, "_codes", all_four)
-    squares = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    expected = Codec.load(str(TINY), "cpu", batch_size=4).encode_squares(squares)
+    monkeypatch.setattr(codec, "_tokens", all_four)
+    tiles = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    expected = Codec.load(str(TINY), "cpu", batch_size=4).encode_tiles(tiles)
     with ThreadPoolExecutor(4 * BATCHES_AT_ONCE) as pool:
-        for found in pool.map(codec.encode_squares, [squares] * 4 * BATCHES_AT_ONCE):
+        for found in pool.map(codec.encode_tiles, [tiles] * 4 * BATCHES_AT_ONCE):
             assert np.array_equal(found, expected)
     assert max(most) == BATCHES_AT_ONCE
     # A batch that fails gives its stream back.
-    with pytest.raises(ValueError, match="expected codes"):
+    with pytest.raises(ValueError, match="expected tokens"):
         codec._decode_pixels(np.zeros((2, 3, 3, 3), np.int64))
     assert codec._streams.qsize() == BATCHES_AT_ONCE
 
@@ -195,18 +197,20 @@ def test_the_last_layer_before_the_quantizer_is_float32(name):
     one, low = (Codec.load(name, "cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
     features = []
     for layer in (one.model.encoder, low.model.encoder):
-        layer.to_code.register_forward_pre_hook(lambda _, given: features.append(given[0]))
+        layer.to_embedding.register_forward_pre_hook(lambda _, given: features.append(given[0]))
     noise = np.random.default_rng(0)
     side = one.config.preprocessing.read_size
-    squares = noise.integers(0, 256, (2, side, side, 3), np.uint8)
-    one.encode_squares(squares)
-    codes = low.encode_squares(squares)
+    tiles = noise.integers(0, 256, (2, side, side, 3), np.uint8)
+    one.encode_tiles(tiles)
+    tokens = low.encode_tiles(tiles)
     assert not torch.equal(features[0][:2], features[1][:2])  # autocast was at work before it
     assert features[1].dtype == torch.float32
     encoder, quantizer = low.model.encoder, low.model.quantizer
     with torch.inference_mode():
-        z = torch.nn.functional.linear(features[1], encoder.to_code.weight, encoder.to_code.bias)
-        assert np.array_equal(quantizer.codes(z)[:2].flatten(1), codes)
+        z = torch.nn.functional.linear(
+            features[1], encoder.to_embedding.weight, encoder.to_embedding.bias
+        )
+        assert np.array_equal(quantizer.tokens(z)[:2].flatten(1), tokens)
 
 
 def test_decoding_in_bfloat16(run, tmp_path):

@@ -74,7 +74,7 @@ def test_every_known_model_is_in_the_table():
     rows = [line for line in FAMILIES.splitlines() if line.startswith("| `")]
     for name, (_, model) in known().items():
         row = next(line for line in rows if line.startswith(f"| `{name}` "))
-        assert f"| {model.codes}, {model.codebook_size} |" in row
+        assert f"| {model.tokens}, {model.codebook_size} |" in row
 
 
 def test_every_command_at_the_top_is_the_scripts():
@@ -97,7 +97,7 @@ def test_tables_are_those_of_the_evaluation(page):
 def test_the_evaluation_is_of_the_bundled_checkpoints():
     report = json.loads(figures.REPORT.read_text())
     for page in (README, CARD):
-        assert f"{report['pictures']} photos" in page
+        assert f"{report['images']} photos" in page
     measured = {row["checkpoint_id"] for row in report["rows"]}
     assert {header.checkpoint_id for header in checkpoint.bundled()} <= measured
 

@@ -20,7 +20,7 @@ PHOTO = DATA / "coffee.jpg"
 
 @pytest.fixture
 def here(tmp_path, run):
-    """Two folders with a picture of the same name each, and a token file."""
+    """Two folders with an image of the same name each, and a token file."""
     for name in ("a.jpg", "one/x.jpg", "two/x.jpg", "two/deep/y.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PHOTO, tmp_path / name)
@@ -75,9 +75,9 @@ def test_export_does_not_write_over_its_dataset(tokcodec, here):
     assert "is the input itself" in tokcodec("export", "d.parquet", "-o", "d.npy", "-f", status=1)
 
 
-def test_tokens_do_not_take_the_name_of_a_picture(tokcodec, here):
+def test_tokens_do_not_take_the_name_of_a_image(tokcodec, here):
     said = tokcodec("encode", "a.jpg", "-o", "x.png", *WEIGHTS, status=2)
-    assert "x.png is the name of a picture; token files end in .tok" in said
+    assert "x.png is the name of an image; token files end in .tok" in said
     (here / "x.png").mkdir()  # a folder may be called as one likes
     tokcodec("encode", "a.jpg", "-o", "x.png", *WEIGHTS)
     assert (here / "x.png" / "a.jpg.tok").exists()
@@ -101,8 +101,8 @@ def test_devices_and_pipes_are_written_to(tokcodec, here):
     # Also where that is a file, of which nothing is lost.
     shell(f"echo first > out; $0 encode a.jpg -o /dev/stdout {weights} >> out")
     assert (here / "out").read_bytes() == b"first\n" + expected
-    picture = shell(f"$0 decode t.tok -o /dev/stdout --format jpg {weights} | cat")
-    assert Image.open(io.BytesIO(picture)).format == "JPEG"
+    image = shell(f"$0 decode t.tok -o /dev/stdout --format jpg {weights} | cat")
+    assert Image.open(io.BytesIO(image)).format == "JPEG"
 
     os.mkfifo(here / "pipe")
     read = []
@@ -122,7 +122,7 @@ def test_devices_and_pipes_are_written_to(tokcodec, here):
 def test_a_dry_run_says_what_a_run_does(run, here, status):
     """Its lines are those of the run after it."""
     if status:
-        (here / "two" / "deep" / "y.jpg").write_bytes(b"no picture")  # which is not looked at
+        (here / "two" / "deep" / "y.jpg").write_bytes(b"no image")  # which is not looked at
 
     def lines(*options):
         done = run(*command, "--json", *options, cwd=here, status=0 if options else status)
@@ -151,16 +151,16 @@ def test_dry_runs_of_decode_and_tokenize(run, tokcodec, here):
     done = run("decode", "t.tok", "-o", "new/", "--dry-run", *WEIGHTS, cwd=here)
     assert done.stdout == b"t.tok -> new/t.png: new\n"
     options = ("tokenize", "one", "two", "-o", "d", "--rows-per-shard", "1", *WEIGHTS)
-    assert "pictures 3, bytes 216,978, shards 3 of d" in tokcodec(*options, "--dry-run")
+    assert "images 3, bytes 216,978, shards 3 of d" in tokcodec(*options, "--dry-run")
     assert contents(here) == before
     assert not (here / "new").exists()
     assert not (here / "d").exists()
     tokcodec(*options)
-    (here / "d" / "part-00001.parquet").unlink()
+    (here / "d" / "shard-00001.parquet").unlink()
     there = run(*options, "--dry-run", "--json", cwd=here).stdout
     assert json.loads(there) == {
         "output": "d",
-        "pictures": 3,
+        "images": 3,
         "source_bytes": 3 * PHOTO.stat().st_size,
         "shards": 3,
         "there": 2,
@@ -231,7 +231,7 @@ def test_folders_keep_their_names_where_two_would_meet(tokcodec, here):
     assert sorted(contents(here / "apart")) == ["x.jpg.tok", "y.jpg.tok"]
 
 
-def test_decoded_pictures_are_not_encoded_again(tokcodec, here):
+def test_decoded_images_are_not_encoded_again(tokcodec, here):
     tokcodec("encode", "two", *WEIGHTS)
     tokcodec("decode", "two", *WEIGHTS)
     tokcodec("decode", "two", "--format", "webp", *WEIGHTS)
@@ -239,7 +239,7 @@ def test_decoded_pictures_are_not_encoded_again(tokcodec, here):
     assert {"x.jpg.png", "deep/y.jpg.webp"} <= before
     for sources in (["two"], ["two/**"]):
         said = tokcodec("encode", *sources, *WEIGHTS)
-        assert "decoded pictures beside their token files 4" in said
+        assert "decoded images beside their token files 4" in said
     assert set(contents(here / "two")) == before
     # A photo beside tokens of its own is none of them.
     tokcodec("encode", "two/x.jpg", "-o", "one/x.tok", *WEIGHTS)
@@ -255,10 +255,10 @@ def test_decoded_pictures_are_not_encoded_again(tokcodec, here):
     [
         ("encode a.jpg out.tok", "out.tok is not there; if it is what to write, name it with -o"),
         ("decode t.tok out.png", "out.png is not there; if it is what to write, name it with -o"),
-        ("encode t.tok", "t.tok is a token file; tokcodec decode makes a picture of it"),
-        ("verify t.tok", "t.tok is a token file; tokcodec decode makes a picture of it"),
-        ("tokenize t.tok -o d", "t.tok is a token file; tokcodec decode makes a picture of it"),
-        ("decode a.jpg", "a.jpg is a picture; tokcodec encode makes a token file of it"),
+        ("encode t.tok", "t.tok is a token file; tokcodec decode makes an image of it"),
+        ("verify t.tok", "t.tok is a token file; tokcodec decode makes an image of it"),
+        ("tokenize t.tok -o d", "t.tok is a token file; tokcodec decode makes an image of it"),
+        ("decode a.jpg", "a.jpg is an image; tokcodec encode makes a token file of it"),
         ("decode t.tok --size 100000x100000", "100000x100000 is too large: 65,535 pixels an edge"),
         ("decode t.tok --size 70000", "70000 is too large: 65,535 pixels an edge"),
         ("decode t.tok --size " + "9" * 5000, "9 is too large: 65,535 pixels an edge"),
@@ -267,7 +267,7 @@ def test_decoded_pictures_are_not_encoded_again(tokcodec, here):
         ("tokenize one -o http://localhost:1/d.csv", "d.csv is no dataset: name a folder"),
         ("encode a.jpg --fit crop --fit pad", "--fit: given twice, but takes one value"),
         ("tokenize one -o d --output e", "-o / --output: given twice, but takes one value"),
-        ("encode file:///photo.jpg", "SRC: no pictures in file:///photo.jpg"),
+        ("encode file:///photo.jpg", "SRC: no images in file:///photo.jpg"),
     ],
 )
 def test_mistakes(tokcodec, here, command, message):
@@ -285,7 +285,7 @@ def test_a_url_needs_a_folder_and_works_with_one(tokcodec, here):
     assert set(contents(here / "out")) == {"a.jpg.tok"}
 
 
-def test_token_files_among_pictures_fail_alone(tokcodec):
+def test_token_files_among_images_fail_alone(tokcodec):
     """As with a shell's ``*`` on the second day."""
     assert "tokcodec: 1 encoded" in tokcodec("encode", "a.jpg", "t.tok", *WEIGHTS, status=3)
 
@@ -302,7 +302,7 @@ def test_a_folder_may_be_called_as_a_file_is(tokcodec, here):
     pytest.importorskip("pyarrow")
     for name in ("d.csv/", "d.csv", "photos.v2"):
         tokcodec("tokenize", "one", "-o", name, *WEIGHTS)
-        assert (here / name / "part-00000.parquet").exists()
+        assert (here / name / "shard-00000.parquet").exists()
 
 
 @pytest.mark.parametrize(
@@ -347,12 +347,12 @@ def test_what_is_no_url_is_told(tokcodec):
         assert tokcodec(command, "http://[/x", status=1).startswith("tokcodec: http://[/x: ")
 
 
-def test_another_picture_is_not_taken_for_done(tokcodec, here):
+def test_another_image_is_not_taken_for_done(tokcodec, here):
     tokcodec("encode", "a.jpg", "-o", "x.tok", *WEIGHTS)
     Image.new("RGB", (70, 50)).save(here / "other.png")
     os.utime(here / "other.png", (0, 0))
     said = tokcodec("encode", "other.png", "-o", "x.tok", *WEIGHTS, status=1)
-    assert "x.tok: is there, of another picture" in said
+    assert "x.tok: is there, of another image" in said
 
 
 def test_outputs_that_are_urls_or_named_like_files(tokcodec, here):
@@ -370,7 +370,7 @@ def test_outputs_that_are_urls_or_named_like_files(tokcodec, here):
 
 def test_reports_and_pages_keep_what_is_not_theirs(tokcodec, here):
     for name, command in (
-        ("pictures/2019-trip.webp", "page"),
+        ("images/2019-trip.webp", "page"),
         ("sheet-music.jpg", "evaluate"),
         ("plot.png", "evaluate"),
     ):

@@ -1,4 +1,4 @@
-"""Figures of pictures, the other codecs within their bytes, and the whole command."""
+"""Figures of images, the other codecs within their bytes, and the whole command."""
 
 import csv
 import dataclasses
@@ -24,7 +24,7 @@ from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.evaluate import baselines, metrics
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
 from tokcodec.evaluate.report import plot, table
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.export import export
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.metrics
 
 @pytest.fixture(scope="module")
 def square():
-    return Image.fromarray(read_squares(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
+    return Image.fromarray(read_tiles(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
 
 
 def test_psnr_is_exact():
@@ -60,16 +60,16 @@ def test_scores_fall_with_noise(square):
 
 
 @pytest.mark.parametrize("name", baselines.NAMES)
-def test_rivals_keep_to_their_bytes_and_use_them(name, square):
-    rival = baselines.open_rival(name, square)
-    assert not list(rival.attempts(5))
-    assert baselines.best(rival, square, 5) is None
+def test_baselines_keep_to_their_bytes_and_use_them(name, square):
+    baseline = baselines.open_baseline(name, square)
+    assert not list(baseline.attempts(5))
+    assert baselines.best(baseline, square, 5) is None
     previous = 0.0
     for budget in (121, 433):
-        attempts = list(rival.attempts(budget))
+        attempts = list(baseline.attempts(budget))
         assert all(attempt.file_bytes <= budget for attempt in attempts)
         assert all(attempt.image.size == square.size for attempt in attempts)
-        best = baselines.best(rival, square, budget)
+        best = baselines.best(baseline, square, budget)
         if best is None:
             assert not attempts
             continue
@@ -81,8 +81,8 @@ def test_rivals_keep_to_their_bytes_and_use_them(name, square):
 
 
 def test_a_file_format_takes_the_best_quality_that_fits(square):
-    rival = baselines.open_rival("webp", square)
-    attempts = {attempt.settings: attempt for attempt in rival.attempts(433)}
+    baseline = baselines.open_baseline("webp", square)
+    attempts = {attempt.settings: attempt for attempt in baseline.attempts(433)}
     settings = next(text for text in attempts if text.startswith("48 px"))
     quality = max(int(text.split()[-1]) for text in attempts if text.startswith("48 px"))
     settings = f"48 px, quality {quality}"
@@ -104,55 +104,57 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     folder = tmp_path / "report"
     assert report == json.loads((folder / "report.json").read_text())
     assert {path.name for path in folder.iterdir()} == {
-        *("report.json", "pictures.csv", "plot.png", "plot.svg"),
+        *("report.json", "images.csv", "plot.png", "plot.svg"),
         *("sheet-tokcodec-16-16.jpg", "sheet-tokcodec-64-64.jpg"),
     }
     assert Image.open(folder / "sheet-tokcodec-64-64.jpg").size == (4 * 260, 3 * 280)
-    assert (report["pictures"], report["failed"], report["size"]) == (3, 0, 256)
+    assert (report["images"], report["failed"], report["size"]) == (3, 0, 256)
     # Each packed, and entropy-coded.
-    forms = [(row["own"]["codec"], row["coded"]) for row in report["rows"]]
-    assert forms == [(f"tokcodec-{n}", coded) for n in (16, 64) for coded in (False, True)]
-    first, _, second, coded = report["rows"]
+    forms = [(row["own"]["codec"], row["entropy_coded"]) for row in report["rows"]]
+    assert forms == [
+        (f"tokcodec-{n}", entropy_coded) for n in (16, 64) for entropy_coded in (False, True)
+    ]
+    first, _, second, entropy_coded = report["rows"]
     assert (first["tokens"], first["payload_bytes"], first["own"]["file_bytes"]) == (16, 26, 43)
-    assert [other["codec"] for other in second["others"]] == ["thumbhash", "webp"]
-    assert first["others"][1] == {
+    assert [other["codec"] for other in second["baselines"]] == ["thumbhash", "webp"]
+    assert first["baselines"][1] == {
         **dict.fromkeys(("file_bytes", "psnr", "ssim", "ms_ssim", "lpips")),
-        **{"codec": "webp", "pictures": 0},
+        **{"codec": "webp", "images": 0},
     }
-    for other in second["others"]:
-        assert other["pictures"] == 3
+    for other in second["baselines"]:
+        assert other["images"] == 3
         assert other["file_bytes"] <= 121
     for name in ("psnr", "ssim", "ms_ssim"):
-        assert coded["own"][name] == second["own"][name]
-    assert coded["others"][1]["file_bytes"] <= coded["own"]["file_bytes"] < 121
-    assert coded["others"][1]["psnr"] < second["others"][1]["psnr"]
+        assert entropy_coded["own"][name] == second["own"][name]
+    assert entropy_coded["baselines"][1]["file_bytes"] <= entropy_coded["own"]["file_bytes"] < 121
+    assert entropy_coded["baselines"][1]["psnr"] < second["baselines"][1]["psnr"]
 
     # The same by the other commands.
     config = PreprocessingConfig()
     cropped = tmp_path / "cropped"
     cropped.mkdir()
     for photo in PHOTOS:
-        Image.fromarray(read_squares(photo, config, "crop").pixels[0]).save(cropped / photo.name)
+        Image.fromarray(read_tiles(photo, config, "crop").pixels[0]).save(cropped / photo.name)
     run("encode", cropped, "-o", tmp_path / "packed")
-    run("encode", cropped, "-o", tmp_path / "coded", "--coded")
-    run("decode", tmp_path / "coded", "-o", tmp_path / "decoded")
-    values, codes, sizes = [], set(), []
+    run("encode", cropped, "-o", tmp_path / "entropy_coded", "--entropy-coded")
+    run("decode", tmp_path / "entropy_coded", "-o", tmp_path / "decoded")
+    values, tokens, sizes = [], set(), []
     for photo in PHOTOS:
         images = (cropped / photo.name, tmp_path / "decoded" / f"{photo.name}.png")
         values.append(psnr(*(np.asarray(Image.open(path)) for path in images)))
         packed = tmp_path / "packed" / f"{photo.name}.tok"
-        codes.update(TokenFile.load(packed).codes.tolist())
-        sizes.append((tmp_path / "coded" / packed.name).stat().st_size)
+        tokens.update(TokenFile.load(packed).tokens.tolist())
+        sizes.append((tmp_path / "entropy_coded" / packed.name).stat().st_size)
     assert second["own"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
-    assert coded["own"]["file_bytes"] == pytest.approx(np.mean(sizes), abs=1e-3)
-    assert coded["payload_bytes"] == np.ceil(np.mean(sizes) - 17)
-    assert second["usage"] == pytest.approx(len(codes) / 8192, abs=1e-4)
+    assert entropy_coded["own"]["file_bytes"] == pytest.approx(np.mean(sizes), abs=1e-3)
+    assert entropy_coded["payload_bytes"] == np.ceil(np.mean(sizes) - 17)
+    assert second["usage"] == pytest.approx(len(tokens) / 8192, abs=1e-4)
 
-    assert "lpips" not in (folder / "pictures.csv").read_text()
-    with (folder / "pictures.csv").open() as file:
+    assert "lpips" not in (folder / "images.csv").read_text()
+    with (folder / "images.csv").open() as file:
         lines = [line for line in csv.DictReader(file) if line["codec"] == "tokcodec-64"]
     for form, expected in (("False", [121] * 3), ("True", sizes)):
-        own = [line for line in lines if line["coded"] == form]
+        own = [line for line in lines if line["entropy_coded"] == form]
         assert [float(line["psnr"]) for line in own] == pytest.approx(values, abs=1e-3)
         assert [int(line["file_bytes"]) for line in own] == expected
 
@@ -164,8 +166,8 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     part = {"width": 32, "layers": 1, "heads": 2, "patch_size": 16}
     config = ModelConfig(
         encoder=LatentEncoderConfig(**part, num_latents=64),
-        decoder=LatentDecoderConfig(**part, prefix_codes=True),
-        quantizer=CodebookConfig(codebook_size=64, code_dim=4),
+        decoder=LatentDecoderConfig(**part, prefix_tokens=True),
+        quantizer=CodebookConfig(codebook_size=64, embedding_dim=4),
         preprocessing=PreprocessingConfig(image_size=SMALLEST_SIDE),
     )
     model = Tokenizer(config)
@@ -175,7 +177,7 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     report = json.loads(run(*command, tmp_path / "prefix.safetensors").stdout)
     assert [row["tokens"] for row in report["rows"]] == [16, 32, 64]
     assert [row["payload_bytes"] for row in report["rows"]] == [12, 24, 48]
-    assert [row["others"] for row in report["rows"]] == [[]] * 3
+    assert [row["baselines"] for row in report["rows"]] == [[]] * 3
 
     small = dataclasses.replace(config, preprocessing=PreprocessingConfig(image_size=64))
     model = Tokenizer(small)
@@ -183,23 +185,23 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     export(model, tmp_path / "small.safetensors", {})
     assert checkpoint.find(str(tmp_path / "small.safetensors")).config == small
     refused = run(*command, tmp_path / "small.safetensors", status=1).stderr
-    assert b"squares of 64 pixels: MS-SSIM needs 176 or more" in refused
+    assert b"tiles of 64 pixels: MS-SSIM needs 176 or more" in refused
     mixed = run(*command, tmp_path / "prefix.safetensors", "--weights", "tokcodec-16", status=1)
-    assert b"checkpoints of different picture sizes" in mixed.stderr
+    assert b"checkpoints of different image sizes" in mixed.stderr
 
 
-def test_names_that_are_no_text_and_codecs_that_fit_some_pictures(start, run, tmp_path):
+def test_names_that_are_no_text_and_codecs_that_fit_some_images(start, run, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     shutil.copy(PHOTOS[0], os.path.join(os.fsencode(folder), b"\xff\xfe.png"))  # noqa: PTH118
     Image.new("RGB", (300, 300), (90, 120, 150)).save(folder / "flat.png")
     command = ("evaluate", folder, "--weights", "tokcodec-64", "--against", "jpeg,webp")
     report = json.loads(run(*command, "--json", "-o", tmp_path / "report").stdout)
-    assert report["pictures"] == 2
-    webp, jpeg = report["rows"][0]["others"]
-    assert webp["pictures"] == 2
-    assert jpeg["pictures"] == 0
-    assert b"\\xff" in (tmp_path / "report" / "pictures.csv").read_bytes()
+    assert report["images"] == 2
+    webp, jpeg = report["rows"][0]["baselines"]
+    assert webp["images"] == 2
+    assert jpeg["images"] == 0
+    assert b"\\xff" in (tmp_path / "report" / "images.csv").read_bytes()
     plot = (tmp_path / "report" / "plot.svg").read_bytes()
     start(*command, "-f", "-o", tmp_path / "report")
     assert (tmp_path / "report" / "plot.svg").read_bytes() == plot
@@ -238,11 +240,11 @@ def test_lpips_that_cannot_be_measured_is_refused_where_it_is_asked_for(run, mon
     )
 
 
-def _mean(codec, pictures, file_bytes, psnr):
+def _mean(codec, images, file_bytes, psnr):
     whole = file_bytes is not None
     scores = {"psnr": psnr, "ssim": 0.5 if whole else None, "ms_ssim": 0.6 if whole else None}
     return {
-        **{"codec": codec, "pictures": pictures, "file_bytes": file_bytes},
+        **{"codec": codec, "images": images, "file_bytes": file_bytes},
         **scores,
         "lpips": None,
     }
@@ -250,26 +252,31 @@ def _mean(codec, pictures, file_bytes, psnr):
 
 @pytest.fixture
 def figures():
-    """A report of four pictures: at 99 bytes ThumbHash as at 43, and no file of some others."""
+    """A report of four images: at 99 bytes ThumbHash as at 43, and no file of some others."""
     thumbhash = _mean("thumbhash", 4, 24.0, 16.0)
     none = (_mean("avif", 0, None, None), _mean("jpeg", 0, None, None))
     webp = (_mean("webp", 1, None, None), _mean("webp", 4, 98.0, 18.5))
     rows = [
         {
-            **{"checkpoint_id": "0" * 64, "tokens": tokens, "coded": coded, "payload_bytes": 1},
+            **{
+                "checkpoint_id": "0" * 64,
+                "tokens": tokens,
+                "entropy_coded": entropy_coded,
+                "payload_bytes": 1,
+            },
             **{"usage": 0.125, "perplexity": 1234.4, "own": own},
-            "others": [thumbhash, other, *none],
+            "baselines": [thumbhash, other, *none],
         }
-        for own, tokens, coded, other in (
+        for own, tokens, entropy_coded, other in (
             (_mean("tokcodec-16", 4, 43.0, 18.0), 16, False, webp[0]),
             (_mean("tokcodec-64", 4, 99.0, 20.0), 64, True, webp[1]),
         )
     ]
-    return {"pictures": 4, "failed": 0, "fit": "crop", "size": 256, "rows": rows}
+    return {"images": 4, "failed": 0, "fit": "crop", "size": 256, "rows": rows}
 
 
 def test_the_table_has_a_row_a_codec_and_size(figures):
-    head = ["", "codes", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]
+    head = ["", "tokens", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]
     assert table(figures) == [
         head,
         ["tokcodec-16, packed", "16", "43", "18.00", "0.500", "0.600", "12.5%", "1,234"],
@@ -296,7 +303,7 @@ def test_a_codec_has_one_colour_in_all_plots(figures):
     expected = colours(both)
     assert colours(plot(figures, ("psnr",), "svg", dark=True)) >= expected - {b"#333333"}
     for row in figures["rows"]:
-        del row["others"][0]  # without ThumbHash the others keep theirs
+        del row["baselines"][0]  # without ThumbHash the others keep theirs
     fewer = colours(plot(figures, ("psnr",), "svg"))
     assert len(expected - fewer) == 1
     assert fewer < expected
@@ -314,16 +321,16 @@ def test_without_its_packages_it_says_what_to_install(run, monkeypatch):
 
 
 def test_bad_input_is_named(run, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"not a picture")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     done = run(
         *("evaluate", tmp_path / "bad.png", DATA / "chelsea.png", "--against", "thumbhash"),
         *("--weights", "tokcodec-16"),
         status=3,
     )
-    assert b"bad.png: cannot read the picture" in done.stderr
-    assert b"means over 1 picture (" in done.stdout
+    assert b"bad.png: cannot read the image" in done.stderr
+    assert b"means over 1 image (" in done.stdout
     only = run("evaluate", tmp_path / "bad.png", "--against", "", status=1)
-    assert b"no picture to measure" in only.stderr
+    assert b"no image to measure" in only.stderr
     for command in ("evaluate", "verify"):
         piped = run(command, "-", status=2, stdin=PHOTOS[0].read_bytes())
         assert b"standard input is not read here" in piped.stderr

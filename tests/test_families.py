@@ -1,4 +1,4 @@
-"""Published checkpoints of other programs: the same codes, the same pictures, and bad ones."""
+"""Published checkpoints of other programs: the same tokens, the same images, and bad ones."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.errors import CheckpointError, OutputError
 from tokcodec.families import convert, known, locate, recognise
 from tokcodec.families.reading import Tensors
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 
@@ -43,7 +43,7 @@ def network(config, tensors):
 
 
 def check(model, name):
-    """Codes, z and reconstructions are those of the published implementation."""
+    """Tokens, z and reconstructions are those of the published implementation."""
     folder = published.FOLDER / name
     golden = {path.stem: np.load(path) for path in folder.glob("*.npy")}
     pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
@@ -52,10 +52,10 @@ def check(model, name):
         # In float32, what processors of several kinds give lies up to 1.2e-3 from float64's z here,
         # and up to 2.4e-3 from its pixels.
         np.testing.assert_allclose(z.transpose(1, 2).numpy(), golden["z"], rtol=0, atol=2.4e-3)
-        codes = model.encode(pixels).numpy()
+        tokens = model.encode(pixels).numpy()
         decided = golden["margins"] > 1e-3
         assert decided.mean() > 0.95
-        assert np.array_equal(codes[decided], golden["tokens"][decided])
+        assert np.array_equal(tokens[decided], golden["tokens"][decided])
         for file, count in (("reconstruction", None), ("reconstruction_64", 64)):
             if file in golden:
                 some = torch.from_numpy(golden["tokens"][:1, :count]).long()
@@ -74,14 +74,14 @@ CONVOLUTIONAL = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_convolutional_golden_codes(name, tmp_path):
+def test_convolutional_golden_tokens(name, tmp_path):
     source = locate(str(published.write_golden(name, tmp_path)))
     with source.open() as stored:
         assert recognise(stored, source.read_config()).title == CONVOLUTIONAL[name][1]
     config, tensors = convert(source)
     assert ModelConfig.from_json(config.to_json()) == config
     assert getattr(config.quantizer, "metric", None) == CONVOLUTIONAL[name][0]
-    assert (config.num_codes, config.multiple, config.default_fit) == (256, 16, "crop")
+    assert (config.num_tokens, config.multiple, config.default_fit) == (256, 16, "crop")
     model = network(config, tensors)
     golden = {path.stem: np.load(path) for path in (published.FOLDER / name).glob("*.npy")}
     pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
@@ -91,8 +91,8 @@ def test_convolutional_golden_codes(name, tmp_path):
         np.testing.assert_allclose(z.numpy(), theirs, rtol=0, atol=1e-3)
         decided = golden["margins"] > 1e-3
         assert decided.mean() > 0.95
-        codes = model.quantizer.codes(z).flatten(1).numpy()
-        assert np.array_equal(codes[decided], golden["tokens"][decided])
+        tokens = model.quantizer.tokens(z).flatten(1).numpy()
+        assert np.array_equal(tokens[decided], golden["tokens"][decided])
         margins = model.quantizer.margins(z).flatten(1).numpy()
         np.testing.assert_allclose(margins, golden["margins"], rtol=0, atol=2e-3)
         given = torch.from_numpy(golden["tokens"][:1]).long().view(1, 16, 16)
@@ -165,7 +165,7 @@ def test_published_convolutional_sizes(name):
         expected = Tokenizer(ours).state_dict()
     assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
     assert sum(value.numel() for value in expected.values()) == parameters
-    assert (ours.num_codes, ours.quantizer.codebook_size) == (model.codes, model.codebook_size)
+    assert (ours.num_tokens, ours.quantizer.codebook_size) == (model.tokens, model.codebook_size)
     assert ours.preprocessing.image_size == model.image_size
 
 
@@ -238,8 +238,8 @@ def test_other_squares_and_janus(run, tmp_path):
         facts[name] = checkpoint.find(str(tmp_path / f"{name}.safetensors"))
     sizes = {name: header.config.preprocessing.image_size for name, header in facts.items()}
     assert sizes == {"small": 32, "plain": 256, "janus": 384}
-    assert facts["small"].config.num_codes == 16**2
-    assert len({header.code_id for header in facts.values()}) == 3
+    assert facts["small"].config.num_tokens == 16**2
+    assert len({header.model_id for header in facts.values()}) == 3
     assert {header.config.preprocessing.resize for header in facts.values()} == {"adm"}
     assert [header.config.rounding for header in facts.values()] == ["nearest"] * 2 + ["down"]
     run("encode", PHOTOS[0], "--weights", tmp_path / "small.safetensors", "-o", tmp_path / "a.tok")
@@ -258,7 +258,7 @@ def test_a_malicious_lightning_checkpoint_runs_nothing(tmp_path, monkeypatch):
     whole = {"callbacks": Malicious(), "state_dict": state, "x": [Malicious()]}
     torch.save(whole, tmp_path / "good" / "last.ckpt")
     monkeypatch.setenv("TOKCODEC_CACHE", str(tmp_path / "cache"))
-    assert find("good").config.num_codes == 256
+    assert find("good").config.num_tokens == 256
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "good"]
 
 
@@ -271,33 +271,33 @@ def s128(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["titok_ss64_vq8k", "simple_1d_tokenizer", "one_d_piece_s256"])
-def test_golden_codes(name):
+def test_golden_tokens(name):
     assert check(converted(name), name) == (5 if name == "one_d_piece_s256" else 4)
 
 
-def test_golden_codes_through_the_command(s128, run, tmp_path):
+def test_golden_tokens_through_the_command(s128, run, tmp_path):
     said = run("convert", s128, "-o", tmp_path / "s128.safetensors")
     assert said.stdout.decode().strip() == str(tmp_path / "s128.safetensors")
-    assert b"128 codes of 4096" in said.stderr
+    assert b"128 tokens of 4096" in said.stderr
     header = checkpoint.read_header(tmp_path / "s128.safetensors")
     assert header.config.default_fit == "crop"
     assert check(load(header, CPU), "titok_s128") == 4
     Image.fromarray(IMAGES[0]).save(tmp_path / "a.png")
     run("encode", "a.png", "--weights", header.path, cwd=tmp_path)
-    tokens = json.loads(run("inspect", "a.png.tok", "--codes", "--json", cwd=tmp_path).stdout)
+    tokens = json.loads(run("inspect", "a.png.tok", "--tokens", "--json", cwd=tmp_path).stdout)
     golden = np.load(published.FOLDER / "titok_s128" / "tokens.npy")[0]
     decided = np.load(published.FOLDER / "titok_s128" / "margins.npy")[0] > 1e-3
     assert tokens["payload_bytes"] == 192
-    assert np.array_equal(np.array(tokens["codes"])[decided], golden[decided])
+    assert np.array_equal(np.array(tokens["tokens"])[decided], golden[decided])
 
 
 # The arrays were made once by golden/make_torchvision.py.
 def test_pixels_are_torchvisions():
-    with np.load(GOLDEN / "torchvision" / "squares.npz") as squares:
-        assert len(squares) == 6
-        for name, expected in squares.items():
+    with np.load(GOLDEN / "torchvision" / "squares.npz") as tiles:
+        assert len(tiles) == 6
+        for name, expected in tiles.items():
             path = GOLDEN / "torchvision" / f"{name}.jpg"
-            pixels = read_squares(path, PreprocessingConfig(), "crop").pixels
+            pixels = read_tiles(path, PreprocessingConfig(), "crop").pixels
             assert np.array_equal(pixels[0], expected), name
 
 
@@ -327,9 +327,9 @@ def test_published_sizes(name, encoder, decoder, codebook, num_latents):
         expected = Tokenizer(ours).state_dict()
     assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}
     assert (ours.encoder.heads, ours.decoder.heads) == (encoder[0] // 64, decoder[0] // 64)
-    assert (ours.num_codes, ours.quantizer.codebook_size) == (num_latents, codebook[0])
+    assert (ours.num_tokens, ours.quantizer.codebook_size) == (num_latents, codebook[0])
     assert (ours.quantizer.metric == "cosine") == ours.encoder.legacy_latents == (not later)
-    assert ours.prefix_codes == name.startswith("one-d-piece")
+    assert ours.prefix_tokens == name.startswith("one-d-piece")
 
 
 def test_titok_takes_any_depth_width_and_patch():
@@ -362,9 +362,9 @@ def test_titok_takes_any_depth_width_and_patch():
         model = Tokenizer(ours)
         model.load_state_dict({k: torch.from_numpy(v) for k, v in tensors.items()})
         with torch.inference_mode():
-            codes = model.encode(torch.rand(2, 3, 16, 16))
-            assert codes.shape == (2, num_latents)
-            assert model.decode(codes).shape == (2, 3, 16, 16)
+            tokens = model.encode(torch.rand(2, 3, 16, 16))
+            assert tokens.shape == (2, num_latents)
+            assert model.decode(tokens).shape == (2, 3, 16, 16)
 
     check()
 
@@ -379,7 +379,7 @@ def test_weights_takes_a_published_folder(run, tmp_path, monkeypatch):
     before = cached.stat().st_mtime_ns
     run("encode", "a.png", "--weights", "mine", cwd=tmp_path)
     assert cached.stat().st_mtime_ns == before
-    # Decoding needs no --weights: the cache is searched by code_id.
+    # Decoding needs no --weights: the cache is searched by model_id.
     assert b"decoded by mine" in run("decode", "a.png.tok", cwd=tmp_path).stderr
     assert Image.open(tmp_path / "a.png.png").size == (512, 512)
     # Other weights are another entry, under whatever name.
@@ -404,8 +404,8 @@ def test_the_default_name_and_what_is_there(start, run, tmp_path):
     facts = json.loads(run("inspect", "mine.safetensors", "--json", cwd=tmp_path).stdout)
     assert facts["provenance"]["converted_from"] == "mine"
     assert facts["config"]["vqgan"] == {
-        "proxy_codes": 8,
-        "code_dim": 12,
+        "proxy_codebook_size": 8,
+        "embedding_dim": 12,
         "channels": 32,
         "multipliers": [1, 1, 2],
     }
@@ -424,7 +424,7 @@ def test_a_pickle_gives_the_same(run, tmp_path):
     family = ("--family", "simple-1d-tokenizer")
     run("convert", "alone.bin", "-o", "b.safetensors", *family, cwd=tmp_path)
     again = checkpoint.read_header(tmp_path / "b.safetensors")
-    assert (again.code_id, again.checkpoint_id) == (header.code_id, header.checkpoint_id)
+    assert (again.model_id, again.checkpoint_id) == (header.model_id, header.checkpoint_id)
 
 
 class Malicious:
@@ -530,7 +530,7 @@ def test_copies_must_be_equal(tmp_path):
     copies = {k: v for k, v in tensors.items() if "transformer" not in k}
     assert len(originals) < len(tensors) > len(copies)
     ids = {
-        write(locate(str(published.write(tmp_path / "a", config, some))), tmp_path / "b").code_id
+        write(locate(str(published.write(tmp_path / "a", config, some))), tmp_path / "b").model_id
         for some in (tensors, originals, copies)
     }
     assert len(ids) == 1
@@ -590,7 +590,7 @@ def test_damaged_pickles_and_parameters(name, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     parameters = {k: torch.nn.Parameter(torch.from_numpy(v)) for k, v in tensors.items()}
     torch.save(parameters, tmp_path / name)
-    assert find(str(tmp_path / name)).config.num_codes == 6
+    assert find(str(tmp_path / name)).config.num_tokens == 6
     whole = (tmp_path / name).read_bytes()
     for data in (b"", b"plain text\n", whole[:1000], whole[:-100], b"\x80" + whole):
         (tmp_path / name).write_bytes(data)
@@ -609,7 +609,7 @@ def test_damaged_pickles_and_parameters(name, tmp_path):
             find(str(tmp_path / name))
 
 
-def test_pictures_do_not_depend_on_the_batch(tmp_path):
+def test_images_do_not_depend_on_the_batch(tmp_path):
     codec = Codec.load(str(published.write(tmp_path / "mine", *published.tiny())), "cpu")
     x = torch.randn(4, 16, codec.config.decoder.width)
     x[3] = x[0]
@@ -618,8 +618,8 @@ def test_pictures_do_not_depend_on_the_batch(tmp_path):
         for row in range(4):
             alone = codec.model.decoder.to_pixels(x[row : row + 1])
             torch.testing.assert_close(together[row], alone[0], atol=1e-4, rtol=0)
-    codes = torch.randint(0, 32, (3, 6))
-    assert torch.equal(codec.decode(codes)[:1], codec.decode(codes[:1]))
+    tokens = torch.randint(0, 32, (3, 6))
+    assert torch.equal(codec.decode(tokens)[:1], codec.decode(tokens[:1]))
 
 
 @pytest.mark.parametrize("config", ["[", "[]", "\udc80"])
@@ -641,30 +641,30 @@ def test_prefixes(run, tmp_path):
     run("encode", "a.png", *piece, "--tokens", "4", "-o", "4.tok", cwd=tmp_path)
     run("encode", "a.png", *piece, "--tokens", "4", "-o", "4.tok", cwd=tmp_path)  # skipped
     assert (
-        b"with 4 codes"
+        b"with 4 tokens"
         in run("encode", "a.png", *piece, "-o", "4.tok", cwd=tmp_path, status=1).stderr
     )
     codec = Codec.load(str(tmp_path / "piece.safetensors"), "cpu")
     whole = codec.compress(tmp_path / "a.png")
     for tokens, file in ((6, "6.tok"), (4, "4.tok")):
         kept = codec.compress(tmp_path / "a.png", tokens=tokens)
-        assert np.array_equal(kept.codes, whole.codes[:tokens])
+        assert np.array_equal(kept.tokens, whole.tokens[:tokens])
         assert kept.to_bytes() == (tmp_path / file).read_bytes()
     assert (tmp_path / "6.tok").stat().st_size - (tmp_path / "4.tok").stat().st_size == 1
 
-    # Fewer of a whole file, or all of a short one: the same picture.
+    # Fewer of a whole file, or all of a short one: the same image.
     run("decode", "6.tok", *piece, "--tokens", "4", "-o", "from6.png", cwd=tmp_path)
     run("decode", "4.tok", *piece, "-o", "from4.png", cwd=tmp_path)
     run("decode", "6.tok", *piece, "-o", "all.png", cwd=tmp_path)
-    pictures = [np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("from6", "from4", "all")]
-    assert np.array_equal(pictures[0], pictures[1])
-    assert not np.array_equal(pictures[0], pictures[2])
-    pixels = codec.decode(torch.from_numpy(whole.codes[None, :4]))
+    images = [np.asarray(Image.open(tmp_path / f"{n}.png")) for n in ("from6", "from4", "all")]
+    assert np.array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], images[2])
+    pixels = codec.decode(torch.from_numpy(whole.tokens[None, :4]))
     assert pixels.shape == (1, 3, 16, 16)
 
     # Tiles keep a prefix each.
     tiles = codec.compress(Image.open(tmp_path / "a.png").crop((0, 0, 40, 20)), "tile", tokens=2)
-    assert len(tiles.codes) == 3 * 2 * 2
+    assert len(tiles.tokens) == 3 * 2 * 2
     assert codec.decompress(tiles).size == (40, 20)
     mixed = codec.decompress_batch([whole, tiles, whole, tiles])
     assert [np.asarray(image).tobytes() for image in mixed[:2]] == [
@@ -673,19 +673,19 @@ def test_prefixes(run, tmp_path):
 
     # Refused: more than there are, more than the file has, a checkpoint not trained for it.
     for arguments, message in (
-        (("encode", "a.png", *piece, "--tokens", "7"), "piece: has 6 codes a square, not 7"),
+        (("encode", "a.png", *piece, "--tokens", "7"), "piece: has 6 tokens a tile, not 7"),
         (
             ("encode", "a.png", "--weights", "titok.safetensors", "--tokens", "4"),
-            "titok: decodes only all its 6 codes together; it was not trained for 4 of them "
+            "titok: decodes only all its 6 tokens together; it was not trained for 4 of them "
             "(One-D-Piece checkpoints are)",
         ),
     ):
         said = run(*arguments, "-o", "new", cwd=tmp_path, status=1).stderr.decode()
         assert said == f"tokcodec: {message}\n"
     said = run("decode", "6.tok", *piece, "--tokens", "7", "-o", "new", cwd=tmp_path, status=1)
-    assert said.stderr == b"tokcodec: 6.tok: piece: has 6 codes a square, not 7\n"
+    assert said.stderr == b"tokcodec: 6.tok: piece: has 6 tokens a tile, not 7\n"
     said = run("decode", "4.tok", *piece, "--tokens", "5", "-o", "new", cwd=tmp_path, status=1)
-    assert b"tokcodec: 4.tok: it holds 4 codes a square, not 5\n" in said.stderr
+    assert b"tokcodec: 4.tok: it holds 4 tokens a tile, not 5\n" in said.stderr
     assert not (tmp_path / "new").exists()
 
 

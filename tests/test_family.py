@@ -18,7 +18,7 @@ from tokcodec.config.quantizers import FiniteScalarConfig
 
 @dataclass(frozen=True, kw_only=True)
 class MeanEncoderConfig(EncoderConfig):
-    """A code a cell: its mean colour, times a learned gain."""
+    """A token a cell: its mean colour, times a learned gain."""
 
     kind: ClassVar[str] = "mean"
     network: ClassVar[str] = "test_family:MeanEncoder"
@@ -32,16 +32,16 @@ class MeanEncoderConfig(EncoderConfig):
     def check(self, side):
         assert side % self.cell == 0
 
-    def code_shape(self, height, width):
+    def token_shape(self, height, width):
         return height // self.cell, width // self.cell
 
-    def widest(self, side):
+    def peak_activation(self, side):
         return 3 * side**2
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlatDecoderConfig(DecoderConfig):
-    """A cell of one colour a code."""
+    """A cell of one colour a token."""
 
     kind: ClassVar[str] = "flat"
     network: ClassVar[str] = "test_family:FlatDecoder"
@@ -52,14 +52,14 @@ class FlatDecoderConfig(DecoderConfig):
     def multiple(self):
         return self.cell
 
-    def check(self, side, code_shape):
-        assert code_shape == (side // self.cell,) * 2
+    def check(self, side, token_shape):
+        assert token_shape == (side // self.cell,) * 2
 
 
 class MeanEncoder(nn.Module):
     def __init__(self, config, frame):
         super().__init__()
-        self.cell, self.gain = config.cell, nn.Parameter(torch.ones(frame.code_dim))
+        self.cell, self.gain = config.cell, nn.Parameter(torch.ones(frame.embedding_dim))
 
     def forward(self, pixels):
         means = nn.functional.avg_pool2d(pixels, self.cell).permute(0, 2, 3, 1)

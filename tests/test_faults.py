@@ -153,7 +153,7 @@ def test_nothing_is_lost_at_any_point(run, inputs, tmp_path, name, over):
                 assert not any(TEMPORARY in path for path in left)
             # Nothing is half there: each file is as it was, or as it is to be.
             for path, data in left.items():
-                if TEMPORARY not in path and ".parts/" not in path:
+                if TEMPORARY not in path and ".shards/" not in path:
                     assert data == expected[path], path
             if left == expected and name not in SEVERAL:
                 shutil.rmtree(folder)

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tokcodec.config.geometry import FITS, MAX_NATIVE_CODES, place
-from tokcodec.errors import PictureError
+from tokcodec.config.geometry import FITS, MAX_NATIVE_TOKENS, place
+from tokcodec.errors import ImageError
 
 edges = st.integers(1, 65535)
 sides = st.sampled_from([32, 256])
@@ -24,7 +24,7 @@ def test_crop_is_torchvisions(width, height, side):
 
 
 @given(edges, edges, sides)
-def test_pad_keeps_all_of_the_picture(width, height, side):
+def test_pad_keeps_all_of_the_image(width, height, side):
     placement = place("pad", width, height, side)
     left, top, right, bottom = placement.visible
     assert (right - left, bottom - top) == placement.resized
@@ -37,7 +37,7 @@ def test_pad_keeps_all_of_the_picture(width, height, side):
 
 
 @given(edges, edges, sides)
-def test_tile_covers_the_picture_with_no_square_too_many(width, height, side):
+def test_tile_covers_the_image_with_no_square_too_many(width, height, side):
     columns, rows = place("tile", width, height, side).grid
     assert (columns - 1) * side < width <= columns * side
     assert (rows - 1) * side < height <= rows * side
@@ -46,12 +46,12 @@ def test_tile_covers_the_picture_with_no_square_too_many(width, height, side):
 @given(edges, edges, st.sampled_from([1, 2, 4, 8, 16, 32]))
 def test_native_fills_up_to_multiples_or_is_refused(width, height, multiple):
     columns, rows = -(-width // multiple), -(-height // multiple)
-    if columns * rows > MAX_NATIVE_CODES:
-        with pytest.raises(PictureError, match=f"{columns * rows:,} codes, .* take --fit tile"):
+    if columns * rows > MAX_NATIVE_TOKENS:
+        with pytest.raises(ImageError, match=f"{columns * rows:,} tokens, .* take --fit tile"):
             place("native", width, height, multiple)
         return
     placement = place("native", width, height, multiple)
-    assert placement.square == (columns * multiple, rows * multiple)
+    assert placement.tile == (columns * multiple, rows * multiple)
     assert (placement.grid, placement.offset) == ((1, 1), (0, 0))
     assert placement.resized == placement.output == (width, height)
     assert placement.visible == (0, 0, width, height)
@@ -59,13 +59,13 @@ def test_native_fills_up_to_multiples_or_is_refused(width, height, multiple):
 
 @given(st.sampled_from(FITS), edges, edges, sides)
 def test_canvas_shows_the_visible_part(fit, width, height, side):
-    assume(fit != "native" or -(-width // side) * -(-height // side) <= MAX_NATIVE_CODES)
+    assume(fit != "native" or -(-width // side) * -(-height // side) <= MAX_NATIVE_TOKENS)
     placement = place(fit, width, height, side)
     left, top, right, bottom = placement.visible
-    (columns, rows), (wide, high) = placement.grid, placement.square
+    (columns, rows), (wide, high) = placement.grid, placement.tile
     assert 0 <= left < right <= columns * wide
     assert 0 <= top < bottom <= rows * high
-    # The visible part lies on the picture, nowhere on repeated edges.
+    # The visible part lies on the image, nowhere on repeated edges.
     x, y = placement.offset
     assert x <= left
     assert right <= x + placement.resized[0]
@@ -85,4 +85,4 @@ def test_canvas_shows_the_visible_part(fit, width, height, side):
 def test_by_hand(fit, resized, offset, grid):
     placement = place(fit, 600, 400, 256)
     assert (placement.resized, placement.offset, placement.grid) == (resized, offset, grid)
-    assert placement.num_squares == int(np.prod(grid))
+    assert placement.num_tiles == int(np.prod(grid))

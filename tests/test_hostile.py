@@ -50,7 +50,10 @@ SMALL = {
         encoder=LatentEncoderConfig(**VIT, num_latents=4),
         quantizer=FiniteScalarConfig(levels=(3, 3)),
         decoder=ProxyDecoderConfig(
-            **VIT, vqgan=VqganConfig(proxy_codes=8, channels=32, multipliers=(1, 1, 1, 1), blocks=1)
+            **VIT,
+            vqgan=VqganConfig(
+                proxy_codebook_size=8, channels=32, multipliers=(1, 1, 1, 1), blocks=1
+            ),
         ),
         preprocessing=PreprocessingConfig(image_size=16),
     ),
@@ -201,7 +204,7 @@ CONFIG = checkpoint.read_header(GOLDEN / "patch.safetensors").config.to_json()
         ({"tokcodec.provenance": '{"a":' * 99 + "1" + "}" * 99}, "nested deeper"),
         ({"tokcodec.provenance": '{"a":1,"a":2}'}, "a twice in an object"),
         ({"tokcodec.reads": "[" * 50_000}, "reads is no JSON array: nested"),
-        ({"tokcodec.code_id": "z" * 64}, "not 64 hex digits"),
+        ({"tokcodec.model_id": "z" * 64}, "not 64 hex digits"),
         ({"tokcodec.prior_id": "\x1b"}, "not 64 hex digits"),
     ],
 )
@@ -259,10 +262,12 @@ def test_values_of_published_configs_are_quoted_in_short():
 def test_tensors_that_are_not_finite_are_refused(tmp_path):
     header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
     for value in (math.nan, math.inf):
-        bias = np.full_like(tensors["encoder.to_code.bias"], value)
-        changed = {**tensors, "encoder.to_code.bias": bias}
+        bias = np.full_like(tensors["encoder.to_embedding.bias"], value)
+        changed = {**tensors, "encoder.to_embedding.bias": bias}
         other = checkpoint.write(tmp_path / "a.safetensors", header.config, changed, {})
-        with pytest.raises(CheckpointError, match=r"encoder\.to_code\.bias holds NaN or infinite"):
+        with pytest.raises(
+            CheckpointError, match=r"encoder\.to_embedding\.bias holds NaN or infinite"
+        ):
             load(other, CPU)
 
 
@@ -278,7 +283,7 @@ def test_priors_that_lie_about_their_sizes_are_refused(tmp_path):
                 checkpoint.read_prior(header)
             assert str(caught.value).isprintable()
     header = checkpoint.write(tmp_path / "b.safetensors", own, prior, {})
-    with pytest.raises(CheckpointError, match="its prior is of 8192 codes"):
+    with pytest.raises(CheckpointError, match="its prior is of 8192 tokens"):
         checkpoint.read_prior(header)
 
 
@@ -296,7 +301,7 @@ def is_plain(done):
         ({"tokcodec.format": EVIL}, {}, r"format a\x1b[31m\x9b2J\n\u202e[red] needs"),
         ({"tokcodec.config": json.dumps({EVIL: 1})}, {}, r"config.a\x1b[31m"),
         ({"tokcodec.config": json.dumps({"layout": EVIL})}, {}, r"'a\x1b[31m"),
-        ({"tokcodec.code_id": EVIL}, {}, "64 hex digits"),
+        ({"tokcodec.model_id": EVIL}, {}, "64 hex digits"),
         ({}, {f"decoder.{EVIL}": np.zeros(3, np.int64)}, r"tensor decoder.a\x1b[31m"),
         ({}, {f"decoder.{EVIL}" + "x" * 10_000: np.zeros(3, np.int64)}, " ... xxx"),
     ],
@@ -354,4 +359,6 @@ def test_messages_are_one_line_of_bounded_length():
     assert str(error).startswith(r"a\x1b[31m\x9b2J\n\u202e[red]: xxx")
     assert str(error).endswith("xxx; do this")
     assert str(ConfigError(str(error))) == str(error)
-    assert str(TokcodecError("Ünïcode [x] 写真.png: as it is")) == "Ünïcode [x] 写真.png: as it is"
+    assert (
+        str(TokcodecError("Ünïtoken [x] 写真.png: as it is")) == "Ünïtoken [x] 写真.png: as it is"
+    )

@@ -21,7 +21,7 @@ OWN = BUNDLED | {name: GOLDEN / f"{name}.safetensors" for name in ("patch", "lat
 def test_of_checkpoints(name):
     header, _ = checkpoint.read(OWN[name])  # which compares them with the contents
     pinned = PINNED[name]
-    assert (header.code_id, header.checkpoint_id) == (pinned["code_id"], pinned["checkpoint_id"])
+    assert (header.model_id, header.checkpoint_id) == (pinned["model_id"], pinned["checkpoint_id"])
     assert header.config.to_json() == pinned["config"]
 
 
@@ -32,7 +32,7 @@ def test_of_what_is_converted(name):
     ours, tensors = family.convert(Tensors(tensors), config, None)
     assert {
         "config": ours.to_json(),
-        "code_id": checkpoint.code_id(ours, tensors),
+        "model_id": checkpoint.model_id(ours, tensors),
         "checkpoint_id": checkpoint.checkpoint_id(ours, tensors),
     } == PINNED[name]
     assert ModelConfig.from_json(ours.to_json()) == ours

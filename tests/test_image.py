@@ -15,12 +15,12 @@ from PIL import Image, ImageCms, JpegImagePlugin
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import FITS, place
-from tokcodec.errors import OutputError, PictureError
+from tokcodec.errors import ImageError, OutputError
 from tokcodec.image import (
     _FORMATS,
     _to_srgb,
     extensions,
-    read_squares,
+    read_tiles,
     save,
     to_image,
     to_rgb,
@@ -51,22 +51,22 @@ def one_pixel(image):
 )
 def test_golden_pixels(fit, name, config):
     expected = np.load(GOLDEN / "coffee-pixels.npz")[f"{name}_{fit}"]
-    squares = read_squares(COFFEE, config, fit)
-    assert (squares.width, squares.height, squares.fit) == (600, 400, fit)
-    assert squares.pixels.dtype == np.uint8
-    assert np.array_equal(squares.pixels, expected)
+    tiles = read_tiles(COFFEE, config, fit)
+    assert (tiles.width, tiles.height, tiles.fit) == (600, 400, fit)
+    assert tiles.pixels.dtype == np.uint8
+    assert np.array_equal(tiles.pixels, expected)
 
 
 # libjpeg-turbo takes what instructions a processor has; Pillow's resizing has no such ways.
 @pytest.mark.parametrize("instructions", ["NONE", "SSE2"])
 def test_golden_pixels_on_other_processors(instructions):
     program = (
-        "import numpy as np, test_picture as t\n"
+        "import numpy as np, test_image as t\n"
         "golden = np.load(t.GOLDEN / 'coffee-pixels.npz')\n"
         "for name, expected in golden.items():\n"
         "    kind, fit = name.split('_')\n"
         "    config = {'plain': t.SMALL, 'reduced': t.REDUCED, 'direct': t.DIRECT}[kind]\n"
-        "    assert np.array_equal(t.read_squares(t.COFFEE, config, fit).pixels, expected), name"
+        "    assert np.array_equal(t.read_tiles(t.COFFEE, config, fit).pixels, expected), name"
     )
     subprocess.run(
         [sys.executable, "-c", program],
@@ -99,7 +99,7 @@ def test_reduction_never_goes_below_what_is_needed(monkeypatch):
     ]:
         file = encoded(photo.resize((width, height)), "JPEG")
         for config, size in ((REDUCED, reduced), (DIRECT, direct)):
-            read_squares(file, config, fit)
+            read_tiles(file, config, fit)
             assert opened.pop() == size, (width, height, fit)
 
 
@@ -124,9 +124,9 @@ def test_exif_orientation(orientation, kind, config):
     stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    squares = read_squares(encoded(stored, kind, exif=exif), config, "stretch")
-    assert (squares.width, squares.height) == (640, 320)
-    pixels = squares.pixels[0].astype(int)
+    tiles = read_tiles(encoded(stored, kind, exif=exif), config, "stretch")
+    assert (tiles.width, tiles.height) == (640, 320)
+    pixels = tiles.pixels[0].astype(int)
     near, far = config.read_size // 4, 3 * config.read_size // 4
     for at, colour in {
         (near, near): (255, 0, 0),
@@ -159,22 +159,22 @@ def test_modes(mode, value, expected):
 
 def test_16_bit_png():
     values = np.full((4, 4), 257 * 200, np.uint16)
-    squares = read_squares(encoded(Image.fromarray(values)), SMALL, "stretch")
-    assert (squares.pixels == 200).all()
+    tiles = read_tiles(encoded(Image.fromarray(values)), SMALL, "stretch")
+    assert (tiles.pixels == 200).all()
 
 
 def test_palette_with_transparency():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
-    assert (read_squares(encoded(image), SMALL, "pad").pixels[0] == (10, 20, 30)).all()
+    assert (read_tiles(encoded(image), SMALL, "pad").pixels[0] == (10, 20, 30)).all()
     clear = encoded(image, transparency=1)
-    assert (read_squares(clear, SMALL, "pad", (5, 6, 7)).pixels[0] == (5, 6, 7)).all()
+    assert (read_tiles(clear, SMALL, "pad", (5, 6, 7)).pixels[0] == (5, 6, 7)).all()
 
 
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     file = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert (read_squares(file, SMALL, "stretch").pixels[0] == (255, 0, 0)).all()
+    assert (read_tiles(file, SMALL, "stretch").pixels[0] == (255, 0, 0)).all()
 
 
 def profile_with_red_and_green_swapped():
@@ -211,11 +211,11 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 def test_icc_profile_becomes_srgb(config):
     image = Image.new("RGB", (4, 4), (200, 60, 30))
     file = encoded(image, icc_profile=profile_with_red_and_green_swapped())
-    shown = read_squares(file, config, "stretch").pixels[0, 0, 0].astype(int)
+    shown = read_tiles(file, config, "stretch").pixels[0, 0, 0].astype(int)
     assert np.abs(shown - (60, 200, 30)).max() <= 6  # a plain 2.2 is not quite sRGB's curve
     for profile in (SRGB, b"broken"):
         file = encoded(image, icc_profile=profile)
-        assert tuple(read_squares(file, config, "stretch").pixels[0, 0, 0]) == (200, 60, 30)
+        assert tuple(read_tiles(file, config, "stretch").pixels[0, 0, 0]) == (200, 60, 30)
 
 
 def test_a_transform_is_left_out_only_where_it_changes_no_colour():
@@ -253,17 +253,17 @@ def test_what_is_cut_off_is_not_missed(width, height, resize, side):
     left, top = (-offset for offset in placement.offset)
     cut = whole.resize(placement.resized, resampling).crop((left, top, left + side, top + side))
     config = PreprocessingConfig(image_size=side, resize=resize)
-    assert np.array_equal(read_squares(image, config, "crop").pixels[0], np.asarray(cut))
+    assert np.array_equal(read_tiles(image, config, "crop").pixels[0], np.asarray(cut))
 
 
 @given(st.sampled_from(FITS), st.integers(1, 300), st.integers(1, 300))
 def test_direct_squares_lie_where_exact_ones_do(fit, width, height):
-    # A smooth picture, so that the way it is resized hardly matters, and a shift would.
+    # A smooth image, so that the way it is resized hardly matters, and a shift would.
     across, down = np.arange(width) * 200 / width, np.arange(height) * 200 / height
     smooth = np.stack(np.broadcast_arrays(across, down[:, None], 90), axis=-1) + 20
     image = Image.fromarray(smooth.astype(np.uint8))
-    exact = read_squares(image, SMALL, fit, multiple=64).pixels
-    direct = read_squares(image, DIRECT, fit, multiple=64).pixels
+    exact = read_tiles(image, SMALL, fit, multiple=64).pixels
+    direct = read_tiles(image, DIRECT, fit, multiple=64).pixels
     n, rows, columns, _ = direct.shape
     means = exact.reshape(n, rows, 2, columns, 2, 3).mean(axis=(2, 4))
     step = 200 / min(width, height)  # beyond the edges, the last pixel of each is repeated
@@ -273,39 +273,39 @@ def test_direct_squares_lie_where_exact_ones_do(fit, width, height):
 def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
     Image.new("1", (400, 300)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
-    with pytest.raises(PictureError, match=r"big\.png: more pixels .*--allow-large"):
-        read_squares(tmp_path / "big.png", SMALL, "stretch")
+    with pytest.raises(ImageError, match=r"big\.png: more pixels .*--allow-large"):
+        read_tiles(tmp_path / "big.png", SMALL, "stretch")
     black = np.zeros((1, 64, 64, 3), np.uint8)
-    with pytest.raises(PictureError, match="400x300 pixels are more"):
+    with pytest.raises(ImageError, match="400x300 pixels are more"):
         to_image(black, place("stretch", 400, 300, 64), None)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read_squares(tmp_path / "big.png", SMALL, "stretch").width == 400
+    assert read_tiles(tmp_path / "big.png", SMALL, "stretch").width == 400
     assert to_image(black, place("stretch", 400, 300, 64), None).size == (400, 300)
 
 
 def test_an_edge_too_long_for_the_header(tmp_path):
     Image.new("1", (65536, 1)).save(tmp_path / "long.png")
-    with pytest.raises(PictureError, match=r"long\.png: 65536x1 pixels; .* 65535 an edge"):
-        read_squares(tmp_path / "long.png", SMALL, "stretch")
+    with pytest.raises(ImageError, match=r"long\.png: 65536x1 pixels; .* 65535 an edge"):
+        read_tiles(tmp_path / "long.png", SMALL, "stretch")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 30, 300, 3000])
 def test_damaged_files(tmp_path, keep):
     path = tmp_path / "a.jpg"
     path.write_bytes(COFFEE.read_bytes()[:keep])
-    with pytest.raises(PictureError, match=r"a\.jpg: cannot read the picture: ") as caught:
-        read_squares(path, SMALL, "stretch")
+    with pytest.raises(ImageError, match=r"a\.jpg: cannot read the image: ") as caught:
+        read_tiles(path, SMALL, "stretch")
     assert "\n" not in str(caught.value)
 
 
 # What LlamaGen's own centre crop, which is ADM's, makes of the six JPEGs.
 def test_adm_pixels_are_adms():
-    with np.load(GOLDEN / "torchvision" / "adm_squares.npz") as squares:
-        assert len(squares) == 12
-        for key, expected in squares.items():
+    with np.load(GOLDEN / "torchvision" / "adm_squares.npz") as tiles:
+        assert len(tiles) == 12
+        for key, expected in tiles.items():
             name, side = key.rsplit("_", 1)
             config = PreprocessingConfig(image_size=int(side), resize="adm")
-            read = read_squares(GOLDEN / "torchvision" / f"{name}.jpg", config, "crop")
+            read = read_tiles(GOLDEN / "torchvision" / f"{name}.jpg", config, "crop")
             assert np.array_equal(read.pixels[0], expected), key
 
 
@@ -315,22 +315,22 @@ def test_chameleons_crop():
     expected = image.resize((round(64 / 301 * 601), 64), Image.Resampling.LANCZOS)
     left = (expected.width - 64) // 2
     config = dataclasses.replace(SMALL, resize="lanczos")
-    pixels = read_squares(image, config, "crop").pixels[0]
+    pixels = read_tiles(image, config, "crop").pixels[0]
     assert np.array_equal(pixels, np.asarray(expected)[:, left : left + 64])
 
 
 @given(st.sampled_from(FITS), st.integers(1, 200), st.integers(1, 200))
 def test_what_goes_in_comes_out(fit, width, height):
-    # A picture of one colour survives any fit exactly, in its own size.
+    # An image of one colour survives any fit exactly, in its own size.
     image = Image.new("RGB", (width, height), (12, 200, 99))
-    squares = read_squares(image, SMALL, fit, multiple=64)
-    direct = read_squares(image, DIRECT, fit, multiple=64).pixels
+    tiles = read_tiles(image, SMALL, fit, multiple=64)
+    direct = read_tiles(image, DIRECT, fit, multiple=64).pixels
     assert (direct == (12, 200, 99)).all()
-    assert len(direct) == len(squares.pixels)
+    assert len(direct) == len(tiles.pixels)
     if fit != "native":
-        assert squares.pixels.shape[1:] == (64, 64, 3)
+        assert tiles.pixels.shape[1:] == (64, 64, 3)
         assert direct.shape[1:] == (32, 32, 3)
-    back = to_image(squares.pixels, place(fit, width, height, 64), None)
+    back = to_image(tiles.pixels, place(fit, width, height, 64), None)
     short = min(width, height)
     assert back.size == ((short, short) if fit == "crop" else (width, height))
     assert back.getcolors() == [(back.width * back.height, (12, 200, 99))]
@@ -339,16 +339,16 @@ def test_what_goes_in_comes_out(fit, width, height):
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 2**32 - 1))
 def test_tiles_lose_nothing(width, height, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    squares = read_squares(Image.fromarray(pixels), SMALL, "tile")
-    back = to_image(squares.pixels, place("tile", width, height, 64), None)
+    tiles = read_tiles(Image.fromarray(pixels), SMALL, "tile")
+    back = to_image(tiles.pixels, place("tile", width, height, 64), None)
     assert np.array_equal(np.asarray(back), pixels)
 
 
 def test_a_given_image_stays_as_it_is():
     image = Image.open(COFFEE)
-    first = read_squares(image, SMALL, "stretch").pixels
+    first = read_tiles(image, SMALL, "stretch").pixels
     assert image.size == (600, 400)
-    assert np.array_equal(read_squares(image, SMALL, "stretch").pixels, first)
+    assert np.array_equal(read_tiles(image, SMALL, "stretch").pixels, first)
 
 
 def test_save(tmp_path):
@@ -364,7 +364,7 @@ def test_save(tmp_path):
     stream = io.BytesIO()
     save(image, stream, ".webp")
     assert Image.open(stream).format == "WEBP"
-    with pytest.raises(PictureError, match=r"a\.xyz: no picture can be written"):
+    with pytest.raises(ImageError, match=r"a\.xyz: no image can be written"):
         save(image, tmp_path / "a.xyz")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
@@ -396,16 +396,16 @@ def test_formats_are_told_by_their_content(kind, tmp_path):
         (tmp_path / name).write_bytes(data)
         sources.append(tmp_path / name)
     for source in sources:
-        squares = read_squares(source, SMALL, "stretch")
-        shown = squares.pixels[0, 32, 32].astype(int)
+        tiles = read_tiles(source, SMALL, "stretch")
+        shown = tiles.pixels[0, 32, 32].astype(int)
         assert np.abs(shown - (200, 60, 30)).max() <= 8, source  # JPEG's and its kin's own error
-        assert kind == "ICNS" or (squares.width, squares.height) == (16, 16)
+        assert kind == "ICNS" or (tiles.width, tiles.height) == (16, 16)
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
 
 
-def test_no_picture_starts_a_program(tmp_path, monkeypatch):
+def test_no_image_starts_a_program(tmp_path, monkeypatch):
     ghostscript, started = tmp_path / "gs", tmp_path / "started"
     ghostscript.write_text(f"#!/bin/sh\n: > {started}\nexit 1\n")
     ghostscript.chmod(0o755)
@@ -414,8 +414,8 @@ def test_no_picture_starts_a_program(tmp_path, monkeypatch):
     for name in ("a.eps", "a.png", "a.jpg", "a"):
         (tmp_path / name).write_bytes(EPS)
         for source in (tmp_path / name, io.BytesIO(EPS)):
-            with pytest.raises(PictureError, match="not a picture, or of none of the formats JPEG"):
-                read_squares(source, SMALL, "stretch")
+            with pytest.raises(ImageError, match="not an image, or of none of the formats JPEG"):
+                read_tiles(source, SMALL, "stretch")
     assert not started.exists()
     with pytest.raises(subprocess.CalledProcessError):
         Image.open(tmp_path / "a.eps").load()
@@ -434,10 +434,8 @@ def test_no_picture_starts_a_program(tmp_path, monkeypatch):
     ],
 )
 def test_other_formats_are_refused(data):
-    with pytest.raises(
-        PictureError, match=r"not a picture, or of none of .*; convert it"
-    ) as caught:
-        read_squares(io.BytesIO(data), SMALL, "stretch")
+    with pytest.raises(ImageError, match=r"not an image, or of none of .*; convert it") as caught:
+        read_tiles(io.BytesIO(data), SMALL, "stretch")
     assert "\n" not in str(caught.value)
 
 
@@ -457,19 +455,19 @@ def heif(brand=b"heic"):
 @pytest.mark.parametrize("brand", [b"heic", b"mif1"])
 def test_heif_without_its_package(brand, monkeypatch, tmp_path):
     data = heif(brand)
-    assert read_squares(io.BytesIO(data), SMALL, "stretch").width == 16
+    assert read_tiles(io.BytesIO(data), SMALL, "stretch").width == 16
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.jpg").write_bytes(data)
     for source in (tmp_path / "a.jpg", io.BytesIO(data)):
-        with pytest.raises(PictureError, match=r"HEIF: pip install 'tokcodec\[heif\]'"):
-            read_squares(source, SMALL, "stretch")
+        with pytest.raises(ImageError, match=r"HEIF: pip install 'tokcodec\[heif\]'"):
+            read_tiles(source, SMALL, "stretch")
 
 
-def test_a_thumbnail_is_not_the_picture():
+def test_a_thumbnail_is_not_the_image():
     module = pytest.importorskip("pillow_heif")
     photo = Image.open(COFFEE)
     buffer = io.BytesIO()
     module.from_pillow(photo).save(buffer, quality=90, thumbnails=[150])
-    shown = read_squares(buffer, REDUCED, "stretch").pixels.astype(int)
-    whole = read_squares(buffer, SMALL, "stretch").pixels
+    shown = read_tiles(buffer, REDUCED, "stretch").pixels.astype(int)
+    whole = read_tiles(buffer, SMALL, "stretch").pixels
     assert np.array_equal(shown, whole)

@@ -16,11 +16,11 @@ from PIL import Image
 from tokcodec import Codec, TokenFile
 from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
-from tokcodec.cli.jobs import pictures
+from tokcodec.cli.jobs import images
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import DatasetError
 from tokcodec.inputs.listing import count, list_inputs
-from tokcodec.train.data import load_pictures
+from tokcodec.train.data import load_images
 
 TINY = str(GOLDEN / "patch.safetensors")
 NAMES = ("dir/1.png", "dir/2.PNG", "dir/deep/3.png")
@@ -38,7 +38,7 @@ def pack(path, members):
 
 @pytest.fixture(scope="module")
 def photos():
-    """The bytes of three small pictures, by name."""
+    """The bytes of three small images, by name."""
     found = {}
     for name, path in zip(NAMES, PHOTOS, strict=True):
         buffer = io.BytesIO()
@@ -49,7 +49,7 @@ def photos():
 
 @pytest.fixture
 def make(photos, tmp_path):
-    """Makes a source of a kind; gives it, the file that holds its pictures, and their names."""
+    """Makes a source of a kind; gives it, the file that holds its images, and their names."""
 
     def make(kind):
         for name, data in photos.items():
@@ -114,7 +114,7 @@ def test_encode_takes_it_and_goes_on(make, photos, tmp_path, capsys, kind):
         os.utime(held, (2**32, 2**32))
         older = 1 if held.suffix == ".png" else 3
         assert end(encode, [source], str(out)) == 3
-        assert capsys.readouterr().err.count("is there, older than the picture") == older
+        assert capsys.readouterr().err.count("is there, older than the image") == older
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,7 +138,7 @@ def test_train_takes_it(make, tmp_path, kind):
 
     def load(source, name, held_out):
         arguments = (config, tmp_path / name, 2, lambda _: None)
-        return load_pictures([source], frozenset(held_out), *arguments)
+        return load_images([source], frozenset(held_out), *arguments)
 
     found = load(source, "run", names[1:2])
     expected = load(str(tmp_path / "in"), "expected", NAMES[1:2])
@@ -153,7 +153,7 @@ def test_names_and_numbers(make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make("folder")
     make("tar")
-    number, records = pictures(["./in/", "some.tar", "in/dir/1.png"])
+    number, records = images(["./in/", "some.tar", "in/dir/1.png"])
     assert number is None
     found = [(record.name, record.below) for record in records]
     assert found == [
@@ -161,10 +161,10 @@ def test_names_and_numbers(make, tmp_path, monkeypatch):
         *((f"some.tar/{name}", f"some.tar/{name}") for name in NAMES),
     ]
     assert count(list_inputs(["in"])) == 3
-    with pytest.raises(DatasetError, match="nowhere: no such file, or no pictures in it"):
-        pictures(["in", "nowhere"])
-    with pytest.raises(DatasetError, match=r"n\*\.png: no such file, or no pictures in it"):
-        pictures(["n*.png"])
+    with pytest.raises(DatasetError, match="nowhere: no such file, or no images in it"):
+        images(["in", "nowhere"])
+    with pytest.raises(DatasetError, match=r"n\*\.png: no such file, or no images in it"):
+        images(["n*.png"])
 
 
 def test_token_files_come_out_of_tars(make, photos, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_what_cannot_be_read_is_told(photos, tmp_path, capsys, monkeypatch, dama
     pack(tmp_path / "b.tar", photos.items())
     assert end(encode, ["a.tar", "b.tar"], "out") == 3
     said = capsys.readouterr().err.splitlines()
-    assert said[0].startswith("tokcodec: a.tar: cannot read the picture: the rest of the tar: ")
+    assert said[0].startswith("tokcodec: a.tar: cannot read the image: the rest of the tar: ")
     assert said[-1].startswith(f"tokcodec: {3 + (damage == 'cut')} encoded (")
     assert said[-1].endswith(", 1 failed")
     # Training goes on with what is left of it.
@@ -223,9 +223,9 @@ def test_what_cannot_be_read_is_told(photos, tmp_path, capsys, monkeypatch, dama
     arguments = (["b.tar", "a.tar"], *arguments, tmp_path / "run", 1, lambda _: None)
     if damage == "absent":
         with pytest.raises(DatasetError, match=r"^a\.tar: no such"):
-            load_pictures(*arguments)
+            load_images(*arguments)
         return
-    found = load_pictures(*arguments)
+    found = load_images(*arguments)
     assert (len(found.train), len(found.held_out)) == (2 + (damage == "cut"), 1)
     (skipped,) = found.skipped
     assert skipped.startswith("a.tar: the rest of the tar: ")
@@ -245,11 +245,11 @@ def test_evaluate_takes_them(photos, tmp_path, monkeypatch, capsys):
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "one.png").write_bytes(photos[NAMES[0]])
-    pack(tmp_path / "some.tar", [(NAMES[1], photos[NAMES[1]]), ("bad.png", b"no picture")])
+    pack(tmp_path / "some.tar", [(NAMES[1], photos[NAMES[1]]), ("bad.png", b"no image")])
     with pytest.raises(typer.Exit):
         evaluate(["*.png", "some.tar"], ["tokcodec-16"], "", tmp_path / "report")
     said = capsys.readouterr().err
-    assert "some.tar/bad.png: cannot read the picture: not a picture" in said
-    with (tmp_path / "report" / "pictures.csv").open() as file:
-        found = {line["picture"] for line in csv.DictReader(file)}
+    assert "some.tar/bad.png: cannot read the image: not an image" in said
+    with (tmp_path / "report" / "images.csv").open() as file:
+        found = {line["image"] for line in csv.DictReader(file)}
     assert found == {"one.png", f"some.tar/{NAMES[1]}"}

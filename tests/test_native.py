@@ -1,4 +1,4 @@
-"""Pictures of any size through a convolutional model: geometry, files, datasets."""
+"""Images of any size through a convolutional model: geometry, files, datasets."""
 
 import json
 import zlib
@@ -15,13 +15,13 @@ from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.quantizers import BinaryConfig
-from tokcodec.errors import CheckpointError, PictureError, TokenFileError
+from tokcodec.errors import CheckpointError, ImageError, TokenFileError
 from tokcodec.model.tokenizer import Tokenizer
 
 SHARED = {"channels": 32, "multipliers": (1, 1, 2), "blocks": 1, "middle_attention": True}
 CONFIG = ModelConfig(
     encoder=ConvolutionalEncoderConfig(**SHARED),
-    quantizer=BinaryConfig(code_dim=7),
+    quantizer=BinaryConfig(embedding_dim=7),
     decoder=ConvolutionalDecoderConfig(**SHARED, doubling="depth", adaptive_norm=True),
     preprocessing=PreprocessingConfig(image_size=32),
     rounding="down",
@@ -30,7 +30,7 @@ CONFIG = ModelConfig(
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A convolutional checkpoint, 128 codes, 4 pixels a code; weights drawn from a seed."""
+    """A convolutional checkpoint, 128 tokens, 4 pixels a token; weights drawn from a seed."""
     torch.manual_seed(0)
     model = Tokenizer(CONFIG)
     with torch.no_grad():
@@ -53,10 +53,10 @@ def noise(width, height):
 @settings(max_examples=25)
 @given(st.integers(1, 70), st.integers(1, 70))
 def test_every_size_goes_there_and_back(codec, width, height):
-    picture = noise(width, height)
-    file = codec.compress(picture, "native")
+    image = noise(width, height)
+    file = codec.compress(image, "native")
     rows, columns = -(-height // 4), -(-width // 4)
-    assert len(file.codes) == rows * columns
+    assert len(file.tokens) == rows * columns
     assert (file.version, file.fit, file.width, file.height) == (2, "native", width, height)
     again = TokenFile.from_bytes(file.to_bytes())
     assert again == file
@@ -64,18 +64,18 @@ def test_every_size_goes_there_and_back(codec, width, height):
     back = codec.decompress(again)
     assert back.size == (width, height)
     # The same pixels, filled up by their edges, through the network itself.
-    pixels = np.pad(np.asarray(picture), ((0, -height % 4), (0, -width % 4), (0, 0)), mode="edge")
+    pixels = np.pad(np.asarray(image), ((0, -height % 4), (0, -width % 4), (0, 0)), mode="edge")
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-    codes = codec.encode(tensor)
-    assert codes[0].tolist() == file.codes.tolist()
-    decoded = codec.decode(codes, (rows, columns))[0].permute(1, 2, 0) * 255
+    tokens = codec.encode(tensor)
+    assert tokens[0].tolist() == file.tokens.tolist()
+    decoded = codec.decode(tokens, (rows, columns))[0].permute(1, 2, 0) * 255
     assert np.array_equal(decoded.to(torch.uint8)[:height, :width], np.asarray(back))
 
 
-def test_neighbours_change_no_code(codec):
-    pictures = [noise(*size) for size in ((32, 32), (40, 9), (40, 9), (7, 64), (32, 32))]
-    alone = [codec.compress(picture, "native") for picture in pictures]
-    assert codec.compress_batch(pictures, "native") == alone
+def test_neighbours_change_no_token(codec):
+    images = [noise(*size) for size in ((32, 32), (40, 9), (40, 9), (7, 64), (32, 32))]
+    alone = [codec.compress(image, "native") for image in images]
+    assert codec.compress_batch(images, "native") == alone
     decoded = codec.decompress_batch(alone)
     for file, back in zip(alone, decoded, strict=True):
         assert np.array_equal(codec.decompress(file), back)
@@ -104,11 +104,11 @@ def test_refusals(codec, tmp_path):
     with pytest.raises(CheckpointError, match="tokcodec-64: sees only squares of 256 pixels"):
         Codec.load("tokcodec-64", device="cpu").compress(PHOTOS[0], "native")
     Image.new("RGB", (1000, 600)).save(tmp_path / "large.png")
-    with pytest.raises(PictureError, match=r"large\.png: 1000x600 pixels are 37,500 codes, .*tile"):
+    with pytest.raises(ImageError, match=r"large\.png: 1000x600 pixels are 37,500 tokens, .*tile"):
         codec.compress(tmp_path / "large.png", "native")
     file = codec.compress(noise(8, 8), "native")
-    longer = TokenFile.packed(file.codes, file.bits, file.code_id, 13, 8, "native")
-    with pytest.raises(TokenFileError, match="4 codes of 7 bits where conv has 8 of 7"):
+    longer = TokenFile.packed(file.tokens, file.bits, file.model_id, 13, 8, "native")
+    with pytest.raises(TokenFileError, match="4 tokens of 7 bits where conv has 8 of 7"):
         codec.decompress(longer)
     with pytest.raises(ValueError, match="expected pixels"):
         codec.encode(torch.zeros(1, 3, 33, 32))
@@ -124,13 +124,13 @@ def test_the_commands(run, weights, tmp_path):
     common = ("--weights", weights.path)
     run("encode", "0.png", "1.png", *common, "--fit", "native", "-o", "tokens", cwd=tmp_path)
     facts = json.loads(run("inspect", "tokens/0.png.tok", "--json", cwd=tmp_path).stdout)
-    assert (facts["version"], facts["fit"], facts["num_codes"]) == (2, "native", 13 * 8)
+    assert (facts["version"], facts["fit"], facts["num_tokens"]) == (2, "native", 13 * 8)
     again = run(
         "encode", "0.png", *common, "--fit", "native", "-o", "tokens/0.png.tok", cwd=tmp_path
     )
     assert b"skipped" in again.stderr
-    run("decode", "tokens", *common, "-o", "pictures", cwd=tmp_path)
-    assert Image.open(tmp_path / "pictures" / "1.png.png").size == (33, 41)
+    run("decode", "tokens", *common, "-o", "images", cwd=tmp_path)
+    assert Image.open(tmp_path / "images" / "1.png.png").size == (33, 41)
     said = run("encode", "0.png", "--fit", "native", cwd=tmp_path, status=1).stderr.decode()
     assert said.startswith("tokcodec: tokcodec-64: sees only squares of 256 pixels; take --fit")
 
@@ -144,16 +144,16 @@ def test_datasets(run, weights, codec, tmp_path):
     sizes = [(50, 30), (33, 41), (50, 30)]
     for number, size in enumerate(sizes):
         noise(*size).save(tmp_path / "a" / f"{number}.png")
-    (tmp_path / "a" / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "a" / "bad.png").write_bytes(b"no image")
     common = ("--weights", weights.path)
     run("tokenize", "a", *common, "--fit", "native", "-o", "set", cwd=tmp_path, status=3)
-    (shard,) = (tmp_path / "set").glob("part-*.parquet")
+    (shard,) = (tmp_path / "set").glob("shard-*.parquet")
     table = pq.read_table(shard).to_pydict()
     assert table["rows"] == [8, 11, 8, None]
     assert table["columns"] == [13, 9, 13, None]
     expected = [codec.compress(noise(*size), "native") for size in sizes]
     tokens = load_tokens(tmp_path / "set")
-    assert [row.tolist() for row in tokens] == [file.codes.tolist() for file in expected]
+    assert [row.tolist() for row in tokens] == [file.tokens.tolist() for file in expected]
     rows = TokenDataset(tmp_path / "set")
     assert [len(rows[number][0]) for number in range(3)] == [104, 99, 104]
     run("decode", "set", *common, "-o", "back", cwd=tmp_path, status=3)
@@ -165,7 +165,7 @@ def test_datasets(run, weights, codec, tmp_path):
     stats = json.loads(run("stats", "set", *common, "--json", cwd=tmp_path, status=3).stdout)
     assert stats["payload_bits"] == 7 * (104 + 99 + 104)
 
-    # A prior of them codes native files, which say so, and squares.
+    # A prior of them codes native files, which say so, and tiles.
     flat = Image.new("RGB", (60, 40), (10, 120, 30))
     (tmp_path / "b").mkdir()
     for number in range(4):
@@ -174,13 +174,13 @@ def test_datasets(run, weights, codec, tmp_path):
     run("train-prior", "whole", *common, "-o", "prior.safetensors", cwd=tmp_path)
     with_prior = Codec.load(str(tmp_path / "prior.safetensors"), device="cpu")
     for fit, version in (("native", 2), ("crop", 2)):
-        coded = with_prior.compress(flat, fit, coded=True)
+        entropy_coded = with_prior.compress(flat, fit, entropy_coded=True)
         packed = with_prior.compress(flat, fit)
-        assert coded.entropy_coded
-        data = coded.to_bytes()
+        assert entropy_coded.entropy_coded
+        data = entropy_coded.to_bytes()
         assert data[2] >> 4 == version
         read = TokenFile.from_bytes(data)
-        assert read.codes_with(with_prior.header).tolist() == packed.codes.tolist()
+        assert read.tokens_with(with_prior.header).tolist() == packed.tokens.tolist()
         for place in range(8 * len(data)):
             damaged = bytearray(data)
             damaged[place // 8] ^= 1 << place % 8

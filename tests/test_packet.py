@@ -1,4 +1,4 @@
-"""A picture in one packet: the best in so many bytes, and as text."""
+"""An image in one packet: the best in so many bytes, and as text."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ def lines(done):
 
 @pytest.mark.parametrize("limit", [43, 120, 232, 300, 433, 434])
 def test_the_best_that_fits(run, tmp_path, limit):
-    """It is the file of the checkpoint of most codes that fits; packed, if that does."""
+    """It is the file of the checkpoint of most tokens that fits; packed, if that does."""
     told = lines(run("encode", DATA, "-o", tmp_path, "--max-bytes", limit, "--json"))
     assert len(told) == 4
     for line in told:
@@ -29,13 +29,22 @@ def test_the_best_that_fits(run, tmp_path, limit):
         better = []
         for header in checkpoint.bundled():
             alone = tmp_path / f"{header.name}.tok"
-            run("encode", line["source"], "--weights", header.name, "--coded", "-o", alone, "-f")
-            coded = TokenFile.load(alone)
+            run(
+                "encode",
+                line["source"],
+                "--weights",
+                header.name,
+                "--entropy-coded",
+                "-o",
+                alone,
+                "-f",
+            )
+            entropy_coded = TokenFile.load(alone)
             if header.name == line["checkpoint"]:
-                assert file in (coded, coded.as_packed())
-                assert file.entropy_coded == (coded.as_packed().file_bytes > limit)
-            elif header.config.num_codes > file.num_codes:
-                better.append(coded.file_bytes)
+                assert file in (entropy_coded, entropy_coded.as_packed())
+                assert file.entropy_coded == (entropy_coded.as_packed().file_bytes > limit)
+            elif header.config.num_tokens > file.num_tokens:
+                better.append(entropy_coded.file_bytes)
         assert all(size > limit for size in better)
 
 
@@ -52,7 +61,7 @@ def test_what_does_not_fit_is_refused(run, tmp_path):
     assert b"standard input: takes " in said
     assert b"with tokcodec-256" in said
     done = run("encode", "-", "--max-bytes", 90, stdin=PHOTOS[0].read_bytes())
-    assert TokenFile.from_bytes(done.stdout).num_codes == 16
+    assert TokenFile.from_bytes(done.stdout).num_tokens == 16
 
 
 @given(token_files())
@@ -71,10 +80,10 @@ def test_text_at_the_command_line(run, tmp_path):
     run("encode", PHOTOS[2], "-o", tmp_path / "a.tok")
     assert TokenFile.from_bytes(text) == TokenFile.load(tmp_path / "a.tok")
     (tmp_path / "b.tok").write_bytes(b" \n" + text)
-    run("decode", tmp_path / "a.tok", tmp_path / "b.tok", "-o", tmp_path / "pictures")
+    run("decode", tmp_path / "a.tok", tmp_path / "b.tok", "-o", tmp_path / "images")
     from_pipe = run("decode", "-", "-o", "-", stdin=text).stdout
     for name in ("a.png", "b.png"):
-        assert (tmp_path / "pictures" / name).read_bytes() == from_pipe
+        assert (tmp_path / "images" / name).read_bytes() == from_pipe
     facts = [json.loads(run("inspect", tmp_path / n, "--json").stdout) for n in ("a.tok", "b.tok")]
     assert facts[0] == facts[1]
     # What is there as the other is no file that this run would write.

@@ -19,13 +19,13 @@ pytest.importorskip("torchmetrics")
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.evaluate.metrics import psnr
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 
 pytestmark = pytest.mark.metrics
 
 OWN = ("own", "thumbhash")
 
-# What a picture's name must not become on the page.
+# What an image's name must not become on the page.
 WICKED = "</script><img src=x onerror=alert(1)>&amp;'\".png"
 
 
@@ -41,14 +41,14 @@ def read(folder):
 
 
 def read_after(run, *command):
-    """The pictures on the page that a command writes into its last argument."""
+    """The images on the page that a command writes into its last argument."""
     run(*command)
-    return read(command[-1])[1]["pictures"]
+    return read(command[-1])[1]["images"]
 
 
 @pytest.fixture(scope="module")
 def measured(run, tmp_path_factory):
-    """A page of three photos, one of a wicked name, and of a flat picture that any codec can."""
+    """A page of three photos, one of a wicked name, and of a flat image that any codec can."""
     photos = tmp_path_factory.mktemp("photos")
     for photo in PHOTOS[:2]:
         shutil.copy(photo, photos)
@@ -63,29 +63,29 @@ def measured(run, tmp_path_factory):
     return folder
 
 
-def test_every_version_of_every_picture_is_there(run, measured):
+def test_every_version_of_every_image_is_there(run, measured):
     _, data, elements = read(measured)
     assert [choice["label"] for choice in data["choices"]] == [
         *("original", "tokcodec-16, entropy-coded", "ThumbHash", "WebP"),
         *("tokcodec-64, entropy-coded", "ThumbHash", "WebP"),
     ]
     own = [choice["id"] for choice in data["choices"] if choice.get("own")]
-    for number, picture in enumerate(data["pictures"]):
-        assert picture["shape"] == [256, 256]
-        chosen, versions = picture["chosen"], picture["versions"]
+    for number, image in enumerate(data["images"]):
+        assert image["shape"] == [256, 256]
+        chosen, versions = image["chosen"], image["versions"]
         # The same ThumbHash serves in the bytes of both checkpoints.
         assert chosen["1 thumbhash"] == chosen["3 thumbhash"]
         assert versions[chosen["3 webp"]]["bytes"] <= versions[chosen["3 own"]]["bytes"]
         for index in range(len(versions)):
-            assert Image.open(measured / f"pictures/{number}-{index}.webp").size == (256, 256)
-        assert Image.open(measured / f"pictures/{number}-small.webp").size == (144, 144)
-    assert {p["name"] for p in data["pictures"]} >= {"astronaut.png", WICKED}
-    astronaut = next(p for p in data["pictures"] if p["name"] == "astronaut.png")
+            assert Image.open(measured / f"images/{number}-{index}.webp").size == (256, 256)
+        assert Image.open(measured / f"images/{number}-small.webp").size == (144, 144)
+    assert {p["name"] for p in data["images"]} >= {"astronaut.png", WICKED}
+    astronaut = next(p for p in data["images"] if p["name"] == "astronaut.png")
     assert "1 webp" not in astronaut["chosen"]
     # The figures of evaluate.
     command = ("evaluate", PHOTOS[0], "--weights", "tokcodec-64", "--against", "webp", "--json")
-    _, coded = json.loads(run(*command).stdout)["rows"]
-    for choice, mean in ((own[1], coded["own"]), ("3 webp", coded["others"][0])):
+    _, entropy_coded = json.loads(run(*command).stdout)["rows"]
+    for choice, mean in ((own[1], entropy_coded["own"]), ("3 webp", entropy_coded["baselines"][0])):
         version = astronaut["versions"][astronaut["chosen"][choice]]
         assert version["bytes"] == mean["file_bytes"]
         assert version["scores"] == [mean["psnr"], mean["ms_ssim"]]
@@ -98,7 +98,7 @@ def test_every_version_of_every_picture_is_there(run, measured):
 
 def test_nothing_of_a_name_becomes_markup(measured):
     text, data, elements = read(measured)
-    assert sum(picture["name"].endswith(WICKED) for picture in data["pictures"]) == 1
+    assert sum(image["name"].endswith(WICKED) for image in data["images"]) == 1
     assert "onerror" not in {name for _, attributes in elements for name in attributes}
     assert [tag for tag, _ in elements].count("script") == 2
     # And if something did, the policy would not let it run.
@@ -118,7 +118,7 @@ def test_of_token_files_and_their_originals(run, tmp_path):
     shutil.copy(PHOTOS[0], photos / "a.png")
     shutil.copy(PHOTOS[1], photos / "sub" / "b.png")
     for name in ("tokcodec-16", "tokcodec-64"):
-        run("encode", photos, "-o", tmp_path / name, "--weights", name, "--coded")
+        run("encode", photos, "-o", tmp_path / name, "--weights", name, "--entropy-coded")
     both = [tmp_path / name for name in ("tokcodec-16", "tokcodec-64")]
 
     run("page", *both, "-o", tmp_path / "bare")
@@ -127,11 +127,11 @@ def test_of_token_files_and_their_originals(run, tmp_path):
         "tokcodec-16, entropy-coded",
         "tokcodec-64, entropy-coded",
     ]
-    assert [picture["name"] for picture in data["pictures"]] == ["a.png", "sub/b.png"]
-    assert data["pictures"][1]["shape"] == list(Image.open(PHOTOS[1]).size)
+    assert [image["name"] for image in data["images"]] == ["a.png", "sub/b.png"]
+    assert data["images"][1]["shape"] == list(Image.open(PHOTOS[1]).size)
     sizes = [(folder / "sub" / "b.png.tok").stat().st_size for folder in both]
-    assert [version["bytes"] for version in data["pictures"][1]["versions"]] == sizes
-    assert all(version["scores"] == [] for version in data["pictures"][1]["versions"])
+    assert [version["bytes"] for version in data["images"][1]["versions"]] == sizes
+    assert all(version["scores"] == [] for version in data["images"][1]["versions"])
     assert "img" not in [tag for tag, attributes in elements if "src" in attributes]
 
     (photos / "a.png").unlink()
@@ -139,13 +139,13 @@ def test_of_token_files_and_their_originals(run, tmp_path):
         *("page", *both, "--originals", photos, "--against", "thumbhash", "-o", tmp_path / "page"),
         status=3,
     )
-    assert b"a.png: its picture is not in --originals" in done.stderr
+    assert b"a.png: its image is not in --originals" in done.stderr
     _, data, _ = read(tmp_path / "page")
-    (picture,) = data["pictures"]
-    assert set(picture["chosen"]) == {"original", *(f"{n} {o}" for n in (0, 1) for o in OWN)}
-    square = read_squares(PHOTOS[1], PreprocessingConfig(), "stretch").pixels[0]
+    (image,) = data["images"]
+    assert set(image["chosen"]) == {"original", *(f"{n} {o}" for n in (0, 1) for o in OWN)}
+    square = read_tiles(PHOTOS[1], PreprocessingConfig(), "stretch").pixels[0]
     for place, folder in enumerate(both):
-        version = picture["versions"][picture["chosen"][f"{place} own"]]
+        version = image["versions"][image["chosen"][f"{place} own"]]
         run(
             *("decode", folder / "sub" / "b.png.tok", "--size", "256x256"),
             *("-o", tmp_path / f"{place}.png"),
@@ -158,19 +158,19 @@ def test_of_token_files_and_their_originals(run, tmp_path):
 @pytest.mark.parquet
 def test_of_a_dataset(run, tmp_path, tiny):
     pytest.importorskip("pyarrow")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     inputs = (*PHOTOS, tmp_path / "bad.png")
     run("tokenize", *inputs, "-o", tmp_path / "set", "--weights", tiny, status=3)
     done = run("page", tmp_path / "set", "--weights", tiny, "-o", tmp_path / "page", status=3)
     assert b"bad.png: has no tokens" in done.stderr
     _, data, _ = read(tmp_path / "page")
-    assert [picture["name"] for picture in data["pictures"]] == [photo.name for photo in PHOTOS]
-    assert {v["bytes"] for p in data["pictures"] for v in p["versions"]} == {29}
+    assert [image["name"] for image in data["images"]] == [photo.name for photo in PHOTOS]
+    assert {v["bytes"] for p in data["images"] for v in p["versions"]} == {29}
     done = run("page", tmp_path / "set", "--weights", tiny, "-o", tmp_path / "page", status=1)
     assert b"holds index.html already (-f overwrites it)" in done.stderr
     command = ("page", tmp_path / "set", "--weights", tiny, "-f", "-o", tmp_path / "page")
-    assert b"the first 2 pictures" in run(*command, "--limit", 2).stderr
-    assert len(list((tmp_path / "page" / "pictures").glob("*-small.webp"))) == 2
+    assert b"the first 2 images" in run(*command, "--limit", 2).stderr
+    assert len(list((tmp_path / "page" / "images").glob("*-small.webp"))) == 2
     run("tokenize", PHOTOS[0], "-o", tmp_path / "ten", "--weights", tiny, "--views", "ten-crop")
     command = ("page", tmp_path / "ten", "--weights", tiny, "-f", "-o", tmp_path / "page")
     assert len(read_after(run, *command)) == 10
@@ -189,10 +189,10 @@ def test_bad_input_is_named(run, tmp_path, tiny):
     assert b"token files have theirs" in said(tmp_path / "a.tok", "--fit", "crop", status=2)
     assert b"take one kind" in said(tmp_path / "a.tok", PHOTOS[0], status=2)
     assert b"their own originals" in said(PHOTOS[0], "--originals", DATA, status=2)
-    assert b"a: its codes are of model" in said(tmp_path / "a.tok")
+    assert b"a: its tokens are of model" in said(tmp_path / "a.tok")
     two = (tmp_path / "a.tok", tmp_path / "b.tok", "--weights", tiny)
     assert b"token files of several fits, crop, stretch: take one" in said(*two)
-    assert b"its fit is tile, and a page shows single squares: decode it" in said(
+    assert b"its fit is tile, and a page shows single tiles: decode it" in said(
         tmp_path / "c.tok", "--weights", tiny
     )
     assert not (tmp_path / "page" / "index.html").exists()
@@ -222,7 +222,7 @@ def test_in_a_browser(browser, measured):
         return find(selector).text
 
     def view():
-        """What is seen of the right picture."""
+        """What is seen of the right image."""
         return find("#right").value_of_css_property("clip-path")
 
     def source(side):
@@ -241,7 +241,7 @@ def test_in_a_browser(browser, measured):
     browser.set_window_size(1200, 900)
     browser.get(f"file://{measured}/index.html")
     data = read(measured)[1]
-    given = [picture["name"] for picture in data["pictures"]]
+    given = [image["name"] for image in data["images"]]
     assert names() == given
     assert browser.execute_script("return right.complete && right.naturalWidth") == 256
 
@@ -259,28 +259,28 @@ def test_in_a_browser(browser, measured):
     assert (source("left"), text("#left-caption")) == ("0-0.webp", "original")
     assert text("#right-caption").startswith("tokcodec-64, entropy-coded\n")
     rows = browser.find_elements("css selector", "#versions tr")
-    assert len(rows) == len(data["pictures"][0]["versions"])
+    assert len(rows) == len(data["images"][0]["versions"])
     webp = next(row for row in rows if "WebP" in row.text)
     webp.find_elements("css selector", "input")[0].click()
     assert text("#left-caption").startswith("WebP\n")
-    version = data["pictures"][0]["versions"][int(source("left")[2:-5])]
+    version = data["images"][0]["versions"][int(source("left")[2:-5])]
     assert f"{version['bytes']} bytes, {version['scores'][0]:.2f} dB" in text("#left-caption")
     assert f"{version['bytes']} {version['scores'][0]:.2f}" in webp.text
     # A row of radio buttons is one stop, whose arrows choose.
     browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
-    assert source("left") != f"0-{data['pictures'][0]['versions'].index(version)}.webp"
+    assert source("left") != f"0-{data['images'][0]['versions'].index(version)}.webp"
 
     # Sorting, by gains that are those of the figures.
-    def gain(picture):
+    def gain(image):
         scores = {
-            choice: picture["versions"][picture["chosen"][choice]]["scores"][0]
+            choice: image["versions"][image["chosen"][choice]]["scores"][0]
             for choice in ("3 own", "3 webp", "3 thumbhash")
-            if choice in picture["chosen"]
+            if choice in image["chosen"]
         }
         return scores.pop("3 own") - max(scores.values())
 
-    expected = sorted(map(gain, data["pictures"]))
-    assert gains() == pytest.approx(list(map(gain, data["pictures"])), abs=0.0051)
+    expected = sorted(map(gain, data["images"]))
+    assert gains() == pytest.approx(list(map(gain, data["images"])), abs=0.0051)
     find("#order option[value=least]").click()
     assert gains() == pytest.approx(expected, abs=0.0051)
     find("#order option[value=most]").click()
@@ -295,7 +295,7 @@ def test_in_a_browser(browser, measured):
     find("#order option[value=given]").click()
     assert names() == given
 
-    # The name of a picture is text.
+    # The name of an image is text.
     wicked = next(n for n, name in enumerate(given) if name.endswith(WICKED))
     browser.find_elements("css selector", "#grid img")[wicked].click()
     assert text("#name") == given[wicked]

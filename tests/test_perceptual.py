@@ -11,7 +11,7 @@ from tokcodec.train.perceptual import Lpips, Spectra, load_lpips
 META = torch.device("meta")
 
 
-def pictures(count=2, side=64):
+def images(count=2, side=64):
     generator = torch.Generator().manual_seed(0)
     return torch.rand(2, count, 3, side, side, generator=generator)
 
@@ -46,7 +46,7 @@ def test_lpips_is_that_of_torchmetrics(lpips_files, monkeypatch):
         for _ in range(depth):
             network.extend([nn.LazyConv2d(width, 3, padding=1), nn.ReLU()])
         network.append(nn.MaxPool2d(2))
-    decoded, original = pictures()
+    decoded, original = images()
     network(decoded)
     names = network.state_dict()
     network.load_state_dict({name: features[f"features.{name}"] for name in names})
@@ -75,7 +75,7 @@ def test_lpips_names_what_is_missing(lpips_files, tmp_path, monkeypatch):
 
 def test_spectra_prefer_other_grain_to_none():
     """Squared error is the other way round: of two draws it is twice that of their mean."""
-    original, other = 0.5 + 0.2 * (pictures() - 0.5)
+    original, other = 0.5 + 0.2 * (images() - 0.5)
     smooth = torch.full_like(original, 0.5)
     loss = Spectra()
     assert loss(other, original) < 0.9 * loss(smooth, original)
@@ -84,8 +84,8 @@ def test_spectra_prefer_other_grain_to_none():
 
 
 def test_spectra_mask_errors_where_there_is_much():
-    original = pictures()[0]
-    flat, error = torch.full_like(original, 0.5), 0.02 * pictures()[1]
+    original = images()[0]
+    flat, error = torch.full_like(original, 0.5), 0.02 * images()[1]
     assert Spectra()(original + error, original) < 0.75 * Spectra()(flat + error, flat)
 
 

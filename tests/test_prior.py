@@ -28,17 +28,18 @@ from tokcodec.train.prior import add_prior, fit
 
 
 def flat(codebook_size):
-    """Code c is of group c % 64; all groups are as likely, and all codes of a group nearly."""
+    """Token c is of group c % 64; all groups are as likely, and all tokens of a group nearly."""
     group = (np.arange(codebook_size) % GROUPS).astype(np.uint8)
     sizes = np.bincount(group, minlength=GROUPS)
-    code_weights = (TOTAL // sizes[group]).astype(np.uint16)
-    code_weights[:GROUPS] += (TOTAL % sizes[group[:GROUPS]]).astype(np.uint16)
+    token_weights = (TOTAL // sizes[group]).astype(np.uint16)
+    token_weights[:GROUPS] += (TOTAL % sizes[group[:GROUPS]]).astype(np.uint16)
     shape = (GROUPS + 1, GROUPS + 1, GROUPS)
-    return CountedPrior(group, np.full(shape, TOTAL // GROUPS, np.uint16), code_weights)
+    return CountedPrior(group, np.full(shape, TOTAL // GROUPS, np.uint16), token_weights)
 
 
 def skewed(codebook_size):
-    """Like ``flat``, but the group of the left code, and 0 at the border, has half of all slots."""
+    """Like ``flat``, but the group of the left token, and 0 at the border, has half of all
+    slots."""
     prior = flat(codebook_size)
     weights = np.full_like(prior.group_weights, TOTAL // 2 // (GROUPS - 1))
     for left in range(GROUPS + 1):
@@ -48,7 +49,7 @@ def skewed(codebook_size):
 
 
 def neural(codebook_size, limit=40):
-    """A neural prior of random tables, with as many codes a group; beyond ``limit`` is nothing."""
+    """A neural prior of random tables, with as many tokens a group; beyond ``limit`` is nothing."""
     generator = np.random.default_rng(codebook_size)
 
     def table(dtype, *shape):
@@ -62,27 +63,27 @@ def neural(codebook_size, limit=40):
         layer_bias=table(np.int16, HIDDEN),
         group_scores=table(np.int8, GROUPS, HIDDEN),
         group_bias=table(np.int16, GROUPS),
-        code_scores=table(np.int8, codebook_size, HIDDEN),
-        code_bias=table(np.int16, codebook_size),
+        token_scores=table(np.int8, codebook_size, HIDDEN),
+        token_bias=table(np.int16, codebook_size),
         powers=np.arange(0xFFFF, 0, -97).astype(np.uint16),
     )
 
 
-def ideal_bits(prior, codes):
-    """The information in the codes but the last, which is written as a number."""
+def ideal_bits(prior, tokens):
+    """The information in the tokens but the last, which is written as a number."""
     bits = []
-    around = neighbours(codes, len(prior.group))
-    for code, near in zip(codes.flat, around, strict=True):
-        group = prior.group[code]
-        rank = (prior.group[:code] == group).sum()
+    around = neighbours(tokens, len(prior.group))
+    for token, near in zip(tokens.flat, around, strict=True):
+        group = prior.group[token]
+        rank = (prior.group[:token] == group).sum()
         context = prior.contexts(near)
         for ends, symbol in (
             (prior.group_ends(context), group),
-            (prior.code_ends(group, context), rank),
+            (prior.token_ends(group, context), rank),
         ):
             weight = int(ends[symbol]) - (int(ends[symbol - 1]) if symbol else 0)
             bits.append(-math.log2(weight / TOTAL))
-    return sum(bits[:-2]) + int(codes.flat[-1]).bit_length()
+    return sum(bits[:-2]) + int(tokens.flat[-1]).bit_length()
 
 
 @given(
@@ -95,23 +96,23 @@ def ideal_bits(prior, codes):
 def test_round_trip_in_the_bits_that_the_tables_say(make, size, shape, seed, alike):
     prior = make(size)
     generator = np.random.default_rng(seed)
-    codes = generator.integers(0, GROUPS if alike else size, math.prod(shape))
-    if alike:  # runs of one code
-        codes = np.repeat(codes[:: shape[2] + 1], shape[2] + 1)[: len(codes)]
-    codes = codes.reshape(shape)
-    payload = prior.encode(codes)
-    assert prior.decode(payload, shape).tolist() == codes.tolist()
+    tokens = generator.integers(0, GROUPS if alike else size, math.prod(shape))
+    if alike:  # runs of one token
+        tokens = np.repeat(tokens[:: shape[2] + 1], shape[2] + 1)[: len(tokens)]
+    tokens = tokens.reshape(shape)
+    payload = prior.encode(tokens)
+    assert prior.decode(payload, shape).tolist() == tokens.tolist()
     # Lost are at most the slots of the first symbol that is pushed, and a byte that is not full.
-    assert 8 * len(payload) < ideal_bits(prior, codes) + 15 + 8
+    assert 8 * len(payload) < ideal_bits(prior, tokens) + 15 + 8
 
 
 def test_bytes_by_hand():
-    # One square of one code: the code itself.
+    # One square of one token: the token itself.
     assert flat(700).encode(np.array([[[300]]])) == bytes.fromhex("2c01")
-    # The last code is the state; the first is pushed on it: then its group, 5, of 512 slots each.
+    # The last token is the state; the first is pushed on it: then its group, 5, of 512 slots each.
     prior = flat(128)
     state = 77
-    for weight, low in ((TOTAL // 2, TOTAL // 2), (512, 5 * 512)):  # code 69 is second in group 5
+    for weight, low in ((TOTAL // 2, TOTAL // 2), (512, 5 * 512)):  # token 69 is second in group 5
         state = state // weight * TOTAL + low + state % weight
     payload = prior.encode(np.array([[[69]], [[77]]]))
     assert payload == state.to_bytes(4, "little").rstrip(b"\0")
@@ -119,27 +120,27 @@ def test_bytes_by_hand():
 
 
 # A payload of this prior, kept for good: the coder and its tables must read the same for ever.
-KEPT_CODES = (np.arange(32) ** 3 % 60).reshape(2, 4, 4)
+KEPT_TOKENS = (np.arange(32) ** 3 % 60).reshape(2, 4, 4)
 KEPT = "83db7d0ee50cf96bf1a550b9bddf1c8ae643840745ad71ba807502"
 
 
 def test_kept_payload():
-    assert skewed(64).encode(KEPT_CODES).hex() == KEPT
-    assert skewed(64).decode(bytes.fromhex(KEPT), (2, 4, 4)).tolist() == KEPT_CODES.tolist()
+    assert skewed(64).encode(KEPT_TOKENS).hex() == KEPT
+    assert skewed(64).decode(bytes.fromhex(KEPT), (2, 4, 4)).tolist() == KEPT_TOKENS.tolist()
 
 
 def test_a_neural_prior_is_what_integers_say():
     # Its payload by other code, in Python's integers.
     golden = dict(np.load(GOLDEN / "prior.npz"))
-    codes, payload = golden.pop("codes"), golden.pop("payload").tobytes()
+    tokens, payload = golden.pop("tokens"), golden.pop("payload").tobytes()
     prior = NeuralPrior(**golden)
-    assert prior.encode(codes) == payload
-    assert prior.decode(payload, codes.shape).tolist() == codes.tolist()
+    assert prior.encode(tokens) == payload
+    assert prior.decode(payload, tokens.shape).tolist() == tokens.tolist()
     # Nothing overflows where all is as large as can be.
     prior = neural(200, limit=1 << 15)
-    codes = np.random.default_rng(0).integers(0, 200, (1, 3, 3))
+    tokens = np.random.default_rng(0).integers(0, 200, (1, 3, 3))
     tables = {name.removeprefix("prior."): table for name, table in prior.tensors().items()}
-    assert prior.encode(codes) == reference_prior.encode(tables, codes)
+    assert prior.encode(tokens) == reference_prior.encode(tables, tokens)
     least = {
         name: np.full_like(table, np.iinfo(table.dtype).min)
         for name, table in tables.items()
@@ -148,7 +149,7 @@ def test_a_neural_prior_is_what_integers_say():
     least["layer_bias"] = -1 - least["layer_bias"]
     near = np.full(len(NEIGHBOURS), 200)
     prior = dataclasses.replace(prior, **least)
-    ends = prior.code_ends(3, prior.contexts(near)).tolist()
+    ends = prior.token_ends(3, prior.contexts(near)).tolist()
     assert [0, *ends] == reference_prior.bounds({**tables, **least}, near, 3)
 
 
@@ -158,9 +159,9 @@ def test_a_neural_prior_is_what_integers_say():
         ({"group": np.full(64, 64, np.uint8)}, "add up to"),
         ({"group": np.zeros(64, np.uint8)}, "add up to"),
         ({"group": np.zeros(64, np.int64)}, "another type or shape"),
-        ({"group": np.uint8(0), "code_weights": np.uint16(TOTAL)}, "another type or shape"),
-        ({"code_weights": np.zeros(64, np.uint16)}, "add up to"),
-        ({"code_weights": np.full(63, TOTAL, np.uint16)}, "another type or shape"),
+        ({"group": np.uint8(0), "token_weights": np.uint16(TOTAL)}, "another type or shape"),
+        ({"token_weights": np.zeros(64, np.uint16)}, "add up to"),
+        ({"token_weights": np.full(63, TOTAL, np.uint16)}, "another type or shape"),
         ({"group_weights": np.full((65, 65, 64), 511, np.uint16)}, "add up to"),
         ({"group_weights": np.full((65, 64), 512, np.uint16)}, "another type or shape"),
     ],
@@ -179,8 +180,8 @@ def test_tables_that_are_none(change, message):
         ({"layer_bias": np.zeros(HIDDEN, np.int64)}, "another type or shape"),
         ({"group_scores": np.zeros((GROUPS, HIDDEN), np.int16)}, "another type or shape"),
         ({"group_bias": np.zeros(0, np.int16)}, "another type or shape"),
-        ({"code_scores": np.zeros((HIDDEN, 64), np.float32)}, "another type or shape"),
-        ({"code_bias": np.zeros(65, np.int16)}, "another type or shape"),
+        ({"token_scores": np.zeros((HIDDEN, 64), np.float32)}, "another type or shape"),
+        ({"token_bias": np.zeros(65, np.int16)}, "another type or shape"),
         ({"powers": np.zeros(9, np.uint16)}, "weights of 0"),
         ({"powers": np.zeros(0, np.uint16)}, "weights of 0"),
     ],
@@ -192,15 +193,15 @@ def test_a_network_that_is_none(change, message):
 
 @pytest.fixture(scope="module")
 def with_prior(tmp_path_factory):
-    """The tiny checkpoint, 16 codes of 60, 7 the likeliest, with a prior; as two headers of
+    """The tiny checkpoint, 16 tokens of 60, 7 the likeliest, with a prior; as two headers of
     different priors."""
     header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
     folder = tmp_path_factory.mktemp("prior")
     generator = np.random.default_rng(0)
-    codes = generator.integers(0, 60, (50, 16))
-    codes[generator.random(codes.shape) < 0.3] = 7
+    tokens = generator.integers(0, 60, (50, 16))
+    tokens[generator.random(tokens.shape) < 0.3] = 7
     headers = []
-    for name, part in (("one", codes), ("other", codes[::2] // 2)):
+    for name, part in (("one", tokens), ("other", tokens[::2] // 2)):
         codebook = torch.from_numpy(tensors["quantizer.codebook"]).float()
         prior, count = fit([part.reshape(-1, 4, 4)], codebook)
         assert count == len(part)
@@ -209,37 +210,37 @@ def with_prior(tmp_path_factory):
     return headers
 
 
-def token_file(header, codes):
-    """Of a picture as wide as squares of 16 codes make it."""
+def token_file(header, tokens):
+    """Of an image as wide as tiles of 16 tokens make it."""
     prior = checkpoint.read_prior(header)
-    width = 32 * len(codes) // 16
-    return TokenFile.of(header, codes, width, 30, "tile", prior)
+    width = 32 * len(tokens) // 16
+    return TokenFile.of(header, tokens, width, 30, "tile", prior)
 
 
-def test_a_prior_changes_no_code(with_prior):
+def test_a_prior_changes_no_token(with_prior):
     plain = checkpoint.read_header(GOLDEN / "patch.safetensors")
     one, other = with_prior
-    assert plain.code_id == one.code_id == other.code_id
+    assert plain.model_id == one.model_id == other.model_id
     assert len({plain.checkpoint_id, one.checkpoint_id, other.checkpoint_id}) == 3
     assert plain.prior_id is None
     assert one.prior_id != other.prior_id
     assert checkpoint.read(one.path)[0] == one == checkpoint.read_header(one.path)
     with pytest.raises(CheckpointError, match=r"patch\.safetensors: has no prior .*; make one"):
         checkpoint.read_prior(plain)
-    codec, coded = (Codec.load(header, device="cpu") for header in (plain, one))
+    codec, entropy_coded = (Codec.load(header, device="cpu") for header in (plain, one))
     packed = codec.compress(PHOTOS[0])
-    file = coded.compress(PHOTOS[0], coded=True)
-    assert file.codes.tolist() == packed.codes.tolist()
-    assert coded.compress(PHOTOS[0]) == packed
-    assert np.array_equal(codec.decompress(packed), coded.decompress(file))
+    file = entropy_coded.compress(PHOTOS[0], entropy_coded=True)
+    assert file.tokens.tolist() == packed.tokens.tolist()
+    assert entropy_coded.compress(PHOTOS[0]) == packed
+    assert np.array_equal(codec.decompress(packed), entropy_coded.decompress(file))
     with pytest.raises(CheckpointError, match="no prior"):
-        codec.compress(PHOTOS[0], coded=True)
+        codec.compress(PHOTOS[0], entropy_coded=True)
 
 
 def test_a_damaged_prior_is_refused(with_prior, tmp_path):
     header, tensors = checkpoint.read(with_prior[0].path)
     data = bytearray(with_prior[0].path.read_bytes())
-    place = data.index(tensors["prior.code_scores"].tobytes())
+    place = data.index(tensors["prior.token_scores"].tobytes())
     data[place] ^= 1
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(data)
@@ -261,13 +262,13 @@ def test_a_prior_of_another_codebook_is_refused(with_prior, tmp_path):
     header, tensors = checkpoint.read(with_prior[0].path)
     other = {**tensors, **flat(64).tensors()}
     written = checkpoint.write(tmp_path / "other.safetensors", header.config, other, {})
-    with pytest.raises(CheckpointError, match=r"other\.safetensors: its prior is of 64 codes"):
+    with pytest.raises(CheckpointError, match=r"other\.safetensors: its prior is of 64 tokens"):
         checkpoint.read_prior(written)
 
 
 def test_a_coded_file(with_prior):
-    codes = np.array([7, 7, 7, 7] * 4)
-    file = token_file(with_prior[0], codes)
+    tokens = np.array([7, 7, 7, 7] * 4)
+    file = token_file(with_prior[0], tokens)
     data = file.to_bytes()
     packed = file.as_packed().to_bytes()
     assert file.entropy_coded
@@ -278,13 +279,13 @@ def test_a_coded_file(with_prior):
     assert (packed[2], data[2]) == (0x13, 0x2B)
     assert data[-4:] == zlib.crc32(data[:-4]).to_bytes(4, "little")
     prior = checkpoint.read_prior(with_prior[0])
-    assert data[13:-4] == file.payload == prior.encode(codes.reshape(-1, 4, 4))
-    # It is read without its checkpoint, which only its codes ask for.
+    assert data[13:-4] == file.payload == prior.encode(tokens.reshape(-1, 4, 4))
+    # It is read without its checkpoint, which only its tokens ask for.
     again = TokenFile.from_bytes(data)
     assert again == file
-    assert (again.num_codes, again.width, again.fit) == (16, 32, "tile")
-    assert again.codes_with(with_prior[0]).tolist() == file.codes.tolist() == codes.tolist()
-    # Codes that it would make longer stay packed.
+    assert (again.num_tokens, again.width, again.fit) == (16, 32, "tile")
+    assert again.tokens_with(with_prior[0]).tolist() == file.tokens.tolist() == tokens.tolist()
+    # Tokens that it would make longer stay packed.
     unlikely = np.random.default_rng(5).integers(0, 60, 16)
     file = token_file(with_prior[0], unlikely)
     assert not file.entropy_coded
@@ -300,21 +301,21 @@ KEPT_FILES = {
 
 @pytest.fixture(params=KEPT_FILES)
 def kept_file(request, tmp_path):
-    make, codes = KEPT_FILES[request.param]
+    make, tokens = KEPT_FILES[request.param]
     header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
     tensors |= make(60).tensors()
     written = checkpoint.write(tmp_path / "a.safetensors", header.config, tensors, {})
-    return (GOLDEN / request.param).read_bytes(), codes, written
+    return (GOLDEN / request.param).read_bytes(), tokens, written
 
 
 def test_kept_files(kept_file):
-    data, codes, header = kept_file
+    data, tokens, header = kept_file
     file = TokenFile.from_bytes(data)
     assert (file.entropy_coded, file.fit, file.width, file.height) == (True, "tile", 64, 30)
-    assert file.codes_with(header).tolist() == codes
+    assert file.tokens_with(header).tolist() == tokens
     assert file.to_bytes() == data
     # What is written now is of version 2.
-    again = TokenFile.of(header, np.array(codes), 64, 30, "tile", checkpoint.read_prior(header))
+    again = TokenFile.of(header, np.array(tokens), 64, 30, "tile", checkpoint.read_prior(header))
     assert (again.payload, again.version) == (file.payload, 2)
 
 
@@ -323,7 +324,7 @@ def test_every_flipped_bit_and_every_truncation_of_a_coded_file_is_caught(kept_f
 
     def refused(damaged):
         with pytest.raises(TokenFileError):
-            TokenFile.from_bytes(damaged).codes_with(header)
+            TokenFile.from_bytes(damaged).tokens_with(header)
 
     for place in range(8 * len(data)):
         damaged = bytearray(data)
@@ -341,60 +342,60 @@ def test_refusals_say_why(with_prior):
     one, other = with_prior
     data = token_file(one, np.array([7, 7, 7, 7] * 4)).to_bytes()
     file = TokenFile.from_bytes(data)
-    with pytest.raises(TokenFileError, match=r"model d4031cfb, which is neither .*--weights"):
-        file.codes  # noqa: B018
+    with pytest.raises(TokenFileError, match=r"model 75d6f250, which is neither .*--weights"):
+        file.tokens  # noqa: B018
     plain = checkpoint.read_header(GOLDEN / "patch.safetensors")
     with pytest.raises(TokenFileError, match=r"and \S*patch\.safetensors has none; name, by"):
-        file.codes_with(plain)
+        file.tokens_with(plain)
     with pytest.raises(TokenFileError, match="damaged, or entropy-coded with another prior"):
-        file.codes_with(other)
-    # A few bytes cannot claim codes for hours.
+        file.tokens_with(other)
+    # A few bytes cannot claim tokens for hours.
     claim = data[:12] + b"\xff\xff\xff\x7f" + data[13:]
-    with pytest.raises(TokenFileError, match="268435455 codes of 6 bits, entropy-coded in"):
+    with pytest.raises(TokenFileError, match="268435455 tokens of 6 bits, entropy-coded in"):
         TokenFile.from_bytes(claim)
-    # Nor can it claim other codes than its width, height and fit ask for, though it has the bytes.
+    # Nor can it claim other tokens than its width, height and fit ask for, though it has the bytes.
     for change, message in [
-        ((12, b"\x11"), "17 codes of 6 bits, not 16 of 6"),
-        ((11, b"\x07"), "16 codes of 7 bits, not 16 of 6"),
-        ((7, b"\x21"), "16 codes of 6 bits, not 32 of 6"),
+        ((12, b"\x11"), "17 tokens of 6 bits, not 16 of 6"),
+        ((11, b"\x07"), "16 tokens of 7 bits, not 16 of 6"),
+        ((7, b"\x21"), "16 tokens of 6 bits, not 32 of 6"),
     ]:
         place, value = change
         lying = data[:place] + value + data[place + 1 : -4]
         lying = TokenFile.from_bytes(lying + zlib.crc32(lying).to_bytes(4, "little"))
         with pytest.raises(TokenFileError, match=f"damaged: {message}"):
-            lying.codes_with(one)
+            lying.tokens_with(one)
     with pytest.raises(ValueError, match="cannot reshape"):
         token_file(one, np.arange(17)).to_bytes()
-    for codes in (np.array([60] * 16), np.array([-1] * 16), np.array([], int)):
-        with pytest.raises(ValueError, match=r"codes must be from 0 to 59"):
-            checkpoint.read_prior(one).encode(codes.reshape(-1, 4, 4))
+    for tokens in (np.array([60] * 16), np.array([-1] * 16), np.array([], int)):
+        with pytest.raises(ValueError, match=r"tokens must be from 0 to 59"):
+            checkpoint.read_prior(one).encode(tokens.reshape(-1, 4, 4))
 
 
 def test_a_fitted_prior_saves_what_it_says(tmp_path):
     header, _ = checkpoint.read(GOLDEN / "patch.safetensors")
     generator = np.random.default_rng(1)
 
-    def pictures(count):
-        # Rows of one code each, from a few that are common.
+    def images(count):
+        # Rows of one token each, from a few that are common.
         rows = generator.choice(60, (count, 4, 1), p=np.array([9.0, 5, 3] + [1] * 57) / 74)
         return np.broadcast_to(rows, (count, 4, 4))
 
-    parts = [pictures(300), pictures(200)]
-    unseen = pictures(100)
+    parts = [images(300), images(200)]
+    unseen = images(100)
     path = tmp_path / "a.safetensors"
     written = add_prior(header, iter(parts), [unseen], path, {"command": "this"})
     facts = written.provenance["prior"]
-    assert (facts["command"], facts["pictures"], facts["held_out_pictures"]) == ("this", 500, 100)
-    sizes = [len(token_file(written, codes.reshape(-1)).payload) for codes in unseen]
+    assert (facts["command"], facts["images"], facts["held_out_images"]) == ("this", 500, 100)
+    sizes = [len(token_file(written, tokens.reshape(-1)).payload) for tokens in unseen]
     assert facts["held_out_payload_bytes"] == pytest.approx(np.mean(sizes), abs=0.005)
     assert np.mean(sizes) < 0.6 * 12
     assert {k: v for k, v in written.provenance.items() if k != "prior"} == header.provenance
     # A second one replaces it.
     again = add_prior(written, [parts[0]], [], tmp_path / "b.safetensors", {})
-    assert again.provenance["prior"] == {"pictures": 300}
-    assert again.code_id == header.code_id
+    assert again.provenance["prior"] == {"images": 300}
+    assert again.model_id == header.model_id
 
-    with pytest.raises(TrainingError, match="no codes"):
+    with pytest.raises(TrainingError, match="no tokens"):
         add_prior(header, [], [], path, {})
     _, tensors = checkpoint.read(header.path)
     codebook = tensors.pop("quantizer.codebook")
@@ -408,5 +409,5 @@ def test_a_fitted_prior_saves_what_it_says(tmp_path):
         with pytest.raises(CheckpointError, match=message):
             add_prior(damaged, parts, [], path, {})
     latent = checkpoint.read_header(GOLDEN / "latent.safetensors")
-    with pytest.raises(TrainingError, match="latent: only codes in rows and columns"):
+    with pytest.raises(TrainingError, match="latent: only tokens in rows and columns"):
         add_prior(latent, parts, [], path, {})

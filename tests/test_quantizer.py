@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
 from tokcodec.model.binary import Binary
 from tokcodec.model.codebook import _SPLIT_ROUNDOFF, Codebook, _split, nearest
@@ -42,12 +42,12 @@ def test_exact_on_20000_vectors_with_ties_and_near_ties(size):
     z[200:400] = codebook[600:800] + 2
     z[400:2000] = (codebook[:400].repeat(4, 1) + codebook[400:800].repeat(4, 1)) / 2
     codebook = codebook[:size]
-    codes = nearest(z, codebook)
-    assert torch.equal(codes, brute_force(z, codebook))
-    assert (codes[:100] == 5).sum() > 90
+    tokens = nearest(z, codebook)
+    assert torch.equal(tokens, brute_force(z, codebook))
+    assert (tokens[:100] == 5).sum() > 90
     # The planted cases bite: float32 alone gets some of them wrong.
     scores = codebook.square().sum(dim=1) / 2 - z @ codebook.T
-    assert (scores.argmin(dim=1) != codes).sum() > 50
+    assert (scores.argmin(dim=1) != tokens).sum() > 50
 
 
 OLD = {
@@ -119,9 +119,9 @@ def test_nothing_the_caller_sets_makes_it_less_exact(name, metric):
     (OLD | NEW)[name]()
     before = settings()
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(quantizer.codes(z), expected)
+        assert torch.equal(quantizer.tokens(z), expected)
         with ThreadPoolExecutor(4) as pool:
-            assert all(torch.equal(c, expected) for c in pool.map(quantizer.codes, [z] * 8))
+            assert all(torch.equal(c, expected) for c in pool.map(quantizer.tokens, [z] * 8))
     assert settings() == before
     assert then_inherited() == without
 
@@ -139,8 +139,8 @@ def test_split_products_are_as_near_as_stated():
 
 
 def codebook(size, dim, metric):
-    config = CodebookConfig(codebook_size=size, code_dim=dim, metric=metric)
-    return Codebook(config, Frame(0, (), dim))
+    config = CodebookConfig(codebook_size=size, embedding_dim=dim, metric=metric)
+    return Codebook(config, ModelShape(0, (), dim))
 
 
 def test_dot_product():
@@ -151,42 +151,42 @@ def test_dot_product():
     quantizer.codebook.copy_(vectors)
     z = torch.randn(4, 5, 6, generator=generator)
     products = z.double() @ vectors.double().T
-    assert torch.equal(quantizer.codes(z), products[..., :150].argmax(dim=-1))
+    assert torch.equal(quantizer.tokens(z), products[..., :150].argmax(dim=-1))
     best = products.topk(2).values
     torch.testing.assert_close(quantizer.margins(z), best[..., 0] - best[..., 1])
     assert torch.equal(quantizer.lookup(torch.tensor([[7]])), vectors[None, None, 7])
 
 
 @pytest.mark.parametrize("first", ["lowest", "highest"])
-def test_binary_codes(first):
-    quantizer = Binary(BinaryConfig(code_dim=3, first_bit=first), Frame(0, (), 3))
+def test_binary_tokens(first):
+    quantizer = Binary(BinaryConfig(embedding_dim=3, first_bit=first), ModelShape(0, (), 3))
     z = torch.tensor([[0.5, -1.0, 2.0], [-0.25, 0.0, 3.0]])
     expected = [0b101, 0b100] if first == "lowest" else [0b101, 0b001]
-    assert quantizer.codes(z).tolist() == expected
+    assert quantizer.tokens(z).tolist() == expected
     assert quantizer.margins(z).tolist() == [0.5, 0.0]
     everything = torch.arange(8)
-    assert torch.equal(quantizer.codes(quantizer.lookup(everything)), everything)
+    assert torch.equal(quantizer.tokens(quantizer.lookup(everything)), everything)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        quantizer.codes(z / 0)
+        quantizer.tokens(z / 0)
 
 
-def test_finite_scalar_codes():
-    quantizer = FiniteScalar(FiniteScalarConfig(levels=(8, 5, 4)), Frame(0, (), 3))
+def test_finite_scalar_tokens():
+    quantizer = FiniteScalar(FiniteScalarConfig(levels=(8, 5, 4)), ModelShape(0, (), 3))
     everything = torch.arange(160)
     z_q = quantizer.lookup(everything)
     assert z_q.abs().max() == 1
     assert len(z_q.unique(dim=0)) == 160
     assert z_q[9].tolist() == [(1 - 4) / 4, (1 - 2) / 2, (0 - 2) / 2]  # digits 1, 1, 0
     z = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0)) * 2
-    codes = quantizer.codes(z)
-    assert set(codes.tolist()) == set(range(160))
-    # Where the margin is small, a small step changes the code; elsewhere it does not.
-    moved = (quantizer.codes(z + 1e-4) != codes) | (quantizer.codes(z - 1e-4) != codes)
+    tokens = quantizer.tokens(z)
+    assert set(tokens.tolist()) == set(range(160))
+    # Where the margin is small, a small step changes the token; elsewhere it does not.
+    moved = (quantizer.tokens(z + 1e-4) != tokens) | (quantizer.tokens(z - 1e-4) != tokens)
     near = quantizer.margins(z) < 1e-3
     assert moved.any()
     assert near[moved].all()
-    assert (quantizer.codes(z + torch.tensor([100.0, 0, 0])) % 8 == 7).all()
-    assert (quantizer.codes(z - torch.tensor([100.0, 0, 0])) % 8 == 0).all()
+    assert (quantizer.tokens(z + torch.tensor([100.0, 0, 0])) % 8 == 7).all()
+    assert (quantizer.tokens(z - torch.tensor([100.0, 0, 0])) % 8 == 0).all()
 
 
 def test_cosine_distance():
@@ -194,11 +194,11 @@ def test_cosine_distance():
     generator = torch.Generator().manual_seed(2)
     quantizer.codebook.copy_(torch.randn(64, 6, generator=generator) * 10)
     z = torch.randn(3, 50, 6, generator=generator)
-    codes = quantizer.codes(z)
-    assert codes.shape == (3, 50)
+    tokens = quantizer.tokens(z)
+    assert tokens.shape == (3, 50)
     cosine = F.cosine_similarity(z.double()[..., None, :], quantizer.codebook.double(), dim=-1)
-    assert torch.equal(codes, cosine.argmax(dim=-1))
-    assert torch.allclose(quantizer.lookup(codes).norm(dim=-1), torch.ones(3, 50))
+    assert torch.equal(tokens, cosine.argmax(dim=-1))
+    assert torch.allclose(quantizer.lookup(tokens).norm(dim=-1), torch.ones(3, 50))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
@@ -220,8 +220,8 @@ if {equal}:
     codebook[:] = 1
 nearest(z[:8], codebook[:8])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-codes = nearest(z, codebook)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, int(codes.max()))
+tokens = nearest(z, codebook)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, int(tokens.max()))
 """
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     kilobytes, largest = map(int, printed.stdout.split())

@@ -160,7 +160,7 @@ def bucket(proxy, request):
     system.rm(path, recursive=True)
 
 
-def picture(seed):
+def image(seed):
     noise = np.random.RandomState(seed).randint(0, 256, (4, 4, 3)).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((32, 32), Image.Resampling.BICUBIC).save(buffer, "PNG")
@@ -183,7 +183,7 @@ def large_tar():
 def upload(system, url, count):
     for first in range(0, count, 100):
         some = range(first, min(count, first + 100))
-        system.pipe({f"{url[5:]}/in/{n % 2}/{n:05}.png": picture(n) for n in some})
+        system.pipe({f"{url[5:]}/in/{n % 2}/{n:05}.png": image(n) for n in some})
 
 
 def test_there_and_back(run, proxy, bucket, tmp_path):
@@ -194,7 +194,7 @@ def test_there_and_back(run, proxy, bucket, tmp_path):
     run("tokenize", tmp_path / "in", "-o", tmp_path / "local", *options)
     command = ["tokenize", f"{url}/in", "-o", f"{url}/out", *options]
     run(*command)
-    # Names, labels and codes are those of the files; what tells of changes is the store's ETag.
+    # Names, labels and tokens are those of the files; what tells of changes is the store's ETag.
     tokens = load_tokens(tmp_path / "local")
     assert np.array_equal(load_tokens(f"{url}/out"), tokens)
     assert [len(TokenDataset(f"{url}/out")), TokenDataset(f"{url}/out").classes] == [60, ["0", "1"]]
@@ -209,26 +209,26 @@ def test_there_and_back(run, proxy, bucket, tmp_path):
     assert np.array_equal(np.load(tmp_path / "t.npy"), tokens)
     run("decode", f"{url}/out", "-o", tmp_path / "there", "--weights", TINY)
     run("decode", tmp_path / "local", "-o", tmp_path / "here", "--weights", TINY)
-    pictures = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here").rglob("*.png"))
-    assert len(pictures) == 60
-    for name in pictures:
+    images = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here").rglob("*.png"))
+    assert len(images) == 60
+    for name in images:
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes()
     # What is finished stands; what is missing is made again, the same.
     before = {path: system.cat(path) for path in system.ls(f"{url}/out", detail=False)}
     assert len(before) == 3
-    system.rm(f"{url}/out/part-00001.parquet")
+    system.rm(f"{url}/out/shard-00001.parquet")
     proxy.requests = []
     run(*command)
     assert {path: system.cat(path) for path in before} == before
     assert [name for method, name in proxy.requests if method == "PUT"] == [
-        f"/{url[5:]}/out/part-00001.parquet"
+        f"/{url[5:]}/out/shard-00001.parquet"
     ]
     # One file, and its parts are gone.
     run("tokenize", f"{url}/in", "-o", f"{url}/one.parquet", *options)
     assert np.array_equal(load_tokens(f"{url}/one.parquet"), tokens)
-    assert not system.exists(f"{url}/one.parquet.parts")
-    # A changed picture has another ETag, though its size is the same.
-    system.pipe(f"{url}/in/0/00002.png", picture(2)[:-1] + b"X")
+    assert not system.exists(f"{url}/one.parquet.shards")
+    # A changed image has another ETag, though its size is the same.
+    system.pipe(f"{url}/in/0/00002.png", image(2)[:-1] + b"X")
     said = run(*command, status=1).stderr
     assert b"its inputs have changed since" in said
     run(*command, "-f", status=0)
@@ -246,8 +246,8 @@ def test_a_second_run_replaces_nothing(bucket):
 
 def test_what_fails_now_and_then_loses_nothing(run, proxy, bucket, tmp_path):
     url, system = bucket
-    # TOKCODEC_PICTURES=10000 TOKCODEC_FAULTS=0.01 pytest tests/test_remote.py -k now_and_then
-    upload(system, url, int(os.environ.get("TOKCODEC_PICTURES", "200")))
+    # TOKCODEC_IMAGES=10000 TOKCODEC_FAULTS=0.01 pytest tests/test_remote.py -k now_and_then
+    upload(system, url, int(os.environ.get("TOKCODEC_IMAGES", "200")))
     system.pipe(f"{url}/in/large.tar", large_tar())  # several of the blocks that it is read in
     options = ["--weights", TINY, "--rows-per-shard", "50", "--workers", "8"]
     run("tokenize", f"{url}/in", "-o", f"{url}/whole", *options)
@@ -295,14 +295,14 @@ def test_credentials_are_not_shown(text, shown):
 
 
 def test_credentials_reach_no_output(run, tmp_path):
-    """A server that asks for them, and one picture that it has not."""
+    """A server that asks for them, and one image that it has not."""
 
     class Server(BaseHTTPRequestHandler):
         def do_GET(self):
             found = "signature=s3cret" in self.path and "a.png" in self.path
             self.send_response(200 if found else 404)
             self.end_headers()
-            self.wfile.write(picture(1) if found and self.command == "GET" else b"")
+            self.wfile.write(image(1) if found and self.command == "GET" else b"")
 
         do_HEAD = do_GET  # noqa: N815
 

@@ -20,14 +20,14 @@ from PIL import Image
 from tokcodec.config import PreprocessingConfig
 from tokcodec.inputs.listing import list_inputs
 from tokcodec.io.tar import members
-from tokcodec.train.data import load_pictures
+from tokcodec.train.data import load_images
 
 TRIES = int(os.environ.get("TAR_TRIES", "100"))  # of each kind of damage
 PACK = {"tar": bytes, "gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 REST = "the rest of the tar: "
 
 
-def picture(number):
+def image(number):
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), (7 * number, 99, 200)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -91,10 +91,10 @@ def failed(found):
 
 @pytest.fixture(scope="module")
 def whole():
-    """20 small pictures, two with labels, one with a long name."""
-    entries = [(f"dir/{number:02}.png", picture(number)) for number in range(20)]
+    """20 small images, two with labels, one with a long name."""
+    entries = [(f"dir/{number:02}.png", image(number)) for number in range(20)]
     entries[2:2] = [("dir/01.cls", b"5"), ("dir/01.json", b"{}")]
-    entries[9:9] = [("long/" + "x" * 120 + ".png", picture(99))]
+    entries[9:9] = [("long/" + "x" * 120 + ".png", image(99))]
     return pack(entries)
 
 
@@ -248,7 +248,7 @@ def test_the_same_members_as_tarfile(entries, kind):
 
 def test_numbers_and_records(tmp_path):
     """What a header may say beside plain octal digits, and what it may not."""
-    path, data = tmp_path / "a.tar", picture(0)
+    path, data = tmp_path / "a.tar", image(0)
     body = data + bytes(-len(data) % 512)
     octal = b"%011o" % len(data)
     good = ("b", None, data)
@@ -297,7 +297,7 @@ def test_numbers_and_records(tmp_path):
 
 
 def test_one_member_fails_and_the_rest_is_read(tmp_path):
-    path, data = tmp_path / "a.tar", picture(0)
+    path, data = tmp_path / "a.tar", image(0)
     many = b"%011o" % (2**33)
     gnu = header(b"sparse.png", b"%011o" % 512, b"S", _482=b"\1", _483=many)
     more = bytes(504) + b"\1" + bytes(7)
@@ -322,16 +322,16 @@ def test_one_member_fails_and_the_rest_is_read(tmp_path):
     assert [(key, label) for key, label, content in found if content == data] == [
         ("a", None), ("text", "6"), ("last", None)
     ]  # fmt: skip
-    limit = "more than the limit of 2,000 (--max-picture-bytes)"
+    limit = "more than the limit of 2,000 (--max-image-bytes)"
     assert failed(found) == [
         ("sparse", "a sparse file, which is not unpacked"),
         ("gap", "a sparse file, which is not unpacked"),
         ("large", f"3,000 bytes, {limit}"),
-        ("pair.2.png", f"with the pictures of its key before it 3,000 bytes, {limit}"),
+        ("pair.2.png", f"with the images of its key before it 3,000 bytes, {limit}"),
         ("text.txt", "16,777,217 bytes, more than the limit of 16,777,216"),
     ]
     assert [label for key, label, _ in found if key == "large"] == ["5"]
-    # Pictures of other kinds of sources have the same limit.
+    # Images of other kinds of sources have the same limit.
     (tmp_path / "b.png").write_bytes(bytes(3000))
     assert failed(rows(tmp_path / "b.png", max_bytes=2000)) == [("b.png", f"3,000 bytes, {limit}")]
 
@@ -367,18 +367,18 @@ def test_a_bomb_takes_no_memory(tmp_path, kind):
 
 def test_at_the_command_line(run, whole, tmp_path):
     (tmp_path / "cut.tar").write_bytes(whole[: headers_of(whole)[5]])
-    (tmp_path / "large.tar").write_bytes(pack([("a.png", picture(0)), ("b.png", bytes(9999))]))
-    tiny = ["--weights", GOLDEN / "patch.safetensors", "-o", "out", "--max-picture-bytes", 9000]
+    (tmp_path / "large.tar").write_bytes(pack([("a.png", image(0)), ("b.png", bytes(9999))]))
+    tiny = ["--weights", GOLDEN / "patch.safetensors", "-o", "out", "--max-image-bytes", 9000]
     said = run("encode", "cut.tar", "large.tar", *tiny, status=3, cwd=tmp_path).stderr.decode()
-    assert f"cut.tar: cannot read the picture: {REST}no end marker" in said
-    assert "large.tar/b.png: cannot read the picture: 9,999 bytes, more than the limit of" in said
+    assert f"cut.tar: cannot read the image: {REST}no end marker" in said
+    assert "large.tar/b.png: cannot read the image: 9,999 bytes, more than the limit of" in said
     assert said.splitlines()[-1].endswith(", 2 failed")
 
 
 def test_training_goes_on_without_it(whole, tmp_path):
     (tmp_path / "a.tar").write_bytes(gzip.compress(whole)[:-20])
     (tmp_path / "b.tar").write_bytes(whole)
-    found = load_pictures(
+    found = load_images(
         [str(tmp_path / "a.tar"), str(tmp_path / "b.tar")],
         frozenset({"b.tar/dir/01.png"}),
         PreprocessingConfig(image_size=32),

@@ -27,15 +27,15 @@ MODEL = {
     "layout": "patch",
     "encoder": {"width": 32, "layers": 1, "heads": 2, "patch_size": 4},
     "decoder": {"width": 32, "layers": 1, "heads": 2, "patch_size": 4},
-    "quantizer": {"codebook_size": 64, "code_dim": 8},
+    "quantizer": {"codebook_size": 64, "embedding_dim": 8},
     "preprocessing": {"image_size": 32, "pixel_scale": 2},
 }
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """300 small pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """300 small images."""
+    folder = tmp_path_factory.mktemp("images")
     photo = Image.open(PHOTOS[0]).convert("RGB")
     for number in range(300):
         photo.crop((number, 0, number + 100, 80)).save(folder / f"{number:03}.png")
@@ -88,7 +88,7 @@ def last_line(shown):
     return shown.splitlines()[-1].split(b"\x1b[2K")[-1].decode()
 
 
-def test_a_bar_moves_with_pictures_and_leaves_a_line():
+def test_a_bar_moves_with_images_and_leaves_a_line():
     # Three times as long as rich takes between two frames.
     program = """
 import time
@@ -107,10 +107,10 @@ with Bar("encoded", 6) as bar:
     seen = [int(number) for number in re.findall(rb"(\d)/6", shown.shown)]
     assert seen == sorted(seen)
     assert {2, 3, 4, 5, 6} <= set(seen)
-    assert re.search(rb"[\d.]+ pictures/s, 0:00:0\d left", shown.shown)
+    assert re.search(rb"[\d.]+ images/s, 0:00:0\d left", shown.shown)
     assert b"tokcodec: x.png: is [bold]none[/bold]\r\n" in shown.shown
     assert re.fullmatch(
-        r"tokcodec: 3 encoded \(3,000 bytes to 120, 25 : 1\) in [\d.]+ s, [\d.]+ pictures/s, "
+        r"tokcodec: 3 encoded \(3,000 bytes to 120, 25 : 1\) in [\d.]+ s, [\d.]+ images/s, "
         "2 skipped as done, 1 failed",
         last_line(shown.shown),
     )
@@ -121,8 +121,8 @@ with Bar("encoded", 6) as bar:
 
 
 @pytest.mark.parametrize("command", ["encode", "tokenize", "train"])
-def test_bars_of_commands_end_full(pictures, tmp_path, command):
-    arguments = [COMMAND, command, pictures, "-o", tmp_path / "out"]
+def test_bars_of_commands_end_full(images, tmp_path, command):
+    arguments = [COMMAND, command, images, "-o", tmp_path / "out"]
     if command == "train":
         (tmp_path / "model.json").write_text(json.dumps(MODEL))
         arguments += ["--model", tmp_path / "model.json", "--steps", "9", "--batch-size", "4"]
@@ -131,7 +131,7 @@ def test_bars_of_commands_end_full(pictures, tmp_path, command):
     else:
         arguments += ["--weights", TINY]
         full = [b"300/300"]
-        line = rf"tokcodec: 300 {command[:6]}\w+ \([\d,]+ bytes to [\d,]+, .* pictures/s.*"
+        line = rf"tokcodec: 300 {command[:6]}\w+ \([\d,]+ bytes to [\d,]+, .* images/s.*"
     shown = OnTerminal(*arguments)
     assert shown.wait() == 0
     for text in full:
@@ -140,8 +140,8 @@ def test_bars_of_commands_end_full(pictures, tmp_path, command):
     if command == "train":
         log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").open()]
         assert [entry["step"] for entry in log] == [4, 8, 9]
-        assert {"loss", "psnr", "pictures_per_second"} <= log[0].keys()
-        # The pictures above are the held-out ones, but for what JPEG makes of them.
+        assert {"loss", "psnr", "images_per_second"} <= log[0].keys()
+        # The images above are the held-out ones, but for what JPEG makes of them.
         held_out = np.load(tmp_path / "out" / "held-out.npy").astype(float)
         sheet = np.asarray(Image.open(tmp_path / "out" / "sheet.jpg"))
         count = min(8, len(held_out))
@@ -163,17 +163,17 @@ def test_elsewhere_a_line_comes_every_so_often(monkeypatch, capsys):
         f"tokcodec: {number}.png: is none" for number in range(1, 11)
     ]
     ways = [line for line in said[:-1] if ".png" not in line]
-    pattern = r"tokcodec: [\d,]+ of 1,000 pictures, [\d.]+ pictures/s, 0:\d\d:\d\d left"
+    pattern = r"tokcodec: [\d,]+ of 1,000 images, [\d.]+ images/s, 0:\d\d:\d\d left"
     assert all(re.fullmatch(pattern, line) for line in ways)
     assert 2 <= len(ways) <= 5  # of 24 moves in some 120 s
     assert said[-1].endswith("11 failed (10 named above; --json names all)")
 
 
-def test_quiet_leaves_errors_alone(run, pictures, tmp_path):
+def test_quiet_leaves_errors_alone(run, images, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    shutil.copy(pictures / "000.png", folder)
-    shutil.copy(pictures / "001.png", folder)
+    shutil.copy(images / "000.png", folder)
+    shutil.copy(images / "001.png", folder)
     tiny = ("--weights", TINY)
     for command in (
         ("--quiet", "encode", folder, "-o", tmp_path / "tokens", *tiny),
@@ -186,19 +186,19 @@ def test_quiet_leaves_errors_alone(run, pictures, tmp_path):
     (folder / "x.png").write_bytes(b"")
     done = run("encode", folder, "-o", tmp_path / "tokens", *tiny, "--quiet", "--json", status=3)
     assert len(done.stderr.splitlines()) == 1
-    assert b"x.png: cannot read the picture" in done.stderr
+    assert b"x.png: cannot read the image" in done.stderr
     assert len(done.stdout.splitlines()) == 3
 
 
-def test_failed_rows_are_named(run, pictures, tmp_path):
+def test_failed_rows_are_named(run, images, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    shutil.copy(pictures / "000.png", folder)
+    shutil.copy(images / "000.png", folder)
     for number in range(12):
         (folder / f"bad{number:02}.png").write_bytes(b"junk")
     out = tmp_path / "a dataset"
     said = run("tokenize", folder, "-o", out, "--weights", TINY, status=3).stderr.decode()
-    assert re.findall(r"tokcodec: (bad\d\d.png): cannot read the picture", said) == [
+    assert re.findall(r"tokcodec: (bad\d\d.png): cannot read the image", said) == [
         f"bad{number:02}.png" for number in range(10)
     ]
     assert said.endswith(
@@ -211,7 +211,7 @@ def test_failed_rows_are_named(run, pictures, tmp_path):
     assert b"failed            12 (--failed names them)" in run("inspect", out).stdout
 
 
-def test_inspect_is_for_people(run, tmp_path, pictures):
+def test_inspect_is_for_people(run, tmp_path, images):
     by_name = run("inspect", "tokcodec-64").stdout.decode()
     assert re.search(r"^codebook size +8,192$", by_name, re.MULTILINE)
     assert re.search(r"^  encoder +heads 4, layers 3, ", by_name, re.MULTILINE)
@@ -227,7 +227,7 @@ def test_inspect_is_for_people(run, tmp_path, pictures):
     assert (facts["token_files"], facts["failed"], facts["fits"]) == (1, 1, {"stretch": 1})
     listed = run("inspect", folder, "--failed", status=3).stdout.decode()
     assert listed.startswith(f"{folder / 'x.tok'}: truncated")
-    said = run("inspect", pictures, status=1).stderr
+    said = run("inspect", images, status=1).stderr
     assert b"holds no token files, no token dataset and no checkpoint" in said
     run("inspect", TINY, "--failed", status=2)
     # What is not known is said with its reason.
@@ -240,7 +240,7 @@ def test_inspect_is_for_people(run, tmp_path, pictures):
     "module",
     ["typer", "tokcodec.cli.encode", "numpy", "PIL.Image", "torch", "torch._C", "torch.nn.modules"],
 )
-def test_an_interrupt_while_modules_load(pictures, tmp_path, module):
+def test_an_interrupt_while_modules_load(images, tmp_path, module):
     program = f"""
 import os, signal, sys
 once = [{module!r}]
@@ -253,7 +253,7 @@ from tokcodec.cli import main
 main()
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, "encode", pictures, "-o", tmp_path / "out"],
+        [sys.executable, "-c", program, "encode", images, "-o", tmp_path / "out"],
         capture_output=True,
         check=False,
     )
@@ -263,9 +263,9 @@ main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_says_what_stands(run, pictures, tmp_path, number):
+def test_an_interrupt_says_what_stands(run, images, tmp_path, number):
     out = tmp_path / "out"
-    command = ("encode", pictures, "-o", out, "--weights", TINY, "--batch-size", "1")
+    command = ("encode", images, "-o", out, "--weights", TINY, "--batch-size", "1")
     process = subprocess.Popen(
         [COMMAND, *command], stderr=subprocess.PIPE, env={**os.environ, **TERMINAL}
     )
@@ -286,9 +286,9 @@ def test_an_interrupt_says_what_stands(run, pictures, tmp_path, number):
     assert f", {len(written)} skipped as done" in run(*command).stderr.decode()
 
 
-def test_ctrl_c_on_a_terminal(pictures, tmp_path):
+def test_ctrl_c_on_a_terminal(images, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(MODEL))
-    common = ("train", pictures, "-o", tmp_path / "out", "--model", tmp_path / "model.json")
+    common = ("train", images, "-o", tmp_path / "out", "--model", tmp_path / "model.json")
     command = (*common, "--steps", "100000", "--batch-size", "4", "--report-every", "5")
     shown = OnTerminal(COMMAND, *command)
     shown.read(rb"held-out PSNR")

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tokcodec.config.geometry import FITS
 from tokcodec.errors import FullDiskError, OutputError, TokenFileError
-from tokcodec.tokenfile import TokenFile, check_codes
+from tokcodec.tokenfile import TokenFile, check_tokens
 
 SMALL = TokenFile.packed(np.array([1, 8191, 2]), 13, bytes.fromhex("01ab23cd"), 512, 300, "crop")
-# TK, version 1 and fit 1, id, 512, 300, 13 bits, 3 codes, the codes.
+# TK, version 1 and fit 1, id, 512, 300, 13 bits, 3 tokens, the tokens.
 SMALL_BODY = bytes.fromhex("544b 11 01ab23cd 0002 2c01 0d 03 01e0ff0b00")
 
 
@@ -39,10 +39,10 @@ def test_round_trip(token_file):
     data = token_file.to_bytes()
     again = TokenFile.from_bytes(data)
     assert again == token_file
-    assert again.codes.tolist() == token_file.codes.tolist()
-    assert again.codes.dtype == np.int64
+    assert again.tokens.tolist() == token_file.tokens.tolist()
+    assert again.tokens.dtype == np.int64
     assert len(data) == token_file.file_bytes
-    overhead = 17 if len(token_file.codes) <= 127 else 18
+    overhead = 17 if len(token_file.tokens) <= 127 else 18
     assert len(data) == len(token_file.payload) + overhead
 
 
@@ -56,10 +56,10 @@ def test_bytes_by_hand():
     [(127, "7f"), (128, "8001"), (16383, "ff7f"), (16384, "808001"), (2097152, "80808001")],
 )
 def test_count_is_leb128(count, encoded):
-    codes = np.arange(count) % 2
-    data = TokenFile.packed(codes, 1, b"abcd", 1, 1, "tile").to_bytes()
+    tokens = np.arange(count) % 2
+    data = TokenFile.packed(tokens, 1, b"abcd", 1, 1, "tile").to_bytes()
     assert data[12 : 12 + len(encoded) // 2].hex() == encoded
-    assert (TokenFile.from_bytes(data).codes == codes).all()
+    assert (TokenFile.from_bytes(data).tokens == tokens).all()
 
 
 # Files kept for good: every later tokcodec must read them and write them again.
@@ -76,8 +76,8 @@ def test_kept_files(name, fit, size, bits, count, total):
     data = (GOLDEN / name).read_bytes()
     token_file = TokenFile.from_bytes(data)
     assert (token_file.fit, (token_file.width, token_file.height)) == (fit, size)
-    assert (token_file.bits, len(token_file.codes)) == (bits, count)
-    assert int(token_file.codes.sum()) == total
+    assert (token_file.bits, len(token_file.tokens)) == (bits, count)
+    assert int(token_file.tokens.sum()) == total
     assert token_file.to_bytes() == data
 
 
@@ -109,19 +109,19 @@ def changed(offset, value):
         (b"\x89PNG\r\n", "not a token file"),
         (changed(2, b"\x21"), "needs a newer tokcodec"),
         (changed(2, b"\x19"), "needs a newer tokcodec"),
-        (changed(2, b"\x15"), "damaged: 3 codes of 13 bits, entropy-coded in 5 bytes"),
+        (changed(2, b"\x15"), "damaged: 3 tokens of 13 bits, entropy-coded in 5 bytes"),
         (SMALL_BODY[:9], "truncated"),
-        (SMALL_BODY, "truncated or damaged: 3 codes of 13 bits need 22 bytes, it has 18"),
+        (SMALL_BODY, "truncated or damaged: 3 tokens of 13 bits need 22 bytes, it has 18"),
         (sealed(SMALL_BODY) + b"\0", "1 bytes behind its end"),
         (SMALL_BODY + b"\0\0\0\0", "checksum"),
         (changed(7, b"\0\0"), "0x300 pixels"),
-        (changed(11, b"\0"), "0 bits a code"),
-        (changed(11, b"\x21"), "33 bits a code"),
+        (changed(11, b"\0"), "0 bits a token"),
+        (changed(11, b"\x21"), "33 bits a token"),
         (changed(17, b"\x80"), "padding bit"),
         (sealed(SMALL_BODY[:12] + b"\x83\0" + SMALL_BODY[13:]), "shortest form"),
         (sealed(SMALL_BODY[:12] + b"\x83\x80\x80\x80" + SMALL_BODY[13:]), "does not end"),
         (sealed(SMALL_BODY[:12] + b"\xff\xff\xff\x7f" + SMALL_BODY[13:]), "truncated or damaged"),
-        (sealed(SMALL_BODY[:12] + b"\0"), "0 codes"),
+        (sealed(SMALL_BODY[:12] + b"\0"), "0 tokens"),
     ],
 )
 def test_refusals_say_why(data, message):
@@ -130,10 +130,10 @@ def test_refusals_say_why(data, message):
     assert message in str(caught.value)
 
 
-def test_codes_beyond_the_codebook():
-    check_codes(SMALL.codes, 8192)
-    with pytest.raises(TokenFileError, match="code 8191 of a codebook of 8191"):
-        check_codes(SMALL.codes, 8191)
+def test_tokens_beyond_the_codebook():
+    check_tokens(SMALL.tokens, 8192)
+    with pytest.raises(TokenFileError, match="token 8191 of a codebook of 8191"):
+        check_tokens(SMALL.tokens, 8191)
 
 
 def test_save_replaces_whole_files_only(tmp_path, monkeypatch):

@@ -19,14 +19,14 @@ def test_golden_outputs(layout):
     golden = {name: torch.from_numpy(a) for name, a in np.load(GOLDEN / f"{layout}.npz").items()}
     assert model.config.encoder.kind == layout
     side = model.config.preprocessing.image_size
-    shape = model.config.code_shape(side, side)
-    codes = golden["codes"].unflatten(1, shape)
+    shape = model.config.token_shape(side, side)
+    tokens = golden["tokens"].unflatten(1, shape)
     with torch.inference_mode():
         pixels = model.shrink(golden["pixels"])
         z = model.z(pixels)
         torch.testing.assert_close(z, golden["z"].unflatten(1, shape), atol=1e-5, rtol=1e-5)
-        assert torch.equal(model.encode(pixels), codes)
-        decoded = model.decode(codes)
+        assert torch.equal(model.encode(pixels), tokens)
+        decoded = model.decode(tokens)
         torch.testing.assert_close(decoded, golden["decoded"], atol=1e-5, rtol=1e-5)
 
 
@@ -50,9 +50,9 @@ def test_the_configuration_of_the_original_description():
         # Uniform numbers are the cheapest; what they are does not matter here.
         tensor.uniform_(-0.02, 0.02, generator=generator)
     pixels = torch.rand(1, 3, 256, 256, generator=generator)
-    codes = model.encode(pixels)
-    assert codes.shape == (1, 4, 4)
-    assert codes.max() < 8192
-    decoded = model.decode(codes)
+    tokens = model.encode(pixels)
+    assert tokens.shape == (1, 4, 4)
+    assert tokens.max() < 8192
+    decoded = model.decode(tokens)
     assert decoded.shape == pixels.shape
     assert 0 <= decoded.min() <= decoded.max() <= 1

@@ -49,32 +49,32 @@ def test_the_files_are_sound_and_small(name):
 # Token files made before a change of these ids need the checkpoints of then.
 def test_the_ids_of_the_bundled_checkpoints():
     assert {
-        header.name: (header.code_id[:8], header.prior_id[:8]) for header in checkpoint.bundled()
+        header.name: (header.model_id[:8], header.prior_id[:8]) for header in checkpoint.bundled()
     } == {
-        "tokcodec-16": ("e1e04d5e", "ac8d8f6d"),
-        "tokcodec-64": ("616bbd59", "892f8879"),
-        "tokcodec-256": ("220a28b0", "8c7df8eb"),
+        "tokcodec-16": ("4b374a0f", "74328ae1"),
+        "tokcodec-64": ("99e92265", "c2bb8c0f"),
+        "tokcodec-256": ("855a09a1", "8c5cfa59"),
     }
 
 
 @pytest.mark.parametrize("coded", [False, True])
-def test_files_of_former_ids_are_decoded(run, tmp_path, coded):
+def test_files_of_former_ids_are_decoded(run, tmp_path, entropy_coded):
     header, tensors = checkpoint.read(checkpoint.find("tokcodec-64").path)
     weights = tmp_path / "weights" / "same.safetensors"
     weights.parent.mkdir()
     checkpoint.write(weights, header.config, tensors, header.provenance, ["ab" * 32])
     codec = Codec.load(str(weights), device="cpu", batch_size=1)
-    token_file = codec.compress(DATA / "coffee.png", coded=coded)
+    token_file = codec.compress(DATA / "coffee.png", entropy_coded=entropy_coded)
     data = token_file.to_bytes()
     data = data[:3] + bytes.fromhex("abababab") + data[7:-4]
     former = TokenFile.from_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
-    assert former.entropy_coded == coded
+    assert former.entropy_coded == entropy_coded
     token_file.save(tmp_path / "now.tok")
     former.save(tmp_path / "then.tok")
     assert (tmp_path / "now.tok").read_bytes() != (tmp_path / "then.tok").read_bytes()
     run("decode", tmp_path / "now.tok", tmp_path / "then.tok", "--weights", weights)
     assert (tmp_path / "now.png").read_bytes() == (tmp_path / "then.png").read_bytes()
-    # It is another's file where pictures are encoded, and is kept.
+    # It is another's file where images are encoded, and is kept.
     (tmp_path / "a.png").write_bytes((DATA / "coffee.png").read_bytes())
     former.save(tmp_path / "a.png.tok")
     refused = run("encode", tmp_path / "a.png", "--weights", weights, status=1)

@@ -1,5 +1,5 @@
 """A wheel is built, installed elsewhere and used: the weights and the parts of the page must be
-in it, the weights' pictures not."""
+in it, the weights' images not."""
 
 import os
 import subprocess

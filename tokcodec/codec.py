@@ -1,4 +1,4 @@
-"""``Codec``: pictures to token files and back, with one checkpoint."""
+"""``Codec``: images to token files and back, with one checkpoint."""
 
 import contextlib
 import math
@@ -18,47 +18,47 @@ from torch import Tensor
 from tokcodec import checkpoint
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import Fit, Placement, Size
-from tokcodec.errors import PictureError, TokcodecError, TokenFileError
-from tokcodec.image import WHITE, Pixels, Source, Squares, check_output, read_squares, to_image
+from tokcodec.errors import ImageError, TokcodecError, TokenFileError
+from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, to_image
 from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
-from tokcodec.tokenfile import TokenFile, check_codes
+from tokcodec.tokenfile import TokenFile, check_tokens
 
 T = TypeVar("T")
 R = TypeVar("R")
 Rows = NDArray[Any]
 
-Picture = Source | Tensor  # uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W]
+ImageLike = Source | Tensor  # uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W]
 Compressed = TokenFile | str | os.PathLike[str] | bytes  # read, or yet to be
-Decoded = tuple[Pixels, Placement, Size | None]  # what ``picture.to_image`` takes
+Decoded = tuple[Pixels, Placement, Size | None]  # what ``image.to_image`` takes
 _Item = tuple[Placement, Size | None]
-_NOTHING: Rows = np.empty(0)  # rows of a picture that could not be read
+_NOTHING: Rows = np.empty(0)  # rows of an image that could not be read
 
 BATCH_SIZE = 16
-_BATCHES_AHEAD = 4  # that pictures are read for while the model runs
+_BATCHES_AHEAD = 4  # that images are read for while the model runs
 _ROUNDING = 1e-3  # that pixels may be beyond [0, 1] by
 BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
 _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
 
 
 def default_batch_size(config: ModelConfig, kind: str) -> int:
-    """16 squares; on a device of the kind ``cpu`` fewer of a large model, which is faster so.
+    """16 tiles; on a device of the kind ``cpu`` fewer of a large model, which is faster so.
     Depends on nothing else."""
-    square = 4 * config.encoder.widest(config.preprocessing.model_size)  # float32
+    tile = 4 * config.encoder.peak_activation(config.preprocessing.model_size)  # float32
     size = BATCH_SIZE
-    while kind == "cpu" and size > 1 and size * square > _CACHE_BYTES:
+    while kind == "cpu" and size > 1 and size * tile > _CACHE_BYTES:
         size //= 2
     return size
 
 
 class Codec:
-    """Turns pictures into token files and back.
+    """Turns images into token files and back.
 
-    Codes of a picture are equal on one device, torch build and ``batch_size``, whatever is
-    compressed with it: the model always runs on exactly ``batch_size`` squares, the last batch
-    filled up. In the native fit, where every picture may have a shape of its own, it runs on
-    ``native_batch_size`` pictures of one shape.
+    Tokens of an image are equal on one device, torch build and ``batch_size``, whatever is
+    compressed with it: the model always runs on exactly ``batch_size`` tiles, the last batch
+    filled up. In the native fit, where every image may have a shape of its own, it runs on
+    ``native_batch_size`` images of one shape.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Codec:
             weights: a bundled name, a file, a folder with one checkpoint, a model on the hub, or
                 a header; a published checkpoint of another program is converted first.
             device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
-            batch_size: squares that the model sees at once; ``default_batch_size`` if None, and
-                then one picture at a time in the native fit.
+            batch_size: tiles that the model sees at once; ``default_batch_size`` if None, and
+                then one image at a time in the native fit.
             dtype: of the matrix products in encoder and decoder (autocast), but for the last before
-                the quantizer; some codes in ``bfloat16`` are not those in ``float32``.
+                the quantizer; some tokens in ``bfloat16`` are not those in ``float32``.
             compiled: the encoder goes through ``torch.compile``.
 
         Raises:
@@ -108,7 +108,7 @@ class Codec:
         header = checkpoint.find(weights) if isinstance(weights, str) else weights
         model = load(header, resolve_device(device))
         if compiled:
-            # Batches have one shape, but for native pictures; what is for any shape is slower.
+            # Batches have one shape, but for native images; what is for any shape is slower.
             model.encoder.compile(dynamic=None if header.config.multiple else False)
         size = batch_size or default_batch_size(header.config, resolve_device(device).type)
         return cls(model, header, size, batch_size or 1, dtype)
@@ -116,7 +116,8 @@ class Codec:
     def __repr__(self) -> str:
         config, side = self.config, self.config.preprocessing.image_size
         return (
-            f"<Codec {self.header.name}: {config.num_codes} codes of {config.quantizer.bits} bits "
+            f"<Codec {self.header.name}: {config.num_tokens} tokens of "
+            f"{config.quantizer.bits} bits "
             f"for {side}x{side} pixels, {self.dtype} on {self.device}>"
         )
 
@@ -124,89 +125,89 @@ class Codec:
     def config(self) -> ModelConfig:
         return self.header.config
 
-    # Between pictures and token files
+    # Between images and token files
 
     def compress(
         self,
-        image: Picture,
+        image: ImageLike,
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
-        coded: bool = False,
+        entropy_coded: bool = False,
     ) -> TokenFile:
-        """One picture -> its token file.
+        """One image -> its token file.
 
         Args:
-            image: a path, the bytes of a picture file, a binary file, a PIL image, or its pixels:
+            image: a path, the bytes of an image file, a binary file, a PIL image, or its pixels:
                 an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]; of either also one channel,
                 which is grey, or four, of which the last is alpha.
             fit: ``stretch``, ``crop``, ``pad``, ``tile``, or where the checkpoint is
                 convolutional ``native``; the checkpoint's default if None.
             background: red, green and blue that show through transparent parts.
-            tokens: codes kept of each square, the first ones; all if None.
-            coded: the codes are entropy-coded with the checkpoint's prior: shorter files, which
+            tokens: tokens kept of each square, the first ones; all if None.
+            coded: the tokens are entropy-coded with the checkpoint's prior: shorter files, which
                 cannot be read without it.
 
         Raises:
-            PictureError: the picture cannot be read.
-            CheckpointError: the checkpoint cannot do with this number of codes, or has no prior or
+            ImageError: the image cannot be read.
+            CheckpointError: the checkpoint cannot do with this number of tokens, or has no prior or
                 no such fit.
             ValueError: pixels of another shape or type; no such fit at all.
         """
-        return self.compress_batch([image], fit, background, tokens, coded)[0]
+        return self.compress_batch([image], fit, background, tokens, entropy_coded)[0]
 
     def compress_batch(
         self,
-        images: Iterable[Picture],
+        images: Iterable[ImageLike],
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
-        coded: bool = False,
+        entropy_coded: bool = False,
     ) -> list[TokenFile]:
         """Like ``compress``, of many; raises the first error."""
-        results = self.compress_stream(images, fit, background, tokens, coded)
+        results = self.compress_stream(images, fit, background, tokens, entropy_coded)
         return [_raised(result) for result in results]
 
     def compress_stream(
         self,
-        images: Iterable[Picture],
+        images: Iterable[ImageLike],
         fit: Fit | None = None,
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
-        coded: bool = False,
+        entropy_coded: bool = False,
         workers: int = 1,
     ) -> Iterator[TokenFile | TokcodecError]:
-        """Token files in the order of ``images``; for a bad picture, its error in that place.
+        """Token files in the order of ``images``; for a bad image, its error in that place.
 
         ``workers`` as of ``encode_stream``.
         """
-        checkpoint.check_tokens(self.header, tokens)
-        kept = tokens if self.config.prefix_codes else None  # others are kept whole
-        prior = checkpoint.read_prior(self.header) if coded else None
+        checkpoint.check_token_count(self.header, tokens)
+        kept = tokens if self.config.prefix_tokens else None  # others are kept whole
+        prior = checkpoint.read_prior(self.header) if entropy_coded else None
         fit = fit or self.config.default_fit
         checkpoint.check_fit(self.header, fit)
 
-        def read(given: Picture) -> Squares | PictureError:
+        def read(given: ImageLike) -> Tiles | ImageError:
             try:
-                return read_squares(
+                return read_tiles(
                     _source(given), self.config.preprocessing, fit, background, self.config.multiple
                 )
-            except PictureError as error:
+            except ImageError as error:
                 return error
 
-        for picture, rows in self.encode_stream(images, read, workers, fit):
-            if isinstance(picture, PictureError):
-                yield picture
+        for image, rows in self.encode_stream(images, read, workers, fit):
+            if isinstance(image, ImageError):
+                yield image
                 continue
-            width, height = picture.width, picture.height
+            width, height = image.width, image.height
             yield TokenFile.of(self.header, rows[:, :kept], width, height, fit, prior)
 
     def encode_stream(
         self, items: Iterable[T], read: Callable[[T], R], workers: int = 1, fit: Fit = "crop"
     ) -> Iterator[tuple[R, Rows]]:
-        """What ``read`` makes of each item, in order, and codes int64 [n, N] of its n squares.
+        """What ``read`` makes of each item, in order, and tokens int64 [n, N] of its n tiles.
 
-        Where that is no ``Squares``, but an error, it goes through; ``Squares`` come without
+        Where that is no ``Tiles``, but an error, it goes through; ``Tiles`` come without
         their pixels.
 
         As many threads read, and as many run the model, a batch each, on a single one of torch's
@@ -215,37 +216,37 @@ class Codec:
         GPU has several batches at once, whatever ``workers`` is.
 
         Args:
-            items: anything that stands for a picture.
-            read: gives a picture's squares.
+            items: anything that stands for an image.
+            read: gives an image's tiles.
             workers: threads of either kind, or of readers alone.
-            fit: of the pictures.
+            fit: of the images.
         """
-        # A tiled picture may hold hundreds of squares: few of them wait in memory.
+        # A tiled image may hold hundreds of tiles: few of them wait in memory.
         ahead = workers if fit in ("tile", "native") else _BATCHES_AHEAD * self.batch_size
-        pictures = map_ahead(read, items, workers, ahead)
-        rows = ((p, p.pixels if isinstance(p, Squares) else _NOTHING) for p in pictures)
+        images = map_ahead(read, items, workers, ahead)
+        rows = ((p, p.pixels if isinstance(p, Tiles) else _NOTHING) for p in images)
 
         def work(group: list[tuple[R, Rows]]) -> list[tuple[R, Rows]]:
-            results = _run_group(group, self.encode_squares)
-            return [(_without_pixels(picture), codes) for picture, codes in results]
+            results = _run_group(group, self.encode_tiles)
+            return [(_without_pixels(image), tokens) for image, tokens in results]
 
         return _on_workers(_groups(rows, self.batch_size), work, self._threads(workers))
 
     def decompress(
         self, token_file: Compressed, size: Size | None = None, tokens: int | None = None
     ) -> Image.Image:
-        """A token file -> its picture, at its original size or at ``size`` (width, height).
+        """A token file -> its image, at its original size or at ``size`` (width, height).
 
         Args:
             token_file: it, its path, or its bytes.
-            size: width and height of the picture.
-            tokens: codes used of each square, the first ones; all if None.
+            size: width and height of the image.
+            tokens: tokens used of each square, the first ones; all if None.
 
         Raises:
-            TokenFileError: it cannot be read, was written by another model, or its codes do not
+            TokenFileError: it cannot be read, was written by another model, or its tokens do not
                 fit this one.
-            CheckpointError: the checkpoint cannot do with this number of codes.
-            PictureError: the picture would be above Pillow's decompression bomb limit.
+            CheckpointError: the checkpoint cannot do with this number of tokens.
+            ImageError: the image would be above Pillow's decompression bomb limit.
         """
         return self.decompress_batch([token_file], size, tokens)[0]
 
@@ -265,7 +266,7 @@ class Codec:
         tokens: int | None = None,
         workers: int = 1,
     ) -> Iterator[Image.Image | TokcodecError]:
-        """Pictures of (token file, size) pairs, in order; for a misfit, its error in that place.
+        """Images of (token file, size) pairs, in order; for a misfit, its error in that place.
 
         ``workers`` as of ``encode_stream``.
         """
@@ -278,18 +279,18 @@ class Codec:
         tokens: int | None = None,
         workers: int = 1,
     ) -> Iterator[Decoded | TokcodecError]:
-        """As ``decompress_stream``, but squares that are yet to be put together by
-        ``picture.to_image``, whose work can so be done elsewhere."""
-        wanted = checkpoint.check_tokens(self.header, tokens)
+        """As ``decompress_stream``, but tiles that are yet to be put together by
+        ``image.to_image``, whose work can so be done elsewhere."""
+        wanted = checkpoint.check_token_count(self.header, tokens)
 
         def rows(item: tuple[TokenFile, Size | None]) -> tuple[_Item | TokcodecError, Rows]:
             token_file, size = item
             try:
                 placement, shape = self._check(token_file, size)
-                found = token_file.codes_with(self.header).reshape(placement.num_squares, -1)
-                check_codes(found, self.config.quantizer.codebook_size)
+                found = token_file.tokens_with(self.header).reshape(placement.num_tiles, -1)
+                check_tokens(found, self.config.quantizer.codebook_size)
                 if tokens and found.shape[1] < tokens:
-                    raise TokenFileError(f"it holds {found.shape[1]} codes a square, not {tokens}")
+                    raise TokenFileError(f"it holds {found.shape[1]} tokens a tile, not {tokens}")
                 found = found[:, :wanted] if len(shape) == 1 else found.reshape(-1, *shape)
             except TokcodecError as error:
                 return error, _NOTHING
@@ -305,40 +306,40 @@ class Codec:
         return _on_workers(groups, work, self._threads(workers))
 
     def _check(self, token_file: TokenFile, size: Size | None) -> tuple[Placement, tuple[int, ...]]:
-        """Refuses what this model cannot decode; gives the placement and the shape of the codes of
+        """Refuses what this model cannot decode; gives the placement and the shape of the tokens of
         a square."""
-        if not self.header.decodes(token_file.code_id):
-            fitting = checkpoint.find_by_code_id(token_file.code_id)
+        if not self.header.decodes(token_file.model_id):
+            fitting = checkpoint.find_by_model_id(token_file.model_id)
             remedy = "no bundled or cached one fits"
             if fitting:
                 name = fitting.path if checkpoint.is_cached(fitting) else fitting.name
                 remedy = f"decode it with --weights {name}"
             raise TokenFileError(
-                f"its codes are of model {token_file.code_id.hex()}, "
-                f"{self.header.name} is {self.header.code_id[:8]}; {remedy}"
+                f"its tokens are of model {token_file.model_id.hex()}, "
+                f"{self.header.name} is {self.header.model_id[:8]}; {remedy}"
             )
         config, fit = self.config, token_file.fit
         checkpoint.check_fit(self.header, fit)
         placement, shape = config.place(fit, token_file.width, token_file.height)
         expected = math.prod(shape)
-        count, rest = divmod(token_file.num_codes, placement.num_squares)
-        fits = count == expected or (config.prefix_codes and count < expected)
+        count, rest = divmod(token_file.num_tokens, placement.num_tiles)
+        fits = count == expected or (config.prefix_tokens and count < expected)
         if token_file.bits != config.quantizer.bits or rest or not fits:
             raise TokenFileError(
-                f"damaged: {token_file.num_codes} codes of {token_file.bits} bits where "
-                f"{self.header.name} has {placement.num_squares * expected} of "
+                f"damaged: {token_file.num_tokens} tokens of {token_file.bits} bits where "
+                f"{self.header.name} has {placement.num_tiles * expected} of "
                 f"{config.quantizer.bits}"
             )
         check_output(size or placement.output)
         return placement, shape
 
-    # Between tensors and codes
+    # Between tensors and tokens
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] in [0, 1], any B -> codes int64 [B, N], on the codec's device.
+        """float32 [B, 3, S, S] in [0, 1], any B -> tokens int64 [B, N], on the codec's device.
 
         Where the checkpoint has a native fit, also [B, 3, H, W] of multiples of
-        ``config.multiple``; codes then stand row by row. Where the model sees smaller squares,
+        ``config.multiple``; tokens then stand row by row. Where the model sees smaller tiles,
         they are averaged down to these.
 
         Raises:
@@ -356,77 +357,77 @@ class Codec:
             raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
         _require_unit_range(pixels)
         return self._run(
-            lambda pixels: self._codes(self.model.shrink(pixels)),
+            lambda pixels: self._tokens(self.model.shrink(pixels)),
             pixels.to(self.device, torch.float32),
             shape == (side, side),
         )
 
-    def encode_squares(self, squares: Pixels) -> Rows:
-        """Codes int64 [n, N] of squares as ``picture.read_squares`` gives them, uint8
+    def encode_tiles(self, tiles: Pixels) -> Rows:
+        """Tokens int64 [n, N] of tiles as ``image.read_tiles`` gives them, uint8
         [n, S, S, 3], or in the native fit of one shape; they cross to the device as bytes."""
-        rows = torch.from_numpy(squares if squares.flags.writeable else squares.copy())
+        rows = torch.from_numpy(tiles if tiles.flags.writeable else tiles.copy())
         if self.device.type == "cuda":
             rows = rows.pin_memory()
         size = self.config.preprocessing.read_size
         with self._at_once():
-            codes = self._run(
-                lambda part: self._codes(self.seen(part)),
+            tokens = self._run(
+                lambda part: self._tokens(self.preprocess(part)),
                 rows.to(self.device, non_blocking=True),
-                squares.shape[1:3] == (size, size),
+                tiles.shape[1:3] == (size, size),
             )
-            return codes.cpu().numpy()
+            return tokens.cpu().numpy()
 
-    def seen(self, squares: Tensor) -> Tensor:
-        """Squares, uint8 [B, S, S, 3], as the model sees them: float32 [B, 3, s, s] in [0, 1]."""
-        pixels = squares.permute(0, 3, 1, 2).float() / 255
+    def preprocess(self, tiles: Tensor) -> Tensor:
+        """Tiles, uint8 [B, S, S, 3], as the model sees them: float32 [B, 3, s, s] in [0, 1]."""
+        pixels = tiles.permute(0, 3, 1, 2).float() / 255
         return pixels if self.config.preprocessing.read_scale > 1 else self.model.shrink(pixels)
 
-    def drawn(self, pixels: Tensor) -> Tensor:
+    def to_uint8(self, pixels: Tensor) -> Tensor:
         """What the model decodes, float32 [B, 3, S, S] in [0, 1], as uint8 [B, S, S, 3]."""
         pixels = pixels * 255
         if self.config.rounding == "nearest":
             pixels = pixels.round()
         return pixels.to(torch.uint8).permute(0, 2, 3, 1)
 
-    def _codes(self, pixels: Tensor) -> Tensor:
+    def _tokens(self, pixels: Tensor) -> Tensor:
         return self.model.encode(pixels).flatten(1)
 
-    def decode(self, codes: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
-        """codes int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
+    def decode(self, tokens: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
+        """tokens int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
 
-        Fewer codes than N where the checkpoint has ``prefix_codes``.
+        Fewer tokens than N where the checkpoint has ``prefix_tokens``.
 
         Args:
-            codes: of squares, or of pictures of one shape in the native fit.
+            tokens: of tiles, or of images of one shape in the native fit.
             shape: rows and columns of these; a square's if None.
 
         Raises:
-            ValueError: another shape, or a code outside the codebook.
+            ValueError: another shape, or a token outside the codebook.
         """
         size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
-        square = self.config.code_shape(side, side)
+        tile = self.config.token_shape(side, side)
         if shape and not self.config.multiple:
             raise ValueError(f"{self.header.name} has no native fit: leave shape out")
-        own = shape or square
+        own = shape or tile
         count = math.prod(own)
-        least = 1 if self.config.prefix_codes else count
-        if codes.ndim != 2 or not least <= codes.shape[1] <= count:
-            raise ValueError(f"expected codes [B, {count}], not {list(codes.shape)}")
-        codes = codes.to(torch.int64)
-        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
-            raise ValueError(f"codes must be from 0 to {size - 1}")
-        codes = codes.to(self.device)
+        least = 1 if self.config.prefix_tokens else count
+        if tokens.ndim != 2 or not least <= tokens.shape[1] <= count:
+            raise ValueError(f"expected tokens [B, {count}], not {list(tokens.shape)}")
+        tokens = tokens.to(torch.int64)
+        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
+            raise ValueError(f"tokens must be from 0 to {size - 1}")
+        tokens = tokens.to(self.device)
         if len(own) == 2:
-            codes = codes.view(-1, *own)
-        return self._run(self.model.decode, codes, own == square)
+            tokens = tokens.view(-1, *own)
+        return self._run(self.model.decode, tokens, own == tile)
 
     @torch.inference_mode()
-    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, squares: bool) -> Tensor:
+    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, tiles: bool) -> Tensor:
         """``model`` on exactly ``batch_size`` rows at a time; the last batch is filled up."""
         if not len(rows):
             # Nothing to compute, but the caller wants the shape that something would have.
             return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
-        size = self.batch_size if squares else self.native_batch_size
+        size = self.batch_size if tiles else self.native_batch_size
         results = []
         low = self.dtype == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
@@ -437,11 +438,11 @@ class Codec:
                 results.append(model(filled if missing else part)[: len(part)])
         return torch.cat(results)
 
-    def _decode_pixels(self, codes: Rows) -> Rows:
-        shape = codes.shape[1:] if codes.ndim == 3 and self.config.multiple else None
+    def _decode_pixels(self, tokens: Rows) -> Rows:
+        shape = tokens.shape[1:] if tokens.ndim == 3 and self.config.multiple else None
         with self._at_once():
-            pixels = self.decode(torch.from_numpy(codes).flatten(1), shape)
-            return self.drawn(pixels).cpu().numpy()
+            pixels = self.decode(torch.from_numpy(tokens).flatten(1), shape)
+            return self.to_uint8(pixels).cpu().numpy()
 
     @contextlib.contextmanager
     def _at_once(self) -> Iterator[None]:
@@ -463,15 +464,15 @@ class Codec:
         return workers if self.device.type == "cpu" else BATCHES_AT_ONCE
 
 
-def _source(picture: Picture) -> Source:
-    """What ``picture.read_squares`` takes."""
-    if not isinstance(picture, Tensor):
-        return picture
-    if picture.ndim == 3:
-        if picture.shape[0] not in (1, 3, 4):
-            raise ValueError(f"expected a tensor uint8 [3, H, W], not {list(picture.shape)}")
-        picture = picture.movedim(0, 2)
-    pixels: Pixels = picture.detach().cpu().numpy()
+def _source(image: ImageLike) -> Source:
+    """What ``image.read_tiles`` takes."""
+    if not isinstance(image, Tensor):
+        return image
+    if image.ndim == 3:
+        if image.shape[0] not in (1, 3, 4):
+            raise ValueError(f"expected a tensor uint8 [3, H, W], not {list(image.shape)}")
+        image = image.movedim(0, 2)
+    pixels: Pixels = image.detach().cpu().numpy()
     return pixels
 
 
@@ -555,8 +556,8 @@ def _on_workers(chunks: Iterator[T], work: Callable[[T], list[R]], workers: int)
         torch.set_num_threads(threads)  # of threads that begin from here on
 
 
-def _without_pixels(picture: R) -> R:
-    return replace(picture, pixels=_NOTHING) if isinstance(picture, Squares) else picture
+def _without_pixels(image: R) -> R:
+    return replace(image, pixels=_NOTHING) if isinstance(image, Tiles) else image
 
 
 def _raised(result: T | TokcodecError) -> T:

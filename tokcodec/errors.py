@@ -76,8 +76,8 @@ class TokenFileError(TokcodecError):
     """Bytes that are not a whole token file of a known version, or do not fit the model."""
 
 
-class PictureError(TokcodecError):
-    """A picture that cannot be opened, converted or written."""
+class ImageError(TokcodecError):
+    """An image that cannot be opened, converted or written."""
 
 
 class OutputError(TokcodecError):
@@ -93,11 +93,11 @@ class DeviceError(TokcodecError):
 
 
 class DatasetError(TokcodecError):
-    """A token dataset, or a source of pictures, that cannot be read, or a run that cannot go on."""
+    """A token dataset, or a source of images, that cannot be read, or a run that cannot go on."""
 
 
 class FailedRowError(DatasetError):
-    """A row of a token dataset has no tokens: its picture could not be read."""
+    """A row of a token dataset has no tokens: its image could not be read."""
 
 
 class TrainingError(TokcodecError):
@@ -105,4 +105,4 @@ class TrainingError(TokcodecError):
 
 
 class EvaluationError(TokcodecError):
-    """Pictures that cannot be measured, or another codec that is not at hand."""
+    """Images that cannot be measured, or another codec that is not at hand."""

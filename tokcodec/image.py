@@ -1,4 +1,4 @@
-"""Picture files to the squares that a model sees, and back. Every rule here decides pixels, so a
+"""Image files to the tiles that a model sees, and back. Every rule here decides pixels, so a
 change to one that moves a pixel raises ``config.PREPROCESSING_VERSION``.
 """
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import Fit, Placement, Size, place
-from tokcodec.errors import PictureError
+from tokcodec.errors import ImageError
 from tokcodec.io.files import is_stream, write_atomically
 
 Pixels = NDArray[np.uint8]
@@ -30,7 +30,7 @@ class Readable(Protocol):
     def read(self) -> bytes: ...
 
 
-# A path, the bytes of a file, a binary file, a picture of Pillow's, or pixels uint8 [H, W, 3]; grey
+# A path, the bytes of a file, a binary file, an image of Pillow's, or pixels uint8 [H, W, 3]; grey
 # ones are [H, W] or [H, W, 1], and those with alpha [H, W, 4].
 Source = str | os.PathLike[str] | bytes | Readable | Image.Image | Pixels
 
@@ -46,7 +46,7 @@ _FILTERS = {
 # for frames of any format. What the name says of a file does not matter.) The common ones, which
 # Pillow has loaded, are tried first, and TGA, which has no signature, last.
 _FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),  # and MPO, whose first picture is one
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),  # and MPO, whose first image is one
     "PNG": (".png", ".apng"),
     "GIF": (".gif",),
     "BMP": (".bmp",),
@@ -79,8 +79,8 @@ WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
-class Squares:
-    """A picture cut into the model's squares.
+class Tiles:
+    """An image cut into the model's tiles.
 
     Attributes:
         pixels: uint8 [n, S, S, 3], sRGB, S being ``config.read_size``; in the native fit
@@ -95,14 +95,14 @@ class Squares:
     fit: Fit
 
 
-def read_squares(
+def read_tiles(
     source: Source,
     config: PreprocessingConfig,
     fit: Fit,
     background: tuple[int, int, int] = WHITE,
     multiple: int = 0,
-) -> Squares:
-    """Opens a picture and fits it to the model's square.
+) -> Tiles:
+    """Opens an image and fits it to the model's square.
 
     The first frame is taken, EXIF orientation applied, an embedded ICC profile converted to
     sRGB, alpha laid over ``background``; then it is resized with Pillow, as ``config.resize`` says.
@@ -112,9 +112,9 @@ def read_squares(
         multiple: of the model; what the edges become multiples of in the native fit.
 
     Raises:
-        PictureError: no picture, a damaged one, one above Pillow's decompression bomb limit
+        ImageError: no image, a damaged one, one above Pillow's decompression bomb limit
             (``PIL.Image.MAX_IMAGE_PIXELS``; None lifts it), an edge above 65,535 pixels, or too
-            many codes for the native fit.
+            many tokens for the native fit.
         ValueError: an array of another shape or type.
         TypeError: nothing of ``Source``.
     """
@@ -122,7 +122,7 @@ def read_squares(
         source = _from_array(source)
     if not (isinstance(source, str | os.PathLike | bytes | Image.Image) or hasattr(source, "read")):
         raise TypeError(
-            "expected a picture (a path, bytes, a binary file, a PIL image, an array), "
+            "expected an image (a path, bytes, a binary file, a PIL image, an array), "
             f"not {type(source).__name__}"
         )
     name = _name(source)
@@ -131,14 +131,14 @@ def read_squares(
             turned = _is_turned(image)
             width, height = image.size[::-1] if turned else image.size
             if max(width, height) > MAX_EDGE:
-                raise PictureError(
+                raise ImageError(
                     f"{name}: {width}x{height} pixels; a token file holds up to {MAX_EDGE} an edge"
                 )
             side = multiple if fit == "native" else config.image_size
             try:
                 placement = place(fit, width, height, side, config.resize)
-            except PictureError as error:
-                raise PictureError(f"{name}: {error}") from error
+            except ImageError as error:
+                raise ImageError(f"{name}: {error}") from error
             # Of HEIF, Pillow's ``draft`` would take a thumbnail, which may show anything.
             is_jpeg = image.format in ("JPEG", "MPO")
             if config.reduced_jpeg and is_jpeg and fit not in ("tile", "native"):
@@ -151,11 +151,11 @@ def read_squares(
                 rgb = to_rgb(_resize_directly(_upright(image), placement, part), background)
             else:
                 rgb = _resize_directly(to_rgb(image, background), placement, part)
-            pixels = _squares(rgb, placement, part)
-    except PictureError:
+            pixels = _tiles(rgb, placement, part)
+    except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise PictureError(
+        raise ImageError(
             f"{name}: more pixels than Pillow's decompression bomb limit; "
             "allow it with --allow-large if you trust the file"
         ) from error
@@ -165,21 +165,21 @@ def read_squares(
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             reason = (
-                f"not a picture, or of none of the formats {', '.join(_FORMATS)}, {_HEIF}; "
+                f"not an image, or of none of the formats {', '.join(_FORMATS)}, {_HEIF}; "
                 "convert it to PNG, say"
             )
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
-        raise PictureError(f"{name}: cannot read the picture: {reason}") from error
-    return Squares(pixels, width, height, fit)
+        raise ImageError(f"{name}: cannot read the image: {reason}") from error
+    return Tiles(pixels, width, height, fit)
 
 
 def size_of(source: Source) -> Size | None:
-    """Width and height of a picture after EXIF orientation; None where they cannot be read."""
+    """Width and height of an image after EXIF orientation; None where they cannot be read."""
     try:
         with _open(source) as image:
             return image.size[::-1] if _is_turned(image) else image.size
-    except Exception:  # of Pillow's plugins; whoever reads the picture says what is wrong
+    except Exception:  # of Pillow's plugins; whoever reads the image says what is wrong
         return None
 
 
@@ -189,7 +189,7 @@ def _is_turned(image: Image.Image) -> bool:
 
 
 def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Image.Image:
-    """The picture as the eye should see it: upright, sRGB, opaque; mode ``RGB``."""
+    """The image as the eye should see it: upright, sRGB, opaque; mode ``RGB``."""
     profile = image.info.get("icc_profile")
     image = _upright(image)
     if image.mode.startswith("I"):
@@ -211,30 +211,30 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Imag
     return image
 
 
-def to_image(squares: Pixels, placement: Placement, size: Size | None) -> Image.Image:
-    """uint8 [n, S, S, 3] -> the picture, at its original size or at ``size`` (width, height).
+def to_image(tiles: Pixels, placement: Placement, size: Size | None) -> Image.Image:
+    """uint8 [n, S, S, 3] -> the image, at its original size or at ``size`` (width, height).
 
     Raises:
-        PictureError: the picture would be above Pillow's decompression bomb limit.
+        ImageError: the image would be above Pillow's decompression bomb limit.
     """
     output = size or placement.output
     check_output(output)
-    (columns, rows), (width, height) = placement.grid, placement.square
-    canvas = squares.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
+    (columns, rows), (width, height) = placement.grid, placement.tile
+    canvas = tiles.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
     image = Image.fromarray(canvas.reshape(rows * height, columns * width, 3))
     image = image.crop(placement.visible)
     return image.resize(output, Image.Resampling.BICUBIC) if output != image.size else image
 
 
 def check_output(size: Size) -> None:
-    """Refuses, like Pillow on opening, to make a picture of twice ``MAX_IMAGE_PIXELS``.
+    """Refuses, like Pillow on opening, to make an image of twice ``MAX_IMAGE_PIXELS``.
 
     Raises:
-        PictureError: it is too large.
+        ImageError: it is too large.
     """
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and size[0] * size[1] > 2 * limit:
-        raise PictureError(
+        raise ImageError(
             f"{size[0]}x{size[1]} pixels are more than Pillow's decompression bomb limit; "
             "ask for a smaller --size, or allow it with --allow-large"
         )
@@ -260,7 +260,7 @@ def save(
             several times as fast as level 6 and hardly larger.
 
     Raises:
-        PictureError: the extension is of no format that Pillow writes.
+        ImageError: the extension is of no format that Pillow writes.
         OutputError: the file system refused.
     """
     if isinstance(target, Path) and (target.suffix or not is_stream(target)):
@@ -268,8 +268,8 @@ def save(
     Image.preinit()  # loads the common formats; to load all takes ten times as long
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)
     if kind not in Image.SAVE:
-        raise PictureError(
-            f"{target}: no picture can be written in that format; name it .png, .jpg or .webp"
+        raise ImageError(
+            f"{target}: no image can be written in that format; name it .png, .jpg or .webp"
         )
     buffer = io.BytesIO()
     strategy = {"compress_type": zlib.Z_RLE} if png_level == 1 else {}
@@ -286,7 +286,7 @@ def _name(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)
-    return str(name or "picture")
+    return str(name or "image")
 
 
 def _from_array(pixels: Pixels) -> Image.Image:
@@ -321,7 +321,7 @@ def _formats(start: bytes, name: str) -> tuple[str, ...]:
     """What a file with these first bytes is tried as.
 
     Raises:
-        PictureError: it is HEIF, and pillow-heif is not installed.
+        ImageError: it is HEIF, and pillow-heif is not installed.
     """
     # What it begins with: size, ``ftyp``, a brand, a version, more brands (ISO 14496-12, 4.3).
     end = min(len(start), int.from_bytes(start[:4], "big"))
@@ -331,14 +331,14 @@ def _formats(start: bytes, name: str) -> tuple[str, ...]:
     try:
         import pillow_heif
     except ImportError as error:
-        raise PictureError(f"{name}: HEIF: pip install 'tokcodec[heif]'") from error
+        raise ImageError(f"{name}: HEIF: pip install 'tokcodec[heif]'") from error
     pillow_heif.register_heif_opener()
     return (_HEIF,)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """The part of a canvas that shows the picture: edges in pixels of the canvas when that is
+    """The part of a canvas that shows the image: edges in pixels of the canvas when that is
     ``scale`` times smaller, rounded outwards."""
 
     scale: int
@@ -359,7 +359,7 @@ class _Part:
 
 
 def _least(placement: Placement, config: PreprocessingConfig) -> Size:
-    """Width and height that a picture may be reduced to before it is resized."""
+    """Width and height that an image may be reduced to before it is resized."""
     width, height = placement.resized
     if config.resize != "direct":
         return 2 * width, 2 * height
@@ -369,7 +369,7 @@ def _least(placement: Placement, config: PreprocessingConfig) -> Size:
 def _resize(
     rgb: Image.Image, placement: Placement, part: _Part, resampling: Image.Resampling
 ) -> Image.Image:
-    """The part of the picture, of it resized as a whole."""
+    """The part of the image, of it resized as a whole."""
     for _ in range(placement.halvings):
         rgb = rgb.resize((rgb.width // 2, rgb.height // 2), Image.Resampling.BOX)
     (width, height), (left, top) = placement.resized, placement.offset
@@ -385,12 +385,12 @@ def _resize(
 
 
 def _resize_directly(image: Image.Image, placement: Placement, part: _Part) -> Image.Image:
-    """The part of the picture, in one step from its own pixels."""
+    """The part of the image, in one step from its own pixels."""
     (width, height), (left, top) = placement.resized, placement.offset
     across, down = image.width / width, image.height / height
     x0, x1 = ((x * part.scale - left) * across for x in (part.left, part.right))
     y0, y1 = ((y * part.scale - top) * down for y in (part.top, part.bottom))
-    # Less than a pixel of the result, where the picture ends within one.
+    # Less than a pixel of the result, where the image ends within one.
     over = (-x0, -y0, x1 - image.width, y1 - image.height)
     beyond = [math.ceil(max(0, pixels - _ROUNDING)) for pixels in over]
     if any(beyond):
@@ -415,17 +415,17 @@ def _repeat_edges(image: Image.Image, left: int, top: int, right: int, bottom: i
     return larger
 
 
-def _squares(rgb: Image.Image, placement: Placement, part: _Part) -> Pixels:
-    """The squares of a canvas; beyond the borders of the part, the nearest pixel is repeated."""
-    (columns, rows), (width, height) = placement.grid, placement.square
+def _tiles(rgb: Image.Image, placement: Placement, part: _Part) -> Pixels:
+    """The tiles of a canvas; beyond the borders of the part, the nearest pixel is repeated."""
+    (columns, rows), (width, height) = placement.grid, placement.tile
     width, height = width // part.scale, height // part.scale
     canvas = np.asarray(rgb)
     across = (part.left, columns * width - part.right)
     down = (part.top, rows * height - part.bottom)
     if any((*across, *down)):
         canvas = np.pad(canvas, (down, across, (0, 0)), mode="edge")
-    squares = canvas.reshape(rows, height, columns, width, 3).transpose(0, 2, 1, 3, 4)
-    return np.ascontiguousarray(squares.reshape(-1, height, width, 3))
+    tiles = canvas.reshape(rows, height, columns, width, 3).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(tiles.reshape(-1, height, width, 3))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -441,7 +441,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
 
 @lru_cache(_PROFILES)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform of pictures with this profile; None where it changes nothing, as of sRGB, or
+    """The transform of images with this profile; None where it changes nothing, as of sRGB, or
     the profile is broken or for another mode: those are shown as viewers do, without it."""
     try:
         transform = ImageCms.buildTransform(

@@ -1,7 +1,7 @@
-"""Do the borders of patches show? python tests/benchmarks/borders.py PICTURE...
+"""Do the borders of patches show? python tests/benchmarks/borders.py IMAGE...
 
 Prints for each bundled checkpoint the mean squared difference of neighbouring pixels across borders
-of patches over that inside of patches, of the decoded pictures and of the originals, in pixels of
+of patches over that inside of patches, of the decoded images and of the originals, in pixels of
 the size that the model sees. Blocks show where the first is well above the second.
 """
 
@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d
 from tokcodec import Codec
 from tokcodec.checkpoint import bundled
 from tokcodec.config import PreprocessingConfig
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 
 
 def ratio(pixels: Tensor, patch_size: int) -> float:
@@ -28,7 +28,7 @@ def ratio(pixels: Tensor, patch_size: int) -> float:
 def main(paths: list[str]) -> None:
     for header in bundled():
         codec, config = Codec.load(header, "cpu"), header.config
-        read = [read_squares(path, PreprocessingConfig(), "crop").pixels for path in paths]
+        read = [read_tiles(path, PreprocessingConfig(), "crop").pixels for path in paths]
         originals = torch.from_numpy(np.concatenate(read)).permute(0, 3, 1, 2) / 255
         decoded = codec.decode(codec.encode(originals))
         scale, side = config.preprocessing.pixel_scale, config.encoder.patch_size

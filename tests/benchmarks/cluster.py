@@ -31,7 +31,7 @@ def main() -> None:
         cluster.add(cpus=0)
         worker, own = cluster.add(cpus=1), cluster.add(cpus=0)
         begun = cluster.tokenize(own, folder / "in", folder / "out", *options)
-        while not any((folder / "out").glob("part-*")):
+        while not any((folder / "out").glob("shard-*")):
             time.sleep(0.1)
         cluster.link(own, "down")
         lost = time.perf_counter()

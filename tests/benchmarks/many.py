@@ -1,8 +1,8 @@
-"""100,000 pictures through ``encode`` and ``tokenize``, and a list of a million names planned:
-python tests/benchmarks/many.py [PICTURES [NAMES]]
+"""100,000 images through ``encode`` and ``tokenize``, and a list of a million names planned:
+python tests/benchmarks/many.py [IMAGES [NAMES]]
 
-Every tenth of a run it prints the time of a picture, the memory that the process has and the files
-that it holds open: all should stay as they are. The pictures are one small JPEG under many names,
+Every tenth of a run it prints the time of an image, the memory that the process has and the files
+that it holds open: all should stay as they are. The images are one small JPEG under many names,
 the weights the tiny ones of the tests.
 """
 
@@ -20,16 +20,16 @@ TESTS = Path(__file__).parents[1]
 TINY = str(TESTS / "golden" / "patch.safetensors")
 
 
-def show(done: int, since: float, pictures: int) -> None:
+def show(done: int, since: float, images: int) -> None:
     status = Path("/proc/self/status").read_text().split()
     held = int(status[status.index("VmRSS:") + 1]) // 1024
     files = len(list(Path("/proc/self/fd").iterdir()))
-    taken = 1e3 * (time.perf_counter() - since) / pictures
-    print(f"{done:>9,}  {taken:5.2f} ms a picture  {held:>4} MiB  {files:>3} files", flush=True)
+    taken = 1e3 * (time.perf_counter() - since) / images
+    print(f"{done:>9,}  {taken:5.2f} ms an image  {held:>4} MiB  {files:>3} files", flush=True)
 
 
 def watch(count: int, done: list[int]) -> None:
-    """Prints whenever another tenth of all pictures is done."""
+    """Prints whenever another tenth of all images is done."""
     step, shown, since = count // 10, 0, time.perf_counter()
     while shown < count:
         time.sleep(0.05)

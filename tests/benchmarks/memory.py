@@ -1,7 +1,7 @@
 """Peak memory of ``tokenize``: python tests/benchmarks/memory.py
 
-Of what must be loaded alone; of 2,000 and 40,000 pictures with the tiny weights of the tests; and
-of 2,000 with each bundled checkpoint. The pictures are one small JPEG under many names.
+Of what must be loaded alone; of 2,000 and 40,000 images with the tiny weights of the tests; and
+of 2,000 with each bundled checkpoint. The images are one small JPEG under many names.
 """
 
 import os
@@ -45,7 +45,7 @@ def main() -> None:
                 os.link(folder / "one.jpg", source / f"{number:06}.jpg")
         output = str(folder / f"{Path(weights).stem}-{count}")
         taken = peak(COMMAND, "tokenize", str(source), "-o", output, "--weights", weights)
-        print(f"{Path(weights).stem}, {count:,} pictures: {taken} MiB")
+        print(f"{Path(weights).stem}, {count:,} images: {taken} MiB")
 
 
 if __name__ == "__main__":

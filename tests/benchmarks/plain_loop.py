@@ -1,6 +1,6 @@
 """The loop that research scripts have: python tests/benchmarks/plain_loop.py WEIGHTS FOLDER OUT.npz
 
-Opens a picture, encodes it, keeps its codes in memory, goes on to the next, and writes all of
+Opens an image, encodes it, keeps its tokens in memory, goes on to the next, and writes all of
 them at the end. What ``tokcodec tokenize`` is measured against.
 """
 
@@ -23,9 +23,9 @@ def main() -> None:
 
 
 def plain_loop(model: Tokenizer, folder: Path, output: Path) -> int:
-    """Does it, and gives the number of pictures."""
+    """Does it, and gives the number of images."""
     side = model.config.preprocessing.image_size
-    keys, codes = [], []
+    keys, tokens = [], []
     for path in sorted(folder.rglob("*.jpg")):
         image = Image.open(path).convert("RGB")
         placement = place("crop", *image.size, side)
@@ -34,9 +34,9 @@ def plain_loop(model: Tokenizer, folder: Path, output: Path) -> int:
         image = image.crop((left, top, left + side, top + side))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
-            codes.append(model.encode(model.shrink(pixels))[0].numpy())
+            tokens.append(model.encode(model.shrink(pixels))[0].numpy())
         keys.append(path.name)
-    np.savez(output, keys=np.array(keys), codes=np.stack(codes).astype(np.uint16))
+    np.savez(output, keys=np.array(keys), tokens=np.stack(tokens).astype(np.uint16))
     return len(keys)
 
 

@@ -40,7 +40,7 @@ SIZE = {
 }
 S128 = ModelConfig(
     encoder=LatentEncoderConfig(**SIZE, num_latents=128, legacy_latents=True),
-    quantizer=CodebookConfig(codebook_size=4096, code_dim=12, metric="cosine"),
+    quantizer=CodebookConfig(codebook_size=4096, embedding_dim=12, metric="cosine"),
     decoder=ProxyDecoderConfig(**SIZE, vqgan=VqganConfig()),
     preprocessing=PreprocessingConfig(mean=(0, 0, 0), std=(1, 1, 1)),
 )
@@ -49,11 +49,11 @@ LEVELS = {
     "multipliers": (1, 1, 2, 2, 4),
     "attention": (4,),
     "middle_attention": True,
-    "code_channels": 256,
+    "embedding_channels": 256,
 }
 VQ16 = ModelConfig(
     encoder=ConvolutionalEncoderConfig(**LEVELS, blocks=2),
-    quantizer=CodebookConfig(codebook_size=16384, code_dim=8, metric="cosine"),
+    quantizer=CodebookConfig(codebook_size=16384, embedding_dim=8, metric="cosine"),
     decoder=ConvolutionalDecoderConfig(**LEVELS, blocks=3),
 )
 TURNS = 3
@@ -67,9 +67,9 @@ def main() -> None:
         encoder(s128)
         beside_plain("MaskGIT-VQGAN decoder", s128.decoder.to_pixels, torch.randn(2, 16, 16, 256))
         beside_plain("VQ-16 encoder", vq16.encoder, 2 * torch.rand(2, 3, 256, 256) - 1)
-        codes = torch.randint(16384, (2, 16, 16))
+        tokens = torch.randint(16384, (2, 16, 16))
         vq16.quantizer.codebook.normal_()
-        beside_plain("VQ-16 decoder", vq16.decoder, vq16.quantizer.lookup(codes))
+        beside_plain("VQ-16 decoder", vq16.decoder, vq16.quantizer.lookup(tokens))
 
 
 def encoder(model: Tokenizer) -> None:
@@ -82,18 +82,18 @@ def encoder(model: Tokenizer) -> None:
         peak = max(peak, matrix_product())
         shares.append(rate * operations / peak)
         print(
-            f"encoder, batch {batch_size}: {rate:.2f} pictures/s, {shares[-1]:.0%} of the best "
+            f"encoder, batch {batch_size}: {rate:.2f} images/s, {shares[-1]:.0%} of the best "
             f"matrix product ({peak / 1e9:.0f} GFLOP/s)"
         )
     print(f"encoder, best share: {max(shares):.0%}")
 
 
 def encoder_operations(config: ModelConfig) -> int:
-    """Multiplications and additions of the matrix products in the whole encoder, a picture."""
+    """Multiplications and additions of the matrix products in the whole encoder, an image."""
     part, side = config.encoder, config.preprocessing.model_size
     embed = 2 * 3 * side**2 * part.width
-    to_code = 2 * config.num_codes * part.width * config.quantizer.code_dim
-    return embed + block_operations(part, encoder_tokens(part, side)) + to_code
+    to_embedding = 2 * config.num_tokens * part.width * config.quantizer.embedding_dim
+    return embed + block_operations(part, encoder_tokens(part, side)) + to_embedding
 
 
 def beside_plain(name: str, network: Encoder | Decoder, x: Tensor) -> None:
@@ -116,9 +116,9 @@ def beside_plain(name: str, network: Encoder | Decoder, x: Tensor) -> None:
     if isinstance(network, Decoder):
         difference, unit = 255 * difference, "levels of 255 a deviation"
     print(
-        f"{name}: {ours_rate:.2f} pictures/s, plain {plain_rate:.2f}: {slow / fast:.2f} times as "
+        f"{name}: {ours_rate:.2f} images/s, plain {plain_rate:.2f}: {slow / fast:.2f} times as "
         f"fast; {ours_rate * operations / peak:.0%} of the best matrix product "
-        f"({operations / 1e9:.0f} GFLOP a picture, {peak / 1e9:.0f} GFLOP/s), plain "
+        f"({operations / 1e9:.0f} GFLOP an image, {peak / 1e9:.0f} GFLOP/s), plain "
         f"{plain_rate * operations / peak:.0%}; largest difference {difference:.2g} {unit}"
     )
 
@@ -129,7 +129,7 @@ def plain(layer: nn.Module, x: Tensor) -> Tensor:
         case Encoder():
             return _in_turn(layer.children(), x).permute(0, 2, 3, 1)
         case Decoder():
-            names = ("from_code", "enter", "middle", "levels", "norm", "leave")
+            names = ("from_embedding", "enter", "middle", "levels", "norm", "leave")
             x = x.permute(0, 3, 1, 2).contiguous()
             return _in_turn((getattr(layer, name) for name in names), x)
         case DecoderLevel() if layer.enlarge:

@@ -1,4 +1,4 @@
-"""Milliseconds from a picture file to a model's squares: python tests/benchmarks/reading.py
+"""Milliseconds from an image file to a model's tiles: python tests/benchmarks/reading.py
 
 For each kind of file: as it was read before there was a direct way (``former``), the exact way to
 256 pixels, and the direct way to the 64 that tokcodec-16 and -64 see, on one thread and on all;
@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import place
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 
 PHOTOS = Path(__file__).parents[1] / "data"
 EXACT = PreprocessingConfig()
@@ -29,8 +29,8 @@ BICUBIC = Image.Resampling.BICUBIC
 
 
 def former(file: io.BytesIO, reduced: bool = True) -> NDArray[np.uint8]:
-    """Reads as was done before: to 256 pixels whatever the model sees, all of the picture resized,
-    a profile's transform made for every picture. uint8 [1, 256, 256, 3]."""
+    """Reads as was done before: to 256 pixels whatever the model sees, all of the image resized,
+    a profile's transform made for every image. uint8 [1, 256, 256, 3]."""
     with Image.open(file) as image:
         placement = place("crop", *image.size, EXACT.image_size)
         if reduced:
@@ -97,10 +97,10 @@ def main() -> None:
 
     ways: dict[str, Callable[[bytes], object]] = {
         "former": lambda data: former(io.BytesIO(data)),
-        "exact": lambda data: read_squares(io.BytesIO(data), EXACT, "crop"),
-        "direct": lambda data: read_squares(io.BytesIO(data), DIRECT, "crop"),
+        "exact": lambda data: read_tiles(io.BytesIO(data), EXACT, "crop"),
+        "direct": lambda data: read_tiles(io.BytesIO(data), DIRECT, "crop"),
     }
-    print(f"Pillow {Image.__version__}, milliseconds a picture")
+    print(f"Pillow {Image.__version__}, milliseconds an image")
     files = kinds()
     for kind, some in files.items():
         for threads in sorted({1, CORES}):

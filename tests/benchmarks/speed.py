@@ -1,7 +1,7 @@
 """Speed beside this machine's own limit: python tests/benchmarks/speed.py [NAME...]
 
 For each checkpoint: the share of the best float32 matrix product that the encoder's blocks
-reach, at each batch size, and pictures a second of encode and decode, on tensors and from JPEG
+reach, at each batch size, and images a second of encode and decode, on tensors and from JPEG
 files to token files and from token files to PNG files. The matrix product is timed again beside
 every figure, because the speed of a machine drifts.
 """
@@ -63,13 +63,13 @@ def tensors(name: str) -> None:
         codec = Codec.load(name, device="cpu", batch_size=batch_size)
         side = codec.config.preprocessing.image_size
         pixels = torch.rand(batch_size, 3, side, side)
-        codes = codec.encode(pixels)
+        tokens = codec.encode(pixels)
         peak = matrix_product()
         encode = batch_size / seconds(lambda: codec.encode(pixels))  # noqa: B023
-        decode = batch_size / seconds(lambda: codec.decode(codes))  # noqa: B023
+        decode = batch_size / seconds(lambda: codec.decode(tokens))  # noqa: B023
         print(
-            f"{name}: tensors, batch {batch_size}: encode {encode:.0f} pictures/s, "
-            f"decode {decode:.0f} pictures/s, beside {peak / 1e9:.0f} GFLOP/s"
+            f"{name}: tensors, batch {batch_size}: encode {encode:.0f} images/s, "
+            f"decode {decode:.0f} images/s, beside {peak / 1e9:.0f} GFLOP/s"
         )
 
 
@@ -94,7 +94,7 @@ def files(name: str) -> None:
     decode = FILES / (time.perf_counter() - begun)
     shutil.rmtree(folder)
     print(
-        f"{name}: 256x256 files: encode {encode:.0f} pictures/s, decode {decode:.0f} pictures/s, "
+        f"{name}: 256x256 files: encode {encode:.0f} images/s, decode {decode:.0f} images/s, "
         f"beside {peak / 1e9:.0f} GFLOP/s"
     )
 
@@ -109,13 +109,13 @@ def matrix_product() -> float:
 
 
 def encoder_tokens(part: VitConfig, side: int) -> int:
-    """Tokens in the blocks of an encoder of squares of ``side`` pixels."""
+    """Tokens in the blocks of an encoder of tiles of ``side`` pixels."""
     latents = part.num_latents if isinstance(part, LatentEncoderConfig) else 0
     return part.class_token + part.grid(side) ** 2 + latents
 
 
 def block_operations(part: VitConfig, tokens: int) -> int:
-    """Multiplications and additions in the blocks, matrix products only, a picture."""
+    """Multiplications and additions in the blocks, matrix products only, an image."""
     hidden = round(part.width * part.mlp_ratio)
     linear = 2 * part.width * (4 * part.width + 2 * hidden)
     attention = 4 * tokens * part.width

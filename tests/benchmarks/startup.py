@@ -1,4 +1,4 @@
-"""Seconds that whole processes take for one picture: python tests/benchmarks/startup.py
+"""Seconds that whole processes take for one image: python tests/benchmarks/startup.py
 
 In turns: Python that only imports torch, encode with each bundled checkpoint, and decode.
 """

@@ -1,7 +1,7 @@
-"""Pictures a second from JPEG files to Parquet: python tests/benchmarks/to_parquet.py
+"""Images a second from JPEG files to Parquet: python tests/benchmarks/to_parquet.py
 
 For weights of the size of TiTok-S-128 (random) and for each bundled checkpoint: ``tokenize``, the
-encoder alone on squares that are ready, reading and resizing alone, and what the two together
+encoder alone on tiles that are ready, reading and resizing alone, and what the two together
 allow when they share the cores; the plain loop of ``plain_loop.py``; the way that ``tokenize`` was
 before, without writing; and the best matrix product. All in one run and in turns.
 """
@@ -23,7 +23,7 @@ from reading import former
 from speed import matrix_product
 
 from tokcodec import Codec, checkpoint
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenize.plan import make_plan
@@ -86,16 +86,16 @@ def measure(name: str, codec: Codec, folder: Path) -> None:
             pass
 
     def read() -> None:
-        on_workers(lambda path: read_squares(path, config, "crop"), files)
+        on_workers(lambda path: read_tiles(path, config, "crop"), files)
 
     def encoder() -> None:
-        on_workers(lambda _: codec.encode_squares(ready), range(batches))
+        on_workers(lambda _: codec.encode_tiles(ready), range(batches))
 
     def plain() -> None:
         plain_loop(codec.model, folder, folder / "plain.npz")
 
     def before() -> None:
-        # Readers beside a model that has all of torch's threads; squares of 256 pixels as floats,
+        # Readers beside a model that has all of torch's threads; tiles of 256 pixels as floats,
         # four batches together, averaged by the model.
         opened = map_ahead(lambda p: former(p, config.reduced_jpeg), files, WORKERS, 64)
         while group := list(islice(opened, 4 * codec.batch_size)):
@@ -115,9 +115,9 @@ def measure(name: str, codec: Codec, folder: Path) -> None:
     peak = 0.0
     for _ in range(ROUNDS):  # in turns, because the speed of a machine drifts
         peak = max(peak, matrix_product())
-        for kind, (function, pictures) in ways.items():
+        for kind, (function, images) in ways.items():
             threads = torch.get_num_threads()
-            rates[kind] = max(rates[kind], pictures / seconds(function))
+            rates[kind] = max(rates[kind], images / seconds(function))
             torch.set_num_threads(threads)
     own, encoding, reading = (rates[n] for n in ("tokenize", "encoder alone", "reading alone"))
     print(f"{name}: " + ", ".join(f"{kind} {rate:.1f}/s" for kind, rate in rates.items()))

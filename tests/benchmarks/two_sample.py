@@ -1,11 +1,11 @@
-"""Can decoded pictures be told from originals?
+"""Can decoded images be told from originals?
 
 python tests/benchmarks/two_sample.py PHOTOS --weights NAME [--weights NAME...]
 
 For each checkpoint, a small network learns on half of the photos in a folder, chosen by the hash of
-their names, to tell crops of decoded 256x256 pictures from the same crops of their originals.
+their names, to tell crops of decoded 256x256 images from the same crops of their originals.
 Prints how often it is right on the other half, in percent with the standard error over photos: 50
-where it cannot tell, the smaller the better. This is done twice: on the pictures as they are, where
+where it cannot tell, the smaller the better. This is done twice: on the images as they are, where
 a model that sees only half the pixels is soon found out, and on their means of 2x2 pixels.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tokcodec import Codec
 from tokcodec.config import PreprocessingConfig
-from tokcodec.image import read_squares
+from tokcodec.image import read_tiles
 
 CROP = 64
 STEPS = 400
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--weights", action="append", required=True)
     arguments = parser.parse_args()
     paths = sorted(path for path in arguments.photos.iterdir() if path.is_file())
-    read = [read_squares(path, PreprocessingConfig(), "crop").pixels for path in paths]
+    read = [read_tiles(path, PreprocessingConfig(), "crop").pixels for path in paths]
     originals = torch.from_numpy(np.concatenate(read)).permute(0, 3, 1, 2)
     tested = torch.tensor([hashlib.sha256(p.name.encode()).digest()[0] % 2 == 1 for p in paths])
     for name in arguments.weights:
@@ -50,7 +50,7 @@ def main() -> None:
 def rights(originals: Tensor, decoded: Tensor, tested: Tensor, scale: int) -> Tensor:
     """The share of crops of each tested photo that the network knows for what they are.
 
-    Pictures are uint8 [n, 3, S, S], ``tested`` bool [n].
+    Images are uint8 [n, 3, S, S], ``tested`` bool [n].
     """
     torch.manual_seed(0)  # of the network; all else is drawn from the generator
     generator = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def rights(originals: Tensor, decoded: Tensor, tested: Tensor, scale: int) -> Te
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
 
     def margins(picks: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [n] of a crop of each original and of the same one of each decoded picture."""
+        """Logits [n] of a crop of each original and of the same one of each decoded image."""
         side = scale * CROP
         corners = torch.randint(originals.shape[-1] - side + 1, (2,), generator=generator)
         top, left = corners.tolist()

@@ -82,7 +82,7 @@ def token_file():
 
     from tokcodec import checkpoint
     from tokcodec.errors import TokenFileError
-    from tokcodec.tokenfile import MAGIC, TokenFile, check_codes
+    from tokcodec.tokenfile import MAGIC, TokenFile, check_tokens
 
     header, tensors = checkpoint.read(GOLDEN / "patch.safetensors")
     tensors |= skewed(60).tensors()
@@ -94,9 +94,9 @@ def token_file():
             with contextlib.suppress(TokenFileError) if whole is data else contextlib.nullcontext():
                 file = TokenFile.from_bytes(whole)
                 assert file.to_bytes() == whole or not whole.startswith(MAGIC)
-                codes = file.codes_with(header)
-                check_codes(codes, 60)
-                assert len(codes) == file.num_codes
+                tokens = file.tokens_with(header)
+                check_tokens(tokens, 60)
+                assert len(tokens) == file.num_tokens
 
     return act, TokenFileError
 
@@ -153,10 +153,10 @@ def prior():
 
     def act(data: bytes) -> None:
         shape = (1, 1 + data[0] % 8, 1 + data[1] % 8) if len(data) > 2 else (1, 1, 1)
-        codes = made.decode(data[2:], shape)
-        assert codes.shape == shape
-        assert 0 <= codes.min() <= codes.max() < 100
-        assert made.decode(made.encode(codes), shape).tolist() == codes.tolist()
+        tokens = made.decode(data[2:], shape)
+        assert tokens.shape == shape
+        assert 0 <= tokens.min() <= tokens.max() < 100
+        assert made.decode(made.encode(tokens), shape).tolist() == tokens.tolist()
 
     return act, TokenFileError
 

@@ -25,13 +25,13 @@ CONFIGS = {
     "patch": ModelConfig(
         encoder=PatchEncoderConfig(width=16, layers=2, heads=2, patch_size=4),
         decoder=PatchDecoderConfig(width=24, layers=1, heads=3, patch_size=4, mlp_ratio=2.0),
-        quantizer=CodebookConfig(codebook_size=60, code_dim=4),
+        quantizer=CodebookConfig(codebook_size=60, embedding_dim=4),
         preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2),
     ),
     "latent": ModelConfig(
         encoder=LatentEncoderConfig(width=16, layers=1, heads=2, patch_size=4, num_latents=6),
         decoder=LatentDecoderConfig(width=24, layers=2, heads=3, patch_size=8),
-        quantizer=CodebookConfig(codebook_size=32, code_dim=4, metric="cosine"),
+        quantizer=CodebookConfig(codebook_size=32, embedding_dim=4, metric="cosine"),
         preprocessing=PreprocessingConfig(image_size=16, mean=(0.4, 0.5, 0.6)),
         default_fit="crop",
     ),
@@ -53,14 +53,14 @@ def main() -> None:
         side = config.preprocessing.image_size
         pixels = rng.random_sample((3, 3, side, side)).astype(np.float32)
         z = reference.embed(pixels)
-        codes, margins = reference.quantize(z)
+        tokens, margins = reference.quantize(z)
         assert margins.min() > 1e-4, margins.min()
         np.savez_compressed(
             HERE / f"{name}.npz",
             pixels=pixels,
             z=z.astype(np.float32),
-            codes=codes,
-            decoded=reference.decode(codes).astype(np.float32),
+            tokens=tokens,
+            decoded=reference.decode(tokens).astype(np.float32),
         )
 
 

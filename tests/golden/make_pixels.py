@@ -24,7 +24,7 @@ def direct() -> dict[str, np.ndarray]:
 
     stretched = photo(32, 32, (0, 0, 75, 50))
     cropped = photo(32, 32, (12.5, 0, 62.5, 50))
-    # 43 of 64 rows, from the tenth on, are 21.5 of 32, and the last half is the picture's edge.
+    # 43 of 64 rows, from the tenth on, are 21.5 of 32, and the last half is the image's edge.
     part = np.asarray(photo(32, 22, (0, 0, 75, 44 * 50 / 43), below=2))
     padded = np.pad(part, ((5, 5), (0, 0), (0, 0)), mode="edge")
     squares = {"stretch": np.asarray(stretched), "crop": np.asarray(cropped), "pad": padded}

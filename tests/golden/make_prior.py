@@ -1,4 +1,4 @@
-"""Makes prior.npz, once: a neural prior of random tables, codes, and their payload.
+"""Makes prior.npz, once: a neural prior of random tables, tokens, and their payload.
 
 python tests/golden/make_prior.py
 
@@ -21,13 +21,15 @@ def main() -> None:
         "layer_bias": rng.randint(-5000, 5001, 64).astype(np.int16),
         "group_scores": rng.randint(-10, 11, (64, 64)).astype(np.int8),
         "group_bias": rng.randint(-3000, 3001, 64).astype(np.int16),
-        "code_scores": rng.randint(-10, 11, (size, 64)).astype(np.int8),
-        "code_bias": rng.randint(-3000, 3001, size).astype(np.int16),
+        "token_scores": rng.randint(-10, 11, (size, 64)).astype(np.int8),
+        "token_bias": rng.randint(-3000, 3001, size).astype(np.int16),
         "powers": np.arange(60000, 0, -60).astype(np.uint16),
     }
-    codes = rng.randint(0, size, (2, 4, 5))
-    payload = np.frombuffer(encode(tables, codes), np.uint8)
-    np.savez_compressed(Path(__file__).parent / "prior.npz", codes=codes, payload=payload, **tables)
+    tokens = rng.randint(0, size, (2, 4, 5))
+    payload = np.frombuffer(encode(tables, tokens), np.uint8)
+    np.savez_compressed(
+        Path(__file__).parent / "prior.npz", tokens=tokens, payload=payload, **tables
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 FOLDER = HERE / "torchvision"
 
 # A photo of tests/data, and the part of it: left, top, right, bottom.
-PICTURES = {
+IMAGES = {
     "landscape": ("coffee.png", (0, 0, 600, 400)),
     "portrait": ("astronaut.png", (100, 0, 400, 512)),
     "odd": ("chelsea.png", (3, 2, 440, 299)),
@@ -32,7 +32,7 @@ def main() -> None:
     )
     FOLDER.mkdir(exist_ok=True)
     squares = {}
-    for name, (photo, part) in PICTURES.items():
+    for name, (photo, part) in IMAGES.items():
         path = FOLDER / f"{name}.jpg"
         Image.open(HERE.parent / "data" / photo).convert("RGB").crop(part).save(path, quality=85)
         squares[name] = np.asarray(fit(Image.open(path)))

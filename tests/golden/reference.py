@@ -34,10 +34,10 @@ class Reference:
             latents = self.tensors["encoder.latent_tokens"]
             x = np.concatenate([x, np.broadcast_to(latents, (batch, *latents.shape))], axis=1)
         x = self._blocks("encoder", x, c.encoder)
-        return self._linear("encoder.to_code", x[:, -c.num_codes :])
+        return self._linear("encoder.to_embedding", x[:, -c.num_tokens :])
 
     def quantize(self, z):
-        """z [..., d] -> codes, and margins: second-best minus best squared distance."""
+        """z [..., d] -> tokens, and margins: second-best minus best squared distance."""
         codebook = self.codebook()
         if self.config.quantizer.metric == "cosine":
             z = _unit(z)
@@ -49,11 +49,11 @@ class Reference:
         codebook = self.tensors["quantizer.codebook"]
         return _unit(codebook) if self.config.quantizer.metric == "cosine" else codebook
 
-    def decode(self, codes):
-        """codes [B, N] -> [B, 3, S, S] in [0, 1]."""
+    def decode(self, tokens):
+        """tokens [B, N] -> [B, 3, S, S] in [0, 1]."""
         c = self.config
-        x = self._linear("decoder.from_code", self.codebook()[codes])
-        x = x + self.tensors["decoder.code_positions"]
+        x = self._linear("decoder.from_embedding", self.codebook()[tokens])
+        x = x + self.tensors["decoder.token_positions"]
         size, p = c.preprocessing.model_size, c.decoder.patch_size
         grid = size // p
         if c.encoder.kind == "latent":

@@ -5,8 +5,8 @@ TOTAL = 1 << 15
 
 
 def bounds(tables, around, group=None):
-    """Where the slots begin, of every group or of the codes of one, beside 4 neighbours."""
-    vector = [int(x) for code in around for x in tables["vectors"][code]]
+    """Where the slots begin, of every group or of the tokens of one, beside 4 neighbours."""
+    vector = [int(x) for token in around for x in tables["vectors"][token]]
     hidden = []
     for unit in range(64):
         total = int(tables["layer_bias"][unit])
@@ -14,7 +14,7 @@ def bounds(tables, around, group=None):
         hidden.append(min(max(total // 2**7, 0), 127))
     name, rows = "group", range(64)
     if group is not None:
-        name, rows = "code", [code for code, own in enumerate(tables["group"]) if own == group]
+        name, rows = "token", [token for token, own in enumerate(tables["group"]) if own == group]
     scores = [
         int(tables[f"{name}_bias"][row])
         + sum(x * int(y) for x, y in zip(hidden, tables[f"{name}_scores"][row], strict=True))
@@ -29,12 +29,12 @@ def bounds(tables, around, group=None):
     return [part * share // sums[-1] + index for index, part in enumerate(sums)]
 
 
-def spans(tables, codes):
-    """Where slots begin and end: of the group of every code, in the order of turns, and of it."""
+def spans(tables, tokens):
+    """Where slots begin and end: of the group of every token, in the order of turns, and of it."""
     size = len(tables["group"])
-    _, rows, columns = codes.shape
+    _, rows, columns = tokens.shape
     places = [(row, column) for row in range(rows) for column in range(columns)]
-    for square in codes.tolist():
+    for square in tokens.tolist():
         for row, column in sorted(places, key=lambda place: (2 * place[0] + place[1], place[0])):
             around = [
                 square[y][x] if y >= 0 and 0 <= x < columns else size
@@ -45,17 +45,17 @@ def spans(tables, codes):
                     (row - 1, column + 1),
                 )
             ]
-            code = square[row][column]
-            group = int(tables["group"][code])
-            rank = sum(1 for other in tables["group"][:code] if other == group)
+            token = square[row][column]
+            group = int(tables["group"][token])
+            rank = sum(1 for other in tables["group"][:token] if other == group)
             yield tuple(bounds(tables, around)[group : group + 2])
             yield tuple(bounds(tables, around, group)[rank : rank + 2])
 
 
-def encode(tables, codes):
+def encode(tables, tokens):
     """int [n, rows, columns] -> the payload."""
-    state, words = int(codes.flat[-1]), []
-    for low, end in list(spans(tables, codes))[-3::-1]:
+    state, words = int(tokens.flat[-1]), []
+    for low, end in list(spans(tables, tokens))[-3::-1]:
         if state // (end - low) * TOTAL + low + state % (end - low) >= 1 << 64:
             words.append(state & 0xFFFFFFFF)
             state >>= 32

@@ -48,12 +48,12 @@ def rewritten(text: str) -> str:
 
 def known() -> list[list[str]]:
     """The published models that are known."""
-    rows = [["`--family`", "codes, K", "payload", "published as", "licence", "rFID", "verified"]]
+    rows = [["`--family`", "tokens, K", "payload", "published as", "licence", "rFID", "verified"]]
     for facts in published():
         rows.append(
             [
                 f"`{facts['model']}`",
-                f"{facts['codes']}, {facts['codebook_size']}",
+                f"{facts['tokens']}, {facts['codebook_size']}",
                 f"{facts['payload_bytes']} bytes",
                 facts["published"],
                 facts["licence"],
@@ -72,20 +72,22 @@ def markdown(rows: list[list[str]]) -> str:
 
 def summary(report: dict) -> list[list[str]]:
     """The bundled checkpoints, packed and entropy-coded, each beside the best other by PSNR."""
-    rows = [["", "codes", "whole file", "PSNR", "MS-SSIM", "best other codec"]]
+    rows = [["", "tokens", "whole file", "PSNR", "MS-SSIM", "best other codec"]]
     for header in bundled():
         default = " (default)" if header.name == DEFAULT_WEIGHTS else ""
         for row in report["rows"]:
             own = row["own"]
             if own["codec"] != header.name:
                 continue
-            complete = [other for other in row["others"] if other["psnr"] is not None]
+            complete = [other for other in row["baselines"] if other["psnr"] is not None]
             best = max(complete, key=lambda other: other["psnr"])
             rows.append(
                 [
-                    "with `--coded`" if row["coded"] else f"`{header.name}`{default}",
+                    "with `--entropy-coded`"
+                    if row["entropy_coded"]
+                    else f"`{header.name}`{default}",
                     f"{row['tokens']} of {header.config.quantizer.bits} bits",
-                    f"{own['file_bytes']:.0f} bytes" + " on average" * row["coded"],
+                    f"{own['file_bytes']:.0f} bytes" + " on average" * row["entropy_coded"],
                     f"{own['psnr']:.2f} dB",
                     f"{own['ms_ssim']:.3f}",
                     f"{TITLES[best['codec']]}: {best['psnr']:.2f} dB, {best['ms_ssim']:.3f}",
@@ -95,7 +97,7 @@ def summary(report: dict) -> list[list[str]]:
 
 
 def points(report: dict) -> list[list[str]]:
-    """Every checkpoint that was measured, at every number of codes, and the other codecs."""
+    """Every checkpoint that was measured, at every number of tokens, and the other codecs."""
     head, *rows = table(report)
     return [head, *([f"**{row[0]}**", *row[1:]] if row[1] else row for row in rows)]
 
@@ -114,9 +116,9 @@ def checkpoints() -> list[list[str]]:
 
     def covers(config) -> str:
         side = config.encoder.patch_size
-        return f"{side}x{side}, of the picture {side * config.preprocessing.pixel_scale} pixels"
+        return f"{side}x{side}, of the image {side * config.preprocessing.pixel_scale} pixels"
 
-    add("codes, K", lambda c, _: f"{c.num_codes}, {c.quantizer.codebook_size}")
+    add("tokens, K", lambda c, _: f"{c.num_tokens}, {c.quantizer.codebook_size}")
     add("model sees", lambda c, _: sees(c))
     add("patches", lambda c, _: covers(c))
     add("pixels by which patches overlap", lambda c, _: c.decoder.pixel_overlap)
@@ -127,11 +129,11 @@ def checkpoints() -> list[list[str]]:
 
     def stages(provenance) -> list[dict]:
         """Of every training, each from the weights of the one before, the first first."""
-        before = provenance.get("from") or provenance.get("codes_of")
+        before = provenance.get("from") or provenance.get("tokens_of")
         return [*(stages(before) if before else []), provenance]
 
     def settings(stage: dict) -> str:
-        decoder = "decoder alone: " if "codes_of" in stage else ""
+        decoder = "decoder alone: " if "tokens_of" in stage else ""
         stopped = stage["step"] < stage["recipe"]["steps"]
         done = f"{stage['step']} of " if stopped else ""
         return decoder + done + "{steps}, {batch_size}, {learning_rate}".format(**stage["recipe"])
@@ -144,12 +146,12 @@ def checkpoints() -> list[list[str]]:
     add(
         "payload packed, and coded on average (held-out)",
         lambda c, p: (
-            f"{packed_size(c.num_codes, c.quantizer.bits)} and "
+            f"{packed_size(c.num_tokens, c.quantizer.bits)} and "
             f"{p['prior']['held_out_payload_bytes']:.1f} bytes"
         ),
     )
     add(
-        "steps, pictures a step, learning rate",
+        "steps, images a step, learning rate",
         lambda _, p: "; then ".join(map(settings, stages(p))),
     )
     return columns

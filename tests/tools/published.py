@@ -89,7 +89,9 @@ def save_torch(state, path):
         sys.modules.pop(name, None)
 
 
-def vqgan_shapes(channels, multipliers, blocks, code_channels, codebook, attention, middle=True):
+def vqgan_shapes(
+    channels, multipliers, blocks, embedding_channels, codebook, attention, middle=True
+):
     """Tensor names and shapes of a VQGAN, with ``attention`` at these levels."""
     shapes = {}
 
@@ -114,7 +116,7 @@ def vqgan_shapes(channels, multipliers, blocks, code_channels, codebook, attenti
 
     widths = [channels * multiplier for multiplier in multipliers]
     convolution("encoder.conv_in", channels, 3)
-    convolution("decoder.conv_in", widths[-1], code_channels)
+    convolution("decoder.conv_in", widths[-1], embedding_channels)
     for side, kind, step, count in (
         ("encoder", "down", "downsample", blocks),
         ("decoder", "up", "upsample", blocks + 1),
@@ -134,10 +136,10 @@ def vqgan_shapes(channels, multipliers, blocks, code_channels, codebook, attenti
         if middle:
             attend(f"{side}.mid.attn_1", widths[-1])
         norm(f"{side}.norm_out", before)
-    convolution("encoder.conv_out", code_channels, widths[-1])
+    convolution("encoder.conv_out", embedding_channels, widths[-1])
     convolution("decoder.conv_out", 3, channels * multipliers[0])
-    convolution("quant_conv", codebook[1], code_channels, 1)
-    convolution("post_quant_conv", code_channels, codebook[1], 1)
+    convolution("quant_conv", codebook[1], embedding_channels, 1)
+    convolution("post_quant_conv", embedding_channels, codebook[1], 1)
     shapes["quantize.embedding.weight"] = codebook
     return shapes
 
@@ -158,10 +160,10 @@ def llamagen_names(shapes):
     return renamed
 
 
-def unbiased_shapes(multipliers, blocks, code_dim, codebook_size=None, channels=128):
+def unbiased_shapes(multipliers, blocks, embedding_dim, codebook_size=None, channels=128):
     """Of an Open-MAGVIT2; of a MaskGIT-VQGAN where there is a codebook."""
     maskgit = codebook_size is not None
-    shapes = {"quantize.embedding.weight": (codebook_size, code_dim)} if maskgit else {}
+    shapes = {"quantize.embedding.weight": (codebook_size, embedding_dim)} if maskgit else {}
     middle = "mid" if maskgit else "mid_block"
 
     def layer(name, *shape, bias=True):
@@ -191,12 +193,12 @@ def unbiased_shapes(multipliers, blocks, code_dim, codebook_size=None, channels=
         for number in range(blocks):
             block(f"{side}.{middle}.{number}", before, before)
     layer("encoder.norm_out", before)
-    layer("encoder.conv_out", code_dim, before, 1, 1)
-    layer("decoder.conv_in", before, code_dim, 3, 3)
+    layer("encoder.conv_out", embedding_dim, before, 1, 1)
+    layer("decoder.conv_in", before, embedding_dim, 3, 3)
     for level, width in reversed(list(enumerate(widths))):
         if not maskgit:
             for part in ("gamma", "beta"):
-                layer(f"decoder.adaptive.{level}.{part}", before, code_dim)
+                layer(f"decoder.adaptive.{level}.{part}", before, embedding_dim)
         for number in range(blocks):
             block(f"decoder.up.{level}.block.{number}", before, width)
             before = width
@@ -215,18 +217,18 @@ def titok_shapes(
     """Tensor names and shapes of a TiTok.
 
     ``encoder`` and ``decoder`` are (width, layers), ``codebook`` is (K, d), ``vqgan`` (proxy
-    codes, their channels, channels at full resolution), or None where the decoder gives pixels.
+    tokens, their channels, channels at full resolution), or None where the decoder gives pixels.
     """
-    _, code_dim = codebook
+    _, embedding_dim = codebook
     shapes = {
         "latent_tokens": (num_latents, encoder[0]),
         "quantize.embedding.weight": codebook,
         "encoder.patch_embed.weight": (encoder[0], 3, patch, patch),
         "encoder.patch_embed.bias": (encoder[0],),
-        "encoder.conv_out.weight": (code_dim, encoder[0], 1, 1),
-        "encoder.conv_out.bias": (code_dim,),
+        "encoder.conv_out.weight": (embedding_dim, encoder[0], 1, 1),
+        "encoder.conv_out.bias": (embedding_dim,),
         "decoder.mask_token": (1, 1, decoder[0]),
-        "decoder.decoder_embed.weight": (decoder[0], code_dim),
+        "decoder.decoder_embed.weight": (decoder[0], embedding_dim),
         "decoder.decoder_embed.bias": (decoder[0],),
     }
     for side, (width, layers) in (("encoder", encoder), ("decoder", decoder)):
@@ -288,7 +290,7 @@ def titok_shapes(
 
 
 def tiny(prefix=False, num_latents=6):
-    """A TiTok of the first kind, or a One-D-Piece: 6 codes of 32, squares of 16 pixels."""
+    """A TiTok of the first kind, or a One-D-Piece: 6 tokens of 32, tiles of 16 pixels."""
     shapes = titok_shapes(
         (32, 1), (48, 2), num_latents, (32, 4), image=16, patch=4, vqgan=(8, 12, 32)
     )

@@ -1,7 +1,7 @@
-"""A picture of a page of ``tokcodec page``: python tests/tools/screenshot.py PAGE OUT.jpg [PICTURE]
+"""An image of a page of ``tokcodec page``: python tests/tools/screenshot.py PAGE OUT.jpg [IMAGE]
 
-WebP stands on the left and tokcodec-64 on the right, sorted by gain; PICTURE is part of the name
-of the picture that is shown, the first one if not given. weights/evaluation/page.jpg is of the
+WebP stands on the left and tokcodec-64 on the right, sorted by gain; IMAGE is part of the name
+of the image that is shown, the first one if not given. weights/evaluation/page.jpg is of the
 24 photos of Kodak, in a folder ``kodak`` that holds nothing else:
 
     tokcodec page kodak --against thumbhash,webp,jxl -o page
@@ -29,14 +29,14 @@ def chromium():
     return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
-def screenshot(page, picture):
+def screenshot(page, image):
     browser = chromium()
     try:
         size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         browser.get(f"file://{Path(page).resolve()}/index.html")
         browser.find_element("css selector", "#order option[value=most]").click()
-        browser.find_element("css selector", f"#grid label[title*='{picture}']").click()
+        browser.find_element("css selector", f"#grid label[title*='{image}']").click()
         # The last WebP in no more bytes than tokcodec-64, which is chosen on the right.
         rows = browser.find_elements("css selector", "#versions tr")
         names = [row.find_element("css selector", "th").text for row in rows]
@@ -58,5 +58,5 @@ def screenshot(page, picture):
 
 
 if __name__ == "__main__":
-    page, output, picture = (*sys.argv[1:], "")[:3]
-    screenshot(page, picture).save(output, quality=88, subsampling=0)
+    page, output, image = (*sys.argv[1:], "")[:3]
+    screenshot(page, image).save(output, quality=88, subsampling=0)

@@ -5,17 +5,17 @@ from tokcodec.checkpoint.format import (
     SUFFIX,
     Header,
     check_fit,
-    check_tokens,
+    check_token_count,
     read,
     read_header,
     read_prior,
     write,
 )
-from tokcodec.checkpoint.identities import checkpoint_id, code_id, prior_id
+from tokcodec.checkpoint.identities import checkpoint_id, model_id, prior_id
 from tokcodec.checkpoint.store import (
     bundled,
     cached,
-    find_by_code_id,
+    find_by_model_id,
     find_with_prior,
     is_cached,
 )
@@ -26,14 +26,14 @@ __all__ = [
     "bundled",
     "cached",
     "check_fit",
-    "check_tokens",
+    "check_token_count",
     "checkpoint_id",
-    "code_id",
     "find",
-    "find_by_code_id",
+    "find_by_model_id",
     "find_own",
     "find_with_prior",
     "is_cached",
+    "model_id",
     "prior_id",
     "read",
     "read_header",

@@ -5,11 +5,11 @@ Metadata of the file:
 ========================  ============================================================
 ``tokcodec.format``       version of this layout, ``1``
 ``tokcodec.config``       canonical JSON of ``ModelConfig``
-``tokcodec.code_id``      64 hex digits, see ``code_id``
+``tokcodec.model_id``      64 hex digits, see ``model_id``
 ``tokcodec.checkpoint_id``  64 hex digits, see ``checkpoint_id``
 ``tokcodec.prior_id``     64 hex digits, see ``prior_id``; only where there is a prior
-``tokcodec.reads``        JSON: further ``code_id``s, of former checkpoints with the same codebook
-                          whose codes this decoder reads; only where there are any; changes no id
+``tokcodec.reads``        JSON: further ``model_id``s, of former checkpoints with the same codebook
+                          whose tokens this decoder reads; only where there are any; changes no id
 ``tokcodec.provenance``   JSON: data, recipe, steps, seed, command, measures; changes no id
 ========================  ============================================================
 
@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from tokcodec.checkpoint.identities import Tensors, checkpoint_id, code_id, prior_id
+from tokcodec.checkpoint.identities import Tensors, checkpoint_id, model_id, prior_id
 from tokcodec.coding.prior import PREFIX, Prior
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import FITS, Fit
@@ -48,11 +48,11 @@ SUFFIX = ".safetensors"
 @dataclass(frozen=True)
 class Header:
     """What a checkpoint says of itself. Ids are 64 hex digits; without a prior it has no
-    ``prior_id``. ``reads`` are the ids of further codes that it decodes."""
+    ``prior_id``. ``reads`` are the ids of further tokens that it decodes."""
 
     path: Path
     config: ModelConfig
-    code_id: str
+    model_id: str
     checkpoint_id: str
     prior_id: str | None
     provenance: dict[str, Any]
@@ -65,8 +65,8 @@ class Header:
         return f"{self.path.absolute().parent.name}-{stem}" if stem == "model" else stem
 
     def decodes(self, prefix: bytes) -> bool:
-        """Whether codes of the ``code_id`` that begins with these bytes are for its decoder."""
-        return any(code_id.startswith(prefix.hex()) for code_id in (self.code_id, *self.reads))
+        """Whether tokens of the ``model_id`` that begins with these bytes are for its decoder."""
+        return any(model_id.startswith(prefix.hex()) for model_id in (self.model_id, *self.reads))
 
 
 def write(
@@ -82,7 +82,8 @@ def write(
         path: the file.
         config, tensors: the model, and its prior.
         provenance: where it comes from.
-        reads: ``code_id``s of other checkpoints with the same codebook, whose codes mean the same.
+        reads: ``model_id``s of other checkpoints with the same codebook, whose tokens mean the
+            same.
 
     Raises:
         OutputError: the file system refused.
@@ -90,7 +91,7 @@ def write(
     header = Header(
         path,
         config,
-        code_id(config, tensors),
+        model_id(config, tensors),
         checkpoint_id(config, tensors),
         prior_id(tensors),
         dict(provenance),
@@ -99,7 +100,7 @@ def write(
     metadata = {
         "tokcodec.format": FORMAT,
         "tokcodec.config": config.to_json(),
-        "tokcodec.code_id": header.code_id,
+        "tokcodec.model_id": header.model_id,
         "tokcodec.checkpoint_id": header.checkpoint_id,
         "tokcodec.provenance": json.dumps(header.provenance, sort_keys=True),
     }
@@ -134,7 +135,7 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
         header = _header(path, file.metadata() or {})
         tensors = _tensors(path, file, file.keys())
     for kind, claimed, actual in (
-        ("code_id", header.code_id, code_id(header.config, tensors)),
+        ("model_id", header.model_id, model_id(header.config, tensors)),
         ("checkpoint_id", header.checkpoint_id, checkpoint_id(header.config, tensors)),
         ("prior_id", header.prior_id, prior_id(tensors)),
     ):
@@ -177,10 +178,10 @@ def read_prior(header: Header) -> Prior:
             f"{header.path}: has no prior to entropy-code with; make one with tokcodec train-prior"
         )
     if not header.config.has_grid:
-        raise CheckpointError(f"{header.path}: only codes in rows and columns have a prior")
+        raise CheckpointError(f"{header.path}: only tokens in rows and columns have a prior")
     prior = _read_prior(header.path, header.prior_id)
     if len(prior.group) != header.config.quantizer.codebook_size:
-        raise CheckpointError(f"{header.path}: its prior is of {len(prior.group)} codes")
+        raise CheckpointError(f"{header.path}: its prior is of {len(prior.group)} tokens")
     return prior
 
 
@@ -205,15 +206,15 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     try:
         reads = _json(metadata, "tokcodec.reads", list)
         if not all(map(_is_id, reads)):
-            raise ValueError("tokcodec.reads holds what is no code_id")
-        code, whole = metadata["tokcodec.code_id"], metadata["tokcodec.checkpoint_id"]
+            raise ValueError("tokcodec.reads holds what is no model_id")
+        model, whole = metadata["tokcodec.model_id"], metadata["tokcodec.checkpoint_id"]
         prior = metadata.get("tokcodec.prior_id")
-        if not all(_is_id(digits) for digits in (code, whole, prior) if digits is not None):
+        if not all(_is_id(digits) for digits in (model, whole, prior) if digits is not None):
             raise ValueError("one of its ids is not 64 hex digits")
         return Header(
             path,
             ModelConfig.from_json(metadata["tokcodec.config"]),
-            code,
+            model,
             whole,
             prior,
             _json(metadata, "tokcodec.provenance", dict),
@@ -243,20 +244,20 @@ def _json(metadata: Mapping[str, str], name: str, kind: type[T]) -> T:
     return value
 
 
-def check_tokens(header: Header, tokens: int | None) -> int:
-    """The number of codes a square if ``tokens`` of them are asked for; None asks for all.
+def check_token_count(header: Header, tokens: int | None) -> int:
+    """The number of tokens a tile if ``tokens`` of them are asked for; None asks for all.
 
     Raises:
         CheckpointError: there are fewer, or the checkpoint decodes only all of them.
     """
-    count = header.config.num_codes
+    count = header.config.num_tokens
     if tokens is None or tokens == count:
         return count
     if not 1 <= tokens <= count:
-        raise CheckpointError(f"{header.name}: has {count} codes a square, not {tokens}")
-    if not header.config.prefix_codes:
+        raise CheckpointError(f"{header.name}: has {count} tokens a tile, not {tokens}")
+    if not header.config.prefix_tokens:
         raise CheckpointError(
-            f"{header.name}: decodes only all its {count} codes together; it was not trained for "
+            f"{header.name}: decodes only all its {count} tokens together; it was not trained for "
             f"{tokens} of them (One-D-Piece checkpoints are)"
         )
     return tokens

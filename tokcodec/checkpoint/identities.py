@@ -14,14 +14,14 @@ from tokcodec.config import ModelConfig
 Tensors = Mapping[str, NDArray[Any]]
 
 
-def code_id(config: ModelConfig, tensors: Tensors) -> str:
-    """SHA-256, in hex, of all that decides what a code means: equal ids, equal meaning.
+def model_id(config: ModelConfig, tensors: Tensors) -> str:
+    """SHA-256, in hex, of all that decides what a token means: equal ids, equal meaning.
 
     It covers the encode side of the config and every encoder and codebook tensor. A better
-    decoder for the same codes leaves it as it is.
+    decoder for the same tokens leaves it as it is.
     """
     names = [name for name in tensors if name.startswith(("encoder.", "quantizer."))]
-    return _digest("tokcodec code", config.encode_side_json(), names, tensors)
+    return _digest("tokcodec model", config.encode_side_json(), names, tensors)
 
 
 def checkpoint_id(config: ModelConfig, tensors: Tensors) -> str:

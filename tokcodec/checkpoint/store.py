@@ -13,7 +13,7 @@ from tokcodec.errors import CheckpointError
 
 @cache
 def bundled() -> tuple[Header, ...]:
-    """Headers of the checkpoints that come with tokcodec, fewest codes first.
+    """Headers of the checkpoints that come with tokcodec, fewest tokens first.
 
     They lie in the package when it is installed, and beside it in a source checkout.
     """
@@ -22,24 +22,24 @@ def bundled() -> tuple[Header, ...]:
         (f for f in (package / "weights", package.parent / "weights") if f.is_dir()), None
     )
     headers = [read_header(path) for path in folder.glob("*" + SUFFIX)] if folder else []
-    return tuple(sorted(headers, key=lambda header: (header.config.num_codes, header.name)))
+    return tuple(sorted(headers, key=lambda header: (header.config.num_tokens, header.name)))
 
 
-def find_by_code_id(prefix: bytes, given: Header | None = None) -> Header | None:
-    """The checkpoint that decodes codes whose ``code_id`` begins with these 4 bytes: the ``given``
-    one, or else a bundled or cached one, if any."""
-    return next(_with_code_id(prefix, given), None)
+def find_by_model_id(prefix: bytes, given: Header | None = None) -> Header | None:
+    """The checkpoint that decodes tokens whose ``model_id`` begins with these 4 bytes: the
+    ``given`` one, or else a bundled or cached one, if any."""
+    return next(_with_model_id(prefix, given), None)
 
 
 def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
-    """The checkpoint with a prior for codes whose ``code_id`` begins with these 4 bytes: the
+    """The checkpoint with a prior for tokens whose ``model_id`` begins with these 4 bytes: the
     ``given`` one, or else a bundled or cached one.
 
     Raises:
         CheckpointError: there is none.
     """
     lack = "which is neither bundled nor cached"
-    for header in _with_code_id(prefix, given):
+    for header in _with_model_id(prefix, given):
         if header.prior_id:
             return header
         lack = f"and {header.path} has none"
@@ -49,7 +49,7 @@ def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
     )
 
 
-def _with_code_id(prefix: bytes, given: Header | None) -> Iterator[Header]:
+def _with_model_id(prefix: bytes, given: Header | None) -> Iterator[Header]:
     known = itertools.chain([given] if given else [], bundled(), cached())
     return (header for header in known if header.decodes(prefix))
 

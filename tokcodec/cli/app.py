@@ -43,7 +43,7 @@ class _Command(TyperCommand):
 
 
 app = typer.Typer(
-    help="An image-to-token codec: pictures to a few dozen discrete tokens, and back.",
+    help="An image-to-token codec: images to a few dozen discrete tokens, and back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

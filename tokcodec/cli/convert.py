@@ -51,7 +51,7 @@ def convert(
             min=16,
             metavar="N",
             help="Side of the square that a convolutional model is to see; its own if not given. "
-            "It is part of what its codes mean.",
+            "It is part of what its tokens mean.",
         ),
     ] = None,
 ) -> None:
@@ -80,7 +80,7 @@ def convert(
     header = write_converted(found, target, family, image_size)
     config = header.config
     note(
-        f"{found.origin}: {config.num_codes} codes of {config.quantizer.codebook_size}, "
-        f"code_id {header.code_id[:8]}"
+        f"{found.origin}: {config.num_tokens} tokens of {config.quantizer.codebook_size}, "
+        f"model_id {header.model_id[:8]}"
     )
     show(str(header.path))

@@ -14,13 +14,13 @@ from tokcodec.cli.jobs import (
     ENCODE,
     STANDARD,
     Job,
+    escapes_folder,
     file_extension,
     is_standard,
-    leaves,
     plan,
     refuse_others,
     refuse_terminal,
-    rehearse,
+    report_dry_run,
 )
 from tokcodec.cli.options import (
     CORES,
@@ -42,7 +42,7 @@ from tokcodec.cli.options import (
     load_codec,
 )
 from tokcodec.cli.terminal import Tally, print_json, require_pyarrow, say, write_out
-from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
+from tokcodec.errors import ImageError, OutputError, TokcodecError, TokenFileError
 from tokcodec.io.files import SUFFIX, is_dataset
 from tokcodec.io.remote import is_remote, location
 from tokcodec.parallel import map_ahead
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tokcodec.inputs.records import Record
     from tokcodec.tokenfile import TokenFile
 
-    # What its picture must be newer than, in nanoseconds, where that is known.
+    # What its image must be newer than, in nanoseconds, where that is known.
     Entry = tuple[Job, Callable[[], TokenFile], int | None]
 
 _CHUNK = 1024  # token files read before the first of them is decoded
@@ -80,12 +80,12 @@ def decode(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="WxH|N", help="Size of the picture, or of its longer edge."),
+        typer.Option(metavar="WxH|N", help="Size of the image, or of its longer edge."),
     ] = None,
     tokens: Tokens = None,
-    picture_format: Annotated[
+    image_format: Annotated[
         Literal["png", "jpg", "webp"] | None,
-        typer.Option("--format", help="Of pictures in folders and on standard output: png."),
+        typer.Option("--format", help="Of images in folders and on standard output: png."),
     ] = None,
     png_level: Annotated[
         int,
@@ -102,24 +102,24 @@ def decode(
     include: Include = None,
     exclude: Exclude = None,
     follow: Follow = False,
-    allow_large_pictures: AllowLarge = False,
+    allow_large_images: AllowLarge = False,
     as_json: Json = False,
 ) -> None:
-    """Turn token files back into pictures, at their original size.
+    """Turn token files back into images, at their original size.
 
-    Pictures that are there, newer than their tokens and of the right size, are skipped.
+    Images that are there, newer than their tokens and of the right size, are skipped.
     Without -o, a.jpg.tok becomes a.jpg.png beside it; what is in tars or on URLs needs a folder
     for -o. A file named with -o takes the format of its extension; all else gets PNG, or --format.
     SRC may be one token dataset, whose rows become KEY.png in the folder that -o names.
     """
-    from tokcodec.checkpoint import check_tokens, find, find_by_code_id
+    from tokcodec.checkpoint import check_token_count, find, find_by_model_id
     from tokcodec.image import extensions
     from tokcodec.inputs.listing import Selection
 
-    if allow_large_pictures:
+    if allow_large_images:
         allow_large()
     if as_json and is_standard(sources, output):
-        raise typer.BadParameter("standard output cannot take both a picture and JSON")
+        raise typer.BadParameter("standard output cannot take both an image and JSON")
     refuse_terminal(sources, output)
     wanted = _parse_size(size)
     dataset = None
@@ -131,11 +131,11 @@ def decode(
     if select and not dataset:
         raise typer.BadParameter("it chooses rows of one token dataset", param_hint="--select")
     refuse_others(sources, extensions(), ENCODE)
-    extension = f".{picture_format or 'png'}"
+    extension = f".{image_format or 'png'}"
     named = file_extension(output)
-    if picture_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
+    if image_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
         raise typer.BadParameter(
-            f"{output} is no name of a {picture_format}; leave out one", param_hint="--format"
+            f"{output} is no name of a {image_format}; leave out one", param_hint="--format"
         )
     fixed = find(weights) if weights else None
     count: int | None
@@ -157,28 +157,28 @@ def decode(
             unread=dry_run,
         )
         if dry_run:
-            rehearse(jobs, force, as_json)
+            report_dry_run(jobs, force, as_json)
             return
         entries = ((job, functools.partial(_read, record), record.since) for job, record in jobs)
-    fitting = functools.cache(find_by_code_id)
+    fitting = functools.cache(find_by_model_id)
     load = functools.cache(load_codec)
     write = functools.partial(_write, extension=extension, png_level=png_level)
     with Tally("decode", count, as_json) as tally:
         while chunk := list(islice(entries, _CHUNK)):
-            # It may hold codes of several models; each is loaded once.
+            # It may hold tokens of several models; each is loaded once.
             groups: dict[str, tuple[Header, list[tuple[Job, TokenFile]]]] = {}
             for job, read, since in chunk:
                 try:
                     if job.problem:
                         raise TokenFileError(job.problem)
                     token_file = read()
-                    header = fixed or fitting(token_file.code_id)
+                    header = fixed or fitting(token_file.model_id)
                     if header is None:
                         raise TokenFileError(
-                            f"its codes are of model {token_file.code_id.hex()}, which is "
+                            f"its tokens are of model {token_file.model_id.hex()}, which is "
                             "neither bundled nor cached; name its checkpoint with --weights"
                         )
-                    check_tokens(header, tokens)
+                    check_token_count(header, tokens)
                     if job.is_there() and not force:
                         if not _is_done(job, token_file, header, wanted, since):
                             raise OutputError(f"{job.target}: is there already; -f overwrites it")
@@ -206,7 +206,7 @@ def _is_done(
     wanted: tuple[int, int] | int | None,
     since: int | None,
 ) -> bool:
-    """Whether the picture that is there has the size asked for, and is newer than its tokens."""
+    """Whether the image that is there has the size asked for, and is newer than its tokens."""
     from tokcodec.image import size_of
 
     assert job.target
@@ -223,7 +223,7 @@ def _rows(
     from tokcodec.dataset.reader import open_dataset, token_files
 
     if output is None or output == STANDARD:
-        raise typer.BadParameter("name a folder for the pictures of a dataset", param_hint="-o")
+        raise typer.BadParameter("name a folder for the images of a dataset", param_hint="-o")
     folder = Path(output)
     dataset = open_dataset(path)
     targets: set[Path | None] = set()
@@ -240,8 +240,8 @@ def _rows(
         for name, row in rows():
             target: Path | None = folder / (name + extension)
             problem = None
-            if leaves(name) and not isinstance(row, TokcodecError):
-                problem = "its key leaves the folder of the pictures; not written"
+            if escapes_folder(name) and not isinstance(row, TokcodecError):
+                problem = "its key leaves the folder of the images; not written"
             elif target in targets:
                 problem = "a second row of this key; choose it by --select ROW"
             targets.add(target)
@@ -280,7 +280,7 @@ def _decode_group(
 def _write(
     pair: "tuple[Job, Decoded | TokcodecError]", extension: str, png_level: int
 ) -> tuple[Job, int | TokcodecError]:
-    """Puts the squares together and writes the picture; gives its bytes."""
+    """Puts the tiles together and writes the image; gives its bytes."""
     from tokcodec.image import save, to_image
 
     job, decoded = pair
@@ -293,7 +293,7 @@ def _write(
         size = save(to_image(*decoded), buffer, extension, png_level)
         write_out(buffer.getvalue())
         return job, size
-    except (OutputError, PictureError) as error:
+    except (OutputError, ImageError) as error:
         return job, error
 
 

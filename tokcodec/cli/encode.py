@@ -19,7 +19,7 @@ from tokcodec.cli.jobs import (
     plan,
     refuse_others,
     refuse_terminal,
-    rehearse,
+    report_dry_run,
 )
 from tokcodec.cli.options import (
     CORES,
@@ -35,7 +35,7 @@ from tokcodec.cli.options import (
     Force,
     Include,
     Json,
-    MaxPictureBytes,
+    MaxImageBytes,
     Output,
     Tokens,
     Workers,
@@ -45,7 +45,7 @@ from tokcodec.cli.options import (
 from tokcodec.cli.terminal import Tally, write_out
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.config.geometry import Fit
-from tokcodec.errors import OutputError, PictureError, TokcodecError, TokenFileError
+from tokcodec.errors import ImageError, OutputError, TokcodecError, TokenFileError
 from tokcodec.io.files import SUFFIX
 from tokcodec.io.tar import MAX_BYTES
 from tokcodec.parallel import map_ahead
@@ -58,13 +58,13 @@ if TYPE_CHECKING:
     from tokcodec.inputs.records import Record
     from tokcodec.tokenfile import TokenFile
 
-_CHUNK = 64  # pictures that are held while checkpoints are tried on them
+_CHUNK = 64  # images that are held while checkpoints are tried on them
 
 
 def encode(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SRC", help=f"Pictures: {MANY} Or - for standard input."),
+        typer.Argument(metavar="SRC", help=f"Images: {MANY} Or - for standard input."),
     ],
     output: Output = None,
     dry_run: DryRun = False,
@@ -81,8 +81,8 @@ def encode(
         int | None,
         typer.Option(
             min=1,
-            help="The best picture in so many bytes (with --text, characters): the bundled "
-            "checkpoint of most codes that fits, packed or entropy-coded.",
+            help="The best image in so many bytes (with --text, characters): the bundled "
+            "checkpoint of most tokens that fits, packed or entropy-coded.",
         ),
     ] = None,
     text: Annotated[
@@ -92,15 +92,15 @@ def encode(
     fit: Annotated[
         Fit | None,
         typer.Option(
-            help="How a picture meets the model's square; the checkpoint's own if not given."
+            help="How an image meets the model's square; the checkpoint's own if not given."
         ),
     ] = None,
     tokens: Tokens = None,
-    coded: Annotated[
+    entropy_coded: Annotated[
         bool,
         typer.Option(
-            "--coded",
-            help="Entropy-code the codes with the checkpoint's prior: smaller files, which only "
+            "--entropy-coded",
+            help="Entropy-code the tokens with the checkpoint's prior: smaller files, which only "
             "this checkpoint decodes.",
         ),
     ] = False,
@@ -114,22 +114,22 @@ def encode(
     include: Include = None,
     exclude: Exclude = None,
     follow: Follow = False,
-    allow_large_pictures: AllowLarge = False,
-    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
+    allow_large_images: AllowLarge = False,
+    max_image_bytes: MaxImageBytes = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
-    """Turn pictures into token files.
+    """Turn images into token files.
 
     Without -o, a.jpg becomes a.jpg.tok beside it; what is in tars and Parquet files or on URLs
-    needs a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Pictures whose token file is
+    needs a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Images whose token file is
     whole, newer and of the same model and fit are skipped; other existing files are kept unless -f
-    is given. In folders, hidden files and pictures that decode made are left out.
+    is given. In folders, hidden files and images that decode made are left out.
     """
-    from tokcodec.checkpoint import bundled, check_fit, check_tokens, find, read_prior
+    from tokcodec.checkpoint import bundled, check_fit, check_token_count, find, read_prior
     from tokcodec.image import extensions
     from tokcodec.inputs.listing import Selection
 
-    if allow_large_pictures:
+    if allow_large_images:
         allow_large()
     if as_json and is_standard(sources, output):
         raise typer.BadParameter("standard output cannot take both tokens and JSON")
@@ -139,34 +139,34 @@ def encode(
     refuse_others(sources, {SUFFIX}, DECODE)
     if file_extension(output) in extensions():
         raise typer.BadParameter(
-            f"{output} is the name of a picture; token files end in {SUFFIX}", param_hint="-o"
+            f"{output} is the name of an image; token files end in {SUFFIX}", param_hint="-o"
         )
     count, jobs = plan(
         sources,
         output,
         lambda name: name + SUFFIX,
-        max_bytes=max_picture_bytes,
+        max_bytes=max_image_bytes,
         selection=Selection(include or (), exclude or (), follow),
         unread=dry_run,
     )
     if dry_run:
-        rehearse(jobs, force, as_json)
+        report_dry_run(jobs, force, as_json)
         return
     if max_bytes and weights is None:
-        headers = bundled()[::-1]  # most codes first
+        headers = bundled()[::-1]  # most tokens first
     else:
         headers = (find(weights or DEFAULT_WEIGHTS),)
     for header in headers:
-        check_tokens(header, tokens)
+        check_token_count(header, tokens)
         check_fit(header, fit or header.config.default_fit)
-        if coded:
+        if entropy_coded:
             read_prior(header)
-    names = {header.code_id[:8]: header.name for header in headers}
+    names = {header.model_id[:8]: header.name for header in headers}
     how = _How(
         fit,
         colour,
         tokens,
-        coded,
+        entropy_coded,
         device,
         batch_size,
         dtype,
@@ -200,8 +200,8 @@ def encode(
             if isinstance(written, TokcodecError):
                 tally.failed(job, str(written))
                 continue
-            name = names[written.code_id.hex()]
-            what = f"{size} bytes, {written.num_codes} codes of {name}"
+            name = names[written.model_id.hex()]
+            what = f"{size} bytes, {written.num_tokens} tokens of {name}"
             facts = {"checkpoint": name, "entropy_coded": written.entropy_coded}
             tally.done(job, size, what, facts)
     tally.close()
@@ -209,13 +209,13 @@ def encode(
 
 @dataclass(frozen=True)
 class _How:
-    """What the command line says of encoding; ``alone``: there is one picture; ``load`` loads each
+    """What the command line says of encoding; ``alone``: there is one image; ``load`` loads each
     checkpoint once."""
 
     fit: Fit | None
     background: tuple[int, int, int]
     tokens: int | None
-    coded: bool
+    entropy_coded: bool
     device: str
     batch_size: int | None
     dtype: Dtype
@@ -230,7 +230,7 @@ class _How:
 def _compressed(
     header: "Header", records: "Iterable[Record]", how: _How
 ) -> "Iterator[TokenFile | TokcodecError]":
-    """Token files of pictures, in order; for a bad one, its error in that place."""
+    """Token files of images, in order; for a bad one, its error in that place."""
     records = iter(records)
     if how.alone:
         for record in records:
@@ -239,7 +239,7 @@ def _compressed(
         codec = how.load(header.path, how.device, how.batch_size, how.dtype)
         images = chain([first], records)
         yield from codec.compress_stream(
-            images, how.fit_of(header), how.background, how.tokens, how.coded, how.workers
+            images, how.fit_of(header), how.background, how.tokens, how.entropy_coded, how.workers
         )
 
 
@@ -261,13 +261,13 @@ def _within(
         done: dict[int, TokenFile | TokcodecError] = {}
         least: dict[int, tuple[int, str]] = {}
         for header in headers:
-            own = replace(how, coded=how.coded or header.prior_id is not None)
+            own = replace(how, entropy_coded=how.entropy_coded or header.prior_id is not None)
             files = zip(tuple(left), _compressed(header, tuple(left.values()), own), strict=True)
             for n, file in files:
                 if isinstance(file, TokcodecError):
                     done[n] = file
                 else:
-                    forms = (file,) if how.coded else (file.as_packed(), file)
+                    forms = (file,) if how.entropy_coded else (file.as_packed(), file)
                     if fitting := [form for form in forms if size(form) <= limit]:
                         done[n] = fitting[0]
                     least[n] = min((size(file), header.name), least.get(n, (limit << 32, "")))
@@ -275,7 +275,7 @@ def _within(
                     del left[n]
         for n, record in left.items():
             size_of, name = least[n]
-            done[n] = PictureError(
+            done[n] = ImageError(
                 f"{record.name}: takes {size_of} bytes at least, with {name}; that is more than "
                 f"--max-bytes {limit}"
             )
@@ -283,25 +283,25 @@ def _within(
 
 
 def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | TokcodecError":
-    """The only picture, without torch where that is the same."""
+    """The only image, without torch where that is the same."""
     from tokcodec.checkpoint import read_prior
-    from tokcodec.image import read_squares
+    from tokcodec.image import read_tiles
     from tokcodec.model import plain
     from tokcodec.tokenfile import TokenFile
 
     config, fit = header.config, how.fit_of(header)
     try:
-        picture = read_squares(record, config.preprocessing, fit, how.background, config.multiple)
-    except PictureError as error:
+        image = read_tiles(record, config.preprocessing, fit, how.background, config.multiple)
+    except ImageError as error:
         return error
     exact = how.device != "cuda" and how.dtype == "float32"
-    codes = plain.encode(header, picture.pixels) if exact else None
-    if codes is None:
+    tokens = plain.encode(header, image.pixels) if exact else None
+    if tokens is None:
         codec = how.load(header.path, how.device, how.batch_size, how.dtype)
-        codes = codec.encode_squares(picture.pixels)
-    kept = codes[:, : how.tokens if config.prefix_codes else None]
-    prior = read_prior(header) if how.coded else None
-    return TokenFile.of(header, kept, picture.width, picture.height, fit, prior)
+        tokens = codec.encode_tiles(image.pixels)
+    kept = tokens[:, : how.tokens if config.prefix_tokens else None]
+    prior = read_prior(header) if how.entropy_coded else None
+    return TokenFile.of(header, kept, image.width, image.height, fit, prior)
 
 
 def _write(
@@ -329,8 +329,9 @@ def _stale_of(
     text: bool,
     limit: int | None,
 ) -> str | None:
-    """As ``_stale``; with a limit, of the first checkpoint whose packed codes surely fit, or of one
-    of more codes: whether those fit, entropy-coded, would have to be tried."""
+    """As ``_stale``; with a limit, of the first checkpoint whose packed tokens surely fit, or of
+    one
+    of more tokens: whether those fit, entropy-coded, would have to be tried."""
     import numpy as np
 
     from tokcodec.tokenfile import TokenFile
@@ -341,12 +342,12 @@ def _stale_of(
         if reason is None or not limit:
             break
         assert job.target
-        with contextlib.suppress(TokenFileError, PictureError):
+        with contextlib.suppress(TokenFileError, ImageError):
             there = TokenFile.load(job.target)
             placement, shape = header.config.place(how.fit_of(header), there.width, there.height)
-            codes = np.zeros(placement.num_squares * math.prod(shape), np.int64)
+            tokens = np.zeros(placement.num_tiles * math.prod(shape), np.int64)
             bits = header.config.quantizer.bits
-            packed = TokenFile.packed(codes, bits, there.code_id, 1, 1, "crop")
+            packed = TokenFile.packed(tokens, bits, there.model_id, 1, 1, "crop")
             if (len(packed.to_text()) if text else packed.file_bytes) <= limit:
                 break
     return reason
@@ -356,37 +357,37 @@ def _stale(
     job: Job, record: "Record", header: "Header", how: _How, text: bool, limit: int | None
 ) -> str | None:
     """Why the token file that is there is not what this run would write; None if it is."""
-    from tokcodec.checkpoint import check_tokens, read_prior
+    from tokcodec.checkpoint import check_token_count, read_prior
     from tokcodec.image import size_of
     from tokcodec.inputs.records import ABSENT
     from tokcodec.io.remote import is_remote
-    from tokcodec.tokenfile import MAGIC, TokenFile, check_codes
+    from tokcodec.tokenfile import MAGIC, TokenFile, check_tokens
 
     assert job.target
     fit = how.fit_of(header)
     try:
         there = TokenFile.load(job.target)
-        if there.code_id.hex() != header.code_id[:8]:
+        if there.model_id.hex() != header.model_id[:8]:
             return "is there, of another model"
         if there.fit != fit:
             return f"is there, with fit {there.fit}"
         placement, shape = header.config.place(fit, there.width, there.height)
         kept = math.prod(shape)
-        if header.config.prefix_codes:
-            kept = check_tokens(header, how.tokens)
-        if there.num_codes != placement.num_squares * kept:
-            return f"is there, with {there.num_codes} codes"
-        codes = there.codes_with(header)
-        check_codes(codes, header.config.quantizer.codebook_size)
-    except (PictureError, TokenFileError) as error:
+        if header.config.prefix_tokens:
+            kept = check_token_count(header, how.tokens)
+        if there.num_tokens != placement.num_tiles * kept:
+            return f"is there, with {there.num_tokens} tokens"
+        tokens = there.tokens_with(header)
+        check_tokens(tokens, header.config.quantizer.codebook_size)
+    except (ImageError, TokenFileError) as error:
         reason = str(error).removeprefix(f"{job.target}: ")
         return "is there, unreadable: " + reason.partition("; ")[0]  # and not how to decode it
     if limit:
         if (len(there.to_text()) if text else there.file_bytes) > limit:
             return f"is there, with {there.file_bytes} bytes"
     else:  # what is to be coded is coded again, as only that tells whether it gets shorter
-        prior = read_prior(header) if how.coded else None
-        again = TokenFile.of(header, codes, there.width, there.height, fit, prior)
+        prior = read_prior(header) if how.entropy_coded else None
+        again = TokenFile.of(header, tokens, there.width, there.height, fit, prior)
         if there.entropy_coded != again.entropy_coded:
             form = "entropy-coded" if there.entropy_coded else "not entropy-coded"
             return f"is there, {form}"
@@ -396,11 +397,11 @@ def _stale(
     stamp = record.stamp
     own = record if record.member else stamp.path
     if not is_remote(stamp.path) and size_of(own) not in (None, (there.width, there.height)):
-        return f"is there, of another picture ({there.width}x{there.height})"
+        return f"is there, of another image ({there.width}x{there.height})"
     if stamp.mtime == ABSENT:
         return "is there already"
     if not is_remote(stamp.path) and job.target.stat().st_mtime_ns < int(stamp.mtime):
-        return "is there, older than the picture"
+        return "is there, older than the image"
     return None
 
 

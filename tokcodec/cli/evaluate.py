@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tokcodec.cli.jobs import STANDARD, pictures, refuse_remote
+from tokcodec.cli.jobs import STANDARD, images, refuse_remote
 from tokcodec.cli.options import (
     CORES,
     WEIGHTS,
     AllowLarge,
     Device,
     Force,
+    Images,
     Json,
-    MaxPictureBytes,
-    Pictures,
+    MaxImageBytes,
     Workers,
     allow_large,
 )
@@ -43,12 +43,12 @@ Against = Annotated[
 ]
 EVERY = "thumbhash,blurhash,webp,avif,jxl,jpeg"
 SquareFit = Annotated[
-    Literal["crop", "stretch", "pad"], typer.Option(help="From a picture to the square.")
+    Literal["crop", "stretch", "pad"], typer.Option(help="From an image to the square.")
 ]
 
 
 def evaluate(
-    sources: Pictures,
+    sources: Images,
     weights: Weights = None,
     against: Against = EVERY,
     output: Annotated[
@@ -57,7 +57,7 @@ def evaluate(
             "-o",
             "--output",
             metavar="FOLDER",
-            help="Gets report.json, pictures.csv, a plot (PNG, SVG), and sheets of pictures.",
+            help="Gets report.json, images.csv, a plot (PNG, SVG), and sheets of images.",
         ),
     ] = None,
     fit: SquareFit = "crop",
@@ -70,24 +70,24 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = CORES,
     allow: AllowLarge = False,
-    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
+    max_image_bytes: MaxImageBytes = MAX_BYTES,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Measure checkpoints beside other codecs.
 
-    On pictures, at the same bytes.
+    On images, at the same bytes.
 
-    Every picture is brought to the square of the checkpoints (256x256), encoded, and decoded; the
-    codes are packed, and entropy-coded too where there is a prior. Each other codec may make the
-    picture smaller first, and shows its best by PSNR over size and quality in no more bytes than
+    Every image is brought to the square of the checkpoints (256x256), encoded, and decoded; the
+    tokens are packed, and entropy-coded too where there is a prior. Each other codec may make the
+    image smaller first, and shows its best by PSNR over size and quality in no more bytes than
     the checkpoint's whole file.
     """
     require_packages()
-    others = parse_names(against)
+    baselines = parse_names(against)
     if allow:
         allow_large()
-    count, records = pictures(sources, max_picture_bytes)
+    count, records = images(sources, max_image_bytes)
     if output:
         from tokcodec.evaluate.report import FILES
 
@@ -103,10 +103,10 @@ def evaluate(
         require_lpips()
     points = points_of(Codec.load(name, device) for name in weights or bundled())
     size = compared_size(points)
-    evaluator = Evaluator(points, others, fit, size, lpips)
+    evaluator = Evaluator(points, baselines, fit, size, lpips)
     report = Report(points, count)
     examples = encoded(records, points, fit, size)
-    # It keeps pictures, which nobody else needs.
+    # It keeps images, which nobody else needs.
     measure(evaluator, examples, workers, count, sources, report.add if output else None)
     evaluation = evaluator.evaluation()
     if output:
@@ -140,8 +140,8 @@ def measure(
             if take:
                 take(result)
             bar.move()
-    if not evaluator.pictures:
-        raise EvaluationError(f"{', '.join(sources)}: no picture to measure")
+    if not evaluator.images:
+        raise EvaluationError(f"{', '.join(sources)}: no image to measure")
 
 
 def require_packages() -> None:
@@ -204,15 +204,15 @@ def _print(evaluation: "Evaluation") -> None:
     shown.add_column("codec", no_wrap=True)
     for name in head[1:]:
         shown.add_column(name, justify="right", no_wrap=True)
-    for name, codes, *figures in rows:
-        shown.add_row(cell(name) if codes else f"  {cell(name)}", codes, *figures)
+    for name, tokens, *figures in rows:
+        shown.add_row(cell(name) if tokens else f"  {cell(name)}", tokens, *figures)
     # Figures must not be cut, in a pipe or a narrow terminal.
     console = Console(width=max(Console().width, 130))
     console.print(shown, highlight=False)
-    pictures = "picture" if evaluation.pictures == 1 else "pictures"
+    images = "image" if evaluation.images == 1 else "images"
     console.print(
-        f"means over {evaluation.pictures} {pictures} ({evaluation.fit} to {evaluation.size}x"
-        f"{evaluation.size}); other codecs in no more bytes, for each picture the best by PSNR;\n"
+        f"means over {evaluation.images} {images} ({evaluation.fit} to {evaluation.size}x"
+        f"{evaluation.size}); other codecs in no more bytes, for each image the best by PSNR;\n"
         "each stands once, under the first checkpoint that it is compared with",
         highlight=False,
     )

@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Write a token dataset in a format that trainers read.
 
-    .npy and .safetensors hold the codes [n, N] in the smallest unsigned type, and a file beside
+    .npy and .safetensors hold the tokens [n, N] in the smallest unsigned type, and a file beside
     them the keys; .jsonl a line {"class_id": ..., "tokens": [...]} a row. Failed rows are left out.
     """
     require_pyarrow()

@@ -28,7 +28,7 @@ def inspect(
             "bundled name; datasets also by URL.",
         ),
     ],
-    codes: Annotated[bool, typer.Option("--codes", help="The codes, too.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="The tokens, too.")] = False,
     failed: Annotated[
         bool,
         typer.Option("--failed", help="Of a dataset or a folder, only what failed, and why."),
@@ -40,7 +40,7 @@ def inspect(
 
     Or a checkpoint; after checking all of it.
     """
-    facts = _facts(source, codes, weights)
+    facts = _facts(source, tokens, weights)
     if failed and "failures" not in facts:
         raise typer.BadParameter(f"{source} is no dataset and no folder", param_hint="--failed")
     if as_json:
@@ -56,30 +56,30 @@ def inspect(
         raise typer.Exit(3)
 
 
-def _facts(source: str, codes: bool, weights: str | None) -> dict[str, Any]:
+def _facts(source: str, tokens: bool, weights: str | None) -> dict[str, Any]:
     from tokcodec.checkpoint import bundled
 
     path = location(source)
     if is_dataset(path):
-        if codes:
-            raise typer.BadParameter("of a dataset, export them", param_hint="--codes")
+        if tokens:
+            raise typer.BadParameter("of a dataset, export them", param_hint="--tokens")
         return _dataset(path, weights)
     if not is_remote(path) and not path.exists():
         path = {header.name: header.path for header in bundled()}.get(source, path)
     if not is_remote(path) and path.is_dir():
-        if codes:
-            raise typer.BadParameter("of one file", param_hint="--codes")
+        if tokens:
+            raise typer.BadParameter("of one file", param_hint="--tokens")
         return _folder(path, weights)
-    return _file(path, codes, weights)
+    return _file(path, tokens, weights)
 
 
 def _print(facts: dict[str, Any]) -> None:
-    """Plain lines: ids and codes stay whole however narrow the terminal."""
+    """Plain lines: ids and tokens stay whole however narrow the terminal."""
     shown = {name: value for name, value in facts.items() if name != "failures"}
     if facts.get("failures"):
         shown["failed"] = f"{facts['failed']:,} (--failed names them)"
     if "model" in facts and facts["model"] is None:
-        shown["model"] = f"unknown: {why_unknown(facts['code_id'][:8])}"
+        shown["model"] = f"unknown: {why_unknown(facts['model_id'][:8])}"
     lines = list(_lines(shown))
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
@@ -114,7 +114,7 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _file(file: Path, codes: bool, weights: str | None) -> dict[str, Any]:
+def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
     from tokcodec.checkpoint import SUFFIX
     from tokcodec.tokenfile import MAGIC
 
@@ -124,15 +124,15 @@ def _file(file: Path, codes: bool, weights: str | None) -> dict[str, Any]:
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
     if magic == MAGIC or file.suffix != SUFFIX:
-        return _token_file(file, codes, weights)
-    if codes:
-        raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--codes")
+        return _token_file(file, tokens, weights)
+    if tokens:
+        raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--tokens")
     return _checkpoint(file)
 
 
 def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
     """Of a folder of token files, or of the checkpoint that is alone in it."""
-    from tokcodec.checkpoint import find, find_by_code_id, find_own
+    from tokcodec.checkpoint import find, find_by_model_id, find_own
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
     given = find(weights) if weights else None
@@ -145,8 +145,8 @@ def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
         except TokenFileError as error:
             failures.append({"key": str(path), "error": str(error).removeprefix(f"{path}: ")})
             continue
-        header = find_by_code_id(token_file.code_id, given)
-        models[header.name if header else f"unknown ({token_file.code_id.hex()})"] += 1
+        header = find_by_model_id(token_file.model_id, given)
+        models[header.name if header else f"unknown ({token_file.model_id.hex()})"] += 1
         fits[token_file.fit] += 1
         size += token_file.file_bytes
     if not models and not failures:
@@ -166,20 +166,20 @@ def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
 
 def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     require_pyarrow()
-    from tokcodec.checkpoint import find, find_by_code_id
+    from tokcodec.checkpoint import find, find_by_model_id
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    whole = sum(map(len, dataset.codes()))  # which checks them
+    whole = sum(map(len, dataset.tokens()))  # which checks them
     given = find(weights) if weights else None
-    header = find_by_code_id(bytes.fromhex(dataset.metadata.code_id[:8]), given)
+    header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id[:8]), given)
     return {
         "kind": "token dataset",
         "shards": len(dataset.files),
         "rows": len(dataset),
         "failed": len(dataset) - whole,
         "file_bytes": sum(file.stat().st_size for file in dataset.files),
-        "code_id": dataset.metadata.code_id,
+        "model_id": dataset.metadata.model_id,
         "model": header.name if header else None,
         "run": dataset.metadata.run,
         "plan": dataset.metadata.plan,
@@ -188,51 +188,51 @@ def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     }
 
 
-def _token_file(path: Path, with_codes: bool, weights: str | None) -> dict[str, Any]:
-    from tokcodec.checkpoint import find, find_by_code_id
-    from tokcodec.tokenfile import TokenFile, check_codes
+def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str, Any]:
+    from tokcodec.checkpoint import find, find_by_model_id
+    from tokcodec.tokenfile import TokenFile, check_tokens
 
     given = find(weights) if weights else None
     token_file = TokenFile.load(path)
-    header = find_by_code_id(token_file.code_id, given)
-    # Header and bytes ask for nothing; the codes of an entropy-coded file for its prior.
+    header = find_by_model_id(token_file.model_id, given)
+    # Header and bytes ask for nothing; the tokens of an entropy-coded file for its prior.
     checked = "bytes" if token_file.version > 1 or not token_file.entropy_coded else "header"
-    codes = None
+    tokens = None
     try:
-        if header and (with_codes or _has_prior(token_file, given)):
-            codes = token_file.codes_with(given)
-            check_codes(codes, header.config.quantizer.codebook_size)
-            checked = "codes"
-        elif with_codes:
-            codes = token_file.codes_with(given)
+        if header and (with_tokens or _has_prior(token_file, given)):
+            tokens = token_file.tokens_with(given)
+            check_tokens(tokens, header.config.quantizer.codebook_size)
+            checked = "tokens"
+        elif with_tokens:
+            tokens = token_file.tokens_with(given)
     except TokenFileError as error:
         raise TokenFileError(f"{path}: {error}") from error
     facts: dict[str, Any] = {
         "kind": "token file",
         "version": token_file.version,
         "fit": token_file.fit,
-        "code_id": token_file.code_id.hex(),
+        "model_id": token_file.model_id.hex(),
         "width": token_file.width,
         "height": token_file.height,
-        "bits_per_code": token_file.bits,
-        "num_codes": token_file.num_codes,
+        "bits_per_token": token_file.bits,
+        "num_tokens": token_file.num_tokens,
         "entropy_coded": token_file.entropy_coded,
         "payload_bytes": len(token_file.payload),
         "file_bytes": token_file.file_bytes,
         "model": header.name if header else None,
         "checked": checked,
     }
-    if with_codes and codes is not None:
-        facts["codes"] = codes.tolist()
+    if with_tokens and tokens is not None:
+        facts["tokens"] = tokens.tolist()
     return facts
 
 
 def _has_prior(token_file: "TokenFile", given: "Header | None") -> bool:
-    """Whether what its codes ask for is at hand."""
+    """Whether what its tokens ask for is at hand."""
     from tokcodec.checkpoint import find_with_prior
 
     try:
-        return not token_file.entropy_coded or bool(find_with_prior(token_file.code_id, given))
+        return not token_file.entropy_coded or bool(find_with_prior(token_file.model_id, given))
     except CheckpointError:
         return False
 

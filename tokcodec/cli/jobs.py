@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from tokcodec.inputs.records import Record
 
 STANDARD = "-"
-DECODE = "is a token file; tokcodec decode makes a picture of it"
-ENCODE = "is a picture; tokcodec encode makes a token file of it"
+DECODE = "is a token file; tokcodec decode makes an image of it"
+ENCODE = "is an image; tokcodec encode makes a token file of it"
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Job:
         )
 
 
-def pictures(
+def images(
     sources: Sequence[str], max_bytes: int = MAX_BYTES, selection: "Selection | None" = None
 ) -> "tuple[int | None, Iterator[Record]]":
-    """The pictures of the sources, and how many there are if that is known before reading.
+    """The images of the sources, and how many there are if that is known before reading.
 
     ``max_bytes`` as of ``listing.gather``, ``selection`` as of ``listing.expand``.
 
@@ -67,7 +67,7 @@ def pictures(
     refuse_others(sources, {SUFFIX}, DECODE)
     selection = selection or Selection()
     batches = list_inputs(sources, max_bytes=max_bytes, selection=selection)
-    tell_skipped(selection)
+    report_skipped(selection)
     return count(batches), chain.from_iterable(batch.records() for batch in batches)
 
 
@@ -119,9 +119,9 @@ def plan(
     selection = selection or Selection()
     stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))
     batches = gather(stamps, kinds=kinds, max_bytes=max_bytes)
-    tell_skipped(selection)
+    report_skipped(selection)
     if not batches:
-        wanted = "pictures" if kinds is None else "token files"
+        wanted = "images" if kinds is None else "token files"
         raise typer.BadParameter(f"no {wanted} in {', '.join(sources)}", param_hint="SRC")
     for batch in batches if not into_folder else []:
         for stamp in batch.stamps:
@@ -130,7 +130,9 @@ def plan(
     claimed: dict[Path | None, str] = {}
 
     def to_job(record: Record, batch: Batch) -> Job:
-        if into_folder and (leaves(record.below) or leaves(record.member or record.below)):
+        if into_folder and (
+            escapes_folder(record.below) or escapes_folder(record.member or record.below)
+        ):
             return Job(record.name, None, f"its name leaves the folder {out}; not written")
         target = None
         if output != STANDARD:
@@ -162,7 +164,7 @@ def plan(
     return count(batches), chain(files, rest)
 
 
-def rehearse(jobs: "Iterable[tuple[Job, Record]]", force: bool, as_json: bool) -> None:
+def report_dry_run(jobs: "Iterable[tuple[Job, Record]]", force: bool, as_json: bool) -> None:
     """A line for each of the jobs that ``plan`` gave ``unread``, and how many there are: what a run
     would do with them."""
     from tokcodec.cli.terminal import print_json, say, show
@@ -191,7 +193,7 @@ def rehearse(jobs: "Iterable[tuple[Job, Record]]", force: bool, as_json: bool) -
     )
 
 
-def tell_skipped(selection: "Selection") -> None:
+def report_skipped(selection: "Selection") -> None:
     from tokcodec.cli.terminal import note
 
     if line := selection.told():
@@ -256,7 +258,7 @@ def file_extension(output: str | None) -> str:
     return "" if path.is_dir() or is_stream(path) else path.suffix.lower()
 
 
-def leaves(name: str) -> bool:
+def escapes_folder(name: str) -> bool:
     """Whether a name from within an archive or a dataset is no path of a file below a folder."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or not path.name or "\0" in name

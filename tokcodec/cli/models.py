@@ -21,7 +21,7 @@ def models(
 ) -> None:
     """List the bundled checkpoints.
 
-    Their bytes, ids, and quality on pictures held out from training.
+    Their bytes, ids, and quality on images held out from training.
     """
     from tokcodec.checkpoint import bundled
 
@@ -35,29 +35,38 @@ def models(
     from rich.table import Table
 
     table = Table(box=None)
-    for name in ("name", "codes", "K", "payload", "coded*", "weights", "held-out PSNR*", "code_id"):
-        left = name in ("name", "code_id")
+    for name in (
+        "name",
+        "tokens",
+        "K",
+        "payload",
+        "coded*",
+        "weights",
+        "held-out PSNR*",
+        "model_id",
+    ):
+        left = name in ("name", "model_id")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
     counts = set()
     for header in bundled():
         facts = describe(header)
-        counts.add(f"{facts['held_out_pictures']}")
-        psnr, coded = facts["held_out_psnr"], facts["held_out_coded_bytes"]
+        counts.add(f"{facts['held_out_images']}")
+        psnr, entropy_coded = facts["held_out_psnr"], facts["held_out_entropy_coded_bytes"]
         table.add_row(
             cell(header.name) + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
-            str(facts["num_codes"]),
+            str(facts["num_tokens"]),
             str(facts["codebook_size"]),
             f"{facts['payload_bytes']} B",
-            "unknown" if coded is None else f"{coded:.0f} B",
+            "unknown" if entropy_coded is None else f"{entropy_coded:.0f} B",
             f"{facts['weights_bytes'] / 1e6:.1f} MB",
             "unknown" if psnr is None else f"{psnr:.2f} dB",
-            header.code_id[:8],
+            header.model_id[:8],
         )
     # Figures must not be cut, in a pipe or a narrow terminal.
     console = Console(width=max(Console().width, 100))
     console.print(table)
     console.print(
-        f"* mean over {' or '.join(sorted(counts))} pictures held out from training, 256x256; the "
+        f"* mean over {' or '.join(sorted(counts))} images held out from training, 256x256; the "
         "README and the model card\n  have the evaluation's figures, which are of other photos",
         highlight=False,
     )
@@ -72,13 +81,22 @@ def _known(as_json: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None)
-    for name in ("model", "codes", "K", "payload", "licence", "rFID*", "verified*", "published as"):
-        right = name in ("codes", "K", "payload", "rFID*")
+    for name in (
+        "model",
+        "tokens",
+        "K",
+        "payload",
+        "licence",
+        "rFID*",
+        "verified*",
+        "published as",
+    ):
+        right = name in ("tokens", "K", "payload", "rFID*")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in rows:
         table.add_row(
             row["model"],
-            str(row["codes"]),
+            str(row["tokens"]),
             str(row["codebook_size"]),
             f"{row['payload_bytes']} B",
             row["licence"],
@@ -91,7 +109,7 @@ def _known(as_json: bool) -> None:
     console.print(table)
     console.print(
         "* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with\n"
-        "  the published code on seeded weights, codes (and z and pixels) or the shapes of tensors",
+        "  the published code on seeded weights, tokens (and z and pixels) or the tensors' shapes",
         highlight=False,
     )
 
@@ -105,9 +123,9 @@ def published() -> list[dict[str, Any]]:
         {
             "family": family.title,
             "model": model.name,
-            "codes": model.codes,
+            "tokens": model.tokens,
             "codebook_size": model.codebook_size,
-            "payload_bytes": packed_size(model.codes, (model.codebook_size - 1).bit_length()),
+            "payload_bytes": packed_size(model.tokens, (model.codebook_size - 1).bit_length()),
             "published": model.published,
             "licence": model.licence or family.licence,
             "rfid": model.rfid,
@@ -124,22 +142,22 @@ def describe(header: "Header") -> dict[str, Any]:
 
     config = header.config
     prior = header.provenance.get("prior")
-    coded = prior.get("held_out_payload_bytes") if isinstance(prior, dict) else None
+    entropy_coded = prior.get("held_out_payload_bytes") if isinstance(prior, dict) else None
     return {
         "name": header.name,
         "path": str(header.path),
         "layout": config.encoder.kind,
         "image_size": config.preprocessing.image_size,
-        "num_codes": config.num_codes,
+        "num_tokens": config.num_tokens,
         "codebook_size": config.quantizer.codebook_size,
-        "bits_per_code": config.quantizer.bits,
-        "payload_bytes": packed_size(config.num_codes, config.quantizer.bits),
+        "bits_per_token": config.quantizer.bits,
+        "payload_bytes": packed_size(config.num_tokens, config.quantizer.bits),
         "weights_bytes": header.path.stat().st_size,
         "default_fit": config.default_fit,
-        "held_out_coded_bytes": coded,
-        "held_out_pictures": header.provenance.get("held_out_pictures"),
+        "held_out_entropy_coded_bytes": entropy_coded,
+        "held_out_images": header.provenance.get("held_out_images"),
         "held_out_psnr": header.provenance.get("held_out_psnr"),
-        "code_id": header.code_id,
+        "model_id": header.model_id,
         "checkpoint_id": header.checkpoint_id,
         "prior_id": header.prior_id,
     }

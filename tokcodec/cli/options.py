@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tokcodec.codec import Codec
 
 MANY = "files, folders, globs, WebDataset tars, Parquet files; paths or URLs."
-Pictures = Annotated[list[str], typer.Argument(metavar="SRC", help="Pictures: " + MANY)]
+Images = Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -21,7 +21,7 @@ Output = Annotated[
 Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Only say what would be done; no picture or code is read."),
+    typer.Option("--dry-run", help="Only say what would be done; no image or token is read."),
 ]
 Include = Annotated[
     list[str] | None,
@@ -56,7 +56,7 @@ WEIGHTS: dict[str, Any] = {
 Tokens = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Only the first so many codes of each square; for checkpoints trained for it."
+        min=1, help="Only the first so many tokens of each square; for checkpoints trained for it."
     ),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
@@ -64,30 +64,30 @@ Dtype = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(
         help="Of the model's matrix products. bfloat16 is for GPUs and processors that have it in "
-        "hardware, and changes some codes, and pixels a little."
+        "hardware, and changes some tokens, and pixels a little."
     ),
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Squares that the model sees at once, part of what fixes codes; 16 if not given, "
+        help="Tiles that the model sees at once, part of what fixes tokens; 16 if not given, "
         "fewer of a large model on a CPU.",
     ),
 ]
 Workers = Annotated[
-    int, typer.Option(min=1, help="Threads that read and write pictures.", show_default="cores")
+    int, typer.Option(min=1, help="Threads that read and write images.", show_default="cores")
 ]
 AllowLarge = Annotated[
     bool, typer.Option("--allow-large", help="Lift Pillow's decompression bomb limit.")
 ]
-MaxPictureBytes = Annotated[
+MaxImageBytes = Annotated[
     int,
     typer.Option(
-        "--max-picture-bytes",
+        "--max-image-bytes",
         metavar="N",
         min=1,
-        help="A larger picture fails, and so do those in a tar that share a key, beyond so many.",
+        help="A larger image fails, and so do those in a tar that share a key, beyond so many.",
     ),
 ]
 WeightsOf = Annotated[
@@ -112,7 +112,7 @@ def load_codec(path: Path, device: str, batch_size: int | None, dtype: Dtype) ->
 
 
 def allow_large() -> None:
-    """Pillow's own switch, which holds for opening pictures and for making them."""
+    """Pillow's own switch, which holds for opening images and for making them."""
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None

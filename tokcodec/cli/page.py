@@ -16,14 +16,14 @@ from tokcodec.cli.evaluate import (
     prepare,
     require_packages,
 )
-from tokcodec.cli.jobs import pictures
+from tokcodec.cli.jobs import images
 from tokcodec.cli.options import (
     CORES,
     WEIGHTS,
     AllowLarge,
     Device,
     Force,
-    MaxPictureBytes,
+    MaxImageBytes,
     Workers,
     allow_large,
 )
@@ -49,13 +49,13 @@ def page(
         list[str],
         typer.Argument(
             metavar="SRC",
-            help="Pictures, as for evaluate; or token files: files, folders, globs; or token "
+            help="Images, as for evaluate; or token files: files, folders, globs; or token "
             "datasets.",
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="FOLDER", help="Gets index.html and pictures."),
+        typer.Option("-o", "--output", metavar="FOLDER", help="Gets index.html and images."),
     ],
     weights: Annotated[
         list[str] | None,
@@ -68,39 +68,39 @@ def page(
     originals: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SRC", help="The pictures that token files are of, to compare with; also again."
+            metavar="SRC", help="The images that token files are of, to compare with; also again."
         ),
     ] = None,
     against: Against = EVERY,
     fit: Annotated[
         Literal["crop", "stretch", "pad"] | None,
-        typer.Option(help="From a picture to the square; crop if not given."),
+        typer.Option(help="From an image to the square; crop if not given."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Show so many pictures, the first.")] = 1000,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many images, the first.")] = 1000,
     device: Device = "auto",
     workers: Workers = CORES,
     allow: AllowLarge = False,
-    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
+    max_image_bytes: MaxImageBytes = MAX_BYTES,
     force: Force = False,
 ) -> None:
-    """Write a page to compare pictures on.
+    """Write a page to compare images on.
 
-    Every picture, what checkpoints make of it, and what other codecs do in no more bytes.
+    Every image, what checkpoints make of it, and what other codecs do in no more bytes.
 
-    Pictures are encoded and measured as evaluate does it. Token files, and rows of token datasets,
+    Images are encoded and measured as evaluate does it. Token files, and rows of token datasets,
     are shown as they are, in the fit that they have; measured, and beside other codecs, where
     --originals are named, by the names of the token files without .tok, or the rows' keys. Of two
-    token files of one name, by different checkpoints, one picture is made. FOLDER/index.html needs
+    token files of one name, by different checkpoints, one image is made. FOLDER/index.html needs
     no network, and asks for none.
     """
     from tokcodec.evaluate.page import FILES, INDEX, Page
 
     of_tokens = {_holds_tokens(source) for source in sources}
     if len(of_tokens) > 1:
-        raise typer.BadParameter("pictures and token files: take one kind", param_hint="SRC")
+        raise typer.BadParameter("images and token files: take one kind", param_hint="SRC")
     (tokens,) = of_tokens
     if originals and not tokens:
-        raise typer.BadParameter("pictures are their own originals", param_hint="--originals")
+        raise typer.BadParameter("images are their own originals", param_hint="--originals")
     if fit and tokens:
         raise typer.BadParameter("token files have theirs", param_hint="--fit")
     compared = bool(originals) or not tokens
@@ -108,33 +108,33 @@ def page(
         require_packages()
     else:
         note("nothing is measured, and no other codec shown, without --originals")
-    others = parse_names(against) if compared else ()
+    baselines = parse_names(against) if compared else ()
     if allow:
         allow_large()
     prepare(output, FILES, force)
 
     if tokens:
         evaluator, examples, count = _of_tokens(
-            sources, weights or [], originals, others, limit, device
+            sources, weights or [], originals, baselines, limit, device
         )
     else:
-        found = pictures(sources, max_picture_bytes)
-        evaluator, examples, count = _of_pictures(
-            found, weights, others, fit or "crop", limit, device
+        found = images(sources, max_image_bytes)
+        evaluator, examples, count = _of_images(
+            found, weights, baselines, fit or "crop", limit, device
         )
-    made = Page(output, evaluator.points, others)
+    made = Page(output, evaluator.points, baselines)
     measure(evaluator, examples, workers, count, sources, made.add)
     made.write(evaluator.evaluation())
     (output / UNFINISHED).unlink()
-    note(f"{evaluator.pictures} pictures in {output / INDEX}")
+    note(f"{evaluator.images} images in {output / INDEX}")
     if evaluator.failed:
         raise typer.Exit(3)
 
 
-def _of_pictures(
+def _of_images(
     found: "tuple[int | None, Iterator[Record]]",
     weights: list[str] | None,
-    others: "tuple[Name, ...]",
+    baselines: "tuple[Name, ...]",
     fit: Literal["crop", "stretch", "pad"],
     limit: int,
     device: str,
@@ -145,22 +145,22 @@ def _of_pictures(
 
     count, records = found
     if count and count > limit:
-        note(f"the first {limit:,} of {count:,} pictures; --limit for more")
+        note(f"the first {limit:,} of {count:,} images; --limit for more")
     points = points_of(Codec.load(name, device) for name in weights or bundled())
     size = compared_size(points)
     examples = encoded(islice(records, limit), points, fit, size)
-    return Evaluator(points, others, fit, size), examples, count and min(count, limit)
+    return Evaluator(points, baselines, fit, size), examples, count and min(count, limit)
 
 
 def _of_tokens(
     sources: list[str],
     weights: list[str],
     originals: list[str] | None,
-    others: "tuple[Name, ...]",
+    baselines: "tuple[Name, ...]",
     limit: int,
     device: str,
 ) -> "Prepared":
-    """Files are gathered to pictures by name, and to points by model and number of codes."""
+    """Files are gathered to images by name, and to points by model and number of tokens."""
     from tokcodec.checkpoint import find
     from tokcodec.codec import Codec
     from tokcodec.evaluate.run import Evaluator, Point, compared_size, decoded
@@ -168,7 +168,7 @@ def _of_tokens(
     given = [find(name) for name in weights]
     codecs: dict[str, Codec] = {}
     places: dict[tuple[str, int], int] = {}
-    coded: set[tuple[str, int]] = set()
+    entropy_coded: set[tuple[str, int]] = set()
     named: dict[str, dict[int, TokenFile]] = {}
     problems: list[TokcodecError] = []
     fits: set[Fit] = set()
@@ -181,7 +181,7 @@ def _of_tokens(
             continue
         try:
             file, header = _usable(found, given)
-            key = header.checkpoint_id, file.num_codes
+            key = header.checkpoint_id, file.num_tokens
             place = places.setdefault(key, len(places))
             if place in named.get(name, {}):
                 raise TokenFileError("a second one of this name and model")
@@ -190,21 +190,21 @@ def _of_tokens(
             continue
         if header.checkpoint_id not in codecs:
             codecs[header.checkpoint_id] = Codec.load(header, device)
-        coded |= {key} if file.entropy_coded else set()  # those that it makes shorter
+        entropy_coded |= {key} if file.entropy_coded else set()  # those that it makes shorter
         named.setdefault(name, {})[place] = file
         fits.add(file.fit)
     if cut:
-        note(f"the first {limit:,} pictures; --limit for more")
+        note(f"the first {limit:,} images; --limit for more")
     if len(fits) > 1:
         raise EvaluationError(f"token files of several fits, {', '.join(sorted(fits))}: take one")
     if not fits:
         raise problems[0] if problems else EvaluationError(f"{', '.join(sources)}: no token files")
     (fit,) = fits
-    points = [Point(codecs[key[0]], key[1], key in coded) for key in places]
+    points = [Point(codecs[key[0]], key[1], key in entropy_coded) for key in places]
     size = compared_size(points) if originals else None
     known = _named(originals, named) if originals else None
     examples = chain(problems, decoded(named.items(), points, fit, known))
-    return Evaluator(points, others, fit, size), examples, len(named)
+    return Evaluator(points, baselines, fit, size), examples, len(named)
 
 
 def _usable(
@@ -213,19 +213,19 @@ def _usable(
     """A token file, and the checkpoint that decodes it: a given, a bundled or a cached one.
 
     Raises:
-        TokcodecError: there is none; the file is of several squares; or the error that is given.
+        TokcodecError: there is none; the file is of several tiles; or the error that is given.
     """
-    from tokcodec.checkpoint import find_by_code_id
+    from tokcodec.checkpoint import find_by_model_id
 
     if isinstance(file, TokcodecError):
         raise file
     if file.fit in ("tile", "native"):
-        raise TokenFileError(f"its fit is {file.fit}, and a page shows single squares: decode it")
-    fitting = (header for header in given if header.decodes(file.code_id))
-    header = next(fitting, None) or find_by_code_id(file.code_id)
+        raise TokenFileError(f"its fit is {file.fit}, and a page shows single tiles: decode it")
+    fitting = (header for header in given if header.decodes(file.model_id))
+    header = next(fitting, None) or find_by_model_id(file.model_id)
     if header is None:
-        model = file.code_id.hex()
-        raise TokenFileError(f"its codes are of model {model}: name its checkpoint by --weights")
+        model = file.model_id.hex()
+        raise TokenFileError(f"its tokens are of model {model}: name its checkpoint by --weights")
     return file, header
 
 
@@ -240,20 +240,20 @@ def _holds_tokens(source: str) -> bool:
 
 
 def _is_token_dataset(source: str) -> bool:
-    """And not Parquet with pictures."""
+    """And not Parquet with images."""
     require_pyarrow()
     from tokcodec.dataset.table import read_metadata
 
     path = location(source)
     try:
-        read_metadata(path if path.suffix == ".parquet" else listed(path, "part-*.parquet")[0])
+        read_metadata(path if path.suffix == ".parquet" else listed(path, "shard-*.parquet")[0])
     except DatasetError:
         return False
     return True
 
 
 def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
-    """A picture's name, and its token file, or what is wrong with it."""
+    """An image's name, and its token file, or what is wrong with it."""
     from tokcodec.inputs.listing import expand, gather
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
@@ -262,7 +262,7 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
 
         dataset = open_dataset(source)
         if compared and dataset.metadata.run["views"] == "ten-crop":
-            raise DatasetError(f"{source}: ten crops a picture: leave --originals out")
+            raise DatasetError(f"{source}: ten crops an image: leave --originals out")
         yield from token_files(dataset)
         return
     for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
@@ -277,10 +277,10 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
 
 
 def _named(sources: list[str], names: Collection[str]) -> "dict[str, Record]":
-    """Those pictures that have one of these names, as keys or as paths below their source."""
+    """Those images that have one of these names, as keys or as paths below their source."""
     from tokcodec.inputs.records import printable
 
-    _, records = pictures(sources)
+    _, records = images(sources)
     return {
         name: record
         for record in records

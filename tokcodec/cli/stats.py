@@ -28,7 +28,7 @@ def stats(
 ) -> None:
     """Report what token files cost.
 
-    Against raw pixels, and against the pictures where those lie beside their token files.
+    Against raw pixels, and against the images where those lie beside their token files.
     """
     from tokcodec.checkpoint import find
     from tokcodec.evaluate.stats import Collector
@@ -47,7 +47,7 @@ def stats(
                 say(f"{path}: {str(error).removeprefix(f'{path}: ')}")
                 collector.failed += 1
     report = collector.report()
-    if not report.pictures:
+    if not report.images:
         if not collector.failed:
             say(f"no token files in {', '.join(sources)}")
         raise typer.Exit(1)
@@ -90,7 +90,7 @@ def _print(report: "Report") -> None:
     def row(name: str, value: int | float | None, format_: str = ",", unit: str = "") -> None:
         table.add_row(name, "unknown" if value is None else f"{value:{format_}}{unit}")
 
-    row("pictures", report.pictures)
+    row("images", report.images)
     row("failed", report.failed)
     row("raw bytes (W x H x 3)", report.raw_bytes)
     row("source files, bytes", report.source_bytes)
@@ -100,16 +100,18 @@ def _print(report: "Report") -> None:
     row("raw : token files", report.ratio_raw, ",.1f", " : 1")
     row("source : token files", report.ratio_source, ",.1f", " : 1")
     row("codebook size", report.codebook_size)
-    row("codes used", report.codes_used)
+    row("tokens used", report.tokens_used)
     row("usage", report.usage, ".2%")
     row("perplexity", report.perplexity, ",.1f")
-    row("entropy, bits per code", report.entropy_bits_per_code, ".3f")
+    row("entropy, bits per token", report.entropy_bits_per_token, ".3f")
     # Figures must not be cut, in a pipe or a narrow terminal.
     Console(width=max(Console().width, 60)).print(table)
     if len(report.models) > 1:
         models = ", ".join(report.models)
-        show(f"of several models ({models}), whose codes mean different things: name one at a time")
+        show(
+            f"of several models ({models}), whose tokens mean different things: name one at a time"
+        )
     elif report.codebook_size is None:
         show(f"model {why_unknown(report.models[0])}")
     if report.source_bytes is None:
-        show("source files: known where every picture lies beside its token file")
+        show("source files: known where every image lies beside its token file")

@@ -57,9 +57,9 @@ def cell(text: str) -> str:
     return escape(escaped(text))
 
 
-def why_unknown(code_id: str) -> str:
-    """What to do about the model of a ``code_id`` that is not at hand."""
-    return f"{code_id} is neither bundled nor cached; name its checkpoint with --weights"
+def why_unknown(model_id: str) -> str:
+    """What to do about the model of a ``model_id`` that is not at hand."""
+    return f"{model_id} is neither bundled nor cached; name its checkpoint with --weights"
 
 
 def write_out(data: bytes) -> None:
@@ -94,7 +94,7 @@ class Bar:
     """
 
     def __init__(
-        self, done: str, total: int | None, unit: str = "pictures", where_failed: str = ""
+        self, done: str, total: int | None, unit: str = "images", where_failed: str = ""
     ) -> None:
         """
         Args:

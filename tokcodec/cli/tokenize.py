@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tokcodec.cli.encode import colour_of
-from tokcodec.cli.jobs import DECODE, STANDARD, file_extension, refuse_others, tell_skipped
+from tokcodec.cli.jobs import DECODE, STANDARD, file_extension, refuse_others, report_skipped
 from tokcodec.cli.options import (
     CORES,
     MANY,
@@ -23,7 +23,7 @@ from tokcodec.cli.options import (
     Follow,
     Include,
     Json,
-    MaxPictureBytes,
+    MaxImageBytes,
     Tokens,
     allow_large,
 )
@@ -53,12 +53,12 @@ def tokenize(
         list[str] | None,
         typer.Argument(
             metavar="[SRC]...",
-            help="Pictures: " + MANY,
+            help="Images: " + MANY,
         ),
     ] = None,
     from_file: Annotated[
         str | None,
-        typer.Option(metavar="FILE|-", help="Also the pictures that it lists, a name a line."),
+        typer.Option(metavar="FILE|-", help="Also the images that it lists, a name a line."),
     ] = None,
     dry_run: DryRun = False,
     force: Annotated[bool, typer.Option("-f", "--force", help="Begin again.")] = False,
@@ -67,14 +67,14 @@ def tokenize(
     ] = DEFAULT_WEIGHTS,
     fit: Annotated[
         Literal["stretch", "crop", "pad", "native"] | None,
-        typer.Option(help="How a picture meets the square; the checkpoint's own if not given."),
+        typer.Option(help="How an image meets the square; the checkpoint's own if not given."),
     ] = None,
     background: Annotated[
         str, typer.Option(metavar="COLOUR", help="Behind transparent parts: a name or #rrggbb.")
     ] = "white",
     views: Annotated[
         Literal["one", "hflip", "ten-crop"],
-        typer.Option(help="Rows a picture: one, it and its mirror image, or ten crops."),
+        typer.Option(help="Rows an image: one, it and its mirror image, or ten crops."),
     ] = "one",
     tokens: Tokens = None,
     label: Annotated[
@@ -84,13 +84,13 @@ def tokenize(
     rows_per_shard: Annotated[
         int, typer.Option(min=1, help="Rows of a shard; a tar is always one.")
     ] = 10_000,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only part I of N (from 0), for other machines' sake."),
     ] = None,
     max_failures: Annotated[
-        int | None, typer.Option(min=0, help="Stop above so many bad pictures.")
+        int | None, typer.Option(min=0, help="Stop above so many bad images.")
     ] = None,
     retry_failed: Annotated[
         bool,
@@ -111,7 +111,7 @@ def tokenize(
         int | None,
         typer.Option(
             min=1,
-            help="Squares that the model sees at once, part of what fixes codes; 16 if not given, "
+            help="Tiles that the model sees at once, part of what fixes tokens; 16 if not given, "
             "fewer of a large model on a CPU, on CUDA without Ray what is found to be fastest.",
         ),
     ] = None,
@@ -119,7 +119,7 @@ def tokenize(
         int | None,
         typer.Option(
             min=1,
-            help="Threads that read pictures: the cores; of each of Ray's actors, which takes so "
+            help="Threads that read images: the cores; of each of Ray's actors, which takes so "
             "many of the cluster's: 1.",
         ),
     ] = None,
@@ -141,16 +141,16 @@ def tokenize(
     include: Include = None,
     exclude: Exclude = None,
     follow: Follow = False,
-    allow_large_pictures: AllowLarge = False,
-    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
+    allow_large_images: AllowLarge = False,
+    max_image_bytes: MaxImageBytes = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
-    """Turn pictures into a token dataset.
+    """Turn images into a token dataset.
 
-    Rows of Parquet, in shards. A bad picture is a row with its error. After a stop, the same
+    Rows of Parquet, in shards. A bad image is a row with its error. After a stop, the same
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
-    from tokcodec.checkpoint import check_fit, check_tokens, find
+    from tokcodec.checkpoint import check_fit, check_token_count, find
     from tokcodec.codec import Codec, default_batch_size
     from tokcodec.model.loading import fastest_dtype, resolve_device
 
@@ -162,7 +162,7 @@ def tokenize(
     from tokcodec.tokenize.step import ShardStep
     from tokcodec.tokenize.task import Settings, Task
 
-    if allow_large_pictures:
+    if allow_large_images:
         allow_large()
     # A folder's name may have a dot, too: dataset.v2.
     if (
@@ -175,16 +175,16 @@ def tokenize(
             param_hint="-o",
         )
     out = location(output)
-    part = _part(shard, out)
+    share = _share(shard, out)
     listed = _listed(from_file)
     sources = sources or []
     if not sources and not listed:
-        raise typer.BadParameter("no pictures: name sources, or --from-file", param_hint="SRC")
+        raise typer.BadParameter("no images: name sources, or --from-file", param_hint="SRC")
     refuse_others(sources, {SUFFIX}, DECODE)
     if any(same_file(out, source) for source in (*sources, *listed)):
         raise typer.BadParameter(f"{output} is the input itself", param_hint="-o")
     header = find(weights)
-    check_tokens(header, tokens)
+    check_token_count(header, tokens)
     default = header.config.default_fit
     chosen = fit or ("stretch" if default == "tile" else default)
     check_fit(header, chosen)
@@ -198,7 +198,7 @@ def tokenize(
     if searched and shard:
         raise typer.BadParameter("parts on CUDA need it", param_hint="--batch-size")
     if batch_size is None and chosen == "native":
-        batch_size = 1  # every picture may have a shape of its own
+        batch_size = 1  # every image may have a shape of its own
     batch_size = batch_size or default_batch_size(header.config, kind)
     selection = Selection(include or (), exclude or (), follow)
     plan = make_plan(
@@ -209,12 +209,12 @@ def tokenize(
         label,
         limit,
         out,
-        max_picture_bytes,
+        max_image_bytes,
         selection,
     )
-    tell_skipped(selection)
+    report_skipped(selection)
     if dry_run:
-        _rehearse(plan, part, out, force, as_json)
+        _dry_run(plan, share, out, force, as_json)
         return
     codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
     if searched and codec:
@@ -236,12 +236,12 @@ def tokenize(
         if kind == "cpu" and dtype == "float32" and fastest_dtype(codec.device) != dtype:
             note(
                 "this processor is faster in bfloat16: --dtype bfloat16 brings that, and changes "
-                "some codes (tokcodec verify shows how many)"
+                "some tokens (tokcodec verify shows how many)"
             )
         work: Engine = ShardStep(task, codec, workers or CORES)
     else:
         work = on_ray(task, ray_address, actors, workers or 1)
-    shards = plan.part(*part)
+    shards = plan.share(*share)
     named = f"tokcodec inspect {shlex.quote(str(out))} --failed names all"
     if not shards:
         note(f"part {shard} has no shards: there are {len(plan.shards)} in all")
@@ -251,7 +251,7 @@ def tokenize(
             task,
             work,
             out,
-            part,
+            share,
             retry_failed=retry_failed,
             verify_inputs=verify_inputs,
             force=force,
@@ -269,34 +269,34 @@ def tokenize(
         raise typer.Exit(3)
 
 
-def _rehearse(
-    plan: "Plan", part: tuple[int, int], output: Path, force: bool, as_json: bool
+def _dry_run(
+    plan: "Plan", share: tuple[int, int], output: Path, force: bool, as_json: bool
 ) -> None:
-    """What a run would do: its pictures, its shards, and how many of those are there."""
+    """What a run would do: its images, its shards, and how many of those are there."""
     from tokcodec.inputs.listing import count
     from tokcodec.io.remote import is_there, listed, reason_of
-    from tokcodec.tokenize.plan import parts_of
+    from tokcodec.tokenize.plan import shards_folder
 
-    shards = plan.part(*part)
+    shards = plan.share(*share)
     stamps = {stamp for shard in shards for stamp in shard.batch.stamps}
     try:
-        there = {path.name for path in listed(parts_of(output) or output, "part-*.parquet")}
+        there = {path.name for path in listed(shards_folder(output) or output, "shard-*.parquet")}
         joined = output.suffix == ".parquet" and is_there(output)
     except OSError as error:
         raise DatasetError(f"{output}: cannot reach it: {reason_of(error)}") from error
     facts = {
         "output": str(output),
-        "pictures": count(shard.batch for shard in shards),
+        "images": count(shard.batch for shard in shards),
         "source_bytes": sum(stamp.size for stamp in stamps),
         "shards": len(shards),
         "there": len(shards) if joined else sum(shard.name in there for shard in shards),
     }
     if as_json:
         print_json(facts)
-    pictures = "unknown" if facts["pictures"] is None else f"{facts['pictures']:,}"
+    images = "unknown" if facts["images"] is None else f"{facts['images']:,}"
     fate = "overwritten" if force else "kept if they are of the same run"
     say(
-        f"dry run, nothing is read or written: pictures {pictures}, bytes {facts['source_bytes']:,}"
+        f"dry run, nothing is read or written: images {images}, bytes {facts['source_bytes']:,}"
         f", shards {len(shards):,} of {output}"
         + (f", of which {facts['there']:,} are there: {fate}" if facts["there"] else "")
     )
@@ -313,7 +313,7 @@ class _Mover:
         before = self.before.get(now.shard.number)
         self.before[now.shard.number] = now
         failed = now.failed - (before.failed if before else 0)
-        good = now.pictures - (before.pictures if before else 0) - failed
+        good = now.images - (before.images if before else 0) - failed
         self.bar.bytes_in += now.bytes_in - (before.bytes_in if before else 0)
         if failed:
             self.bar.fail(": ".join(now.error or ()), failed)
@@ -321,7 +321,7 @@ class _Mover:
             (self.bar.skip if now.kept else self.bar.move)(good)
 
 
-def _part(text: str | None, output: Path) -> tuple[int, int]:
+def _share(text: str | None, output: Path) -> tuple[int, int]:
     if text is None:
         return 0, 1
     match = re.fullmatch(r"(\d+)/(\d+)", text)

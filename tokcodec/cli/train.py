@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tokcodec.cli import terminal
-from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxPictureBytes
+from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxImageBytes
 from tokcodec.cli.terminal import NAMED, Bar, note, show
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError, without_credentials
@@ -25,7 +25,7 @@ def _again(step: int) -> str:
 
 
 def train(
-    sources: Annotated[list[str], typer.Argument(metavar="SRC", help="Pictures: " + MANY)],
+    sources: Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
     ],
@@ -46,11 +46,11 @@ def train(
             "the same decoder, or one of fewer layers or less pixel_overlap.",
         ),
     ] = None,
-    codes_of: Annotated[
+    tokens_of: Annotated[
         str | None,
         typer.Option(
             **WEIGHTS,
-            help="Train only a decoder, for the codes of this checkpoint, which stay as they are. "
+            help="Train only a decoder, for the tokens of this checkpoint, which stay as they are. "
             "It begins as the checkpoint's where --from would go on with that, else afresh.",
         ),
     ] = None,
@@ -58,7 +58,7 @@ def train(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Pictures a step, of all processes; 64 if not given, or the preset's."
+            min=1, help="Images a step, of all processes; 64 if not given, or the preset's."
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of AdamW.")] = 1e-3,
@@ -79,7 +79,7 @@ def train(
     spectra: Annotated[
         float,
         typer.Option(
-            min=0, help="Weight in the loss of a distance of spectra of windows: sharper pictures."
+            min=0, help="Weight in the loss of a distance of spectra of windows: sharper images."
         ),
     ] = 0.0,
     lpips: Annotated[
@@ -100,7 +100,7 @@ def train(
     adversarial: Annotated[
         float,
         typer.Option(
-            min=0, help="Weight in the loss of deceiving a discriminator; with --codes-of."
+            min=0, help="Weight in the loss of deceiving a discriminator; with --tokens-of."
         ),
     ] = 0.0,
     report_every: Annotated[
@@ -110,7 +110,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="List of pictures kept from training, a key a line: the path below SRC, "
+            help="List of images kept from training, a key a line: the path below SRC, "
             "name.tar/member or file.parquet/row. Without it, one in 32.",
         ),
     ] = None,
@@ -137,10 +137,10 @@ def train(
             "it always does, with the same number of threads.",
         ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read pictures.")] = 2,
-    max_picture_bytes: MaxPictureBytes = MAX_BYTES,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 2,
+    max_image_bytes: MaxImageBytes = MAX_BYTES,
 ) -> None:
-    """Train a tokenizer on your own pictures.
+    """Train a tokenizer on your own images.
 
     RUN gets model.safetensors, a checkpoint for --weights, at every report. After a stop, the
     same command goes on from there, to the same weights as without the stop.
@@ -150,23 +150,25 @@ def train(
     from tokcodec.checkpoint import find
     from tokcodec.model.loading import fastest_dtype, resolve_device
     from tokcodec.train import loop, ranks
-    from tokcodec.train.data import FINGERPRINT, load_pictures
+    from tokcodec.train.data import FINGERPRINT, load_images
     from tokcodec.train.perceptual import load_lpips
     from tokcodec.train.recipe import Recipe
-    from tokcodec.train.start import decoder_goes_on
+    from tokcodec.train.start import can_warm_start_decoder
 
-    if from_ and codes_of:
-        raise TrainingError("--codes-of already begins with the weights it names; leave --from out")
+    if from_ and tokens_of:
+        raise TrainingError(
+            "--tokens-of already begins with the weights it names; leave --from out"
+        )
     config, preset_size = _read_config(model)
-    source = find(name) if (name := from_ or codes_of) else None
-    loop.require_trainable(config, source, bool(codes_of))
-    with ranks.joined(device) as own:
+    source = find(name) if (name := from_ or tokens_of) else None
+    loop.require_trainable(config, source, bool(tokens_of))
+    with ranks.process_group(device) as own:
         terminal.quiet |= bool(ranks.rank())  # the first speaks for all
         torch_device = resolve_device(own)
         if deterministic:
             loop.make_deterministic()
-        begun, done = loop.standing_of(output) or (None, 0)
-        if source and not begun and not decoder_goes_on(config, source.config):
+        begun, done = loop.load_progress(output) or (None, 0)
+        if source and not begun and not can_warm_start_decoder(config, source.config):
             note(f"the decoder starts afresh: it cannot go on from that of {source.path}")
         # What depends on the machine, a run that goes on keeps.
         if dtype == "auto":
@@ -190,9 +192,9 @@ def train(
             compiled=compiled,
         )
         network = load_lpips(lpips_file or []) if lpips else None
-        with ranks.first_goes_first(), Bar("read", 0) as reading:
+        with ranks.main_process_first(), Bar("read", 0) as reading:
             reading.again = "the same command reads them again"
-            pictures = load_pictures(
+            images = load_images(
                 sources,
                 frozenset(_read_text(held_out, "--held-out").split("\n")) - {""}
                 if held_out
@@ -201,14 +203,14 @@ def train(
                 output,
                 workers,
                 partial(_read, reading),
-                max_picture_bytes,
+                max_image_bytes,
             )
-        for line in pictures.skipped[:NAMED]:
+        for line in images.skipped[:NAMED]:
             note(f"skipped {line}")
-        if (more := len(pictures.skipped) - NAMED) > 0:
+        if (more := len(images.skipped) - NAMED) > 0:
             note(f"skipped {more:,} more, as {output / FINGERPRINT} names all of them")
         note(
-            f"{len(pictures.train)} pictures to train on, {len(pictures.held_out)} held out; "
+            f"{len(images.train)} images to train on, {len(images.held_out)} held out; "
             + (f"goes on from step {done}, as it was begun in " if begun else "")
             + f"{recipe.dtype} on {torch_device}"
             + (f", {ranks.count()} processes" if ranks.count() > 1 else "")
@@ -218,13 +220,13 @@ def train(
             header = loop.train(
                 config,
                 recipe,
-                pictures,
+                images,
                 output,
                 torch_device,
                 provenance,
                 partial(_report, bar),
                 source,
-                bool(codes_of),
+                bool(tokens_of),
                 network,
                 partial(_move, bar),
             )
@@ -253,17 +255,17 @@ def _move(bar: Bar, steps: int, before: bool) -> None:
 def _report(bar: Bar, now: "Report") -> None:
     note(
         f"step {now.step}/{now.steps}  loss {now.loss:.4f}  held-out PSNR {now.psnr:.2f} dB  "
-        f"codebook used {now.usage:.1%}  {now.pictures_per_second:.0f} pictures/s  "
+        f"codebook used {now.usage:.1%}  {now.images_per_second:.0f} images/s  "
         f"MFU {now.utilization:.0%}"
     )
     bar.remark = (
-        f"loss {now.loss:.4f}, {now.pictures_per_second:.0f} pictures/s, MFU {now.utilization:.0%}"
+        f"loss {now.loss:.4f}, {now.images_per_second:.0f} images/s, MFU {now.utilization:.0%}"
     )
     bar.again = _again(now.step)
 
 
 def _read_config(model: str) -> "tuple[ModelConfig, int]":
-    """The config, and pictures a step."""
+    """The config, and images a step."""
     from tokcodec.train.presets import PRESETS
     from tokcodec.train.recipe import Recipe
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def train_prior(
-    dataset: Annotated[str, typer.Argument(help="A token dataset of many pictures; or its URL.")],
+    dataset: Annotated[str, typer.Argument(help="A token dataset of many images; or its URL.")],
     weights: Annotated[
         str,
-        typer.Option(**WEIGHTS, help="The checkpoint that its codes are of, in rows and columns."),
+        typer.Option(**WEIGHTS, help="The checkpoint that its tokens are of, in rows and columns."),
     ],
     output: Annotated[
         Path,
@@ -34,16 +34,16 @@ def train_prior(
     held_out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATASET", help="A token dataset of other pictures, to say what is saved."
+            metavar="DATASET", help="A token dataset of other images, to say what is saved."
         ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Give a checkpoint a prior, for encode --coded.
+    """Give a checkpoint a prior, for encode --entropy-coded.
 
-    From the codes of many pictures.
+    From the tokens of many images.
 
-    It takes minutes for millions of codes. The code_id stays. Files that were coded with an
+    It takes minutes for millions of tokens. The model_id stays. Files that were coded with an
     earlier prior can only be read with that one.
     """
     require_pyarrow()
@@ -58,29 +58,29 @@ def train_prior(
     source = find(weights)
     header = add_prior(
         source,
-        _codes(source, dataset),
-        _codes(source, held_out) if held_out else (),
+        _tokens(source, dataset),
+        _tokens(source, held_out) if held_out else (),
         output,
         {"command": without_credentials(shlex.join(["tokcodec", *sys.argv[1:]]))},
     )
     facts = header.provenance["prior"]
     if "held_out_payload_bytes" in facts:
-        packed = packed_size(header.config.num_codes, header.config.quantizer.bits)
-        coded = facts["held_out_payload_bytes"]
+        packed = packed_size(header.config.num_tokens, header.config.quantizer.bits)
+        coded_size = facts["held_out_payload_bytes"]
         note(
-            f"{facts['held_out_pictures']:,} pictures held out: {coded:.1f} bytes of payload on "
-            f"average, {1 - coded / packed:.1%} less than {packed}"
+            f"{facts['held_out_images']:,} images held out: {coded_size:.1f} bytes of payload on "
+            f"average, {1 - coded_size / packed:.1%} less than {packed}"
         )
     show(str(header.path))
 
 
-def _codes(source: "Header", path: str | Path) -> "Iterator[NDArray[Any]]":
+def _tokens(source: "Header", path: str | Path) -> "Iterator[NDArray[Any]]":
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    if dataset.metadata.code_id not in (source.code_id, *source.reads):
+    if dataset.metadata.model_id not in (source.model_id, *source.reads):
         raise DatasetError(
-            f"{path}: its codes are of model {dataset.metadata.code_id[:8]}, "
-            f"{source.name} is {source.code_id[:8]}"
+            f"{path}: its tokens are of model {dataset.metadata.model_id[:8]}, "
+            f"{source.name} is {source.model_id[:8]}"
         )
     return dataset.grids()

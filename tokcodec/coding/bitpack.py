@@ -1,4 +1,4 @@
-"""Codes to bytes and back: b bits a code, least significant bit first."""
+"""Tokens to bytes and back: b bits a token, least significant bit first."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,30 +7,30 @@ from tokcodec.errors import TokenFileError
 
 MAX_BITS = 32
 
-Codes = NDArray[np.int64]
+Tokens = NDArray[np.int64]
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that ``count`` codes of ``bits`` bits take, ⌈n·b/8⌉."""
+    """Bytes that ``count`` tokens of ``bits`` bits take, ⌈n·b/8⌉."""
     return (count * bits + 7) // 8
 
 
-def pack(codes: Codes, bits: int) -> bytes:
+def pack(tokens: Tokens, bits: int) -> bytes:
     """Integers [n] in [0, 2**bits) -> ⌈n·b/8⌉ bytes, padded with zero bits.
 
     Raises:
-        ValueError: a code is out of range, or ``bits`` not from 1 to 32.
+        ValueError: a token is out of range, or ``bits`` not from 1 to 32.
     """
     if not 1 <= bits <= MAX_BITS:
         raise ValueError(f"bits must be from 1 to {MAX_BITS}, not {bits}")
-    codes = np.asarray(codes)
-    if codes.size and not (int(codes.min()) >= 0 and int(codes.max()) < 1 << bits):
-        raise ValueError(f"codes must be from 0 to {(1 << bits) - 1} to fit {bits} bits")
-    planes = codes.astype(np.uint64)[:, None] >> np.arange(bits, dtype=np.uint64) & np.uint64(1)
+    tokens = np.asarray(tokens)
+    if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < 1 << bits):
+        raise ValueError(f"tokens must be from 0 to {(1 << bits) - 1} to fit {bits} bits")
+    planes = tokens.astype(np.uint64)[:, None] >> np.arange(bits, dtype=np.uint64) & np.uint64(1)
     return np.packbits(planes.astype(np.uint8), bitorder="little").tobytes()
 
 
-def unpack(data: bytes, count: int, bits: int) -> Codes:
+def unpack(data: bytes, count: int, bits: int) -> Tokens:
     """The inverse of ``pack``: int64 [count].
 
     Raises:
@@ -38,7 +38,7 @@ def unpack(data: bytes, count: int, bits: int) -> Codes:
         ValueError: ``data`` is not ``packed_size(count, bits)`` bytes long.
     """
     if len(data) != packed_size(count, bits):
-        raise ValueError(f"{count} codes of {bits} bits are not {len(data)} bytes")
+        raise ValueError(f"{count} tokens of {bits} bits are not {len(data)} bytes")
     flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     if flat[count * bits :].any():
         raise TokenFileError("a padding bit is set")

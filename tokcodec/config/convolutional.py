@@ -8,11 +8,11 @@ from tokcodec.config.parts import (
     LEVELS,
     Blocks,
     Bounded,
+    Bounds,
     Channels,
     DecoderConfig,
     EncoderConfig,
     Multipliers,
-    Within,
     require,
 )
 
@@ -34,19 +34,19 @@ class ConvolutionalConfig(Bounded):
         shortcut: where the 1x1 convolution starts that replaces the shortcut of a block that
             changes its width: at the block's ``input``, or, as MaskGIT's published weights have
             it, at the ``output`` of its second convolution.
-        code_channels: channels between the convolutions and a 1x1 convolution at the quantizer; 0
-            where there is no such convolution.
+        embedding_channels: channels between the convolutions and a 1x1 convolution at the
+            quantizer; 0 where there is no such convolution.
     """
 
     channels: Channels
     multipliers: Multipliers
     blocks: Blocks
-    attention: Annotated[tuple[int, ...], Within(0, LEVELS - 1, items=LEVELS)] = ()
-    middle_blocks: Annotated[int, Within(0, 32)] = 2
+    attention: Annotated[tuple[int, ...], Bounds(0, LEVELS - 1, items=LEVELS)] = ()
+    middle_blocks: Annotated[int, Bounds(0, 32)] = 2
     middle_attention: bool = False
     bias: bool = True
     shortcut: Literal["input", "output"] = "input"
-    code_channels: Annotated[int, Within(0, 1 << 14)] = 0
+    embedding_channels: Annotated[int, Bounds(0, 1 << 14)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,13 +71,13 @@ class ConvolutionalConfig(Bounded):
 
     @property
     def multiple(self) -> int:
-        """Pixels of a code's side."""
+        """Pixels of a token's side."""
         return int(2 ** (len(self.multipliers) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
-    """A code for each square of ``multiple`` pixels a side, of pictures of any size.
+    """A token for each square of ``multiple`` pixels a side, of images of any size.
 
     Attributes:
         halving: how a level is halved: ``behind``, a 3x3 convolution of stride 2 with a row and
@@ -95,22 +95,22 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
     def check(self, side: int) -> None:
         require(side % self.multiple == 0, f"the levels must divide the {side} pixels seen")
 
-    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+    def token_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.multiple, width // self.multiple
 
-    def widest(self, side: int) -> int:
+    def peak_activation(self, side: int) -> int:
         return side**2 * self.channels
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
-    """Pictures of any size from rows and columns of codes.
+    """Images of any size from rows and columns of tokens.
 
     Attributes:
         doubling: how a level is doubled: ``nearest``, each pixel repeated, then a 3x3 convolution;
             ``depth``, four times the channels by a 3x3 convolution, which become space.
         adaptive_norm: each level begins with a group norm whose scale and shift depend on the
-            codes' deviation and mean over the picture (Open-MAGVIT2, arXiv 2409.04410, section 3).
+            tokens' deviation and mean over the image (Open-MAGVIT2, arXiv 2409.04410, section 3).
     """
 
     kind: ClassVar[str] = "convolutional"
@@ -119,9 +119,9 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
     doubling: Literal["nearest", "depth"] = "nearest"
     adaptive_norm: bool = False
 
-    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         cells = side // self.multiple
         require(
-            code_shape == (cells, cells) and cells * self.multiple == side,
+            token_shape == (cells, cells) and cells * self.multiple == side,
             "the levels of the decoder must enlarge by what the encoder has reduced",
         )

@@ -23,11 +23,11 @@ from tokcodec.config.convolutional import ConvolutionalDecoderConfig, Convolutio
 from tokcodec.config.geometry import Fit, Placement, Resize
 from tokcodec.config.parts import (
     Bounded,
+    Bounds,
     DecoderConfig,
     EncoderConfig,
     Part,
     QuantizerConfig,
-    Within,
     require,
 )
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
@@ -76,13 +76,13 @@ _KINDS: dict[Any, dict[str, type[Part]]] = {
 _LAYOUTS = ("patch", "latent")
 _BESIDE = {
     "encoder": ("num_latents", "legacy_latents"),
-    "decoder": ("pixel_overlap", "pixel_convolution", "prefix_codes", "vqgan"),
+    "decoder": ("pixel_overlap", "pixel_convolution", "prefix_tokens", "vqgan"),
 }
 
 
 @dataclass(frozen=True)
 class PreprocessingConfig(Bounded):
-    """From a picture file to the numbers that the encoder sees, and back.
+    """From an image file to the numbers that the encoder sees, and back.
 
     Attributes:
         version: of the rules in ``tokcodec.image``; this program knows one.
@@ -93,19 +93,19 @@ class PreprocessingConfig(Bounded):
         reduced_jpeg: large JPEGs are opened at a half, a quarter or an eighth of their size
             (Pillow's ``draft``), never below twice that of the square they are resized to; in the
             ``direct`` way never below that of what the encoder sees.
-        resize: how pictures become squares. To ``image_size``, exactly as published pipelines do:
+        resize: how images become tiles. To ``image_size``, exactly as published pipelines do:
             ``bicubic``; ``adm``, which crops as ADM's centre crop does, halving by means before a
             last bicubic step; ``lanczos``, as Chameleon's. Or ``direct``, in one bicubic step from
             the file's own pixels and colours to what the encoder sees, several times as fast.
     """
 
-    version: Annotated[int, Within(PREPROCESSING_VERSION, PREPROCESSING_VERSION)] = (
+    version: Annotated[int, Bounds(PREPROCESSING_VERSION, PREPROCESSING_VERSION)] = (
         PREPROCESSING_VERSION
     )
-    image_size: Annotated[int, Within(1, 4096)] = 256
-    pixel_scale: Annotated[int, Within(1, 256)] = 1
-    mean: Annotated[Triple, Within(-1000, 1000, items=3)] = (0.5, 0.5, 0.5)
-    std: Annotated[Triple, Within(0.001, 1000, items=3)] = (0.5, 0.5, 0.5)
+    image_size: Annotated[int, Bounds(1, 4096)] = 256
+    pixel_scale: Annotated[int, Bounds(1, 256)] = 1
+    mean: Annotated[Triple, Bounds(-1000, 1000, items=3)] = (0.5, 0.5, 0.5)
+    std: Annotated[Triple, Bounds(0.001, 1000, items=3)] = (0.5, 0.5, 0.5)
     reduced_jpeg: bool = False
     resize: Resize = "bicubic"
 
@@ -125,26 +125,26 @@ class PreprocessingConfig(Bounded):
 
     @property
     def read_scale(self) -> int:
-        """How many times smaller than ``image_size`` squares are read, so that the model need not
+        """How many times smaller than ``image_size`` tiles are read, so that the model need not
         average them."""
         return self.pixel_scale if self.resize == "direct" else 1
 
     @property
     def read_size(self) -> int:
-        """Side of the squares that picture files are read as, in pixels."""
+        """Side of the tiles that image files are read as, in pixels."""
         return self.image_size // self.read_scale
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that decides what a code means, and how it becomes pixels again.
+    """Everything that decides what a token means, and how it becomes pixels again.
 
     Attributes:
         encoder, quantizer, decoder: the parts, each of a kind.
         preprocessing: pixels in and out.
         rounding: how decoded pixels become 8-bit levels: to the ``nearest``, or ``down``.
-        default_fit: how a picture is fitted to the square unless the user says otherwise. No
-            part of what a code means: the token file carries the fit that was used.
+        default_fit: how an image is fitted to the square unless the user says otherwise. No
+            part of what a token means: the token file carries the fit that was used.
     """
 
     encoder: EncoderConfig
@@ -157,51 +157,51 @@ class ModelConfig:
     def __post_init__(self) -> None:
         side = self.preprocessing.model_size
         self.encoder.check(side)
-        self.decoder.check(side, self.encoder.code_shape(side, side))
+        self.decoder.check(side, self.encoder.token_shape(side, side))
         require(
             self.default_fit != "native" or self.multiple > 0,
-            "the native fit needs an encoder and a decoder of pictures of any size",
+            "the native fit needs an encoder and a decoder of images of any size",
         )
 
     @property
-    def num_codes(self) -> int:
-        """Codes a square, N."""
+    def num_tokens(self) -> int:
+        """Tokens a square, N."""
         side = self.preprocessing.image_size
-        return math.prod(self.code_shape(side, side))
+        return math.prod(self.token_shape(side, side))
 
-    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of the codes of a square, or of a whole picture of multiples of ``multiple``: (rows,
-        columns), or (n,) where codes have no place."""
+    def token_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of the tokens of a square, or of a whole image of multiples of ``multiple``: (rows,
+        columns), or (n,) where tokens have no place."""
         scale = self.preprocessing.pixel_scale
-        return self.encoder.code_shape(height // scale, width // scale)
+        return self.encoder.token_shape(height // scale, width // scale)
 
     def place(self, fit: Fit, width: int, height: int) -> tuple[Placement, tuple[int, ...]]:
-        """Where a picture lies on the model's squares, and the shape of the codes of each.
+        """Where an image lies on the model's tiles, and the shape of the tokens of each.
 
         Raises:
-            PictureError: it is too large for the native fit.
+            ImageError: it is too large for the native fit.
         """
         side = self.multiple if fit == "native" else self.preprocessing.image_size
         placement = geometry.place(fit, width, height, side)
-        columns, rows = placement.square
-        return placement, self.code_shape(rows, columns)
+        columns, rows = placement.tile
+        return placement, self.token_shape(rows, columns)
 
     @property
     def multiple(self) -> int:
-        """Width and height of pictures in the ``native`` fit are multiples of this; 0 where the
+        """Width and height of images in the ``native`` fit are multiples of this; 0 where the
         model has no such fit, as it sees only squares of ``image_size``."""
         same = self.encoder.multiple == self.decoder.multiple
         return self.encoder.multiple * self.preprocessing.pixel_scale if same else 0
 
     @property
     def has_grid(self) -> bool:
-        """Whether codes stand in rows and columns."""
+        """Whether tokens stand in rows and columns."""
         side = self.preprocessing.image_size
-        return len(self.code_shape(side, side)) == 2
+        return len(self.token_shape(side, side)) == 2
 
     @property
-    def prefix_codes(self) -> bool:
-        """Whether any prefix of a square's codes decodes."""
+    def prefix_tokens(self) -> bool:
+        """Whether any prefix of a square's tokens decodes."""
         return self.decoder.prefixes
 
     def to_json(self) -> str:
@@ -209,7 +209,7 @@ class ModelConfig:
         return _canonical(_text(self))
 
     def encode_side_json(self) -> str:
-        """Canonical JSON of the fields that decide what a code means."""
+        """Canonical JSON of the fields that decide what a token means."""
         fields = _text(self)
         names = ("layout", "encoder", "quantizer", "preprocessing", *_BESIDE["encoder"])
         return _canonical({name: fields[name] for name in names if name in fields})
@@ -225,7 +225,7 @@ class ModelConfig:
             fields = parse_json(text, _LONGEST)
         except ValueError as error:
             raise ConfigError(f"config is not JSON: {error}") from error
-        config = _parse(cls, _parts_of(fields), "config")
+        config = _parse(cls, _shards_folder(fields), "config")
         assert isinstance(config, ModelConfig)
         return config
 
@@ -259,7 +259,7 @@ def _text(config: ModelConfig) -> dict[str, Any]:
     return fields
 
 
-def _parts_of(fields: Any) -> Any:
+def _shards_folder(fields: Any) -> Any:
     """What ``_text`` gave, with every field in its part; what is ill-formed is left to parsing."""
     if not isinstance(fields, dict):
         return fields

@@ -4,7 +4,7 @@ A kind is one frozen dataclass, whose fields are its part of a config, and one n
 ``torch.nn.Module`` that ``network`` names as ``module:class`` and that is imported when a model is
 built. Another kind is those two, and a place in a table.
 
-A field says by ``Within`` what it may be. Configs come out of files, and networks, and the memory
+A field says by ``Bounds`` what it may be. Configs come out of files, and networks, and the memory
 for them, are made as they say; the bounds are far beyond what anyone trains.
 """
 
@@ -25,7 +25,7 @@ def require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class Within:
+class Bounds:
     """What a number of a config may be, or each of several, of which there may be so many."""
 
     least: float
@@ -33,11 +33,11 @@ class Within:
     items: int = 1
 
 
-Width = Annotated[int, Within(1, 1 << 14)]  # channels of vectors
-Channels = Annotated[int, Within(1, 4096)]
+Width = Annotated[int, Bounds(1, 1 << 14)]  # channels of vectors
+Channels = Annotated[int, Bounds(1, 4096)]
 LEVELS = 12  # of resolution, each half the last
-Multipliers = Annotated[tuple[int, ...], Within(1, 64, items=LEVELS)]
-Blocks = Annotated[int, Within(1, 32)]  # a level
+Multipliers = Annotated[tuple[int, ...], Bounds(1, 64, items=LEVELS)]
+Blocks = Annotated[int, Bounds(1, 32)]  # a level
 
 
 class Bounded:
@@ -60,30 +60,30 @@ class Bounded:
                     )
 
 
-def bounds_of(kind: type) -> dict[str, Within]:
+def bounds_of(kind: type) -> dict[str, Bounds]:
     """Of the fields that have bounds, by name."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {
         name: bounds
         for name, hint in hints.items()
         for bounds in getattr(hint, "__metadata__", ())
-        if isinstance(bounds, Within)
+        if isinstance(bounds, Bounds)
     }
 
 
 @dataclass(frozen=True)
-class Frame:
+class ModelShape:
     """What the parts of one model agree on, which their networks are made for.
 
     Attributes:
         side: of the square that the encoder sees, in pixels.
-        code_shape: of a square's codes.
-        code_dim: channels d of z.
+        token_shape: of a square's tokens.
+        embedding_dim: channels d of z.
     """
 
     side: int
-    code_shape: tuple[int, ...]
-    code_dim: int
+    token_shape: tuple[int, ...]
+    embedding_dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Part(Bounded):
 
     Attributes:
         kind: its name in configs.
-        network: its network, ``module:class``, which is made from the part and a ``Frame``.
+        network: its network, ``module:class``, which is made from the part and a ``ModelShape``.
     """
 
     kind: ClassVar[str]
@@ -101,7 +101,7 @@ class Part(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Part):
-    """Its network: normalized pixels [B, 3, height, width] -> z [B, *code_shape, code_dim].
+    """Its network: normalized pixels [B, 3, height, width] -> z [B, *token_shape, embedding_dim].
 
     Attributes:
         multiple: width and height that it sees are any multiples of this; 0 if it sees only the
@@ -115,59 +115,60 @@ class EncoderConfig(Part):
     def check(self, side: int) -> None:
         """
         Raises:
-            ConfigError: it cannot see squares of ``side`` pixels.
+            ConfigError: it cannot see tiles of ``side`` pixels.
         """
         raise NotImplementedError
 
-    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of the codes of a picture of so many pixels: (rows, columns), or (n,)."""
+    def token_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Of the tokens of an image of so many pixels: (rows, columns), or (n,)."""
         raise NotImplementedError
 
-    def widest(self, side: int) -> int:
+    def peak_activation(self, side: int) -> int:
         """Numbers in the widest activations of a square, which a processor's caches should hold."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizerConfig(Part):
-    """Its network: z [..., code_dim] <-> codes int64 [...], from 0 to codebook_size - 1.
+    """Its network: z [..., embedding_dim] <-> tokens int64 [...], from 0 to codebook_size - 1.
 
     Attributes:
-        code_dim: channels d of z.
-        codebook_size: number of codes K.
+        embedding_dim: channels d of z.
+        codebook_size: number of tokens K.
     """
 
     if TYPE_CHECKING:  # a field of some kinds, and a property of others
 
         @property
-        def code_dim(self) -> int: ...
+        def embedding_dim(self) -> int: ...
 
         @property
         def codebook_size(self) -> int: ...
 
     @property
     def bits(self) -> int:
-        """Bits a code, ⌈log2 K⌉."""
+        """Bits a token, ⌈log2 K⌉."""
         return (self.codebook_size - 1).bit_length()
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Part):
-    """Its network: z_q [B, *code_shape, code_dim] -> normalized pixels [B, 3, height, width]."""
+    """Its network: z_q [B, *token_shape, embedding_dim] -> normalized pixels [B, 3, height,
+    width]."""
 
     @property
     def prefixes(self) -> bool:
-        """Whether any prefix of a square's codes decodes."""
+        """Whether any prefix of a square's tokens decodes."""
         return False
 
     @property
     def multiple(self) -> int:
-        """Pixels of a code's side, of pictures of any size; 0 if it makes only one square."""
+        """Pixels of a token's side, of images of any size; 0 if it makes only one square."""
         return 0
 
-    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         """
         Raises:
-            ConfigError: it cannot make a square of ``side`` pixels from codes of this shape.
+            ConfigError: it cannot make a square of ``side`` pixels from tokens of this shape.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The kinds whose network is a vision transformer: a code a patch, or latent tokens (TiTok)."""
+"""The kinds whose network is a vision transformer: a token a patch, or latent tokens (TiTok)."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar
 from tokcodec.config.parts import (
     Blocks,
     Bounded,
+    Bounds,
     Channels,
     DecoderConfig,
     EncoderConfig,
     Multipliers,
     Width,
-    Within,
     require,
 )
 
@@ -21,23 +21,23 @@ _GRID = 256  # patches along a side, the most
 
 @dataclass(frozen=True, kw_only=True)
 class VitConfig(Bounded):
-    """A stack of pre-norm ViT blocks and the patches at its picture end.
+    """A stack of pre-norm ViT blocks and the patches at its image end.
 
     Attributes:
         width: channels of the residual stream.
         layers: number of blocks.
         heads: attention heads; divides ``width``.
-        patch_size: side P of a patch, in pixels of the picture that the model sees.
+        patch_size: side P of a patch, in pixels of the image that the model sees.
         mlp_ratio: hidden width of the MLP over ``width``.
         class_token: a further learned token before all others, as in TiTok's code.
         outer_norms: LayerNorms before the first block and behind the last.
     """
 
     width: Width
-    layers: Annotated[int, Within(1, 256)]
-    heads: Annotated[int, Within(1, 1024)]
-    patch_size: Annotated[int, Within(1, _PATCH)]
-    mlp_ratio: Annotated[float, Within(1 / 64, 64)] = 4.0
+    layers: Annotated[int, Bounds(1, 256)]
+    heads: Annotated[int, Bounds(1, 1024)]
+    patch_size: Annotated[int, Bounds(1, _PATCH)]
+    mlp_ratio: Annotated[float, Bounds(1 / 64, 64)] = 4.0
     class_token: bool = False
     outer_norms: bool = False
 
@@ -59,7 +59,7 @@ class VitConfig(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchEncoderConfig(VitConfig, EncoderConfig):
-    """A code a patch."""
+    """A token a patch."""
 
     kind: ClassVar[str] = "patch"
     network: ClassVar[str] = "tokcodec.model.vit:PatchEncoder"
@@ -67,16 +67,16 @@ class PatchEncoderConfig(VitConfig, EncoderConfig):
     def check(self, side: int) -> None:
         self.grid(side)
 
-    def code_shape(self, height: int, width: int) -> tuple[int, ...]:
+    def token_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.patch_size, width // self.patch_size
 
-    def widest(self, side: int) -> int:
+    def peak_activation(self, side: int) -> int:
         return self.grid(side) ** 2 * round(self.width * self.mlp_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentEncoderConfig(VitConfig, EncoderConfig):
-    """A code for each of its learned latent tokens (TiTok, arXiv 2406.07550, section 3.2).
+    """A token for each of its learned latent tokens (TiTok, arXiv 2406.07550, section 3.2).
 
     Attributes:
         num_latents: how many there are.
@@ -87,16 +87,16 @@ class LatentEncoderConfig(VitConfig, EncoderConfig):
     kind: ClassVar[str] = "latent"
     network: ClassVar[str] = "tokcodec.model.vit:LatentEncoder"
 
-    num_latents: Annotated[int, Within(1, _GRID**2)]
+    num_latents: Annotated[int, Bounds(1, _GRID**2)]
     legacy_latents: bool = False
 
     def check(self, side: int) -> None:
         self.grid(side)
 
-    def code_shape(self, height: int, width: int) -> tuple[int, ...]:  # noqa: ARG002
+    def token_shape(self, height: int, width: int) -> tuple[int, ...]:  # noqa: ARG002
         return (self.num_latents,)
 
-    def widest(self, side: int) -> int:
+    def peak_activation(self, side: int) -> int:
         return (self.grid(side) ** 2 + self.num_latents) * round(self.width * self.mlp_ratio)
 
 
@@ -110,7 +110,7 @@ class PatchHeadConfig(VitConfig):
         pixel_convolution: a 3x3 convolution smooths the pixels.
     """
 
-    pixel_overlap: Annotated[int, Within(0, _PATCH)] = 0
+    pixel_overlap: Annotated[int, Bounds(0, _PATCH)] = 0
     pixel_convolution: bool = False
 
     def __post_init__(self) -> None:
@@ -120,14 +120,14 @@ class PatchHeadConfig(VitConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
-    """From a code a patch."""
+    """From a token a patch."""
 
     kind: ClassVar[str] = "patch"
     network: ClassVar[str] = "tokcodec.model.vit:PatchDecoder"
 
-    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         require(
-            code_shape == (self.grid(side),) * 2,
+            token_shape == (self.grid(side),) * 2,
             f"patches of {self.patch_size} pixels are not those of the encoder",
         )
 
@@ -137,22 +137,22 @@ class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
     """From latent tokens, by mask tokens that become the patches (TiTok, section 3.2).
 
     Attributes:
-        prefix_codes: trained so that any prefix of the codes decodes (One-D-Piece, arXiv
+        prefix_tokens: trained so that any prefix of the tokens decodes (One-D-Piece, arXiv
             2501.10064, section 3).
     """
 
     kind: ClassVar[str] = "latent"
     network: ClassVar[str] = "tokcodec.model.vit:LatentDecoder"
 
-    prefix_codes: bool = False
+    prefix_tokens: bool = False
 
     @property
     def prefixes(self) -> bool:
-        return self.prefix_codes
+        return self.prefix_tokens
 
-    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         self.grid(side)
-        require(len(code_shape) == 1, "a latent decoder needs a latent encoder")
+        require(len(token_shape) == 1, "a latent decoder needs a latent encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,15 +160,15 @@ class VqganConfig(Bounded):
     """The convolutional pixel decoder of MaskGIT-VQGAN (arXiv 2202.04200).
 
     Attributes:
-        proxy_codes: size of its codebook.
-        code_dim: channels of a vector of its codebook.
+        proxy_codebook_size: size of its codebook.
+        embedding_dim: channels of a vector of its codebook.
         channels: channels at full resolution; multiples of 32.
         multipliers: of ``channels``, a level each, the full resolution first; a level halves it.
         blocks: residual blocks a level.
     """
 
-    proxy_codes: Annotated[int, Within(1, 1 << 20)] = 1024
-    code_dim: Width = 256
+    proxy_codebook_size: Annotated[int, Bounds(1, 1 << 20)] = 1024
+    embedding_dim: Width = 256
     channels: Channels = 128
     multipliers: Multipliers = (1, 1, 2, 2, 4)
     blocks: Blocks = 2
@@ -181,19 +181,19 @@ class VqganConfig(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyDecoderConfig(VitConfig, DecoderConfig):
-    """From latent tokens to a softmax over the codes of a MaskGIT-VQGAN, their proxies, whose
+    """From latent tokens to a softmax over the tokens of a MaskGIT-VQGAN, their proxies, whose
     decoder gives the pixels, as in TiTok's first checkpoints (section 3.4).
 
     Attributes:
         vqgan: the convolutional decoder.
-        prefix_codes: as for ``LatentDecoderConfig``.
+        prefix_tokens: as for ``LatentDecoderConfig``.
     """
 
     kind: ClassVar[str] = "proxy"
     network: ClassVar[str] = "tokcodec.model.proxy:ProxyDecoder"
 
     vqgan: VqganConfig
-    prefix_codes: bool = False
+    prefix_tokens: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,8 +204,8 @@ class ProxyDecoderConfig(VitConfig, DecoderConfig):
 
     @property
     def prefixes(self) -> bool:
-        return self.prefix_codes
+        return self.prefix_tokens
 
-    def check(self, side: int, code_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         self.grid(side)
-        require(len(code_shape) == 1, "a proxy decoder needs a latent encoder")
+        require(len(token_shape) == 1, "a proxy decoder needs a latent encoder")

@@ -1,4 +1,4 @@
-"""Token datasets: pictures of any number to Parquet, resumable, and back."""
+"""Token datasets: images of any number to Parquet, resumable, and back."""
 
 from importlib.util import find_spec
 

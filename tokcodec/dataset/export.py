@@ -19,7 +19,7 @@ SUFFIXES = (".npy", ".safetensors", ".jsonl")
 def export(dataset: TokenRows, target: Path) -> int:
     """Writes a dataset in the format of the target's extension; gives the number of rows.
 
-    - ``.npy``, ``.safetensors`` (tensor ``tokens``): codes [n, N] in the smallest unsigned type,
+    - ``.npy``, ``.safetensors`` (tensor ``tokens``): tokens [n, N] in the smallest unsigned type,
       failed rows dropped; beside it ``NAME.index.jsonl``, a line a row with its key, label and
       view.
     - ``.jsonl``: a line ``{"class_id": int, "tokens": [...]}`` a row, as TiTok's trainers read it;
@@ -50,7 +50,7 @@ def export(dataset: TokenRows, target: Path) -> int:
                 "shape": shape,
             }
             np.lib.format.write_array_header_1_0(file, header)
-            for part in dataset.codes():
+            for part in dataset.tokens():
                 file.write(part.tobytes())
 
     else:
@@ -58,12 +58,12 @@ def export(dataset: TokenRows, target: Path) -> int:
         def write(file: IO[bytes]) -> None:
             tokens = np.zeros(shape, smallest_type(metadata))
             start = 0
-            for part in dataset.codes():
+            for part in dataset.tokens():
                 tokens[start : start + len(part)] = part
                 start += len(part)
             facts = {
                 "tokcodec.config": metadata.model.to_json(),
-                "tokcodec.code_id": metadata.code_id,
+                "tokcodec.model_id": metadata.model_id,
             }
             file.write(save({"tokens": tokens}, facts))
 

@@ -36,8 +36,8 @@ class TokenRows:
         """What a row holds, in words."""
         metadata = self.metadata
         count = "" if metadata.native else f"{metadata.run['tokens']} "
-        codes = f"{count}codes of {metadata.model.quantizer.bits} bits"
-        return f"{codes}, {metadata.run['fit']}, model {metadata.code_id[:8]}"
+        tokens = f"{count}tokens of {metadata.model.quantizer.bits} bits"
+        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:8]}"
 
     def columns(self, *names: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
@@ -54,9 +54,9 @@ class TokenRows:
                     table = source.read_row_group(group, list(names))
                     yield file, {name: table.column(name).combine_chunks() for name in names}
 
-    def codes(self) -> Iterator[NDArray[Any]]:
-        """All codes, a row group at a time: [n, N] in the smallest unsigned type; failed rows left
-        out. In the native fit, where every row has its own number of codes, one at a time: [1, N].
+    def tokens(self) -> Iterator[NDArray[Any]]:
+        """All tokens, a row group at a time: [n, N] in the smallest unsigned type; failed rows left
+        out. In the native fit, where every row has its own number of tokens, one at a time: [1, N].
 
         Raises:
             DatasetError: as ``columns`` and ``rows``.
@@ -65,46 +65,46 @@ class TokenRows:
             yield from self.rows(file, columns["tokens"])
 
     def grids(self) -> Iterator[NDArray[Any]]:
-        """As ``codes``, in rows and columns: [n, rows, columns].
+        """As ``tokens``, in rows and columns: [n, rows, columns].
 
         Raises:
-            DatasetError: as ``columns`` and ``rows``; or rows and columns are not those of codes.
+            DatasetError: as ``columns`` and ``rows``; or rows and columns are not those of tokens.
         """
         side = self.metadata.model.preprocessing.image_size
         names = ("tokens", *(SHAPE if self.metadata.native else ()))
         for file, columns in self.columns(*names):
             parts = self.rows(file, columns["tokens"])
-            shapes: Iterable[tuple[Any, ...]] = [self.metadata.model.code_shape(side, side)]
+            shapes: Iterable[tuple[Any, ...]] = [self.metadata.model.token_shape(side, side)]
             if self.metadata.native:
                 kept = columns["tokens"].is_valid()
                 own = (columns[name].filter(kept).to_pylist() for name in SHAPE)
                 shapes = zip(*own, strict=True)
-            for codes, shape in zip(parts, shapes, strict=True):
-                if None in shape or math.prod(shape) != codes.shape[1]:
-                    raise DatasetError(f"{file}: damaged: {codes.shape[1]} codes as {shape}")
-                yield codes.reshape(-1, *shape)
+            for tokens, shape in zip(parts, shapes, strict=True):
+                if None in shape or math.prod(shape) != tokens.shape[1]:
+                    raise DatasetError(f"{file}: damaged: {tokens.shape[1]} tokens as {shape}")
+                yield tokens.reshape(-1, *shape)
 
     def rows(self, file: Path, column: "pa.ListArray") -> list[NDArray[Any]]:
         """Of a ``tokens`` column the rows that did not fail, in the smallest unsigned type: one
         [n, N], or in the native fit n times [1, N].
 
         Raises:
-            DatasetError: a row of another length, or with codes that the codebook does not have;
+            DatasetError: a row of another length, or with tokens that the codebook does not have;
                 with the name of the ``file`` it is from.
         """
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
         kept = column.drop_null()
         lengths, flat = kept.value_lengths().to_numpy(), kept.flatten()
         if flat.null_count or not (self.metadata.native or (lengths == width).all()):
-            raise DatasetError(f"{file}: damaged: a row that has not {width} codes")
-        codes = flat.to_numpy(zero_copy_only=False)
-        for code in (codes.min(initial=0), codes.max(initial=0)):
-            if not 0 <= code < size:
-                raise DatasetError(f"{file}: damaged: code {code} of a codebook of {size}")
-        codes = codes.astype(smallest_type(self.metadata))
+            raise DatasetError(f"{file}: damaged: a row that has not {width} tokens")
+        tokens = flat.to_numpy(zero_copy_only=False)
+        for token in (tokens.min(initial=0), tokens.max(initial=0)):
+            if not 0 <= token < size:
+                raise DatasetError(f"{file}: damaged: token {token} of a codebook of {size}")
+        tokens = tokens.astype(smallest_type(self.metadata))
         if not self.metadata.native:
-            return [codes.reshape(-1, width)]
-        return [row[None] for row in np.split(codes, lengths.cumsum())[:-1]]
+            return [tokens.reshape(-1, width)]
+        return [row[None] for row in np.split(tokens, lengths.cumsum())[:-1]]
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """Key and error of every row that failed.
@@ -130,7 +130,7 @@ class TokenRows:
 
 
 def open_dataset(path: str | Path) -> TokenRows:
-    """Opens a dataset: one Parquet file, or a folder of ``part-*.parquet``; a path, or a URL.
+    """Opens a dataset: one Parquet file, or a folder of ``shard-*.parquet``; a path, or a URL.
 
     Raises:
         DatasetError: it is none, files of it are missing, or they are of several runs; or pyarrow
@@ -139,7 +139,7 @@ def open_dataset(path: str | Path) -> TokenRows:
     require_pyarrow()
     path = location(path) if isinstance(path, str) else path
     try:
-        files = tuple(listed(path, "part-*.parquet"))
+        files = tuple(listed(path, "shard-*.parquet"))
         whole = not files and is_there(path) and not path.is_dir()
     except OSError as error:
         raise DatasetError(f"{path}: cannot read: {reason_of(error)}") from error
@@ -150,9 +150,9 @@ def open_dataset(path: str | Path) -> TokenRows:
     all_metadata = [read_metadata(file) for file in files]
     first = all_metadata[0]
     for file, metadata in zip(files, all_metadata, strict=True):
-        if (metadata.plan, metadata.code_id, metadata.run) != (
+        if (metadata.plan, metadata.model_id, metadata.run) != (
             first.plan,
-            first.code_id,
+            first.model_id,
             first.run,
         ):
             raise DatasetError(f"{file}: is of another run than {files[0].name}")
@@ -165,14 +165,14 @@ def open_dataset(path: str | Path) -> TokenRows:
 
 
 def load_tokens(path: str | Path) -> NDArray[Any] | list[NDArray[Any]]:
-    """All codes of a dataset in the smallest unsigned type, failed rows left out: [n, N], or in the
-    native fit, where every row has its own number of codes, a list of [N].
+    """All tokens of a dataset in the smallest unsigned type, failed rows left out: [n, N], or in
+    the native fit, where every row has its own number of tokens, a list of [N].
 
     Raises:
         DatasetError: as ``open_dataset``; or the dataset is damaged.
     """
     dataset = open_dataset(path)
-    parts = list(dataset.codes())
+    parts = list(dataset.tokens())
     if dataset.metadata.native:
         return [row for part in parts for row in part]
     width = dataset.metadata.run["tokens"]
@@ -234,11 +234,11 @@ def _token_file(
             raise ValueError("a row without a key")
         if not row["tokens"].is_valid:
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
-        ((codes,),) = dataset.rows(file, column)
+        ((tokens,),) = dataset.rows(file, column)
         return TokenFile.packed(
-            codes.astype(np.int64),
+            tokens.astype(np.int64),
             metadata.model.quantizer.bits,
-            bytes.fromhex(metadata.code_id[:8]),
+            bytes.fromhex(metadata.model_id[:8]),
             row["width"].as_py(),
             row["height"].as_py(),
             "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
@@ -248,5 +248,5 @@ def _token_file(
 
 
 def smallest_type(metadata: Metadata) -> Any:
-    """The unsigned type that holds every code of this codebook."""
+    """The unsigned type that holds every token of this codebook."""
     return np.min_scalar_type(metadata.model.quantizer.codebook_size - 1)

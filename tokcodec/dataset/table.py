@@ -1,14 +1,14 @@
 """The Parquet files of a token dataset: their columns, their metadata, written whole.
 
 Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``;
-``rows`` and ``columns`` of the codes in the native fit; and ``txt`` and ``json`` where the inputs
+``rows`` and ``columns`` of the tokens in the native fit; and ``txt`` and ``json`` where the inputs
 are tars. ``tokens`` is null on failure.
 
 Metadata, beside the columns:
 
 ===================  ===========================================================================
 ``tokcodec.config``   canonical JSON of the model's ``ModelConfig``
-``tokcodec.code_id``  64 hex digits
+``tokcodec.model_id``  64 hex digits
 ``tokcodec.run``      JSON: fit, views, dtype, device, compute batch, versions
 ``tokcodec.plan``     digest of the whole plan that the file is part of
 ``tokcodec.shards``   number of files that the plan has
@@ -47,7 +47,7 @@ SHAPE = ("rows", "columns")
 
 @dataclass(frozen=True)
 class Row:
-    """One row; ``tokens`` int64 [N], or None with the reason in ``error``; the shape of the codes
+    """One row; ``tokens`` int64 [N], or None with the reason in ``error``; the shape of the tokens
     where these have rows and columns of their own."""
 
     key: str
@@ -66,7 +66,7 @@ class Metadata:
     """What a file says of itself."""
 
     model: ModelConfig
-    code_id: str
+    model_id: str
     run: dict[str, Any]
     plan: str
     shards: int
@@ -75,13 +75,13 @@ class Metadata:
 
     @property
     def native(self) -> bool:
-        """Whether every row has rows and columns of codes of its own."""
+        """Whether every row has rows and columns of tokens of its own."""
         return self.run.get("fit") == "native"
 
     def to_arrow(self) -> dict[str, str]:
         return {
             "tokcodec.config": self.model.to_json(),
-            "tokcodec.code_id": self.code_id,
+            "tokcodec.model_id": self.model_id,
             "tokcodec.run": json.dumps(self.run, sort_keys=True),
             "tokcodec.plan": self.plan,
             "tokcodec.shards": str(self.shards),
@@ -135,7 +135,7 @@ def read_metadata(path: Path) -> Metadata:
     try:
         metadata = Metadata(
             model=ModelConfig.from_json(said("config")),
-            code_id=said("code_id"),
+            model_id=said("model_id"),
             run=parse_json(said("run")),
             plan=said("plan"),
             shards=int(said("shards")),
@@ -163,15 +163,15 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
     run = metadata.run
     if not isinstance(run, dict):
         raise ValueError("tokcodec.run is no JSON object")
-    if not re.fullmatch("[0-9a-f]{64}", metadata.code_id):
-        raise ValueError("tokcodec.code_id is not 64 hex digits")
+    if not re.fullmatch("[0-9a-f]{64}", metadata.model_id):
+        raise ValueError("tokcodec.model_id is not 64 hex digits")
     for name, known in (("fit", FITS), ("views", get_args(Views))):
         if run[name] not in known:
             raise ValueError(f"{name} {quoted(run[name])}, not one of {', '.join(known)}")
-    tokens, most = run["tokens"], metadata.model.num_codes
+    tokens, most = run["tokens"], metadata.model.num_tokens
     counted = type(tokens) is int and 1 <= tokens <= most
     if not (tokens is None if metadata.native else counted):
-        raise ValueError(f"tokens {quoted(tokens)} of a {run['fit']} fit, {most} codes a square")
+        raise ValueError(f"tokens {quoted(tokens)} of a {run['fit']} fit, {most} tokens a tile")
     for field in schema(metadata.model, (), metadata.native):
         place = columns.get_field_index(field.name)
         kind = "not there, or twice" if place < 0 else columns.types[place]

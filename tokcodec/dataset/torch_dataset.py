@@ -19,7 +19,7 @@ _OPEN_FILES = 16
 
 
 class TokenDataset(Dataset[tuple[Tensor, int]]):
-    """The rows of a dataset that did not fail: codes int64 [N] and the class, -1 if it has none.
+    """The rows of a dataset that did not fail: tokens int64 [N] and the class, -1 if it has none.
     In the native fit N is each row's own.
 
     Rows are read when asked for, a row group at a time; the file is never loaded whole. Works with

@@ -1,1 +1,1 @@
-"""How good the pictures are, and what other codecs give at the same bytes."""
+"""How good the images are, and what other codecs give at the same bytes."""

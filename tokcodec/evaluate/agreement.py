@@ -1,4 +1,4 @@
-"""Do codes agree across devices, dtypes, thread counts and batch sizes? Measured, not promised."""
+"""Do tokens agree across devices, dtypes, thread counts and batch sizes? Measured, not promised."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from tokcodec.model.loading import Dtype
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute the same codes."""
+    """One way to compute the same tokens."""
 
     device: str = "cpu"
     dtype: Dtype = "float32"
@@ -31,18 +31,18 @@ class Way:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the codes of one way compare with those of the first.
+    """How the tokens of one way compare with those of the first.
 
     Attributes:
         way: how they were computed.
-        codes: how many.
+        tokens: how many.
         differing: how many of them differ.
-        largest_margin: of those that differ, how much better the first way's code was at most than
+        largest_margin: of those that differ, how much better the first way's token was at most than
             the second best, in what the quantizer compares; None if none differ.
     """
 
     way: Way
-    codes: int
+    tokens: int
     differing: int
     largest_margin: float | None
 
@@ -63,9 +63,9 @@ def ways_at_hand(config: ModelConfig) -> list[Way]:
 
 
 def compare(
-    header: checkpoint.Header, squares: NDArray[np.uint8], ways: list[Way]
+    header: checkpoint.Header, tiles: NDArray[np.uint8], ways: list[Way]
 ) -> Iterator[Agreement]:
-    """Encodes squares as ``picture.read_squares`` gives them, uint8 [n, S, S, 3], in each way and
+    """Encodes tiles as ``image.read_tiles`` gives them, uint8 [n, S, S, 3], in each way and
     compares with the first."""
     expected = margins = None
     before = torch.get_num_threads()
@@ -73,21 +73,21 @@ def compare(
         for way in ways:
             torch.set_num_threads(way.threads)
             codec = Codec.load(header, way.device, way.batch_size, way.dtype, way.compiled)
-            codes = codec.encode_squares(squares)
+            tokens = codec.encode_tiles(tiles)
             if expected is None or margins is None:
-                expected, margins = codes, _margins(codec, squares)
-            differ = codes != expected
+                expected, margins = tokens, _margins(codec, tiles)
+            differ = tokens != expected
             largest = float(margins[differ].max()) if differ.any() else None
-            yield Agreement(way, codes.size, int(differ.sum()), largest)
+            yield Agreement(way, tokens.size, int(differ.sum()), largest)
     finally:
         torch.set_num_threads(before)
 
 
 @torch.inference_mode()
-def _margins(codec: Codec, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """[n, N]: how much better the code of each z is than the second best."""
+def _margins(codec: Codec, tiles: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """[n, N]: how much better the token of each z is than the second best."""
     parts = [
-        codec.model.quantizer.margins(codec.model.z(codec.seen(part))).flatten(1)
-        for part in torch.from_numpy(squares).split(codec.batch_size)  # type: ignore[no-untyped-call]
+        codec.model.quantizer.margins(codec.model.z(codec.preprocess(part))).flatten(1)
+        for part in torch.from_numpy(tiles).split(codec.batch_size)  # type: ignore[no-untyped-call]
     ]
     return torch.cat(parts).numpy()

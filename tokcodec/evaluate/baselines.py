@@ -1,7 +1,7 @@
 """Other codecs, each at its best within a number of bytes.
 
-A picture may be made smaller before it is coded, as at these sizes it must be: what counts is
-the whole file, and the picture enlarged again.
+An image may be made smaller before it is coded, as at these sizes it must be: what counts is
+the whole file, and the image enlarged again.
 """
 
 import io
@@ -35,21 +35,21 @@ _HASHED_SIDE = 64  # of what the hashes see, who keep nine waves at most
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way to code a picture: the bytes of the whole file, the settings, the result."""
+    """One way to code an image: the bytes of the whole file, the settings, the result."""
 
     file_bytes: int
     settings: str
     image: Image.Image
 
 
-class Rival(Protocol):
+class Baseline(Protocol):
     def attempts(self, budget: int) -> Iterator[Attempt]:
         """Every attempt worth comparing of no more than ``budget`` bytes."""
         ...
 
 
-def open_rival(name: Name, square: Image.Image) -> Rival:
-    """A codec on one square picture; what it has coded once, it remembers."""
+def open_baseline(name: Name, square: Image.Image) -> Baseline:
+    """A codec on one square image; what it has coded once, it remembers."""
     if name == "thumbhash":
         return _ThumbHash(square)
     if name == "blurhash":
@@ -57,11 +57,11 @@ def open_rival(name: Name, square: Image.Image) -> Rival:
     return _FileFormat(name, square)
 
 
-def best(rival: Rival, square: Image.Image, budget: int) -> Attempt | None:
+def best(baseline: Baseline, square: Image.Image, budget: int) -> Attempt | None:
     """The attempt of highest PSNR; None where not even the smallest file fits."""
     original = np.asarray(square)
     return max(
-        rival.attempts(budget),
+        baseline.attempts(budget),
         key=lambda attempt: psnr(original, np.asarray(attempt.image)),
         default=None,
     )

@@ -1,4 +1,4 @@
-"""How near a decoded picture is to its original. PSNR alone takes no torch."""
+"""How near a decoded image is to its original. PSNR alone takes no torch."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SMALLEST_SIDE = 176  # of the five scales of MS-SSIM
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one picture, or means over several.
+    """Of one image, or means over several.
 
     Attributes:
         psnr: dB, on 8-bit pixels.
@@ -41,7 +41,7 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
 
 
 def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
-    """Scores of uint8 pictures [S, S, 3], S at least ``SMALLEST_SIDE``."""
+    """Scores of uint8 images [S, S, 3], S at least ``SMALLEST_SIDE``."""
     import torch
     from torchmetrics.functional import image
 

@@ -1,6 +1,6 @@
 
 "use strict";
-const { choices, pictures } = JSON.parse(document.getElementById("data").textContent);
+const { choices, images } = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const own = choices.filter((choice) => choice.own);
 const measured = choices[0].id === "original";
@@ -15,23 +15,23 @@ function element(name, text, attributes = {}) {
   return Object.assign(made, attributes);
 }
 
-const file = (number, version) => `pictures/${number}-${version}.webp`;
-const chosen = (number, id) => pictures[number].versions[pictures[number].chosen[id]];
+const file = (number, version) => `images/${number}-${version}.webp`;
+const chosen = (number, id) => images[number].versions[images[number].chosen[id]];
 const decimals = (value, digits) => (value === undefined ? "" : value.toFixed(digits));
 
-// What pictures are sorted by: dB over the best other codec in the bytes of a checkpoint; where
+// What images are sorted by: dB over the best other codec in the bytes of a checkpoint; where
 // there is no other, its PSNR, and its bytes where there is no original.
 function gain(number, { id, point }) {
   const version = chosen(number, id);
   if (!version) return -Infinity;
   if (!measured) return version.bytes;
-  const others = choices.filter((choice) => choice.point === point && !choice.own);
-  const best = Math.max(...others.map(({ id }) => chosen(number, id)?.scores[0] ?? -Infinity));
+  const baselines = choices.filter((choice) => choice.point === point && !choice.own);
+  const best = Math.max(...baselines.map(({ id }) => chosen(number, id)?.scores[0] ?? -Infinity));
   return compared ? version.scores[0] - best : version.scores[0];
 }
 
 function spell(value) {
-  if (value === -Infinity) return "not coded";
+  if (value === -Infinity) return "not encoded";
   if (value === Infinity) return "no other";
   if (!measured) return `${value} bytes`;
   return `${compared && value >= 0 ? "+" : ""}${value.toFixed(2)} dB`;
@@ -45,8 +45,8 @@ function showSide(side) {
   image.hidden = !version;
   missing.hidden = Boolean(version);
   missing.textContent = `${choice.label}: no file this small`;
-  if (version) image.src = file(current, pictures[current].chosen[choice.id]);
-  image.alt = `${pictures[current].name}: ${choice.label}`;
+  if (version) image.src = file(current, images[current].chosen[choice.id]);
+  image.alt = `${images[current].name}: ${choice.label}`;
   const facts = !version ? ["no file this small"] : version.bytes ? [`${version.bytes} bytes`] : [];
   if (version?.scores?.length) facts.push(`${version.scores[0].toFixed(2)} dB`);
   at(`${side}-caption`).replaceChildren(element("b", choice.label), facts.join(", "));
@@ -54,7 +54,7 @@ function showSide(side) {
 
 function choose(side, index) {
   const input = Object.assign(document.createElement("input"), { type: "radio", name: side });
-  const { chosen: places } = pictures[current];
+  const { chosen: places } = images[current];
   const ids = Object.keys(places).filter((id) => places[id] === index);
   input.checked = ids.includes(sides[side]);
   input.setAttribute("aria-label", `${labels.get(ids[0]).label} on the ${side}`);
@@ -70,7 +70,7 @@ function choose(side, index) {
 }
 
 function row(version, index) {
-  const { chosen: places } = pictures[current];
+  const { chosen: places } = images[current];
   const choice = labels.get(Object.keys(places).find((id) => places[id] === index));
   const [title, ...rest] = choice.label.split(", ");
   const name = element("th", `${title} `, { scope: "row" });
@@ -85,7 +85,7 @@ function row(version, index) {
 
 function show(number) {
   current = number;
-  const { name, shape, versions, chosen: places } = pictures[number];
+  const { name, shape, versions, chosen: places } = images[number];
   at("name").textContent = name;
   at("stage").style.setProperty("--ratio", shape[0] / shape[1]);
   const order = versions.map((_, index) => index);
@@ -101,9 +101,9 @@ function show(number) {
   showSide("right");
 }
 
-const thumbs = pictures.map(({ name }, number) => {
+const thumbs = images.map(({ name }, number) => {
   const label = element("label", "", { title: name });
-  const input = Object.assign(document.createElement("input"), { type: "radio", name: "picture" });
+  const input = Object.assign(document.createElement("input"), { type: "radio", name: "image" });
   input.addEventListener("change", () => show(number));
   const image = Object.assign(document.createElement("img"), {
     loading: "lazy", decoding: "async", alt: "", src: file(number, "small"),
@@ -113,13 +113,13 @@ const thumbs = pictures.map(({ name }, number) => {
 });
 
 function sort() {
-  const gains = pictures.map((_, number) => gain(number, own[at("gain").value]));
+  const gains = images.map((_, number) => gain(number, own[at("gain").value]));
   thumbs.forEach((thumb, number) => {
     thumb.lastChild.textContent = spell(gains[number]);
     thumb.lastChild.className = compared ? (gains[number] >= 0 ? "up" : "down") : "";
   });
   const sign = { given: 0, most: -1, least: 1 }[at("order").value];
-  const order = pictures.map((_, number) => number);
+  const order = images.map((_, number) => number);
   if (sign) order.sort((a, b) => sign * (gains[a] === gains[b] ? 0 : gains[a] - gains[b]));
   at("grid").replaceChildren(...order.map((number) => thumbs[number]));
   return order;

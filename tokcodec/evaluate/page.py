@@ -1,6 +1,6 @@
-"""A page to look at pictures: what checkpoints made of them, beside originals and other codecs.
+"""A page to look at images: what checkpoints made of them, beside originals and other codecs.
 
-``index.html`` holds its style, program and data, and shows the pictures beside it, from a server or
+``index.html`` holds its style, program and data, and shows the images beside it, from a server or
 from the disk. Its policy lets it load nothing else, and run nothing but its own program.
 """
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from tokcodec.evaluate.run import Evaluation, Point, Result
 
 INDEX = "index.html"
-_PICTURES = "pictures"
+_IMAGES = "images"
 _THUMB = 144  # pixels of the longer edge
 _MEASURES = ("psnr", "ms_ssim")
-_SHOWN_AS = "Figures are of the pictures themselves; they are shown here as WebP of quality 92."
+_SHOWN_AS = "Figures are of the images themselves; they are shown here as WebP of quality 92."
 _GAIN = " A gain is the PSNR of a checkpoint over that of the best other codec in no more bytes."
 _SCHEMES = (False, True)  # dark
 _PARTS = Path(__file__).parent
@@ -39,40 +39,40 @@ _PARTS = Path(__file__).parent
 FILES = (
     INDEX,
     *(f"{measure}{'-dark' * dark}.svg" for measure in _MEASURES for dark in _SCHEMES),
-    f"{_PICTURES}/[0-9]*.webp",
+    f"{_IMAGES}/[0-9]*.webp",
 )
 
 
 class Page:
-    """Writes the pictures of results as they come, and the page that shows them at the end.
+    """Writes the images of results as they come, and the page that shows them at the end.
 
     Args:
-        folder: gets ``index.html``, ``pictures`` and plots; those of an earlier page are gone.
+        folder: gets ``index.html``, ``images`` and plots; those of an earlier page are gone.
         points: of the evaluator.
-        others: the other codecs.
+        baselines: the other codecs.
 
     Raises:
         OutputError: the file system refused.
     """
 
-    def __init__(self, folder: Path, points: "Sequence[Point]", others: Sequence[Name]) -> None:
-        self.folder, self._points, self._others = folder, points, others
+    def __init__(self, folder: Path, points: "Sequence[Point]", baselines: Sequence[Name]) -> None:
+        self.folder, self._points, self._baselines = folder, points, baselines
         self._shown = shown_points(points)
-        self._pictures: list[dict[str, Any]] = []
+        self._images: list[dict[str, Any]] = []
         try:
-            (folder / _PICTURES).mkdir(parents=True, exist_ok=True)
+            (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
             for old in [path for pattern in FILES for path in folder.glob(pattern)]:
                 old.unlink()
         except OSError as error:
             raise OutputError(f"{folder}: cannot write: {error.strerror}") from error
 
     def add(self, result: "Result") -> None:
-        """Writes the pictures of one result, each once.
+        """Writes the images of one result, each once.
 
         Raises:
             OutputError: the file system refused.
         """
-        example, number = result.example, len(self._pictures)
+        example, number = result.example, len(self._images)
         images: list[Image.Image] = []
         versions: dict[Any, dict[str, Any]] = {}  # by what makes them differ
         chosen: dict[str, int] = {}  # the version that a choice stands for
@@ -86,12 +86,12 @@ class Page:
         if example.original:
             version("original", "original", example.original)
         for measured in result.measured:
-            place, rival = measured.point, measured.rival
+            place, baseline = measured.point, measured.baseline
             if place in self._shown:
                 scores = measured.scores
                 version(
-                    f"{place} {rival or 'own'}",
-                    (rival or place, measured.file_bytes, measured.settings),
+                    f"{place} {baseline or 'own'}",
+                    (baseline or place, measured.file_bytes, measured.settings),
                     measured.image,
                     bytes=measured.file_bytes,
                     settings=measured.settings,
@@ -105,7 +105,7 @@ class Page:
         width, height = (max(1, _THUMB * edge // longer) for edge in example.shape)
         thumb = images[0].resize((width, height), Image.Resampling.LANCZOS)
         self._save(thumb, f"{number}-small")
-        self._pictures.append(
+        self._images.append(
             {
                 "name": printable(example.name),
                 "shape": example.shape,
@@ -117,7 +117,7 @@ class Page:
     def _save(self, image: Image.Image, name: str) -> None:
         file = io.BytesIO()
         image.save(file, "WEBP", quality=92)
-        path = self.folder / _PICTURES / f"{name}.webp"
+        path = self.folder / _IMAGES / f"{name}.webp"
         try:
             path.write_bytes(file.getvalue())  # not synced: the page is, which is written last
         except OSError as error:
@@ -150,18 +150,18 @@ class Page:
         write_atomically(self.folder / INDEX, partial(_put, page.encode()))
 
     def _data(self) -> dict[str, Any]:
-        """What the program reads: pictures, and what one may choose to see of them."""
-        compared = any("original" in picture["chosen"] for picture in self._pictures)
+        """What the program reads: images, and what one may choose to see of them."""
+        compared = any("original" in image["chosen"] for image in self._images)
         choices: list[dict[str, Any]] = []
         if compared:
             choices.append({"id": "original", "label": "original"})
         shown = [self._points[place].name for place in self._shown]
         for place in self._shown:
             point = self._points[place]
-            label = point.name + form(point.coded)
+            label = point.name + form(point.entropy_coded)
             if shown.count(point.name) > 1:
-                label += f", {point.tokens} codes"
-            for other in (None, *self._others):
+                label += f", {point.tokens} tokens"
+            for other in (None, *self._baselines):
                 choices.append(
                     {
                         "id": f"{place} {other or 'own'}",
@@ -171,18 +171,18 @@ class Page:
                     }
                 )
         # Without the folder that all are in: a page may go to others, whom that does not concern.
-        names = [picture["name"] for picture in self._pictures]
+        names = [image["name"] for image in self._images]
         common = os.path.commonprefix(names).rfind("/") + 1  # noqa: RUF071 (also of URLs)
-        pictures = [{**picture, "name": picture["name"][common:]} for picture in self._pictures]
-        return {"choices": choices, "pictures": pictures}
+        images = [{**image, "name": image["name"][common:]} for image in self._images]
+        return {"choices": choices, "images": images}
 
 
 def _about(evaluation: "Evaluation") -> str:
-    pictures = f"{evaluation.pictures:,} picture{'s' * (evaluation.pictures != 1)}"
+    images = f"{evaluation.images:,} image{'s' * (evaluation.images != 1)}"
     if evaluation.size is None:
-        return f"{pictures}, fit {evaluation.fit}, without originals"
+        return f"{images}, fit {evaluation.fit}, without originals"
     return (
-        f"{pictures}, {evaluation.fit} to {evaluation.size}x{evaluation.size}. Every other codec "
+        f"{images}, {evaluation.fit} to {evaluation.size}x{evaluation.size}. Every other codec "
         "shows its best by PSNR in no more bytes than the checkpoint's whole file."
     )
 
@@ -194,21 +194,21 @@ def _plot_name(measure: str, dark: bool) -> str:
 def _plot_element(measure: str) -> str:
     title, _ = SCORES[measure]
     return (
-        f'<picture><source srcset="{_plot_name(measure, True)}" '
+        f'<image><source srcset="{_plot_name(measure, True)}" '
         'media="(prefers-color-scheme: dark)">'
         f'<img src="{_plot_name(measure, False)}" width="396" height="324" loading="lazy" '
-        f'alt="{title} over bytes of the whole file; the table holds its figures"></picture>'
+        f'alt="{title} over bytes of the whole file; the table holds its figures"></image>'
     )
 
 
 def _row(cells: Sequence[str]) -> str:
-    """Of the table of means; that of a checkpoint has a number of codes, the head is the first."""
-    name, codes, *figures = map(html.escape, cells)
+    """Of the table of means; that of a checkpoint has a number of tokens, the head is the first."""
+    name, tokens, *figures = map(html.escape, cells)
     if not name:
-        heads = "".join(f'<th scope="col">{cell}</th>' for cell in ("codec", codes, *figures))
+        heads = "".join(f'<th scope="col">{cell}</th>' for cell in ("codec", tokens, *figures))
         return f"<thead><tr>{heads}</tr></thead>"
-    own = ' class="own"' if codes else ""
-    rest = "".join(f"<td>{cell}</td>" for cell in (codes, *figures))
+    own = ' class="own"' if tokens else ""
+    rest = "".join(f"<td>{cell}</td>" for cell in (tokens, *figures))
     return f'<tr{own}><th scope="row">{name}</th>{rest}</tr>'
 
 

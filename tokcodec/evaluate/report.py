@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 FIGURES = "report.json"
 _SHEETS = "sheet-*.jpg"
-FILES = (FIGURES, "pictures.csv", "plot.png", "plot.svg", _SHEETS)  # globs of what a report is
-SHEET_PICTURES = 12
+FILES = (FIGURES, "images.csv", "plot.png", "plot.svg", _SHEETS)  # globs of what a report is
+SHEET_IMAGES = 12
 _GAP, _HEAD = 4, 20
 SCORES = {
     "psnr": ("PSNR, dB", 2),
@@ -54,31 +54,31 @@ def _rounded(value: Any) -> Any:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def form(coded: bool | None) -> str:
-    """What is said of the form of the codes, behind a name; nothing where that is not known, as in
+def form(entropy_coded: bool | None) -> str:
+    """What is said of the form of the tokens, behind a name; nothing where that is not known, as in
     reports from before there was a prior."""
-    return _FORMS[coded]
+    return _FORMS[entropy_coded]
 
 
 def table(report: dict[str, Any]) -> list[list[str]]:
     """The means, as text: a head, then a row a codec and size. Under each checkpoint stand the
-    others at its bytes that have not stood above; rows of checkpoints have a number of codes.
+    others at its bytes that have not stood above; rows of checkpoints have a number of tokens.
 
     Measures that nothing has are left out.
     """
-    means = [mean for row in report["rows"] for mean in (row["own"], *row["others"])]
+    means = [mean for row in report["rows"] for mean in (row["own"], *row["baselines"])]
     scores = {
         name: style
         for name, style in SCORES.items()
         if any(mean[name] is not None for mean in means)
     }
     titles = [title for title, _ in scores.values()]
-    lines = [["", "codes", "bytes", *titles, "codebook used", "perplexity"]]
+    lines = [["", "tokens", "bytes", *titles, "codebook used", "perplexity"]]
     none = [""] * len(scores)
 
     def figures(mean: dict[str, Any]) -> list[str]:
         if mean["file_bytes"] is None:
-            return [f"fits {mean['pictures']} of {report['pictures']}", *none]
+            return [f"fits {mean['images']} of {report['images']}", *none]
         known = [(mean[name], digits) for name, (_, digits) in scores.items()]
         shown = ["" if value is None else f"{value:.{digits}f}" for value, digits in known]
         return [f"{mean['file_bytes']:.0f}", *shown]
@@ -88,18 +88,18 @@ def table(report: dict[str, Any]) -> list[list[str]]:
         own = row["own"]
         lines.append(
             [
-                own["codec"] + form(row.get("coded")),
+                own["codec"] + form(row.get("entropy_coded")),
                 str(row["tokens"]),
                 *figures(own),
                 f"{row['usage']:.1%}",
                 f"{row['perplexity']:,.0f}",
             ]
         )
-        for mean in row["others"]:
-            if mean["pictures"] and mean not in seen:
+        for mean in row["baselines"]:
+            if mean["images"] and mean not in seen:
                 lines.append([TITLES[mean["codec"]], "", *figures(mean), "", ""])
                 seen += [mean] if mean["file_bytes"] is not None else []
-        if absent := [TITLES[mean["codec"]] for mean in row["others"] if not mean["pictures"]]:
+        if absent := [TITLES[mean["codec"]] for mean in row["baselines"] if not mean["images"]]:
             lines.append([", ".join(absent), "", "no file this small", *none, "", ""])
     return lines
 
@@ -115,15 +115,15 @@ class Report:
 
     Args:
         points: of the evaluator.
-        pictures: how many there are; twelve of them, evenly spread, are shown on the sheets, or
+        images: how many there are; twelve of them, evenly spread, are shown on the sheets, or
             the first twelve where that is not known.
     """
 
-    def __init__(self, points: "Sequence[Point]", pictures: int | None) -> None:
+    def __init__(self, points: "Sequence[Point]", images: int | None) -> None:
         self.points = points
-        pictures = SHEET_PICTURES if pictures is None else pictures
-        count = min(SHEET_PICTURES, pictures)
-        self._shown = {n * pictures // count for n in range(count)} if count else set()
+        images = SHEET_IMAGES if images is None else images
+        count = min(SHEET_IMAGES, images)
+        self._shown = {n * images // count for n in range(count)} if count else set()
         self._results: list[Result] = []
         self._seen = 0
         self._lines: list[dict[str, Any]] = []
@@ -138,11 +138,11 @@ class Report:
             if measured.scores.lpips is None:
                 del scores["lpips"]
             line = {
-                "picture": result.example.name,
+                "image": result.example.name,
                 "checkpoint": point.name,
                 "tokens": point.tokens,
-                "coded": point.coded,
-                "codec": measured.rival or point.name,
+                "entropy_coded": point.entropy_coded,
+                "codec": measured.baseline or point.name,
                 "file_bytes": measured.file_bytes,
                 "settings": measured.settings,
                 **scores,
@@ -150,7 +150,7 @@ class Report:
             self._lines.append(_rounded(line))
 
     def write(self, folder: Path, evaluation: "Evaluation") -> None:
-        """Writes pictures.csv, plot.png, plot.svg, sheet-CHECKPOINT-TOKENS.jpg and report.json.
+        """Writes images.csv, plot.png, plot.svg, sheet-CHECKPOINT-TOKENS.jpg and report.json.
 
         The sheets are of the entropy-coded files where there are any. Files of an earlier report
         are gone then.
@@ -170,7 +170,7 @@ class Report:
         writer = csv.DictWriter(table, list(self._lines[0]))
         writer.writeheader()
         writer.writerows(self._lines)
-        write("pictures.csv", printable(table.getvalue()).encode())
+        write("images.csv", printable(table.getvalue()).encode())
         figures = to_json(evaluation)
         for kind in ("png", "svg"):
             write(f"plot.{kind}", plot(figures, ("psnr", "ms_ssim"), kind))
@@ -190,7 +190,7 @@ def plot(report: dict[str, Any], measures: "Sequence[str]", kind: str, dark: boo
     Args:
         report: the evaluation as plain data.
         measures: names of scores.
-        kind: of picture, ``png`` or ``svg``.
+        kind: of image, ``png`` or ``svg``.
         dark: light lines on nothing, for dark pages.
     """
     from matplotlib import rc_context
@@ -200,11 +200,13 @@ def plot(report: dict[str, Any], measures: "Sequence[str]", kind: str, dark: boo
     colours: dict[str, str] = {**_OTHERS}
     for row in report["rows"]:
         colours.setdefault(row["own"]["codec"], _OWN[(len(colours) - len(_OTHERS)) % len(_OWN)])
-        for mean in (row["own"], *row["others"]):
+        for mean in (row["own"], *row["baselines"]):
             if mean["file_bytes"] is not None:
                 place = (mean["file_bytes"], *(mean[measure] for measure in measures))
                 own = mean is row["own"]
-                points.setdefault(mean["codec"], {})[place] = form(row.get("coded")) if own else ""
+                points.setdefault(mean["codec"], {})[place] = (
+                    form(row.get("entropy_coded")) if own else ""
+                )
     ink = "#c9ccd1" if dark else "#333"
     inks: dict[Any, Any] = dict.fromkeys(
         ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
@@ -227,13 +229,13 @@ def plot(report: dict[str, Any], measures: "Sequence[str]", kind: str, dark: boo
                     **style,
                 )
                 for place in places:
-                    coded = forms[place] == form(True)
+                    entropy_coded = forms[place] == form(True)
                     axes.annotate(
                         forms[place].removeprefix(", "),
                         (place[0], place[number]),
-                        xytext=(-6 if coded else 6, 3 if coded else -3),
+                        xytext=(-6 if entropy_coded else 6, 3 if entropy_coded else -3),
                         textcoords="offset points",
-                        ha="right" if coded else "left",
+                        ha="right" if entropy_coded else "left",
                         va="center",
                         fontsize=7,
                     )
@@ -245,8 +247,8 @@ def plot(report: dict[str, Any], measures: "Sequence[str]", kind: str, dark: boo
             axes.grid(alpha=0.2 if dark else 0.3)
             axes.set_facecolor("none")
         panels[0].legend()
-        size, pictures = report["size"], report["pictures"]
-        figure.suptitle(f"{pictures} picture{'s' * (pictures != 1)}, {size}x{size}")
+        size, images = report["size"], report["images"]
+        figure.suptitle(f"{images} image{'s' * (images != 1)}, {size}x{size}")
         file = io.BytesIO()
         figure.savefig(
             file,
@@ -260,18 +262,18 @@ def plot(report: dict[str, Any], measures: "Sequence[str]", kind: str, dark: boo
 def _sheet(
     place: int, point: "Point", evaluation: "Evaluation", results: "Sequence[Result]"
 ) -> Image.Image:
-    """A row a picture: the original, the checkpoint, then every codec that fits any picture."""
+    """A row an image: the original, the checkpoint, then every codec that fits any image."""
     row = evaluation.rows[place]
-    others = [mean.codec for mean in row.others if mean.pictures]
+    baselines = [mean.codec for mean in row.baselines if mean.images]
     step = point.side + _GAP
     sheet = Image.new(
-        "RGB", (step * (2 + len(others)), (step + _HEAD) * len(results)), (255, 255, 255)
+        "RGB", (step * (2 + len(baselines)), (step + _HEAD) * len(results)), (255, 255, 255)
     )
     draw = ImageDraw.Draw(sheet)
     for line, result in enumerate(results):
         top = line * (step + _HEAD)
         found: dict[str, Measured] = {
-            measured.rival or "": measured
+            measured.baseline or "": measured
             for measured in result.measured
             if measured.point == place
         }
@@ -279,7 +281,7 @@ def _sheet(
         sheet.paste(result.example.original, (0, top + _HEAD))
         name = printable(PurePath(result.example.name).name)
         draw.text((2, top + 2), name, "black", font_size=13)
-        for column, codec in enumerate(["", *others], start=1):
+        for column, codec in enumerate(["", *baselines], start=1):
             left = column * step
             if codec not in found:
                 text = f"{TITLES[codec]}: no file this small"

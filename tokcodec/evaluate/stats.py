@@ -16,23 +16,23 @@ class Report:
     """What a set of token files costs, and what it stands for.
 
     Attributes:
-        pictures: token files, or rows of datasets, read.
+        images: token files, or rows of datasets, read.
         failed: token files that could not be read, and failed rows; in no other figure.
         raw_bytes: width · height · 3 of the originals.
         source_bytes: bytes of the original files; None unless every one lies beside its tokens.
         file_bytes: bytes of the token files, headers and checksums included, or of the Parquet.
-        payload_bits: bits of the codes alone, as they are in the files.
+        payload_bits: bits of the tokens alone, as they are in the files.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
-        models: the ``code_id``s of all, in hex.
+        models: the ``model_id``s of all, in hex.
         codebook_size: K; None if the model is not at hand, or there are several.
-        codes_used: distinct codes; this and what follows is None if there are several models.
-        usage: ``codes_used`` over K.
+        tokens_used: distinct tokens; this and what follows is None if there are several models.
+        usage: ``tokens_used`` over K.
         perplexity: 2 to the entropy.
-        entropy_bits_per_code: of the distribution of codes.
+        entropy_bits_per_token: of the distribution of tokens.
     """
 
-    pictures: int
+    images: int
     failed: int
     raw_bytes: int
     source_bytes: int | None
@@ -43,10 +43,10 @@ class Report:
     ratio_source: float | None
     models: tuple[str, ...]
     codebook_size: int | None
-    codes_used: int | None
+    tokens_used: int | None
     usage: float | None
     perplexity: float | None
-    entropy_bits_per_code: float | None
+    entropy_bits_per_token: float | None
 
 
 class Collector:
@@ -58,15 +58,15 @@ class Collector:
     def __init__(self, header: checkpoint.Header | None = None) -> None:
         self.failed = 0
         self._header = header
-        self._pictures = self._pixels = self._file_bytes = self._payload_bits = 0
+        self._images = self._pixels = self._file_bytes = self._payload_bits = 0
         self._source_bytes: int | None = 0
         self._counts: dict[bytes, dict[int, int]] = {}
 
     def add(self, token_file: TokenFile, path: Path) -> None:
-        """Counts a token file read from ``path``, and its picture if that lies beside it.
+        """Counts a token file read from ``path``, and its image if that lies beside it.
 
         Raises:
-            TokenFileError: its codes cannot be read.
+            TokenFileError: its tokens cannot be read.
         """
         self._count(token_file)
         self._file_bytes += token_file.file_bytes
@@ -85,42 +85,42 @@ class Collector:
         self._file_bytes += count
 
     def _count(self, token_file: TokenFile) -> None:
-        codes = token_file.codes_with(self._header)
-        self._pictures += 1
+        tokens = token_file.tokens_with(self._header)
+        self._images += 1
         self._pixels += token_file.width * token_file.height
         self._payload_bits += token_file.payload_bits
-        counts = self._counts.setdefault(token_file.code_id, {})
-        for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
-            counts[int(code)] = counts.get(int(code), 0) + int(count)
+        counts = self._counts.setdefault(token_file.model_id, {})
+        for token, count in zip(*np.unique(tokens, return_counts=True), strict=True):
+            counts[int(token)] = counts.get(int(token), 0) + int(count)
 
     def report(self) -> Report:
         raw_bytes = 3 * self._pixels
-        source_bytes = self._source_bytes if self._pictures else None
+        source_bytes = self._source_bytes if self._images else None
         size = used = usage = perplexity = entropy = None
         if len(self._counts) == 1:
-            ((code_id, counts),) = self._counts.items()
-            header = checkpoint.find_by_code_id(code_id, self._header)
+            ((model_id, counts),) = self._counts.items()
+            header = checkpoint.find_by_model_id(model_id, self._header)
             size = header.config.quantizer.codebook_size if header else None
             used = len(counts)
             usage = used / size if size else None
             entropy = _entropy(counts.values())
             perplexity = 2**entropy
         return Report(
-            pictures=self._pictures,
+            images=self._images,
             failed=self.failed,
             raw_bytes=raw_bytes,
             source_bytes=source_bytes,
             file_bytes=self._file_bytes,
             payload_bits=self._payload_bits,
             bits_per_pixel=8 * self._file_bytes / self._pixels if self._pixels else None,
-            ratio_raw=raw_bytes / self._file_bytes if self._pictures else None,
+            ratio_raw=raw_bytes / self._file_bytes if self._images else None,
             ratio_source=source_bytes / self._file_bytes if source_bytes is not None else None,
-            models=tuple(sorted(code_id.hex() for code_id in self._counts)),
+            models=tuple(sorted(model_id.hex() for model_id in self._counts)),
             codebook_size=size,
-            codes_used=used,
+            tokens_used=used,
             usage=usage,
             perplexity=perplexity,
-            entropy_bits_per_code=entropy,
+            entropy_bits_per_token=entropy,
         )
 
 

@@ -45,7 +45,7 @@ class Names:
 
 
 def take_convolutional(
-    source: Tensors, names: Names, code_dim: int
+    source: Tensors, names: Names, embedding_dim: int
 ) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, Arrays]:
     """Encoder and decoder, and the 1x1 convolutions around the quantizer where there are any.
 
@@ -54,7 +54,7 @@ def take_convolutional(
             go together.
     """
     encoder, decoder = _Encoder(source, names), _Decoder(source, names)
-    return encoder.take(code_dim), decoder.take(code_dim), encoder.out | decoder.out
+    return encoder.take(embedding_dim), decoder.take(embedding_dim), encoder.out | decoder.out
 
 
 def take_vq(
@@ -62,11 +62,13 @@ def take_vq(
 ) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, dict[str, int], Arrays]:
     """As ``take_convolutional``, with the codebook between the two, whose sizes come third; nothing
     may be left."""
-    codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
-    encoder, decoder, out = take_convolutional(source, names, code_dim)
-    out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
+    codebook_size, embedding_dim = source.shape("quantize.embedding.weight", 2)
+    encoder, decoder, out = take_convolutional(source, names, embedding_dim)
+    out["quantizer.codebook"] = source.take(
+        "quantize.embedding.weight", codebook_size, embedding_dim
+    )
     source.finish()
-    return encoder, decoder, {"codebook_size": codebook_size, "code_dim": code_dim}, out
+    return encoder, decoder, {"codebook_size": codebook_size, "embedding_dim": embedding_dim}, out
 
 
 class _Network:
@@ -158,7 +160,7 @@ class _Encoder(_Network):
         levels = [f"{names.encoder_level}{number}" for number in range(count)]
         super().__init__(source, names, "encoder", levels)
 
-    def take(self, code_dim: int) -> ConvolutionalEncoderConfig:
+    def take(self, embedding_dim: int) -> ConvolutionalEncoderConfig:
         channels = before = self.source.shape("encoder.conv_in.weight", 4)[0]
         fields = self.fields(channels)
         self.give("encoder.conv_in", "enter", channels, 3, 3, 3, bias=self.bias)
@@ -174,12 +176,14 @@ class _Encoder(_Network):
         projected = "quant_conv.weight" in self.source
         self.give("encoder.conv_out", "leave", leave, before, kernel, kernel)
         if projected:
-            self.give("quant_conv", "to_code", code_dim, leave, 1, 1)
-        elif leave != code_dim:
-            raise CheckpointError(f"its encoder gives {leave} channels where codes have {code_dim}")
+            self.give("quant_conv", "to_embedding", embedding_dim, leave, 1, 1)
+        elif leave != embedding_dim:
+            raise CheckpointError(
+                f"its encoder gives {leave} channels where tokens have {embedding_dim}"
+            )
         return ConvolutionalEncoderConfig(
             **fields,
-            code_channels=leave if projected else 0,
+            embedding_channels=leave if projected else 0,
             halving=self.names.halving,
             last_kernel=kernel,  # type: ignore[arg-type]
         )
@@ -192,15 +196,17 @@ class _Decoder(_Network):
         levels = [f"{names.decoder_level}{number}" for number in numbers]
         super().__init__(source, names, "decoder", levels)
 
-    def take(self, code_dim: int) -> ConvolutionalDecoderConfig:
+    def take(self, embedding_dim: int) -> ConvolutionalDecoderConfig:
         before = self.widths[-1]
         fields = self.fields(math.gcd(*self.widths))
         _, enter, _, _ = self.source.shape("decoder.conv_in.weight", 4)
         projected = "post_quant_conv.weight" in self.source
         if projected:
-            self.give("post_quant_conv", "from_code", enter, code_dim, 1, 1)
-        elif enter != code_dim:
-            raise CheckpointError(f"its decoder takes {enter} channels where codes have {code_dim}")
+            self.give("post_quant_conv", "from_embedding", enter, embedding_dim, 1, 1)
+        elif enter != embedding_dim:
+            raise CheckpointError(
+                f"its decoder takes {enter} channels where tokens have {embedding_dim}"
+            )
         self.give("decoder.conv_in", "enter", before, enter, 3, 3)
         fields |= self.give_middle()
         for place, number in enumerate(reversed(range(len(self.widths)))):
@@ -217,7 +223,7 @@ class _Decoder(_Network):
         self.give("decoder.conv_out", "leave", 3, before, 3, 3)
         return ConvolutionalDecoderConfig(
             **fields,
-            code_channels=enter if projected else 0,
+            embedding_channels=enter if projected else 0,
             doubling=self.names.doubling,
             adaptive_norm=self.names.adapt is not None,
         )

@@ -17,30 +17,30 @@ class Model:
 
     Attributes:
         name: for ``--family``.
-        codes: of a square of ``image_size`` pixels.
+        tokens: of a square of ``image_size`` pixels.
         codebook_size: K.
         published: where.
-        rfid: on ImageNet's validation pictures at 256x256, as its authors state it, if they do.
+        rfid: on ImageNet's validation images at 256x256, as its authors state it, if they do.
         config: what a file of it without a config leaves open, as a config would say it.
-        verified: what was compared here with the published code: ``codes`` (and z and pixels, on
+        verified: what was compared here with the published code: ``tokens`` (and z and pixels, on
             seeded weights), or the ``shapes`` of its tensors alone.
         licence: of the weights, where it is not the family's.
         image_size: side of the square that it sees, in pixels.
     """
 
     name: str
-    codes: int
+    tokens: int
     codebook_size: int
     published: str
     rfid: float | None = None
     config: Config = field(default_factory=dict)
-    verified: Literal["codes", "shapes"] = "shapes"
+    verified: Literal["tokens", "shapes"] = "shapes"
     licence: str | None = None
     image_size: int = 256
 
 
 def square_side(wanted: int | None, stated: object, default: int) -> int:
-    """The side of the square that a model of pictures of any size sees: the one that is wanted, or
+    """The side of the square that a model of images of any size sees: the one that is wanted, or
     stated by its config, or the default.
 
     Raises:

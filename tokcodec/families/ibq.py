@@ -1,7 +1,7 @@
-"""IBQ (arXiv 2412.02692): a VQGAN whose codes have the largest dot product; Emu3.5's tokenizer is
+"""IBQ (arXiv 2412.02692): a VQGAN whose tokens have the largest dot product; Emu3.5's tokenizer is
 one with 256 channels.
 
-Its authors made pictures smaller with OpenCV's bilinear filter, which does not smooth; here they
+Its authors made images smaller with OpenCV's bilinear filter, which does not smooth; here they
 are cropped with the bicubic one that smooths, as by torchvision.
 """
 
@@ -24,7 +24,7 @@ def _model(size: int, name: str, file: str, rfid: float, verified: bool = False)
         f"TencentARC/{file}",
         rfid,
         {"model": {"class_path": "IBQ"}},
-        "codes" if verified else "shapes",
+        "tokens" if verified else "shapes",
     )
 
 

@@ -55,7 +55,7 @@ FAMILY = Family(
             1024,
             "fun-research/TiTok:maskgit-vqgan-imagenet-f16-256.bin",
             2.28,
-            verified="codes",
+            verified="tokens",
         ),
     ),
 )

@@ -16,7 +16,7 @@ def _model(size: str, word: str, rfid: float) -> Model:
         where,
         rfid,
         config,
-        verified="codes" if size == "s" else "shapes",
+        verified="tokens" if size == "s" else "shapes",
     )
 
 
@@ -26,7 +26,7 @@ FAMILY = Family(
     paper="2501.10064",
     licence="Apache-2.0",
     recognises=lambda names, config: titok.is_kind(names, config, "one_d_piece"),
-    convert=partial(titok.convert, prefix_codes=True),
+    convert=partial(titok.convert, prefix_tokens=True),
     models=(_model("s", "small", 1.48), _model("b", "base", 1.11), _model("l", "large", 1.08)),
     needs_config=True,
 )

@@ -1,6 +1,6 @@
-"""Open-MAGVIT2 (arXiv 2409.04410): lookup-free codes, a bit a channel, the first one the lowest.
+"""Open-MAGVIT2 (arXiv 2409.04410): lookup-free tokens, a bit a channel, the first one the lowest.
 
-Its authors made pictures smaller with OpenCV's bilinear filter, which does not smooth; here they
+Its authors made images smaller with OpenCV's bilinear filter, which does not smooth; here they
 are cropped with the bicubic one that smooths, as by torchvision.
 """
 
@@ -33,7 +33,7 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
     return (
         ModelConfig(
             encoder=encoder,
-            quantizer=BinaryConfig(code_dim=bits),
+            quantizer=BinaryConfig(embedding_dim=bits),
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, config.get("image_size"), 256)
@@ -53,7 +53,7 @@ def _model(name: str, codebook_size: int, file: str, rfid: float, side: int = 25
         f"TencentARC/Open-MAGVIT2-Tokenizer-{file}",
         rfid,
         {"image_size": side},
-        verified="codes" if codebook_size == 16384 else "shapes",
+        verified="tokens" if codebook_size == 16384 else "shapes",
         image_size=side,
     )
 

@@ -45,32 +45,34 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
 
     Raises:
         CheckpointError: something is missing, over, of another shape or not finite; or it gives
-            codes of another model in place of pixels.
+            tokens of another model in place of pixels.
     """
     source = _without_copies(source)
     if "decoder.ffn.2.weight" in source:
         raise CheckpointError(
-            "a simple-1d-tokenizer that gives codes of another model in place of pixels; "
+            "a simple-1d-tokenizer that gives tokens of another model in place of pixels; "
             "only those that predict pixels can be decoded"
         )
     section = Section(config, "model", "vq_model")
     section.only(_USED | _UNUSED)
     side = require_image_size(Section(config, "dataset", "preprocessing"), image_size)
-    codebook_size, code_dim = source.shape("quantizer.embedding_table.weight", 2)
+    codebook_size, embedding_dim = source.shape("quantizer.embedding_table.weight", 2)
     size = section.choice("vit_enc_model_size", HEADS)
-    encoder, out = take_encoder(source, size, side, code_dim)
+    encoder, out = take_encoder(source, size, side, embedding_dim)
     patch_size = pixel_patch_size(source)
     size = section.choice("vit_dec_model_size", HEADS)
-    decoder, part = take_decoder(source, size, side, patch_size, encoder["num_latents"], code_dim)
+    decoder, part = take_decoder(
+        source, size, side, patch_size, encoder["num_latents"], embedding_dim
+    )
     out |= part
     out |= take_pixel_head(source, decoder["width"], patch_size)
     out["quantizer.codebook"] = source.take(
-        "quantizer.embedding_table.weight", codebook_size, code_dim
+        "quantizer.embedding_table.weight", codebook_size, embedding_dim
     )
     source.finish()
     converted = ModelConfig(
         encoder=LatentEncoderConfig(**encoder),
-        quantizer=CodebookConfig(codebook_size=codebook_size, code_dim=code_dim),
+        quantizer=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
         decoder=LatentDecoderConfig(**decoder, pixel_convolution=True),
         preprocessing=PreprocessingConfig(image_size=side, mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
         default_fit="crop",
@@ -131,7 +133,7 @@ FAMILY = Family(
                 },
                 "dataset": {"preprocessing": {"crop_size": 256}},
             },
-            verified="codes",
+            verified="tokens",
         ),
     ),
     needs_config=True,

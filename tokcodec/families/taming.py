@@ -1,6 +1,6 @@
 """VQGAN (arXiv 2012.09841), and latent-diffusion's and Chameleon's models, which are the same.
 
-taming-transformers and latent-diffusion made pictures smaller with OpenCV's bilinear filter, which
+taming-transformers and latent-diffusion made images smaller with OpenCV's bilinear filter, which
 does not smooth; here they are cropped with the bicubic one that smooths, as by torchvision.
 """
 
@@ -42,7 +42,7 @@ def convert_vqgan(
     settings = _settings(config)
     encoder, decoder, sizes, out = take_vq(source, Names())
     stated = Section({"model": settings}, "model")
-    stated.require(n_embed=sizes["codebook_size"], embed_dim=sizes["code_dim"])
+    stated.require(n_embed=sizes["codebook_size"], embed_dim=sizes["embedding_dim"])
     return (
         ModelConfig(
             encoder=encoder,
@@ -68,9 +68,9 @@ def is_vqgan(names: Collection[str]) -> bool:
     if "encoder.down.0.block.0.norm1.weight" not in names or "quant_conv.weight" not in names:
         return False
     if "quantize.embed.weight" in names:
-        raise CheckpointError("a VQGAN with Gumbel quantization, whose codes are drawn by chance")
+        raise CheckpointError("a VQGAN with Gumbel quantization, whose tokens are drawn by chance")
     if "quantize.used" in names:
-        raise CheckpointError("a VQGAN whose codes are numbered anew (remap), which is not known")
+        raise CheckpointError("a VQGAN whose tokens are numbered anew (remap), which is not known")
     return "quantize.embedding.weight" in names
 
 
@@ -118,7 +118,7 @@ FAMILY = Family(
     models=(
         Model(
             "vqgan-f16-1024", 256, 1024, "GitHub CompVis/taming-transformers", 7.94, _TAMING,
-            "codes",
+            "tokens",
         ),
         Model("vqgan-f16-16384", 256, 16384, "GitHub CompVis/taming-transformers", 4.98, _TAMING),
         Model("ldm-vq-f4", 4096, 8192, "GitHub CompVis/latent-diffusion", 0.58, _LDM),

@@ -48,21 +48,21 @@ _UNUSED = {
 
 
 def convert(
-    source: Tensors, config: Config, image_size: int | None, prefix_codes: bool = False
+    source: Tensors, config: Config, image_size: int | None, prefix_tokens: bool = False
 ) -> tuple[ModelConfig, Arrays]:
     """TiTok's config and tensors as ours.
 
     Raises:
         CheckpointError: something is missing, over, of another shape or not finite; or it is a
-            checkpoint of a first training stage, whose proxy codes it cannot decode itself.
+            checkpoint of a first training stage, whose proxy tokens it cannot decode itself.
     """
     section = Section(config, "model", "vq_model")
     section.only(_USED | _UNUSED)
     section.choice("quantize_mode", ["vq"], default="vq")
     side = require_image_size(Section(config, "dataset", "preprocessing"), image_size)
-    codebook_size, code_dim = source.shape("quantize.embedding.weight", 2)
+    codebook_size, embedding_dim = source.shape("quantize.embedding.weight", 2)
     size = section.choice("vit_enc_model_size", HEADS)
-    encoder, out = take_encoder(source, size, side, code_dim)
+    encoder, out = take_encoder(source, size, side, embedding_dim)
 
     proxies = "decoder.ffn.2.weight" in source
     if section.boolean("is_legacy", default=True) != proxies:
@@ -73,22 +73,26 @@ def convert(
     vqgan = _vqgan_config(source) if proxies else None
     patch_size = 2 ** (len(vqgan.multipliers) - 1) if vqgan else pixel_patch_size(source)
     size = section.choice("vit_dec_model_size", HEADS)
-    fields, part = take_decoder(source, size, side, patch_size, encoder["num_latents"], code_dim)
+    fields, part = take_decoder(
+        source, size, side, patch_size, encoder["num_latents"], embedding_dim
+    )
     out |= part
     decoder: DecoderConfig
     if vqgan:
-        decoder = ProxyDecoderConfig(**fields, vqgan=vqgan, prefix_codes=prefix_codes)
+        decoder = ProxyDecoderConfig(**fields, vqgan=vqgan, prefix_tokens=prefix_tokens)
         out |= _take_vqgan(source, fields["width"], vqgan)
     else:
-        decoder = LatentDecoderConfig(**fields, pixel_convolution=True, prefix_codes=prefix_codes)
+        decoder = LatentDecoderConfig(**fields, pixel_convolution=True, prefix_tokens=prefix_tokens)
         out |= take_pixel_head(source, fields["width"], patch_size)
-    out["quantizer.codebook"] = source.take("quantize.embedding.weight", codebook_size, code_dim)
+    out["quantizer.codebook"] = source.take(
+        "quantize.embedding.weight", codebook_size, embedding_dim
+    )
     source.finish()
     converted = ModelConfig(
         encoder=LatentEncoderConfig(**encoder, legacy_latents=proxies),
         quantizer=CodebookConfig(
             codebook_size=codebook_size,
-            code_dim=code_dim,
+            embedding_dim=embedding_dim,
             metric="cosine" if section.boolean("use_l2_norm") else "euclidean",
         ),
         decoder=decoder,
@@ -105,14 +109,14 @@ def is_kind(names: Collection[str], config: Config | None, kind: str) -> bool:
     """Whether it is a TiTok, or another ``model.type`` of the same tensors.
 
     Raises:
-        CheckpointError: it has no codes or needs a text.
+        CheckpointError: it has no tokens or needs a text.
     """
     if any("text_guidance" in name for name in names):
         raise CheckpointError("a text-conditioned TA-TiTok, which decodes only with its caption")
     if "latent_tokens" not in names or "quantizer.embedding_table.weight" in names:
         return False
     if "quantize.embedding.weight" not in names:
-        raise CheckpointError("a continuous TiTok (vae in its name), which has no codes")
+        raise CheckpointError("a continuous TiTok (vae in its name), which has no tokens")
     model = (config or {}).get("model")
     found = model.get("type", "titok") if isinstance(model, Mapping) else "titok"
     if found not in ("titok", "one_d_piece"):
@@ -140,18 +144,18 @@ def sizes(encoder: str, decoder: str, num_latents: int, first: bool, kind: str =
 def _vqgan_config(source: Tensors) -> VqganConfig:
     if "pixel_decoder.conv_in.weight" not in source:
         raise CheckpointError(
-            "a checkpoint of TiTok's first training stage: it gives codes of MaskGIT-VQGAN and "
+            "a checkpoint of TiTok's first training stage: it gives tokens of MaskGIT-VQGAN and "
             "lacks their decoder; use the one of the second stage"
         )
-    proxy_codes, code_dim = source.shape("pixel_quantize.embedding.weight", 2)
+    proxy_codebook_size, embedding_dim = source.shape("pixel_quantize.embedding.weight", 2)
     levels = max(1, source.count("pixel_decoder.up."))
     widths = [
         source.shape(f"pixel_decoder.up.{level}.block.0.conv1.weight", 4)[0]
         for level in range(levels)
     ]
     return VqganConfig(
-        proxy_codes=proxy_codes,
-        code_dim=code_dim,
+        proxy_codebook_size=proxy_codebook_size,
+        embedding_dim=embedding_dim,
         channels=widths[0],
         multipliers=tuple(width // max(1, widths[0]) for width in widths),
         blocks=source.count("pixel_decoder.mid."),
@@ -160,14 +164,20 @@ def _vqgan_config(source: Tensors) -> VqganConfig:
 
 def _take_vqgan(source: Tensors, width: int, vqgan: VqganConfig) -> Arrays:
     head = "decoder.to_pixels."
-    proxy_codes, code_dim, hidden = vqgan.proxy_codes, vqgan.code_dim, 2 * width
+    proxy_codebook_size, embedding_dim, hidden = (
+        vqgan.proxy_codebook_size,
+        vqgan.embedding_dim,
+        2 * width,
+    )
     out = {
         head + "to_proxy.0.weight": take_1x1(source, "decoder.ffn.0.weight", hidden, width),
         head + "to_proxy.0.bias": source.take("decoder.ffn.0.bias", hidden),
-        head + "to_proxy.2.weight": take_1x1(source, "decoder.ffn.2.weight", proxy_codes, hidden),
-        head + "to_proxy.2.bias": source.take("decoder.ffn.2.bias", proxy_codes),
+        head + "to_proxy.2.weight": take_1x1(
+            source, "decoder.ffn.2.weight", proxy_codebook_size, hidden
+        ),
+        head + "to_proxy.2.bias": source.take("decoder.ffn.2.bias", proxy_codebook_size),
         head + "proxy_codebook": source.take(
-            "pixel_quantize.embedding.weight", proxy_codes, code_dim
+            "pixel_quantize.embedding.weight", proxy_codebook_size, embedding_dim
         ),
     }
 
@@ -186,7 +196,7 @@ def _take_vqgan(source: Tensors, width: int, vqgan: VqganConfig) -> Arrays:
 
     widths = [vqgan.channels * multiplier for multiplier in vqgan.multipliers]
     before = widths[-1]
-    take("conv_in", "enter", before, code_dim, 3, 3)
+    take("conv_in", "enter", before, embedding_dim, 3, 3)
     for block in range(vqgan.blocks):
         take_block(f"mid.{block}", f"middle.{block}", before, before)
     for place, level in enumerate(reversed(range(len(widths)))):
@@ -202,16 +212,16 @@ def _take_vqgan(source: Tensors, width: int, vqgan: VqganConfig) -> Arrays:
     return out
 
 
-def _model(name: str, codes: int, codebook_size: int, rfid: float, config: Config) -> Model:
+def _model(name: str, tokens: int, codebook_size: int, rfid: float, config: Config) -> Model:
     where = f"yucornetto/tokenizer_{name.replace('-', '_')}_imagenet"
     return Model(
         name,
-        codes,
+        tokens,
         codebook_size,
         where,
         rfid,
         config,
-        verified="codes" if name == "titok-s128" else "shapes",
+        verified="tokens" if name == "titok-s128" else "shapes",
     )
 
 

@@ -16,7 +16,7 @@ _WIDTHS = {"small": 512, "base": 768, "large": 1024}
 
 
 def take_encoder(
-    source: Tensors, size: str, image_size: int, code_dim: int
+    source: Tensors, size: str, image_size: int, embedding_dim: int
 ) -> tuple[dict[str, Any], Arrays]:
     """The fields of the encoder's config, and its tensors under our names."""
     width, _, patch_size, _ = source.shape("encoder.patch_embed.weight", 4)
@@ -30,23 +30,32 @@ def take_encoder(
         "encoder.patch_embed.bias": source.take("encoder.patch_embed.bias", width),
         # Token and position are only ever used as their sum.
         "encoder.latent_tokens": tokens + positions,
-        "encoder.to_code.weight": take_1x1(source, "encoder.conv_out.weight", code_dim, width),
-        "encoder.to_code.bias": source.take("encoder.conv_out.bias", code_dim),
+        "encoder.to_embedding.weight": take_1x1(
+            source, "encoder.conv_out.weight", embedding_dim, width
+        ),
+        "encoder.to_embedding.bias": source.take("encoder.conv_out.bias", embedding_dim),
     }
     return {**part, "num_latents": num_latents}, out
 
 
 def take_decoder(
-    source: Tensors, size: str, image_size: int, patch_size: int, num_latents: int, code_dim: int
+    source: Tensors,
+    size: str,
+    image_size: int,
+    patch_size: int,
+    num_latents: int,
+    embedding_dim: int,
 ) -> tuple[dict[str, Any], Arrays]:
     """The fields of the decoder's config, and its tensors under our names, but for its head."""
     width, _ = source.shape("decoder.decoder_embed.weight", 2)
     part, out = _take_trunk(source, "decoder", width, size, patch_size, image_size)
     out |= {
-        "decoder.from_code.weight": source.take("decoder.decoder_embed.weight", width, code_dim),
-        "decoder.from_code.bias": source.take("decoder.decoder_embed.bias", width),
+        "decoder.from_embedding.weight": source.take(
+            "decoder.decoder_embed.weight", width, embedding_dim
+        ),
+        "decoder.from_embedding.bias": source.take("decoder.decoder_embed.bias", width),
         "decoder.mask_token": source.take("decoder.mask_token", 1, 1, width).reshape(width),
-        "decoder.code_positions": source.take(
+        "decoder.token_positions": source.take(
             "decoder.latent_token_positional_embedding", num_latents, width
         ),
     }
@@ -81,8 +90,8 @@ def require_sizes(section: Section, config: ModelConfig, enc: int, dec: int) -> 
     """
     section.require(
         codebook_size=config.quantizer.codebook_size,
-        token_size=config.quantizer.code_dim,
-        num_latent_tokens=config.num_codes,
+        token_size=config.quantizer.embedding_dim,
+        num_latent_tokens=config.num_tokens,
         vit_enc_patch_size=enc,
         vit_dec_patch_size=dec,
     )

@@ -1,6 +1,6 @@
 """What commands read: files, folders, globs, WebDataset tars, Parquet; local, or URLs for fsspec.
 
-Listing reads no picture. A listing is a sequence of ``Batch``es: files together, or one tar, or a
+Listing reads no image. A listing is a sequence of ``Batch``es: files together, or one tar, or a
 range of a Parquet file; a batch can be read again at any time and gives the same records.
 """
 
@@ -73,11 +73,11 @@ def list_inputs(
     max_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
 ) -> list[Batch]:
-    """All pictures of the sources, each file once, in a stable order: files, then tars and Parquet.
+    """All images of the sources, each file once, in a stable order: files, then tars and Parquet.
 
     Args:
-        sources: folders, globs, picture files, tars and Parquet files, local or URLs for fsspec.
-        listed: further picture files, by name; their keys are these names.
+        sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec.
+        listed: further image files, by name; their keys are these names.
         size, label, max_bytes: see ``gather``.
         without: files, and folders, that are no inputs wherever they lie.
         selection: see ``expand``.
@@ -95,11 +95,11 @@ def list_inputs(
             and not stamp.path.startswith(tuple(path + "/" for path in excluded))
         ]
         if all(stamp.mtime == ABSENT for stamp in found):
-            raise DatasetError(f"{source}: no such file, or no pictures in it")
+            raise DatasetError(f"{source}: no such file, or no images in it")
         stamps += found
     for name in listed:
         if _is_container(name, None):
-            raise DatasetError(f"{name}: lists hold pictures; give tars and Parquet as sources")
+            raise DatasetError(f"{name}: lists hold images; give tars and Parquet as sources")
         stamps.append(_stamp(name, "", name))
     return gather(stamps, size, label, max_bytes=max_bytes)
 
@@ -109,13 +109,13 @@ def expand(
 ) -> Iterator[Stamp]:
     """Every file of a source, in a stable order; the plain path of a file even if it is not there.
 
-    Hidden files, and pictures that decode has put beside their token files (``a.jpg.png``, where
+    Hidden files, and images that decode has put beside their token files (``a.jpg.png``, where
     ``a.jpg.tok`` is), are only taken if they are named.
 
     Args:
         source: a folder, a glob, a file, a tar or a Parquet file, local or a URL for fsspec.
         kinds: lower-case extensions of the files that are looked for in folders and tars;
-            pictures if None, and then Parquet files, too, as they hold pictures.
+            images if None, and then Parquet files, too, as they hold images.
         selection: of them; also counts what was skipped.
 
     Raises:
@@ -141,11 +141,11 @@ def _expand(source: str, kinds: Set[str] | None, selection: Selection) -> Iterat
     else:
         folder = Path(*_fixed_parts(folder.parts))
         names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns)
-        others = () if kinds else (SUFFIX,)  # of which a glob means the pictures beside them
+        others = () if kinds else (SUFFIX,)  # of which a glob means the images beside them
         found = (p for p in map(Path, names) if p.is_file() and p.suffix.lower() not in others)
     for path in found:
         if kinds is None and _is_decoded(path):
-            selection.skipped["decoded pictures beside their token files"] += 1
+            selection.skipped["decoded images beside their token files"] += 1
         else:
             yield _stamp(str(path), str(folder), path.relative_to(folder).as_posix())
 
@@ -179,10 +179,10 @@ def gather(
 
     Args:
         stamps: of the files.
-        size: pictures of a batch of files, or of a range of a Parquet file; all if None.
+        size: images of a batch of files, or of a range of a Parquet file; all if None.
         label: the label's column in Parquet files; ``label`` where there is one if None.
         kinds: see ``expand``.
-        max_bytes: of a picture, or of all pictures of one key in a tar; larger ones fail unread,
+        max_bytes: of an image, or of all images of one key in a tar; larger ones fail unread,
             where their size is known before.
 
     Raises:

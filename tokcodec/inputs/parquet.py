@@ -1,4 +1,4 @@
-"""Parquet files with a column of pictures."""
+"""Parquet files with a column of images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``start`` to ``stop`` of a Parquet file with a column of pictures.
+    """Rows ``start`` to ``stop`` of a Parquet file with a column of images.
 
     ``max_bytes`` as of ``gather``.
     """
@@ -67,7 +67,7 @@ class Rows:
         own = values.get(self.label) if self.label else None
         label = None if own is None else str(own)
         if data is None:
-            data = "no picture in this row"
+            data = "no image in this row"
         elif len(data) > self.max_bytes:
             data = too_large(len(data), self.max_bytes)
         return Record(key, label, partial(stored, data), self.stamps[0], str(row))
@@ -101,25 +101,25 @@ def row_ranges(
 
 
 def image_column(stamp: Stamp, schema: Any) -> str:
-    """The column of a Parquet file that holds pictures: bytes, or ``{bytes, path}``.
+    """The column of a Parquet file that holds images: bytes, or ``{bytes, path}``.
 
     Raises:
         DatasetError: there is none.
     """
     import pyarrow as pa
 
-    def holds_pictures(kind: Any) -> bool:
+    def holds_images(kind: Any) -> bool:
         if pa.types.is_struct(kind):
             index = kind.get_field_index("bytes")
-            return index >= 0 and holds_pictures(kind.field(index).type)
+            return index >= 0 and holds_images(kind.field(index).type)
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
-    fitting: list[str] = [f.name for f in schema if holds_pictures(f.type)]
+    fitting: list[str] = [f.name for f in schema if holds_images(f.type)]
     names: tuple[str, ...] = (*IMAGE_COLUMNS, *(fitting if len(fitting) == 1 else ()))
     for name in names:
         if name in fitting:
             return name
     raise DatasetError(
-        f"{stamp}: no column of pictures (binary, or a struct with bytes) that stands out; "
+        f"{stamp}: no column of images (binary, or a struct with bytes) that stands out; "
         f"name it one of {', '.join(IMAGE_COLUMNS)}"
     )

@@ -38,7 +38,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Record:
-    """One picture, or one token file. ``Codec.compress`` takes it as it is.
+    """One image, or one token file. ``Codec.compress`` takes it as it is.
 
     Attributes:
         key: its name in a dataset.
@@ -46,7 +46,7 @@ class Record:
         read: gives the bytes of its file; raises OSError where they cannot be had.
         stamp: of its file, or of the tar or Parquet file that it is in.
         member: its name in the tar, or its row; empty for a file.
-        companions: further columns: ``txt`` and ``json`` beside a picture in a tar.
+        companions: further columns: ``txt`` and ``json`` beside an image in a tar.
     """
 
     key: str
@@ -106,4 +106,4 @@ def stored(data: bytes | str) -> bytes:
 
 
 def too_large(size: int, limit: int) -> str:
-    return f"{size:,} bytes, more than the limit of {limit:,} (--max-picture-bytes)"
+    return f"{size:,} bytes, more than the limit of {limit:,} (--max-image-bytes)"

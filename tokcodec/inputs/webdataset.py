@@ -39,7 +39,7 @@ class Tar:
         known = extensions() if self.kinds is None else self.kinds
         sample: _Sample = {}
         key = reason = ""
-        held = 0  # bytes of the sample's pictures
+        held = 0  # bytes of the sample's images
         try:
             with open_input(stamp.path) as file:
                 for member in members(file):
@@ -60,7 +60,7 @@ class Tar:
                     elif is_companion and member.size > _MAX_COMPANION:
                         data = f"{member.size:,} bytes, more than the limit of {_MAX_COMPANION:,}"
                     elif not is_companion and held + member.size > self.max_bytes:
-                        data = "with the pictures of its key before it " if held else ""
+                        data = "with the images of its key before it " if held else ""
                         data += too_large(held + member.size, self.max_bytes)
                     else:
                         data = member.read()
@@ -75,8 +75,8 @@ class Tar:
 
 
 def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
-    """The record of a sample; where it has several pictures, one for each, with its suffix. What
-    should be beside a picture, and cannot be read, is a record, too."""
+    """The record of a sample; where it has several images, one for each, with its suffix. What
+    should be beside an image, and cannot be read, is a record, too."""
 
     def text(suffix: str) -> str | None:
         _, data = sample.get(suffix, ("", ""))
@@ -85,15 +85,15 @@ def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
     companions = {s[1:]: t for s in (".txt", ".json") if (t := text(s)) is not None}
     label = text(".cls")
     label = label.strip() if label is not None else None
-    pictures = [suffix for suffix in sample if suffix not in _COMPANIONS]
-    for suffix in pictures:
-        own = key if len(pictures) == 1 else key + suffix
+    images = [suffix for suffix in sample if suffix not in _COMPANIONS]
+    for suffix in images:
+        own = key if len(images) == 1 else key + suffix
         member, data = sample[suffix]
         yield Record(own, label, partial(stored, data), stamp, member, companions)
     for suffix, (member, data) in sample.items():
         if suffix in _COMPANIONS and isinstance(data, str) and data != LINK:
             yield Record(key + suffix, None, partial(stored, data), stamp, member)
-    if not pictures:
+    if not images:
         member, _ = next(iter(sample.values()))
-        read = partial(stored, "no picture under this key")
+        read = partial(stored, "no image under this key")
         yield Record(key, label, read, stamp, member, companions)

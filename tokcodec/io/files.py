@@ -126,7 +126,7 @@ def is_dataset(path: Path) -> bool:
     if path.suffix == ".parquet":
         return True
     try:
-        return bool((is_remote(path) or path.is_dir()) and listed(path, "part-*.parquet"))
+        return bool((is_remote(path) or path.is_dir()) and listed(path, "shard-*.parquet"))
     except OSError as error:
         raise TokcodecError(f"{path}: cannot reach it: {reason_of(error)}") from error
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
-MAX_BYTES = 2**28  # of a picture, unless told otherwise
+MAX_BYTES = 2**28  # of an image, unless told otherwise
 LINK = "a link in the tar, not a file"
 
 _BLOCK = 512

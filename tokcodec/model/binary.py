@@ -3,25 +3,25 @@
 import torch
 from torch import Tensor
 
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import BinaryConfig
 from tokcodec.model.quantizer import Quantizer, require_finite
 
 
 class Binary(Quantizer):
-    """Codes are the signs of the channels, as bits, 0 counting as negative; z_q is -1 or 1."""
+    """Tokens are the signs of the channels, as bits, 0 counting as negative; z_q is -1 or 1."""
 
-    def __init__(self, config: BinaryConfig, frame: Frame) -> None:
+    def __init__(self, config: BinaryConfig, model_shape: ModelShape) -> None:
         super().__init__()
-        self.channels = config.code_dim
+        self.channels = config.embedding_dim
         self.highest_first = config.first_bit == "highest"
 
-    def codes(self, z: Tensor) -> Tensor:
+    def tokens(self, z: Tensor) -> Tensor:
         require_finite(z)
         return ((z > 0).long() << self._places(z)).sum(dim=-1)
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        return (codes[..., None] >> self._places(codes) & 1).float() * 2 - 1
+    def lookup(self, tokens: Tensor) -> Tensor:
+        return (tokens[..., None] >> self._places(tokens) & 1).float() * 2 - 1
 
     def margins(self, z: Tensor) -> Tensor:
         """float64 [...]: how far the channel that is nearest to another sign is from 0."""

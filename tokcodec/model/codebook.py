@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.model.quantizer import Quantizer
 
@@ -25,24 +25,24 @@ _SPLIT_ROUNDOFF = 3 * 2.0**-16  # what ``_split`` leaves out of a product, over 
 class Codebook(Quantizer):
     """The codebook, [K, d], and nothing else.
 
-    Codes are the index of the nearest vector in squared Euclidean distance, in cosine distance,
+    Tokens are the index of the nearest vector in squared Euclidean distance, in cosine distance,
     or of the largest dot product; the lowest index among equals. z_q are the vectors as they are,
     for the cosine metric of length 1.
     """
 
     codebook: Tensor
 
-    def __init__(self, config: CodebookConfig, frame: Frame) -> None:
+    def __init__(self, config: CodebookConfig, model_shape: ModelShape) -> None:
         super().__init__()
         self.metric = config.metric
-        self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
+        self.register_buffer("codebook", torch.empty(config.codebook_size, config.embedding_dim))
 
-    def codes(self, z: Tensor) -> Tensor:
+    def tokens(self, z: Tensor) -> Tensor:
         rows, codebook = self.compared(z)
         return _best(rows, codebook, self.metric == "dot").view(z.shape[:-1])
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        z_q = self.codebook[codes]
+    def lookup(self, tokens: Tensor) -> Tensor:
+        z_q = self.codebook[tokens]
         return F.normalize(z_q, dim=-1) if self.metric == "cosine" else z_q
 
     def margins(self, z: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     # order of summation (Higham, Accuracy and Stability, section 3.1), and by what a split leaves
     # out; doubled for the pair compared.
     slack = 4 * (vectors.shape[1] + 8) * _UNIT_ROUNDOFF + 2 * _SPLIT_ROUNDOFF * split
-    codes = torch.empty(len(z), dtype=torch.int64, device=z.device)
+    tokens = torch.empty(len(z), dtype=torch.int64, device=z.device)
     rows = _at_once(codebook)
     with torch.autocast(z.device.type, enabled=False):
         for start in range(0, len(z), rows):
@@ -117,8 +117,8 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
             factors = _split(part, "hlh") if split else part
             # The scores bear no name, so that the next ones take their place in the caches.
             candidates = _largest(factors @ vectors.T, slack * (reach + longest * longest))
-            codes[start : start + rows] = _exact(own, codebook, candidates, dot)
-    return codes
+            tokens[start : start + rows] = _exact(own, codebook, candidates, dot)
+    return tokens
 
 
 def _rounds_factors(device: torch.device) -> bool:
@@ -167,7 +167,7 @@ def _at_once(codebook: Tensor) -> int:
 
 
 def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor:
-    """The best of the (row, code) pairs [C, 2], in order, of each row; every row has one."""
+    """The best of the (row, token) pairs [C, 2], in order, of each row; every row has one."""
     if len(candidates) == len(z):
         return candidates[:, 1]
     costs = []
@@ -175,8 +175,8 @@ def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor
         a, b = z[pairs[:, 0]].double(), codebook[pairs[:, 1]].double()
         costs.append(-(a * b).sum(dim=1) if dot else (a - b).square_().sum(dim=1))
     cost = torch.cat(costs)
-    rows, codes = candidates.unbind(1)
+    rows, tokens = candidates.unbind(1)
     best = cost.new_full((len(z),), torch.inf).scatter_reduce_(0, rows, cost, "amin")
     ties = cost == best[rows]
-    first = codes.new_full((len(z),), len(codebook))
-    return first.scatter_reduce_(0, rows[ties], codes[ties], "amin")
+    first = tokens.new_full((len(z),), len(codebook))
+    return first.scatter_reduce_(0, rows[ties], tokens[ties], "amin")

@@ -17,21 +17,21 @@ from tokcodec.config.convolutional import (
     ConvolutionalDecoderConfig,
     ConvolutionalEncoderConfig,
 )
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.model import winograd
 from tokcodec.model.quantizer import in_float32
 
 _EPSILON = 1e-6
 _WINOGRAD_FROM = 32  # pixels a side: below, transforming the filters costs what it saves
-_PIECE = 1 << 18  # numbers of a picture that a norm looks at at once
+_PIECE = 1 << 18  # numbers of an image that a norm looks at at once
 
 
 class Encoder(nn.Module):
     """Normalized pixels [B, 3, H, W] -> z [B, H / m, W / m, d], m being ``config.multiple``."""
 
-    def __init__(self, config: ConvolutionalEncoderConfig, frame: Frame) -> None:
+    def __init__(self, config: ConvolutionalEncoderConfig, model_shape: ModelShape) -> None:
         super().__init__()
-        widths, channels = config.widths, config.code_channels
+        widths, channels = config.widths, config.embedding_channels
         before = config.channels
         self.enter = Convolution(3, before, bias=config.bias)
         levels = []
@@ -44,27 +44,33 @@ class Encoder(nn.Module):
         self.middle = _middle(config)
         self.norm = Norm(before)
         kernel = config.last_kernel
-        self.leave = nn.Conv2d(before, channels or frame.code_dim, kernel, padding=kernel // 2)
-        self.to_code = nn.Conv2d(channels, frame.code_dim, 1) if channels else nn.Identity()
+        self.leave = nn.Conv2d(
+            before, channels or model_shape.embedding_dim, kernel, padding=kernel // 2
+        )
+        self.to_embedding = (
+            nn.Conv2d(channels, model_shape.embedding_dim, 1) if channels else nn.Identity()
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return one_by_one(self._codes, pixels)
+        return one_by_one(self._tokens, pixels)
 
-    def _codes(self, pixels: Tensor) -> Tensor:
+    def _tokens(self, pixels: Tensor) -> Tensor:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         x = self.middle(self.levels(self.enter(pixels)))
-        z = in_float32(self.to_code, in_float32(self.leave, self.norm(x, silu=True)))
+        z = in_float32(self.to_embedding, in_float32(self.leave, self.norm(x, silu=True)))
         return z.permute(0, 2, 3, 1)
 
 
 class Decoder(nn.Module):
     """z_q [B, rows, columns, d] -> normalized pixels [B, 3, m rows, m columns]."""
 
-    def __init__(self, config: ConvolutionalDecoderConfig, frame: Frame) -> None:
+    def __init__(self, config: ConvolutionalDecoderConfig, model_shape: ModelShape) -> None:
         super().__init__()
-        channels = config.code_channels or frame.code_dim
-        self.from_code = (
-            nn.Conv2d(frame.code_dim, channels, 1) if config.code_channels else nn.Identity()
+        channels = config.embedding_channels or model_shape.embedding_dim
+        self.from_embedding = (
+            nn.Conv2d(model_shape.embedding_dim, channels, 1)
+            if config.embedding_channels
+            else nn.Identity()
         )
         before = config.widths[-1]
         self.enter = Convolution(channels, before)
@@ -85,7 +91,7 @@ class Decoder(nn.Module):
         return one_by_one(self._pixels, z_q)
 
     def _pixels(self, z_q: Tensor) -> Tensor:
-        z = self.from_code(z_q.permute(0, 3, 1, 2))
+        z = self.from_embedding(z_q.permute(0, 3, 1, 2))
         x = self.middle(self.enter(z.contiguous(memory_format=torch.channels_last)))
         for level in self.levels:
             x = level(x, z)
@@ -125,7 +131,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, config: ConvolutionalConfig, before: int, width: int) -> None:
         super().__init__()
-        # Codes are to be those of other implementations; decoded pixels may differ by roundings.
+        # Tokens are to be those of other implementations; decoded pixels may differ by roundings.
         exact = isinstance(config, ConvolutionalEncoderConfig)
         self.norm1 = Norm(before)
         self.conv1 = Convolution(before, width, config.bias, exact)
@@ -144,7 +150,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention among all places of a picture, with one head, beside a shortcut."""
+    """Self-attention among all places of an image, with one head, beside a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -184,7 +190,7 @@ class Norm(nn.GroupNorm):
         return y.permute(0, 3, 1, 2)
 
     def _normalize(self, x: Tensor, y: Tensor, silu: bool) -> None:
-        """[places, channels] of one picture."""
+        """[places, channels] of one image."""
         parts = x.split(max(1, _PIECE // x.shape[1]))  # type: ignore[no-untyped-call]
         mean = self._by_group(sum(part.sum(dim=0) for part in parts), len(x))
         squares = sum((part - mean).square_().sum(dim=0) for part in parts)
@@ -205,7 +211,7 @@ class Norm(nn.GroupNorm):
 
 class AdaptiveNorm(nn.Module):
     """A group norm whose scale and shift are linear maps of the deviation and the mean of every
-    channel of the code over the picture (Open-MAGVIT2, arXiv 2409.04410, section 3)."""
+    channel of the code over the image (Open-MAGVIT2, arXiv 2409.04410, section 3)."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -230,7 +236,7 @@ class _ZerosBehind(nn.Conv2d):
 
 
 class Convolution(nn.Conv2d):
-    """3x3; on a CPU by Winograd's way where that is allowed and the picture large enough for it."""
+    """3x3; on a CPU by Winograd's way where that is allowed and the image large enough for it."""
 
     def __init__(self, before: int, width: int, bias: bool = True, exact: bool = True) -> None:
         super().__init__(before, width, 3, padding=1, bias=bias)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import FiniteScalarConfig
 from tokcodec.model.quantizer import Quantizer, require_finite
 
@@ -12,20 +12,20 @@ _EPSILON = 1e-3  # by which the outermost levels lie inside of what tanh reaches
 
 class FiniteScalar(Quantizer):
     """A channel of L levels is bounded to -L/2..L/2 by a tanh and rounded (arXiv 2309.15505,
-    section 3.1 and appendix A.1); the digits, the first channel's the lowest, make the code."""
+    section 3.1 and appendix A.1); the digits, the first channel's the lowest, make the token."""
 
-    def __init__(self, config: FiniteScalarConfig, frame: Frame) -> None:
+    def __init__(self, config: FiniteScalarConfig, model_shape: ModelShape) -> None:
         super().__init__()
         self.levels = config.levels
 
-    def codes(self, z: Tensor) -> Tensor:
+    def tokens(self, z: Tensor) -> Tensor:
         require_finite(z)
         digits = self._bounded(z).round().long() + self._levels(z) // 2
         return (digits * self._basis(z)).sum(dim=-1)
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        half = self._levels(codes) // 2
-        digits = codes[..., None] // self._basis(codes) % self._levels(codes)
+    def lookup(self, tokens: Tensor) -> Tensor:
+        half = self._levels(tokens) // 2
+        digits = tokens[..., None] // self._basis(tokens) % self._levels(tokens)
         return (digits - half).float() / half
 
     def margins(self, z: Tensor) -> Tensor:

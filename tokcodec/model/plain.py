@@ -1,6 +1,6 @@
-"""One square's codes without torch, which takes a second to load: the patch encoder in NumPy.
+"""One square's tokens without torch, which takes a second to load: the patch encoder in NumPy.
 
-The codes are torch's, as tested on the bundled models. Where a second vector is so near that
+The tokens are torch's, as tested on the bundled models. Where a second vector is so near that
 another order of summation could make it the best, there are none, and torch is to be asked.
 """
 
@@ -22,9 +22,9 @@ _ROUNDING = 1e-5
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
-def encode(header: checkpoint.Header, squares: NDArray[np.uint8]) -> NDArray[np.int64] | None:
-    """Codes [1, N] of one square as ``picture.read_squares`` gives it, uint8 [1, s, s, 3]; None for
-    several, for other kinds of models, and where a code is too near to call.
+def encode(header: checkpoint.Header, tiles: NDArray[np.uint8]) -> NDArray[np.int64] | None:
+    """Tokens [1, N] of one square as ``image.read_tiles`` gives it, uint8 [1, s, s, 3]; None for
+    several, for other kinds of models, and where a token is too near to call.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
@@ -32,8 +32,8 @@ def encode(header: checkpoint.Header, squares: NDArray[np.uint8]) -> NDArray[np.
     config = header.config
     pixels, encoder, quantizer = config.preprocessing, config.encoder, config.quantizer
     if not (
-        len(squares) == 1
-        and squares.shape[1:3] == (pixels.model_size, pixels.model_size)
+        len(tiles) == 1
+        and tiles.shape[1:3] == (pixels.model_size, pixels.model_size)
         and isinstance(encoder, PatchEncoderConfig)
         and not (encoder.class_token or encoder.outer_norms)
         and isinstance(quantizer, CodebookConfig)
@@ -42,10 +42,10 @@ def encode(header: checkpoint.Header, squares: NDArray[np.uint8]) -> NDArray[np.
         return None
     _, tensors = checkpoint.read(header.path)
     tensors = {n: t.astype(np.float32) for n, t in tensors.items() if not n.startswith("decoder.")}
-    if len(tensors.get("encoder.patch_positions", ())) != config.num_codes:
+    if len(tensors.get("encoder.patch_positions", ())) != config.num_tokens:
         return None  # before anything as large as its config says is made
     mean, deviation = np.array(pixels.mean, np.float32), np.array(pixels.std, np.float32)
-    normal = (squares[0] / np.float32(255) - mean) / deviation
+    normal = (tiles[0] / np.float32(255) - mean) / deviation
     try:
         z = _z(encoder, tensors, normal).astype(np.float64)
     except (KeyError, ValueError):  # tensors are missing or misshapen: loading the model says which
@@ -58,8 +58,8 @@ def encode(header: checkpoint.Header, squares: NDArray[np.uint8]) -> NDArray[np.
     apart = np.linalg.norm(vectors[second] - vectors[first], axis=1)
     if not (ahead > 2 * _ROUNDING * np.linalg.norm(z, axis=1) * apart).all():
         return None
-    codes: NDArray[np.int64] = first[None].astype(np.int64)
-    return codes
+    tokens: NDArray[np.int64] = first[None].astype(np.int64)
+    return tokens
 
 
 def _z(config: PatchEncoderConfig, tensors: dict[str, Floats], pixels: Floats) -> Floats:
@@ -87,4 +87,4 @@ def _z(config: PatchEncoderConfig, tensors: dict[str, Floats], pixels: Floats) -
         hidden = linear(f"{block}.mlp.0", norm(f"{block}.norm_mlp", x))
         gelu = hidden / 2 * (1 + np.asarray(_erf(hidden / math.sqrt(2)), np.float32))
         x = x + linear(f"{block}.mlp.2", gelu)
-    return linear("to_code", x)
+    return linear("to_embedding", x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.config.vit import ProxyDecoderConfig
 from tokcodec.model.convolutional import Decoder
 from tokcodec.model.vit import LatentDecoder
@@ -16,13 +16,13 @@ from tokcodec.model.vit import LatentDecoder
 class ProxyHead(Decoder):
     """Tokens [B, g², width] -> pixels [B, 3, g·2^(levels - 1), ...] (TiTok, section 3.4).
 
-    An MLP turns each token into logits over the proxy codes; the mean of the proxy codebook under
+    An MLP turns each token into logits over the proxy tokens; the mean of the proxy codebook under
     their softmax is what the VQGAN's decoder (MaskGIT, arXiv 2202.04200, section 3.1) sees.
     """
 
     proxy_codebook: Tensor
 
-    def __init__(self, config: ProxyDecoderConfig, frame: Frame) -> None:
+    def __init__(self, config: ProxyDecoderConfig, model_shape: ModelShape) -> None:
         vqgan = config.vqgan
         convolutional = ConvolutionalDecoderConfig(
             channels=vqgan.channels,
@@ -32,23 +32,25 @@ class ProxyHead(Decoder):
             bias=False,
             shortcut="output",
         )
-        super().__init__(convolutional, replace(frame, code_dim=vqgan.code_dim))
+        super().__init__(convolutional, replace(model_shape, embedding_dim=vqgan.embedding_dim))
         self.to_proxy = nn.Sequential(
             nn.Linear(config.width, 2 * config.width),
             nn.Tanh(),
-            nn.Linear(2 * config.width, vqgan.proxy_codes),
+            nn.Linear(2 * config.width, vqgan.proxy_codebook_size),
         )
-        self.register_buffer("proxy_codebook", torch.empty(vqgan.proxy_codes, vqgan.code_dim))
+        self.register_buffer(
+            "proxy_codebook", torch.empty(vqgan.proxy_codebook_size, vqgan.embedding_dim)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         grid = math.isqrt(x.shape[1])
-        x = self.to_proxy(x).softmax(dim=-1) @ self.proxy_codebook  # [B, g², code_dim]
+        x = self.to_proxy(x).softmax(dim=-1) @ self.proxy_codebook  # [B, g², embedding_dim]
         return super().forward(x.view(len(x), grid, grid, -1))
 
 
 class ProxyDecoder(LatentDecoder):
-    """z_q [B, n, d] -> normalized pixels [B, 3, s, s]; n < N is a prefix of the codes."""
+    """z_q [B, n, d] -> normalized pixels [B, 3, s, s]; n < N is a prefix of the tokens."""
 
     @staticmethod
-    def head(config: ProxyDecoderConfig, frame: Frame) -> nn.Module:
-        return ProxyHead(config, frame)
+    def head(config: ProxyDecoderConfig, model_shape: ModelShape) -> nn.Module:
+        return ProxyHead(config, model_shape)

@@ -5,29 +5,29 @@ from torch import Tensor, nn
 
 
 class Quantizer(nn.Module):
-    """z [..., d] <-> codes int64 [...], from 0 to K - 1."""
+    """z [..., d] <-> tokens int64 [...], from 0 to K - 1."""
 
-    def codes(self, z: Tensor) -> Tensor:
-        """z [..., d] -> codes int64 [...].
+    def tokens(self, z: Tensor) -> Tensor:
+        """z [..., d] -> tokens int64 [...].
 
         Raises:
             ValueError: ``z`` holds NaN or infinity.
         """
         raise NotImplementedError
 
-    def lookup(self, codes: Tensor) -> Tensor:
-        """codes int64 [...] -> z_q float32 [..., d]."""
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [...] -> z_q float32 [..., d]."""
         raise NotImplementedError
 
     def margins(self, z: Tensor) -> Tensor:
-        """float64 [...]: how much better the code of z is than the second best."""
+        """float64 [...]: how much better the token of z is than the second best."""
         raise NotImplementedError
 
 
 def require_finite(z: Tensor) -> None:
     """
     Raises:
-        ValueError: ``z`` holds NaN or infinity, which have no code.
+        ValueError: ``z`` holds NaN or infinity, which have no token.
     """
     if not torch.isfinite(z).all():
         raise ValueError("cannot quantize: the vectors hold NaN or infinite values")
@@ -35,7 +35,7 @@ def require_finite(z: Tensor) -> None:
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     """``layer`` of x without autocast: what gives z, which lower precision would move over the
-    borders between codes."""
+    borders between tokens."""
     if x.is_meta:  # which autocast does not know
         return layer(x)  # type: ignore[no-any-return]
     with torch.autocast(x.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""The tokenizer: pixels -> z -> codes -> z_q -> pixels, of parts of any kind."""
+"""The tokenizer: pixels -> z -> tokens -> z_q -> pixels, of parts of any kind."""
 
 from importlib import import_module
 from typing import Any
@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokcodec.config import ModelConfig
-from tokcodec.config.parts import Frame, Part
+from tokcodec.config.parts import ModelShape, Part
 from tokcodec.model.quantizer import Quantizer
 
 
-def build(part: Part, frame: Frame) -> Any:
+def build(part: Part, model_shape: ModelShape) -> Any:
     """The network of a part's kind."""
     module, name = part.network.split(":")
-    return getattr(import_module(module), name)(part, frame)
+    return getattr(import_module(module), name)(part, model_shape)
 
 
 class Tokenizer(nn.Module):
@@ -25,23 +25,24 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         side = config.preprocessing.model_size
-        code_shape = config.encoder.code_shape(side, side)
-        frame = Frame(side, code_shape, config.quantizer.code_dim)
-        self.encoder: nn.Module = build(config.encoder, frame)
-        self.quantizer: Quantizer = build(config.quantizer, frame)
-        self.decoder: nn.Module = build(config.decoder, frame)
+        token_shape = config.encoder.token_shape(side, side)
+        model_shape = ModelShape(side, token_shape, config.quantizer.embedding_dim)
+        self.encoder: nn.Module = build(config.encoder, model_shape)
+        self.quantizer: Quantizer = build(config.quantizer, model_shape)
+        self.decoder: nn.Module = build(config.decoder, model_shape)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """What the encoder sees, float32 [B, 3, h, w] in [0, 1] -> codes int64 [B, *code_shape]."""
-        return self.quantizer.codes(self.z(pixels))
+        """What the encoder sees, float32 [B, 3, h, w] in [0, 1] -> tokens int64 [B,
+        *token_shape]."""
+        return self.quantizer.tokens(self.z(pixels))
 
     def z(self, pixels: Tensor) -> Tensor:
-        """The same -> z [B, *code_shape, d], before quantization."""
+        """The same -> z [B, *token_shape, d], before quantization."""
         return self.encoder(self.normalize(pixels))  # type: ignore[no-any-return]
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """codes int64 [B, *code_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
-        return self.enlarge(self.decoder(self.quantizer.lookup(codes)).float()).clamp(0, 1)
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [B, *token_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
+        return self.enlarge(self.decoder(self.quantizer.lookup(tokens)).float()).clamp(0, 1)
 
     def shrink(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> what the encoder sees of it, [B, 3, h, w]: means."""

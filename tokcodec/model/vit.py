@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokcodec.config.parts import Frame
+from tokcodec.config.parts import ModelShape
 from tokcodec.config.vit import (
     LatentDecoderConfig,
     LatentEncoderConfig,
@@ -97,27 +97,27 @@ class PatchEncoder(Trunk):
     what lets training start from the principal components of patches.
     """
 
-    def __init__(self, config: VitConfig, frame: Frame) -> None:
+    def __init__(self, config: VitConfig, model_shape: ModelShape) -> None:
         super().__init__(config)
-        self.patch_size, self.grid = config.patch_size, config.grid(frame.side)
+        self.patch_size, self.grid = config.patch_size, config.grid(model_shape.side)
         self.patch_embed = nn.Linear(3 * config.patch_size**2, config.width)
         self.patch_positions = nn.Parameter(torch.zeros(self.grid**2, config.width))
-        self.to_code = nn.Linear(config.width, frame.code_dim)
+        self.to_embedding = nn.Linear(config.width, model_shape.embedding_dim)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """The tokens of the patches, [B, g², width]."""
         return self.patch_embed(patchify(pixels, self.patch_size)) + self.patch_positions  # type: ignore[no-any-return]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        z = in_float32(self.to_code, self.run(self.embed(pixels), slice(None)))
+        z = in_float32(self.to_embedding, self.run(self.embed(pixels), slice(None)))
         return z.view(len(z), self.grid, self.grid, -1)
 
 
 class LatentEncoder(PatchEncoder):
     """Normalized pixels [B, 3, s, s] -> z [B, N, d], of the latent tokens (TiTok, section 3.2)."""
 
-    def __init__(self, config: LatentEncoderConfig, frame: Frame) -> None:
-        super().__init__(config, frame)
+    def __init__(self, config: LatentEncoderConfig, model_shape: ModelShape) -> None:
+        super().__init__(config, model_shape)
         self.legacy_latents = config.legacy_latents
         self.latent_tokens = nn.Parameter(torch.zeros(config.num_latents, config.width))
 
@@ -128,41 +128,47 @@ class LatentEncoder(PatchEncoder):
         x = self.run(x, slice(-len(self.latent_tokens), None))  # [B, N, width]
         if self.legacy_latents:
             x = x.reshape(len(x), -1, len(self.latent_tokens)).transpose(1, 2)
-        return in_float32(self.to_code, x)
+        return in_float32(self.to_embedding, x)
 
 
 class PatchDecoder(Trunk):
     """z_q [B, g, g, d] -> normalized pixels [B, 3, s, s]."""
 
-    def __init__(self, config: PatchDecoderConfig, frame: Frame) -> None:
+    def __init__(self, config: PatchDecoderConfig, model_shape: ModelShape) -> None:
         super().__init__(config)
-        self.from_code = nn.Linear(frame.code_dim, config.width)
-        self.code_positions = nn.Parameter(torch.zeros(config.grid(frame.side) ** 2, config.width))
+        self.from_embedding = nn.Linear(model_shape.embedding_dim, config.width)
+        self.token_positions = nn.Parameter(
+            torch.zeros(config.grid(model_shape.side) ** 2, config.width)
+        )
         self.to_pixels = PatchHead(config)
 
     def forward(self, z_q: Tensor) -> Tensor:
-        x = self.from_code(z_q.flatten(1, 2)) + self.code_positions
+        x = self.from_embedding(z_q.flatten(1, 2)) + self.token_positions
         return self.to_pixels(self.run(x, slice(None)))  # type: ignore[no-any-return]
 
 
 class LatentDecoder(Trunk):
-    """z_q [B, n, d] -> normalized pixels [B, 3, s, s]; n < N is a prefix of the codes."""
+    """z_q [B, n, d] -> normalized pixels [B, 3, s, s]; n < N is a prefix of the tokens."""
 
-    def __init__(self, config: LatentDecoderConfig | ProxyDecoderConfig, frame: Frame) -> None:
+    def __init__(
+        self, config: LatentDecoderConfig | ProxyDecoderConfig, model_shape: ModelShape
+    ) -> None:
         super().__init__(config)
-        self.from_code = nn.Linear(frame.code_dim, config.width)
-        self.code_positions = nn.Parameter(torch.zeros(*frame.code_shape, config.width))
+        self.from_embedding = nn.Linear(model_shape.embedding_dim, config.width)
+        self.token_positions = nn.Parameter(torch.zeros(*model_shape.token_shape, config.width))
         self.mask_token = nn.Parameter(torch.zeros(config.width))
-        self.patch_positions = nn.Parameter(torch.zeros(config.grid(frame.side) ** 2, config.width))
-        self.to_pixels = self.head(config, frame)
+        self.patch_positions = nn.Parameter(
+            torch.zeros(config.grid(model_shape.side) ** 2, config.width)
+        )
+        self.to_pixels = self.head(config, model_shape)
 
     @staticmethod
-    def head(config: Any, frame: Frame) -> nn.Module:
+    def head(config: Any, model_shape: ModelShape) -> nn.Module:
         return PatchHead(config)
 
     def forward(self, z_q: Tensor, kept: Tensor | None = None) -> Tensor:
-        """With ``kept``, int64 [B], as if each picture had only its first so many codes."""
-        x = self.from_code(z_q) + self.code_positions[: z_q.shape[1]]
+        """With ``kept``, int64 [B], as if each image had only its first so many tokens."""
+        x = self.from_embedding(z_q) + self.token_positions[: z_q.shape[1]]
         masks = (self.mask_token + self.patch_positions).expand(len(x), -1, -1)
         x = torch.cat([masks.to(x.dtype), x], dim=1)  # [B, g² + n, width]
         seen = None

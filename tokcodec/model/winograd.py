@@ -20,16 +20,16 @@ _FILTER = (
     (0, 0, 1),
 )
 # Where the 6 inputs of a tile begin, and how far it is to the next tile's: as they are, and where
-# every one stands for two neighbours of a picture twice as large.
+# every one stands for two neighbours of an image twice as large.
 _PLAIN = ((0, 1, 2, 3, 4, 5), 4)
 _DOUBLED = ((0, 1, 1, 2, 2, 3), 2)
 _STRIP = 128  # tiles at once: their numbers stay in the processor's caches
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, doubled: bool = False) -> Tensor:
-    """One picture [1, C, H, W], channels last, -> [1, K, H, W], padded by one zero all around.
+    """One image [1, C, H, W], channels last, -> [1, K, H, W], padded by one zero all around.
 
-    With ``doubled``, of the picture at twice its size, each pixel repeated: [1, K, 2H, 2W]. The
+    With ``doubled``, of the image at twice its size, each pixel repeated: [1, K, 2H, 2W]. The
     result's height and width must be multiples of 4.
     """
     offsets, step = _DOUBLED if doubled else _PLAIN

@@ -1,4 +1,4 @@
-"""The compute batch of a run on CUDA. It is part of what fixes codes, so it is found before the
+"""The compute batch of a run on CUDA. It is part of what fixes tokens, so it is found before the
 first row, and a run that goes on keeps the batch that it began with."""
 
 import time
@@ -10,9 +10,9 @@ import torch
 from tokcodec.codec import BATCH_SIZE, BATCHES_AT_ONCE, Codec
 from tokcodec.dataset.table import read_metadata
 from tokcodec.errors import DatasetError, DeviceError, quoted
-from tokcodec.image import Squares
+from tokcodec.image import Tiles
 from tokcodec.io.remote import is_there, listed, reason_of
-from tokcodec.tokenize.plan import parts_of
+from tokcodec.tokenize.plan import shards_folder
 
 _LARGEST = 1024
 _GAIN = 1.05  # less than this much faster is not worth twice the memory
@@ -25,9 +25,9 @@ def batch_size_begun_with(output: Path) -> int | None:
     Raises:
         DatasetError: what is there is no token dataset, or a store does not say.
     """
-    parts = parts_of(output) or output
+    parts = shards_folder(output) or output
     try:
-        paths = (*listed(parts, "part-*.parquet"), output)
+        paths = (*listed(parts, "shard-*.parquet"), output)
         begun = next((p for p in paths if p.suffix == ".parquet" and is_there(p)), None)
     except OSError as error:
         raise DatasetError(
@@ -54,14 +54,14 @@ def find_batch_size(codec: Codec) -> int:
     while size <= _LARGEST:
         codec.batch_size = size
         pixels = noise.integers(0, 256, (size, side, side, 3), np.uint8)
-        batch = Squares(pixels, side, side, "crop")
+        batch = Tiles(pixels, side, side, "crop")
         try:
             _seconds(codec, batch, BATCHES_AT_ONCE)  # takes memory, compiles
             rate = size * _BATCHES / _seconds(codec, batch, _BATCHES)
         except torch.OutOfMemoryError as error:
             if not best_rate:
                 raise DeviceError(
-                    f"{codec.device}: no memory for {BATCHES_AT_ONCE} batches of {size} squares; "
+                    f"{codec.device}: no memory for {BATCHES_AT_ONCE} batches of {size} tiles; "
                     "take a smaller --batch-size"
                 ) from error
             break
@@ -73,7 +73,7 @@ def find_batch_size(codec: Codec) -> int:
     return best
 
 
-def _seconds(codec: Codec, batch: Squares, count: int) -> float:
+def _seconds(codec: Codec, batch: Tiles, count: int) -> float:
     """For so many batches, in the way of a run, less reading."""
     begun = time.perf_counter()
     for _ in codec.encode_stream([batch] * count, lambda batch: batch):

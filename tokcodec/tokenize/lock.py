@@ -11,7 +11,7 @@ from tokcodec.io.remote import is_remote, reason_of
 
 
 @contextlib.contextmanager
-def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
+def locked(folder: Path, output: Path, share: tuple[int, int]) -> Iterator[None]:
     """Keeps others from the same output; the lock goes with the process that holds it.
 
     Parts of one plan may run beside each other, each once; a whole run beside none. On NFS the lock
@@ -24,7 +24,7 @@ def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         if not is_remote(folder):
-            _lock(stack, folder, output, part)
+            _lock(stack, folder, output, share)
         try:
             yield
         except OSError as error:
@@ -32,14 +32,14 @@ def locked(folder: Path, output: Path, part: tuple[int, int]) -> Iterator[None]:
             raise OutputError(f"{name}: {reason_of(error)}; choose another -o") from error
         finally:
             # Of a run on one file nothing stays but that.
-            if not is_remote(folder) and folder != output and not any(folder.glob("part-*")):
+            if not is_remote(folder) and folder != output and not any(folder.glob("shard-*")):
                 (folder / ".lock").unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # someone put something else there
                     folder.rmdir()
 
 
-def _lock(stack: contextlib.ExitStack, folder: Path, output: Path, part: tuple[int, int]) -> None:
-    index, count = part
+def _lock(stack: contextlib.ExitStack, folder: Path, output: Path, share: tuple[int, int]) -> None:
+    index, count = share
 
     def lock(path: Path, kind: int) -> None:
         while True:

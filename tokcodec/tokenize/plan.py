@@ -31,7 +31,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"part-{self.number:05}.parquet"
+        return f"shard-{self.number:05}.parquet"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Plan:
     digest: str
     cut: dict[str, int | str | None]
 
-    def part(self, index: int, count: int) -> tuple[Shard, ...]:
+    def share(self, index: int, count: int) -> tuple[Shard, ...]:
         """Part ``index`` of ``count``, from 0: every ``count``-th shard."""
         return self.shards[index::count]
 
@@ -62,21 +62,21 @@ def make_plan(
 
     Args:
         sources, listed, label, max_bytes, selection: see ``listing.list_inputs``.
-        rows_per_shard: rows of a shard; a picture has ``views`` of them.
-        limit: only so many pictures, the first ones.
+        rows_per_shard: rows of a shard; an image has ``views`` of them.
+        limit: only so many images, the first ones.
         output: what is written, which is no input.
 
     Raises:
         DatasetError: no inputs, or two of one key.
     """
-    without = [path for path in (output, parts_of(output)) if path]
+    without = [path for path in (output, shards_folder(output)) if path]
     size = max(1, rows_per_shard // views)
     batches = list_inputs(sources, listed, size, label, without, max_bytes, selection)
     _check_keys(batches)
     if limit is not None:
         batches = list(_first(batches, limit))
     if not batches:
-        raise DatasetError("no pictures to tokenize")
+        raise DatasetError("no images to tokenize")
     shards = []
     for number, batch in enumerate(batches):
         fields = dataclasses.asdict(batch)
@@ -89,10 +89,10 @@ def make_plan(
     return Plan(tuple(shards), _digest([shard.digest for shard in shards]), cut)
 
 
-def parts_of(output: Path | None) -> Path | None:
+def shards_folder(output: Path | None) -> Path | None:
     """The folder of the shards of an output: itself, or beside it where it is one file."""
     if output and output.suffix == ".parquet":
-        return output.with_name(output.name + ".parts")
+        return output.with_name(output.name + ".shards")
     return output
 
 

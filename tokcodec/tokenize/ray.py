@@ -39,7 +39,7 @@ _CONNECT = 60.0  # seconds for Ray to start, or be found
 _BEAT = 2.0  # seconds between two signs of life
 
 _ALIVE, _DONE = "alive", "done"
-_COUNTS = ("rows", "failed", "pictures", "bytes_in")  # of ``Progress``, behind the shard
+_COUNTS = ("rows", "failed", "images", "bytes_in")  # of ``Progress``, behind the shard
 
 
 class _Worker:
@@ -82,7 +82,7 @@ def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine
         task: what the actors are to do.
         address: of the cluster; None starts Ray on this machine, or joins what RAY_ADDRESS names.
         actors: how many; each takes a GPU where ``task.settings.device`` is ``cuda``.
-        workers: threads that read pictures, and cores, of each actor.
+        workers: threads that read images, and cores, of each actor.
 
     Raises:
         DatasetError: Ray is not installed, or the cluster cannot be reached or loses too much.
@@ -117,7 +117,7 @@ class _Driver:
     def __init__(self, address: str | None) -> None:
         self._connection, its = Pipe()
         with its:
-            code = f"from tokcodec.dataset import ray; ray._drive({its.fileno()})"
+            code = f"from tokcodec.tokenize import ray; ray._drive({its.fileno()})"
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],
                 pass_fds=[its.fileno()],

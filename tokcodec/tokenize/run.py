@@ -1,4 +1,4 @@
-"""Pictures to a token dataset, a shard at a time: what is finished stands, whatever happens.
+"""Images to a token dataset, a shard at a time: what is finished stands, whatever happens.
 
 A shard is written whole under a temporary name and renamed. A run that is started again keeps the
 shards whose plan and settings are its own, refuses others, does the rest, and ends byte for byte
@@ -16,7 +16,7 @@ from tokcodec.inputs.records import Files
 from tokcodec.io.files import sweep
 from tokcodec.io.remote import is_remote, is_there, listed, remove
 from tokcodec.tokenize.lock import locked
-from tokcodec.tokenize.plan import Shard, parts_of
+from tokcodec.tokenize.plan import Shard, shards_folder
 from tokcodec.tokenize.task import Progress, Task
 
 _NO_SHARD = Shard(-1, Files((), (), ()), "")
@@ -30,7 +30,7 @@ def run(
     task: Task,
     engine: Engine,
     output: Path,
-    part: tuple[int, int] = (0, 1),
+    share: tuple[int, int] = (0, 1),
     retry_failed: bool = False,
     verify_inputs: bool = False,
     force: bool = False,
@@ -44,7 +44,7 @@ def run(
         engine: does it.
         output: a folder of shards, or one file if it ends in ``.parquet``; as ``remote.location``
             gives it.
-        part: index i and count n: of n machines the i-th, from 0, does every n-th shard.
+        share: index i and count n: of n machines the i-th, from 0, does every n-th shard.
         retry_failed: do shards again that have failed rows.
         verify_inputs: also compare the bytes of finished shards' inputs with those of then.
         force: begin again.
@@ -55,17 +55,17 @@ def run(
         DatasetError: another run is at it, the output is of another run, or too many failures.
         OutputError: the file system refused.
     """
-    folder = parts_of(output) or output
+    folder = shards_folder(output) or output
     whole = folder != output
     if whole and output.is_dir():
         raise DatasetError(f"{output}: is a folder; name a file, or a folder without .parquet")
-    shards = task.plan.part(*part)
+    shards = task.plan.share(*share)
     totals = {"rows": 0, "failed": 0}
 
     def check(failed: int) -> None:
         if max_failures is not None and failed > max_failures:
             raise DatasetError(
-                f"{output}: stopped at failed picture {failed} of at most {max_failures}; "
+                f"{output}: stopped at failed image {failed} of at most {max_failures}; "
                 "the same command goes on from the last whole shard"
             )
 
@@ -79,15 +79,15 @@ def run(
         check(totals["failed"] + now.failed)
         report(now)
 
-    with locked(folder, output, part):
+    with locked(folder, output, share):
         _sweep(folder)  # behind a run that was killed
-        there = listed(folder, "part-*.parquet")
+        there = listed(folder, "shard-*.parquet")
         if force:
-            own = [folder / shard.name for shard in shards] if part[1] > 1 else there
+            own = [folder / shard.name for shard in shards] if share[1] > 1 else there
             for path in [path for path in (*own, *([output] if whole else ())) if is_there(path)]:
                 read_metadata(path)  # refuses what is no token dataset
                 remove(path)
-            there = listed(folder, "part-*.parquet")
+            there = listed(folder, "shard-*.parquet")
         by_name = {shard.name: shard for shard in task.plan.shards}
         finished = {  # of other parts, too: one dataset has one plan and one way to make it
             path for path in there if task.finished(path, by_name.get(path.name, _NO_SHARD))
@@ -114,7 +114,7 @@ def run(
         for done in engine(todo, watch):
             count(done)
         _sweep(folder)  # behind an actor that was killed
-        left = set(listed(folder, "part-*.parquet"))
+        left = set(listed(folder, "shard-*.parquet"))
         for path in [folder / shard.name for shard in shards]:
             if path not in left:
                 raise OutputError(f"{path}: has vanished; the same command makes it again")
@@ -130,13 +130,13 @@ def _sweep(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    for part in listed(folder, "part-*.parquet"):
-        remove(part)
+    for share in listed(folder, "shard-*.parquet"):
+        remove(share)
 
 
 def _counted(path: Path, shard: Shard) -> Progress:
     with reading(path, "delete it, or begin again with -f"):
         table = pq.read_table(opened(path), columns=["status", "view"])
         failed = table.column("status").to_pylist().count("failed")
-    pictures = table.column("view").to_pylist().count(0)
-    return Progress(shard, len(table), failed, pictures, kept=True)
+    images = table.column("view").to_pylist().count(0)
+    return Progress(shard, len(table), failed, images, kept=True)

@@ -1,4 +1,4 @@
-"""The shard step: the pictures of shards to a file each."""
+"""The shard step: the images of shards to a file each."""
 
 import dataclasses
 import hashlib
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tokcodec.codec import Codec
 from tokcodec.dataset.table import Row, write_rows
 from tokcodec.dataset.views import read_views
-from tokcodec.errors import DatasetError, PictureError
-from tokcodec.image import Squares
+from tokcodec.errors import DatasetError, ImageError
+from tokcodec.image import Tiles
 from tokcodec.inputs.records import Record
 from tokcodec.tokenize.plan import Shard
 from tokcodec.tokenize.task import Progress, Task
@@ -32,9 +32,9 @@ class ShardStep:
         todo: Iterable[tuple[Shard, Path]],
         report: Callable[[Progress], None] = lambda _: None,
     ) -> Iterator[Progress]:
-        """Writes the file of each shard, and says so. A bad picture is a failed row.
+        """Writes the file of each shard, and says so. A bad image is a failed row.
 
-        While a file is written, the pictures of the next shard are read.
+        While a file is written, the images of the next shard are read.
 
         Raises:
             OutputError: the file system refused.
@@ -42,44 +42,44 @@ class ShardStep:
         settings = self.task.settings
         inputs = hashlib.sha256()
         rows: list[Row] = []
-        failed = pictures = read = 0
-        for picture, codes in self.codec.encode_stream(
+        failed = images = read = 0
+        for image, tokens in self.codec.encode_stream(
             _records(todo), self._read, self.workers, settings.fit
         ):
-            if not isinstance(picture, _End):
-                rows.extend(self._rows(picture, codes))
-                inputs.update(picture.digest)
-                pictures += 1
+            if not isinstance(image, _End):
+                rows.extend(self._rows(image, tokens))
+                inputs.update(image.digest)
+                images += 1
                 error = None
-                if isinstance(picture, _ReadError):
+                if isinstance(image, _ReadError):
                     failed += 1
-                    error = picture.record.key, str(picture)
+                    error = image.record.key, str(image)
                 else:
-                    read += picture.bytes_in
-                report(Progress(picture.shard, len(rows), failed, pictures, read, error))
+                    read += image.bytes_in
+                report(Progress(image.shard, len(rows), failed, images, read, error))
                 continue
             metadata = dataclasses.replace(
-                self.task.metadata, shard=picture.shard.digest, inputs=inputs.hexdigest()
+                self.task.metadata, shard=image.shard.digest, inputs=inputs.hexdigest()
             )
-            write_rows(picture.path, rows, metadata, self.task.companions)
-            yield Progress(picture.shard, len(rows), failed, pictures, read)
+            write_rows(image.path, rows, metadata, self.task.companions)
+            yield Progress(image.shard, len(rows), failed, images, read)
             inputs, rows = hashlib.sha256(), []
-            failed = pictures = read = 0
+            failed = images = read = 0
 
-    def _rows(self, picture: "_Read | _ReadError", codes: NDArray[Any]) -> Iterator[Row]:
-        record = picture.record
+    def _rows(self, image: "_Read | _ReadError", tokens: NDArray[Any]) -> Iterator[Row]:
+        record = image.record
         common: dict[str, Any] = {
             "key": record.key,
             "label": record.label,
             "companions": record.companions,
         }
-        if isinstance(picture, _ReadError):
-            yield Row(**common, view=0, width=None, height=None, tokens=None, error=str(picture))
+        if isinstance(image, _ReadError):
+            yield Row(**common, view=0, width=None, height=None, tokens=None, error=str(image))
             return
-        width, height = picture.width, picture.height
-        native = picture.fit == "native"
+        width, height = image.width, image.height
+        native = image.fit == "native"
         shape = self.codec.config.place("native", width, height)[1] if native else None
-        for view, own in enumerate(codes[:, : self.task.settings.tokens]):
+        for view, own in enumerate(tokens[:, : self.task.settings.tokens]):
             yield Row(
                 **common,
                 view=view,
@@ -98,7 +98,7 @@ class ShardStep:
         try:
             data = record.read()
             digest = hashlib.sha256(data).digest()
-            squares = read_views(
+            tiles = read_views(
                 io.BytesIO(data),
                 self.codec.config.preprocessing,
                 self.task.settings.fit,
@@ -106,15 +106,15 @@ class ShardStep:
                 self.task.settings.background,
                 self.codec.config.multiple,
             )
-        except PictureError as error:
-            return _ReadError(str(error).removeprefix("picture: "), shard, record, digest)
+        except ImageError as error:
+            return _ReadError(str(error).removeprefix("image: "), shard, record, digest)
         except OSError as error:
             return _ReadError(f"cannot read: {error.strerror or error}", shard, record, digest)
         return _Read(
-            squares.pixels,
-            squares.width,
-            squares.height,
-            squares.fit,
+            tiles.pixels,
+            tiles.width,
+            tiles.height,
+            tiles.fit,
             shard,
             record,
             digest,
@@ -124,7 +124,7 @@ class ShardStep:
 
 @dataclass(frozen=True)
 class _End:
-    """Stands behind the last picture of a shard."""
+    """Stands behind the last image of a shard."""
 
     shard: Shard
     path: Path
@@ -138,7 +138,7 @@ def _records(todo: Iterable[tuple[Shard, Path]]) -> Iterator[tuple[Shard, Record
 
 
 @dataclass(frozen=True)
-class _Read(Squares):
+class _Read(Tiles):
     shard: Shard
     record: Record
     digest: bytes

@@ -29,10 +29,10 @@ class Settings:
     """What beside model and inputs decides the rows.
 
     Attributes:
-        fit, background: see ``Codec.compress``; ``tile`` has no shape of codes.
-            ``native`` gives every row rows and columns of codes of its own.
-        views: rows a picture, see ``views.read_views``.
-        tokens: codes a row, the first ones; all if None.
+        fit, background: see ``Codec.compress``; ``tile`` has no shape of tokens.
+            ``native`` gives every row rows and columns of tokens of its own.
+        views: rows an image, see ``views.read_views``.
+        tokens: tokens a row, the first ones; all if None.
         device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
         compiled: the encoder goes through ``torch.compile``.
     """
@@ -48,11 +48,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.fit == "tile":
-            raise DatasetError("--fit tile gives rows of many squares; take crop, pad or stretch")
+            raise DatasetError("--fit tile gives rows of many tiles; take crop, pad or stretch")
         if self.fit == "native" and self.tokens is not None:
             raise DatasetError("--tokens are those of a square; leave --fit native out")
         if self.fit == "native" and self.views == "ten-crop":
-            raise DatasetError("--views ten-crop cuts squares; leave --fit native out")
+            raise DatasetError("--views ten-crop cuts tiles; leave --fit native out")
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Progress:
     Attributes:
         shard: which.
         rows: rows.
-        failed: those of them that stand for a picture that could not be read, one each.
-        pictures: all pictures, failed ones too.
+        failed: those of them that stand for an image that could not be read, one each.
+        images: all images, failed ones too.
         bytes_in: bytes read of those that did not fail.
-        error: of the last picture, if that failed: its key, and why.
+        error: of the last image, if that failed: its key, and why.
         kept: it was done before.
     """
 
     shard: Shard
     rows: int = 0
     failed: int = 0
-    pictures: int = 0
+    images: int = 0
     bytes_in: int = 0
     error: tuple[str, str] | None = None
     kept: bool = False
@@ -93,12 +93,12 @@ class Task:
             "background": list(settings.background),
             "tokens": None
             if settings.fit == "native"
-            else settings.tokens or header.config.num_codes,
+            else settings.tokens or header.config.num_tokens,
             "versions": {**versions, "machine": platform.machine()},
         }
         self.metadata = Metadata(
             model=header.config,
-            code_id=header.code_id,
+            model_id=header.model_id,
             run=run,
             plan=plan.digest,
             shards=len(plan.shards),
@@ -144,14 +144,14 @@ class Task:
         Raises:
             OutputError: the file system refused.
         """
-        inputs = _joined(read_metadata(part).inputs for part in parts)
+        inputs = _joined(read_metadata(share).inputs for share in parts)
         merge(path, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
 
     def _check_settings(self, path: Path, found: Metadata) -> None:
         own = self.metadata
-        if found.code_id != own.code_id:
+        if found.model_id != own.model_id:
             raise DatasetError(
-                f"{path}: is of model {found.code_id[:8]}, not {own.code_id[:8]}; {_ELSEWHERE}"
+                f"{path}: is of model {found.model_id[:8]}, not {own.model_id[:8]}; {_ELSEWHERE}"
             )
         for name in sorted(own.run.keys() | found.run.keys()):
             then, now = found.run.get(name), own.run.get(name)

@@ -1,6 +1,6 @@
 """A discriminator of patches, and the losses of R3GAN (arXiv 2501.05441, sections 2 and 3).
 
-Pictures are float32 [B, 3, s, s] in [-1, 1], s a multiple of 8; decoded ones beside the originals
+Images are float32 [B, 3, s, s] in [-1, 1], s a multiple of 8; decoded ones beside the originals
 that they were decoded from, and compared with them place by place. Under autocast the convolutions
 run in bfloat16; logits, losses and penalties are float32.
 """
@@ -20,7 +20,7 @@ _LEAK = 0.2
 
 
 class Discriminator(nn.Module):
-    """Pictures -> logits float32 [B, 1, s/8, s/8], larger where they look like an original.
+    """Images -> logits float32 [B, 1, s/8, s/8], larger where they look like an original.
 
     A residual network without normalization; each logit sees 66 x 66 pixels.
     """
@@ -67,7 +67,7 @@ class Halving(nn.Sequential):
 
 
 def generator_loss(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
-    """How clearly decoded pictures are told from originals; leaves no gradient on the
+    """How clearly decoded images are told from originals; leaves no gradient on the
     discriminator."""
     frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
     margin = functional_call(discriminator, frozen, fake) - functional_call(
@@ -81,8 +81,8 @@ def discriminator_loss(
 ) -> Tensor:
     """How badly they are told apart, and ``gamma`` / 2 times both penalties R1 and R2.
 
-    A penalty is the squared gradient of the logits in the pixels, summed over those of a picture,
-    per logit: so one ``gamma`` serves pictures of every size.
+    A penalty is the squared gradient of the logits in the pixels, summed over those of an image,
+    per logit: so one ``gamma`` serves images of every size.
     """
     fake, real = fake.detach().requires_grad_(), real.detach().requires_grad_()
     of_fake, of_real = discriminator(fake), discriminator(real)
@@ -94,7 +94,7 @@ def discriminator_loss(
 
 
 class Critic:
-    """A discriminator in training. Pictures are as in ``Outcome``: normalized."""
+    """A discriminator in training. Images are as in ``Outcome``: normalized."""
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe

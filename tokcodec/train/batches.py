@@ -1,7 +1,7 @@
-"""Random batches of training pictures.
+"""Random batches of training images.
 
 What is random is drawn on the host, ahead of its step and from the step's number alone: so it is
-the same on every device, for any number of processes, and for a run that was resumed. Pictures
+the same on every device, for any number of processes, and for a run that was resumed. Images
 are cut, mirrored and averaged where the model is, from bytes.
 """
 
@@ -19,52 +19,52 @@ from tokcodec.train import ranks
 from tokcodec.train.recipe import Recipe
 
 _AHEAD = 2  # batches
-_SHARE_OF_MEMORY = 0.5  # of what a device has free, that pictures may take
-_SHORTEST_PREFIX = 1 / 32  # of the codes; shorter ones decode, but nothing is trained for them
+_SHARE_OF_MEMORY = 0.5  # of what a device has free, that images may take
+_SHORTEST_PREFIX = 1 / 32  # of the tokens; shorter ones decode, but nothing is trained for them
 
 
 class Batch(NamedTuple):
     """A step's draws, on the device of the model.
 
     Attributes:
-        pictures: uint8 [B, 3, T, T].
+        images: uint8 [B, 3, T, T].
         crops: float32 [B, 4]: top, left and edge of a square in them, in pixels, and whether it
             is mirrored, 1 or 0.
-        kept: int64 [B]: how many codes are decoded, the first ones.
-        revival: int64 [K]: of which of all z of the step, of all processes, a dead code is made;
-            [0] where codes stay.
+        kept: int64 [B]: how many tokens are decoded, the first ones.
+        revival: int64 [K]: of which of all z of the step, of all processes, a dead token is made;
+            [0] where tokens stay.
     """
 
-    pictures: Tensor
+    images: Tensor
     crops: Tensor
     kept: Tensor
     revival: Tensor
 
 
 class Batches:
-    """Batches of one process: its share of every step's pictures."""
+    """Batches of one process: its share of every step's images."""
 
     def __init__(
         self,
-        pictures: NDArray[np.uint8],
+        images: NDArray[np.uint8],
         config: ModelConfig,
         recipe: Recipe,
         device: torch.device,
-        codes_stay: bool = False,
+        tokens_stay: bool = False,
     ) -> None:
         """
         Args:
-            pictures: [n, 3, T, T], in memory or mapped from a file. They move to the device where
+            images: [n, 3, T, T], in memory or mapped from a file. They move to the device where
                 it has room for them.
-            codes_stay: no code is to be revived.
+            tokens_stay: no token is to be revived.
         """
-        self.revivals = 0 if codes_stay else config.quantizer.codebook_size
-        self.pictures, self.config, self.recipe, self.device = pictures, config, recipe, device
+        self.revivals = 0 if tokens_stay else config.quantizer.codebook_size
+        self.images, self.config, self.recipe, self.device = images, config, recipe, device
         self.resident: Tensor | None = None
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            if pictures.nbytes <= _SHARE_OF_MEMORY * free:
-                self.resident = torch.from_numpy(np.array(pictures)).to(device)
+            if images.nbytes <= _SHARE_OF_MEMORY * free:
+                self.resident = torch.from_numpy(np.array(images)).to(device)
 
     def since(self, step: int) -> Iterator[Batch]:
         """The batches of the steps from ``step`` on, made ahead in a thread."""
@@ -74,20 +74,20 @@ class Batches:
         """The batch of one step."""
         config, size = self.config, self.recipe.batch_size
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step + 1)
-        picks = torch.randint(len(self.pictures), (size,), generator=generator)
-        stored, side = self.pictures.shape[-1], config.preprocessing.model_size
+        picks = torch.randint(len(self.images), (size,), generator=generator)
+        stored, side = self.images.shape[-1], config.preprocessing.model_size
         crops = _draw_crops(size, stored, side, generator)
-        kept = torch.full((size,), config.num_codes)
-        if config.prefix_codes:
-            kept = _draw_prefixes(size, config.num_codes, generator)
-        revival = torch.randint(size * config.num_codes, (self.revivals,), generator=generator)
+        kept = torch.full((size,), config.num_tokens)
+        if config.prefix_tokens:
+            kept = _draw_prefixes(size, config.num_tokens, generator)
+        revival = torch.randint(size * config.num_tokens, (self.revivals,), generator=generator)
         each = size // ranks.count()
         own = slice(each * ranks.rank(), each * (ranks.rank() + 1))
         if self.resident is None:
-            pictures = self._moved(torch.from_numpy(self.pictures[picks[own].numpy()]))
+            images = self._moved(torch.from_numpy(self.images[picks[own].numpy()]))
         else:
-            pictures = self.resident[self._moved(picks[own])]
-        return Batch(pictures, *map(self._moved, (crops[own], kept[own], revival)))
+            images = self.resident[self._moved(picks[own])]
+        return Batch(images, *map(self._moved, (crops[own], kept[own], revival)))
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -95,17 +95,17 @@ class Batches:
         return tensor.to(self.device, non_blocking=True)
 
 
-def cut(pictures: Tensor, crops: Tensor, side: int) -> Tensor:
+def cut(images: Tensor, crops: Tensor, side: int) -> Tensor:
     """What the model sees of a batch: float32 [B, 3, side, side] in [0, 1].
 
-    Of ``pictures``, uint8 [B, 3, T, T], the squares ``crops`` (as in ``Batch``), averaged over the
-    areas of its pixels: two products with matrices of shares, whatever sizes the squares have.
+    Of ``images``, uint8 [B, 3, T, T], the tiles ``crops`` (as in ``Batch``), averaged over the
+    areas of its pixels: two products with matrices of shares, whatever sizes the tiles have.
     """
     top, left, edge, mirrored = crops.unbind(1)
-    rows = _shares(top, edge, side, pictures.shape[-1])
-    columns = _shares(left, edge, side, pictures.shape[-1])
+    rows = _shares(top, edge, side, images.shape[-1])
+    columns = _shares(left, edge, side, images.shape[-1])
     columns = torch.where(mirrored[:, None, None] > 0, columns.flip(1), columns)
-    return torch.matmul(rows[:, None] @ (pictures.float() / 255), columns[:, None].mT)
+    return torch.matmul(rows[:, None] @ (images.float() / 255), columns[:, None].mT)
 
 
 def _shares(start: Tensor, edge: Tensor, side: int, stored: int) -> Tensor:
@@ -128,13 +128,13 @@ def _draw_crops(count: int, stored: int, side: int, generator: torch.Generator) 
     return torch.stack([*corners.floor(), edge, mirrored], dim=1).float()
 
 
-def _draw_prefixes(count: int, codes: int, generator: torch.Generator) -> Tensor:
-    """Codes that are decoded: of half of the pictures all, of the others a number whose logarithm
+def _draw_prefixes(count: int, tokens: int, generator: torch.Generator) -> Tensor:
+    """Tokens that are decoded: of half of the images all, of the others a number whose logarithm
     is uniform.
 
-    Nested dropout (arXiv 1402.0915); on the tail of the codes, as One-D-Piece (arXiv 2501.10064,
+    Nested dropout (arXiv 1402.0915); on the tail of the tokens, as One-D-Piece (arXiv 2501.10064,
     section 3) has it.
     """
     whole, share = torch.rand(2, count, generator=generator)
-    some = torch.round(codes * _SHORTEST_PREFIX**share).clamp(min=1)
-    return torch.where(whole < 0.5, codes, some).long()
+    some = torch.round(tokens * _SHORTEST_PREFIX**share).clamp(min=1)
+    return torch.where(whole < 0.5, tokens, some).long()

@@ -1,4 +1,4 @@
-"""Blocks: the borders of patches, where they can be seen in a decoded picture."""
+"""Blocks: the borders of patches, where they can be seen in a decoded image."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 _HALF_A_LEVEL = 1 / 255  # of 8-bit pixels, normalized to deviation 0.5: smaller is not seen
 
 
-def kinks(pixels: Tensor, patch_size: int) -> Tensor:
+def blockiness(pixels: Tensor, patch_size: int) -> Tensor:
     """Mean size of the kinks across the borders of patches, of normalized pixels [B, 3, s, s].
 
     Patches are of 2 pixels or more; kinks of less than half a level count as one of half a level.

@@ -1,4 +1,4 @@
-"""The training side of the codebook: a fast search, moving averages, revival of dead codes."""
+"""The training side of the codebook: a fast search, moving averages, revival of dead tokens."""
 
 import math
 
@@ -15,13 +15,13 @@ _SCORES, _SCORES_ELSEWHERE = 1 << 21, 1 << 28
 
 
 @torch.no_grad()
-def fast_codes(z: Tensor, codebook: Tensor) -> Tensor:
-    """The code of each row of ``z`` float32 [M, d] among vectors [K, d], both as
+def fast_tokens(z: Tensor, codebook: Tensor) -> Tensor:
+    """The token of each row of ``z`` float32 [M, d] among vectors [K, d], both as
     ``Codebook.compared`` gives them: int64 [M].
 
     One matrix product in float32 and its largest scores. It waits for nothing and its shapes are
     fixed, but of two vectors that are as near within roundings it takes either;
-    ``Quantizer.codes`` is exact.
+    ``Quantizer.tokens`` is exact.
     """
     z, vectors = as_products(z, codebook, torch.linalg.vector_norm(codebook, dim=1))
     scores = _SCORES if z.device.type == "cpu" else _SCORES_ELSEWHERE
@@ -41,31 +41,31 @@ def _largest(scores: Tensor) -> Tensor:
 class MovingAverages:
     """Each vector follows the mean of the z that chose it (VQ-VAE, arXiv 1711.00937, app. A.1).
 
-    This takes the place of the codebook term ‖sg(z) - e‖² of the loss. A code whose moving
-    average of uses falls below ``dead_below`` of the mean code's starts again at a z of the
+    This takes the place of the codebook term ‖sg(z) - e‖² of the loss. A token whose moving
+    average of uses falls below ``dead_below`` of the mean token's starts again at a z of the
     current step.
     """
 
-    def __init__(self, codebook: Tensor, codes_per_step: int, decay: float, dead_below: float):
+    def __init__(self, codebook: Tensor, tokens_per_step: int, decay: float, dead_below: float):
         """
         Args:
             codebook: float32 [K, d], which is changed in place.
-            codes_per_step: of all processes.
+            tokens_per_step: of all processes.
         """
         self.codebook = codebook
-        self.mean_uses = codes_per_step / len(codebook)
+        self.mean_uses = tokens_per_step / len(codebook)
         self.decay = decay
         self.dead_below = dead_below
         self.uses = codebook.new_full((len(codebook),), self.mean_uses)
         self.sums = codebook * self.mean_uses
 
     @torch.no_grad()
-    def update(self, z: Tensor, codes: Tensor, revival: Tensor) -> None:
-        """z float32 [M, d] and their codes int64 [M] of this process; ``revival`` as in
+    def update(self, z: Tensor, tokens: Tensor, revival: Tensor) -> None:
+        """z float32 [M, d] and their tokens int64 [M] of this process; ``revival`` as in
         ``Batch``."""
-        # Of every code: uses, the sum of their z, and the z that would revive it.
+        # Of every token: uses, the sum of their z, and the z that would revive it.
         step = z.new_zeros(len(self.uses), 1 + 2 * z.shape[1])
-        step[:, : 1 + z.shape[1]].index_add_(0, codes, F.pad(z, (1, 0), value=1.0))
+        step[:, : 1 + z.shape[1]].index_add_(0, tokens, F.pad(z, (1, 0), value=1.0))
         owner, own = revival // len(z), revival % len(z)
         step[:, 1 + z.shape[1] :] = torch.where((owner == ranks.rank())[:, None], z[own], 0.0)
         uses, sums, reviving = torch.split(ranks.sum_(step), [1, z.shape[1], z.shape[1]], dim=1)

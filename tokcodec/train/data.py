@@ -1,4 +1,4 @@
-"""Training pictures: from sources of every kind into one array on disk."""
+"""Training images: from sources of every kind into one array on disk."""
 
 import hashlib
 import io
@@ -13,27 +13,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.errors import PictureError, TrainingError, escaped
-from tokcodec.image import read_squares
+from tokcodec.errors import ImageError, TrainingError, escaped
+from tokcodec.image import read_tiles
 from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.inputs.records import Record, printable
 from tokcodec.io.files import write_atomically
 from tokcodec.io.remote import reason_of
 from tokcodec.io.tar import MAX_BYTES
 
-FINGERPRINT = "fingerprint"  # of a run's pictures; behind it a line for each that was skipped
-HELD_OUT_SHARE = 32  # one picture in so many, unless a list names them
+FINGERPRINT = "fingerprint"  # of a run's images; behind it a line for each that was skipped
+HELD_OUT_SHARE = 32  # one image in so many, unless a list names them
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Square training pictures.
+class Images:
+    """Square training images.
 
     Attributes:
         train: uint8 [n, 3, T, T]; T is twice the side that the model sees, or S where that is less.
         held_out: uint8 [m, 3, S, S].
         fingerprint: SHA-256, in hex, over the keys and bytes of all of them, in order.
-        skipped: one line for each picture, or rest of a tar, that could not be read.
+        skipped: one line for each image, or rest of a tar, that could not be read.
     """
 
     train: NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Pictures:
     skipped: tuple[str, ...] = ()
 
 
-def load_pictures(
+def load_images(
     sources: Sequence[str],
     held_out: frozenset[str],
     config: PreprocessingConfig,
@@ -50,21 +50,21 @@ def load_pictures(
     workers: int,
     report: Callable[[int | None], None],
     max_bytes: int = MAX_BYTES,
-) -> Pictures:
-    """Reads every picture of ``sources``, or the arrays that an earlier call left in ``folder``.
+) -> Images:
+    """Reads every image of ``sources``, or the arrays that an earlier call left in ``folder``.
 
-    Pictures are cropped to their centre square. A key is the path below the source folder,
-    ``name.tar/member`` or ``file.parquet/row``; the pictures whose keys are in ``held_out``, or one
-    in 32 by the hash of its key where that is empty, are kept from training; of fewer pictures, of
+    Images are cropped to their centre square. A key is the path below the source folder,
+    ``name.tar/member`` or ``file.parquet/row``; the images whose keys are in ``held_out``, or one
+    in 32 by the hash of its key where that is empty, are kept from training; of fewer images, of
     which none is drawn so, the one with the lowest hash.
 
     Args:
-        report: called for every picture that is read, with how many there are if that is known.
+        report: called for every image that is read, with how many there are if that is known.
         max_bytes: see ``listing.gather``.
 
     Raises:
         DatasetError: as ``listing.list_inputs``.
-        TrainingError: no pictures on one side of the split, or arrays in ``folder`` that came from
+        TrainingError: no images on one side of the split, or arrays in ``folder`` that came from
             other sources or settings, or whose fingerprint is damaged.
     """
     paths = (folder / "train.npy", folder / "held-out.npy", folder / FINGERPRINT)
@@ -76,16 +76,16 @@ def load_pictures(
         found, fingerprint, *skipped = paths[2].read_text().splitlines()
     except (OSError, ValueError) as error:
         raise TrainingError(
-            f"{paths[2]}: damaged: {reason_of(error)}; delete it, and the pictures are read again"
+            f"{paths[2]}: damaged: {reason_of(error)}; delete it, and the images are read again"
         ) from error
     if found != plan:
         pairs = zip(asked, found.split(), plan.split(), strict=False)
         other = ", ".join(name for name, then, now in pairs if then != now)
         raise TrainingError(
-            f"{folder}: holds pictures of other sources or settings ({other}); choose another -o"
+            f"{folder}: holds images of other sources or settings ({other}); choose another -o"
         )
     arrays = [np.load(path, mmap_mode="r") for path in paths[:2]]
-    return Pictures(arrays[0], arrays[1], fingerprint, tuple(skipped))
+    return Images(arrays[0], arrays[1], fingerprint, tuple(skipped))
 
 
 def _prepare(
@@ -112,7 +112,7 @@ def _prepare(
             data = record.read()
             side = config.image_size if is_held_out(key) else stored
             return key, data, _square(data, config, side)
-        except (PictureError, OSError) as error:
+        except (ImageError, OSError) as error:
             return escaped(f"{key}: {getattr(error, 'strerror', None) or error}")
 
     lowest: tuple[bytes, int, Record] | None = None  # of what is trained on: hash, place
@@ -138,7 +138,7 @@ def _prepare(
         sides[True].append(_square(record.read(), config, config.image_size))
     if not all(sides):
         raise TrainingError(
-            f"{', '.join(sources)}: pictures are needed to train on, and others to hold out; "
+            f"{', '.join(sources)}: images are needed to train on, and others to hold out; "
             f"{sum(map(len, sides))} could be read, of which {len(sides[True])} are held out"
         )
     for path, side in zip(paths[:2], sides, strict=True):
@@ -150,7 +150,7 @@ def _prepare(
 
 def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
     whole = replace(config, pixel_scale=1)  # for they are what the decoder is to give, too
-    image = Image.fromarray(read_squares(io.BytesIO(data), whole, "crop").pixels[0])
+    image = Image.fromarray(read_tiles(io.BytesIO(data), whole, "crop").pixels[0])
     if image.width != side:
         # A plain mean, like the model's own averaging, which finishes what is begun here.
         image = image.resize((side, side), Image.Resampling.BOX)

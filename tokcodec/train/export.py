@@ -15,7 +15,7 @@ from tokcodec import checkpoint
 from tokcodec.coding.prior import Prior
 from tokcodec.model.tokenizer import Tokenizer
 
-_ON_SHEET = 8  # pictures
+_ON_SHEET = 8  # images
 
 
 def rounded(model: Tokenizer) -> Tokenizer:
@@ -34,30 +34,30 @@ def export(
     reads: Sequence[str] = (),
 ) -> checkpoint.Header:
     """Writes a ``rounded`` model as an inference checkpoint: its codebook included, a prior that
-    its codes have already, and what further codes it ``reads``."""
+    its tokens have already, and what further tokens it ``reads``."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
     tables = prior.tensors() if prior else {}
     return checkpoint.write(path, model.config, {**tensors, **tables}, provenance, reads)
 
 
 @torch.inference_mode()
-def mean_psnr(model: Tokenizer, pictures: NDArray[np.uint8]) -> float:
-    """Mean over uint8 pictures [n, 3, S, S] of the PSNR in dB, on pixels rounded to 8 bits."""
+def mean_psnr(model: Tokenizer, images: NDArray[np.uint8]) -> float:
+    """Mean over uint8 images [n, 3, S, S] of the PSNR in dB, on pixels rounded to 8 bits."""
     device = next(model.parameters()).device
     values: list[Tensor] = []
-    for start in range(0, len(pictures), 32):
-        original = torch.from_numpy(pictures[start : start + 32].copy()).to(device).float()
+    for start in range(0, len(images), 32):
+        original = torch.from_numpy(images[start : start + 32].copy()).to(device).float()
         error = (_decoded(model, original) - original).square().mean(dim=(1, 2, 3))
         values.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
     return float(torch.cat(values).mean())
 
 
 @torch.inference_mode()
-def sheet(model: Tokenizer, pictures: NDArray[np.uint8]) -> Image.Image:
-    """Some of the pictures [n, 3, S, S], evenly spread, and below each what the model makes of
+def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
+    """Some of the images [n, 3, S, S], evenly spread, and below each what the model makes of
     it."""
-    count = min(_ON_SHEET, len(pictures))
-    shown = pictures[[number * len(pictures) // count for number in range(count)]]
+    count = min(_ON_SHEET, len(images))
+    shown = images[[number * len(images) // count for number in range(count)]]
     device = next(model.parameters()).device
     decoded = _decoded(model, torch.from_numpy(shown).to(device).float()).byte().cpu().numpy()
     rows = [np.concatenate(list(row.transpose(0, 2, 3, 1)), axis=1) for row in (shown, decoded)]

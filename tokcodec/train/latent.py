@@ -1,8 +1,8 @@
-"""The preset of latent tokens, and its start: every latent gets a place in the picture.
+"""The preset of latent tokens, and its start: every latent gets a place in the image.
 
 In the first block of the encoder a latent gathers the components of the patches around its place,
-in the first block of the decoder a patch gathers the codes of the latents nearest to it. Latents
-lie far from the places of those before them, so every prefix of the codes starts as a picture, the
+in the first block of the decoder a patch gathers the tokens of the latents nearest to it. Latents
+lie far from the places of those before them, so every prefix of the tokens starts as an image, the
 shorter the coarser.
 """
 
@@ -16,12 +16,12 @@ from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.model.vit import Attention, LatentDecoder, LatentEncoder
 
-# Any prefix of its codes decodes. Latents and patches are twice the tokens: fewer layers.
+# Any prefix of its tokens decodes. Latents and patches are twice the tokens: fewer layers.
 PRESET = ModelConfig(
     encoder=LatentEncoderConfig(width=256, layers=2, heads=4, patch_size=8, num_latents=256),
-    quantizer=CodebookConfig(codebook_size=8192, code_dim=32),
+    quantizer=CodebookConfig(codebook_size=8192, embedding_dim=32),
     decoder=LatentDecoderConfig(
-        width=256, layers=3, heads=4, patch_size=8, pixel_overlap=4, prefix_codes=True
+        width=256, layers=3, heads=4, patch_size=8, pixel_overlap=4, prefix_tokens=True
     ),
     preprocessing=PreprocessingConfig(pixel_scale=2, reduced_jpeg=True, resize="direct"),
 )
@@ -35,7 +35,7 @@ _KIND_LOGIT = 6.0  # for tokens to gather from, and against the others
 
 def give_places(encoder: LatentEncoder, decoder: LatentDecoder) -> None:
     """Sets positions, latents and the first blocks, whose other weights must gather nothing."""
-    count, code_dim = len(encoder.latent_tokens), decoder.from_code.in_features
+    count, embedding_dim = len(encoder.latent_tokens), decoder.from_embedding.in_features
     grid = math.isqrt(len(encoder.patch_positions))
     order = _spread(grid).repeat(-(-count // grid**2))[:count]
     places = _cells(grid)[order]
@@ -54,8 +54,8 @@ def give_places(encoder: LatentEncoder, decoder: LatentDecoder) -> None:
             part.latent_tokens.add_(_tokens(attention, places, grid, sharpness, -1.0, 0))
         else:
             part.patch_positions.add_(_tokens(attention, cells, grid, torch.ones(1), -1.0, 0))
-            part.code_positions.add_(
-                _tokens(attention, places, grid, torch.ones(1), 1.0, min(code_dim, quarter))
+            part.token_positions.add_(
+                _tokens(attention, places, grid, torch.ones(1), 1.0, min(embedding_dim, quarter))
             )
 
 

@@ -22,27 +22,27 @@ from tokcodec.io.remote import reason_of
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batches
-from tokcodec.train.data import Pictures
+from tokcodec.train.data import Images
 from tokcodec.train.export import export, mean_psnr, rounded, sheet
 from tokcodec.train.perceptual import Lpips
 from tokcodec.train.recipe import Recipe
-from tokcodec.train.start import begin, decoder_goes_on
+from tokcodec.train.start import begin, can_warm_start_decoder
 from tokcodec.train.step import Step
 
 # In the folder of a run: the weights so far, and where it stands; a line a report, and held-out
-# pictures with what the weights make of them.
+# images with what the weights make of them.
 CHECKPOINT = "model.safetensors"
 STATE = "state.pt"
 # Settings that are digests.
-_IN_WORDS = {"pictures": "the pictures", "from": "--from", "codes_of": "--codes-of"}
+_IN_WORDS = {"images": "the images", "from": "--from", "tokens_of": "--tokens-of"}
 LOG = "log.jsonl"
 SHEET = "sheet.jpg"
 
 
 @dataclass(frozen=True)
 class Report:
-    """How training stands. ``psnr`` is of the held-out pictures, ``usage`` the share of the
-    codebook that the training pictures chose since the last report, ``utilization`` the share of
+    """How training stands. ``psnr`` is of the held-out images, ``usage`` the share of the
+    codebook that the training images chose since the last report, ``utilization`` the share of
     what matrix products reach on the devices (``operations``)."""
 
     step: int
@@ -50,16 +50,16 @@ class Report:
     loss: float
     psnr: float
     usage: float
-    pictures_per_second: float
+    images_per_second: float
     utilization: float
 
 
-def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bool) -> None:
+def require_trainable(config: ModelConfig, source: Header | None, tokens_stay: bool) -> None:
     """Refuses what this loop cannot train.
 
     Raises:
-        TrainingError: parts of other kinds than ViTs and codebooks; a source whose codes mean
-            something else, or whose decoder cannot go on though codes are to change with it.
+        TrainingError: parts of other kinds than ViTs and codebooks; a source whose tokens mean
+            something else, or whose decoder cannot go on though tokens are to change with it.
     """
     for model in (config, *([source.config] if source else [])):
         kinds = (model.encoder.kind, model.decoder.kind)
@@ -73,33 +73,33 @@ def require_trainable(config: ModelConfig, source: Header | None, codes_stay: bo
     if source and source.config.encode_side_json() != config.encode_side_json():
         raise TrainingError(
             f"the model has another encoder or codebook than {source.path}, with which it is to "
-            "begin; only what follows the codes may differ"
+            "begin; only what follows the tokens may differ"
         )
-    if source and not codes_stay and not decoder_goes_on(config, source.config):
+    if source and not tokens_stay and not can_warm_start_decoder(config, source.config):
         raise TrainingError(
             f"the model cannot go on with the decoder of {source.path}: it may only add layers, "
-            "pixel_overlap or pixel_convolution; --codes-of trains any other decoder"
+            "pixel_overlap or pixel_convolution; --tokens-of trains any other decoder"
         )
 
 
 def train(
     config: ModelConfig,
     recipe: Recipe,
-    pictures: Pictures,
+    images: Images,
     run: Path,
     device: torch.device,
     provenance: Mapping[str, Any],
     report: Callable[[Report], None],
     source: Header | None = None,
-    codes_stay: bool = False,
+    tokens_stay: bool = False,
     lpips: Lpips | None = None,
     moved: Callable[[int, bool], None] = lambda _, __: None,
 ) -> Header:
     """Trains to the last step, or goes on where the run in ``run`` stopped.
 
     With a ``source``, from its weights instead of from principal components and k-means. If
-    ``codes_stay``, only the decoder: encoder and codebook of the source stay as they are, so codes
-    keep their meaning, and ``code_id`` and prior are the same.
+    ``tokens_stay``, only the decoder: encoder and codebook of the source stay as they are, so
+    tokens keep their meaning, and ``model_id`` and prior are the same.
 
     At every report the folder gets ``model.safetensors``, the checkpoint of the weights so far,
     and ``STATE``, from which the same call goes on to the very weights of an unbroken run (on
@@ -111,37 +111,37 @@ def train(
     Of several processes each calls it; the first reports and writes.
 
     Raises:
-        TrainingError: the run was begun with other settings or pictures, or diverges; as
-            ``require_trainable``; an adversarial loss while codes change; codes that are to stay
+        TrainingError: the run was begun with other settings or images, or diverges; as
+            ``require_trainable``; an adversarial loss while tokens change; tokens that are to stay
             would not, for weights of the source that are not float16 numbers.
         OutputError: the file system refused.
     """
-    require_trainable(config, source, codes_stay)
-    if recipe.adversarial and not codes_stay:
-        raise TrainingError("--adversarial is for a decoder alone: name --codes-of")
+    require_trainable(config, source, tokens_stay)
+    if recipe.adversarial and not tokens_stay:
+        raise TrainingError("--adversarial is for a decoder alone: name --tokens-of")
     if recipe.batch_size % ranks.count():
         raise TrainingError(
             f"--batch-size {recipe.batch_size} cannot be shared among {ranks.count()} processes"
         )
-    saved = _Saved(config, recipe, pictures, run, provenance, source, codes_stay)
+    saved = _Saved(config, recipe, images, run, provenance, source, tokens_stay)
     state = saved.state(device)
     torch.manual_seed(recipe.seed)
     model = Tokenizer(config)
     if not state and not ranks.rank():
-        begin(model, pictures.train, recipe.seed, source)
+        begin(model, images.train, recipe.seed, source)
     model = model.to(device)
-    ranks.take_first(model.state_dict().values())
-    step = Step(model, recipe, codes_stay, lpips)
+    ranks.broadcast(model.state_dict().values())
+    step = Step(model, recipe, tokens_stay, lpips)
     if state:
         step.load_state(state)
     saved.save(step)
     moved(step.number, True)
     reach = operations.reached(device, getattr(torch, recipe.dtype)) * ranks.count()
-    share = operations.per_picture(config, recipe, codes_stay) / reach
+    share = operations.per_image(config, recipe, tokens_stay) / reach
 
     losses: list[Tensor] = []
     begun = time.perf_counter()
-    batches = Batches(pictures.train, config, recipe, device, codes_stay)
+    batches = Batches(images.train, config, recipe, device, tokens_stay)
     for batch in batches.since(step.number):
         losses.append(step(batch))
         moved(1, False)
@@ -172,22 +172,22 @@ class _Saved:
         self,
         config: ModelConfig,
         recipe: Recipe,
-        pictures: Pictures,
+        images: Images,
         run: Path,
         provenance: Mapping[str, Any],
         source: Header | None,
-        codes_stay: bool,
+        tokens_stay: bool,
     ) -> None:
-        self.recipe, self.pictures, self.run, self.provenance = recipe, pictures, run, provenance
+        self.recipe, self.images, self.run, self.provenance = recipe, images, run, provenance
         self.source = source
-        self.kept = source if codes_stay else None  # whose codes stay
-        self.relation = "codes_of" if codes_stay else "from"
+        self.kept = source if tokens_stay else None  # whose tokens stay
+        self.relation = "tokens_of" if tokens_stay else "from"
         self.prior = read_prior(self.kept) if self.kept and self.kept.prior_id else None
         self.start_psnr = 0.0
         facts = {
             "config": json.loads(config.to_json()),
             "recipe": dataclasses.asdict(recipe),
-            "pictures": pictures.fingerprint,
+            "images": images.fingerprint,
         }
         if source:
             facts[self.relation] = source.checkpoint_id
@@ -205,7 +205,7 @@ class _Saved:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         if other := _difference(json.loads(state["settings"]), json.loads(self.settings)):
             raise TrainingError(
-                f"{self.run}: holds a run with other settings or pictures: {other}; repeat its "
+                f"{self.run}: holds a run with other settings or images: {other}; repeat its "
                 "command to go on with it, or choose another -o, to train on from where it stands "
                 f"with --from {self.run / CHECKPOINT}"
             )
@@ -217,14 +217,14 @@ class _Saved:
         state: the first process does. Gives the PSNR.
 
         Raises:
-            TrainingError: the weights have diverged, or codes would not stay.
+            TrainingError: the weights have diverged, or tokens would not stay.
         """
         if ranks.rank():
             return math.nan
         source, number = self.source, step.number
         model = rounded(step.averaged())
         try:
-            psnr = mean_psnr(model, self.pictures.held_out)
+            psnr = mean_psnr(model, self.images.held_out)
         except ValueError:  # vectors that cannot be quantized
             psnr = math.nan
         if not math.isfinite(psnr):
@@ -238,9 +238,9 @@ class _Saved:
             "step": number,
             "held_out_psnr": round(psnr, 3),
             "held_out_psnr_at_start": round(self.start_psnr, 3),
-            "held_out_pictures": len(self.pictures.held_out),
-            "training_pictures": len(self.pictures.train),
-            "pictures_sha256": self.pictures.fingerprint,
+            "held_out_images": len(self.images.held_out),
+            "training_images": len(self.images.train),
+            "images_sha256": self.images.fingerprint,
             "recipe": dataclasses.asdict(self.recipe),
         }
         if source:
@@ -254,12 +254,12 @@ class _Saved:
             self.prior,
             self.kept.reads if self.kept else (),
         )
-        if self.kept and header.code_id != self.kept.code_id:
+        if self.kept and header.model_id != self.kept.model_id:
             raise TrainingError(
                 f"{self.kept.path}: its weights are not float16 numbers, as a trained model is "
-                "stored in; rounded to them it would give other codes"
+                "stored in; rounded to them it would give other tokens"
             )
-        drawn = sheet(model, self.pictures.held_out)
+        drawn = sheet(model, self.images.held_out)
         write_atomically(
             self.run / SHEET, lambda file: drawn.save(file, "JPEG", quality=92, subsampling=0)
         )
@@ -284,7 +284,7 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def standing_of(run: Path) -> tuple[dict[str, Any], int] | None:
+def load_progress(run: Path) -> tuple[dict[str, Any], int] | None:
     """The settings that the run in a folder was begun with, and the steps that are done; None if
     there is none.
 

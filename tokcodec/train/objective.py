@@ -1,4 +1,4 @@
-"""What is made small: the error of the decoded picture, and what keeps z near the codebook."""
+"""What is made small: the error of the decoded image, and what keeps z near the codebook."""
 
 import contextlib
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from tokcodec.config.vit import VitConfig
 from tokcodec.model.codebook import Codebook
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import Batch, cut
-from tokcodec.train.borders import kinks
-from tokcodec.train.codebook import fast_codes
+from tokcodec.train.borders import blockiness
+from tokcodec.train.codebook import fast_tokens
 from tokcodec.train.perceptual import Lpips, Spectra
 from tokcodec.train.recipe import Recipe
 
@@ -21,36 +21,36 @@ class Outcome(NamedTuple):
 
     Attributes:
         loss: scalar, float32, that is made small.
-        pixels: float32 [B, 3, s, s], normalized: the pictures as the model sees them.
-        decoded: the same of their codes.
+        pixels: float32 [B, 3, s, s], normalized: the images as the model sees them.
+        decoded: the same of their tokens.
         z: float32 [B·N, d], without gradient.
-        codes: int64 [B·N].
+        tokens: int64 [B·N].
     """
 
     loss: Tensor
     pixels: Tensor
     decoded: Tensor
     z: Tensor
-    codes: Tensor
+    tokens: Tensor
 
 
 class Objective(nn.Module):
     """Squared error, commitment (VQ-VAE, arXiv 1711.00937, equation 3), and where the recipe has
-    them ``kinks`` and ``perceptual`` distances.
+    them ``blockiness`` and ``perceptual`` distances.
 
     One graph of fixed shapes, that waits for nothing.
     """
 
     def __init__(
-        self, model: Tokenizer, recipe: Recipe, codes_stay: bool, lpips: Lpips | None = None
+        self, model: Tokenizer, recipe: Recipe, tokens_stay: bool, lpips: Lpips | None = None
     ) -> None:
         """
         Args:
-            codes_stay: only the decoder learns.
+            tokens_stay: only the decoder learns.
             lpips: its network, where the recipe has it.
         """
         super().__init__()
-        self.model, self.recipe, self.codes_stay = model, recipe, codes_stay
+        self.model, self.recipe, self.tokens_stay = model, recipe, tokens_stay
         self.perceptual = nn.ModuleDict()
         if recipe.spectra:
             self.perceptual["spectra"] = Spectra()
@@ -61,19 +61,19 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Outcome:
         recipe, model, config = self.recipe, self.model, self.model.config
         side = config.preprocessing.model_size
-        pixels = model.normalize(cut(batch.pictures, batch.crops, side))
-        # Codes that are to stay are those that encoding gives, in float32.
-        with contextlib.nullcontext() if self.codes_stay else recipe.autocast(pixels.device):
+        pixels = model.normalize(cut(batch.images, batch.crops, side))
+        # Tokens that are to stay are those that encoding gives, in float32.
+        with contextlib.nullcontext() if self.tokens_stay else recipe.autocast(pixels.device):
             z = model.encoder(pixels)
         z = z.float()
         quantizer = model.quantizer
         assert isinstance(quantizer, Codebook)
         rows = z.detach().flatten(0, -2)
-        codes = fast_codes(*quantizer.compared(z))
-        z_q = quantizer.lookup(codes.view(z.shape[:-1]))
-        straight_through = z_q if self.codes_stay else z + (z_q - z).detach()
+        tokens = fast_tokens(*quantizer.compared(z))
+        z_q = quantizer.lookup(tokens.view(z.shape[:-1]))
+        straight_through = z_q if self.tokens_stay else z + (z_q - z).detach()
         with recipe.autocast(pixels.device):
-            if config.prefix_codes:
+            if config.prefix_tokens:
                 decoded = model.decoder(straight_through, batch.kept)
             else:
                 decoded = model.decoder(straight_through)
@@ -82,11 +82,11 @@ class Objective(nn.Module):
         assert isinstance(config.decoder, VitConfig)
         patch_size = config.decoder.patch_size
         if recipe.deblocking and 1 < patch_size < side:
-            loss = loss + recipe.deblocking * kinks(decoded, patch_size)
+            loss = loss + recipe.deblocking * blockiness(decoded, patch_size)
         for name, distance in self.perceptual.items():
-            seen = [model.denormalize(picture) for picture in (decoded, pixels)]
+            seen = [model.denormalize(image) for image in (decoded, pixels)]
             loss = loss + getattr(recipe, name) * distance(*seen)
-        if not self.codes_stay:
-            commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_codes / (3 * side**2)
+        if not self.tokens_stay:
+            commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_tokens / (3 * side**2)
             loss = loss + recipe.commitment * commitment
-        return Outcome(loss, pixels, decoded, rows, codes)
+        return Outcome(loss, pixels, decoded, rows, tokens)

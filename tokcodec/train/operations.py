@@ -17,14 +17,14 @@ _TRIES = 5
 _LONG = 0.1  # seconds
 
 
-def per_picture(config: ModelConfig, recipe: Recipe, codes_stay: bool) -> int:
-    """Operations, two a multiply-add, of a picture's share of a step: the matrix products and
+def per_image(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
+    """Operations, two a multiply-add, of an image's share of a step: the matrix products and
     convolutions forwards and backwards, as torch counts them."""
     recipe = dataclasses.replace(recipe, dtype="float32", compiled=False)
     side = config.preprocessing.model_size
     with torch.device("meta"):
         model = Tokenizer(config)
-        model.encoder.requires_grad_(not codes_stay)
+        model.encoder.requires_grad_(not tokens_stay)
         batch = Batch(
             torch.empty(1, 3, side, side, dtype=torch.uint8),
             torch.empty(1, 4),
@@ -32,7 +32,7 @@ def per_picture(config: ModelConfig, recipe: Recipe, codes_stay: bool) -> int:
             torch.empty(config.quantizer.codebook_size, dtype=torch.int64),
         )
         with FlopCounterMode(display=False) as counter:
-            Objective(model, recipe, codes_stay)(batch).loss.backward()
+            Objective(model, recipe, tokens_stay)(batch).loss.backward()
     return int(counter.get_total_flops())
 
 

@@ -1,6 +1,6 @@
 """Losses that follow the eye more closely than squared error does.
 
-Each is a module that takes decoded and original pictures, float32 [B, 3, s, s] in [0, 1], s at
+Each is a module that takes decoded and original images, float32 [B, 3, s, s] in [0, 1], s at
 least 64, and gives a scalar, differentiable in the decoded ones.
 """
 
@@ -57,7 +57,7 @@ class Lpips(nn.Module):
 
     def forward(self, decoded: Tensor, original: Tensor) -> Tensor:
         pairs = zip(self.heads, self._slices(decoded), self._slices(original), strict=True)
-        # Means over pictures and places of the sum over channels.
+        # Means over images and places of the sum over channels.
         return torch.stack(
             [((a - b).square().mean(dim=(0, 2, 3)) * head).sum() for head, a, b in pairs]
         ).sum()
@@ -121,7 +121,7 @@ def _heads() -> list[Path]:
 class Spectra(nn.Module):
     """Distance of the spectra of small windows, after Watson-DFT (arXiv 2006.15057, section 3).
 
-    How strong a frequency is somewhere makes a picture sharp, more than where its crests lie: so
+    How strong a frequency is somewhere makes an image sharp, more than where its crests lie: so
     errors of amplitude count fully, of phase by ``phase``. Frequencies that the original is rich in
     mask them. Unlike there, no weight is fitted to what people judged, and windows overlap by half
     where there a grid of them is moved at random.

@@ -18,7 +18,7 @@ from tokcodec.train.recipe import Recipe
 def _small(patch_size: int, pixel_scale: int) -> ModelConfig:
     return ModelConfig(
         encoder=PatchEncoderConfig(width=256, layers=3, heads=4, patch_size=patch_size),
-        quantizer=CodebookConfig(codebook_size=8192, code_dim=32),
+        quantizer=CodebookConfig(codebook_size=8192, embedding_dim=32),
         decoder=PatchDecoderConfig(
             width=256,
             layers=4,
@@ -32,48 +32,48 @@ def _small(patch_size: int, pixel_scale: int) -> ModelConfig:
     )
 
 
-def _base(layout: Literal["patch", "latent"], codes: int) -> tuple[ModelConfig, int]:
+def _base(layout: Literal["patch", "latent"], tokens: int) -> tuple[ModelConfig, int]:
     """Twelve layers of width 768, as ViT-B (arXiv 2010.11929, table 1) and TiTok-B, on either
     side; about 32,768 tokens a step keep a GPU busy."""
     vit: dict[str, Any] = {"width": 768, "layers": 12, "heads": 12}
-    quantizer = CodebookConfig(codebook_size=8192, code_dim=32)
+    quantizer = CodebookConfig(codebook_size=8192, embedding_dim=32)
     preprocessing = PreprocessingConfig(reduced_jpeg=True, resize="direct")
     if layout == "patch":
-        patch_size = preprocessing.image_size // math.isqrt(codes)
+        patch_size = preprocessing.image_size // math.isqrt(tokens)
         config = ModelConfig(
             encoder=PatchEncoderConfig(**vit, patch_size=patch_size),
             quantizer=quantizer,
             decoder=PatchDecoderConfig(**vit, patch_size=patch_size),
             preprocessing=preprocessing,
         )
-        return config, 32_768 // codes
+        return config, 32_768 // tokens
     config = ModelConfig(
-        encoder=LatentEncoderConfig(**vit, patch_size=16, num_latents=codes),
+        encoder=LatentEncoderConfig(**vit, patch_size=16, num_latents=tokens),
         quantizer=quantizer,
         decoder=LatentDecoderConfig(**vit, patch_size=16),
         preprocessing=preprocessing,
     )
-    return config, 32_768 // (256 + codes) // 8 * 8
+    return config, 32_768 // (256 + tokens) // 8 * 8
 
 
-# Of each name, the config and the pictures a step.
+# Of each name, the config and the images a step.
 PRESETS: dict[str, tuple[ModelConfig, int]] = {
-    # 16 or 64 codes carry nothing finer than a quarter of 256 pixels, so the model sees 64x64.
+    # 16 or 64 tokens carry nothing finer than a quarter of 256 pixels, so the model sees 64x64.
     "tokcodec-16": (_small(patch_size=16, pixel_scale=4), Recipe.batch_size),
     "tokcodec-64": (_small(patch_size=8, pixel_scale=4), Recipe.batch_size),
-    # 256 codes resolve half of the pixels.
+    # 256 tokens resolve half of the pixels.
     "tokcodec-256": (_small(patch_size=8, pixel_scale=2), Recipe.batch_size),
     "tokcodec-latent": (latent.PRESET, Recipe.batch_size),
     # The configuration of the original description, some 300 M parameters.
     "original": (
         ModelConfig(
             encoder=PatchEncoderConfig(width=1024, layers=12, heads=16, patch_size=64),
-            quantizer=CodebookConfig(codebook_size=8192, code_dim=256),
+            quantizer=CodebookConfig(codebook_size=8192, embedding_dim=256),
             decoder=PatchDecoderConfig(width=1024, layers=12, heads=16, patch_size=64),
         ),
         Recipe.batch_size,
     ),
     # For GPUs.
-    **{f"base-{codes}": _base("patch", codes) for codes in (16, 64, 256)},
-    **{f"base-latent-{codes}": _base("latent", codes) for codes in (16, 64, 256)},
+    **{f"base-{tokens}": _base("patch", tokens) for tokens in (16, 64, 256)},
+    **{f"base-latent-{tokens}": _base("latent", tokens) for tokens in (16, 64, 256)},
 }

@@ -1,4 +1,4 @@
-"""From the codes of many pictures to the prior of their checkpoint."""
+"""From the tokens of many images to the prior of their checkpoint."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -32,10 +32,10 @@ from tokcodec.train.start import k_means
 
 _EPOCHS = 6
 _BATCHES = 200  # an epoch at least, of
-_BATCH = (512, 8192)  # codes, from and to
+_BATCH = (512, 8192)  # tokens, from and to
 _RATE = 1e-2
-_DECAY = 8e5  # weight decay, for one code that is seen, of what is not a function of the codebook
-_UNSEEN = 0.5  # occurrences that every code begins with
+_DECAY = 8e5  # weight decay, for one token that is seen, of what is not a function of the codebook
+_UNSEEN = 0.5  # occurrences that every token begins with
 
 
 def add_prior(
@@ -45,37 +45,37 @@ def add_prior(
     path: Path,
     provenance: Mapping[str, Any],
 ) -> Header:
-    """Writes the checkpoint ``source`` to ``path`` with a prior fit to codes [n, rows, columns] of
+    """Writes the checkpoint ``source`` to ``path`` with a prior fit to tokens [n, rows, columns] of
     its own.
 
     Its provenance tells what the prior makes of the payload of those held out.
 
     Raises:
         CheckpointError: the source is damaged.
-        TrainingError: its codes have no left and above, may be cut short, or are too many alike;
+        TrainingError: its tokens have no left and above, may be cut short, or are too many alike;
             there are none to fit.
         OutputError: the file system refused.
     """
     config = source.config
-    if not config.has_grid or config.prefix_codes:
+    if not config.has_grid or config.prefix_tokens:
         raise TrainingError(
-            f"{source.name}: only codes in rows and columns, all of which are kept, have a prior"
+            f"{source.name}: only tokens in rows and columns, all of which are kept, have a prior"
         )
     vectors = load(source, torch.device("cpu")).quantizer.lookup(
         torch.arange(config.quantizer.codebook_size)
     )
     if not vectors.square().sum(dim=1).isfinite().all():
         raise CheckpointError(f"{source.path}: its codebook holds NaN or infinite values")
-    prior, pictures = fit(parts, vectors)
-    facts = {**provenance, "pictures": pictures}
+    prior, images = fit(parts, vectors)
+    facts = {**provenance, "images": images}
     size = config.preprocessing.image_size
     sizes = [
-        len(TokenFile.of(source, codes, size, size, "crop", prior).payload)
+        len(TokenFile.of(source, tokens, size, size, "crop", prior).payload)
         for part in held_out
-        for codes in part
+        for tokens in part
     ]
     if sizes:
-        facts["held_out_pictures"] = len(sizes)
+        facts["held_out_images"] = len(sizes)
         facts["held_out_payload_bytes"] = round(sum(sizes) / len(sizes), 2)
     header, tensors = checkpoint.read(source.path)
     return checkpoint.write(
@@ -88,13 +88,13 @@ def add_prior(
 
 
 def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[NeuralPrior, int]:
-    """A prior from codes [n, rows, columns] that stand for vectors [K, d], and how many n were.
+    """A prior from tokens [n, rows, columns] that stand for vectors [K, d], and how many n were.
 
-    Codes are grouped by k-means of their vectors. All codes and their neighbours are held in
-    memory, 40 bytes a code.
+    Tokens are grouped by k-means of their vectors. All tokens and their neighbours are held in
+    memory, 40 bytes a token.
 
     Raises:
-        TrainingError: there are no codes, or a group has more than weights are precise for.
+        TrainingError: there are no tokens, or a group has more than weights are precise for.
     """
     centres = k_means(vectors, GROUPS, torch.Generator().manual_seed(0))
     group = nearest(vectors, centres)
@@ -102,16 +102,16 @@ def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[NeuralPrior, in
     if sizes.max() > TOTAL // 2:
         raise TrainingError(f"{sizes.max()} alike vectors in the codebook: no prior for it")
     places = [part.astype(np.int64) for part in parts]
-    pictures = sum(map(len, places))
-    if not pictures:
-        raise TrainingError("there are no codes to make a prior of")
-    codes = torch.from_numpy(np.concatenate([part.ravel() for part in places]))
+    images = sum(map(len, places))
+    if not images:
+        raise TrainingError("there are no tokens to make a prior of")
+    tokens = torch.from_numpy(np.concatenate([part.ravel() for part in places]))
     around = torch.from_numpy(np.concatenate([neighbours(p, len(vectors)) for p in places]))
     generator = torch.Generator().manual_seed(0)
-    network = _Network(vectors, group, codes, generator)
-    size = min(max(len(codes) // _BATCHES, _BATCH[0]), _BATCH[1])
-    steps = _EPOCHS * -(-len(codes) // size)
-    decay = min(_DECAY / len(codes), 1 / _RATE)
+    network = _Network(vectors, group, tokens, generator)
+    size = min(max(len(tokens) // _BATCHES, _BATCH[0]), _BATCH[1])
+    steps = _EPOCHS * -(-len(tokens) // size)
+    decay = min(_DECAY / len(tokens), 1 / _RATE)
     optimizer = torch.optim.AdamW(
         [
             {"params": network.own.parameters(), "weight_decay": decay},
@@ -124,24 +124,24 @@ def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[NeuralPrior, in
         optimizer, lambda step: min(1, (step + 1) / 100) * (1 - step / steps)
     )
     for _ in range(_EPOCHS):
-        order = torch.randperm(len(codes), generator=generator)
+        order = torch.randperm(len(tokens), generator=generator)
         for batch in order.split(size):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
-            network.loss(around[batch], codes[batch]).backward()  # type: ignore[no-untyped-call]
+            network.loss(around[batch], tokens[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    return network.prior(), pictures
+    return network.prior(), images
 
 
 class _Network(nn.Module):
     """A ``NeuralPrior`` in floating point, rounded wherever that one is in integers.
 
-    Vectors of codes, as neighbours and for scores, are linear in those of the codebook, plus
-    something of their ``own`` that weight decay keeps small where codes are too few to tell it.
+    Vectors of tokens, as neighbours and for scores, are linear in those of the codebook, plus
+    something of their ``own`` that weight decay keeps small where tokens are too few to tell it.
     """
 
     def __init__(
-        self, vectors: Tensor, group: Tensor, codes: Tensor, generator: torch.Generator
+        self, vectors: Tensor, group: Tensor, tokens: Tensor, generator: torch.Generator
     ) -> None:
         super().__init__()
         size, width = vectors.shape
@@ -151,7 +151,7 @@ class _Network(nn.Module):
         for members in self.members:
             self.rank[members] = torch.arange(len(members))
         self.codebook = vectors / vectors.std()
-        counts = codes.bincount(minlength=size) + _UNSEEN
+        counts = tokens.bincount(minlength=size) + _UNSEEN
         by_group = torch.zeros(GROUPS).index_add(0, group, counts)
         self.likely = (counts / by_group[group]).log2()
 
@@ -161,8 +161,8 @@ class _Network(nn.Module):
         self.own = nn.ParameterDict(
             {
                 "vectors": torch.zeros(size + 1, WIDTH),
-                "code_scores": torch.zeros(size, HIDDEN),
-                "code_bias": torch.zeros(size),
+                "token_scores": torch.zeros(size, HIDDEN),
+                "token_bias": torch.zeros(size),
             }
         )
         fan_in = len(NEIGHBOURS) * WIDTH
@@ -173,7 +173,7 @@ class _Network(nn.Module):
                 "layer_bias": torch.zeros(HIDDEN),
                 "group_scores": random(GROUPS, HIDDEN, gain=0.03),
                 "group_bias": (by_group + _UNSEEN).div(counts.sum()).log2(),
-                "code_scores": random(width, HIDDEN, gain=0.03),
+                "token_scores": random(width, HIDDEN, gain=0.03),
             }
         )
 
@@ -186,22 +186,22 @@ class _Network(nn.Module):
             "layer_bias": shared["layer_bias"],
             "group_scores": shared["group_scores"],
             "group_bias": shared["group_bias"],
-            "code_scores": self.codebook @ shared["code_scores"] + own["code_scores"],
-            "code_bias": self.likely + own["code_bias"],
+            "token_scores": self.codebook @ shared["token_scores"] + own["token_scores"],
+            "token_bias": self.likely + own["token_bias"],
         }
         return {
             name: _fixed_point(tensor, name, 1 << (15 if name.endswith("bias") else 7))
             for name, tensor in exact.items()
         }
 
-    def loss(self, around: Tensor, codes: Tensor) -> Tensor:
-        """The mean information, in nats, in codes [m] with neighbours [m, 4]."""
+    def loss(self, around: Tensor, tokens: Tensor) -> Tensor:
+        """The mean information, in nats, in tokens [m] with neighbours [m, 4]."""
         tables = self.tables()
         sums = tables["vectors"][around].flatten(1) @ tables["layer"] + tables["layer_bias"]
         half = 0.5 / (1 << PLACES["hidden"])  # there, rest bits are cut off
         hidden = _fixed_point((sums - half).relu(), "hidden", HIDDEN_MOST + 1)
-        group, order = self.group[codes].sort()
-        hidden, rank = hidden[order], self.rank[codes[order]]
+        group, order = self.group[tokens].sort()
+        hidden, rank = hidden[order], self.rank[tokens[order]]
         scores = [hidden @ tables["group_scores"].T + tables["group_bias"]]
         symbols = [group]
         counts = group.bincount(minlength=GROUPS).tolist()
@@ -214,14 +214,14 @@ class _Network(nn.Module):
         for members, part, symbol in parts:
             if len(part):
                 scores.append(
-                    part @ tables["code_scores"][members].T + tables["code_bias"][members]
+                    part @ tables["token_scores"][members].T + tables["token_bias"][members]
                 )
                 symbols.append(symbol)
         bits = [
             F.cross_entropy(score * math.log(2), symbol, reduction="sum")
             for score, symbol in zip(scores, symbols, strict=True)
         ]
-        return torch.stack(bits).sum() / len(codes)
+        return torch.stack(bits).sum() / len(tokens)
 
     def prior(self) -> NeuralPrior:
         """In integers."""

@@ -9,11 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_PATIENCE = timedelta(hours=12)  # that the others have while the first reads all pictures
+_PATIENCE = timedelta(hours=12)  # that the others have while the first reads all images
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[str]:
+def process_group(device: str) -> Iterator[str]:
     """With the other processes, where there are any; gives the device that is this one's own."""
     if "WORLD_SIZE" not in os.environ:
         yield device
@@ -35,7 +35,7 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Which of them this one is, from 0; the first reads pictures, reports and writes."""
+    """Which of them this one is, from 0; the first reads images, reports and writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -46,7 +46,7 @@ def wait() -> None:
 
 
 @contextlib.contextmanager
-def first_goes_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """The others wait until the first has done what is inside."""
     if rank():
         wait()
@@ -55,7 +55,7 @@ def first_goes_first() -> Iterator[None]:
         wait()
 
 
-def take_first(tensors: Iterable[Tensor]) -> None:
+def broadcast(tensors: Iterable[Tensor]) -> None:
     """Makes tensors those of the first process, in place."""
     if dist.is_initialized():
         for tensor in tensors:

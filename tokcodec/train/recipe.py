@@ -1,4 +1,4 @@
-"""Everything that decides the outcome of a training beside the model and the pictures."""
+"""Everything that decides the outcome of a training beside the model and the images."""
 
 import contextlib
 import math
@@ -15,7 +15,7 @@ class Recipe:
 
     Attributes:
         steps: optimizer steps; the learning rate has fallen to zero after the last.
-        batch_size: pictures a step, of all processes together.
+        batch_size: images a step, of all processes together.
         learning_rate: peak, of AdamW.
         warmup: steps over which the learning rate rises; ``train`` takes no more than a tenth of
             all unless it is told to.
@@ -23,12 +23,12 @@ class Recipe:
         clip_norm: largest norm of the whole gradient.
         ema_decay: of the moving average of the weights, which is what ships.
         commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
-        deblocking: weight of the ``kinks`` across borders of patches in the decoded picture.
+        deblocking: weight of the ``blockiness`` across borders of patches in the decoded image.
         spectra, lpips: weights of the distances in ``perceptual``.
         adversarial: weight of the ``adversarial`` loss, of a decoder alone.
         r3gan_gamma: of the gradient penalties of its discriminator.
         codebook_decay: of the moving averages behind the codebook.
-        dead_below: a code used less than this share of the mean is revived.
+        dead_below: a token used less than this share of the mean is revived.
         report_every: steps between reports, where the run can resume.
         seed: of the weights and of every draw.
         dtype: of the matrix products (autocast); the weights are float32.

@@ -1,4 +1,4 @@
-"""A start that already codes pictures: principal components of patches, and k-means.
+"""A start that already codes images: principal components of patches, and k-means.
 
 With the residual branches at zero, encoder and decoder of the patch layout are linear maps, and
 the best linear code of a patch is its first d principal components. So the first gradient step
@@ -31,31 +31,31 @@ from tokcodec.model.vit import (
 from tokcodec.train.batches import cut
 from tokcodec.train.latent import SHARE, give_places
 
-_PICTURES = 8192
+_IMAGES = 8192
 _AT_ONCE = 64
 _PRODUCTS = (
     1 << 42
 )  # of pairs of a patch's numbers: so many are enough, and done in a minute or two
 _ITERATIONS = 10
-_VECTORS_PER_CODE = 40
+_VECTORS_PER_TOKEN = 40
 # Of a decoder, what may grow, or change without a change of its tensors, when it goes on.
 _GROWS = ("layers", "pixel_overlap", "pixel_convolution")
-_FREE = (*_GROWS, "prefix_codes")
+_FREE = (*_GROWS, "prefix_tokens")
 
 
 def begin(
     model: Tokenizer,
-    pictures: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     seed: int,
     source: checkpoint.Header | None = None,
 ) -> None:
     """Sets every weight of ``model``, which is on the host: by principal components and k-means of
-    training pictures uint8 [n, 3, T, T], or as those of ``source`` where these can go on."""
+    training images uint8 [n, 3, T, T], or as those of ``source`` where these can go on."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(pictures), generator=generator)[:_PICTURES].sort().values
+    chosen = torch.randperm(len(images), generator=generator)[:_IMAGES].sort().values
     _initialize(model, generator)
-    if not (source and decoder_goes_on(model.config, source.config)):
-        some = torch.from_numpy(pictures[chosen.numpy()])
+    if not (source and can_warm_start_decoder(model.config, source.config)):
+        some = torch.from_numpy(images[chosen.numpy()])
         _fit_patches(model, some)
         if not source:
             _fill_codebook(model, some, generator)
@@ -63,17 +63,17 @@ def begin(
         adopt(model, load(source, torch.device("cpu")))
 
 
-def _seen(model: Tokenizer, pictures: Tensor) -> Iterator[Tensor]:
-    """Whole pictures, uint8 [n, 3, T, T], as the encoder sees them, some at a time."""
+def _seen(model: Tokenizer, images: Tensor) -> Iterator[Tensor]:
+    """Whole images, uint8 [n, 3, T, T], as the encoder sees them, some at a time."""
     side = model.config.preprocessing.model_size
-    whole = torch.tensor([0.0, 0.0, pictures.shape[-1], 0.0])
-    for part in torch.split(pictures, _AT_ONCE):
+    whole = torch.tensor([0.0, 0.0, images.shape[-1], 0.0])
+    for part in torch.split(images, _AT_ONCE):
         yield model.normalize(cut(part, whole.expand(len(part), 4), side))
 
 
 @torch.no_grad()
 def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
-    """Sets what no pictures are needed for: blocks and a convolution that change nothing."""
+    """Sets what no images are needed for: blocks and a convolution that change nothing."""
     for name, parameter in model.named_parameters():
         if name.endswith(("positions", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
@@ -90,15 +90,15 @@ def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _fit_patches(model: Tokenizer, pictures: Tensor) -> None:
-    """Sets the rest, but the codebook, by the principal components of pictures as in ``_seen``."""
+def _fit_patches(model: Tokenizer, images: Tensor) -> None:
+    """Sets the rest, but the codebook, by the principal components of images as in ``_seen``."""
     encoder, decoder = model.encoder, model.decoder
     assert isinstance(encoder, PatchEncoder)
     assert isinstance(decoder, PatchDecoder | LatentDecoder)
     latent = isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder)
     share = SHARE if latent else 1
     embed = encoder.patch_embed
-    components = _principal_components(_seen(model, pictures), encoder.patch_size)
+    components = _principal_components(_seen(model, images), encoder.patch_size)
     mean, basis, scale = components
     rank = min(basis.shape[1], embed.out_features // share)
     # The residual stream holds the components at unit variance.
@@ -107,10 +107,12 @@ def _fit_patches(model: Tokenizer, pictures: Tensor) -> None:
         nn.init.zeros_(embed.bias)
     embed.weight[:rank] = (basis / scale).T[:rank]
     embed.bias[:rank] = -(mean @ basis / scale)[:rank]
-    rank = min(rank, encoder.to_code.out_features, decoder.from_code.out_features // share)
+    rank = min(
+        rank, encoder.to_embedding.out_features, decoder.from_embedding.out_features // share
+    )
     for linear, diagonal in (
-        (encoder.to_code, scale[:rank]),
-        (decoder.from_code, 1 / scale[:rank]),
+        (encoder.to_embedding, scale[:rank]),
+        (decoder.from_embedding, 1 / scale[:rank]),
     ):
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
@@ -119,7 +121,7 @@ def _fit_patches(model: Tokenizer, pictures: Tensor) -> None:
     head = decoder.to_pixels
     assert isinstance(head, PatchHead)
     if head.patch_size != encoder.patch_size:
-        components = _principal_components(_seen(model, pictures), head.patch_size)
+        components = _principal_components(_seen(model, images), head.patch_size)
     mean, basis, scale = components
     rank = min(basis.shape[1], head.in_features // share)
     # The components span a patch without what it may give to its neighbours.
@@ -133,16 +135,16 @@ def _fit_patches(model: Tokenizer, pictures: Tensor) -> None:
 
 
 @torch.no_grad()
-def _fill_codebook(model: Tokenizer, pictures: Tensor, generator: torch.Generator) -> None:
-    """Sets the codebook from the z of pictures as in ``_seen``."""
+def _fill_codebook(model: Tokenizer, images: Tensor, generator: torch.Generator) -> None:
+    """Sets the codebook from the z of images as in ``_seen``."""
     assert isinstance(model.quantizer, Codebook)
     codebook = model.quantizer.codebook
-    wanted = -(-_VECTORS_PER_CODE * len(codebook) // model.config.num_codes)
-    z = torch.cat([model.encoder(pixels) for pixels in _seen(model, pictures[:wanted])])
+    wanted = -(-_VECTORS_PER_TOKEN * len(codebook) // model.config.num_tokens)
+    z = torch.cat([model.encoder(pixels) for pixels in _seen(model, images[:wanted])])
     codebook.copy_(k_means(z.flatten(0, -2), len(codebook), generator))
 
 
-def decoder_goes_on(config: ModelConfig, source: ModelConfig) -> bool:
+def can_warm_start_decoder(config: ModelConfig, source: ModelConfig) -> bool:
     """Whether a decoder of ``config`` can begin as what one of ``source`` has learned.
 
     That is, where it only has more layers, which add nothing yet, a larger overlap, or a
@@ -157,8 +159,9 @@ def decoder_goes_on(config: ModelConfig, source: ModelConfig) -> bool:
 
 @torch.no_grad()
 def adopt(model: Tokenizer, source: Tokenizer) -> None:
-    """Takes encoder and codebook of ``source``, and its decoder where ``decoder_goes_on``."""
-    goes_on = decoder_goes_on(model.config, source.config)
+    """Takes encoder and codebook of ``source``, and its decoder where
+    ``can_warm_start_decoder``."""
+    goes_on = can_warm_start_decoder(model.config, source.config)
     tensors = model.state_dict()
     for name, tensor in source.state_dict().items():
         if name.startswith("decoder.") and not goes_on:
@@ -182,12 +185,12 @@ def _cells(head: object, overlap: int) -> Tensor:
 
 
 def _principal_components(
-    pictures: Iterator[Tensor], patch_size: int
+    images: Iterator[Tensor], patch_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of patches of D numbers of pixels [n, 3, s, s], part by part: mean [D], basis [D, D] by
     falling variance, deviation along each [D]."""
     count, sums, products = 0, torch.zeros(()), torch.zeros(())
-    for pixels in pictures:
+    for pixels in images:
         x = patchify(pixels, patch_size).flatten(0, 1).double()
         count += len(x)
         sums, products = sums.to(x) + x.sum(dim=0), products.to(x) + x.T @ x
@@ -211,9 +214,9 @@ def k_means(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
     centres = draw(count)
     for _ in range(_ITERATIONS):
-        codes = nearest(z, centres)
-        sizes = torch.bincount(codes, minlength=count)
-        sums = torch.zeros_like(centres).index_add_(0, codes, z)
+        tokens = nearest(z, centres)
+        sizes = torch.bincount(tokens, minlength=count)
+        sums = torch.zeros_like(centres).index_add_(0, tokens, z)
         centres = sums / sizes.clamp(min=1).unsqueeze(1)
         empty = sizes == 0
         centres[empty] = draw(int(empty.sum()))

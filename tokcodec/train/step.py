@@ -25,25 +25,25 @@ class Step:
     Attributes:
         number: steps done.
         model: as it is now; ``averaged`` gives what ships.
-        used: bool [K]: codes that were chosen since this was last cleared.
+        used: bool [K]: tokens that were chosen since this was last cleared.
     """
 
     def __init__(
         self,
         model: Tokenizer,
         recipe: Recipe,
-        codes_stay: bool = False,
+        tokens_stay: bool = False,
         lpips: Lpips | None = None,
     ) -> None:
         """
         Args:
             model: with the weights to begin with.
-            codes_stay: only the decoder learns.
+            tokens_stay: only the decoder learns.
             lpips: its network, where the recipe has it.
         """
-        self.model, self.recipe, self.codes_stay = model, recipe, codes_stay
+        self.model, self.recipe, self.tokens_stay = model, recipe, tokens_stay
         self.number = 0
-        if codes_stay:
+        if tokens_stay:
             model.encoder.requires_grad_(False)
         matrices = [
             parameter
@@ -64,7 +64,7 @@ class Step:
         codebook = model.quantizer.codebook
         self.averages = MovingAverages(
             codebook,
-            recipe.batch_size * model.config.num_codes,
+            recipe.batch_size * model.config.num_tokens,
             recipe.codebook_decay,
             recipe.dead_below,
         )
@@ -74,7 +74,7 @@ class Step:
             use_buffers=True,
         )
         self.used = torch.zeros(len(codebook), dtype=torch.bool, device=codebook.device)
-        self.objective: nn.Module = Objective(model, recipe, codes_stay, lpips)
+        self.objective: nn.Module = Objective(model, recipe, tokens_stay, lpips)
         if ranks.count() > 1:
             self.objective = DistributedDataParallel(
                 self.objective, broadcast_buffers=False, static_graph=True
@@ -84,7 +84,7 @@ class Step:
         self.critic = Critic(recipe, codebook.device) if recipe.adversarial else None
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Gives the loss of this process's pictures, a scalar."""
+        """Gives the loss of this process's images, a scalar."""
         outcome = self.objective(batch)
         loss = outcome.loss
         if self.critic:
@@ -96,12 +96,12 @@ class Step:
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
-        if not self.codes_stay:
-            self.averages.update(outcome.z, outcome.codes, batch.revival)
+        if not self.tokens_stay:
+            self.averages.update(outcome.z, outcome.tokens, batch.revival)
         self.average.update_parameters(self.model)
         if self.critic:
             self.critic.learn(outcome.decoded, outcome.pixels, rate)
-        self.used[outcome.codes] = True
+        self.used[outcome.tokens] = True
         self.number += 1
         done: Tensor = loss.detach()
         return done
@@ -110,7 +110,7 @@ class Step:
         """The model of averaged weights."""
         model = self.average.module
         assert isinstance(model, Tokenizer)
-        if self.codes_stay:  # not even -0.0 may become 0.0, as averaging makes it
+        if self.tokens_stay:  # not even -0.0 may become 0.0, as averaging makes it
             model.encoder.load_state_dict(self.model.encoder.state_dict())
             model.quantizer.load_state_dict(self.model.quantizer.state_dict())
         return model
