@@ -600,12 +600,9 @@ def test_damaged_pickles_and_parameters(name, tmp_path):
         ):
             find(str(tmp_path / name))
     odd = "encoder.ln_pre.bias"
-    for tensor, message in (
-        (torch.ones(32).to_sparse(), f"{name}: tensor {odd} is missing"),
-        (torch.ones(32, dtype=torch.complex64), f"{name}: tensor '{odd}' is no plain array"),
-    ):
+    for tensor in (torch.ones(32).to_sparse(), torch.ones(32, dtype=torch.complex64)):
         torch.save(parameters | {odd: tensor}, tmp_path / name)
-        with pytest.raises(CheckpointError, match=message):
+        with pytest.raises(CheckpointError, match=f"{name}: tensor {odd} is missing"):
             find(str(tmp_path / name))
 
 
