@@ -57,7 +57,7 @@ def test_the_ids_of_the_bundled_checkpoints():
     }
 
 
-@pytest.mark.parametrize("coded", [False, True])
+@pytest.mark.parametrize("entropy_coded", [False, True])
 def test_files_of_former_ids_are_decoded(run, tmp_path, entropy_coded):
     header, tensors = checkpoint.read(checkpoint.find("tokcodec-64").path)
     weights = tmp_path / "weights" / "same.safetensors"
