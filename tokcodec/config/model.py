@@ -157,7 +157,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         side = self.preprocessing.model_size
         self.encoder.check(side)
-        self.decoder.check(side, self.encoder.token_shape(side, side))
+        self.decoder.check(self.preprocessing.image_size, self.encoder.token_shape(side, side))
         require(
             self.default_fit != "native" or self.multiple > 0,
             "the native fit needs an encoder and a decoder of images of any size",
@@ -190,8 +190,8 @@ class ModelConfig:
     def multiple(self) -> int:
         """Width and height of images in the ``native`` fit are multiples of this; 0 where the
         model has no such fit, as it sees only squares of ``image_size``."""
-        same = self.encoder.multiple == self.decoder.multiple
-        return self.encoder.multiple * self.preprocessing.pixel_scale if same else 0
+        multiple = self.encoder.multiple * self.preprocessing.pixel_scale
+        return multiple if multiple == self.decoder.multiple else 0
 
     @property
     def has_grid(self) -> bool:

@@ -98,7 +98,7 @@ def _prepare(
     report: Callable[[int | None], None],
     max_bytes: int,
 ) -> None:
-    stored = min(config.image_size, 2 * config.model_size)
+    stored = 256
     digest = hashlib.sha256()
     sides: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
     skipped: list[str] = []
@@ -110,7 +110,7 @@ def _prepare(
         key = printable(record.below)
         try:
             data = record.read()
-            side = config.image_size if is_held_out(key) else stored
+            side = stored
             return key, data, _square(data, config, side)
         except (ImageError, OSError) as error:
             return escaped(f"{key}: {getattr(error, 'strerror', None) or error}")
@@ -135,7 +135,7 @@ def _prepare(
     if lowest and not held_out and not sides[True]:
         _, place, record = lowest
         del sides[False][place]
-        sides[True].append(_square(record.read(), config, config.image_size))
+        sides[True].append(_square(record.read(), config, stored))
     if not all(sides):
         raise TrainingError(
             f"{', '.join(sources)}: images are needed to train on, and others to hold out; "
@@ -149,7 +149,7 @@ def _prepare(
 
 
 def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
-    whole = replace(config, pixel_scale=1)  # for they are what the decoder is to give, too
+    whole = replace(config, pixel_scale=1, image_size=side)
     image = Image.fromarray(read_tiles(io.BytesIO(data), whole, "crop").pixels[0])
     if image.width != side:
         # A plain mean, like the model's own averaging, which finishes what is begun here.

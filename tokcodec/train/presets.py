@@ -11,8 +11,6 @@ from tokcodec.config.vit import (
     PatchDecoderConfig,
     PatchEncoderConfig,
 )
-from tokcodec.train import latent
-from tokcodec.train.recipe import Recipe
 
 
 def _small(patch_size: int, pixel_scale: int) -> ModelConfig:
@@ -59,21 +57,17 @@ def _base(layout: Literal["patch", "latent"], tokens: int) -> tuple[ModelConfig,
 # Of each name, the config and the images a step.
 PRESETS: dict[str, tuple[ModelConfig, int]] = {
     # 16 or 64 tokens carry nothing finer than a quarter of 256 pixels, so the model sees 64x64.
-    "tokcodec-16": (_small(patch_size=16, pixel_scale=4), Recipe.batch_size),
-    "tokcodec-64": (_small(patch_size=8, pixel_scale=4), Recipe.batch_size),
-    # 256 tokens resolve half of the pixels.
-    "tokcodec-256": (_small(patch_size=8, pixel_scale=2), Recipe.batch_size),
-    "tokcodec-latent": (latent.PRESET, Recipe.batch_size),
-    # The configuration of the original description, some 300 M parameters.
-    "original": (
+    "tokcodec": (
         ModelConfig(
-            encoder=PatchEncoderConfig(width=1024, layers=12, heads=16, patch_size=64),
-            quantizer=CodebookConfig(codebook_size=8192, embedding_dim=256),
-            decoder=PatchDecoderConfig(width=1024, layers=12, heads=16, patch_size=64),
+            encoder=PatchEncoderConfig(width=256, layers=3, heads=4, patch_size=8),
+            quantizer=CodebookConfig(codebook_size=8192, embedding_dim=33),
+            decoder=PatchDecoderConfig(
+                width=256, layers=4, heads=4, patch_size=16, pixel_overlap=8
+            ),
+            preprocessing=PreprocessingConfig(
+                image_size=128, pixel_scale=2, reduced_jpeg=True, resize="direct"
+            ),
         ),
-        Recipe.batch_size,
+        4096,
     ),
-    # For GPUs.
-    **{f"base-{tokens}": _base("patch", tokens) for tokens in (16, 64, 256)},
-    **{f"base-latent-{tokens}": _base("latent", tokens) for tokens in (16, 64, 256)},
 }

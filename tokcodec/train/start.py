@@ -66,16 +66,17 @@ def begin(
 def _seen(model: Tokenizer, images: Tensor) -> Iterator[Tensor]:
     """Whole images, uint8 [n, 3, T, T], as the encoder sees them, some at a time."""
     side = model.config.preprocessing.model_size
-    whole = torch.tensor([0.0, 0.0, images.shape[-1], 0.0])
+    edge = images.shape[-1]
+    whole = torch.tensor([0.0, 0.0, edge, edge, 0.0])
     for part in torch.split(images, _AT_ONCE):
-        yield model.normalize(cut(part, whole.expand(len(part), 4), side))
+        yield model.normalize(cut(part, whole.expand(len(part), 5), side, side))
 
 
 @torch.no_grad()
 def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
     """Sets what no images are needed for: blocks and a convolution that change nothing."""
     for name, parameter in model.named_parameters():
-        if name.endswith(("positions", "tokens", "mask_token", "class_token")):
+        if name.endswith(("positions", "positions.table", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
     for module in model.modules():
         if isinstance(module, Block):
