@@ -208,7 +208,7 @@ def test_the_default_batch():
         decoder=dataclasses.replace(original.decoder, **changes),
     )
     assert default_batch_size(large, "cpu") == 8
-    assert default_batch_size(large, "cuda") == 16
+    assert default_batch_size(large, "cuda") == 64
 
 
 def test_loading_what_is_not_there():
