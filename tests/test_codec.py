@@ -211,6 +211,17 @@ def test_the_default_batch():
     assert default_batch_size(large, "cuda") == 64
 
 
+def test_too_little_memory_is_an_error(tiny, pictures, monkeypatch):
+    codec = Codec.load(str(tiny), device="cpu", batch_size=4)
+
+    def encode(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(codec.model, "encode", encode)
+    with pytest.raises(DeviceError, match="memory for batches of 4"):
+        codec.compress(pictures[0])
+
+
 def test_loading_what_is_not_there():
     with pytest.raises(CheckpointError, match="no such file, folder or bundled checkpoint"):
         Codec.load("tokcodec-17", device="cpu")
