@@ -211,7 +211,7 @@ def test_the_default_batch():
     assert default_batch_size(large, "cuda") == 64
 
 
-def test_too_little_memory_is_an_error(tiny, pictures, monkeypatch):
+def test_too_little_memory_is_an_error(tiny, images, monkeypatch):
     codec = Codec.load(str(tiny), device="cpu", batch_size=4)
 
     def encode(_):
@@ -219,7 +219,7 @@ def test_too_little_memory_is_an_error(tiny, pictures, monkeypatch):
 
     monkeypatch.setattr(codec.model, "encode", encode)
     with pytest.raises(DeviceError, match="memory for batches of 4"):
-        codec.compress(pictures[0])
+        codec.compress(images[0])
 
 
 def test_loading_what_is_not_there():
