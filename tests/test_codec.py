@@ -208,7 +208,18 @@ def test_the_default_batch():
         decoder=dataclasses.replace(original.decoder, **changes),
     )
     assert default_batch_size(large, "cpu") == 8
-    assert default_batch_size(large, "cuda") == 16
+    assert default_batch_size(large, "cuda") == 64
+
+
+def test_too_little_memory_is_an_error(tiny, images, monkeypatch):
+    codec = Codec.load(str(tiny), device="cpu", batch_size=4)
+
+    def encode(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(codec.model, "encode", encode)
+    with pytest.raises(DeviceError, match="memory for batches of 4"):
+        codec.compress(images[0])
 
 
 def test_loading_what_is_not_there():
