@@ -38,7 +38,7 @@ def test_objects_say_what_they_are_in_a_line(codec, tmp_path, run):
         f"<TokenFile 451x300, tile: 2400 tokens of 6 bits, {len(token_file.to_bytes())} bytes, "
         f"model {own}>"
     )
-    entropy_coded = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(
+    entropy_coded = Codec.load("tokcodec", device="cpu", batch_size=1).compress(
         PHOTOS[1], entropy_coded=True
     )
     assert "16 tokens of 13 bits, entropy-coded, " in repr(entropy_coded)
@@ -138,7 +138,7 @@ def test_missing_extras_are_named(monkeypatch):
     ("line", "expected"),
     [
         ("encode --fit ", ["stretch", "crop", "pad", "tile", "native"]),
-        ("decode --weights tokcodec-2", ["tokcodec-256"]),
+        ("decode --weights tokcodec-2", ["tokcodec"]),
         ("tokenize --weights ./", ["./a.pt", "./mine.safetensors", "./folder/"]),
         ("train --tokens-of mi", ["mine.safetensors"]),
         ("convert --family titok-s", ["titok-s128", "titok-sl256-vq8k"]),

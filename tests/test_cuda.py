@@ -100,9 +100,9 @@ def test_images_are_those_of_the_processor(reference, dtype):
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
 def test_the_search_is_exact_whatever_is_set(setting):
-    cpu = Codec.load("tokcodec-64", "cpu")
+    cpu = Codec.load("tokcodec", "cpu")
     z = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0)) / 8
-    codec = Codec.load("tokcodec-64", DEVICE)
+    codec = Codec.load("tokcodec", DEVICE)
     expected = cpu.model.quantizer.tokens(z)
     torch.set_float32_matmul_precision(setting)
     try:
@@ -113,7 +113,7 @@ def test_the_search_is_exact_whatever_is_set(setting):
 
 
 def test_many_batches_at_once_are_the_same_as_one_by_one():
-    codec = Codec.load("tokcodec-64", DEVICE, batch_size=4)
+    codec = Codec.load("tokcodec", DEVICE, batch_size=4)
     photos = [*PHOTOS] * 20
     alone = [codec.compress(photo) for photo in PHOTOS] * 20
     assert list(codec.compress_stream(photos, workers=4)) == alone
@@ -174,7 +174,7 @@ def test_an_actor_with_a_gpu(photos, tmp_path):
 
 
 def test_too_little_memory_is_an_error():
-    codec = Codec.load("tokcodec-256", DEVICE)
+    codec = Codec.load("tokcodec", DEVICE)
     total = torch.cuda.get_device_properties(codec.device).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(100e6 / total)  # weights and context take some

@@ -792,8 +792,8 @@ def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
 
     again = run(*command, "-o", mine, status=1).stderr
     assert b"is there already; -f overwrites it" in again
-    other = run("train-prior", dataset, "--weights", "tokcodec-64", "-o", "-", status=1).stderr
-    assert b"its tokens are of model 75d6f250, tokcodec-64 is " in other
+    other = run("train-prior", dataset, "--weights", "tokcodec", "-o", "-", status=1).stderr
+    assert b"its tokens are of model 75d6f250, tokcodec is " in other
 
 
 @pytest.mark.parametrize(

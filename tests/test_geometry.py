@@ -3,7 +3,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tokcodec.config.geometry import FITS, MAX_NATIVE_TOKENS, place
+from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, place
 from tokcodec.errors import ImageError
 
 edges = st.integers(1, 65535)
@@ -46,7 +46,7 @@ def test_tile_covers_the_image_with_no_square_too_many(width, height, side):
 @given(edges, edges, st.sampled_from([1, 2, 4, 8, 16, 32]))
 def test_native_fills_up_to_multiples_or_is_refused(width, height, multiple):
     columns, rows = -(-width // multiple), -(-height // multiple)
-    if columns * rows > MAX_NATIVE_TOKENS:
+    if columns * rows > MAX_TILE_TOKENS:
         with pytest.raises(ImageError, match=f"{columns * rows:,} tokens, .* take --fit tile"):
             place("native", width, height, multiple)
         return
@@ -59,7 +59,7 @@ def test_native_fills_up_to_multiples_or_is_refused(width, height, multiple):
 
 @given(st.sampled_from(FITS), edges, edges, sides)
 def test_canvas_shows_the_visible_part(fit, width, height, side):
-    assume(fit != "native" or -(-width // side) * -(-height // side) <= MAX_NATIVE_TOKENS)
+    assume(fit != "native" or -(-width // side) * -(-height // side) <= MAX_TILE_TOKENS)
     placement = place(fit, width, height, side)
     left, top, right, bottom = placement.visible
     (columns, rows), (wide, high) = placement.grid, placement.tile

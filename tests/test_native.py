@@ -101,8 +101,8 @@ def test_every_flipped_bit_is_caught(codec):
 
 
 def test_refusals(codec, tmp_path):
-    with pytest.raises(CheckpointError, match="tokcodec-64: sees only squares of 256 pixels"):
-        Codec.load("tokcodec-64", device="cpu").compress(PHOTOS[0], "native")
+    with pytest.raises(CheckpointError, match="tokcodec: sees only squares of 256 pixels"):
+        Codec.load("tokcodec", device="cpu").compress(PHOTOS[0], "native")
     Image.new("RGB", (1000, 600)).save(tmp_path / "large.png")
     with pytest.raises(ImageError, match=r"large\.png: 1000x600 pixels are 37,500 tokens, .*tile"):
         codec.compress(tmp_path / "large.png", "native")
@@ -113,7 +113,7 @@ def test_refusals(codec, tmp_path):
     with pytest.raises(ValueError, match="expected pixels"):
         codec.encode(torch.zeros(1, 3, 33, 32))
     with pytest.raises(ValueError, match="leave shape out"):
-        Codec.load("tokcodec-64", device="cpu").decode(
+        Codec.load("tokcodec", device="cpu").decode(
             torch.zeros(1, 64, dtype=torch.int64), (8, 8)
         )
 
@@ -132,7 +132,7 @@ def test_the_commands(run, weights, tmp_path):
     run("decode", "tokens", *common, "-o", "images", cwd=tmp_path)
     assert Image.open(tmp_path / "images" / "1.png.png").size == (33, 41)
     said = run("encode", "0.png", "--fit", "native", cwd=tmp_path, status=1).stderr.decode()
-    assert said.startswith("tokcodec: tokcodec-64: sees only squares of 256 pixels; take --fit")
+    assert said.startswith("tokcodec: tokcodec: sees only squares of 256 pixels; take --fit")
 
 
 @pytest.mark.parquet

@@ -18,7 +18,7 @@ from torch import Tensor
 from tokcodec import checkpoint
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import Fit, Placement, Size
-from tokcodec.errors import DeviceError, ImageError, TokcodecError, TokenFileError
+from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokcodecError, TokenFileError
 from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, to_image
 from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
@@ -193,7 +193,10 @@ class Codec:
         def read(given: ImageLike) -> Tiles | ImageError:
             try:
                 return read_tiles(
-                    _source(given), self.config.preprocessing, fit, background, self.config.multiple
+                    _source(given),
+                    self.config.preprocessing,
+                    lambda size: self.config.place(fit, size, tokens)[0],
+                    background,
                 )
             except ImageError as error:
                 return error
@@ -284,6 +287,8 @@ class Codec:
     ) -> Iterator[Decoded | TokcodecError]:
         """As ``decompress_stream``, but tiles that are yet to be put together by
         ``image.to_image``, whose work can so be done elsewhere."""
+        if tokens is not None and self.config.multiple:
+            raise CheckpointError(f"{self.header.name}: decodes only all tokens of a file together")
         wanted = checkpoint.check_token_count(self.header, tokens)
 
         def rows(item: tuple[TokenFile, Size | None]) -> tuple[_Item | TokcodecError, Rows]:
@@ -323,7 +328,8 @@ class Codec:
             )
         config, fit = self.config, token_file.fit
         checkpoint.check_fit(self.header, fit)
-        placement, shape = config.place(fit, token_file.width, token_file.height)
+        tokens = token_file.num_tokens if fit != "tile" else None
+        placement, shape = config.place(fit, (token_file.width, token_file.height), tokens)
         expected = math.prod(shape)
         count, rest = divmod(token_file.num_tokens, placement.num_tiles)
         fits = count == expected or (config.prefix_tokens and count < expected)

@@ -210,7 +210,9 @@ def _is_done(
     from tokcodec.image import size_of
 
     assert job.target
-    placement, _ = header.config.place(token_file.fit, token_file.width, token_file.height)
+    tokens = token_file.num_tokens if token_file.fit != "tile" else None
+    original = (token_file.width, token_file.height)
+    placement, _ = header.config.place(token_file.fit, original, tokens)
     size = _output_size(token_file, wanted) or placement.output
     newer = since is not None and job.target.stat().st_mtime_ns >= since
     return newer and size_of(job.target) == size
@@ -333,4 +335,4 @@ def _output_size(
     if token_file.fit == "crop":
         return wanted, wanted
     # The rule of the pad fit: the longer edge as wanted, the other rounded half up.
-    return place("pad", token_file.width, token_file.height, wanted).resized
+    return place("pad", (token_file.width, token_file.height), (wanted, wanted)).resized

@@ -291,7 +291,12 @@ def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | Tokcod
 
     config, fit = header.config, how.fit_of(header)
     try:
-        image = read_tiles(record, config.preprocessing, fit, how.background, config.multiple)
+        image = read_tiles(
+            record,
+            config.preprocessing,
+            lambda size: config.place(fit, size, how.tokens)[0],
+            how.background,
+        )
     except ImageError as error:
         return error
     exact = how.device != "cuda" and how.dtype == "float32"
@@ -344,7 +349,9 @@ def _stale_of(
         assert job.target
         with contextlib.suppress(TokenFileError, ImageError):
             there = TokenFile.load(job.target)
-            placement, shape = header.config.place(how.fit_of(header), there.width, there.height)
+            placement, shape = header.config.place(
+                how.fit_of(header), (there.width, there.height), how.tokens
+            )
             tokens = np.zeros(placement.num_tiles * math.prod(shape), np.int64)
             bits = header.config.quantizer.bits
             packed = TokenFile.packed(tokens, bits, there.model_id, 1, 1, "crop")
@@ -371,7 +378,7 @@ def _stale(
             return "is there, of another model"
         if there.fit != fit:
             return f"is there, with fit {there.fit}"
-        placement, shape = header.config.place(fit, there.width, there.height)
+        placement, shape = header.config.place(fit, (there.width, there.height), how.tokens)
         kept = math.prod(shape)
         if header.config.prefix_tokens:
             kept = check_token_count(header, how.tokens)

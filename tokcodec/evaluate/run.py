@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokcodec.codec import Codec
-from tokcodec.config import PreprocessingConfig
+from tokcodec.config import PreprocessingConfig, geometry
 from tokcodec.config.geometry import Fit, Size
 from tokcodec.errors import EvaluationError, ImageError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Attempt, Name, best, open_baseline, require
@@ -398,7 +398,11 @@ def decoded(
 def _read(record: Record, fit: Fit, size: int) -> tuple[Image.Image, Size] | ImageError:
     """The square of an image, and the width and height that it stands for."""
     try:
-        read = read_tiles(record, PreprocessingConfig(image_size=size), fit)
+        read = read_tiles(
+            record,
+            PreprocessingConfig(),
+            lambda original: geometry.place(fit, original, (size, size)),
+        )
     except ImageError as error:
         return error
     shape = (read.width, read.height) if fit == "stretch" else (size, size)

@@ -218,7 +218,7 @@ class PatchHead(nn.Linear):
         self.patch_size, self.overlap = config.patch_size, config.pixel_overlap
         self.convolution = nn.Conv2d(3, 3, 3, padding=1) if config.pixel_convolution else None
 
-    def forward(self, x: Tensor, rows: int) -> Tensor:
+    def forward(self, x: Tensor, rows: int) -> Tensor:  # type: ignore[override]
         pixels = unpatchify(super().forward(x), rows, self.patch_size, self.overlap)
         return self.convolution(pixels) if self.convolution else pixels
 

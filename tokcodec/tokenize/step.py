@@ -77,8 +77,9 @@ class ShardStep:
             yield Row(**common, view=0, width=None, height=None, tokens=None, error=str(image))
             return
         width, height = image.width, image.height
-        native = image.fit == "native"
-        shape = self.codec.config.place("native", width, height)[1] if native else None
+        fit, wanted = self.task.settings.fit, self.task.settings.tokens
+        any_size = fit in ("aspect", "native")
+        shape = self.codec.config.place(fit, (width, height), wanted)[1] if any_size else None
         for view, own in enumerate(tokens[:, : self.task.settings.tokens]):
             yield Row(
                 **common,
@@ -100,11 +101,11 @@ class ShardStep:
             digest = hashlib.sha256(data).digest()
             tiles = read_views(
                 io.BytesIO(data),
-                self.codec.config.preprocessing,
+                self.codec.config,
                 self.task.settings.fit,
                 self.task.settings.views,
                 self.task.settings.background,
-                self.codec.config.multiple,
+                self.task.settings.tokens,
             )
         except ImageError as error:
             return _ReadError(str(error).removeprefix("image: "), shard, record, digest)
@@ -114,7 +115,6 @@ class ShardStep:
             tiles.pixels,
             tiles.width,
             tiles.height,
-            tiles.fit,
             shard,
             record,
             digest,

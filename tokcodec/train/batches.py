@@ -101,9 +101,8 @@ class Batches:
             images = self._moved(torch.from_numpy(self.images[picks[own].numpy()]))
         else:
             images = self.resident[self._moved(picks[own])]
-        return Batch(
-            images, *map(self._moved, (crops[own], kept[own], revival)), size=size, sharp=sharp
-        )
+        crops, kept, revival = map(self._moved, (crops[own], kept[own], revival))
+        return Batch(images, crops, kept, revival, size, sharp)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
+from tokcodec.config.geometry import place
 from tokcodec.errors import ImageError, TrainingError, escaped
 from tokcodec.image import read_tiles
 from tokcodec.inputs.listing import count, list_inputs
@@ -149,8 +151,9 @@ def _prepare(
 
 
 def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
-    whole = replace(config, pixel_scale=1, image_size=side)
-    image = Image.fromarray(read_tiles(io.BytesIO(data), whole, "crop").pixels[0])
+    placement = partial(place, "crop", tile=(side, side), resize=config.resize)
+    whole = replace(config, pixel_scale=1)
+    image = Image.fromarray(read_tiles(io.BytesIO(data), whole, placement).pixels[0])
     if image.width != side:
         # A plain mean, like the model's own averaging, which finishes what is begun here.
         image = image.resize((side, side), Image.Resampling.BOX)

@@ -35,7 +35,7 @@ def per_token(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
         )
         with FlopCounterMode(display=False) as counter:
             Objective(model, recipe, tokens_stay)(batch).loss.backward()
-    return counter.get_total_flops() // config.num_tokens
+    return int(counter.get_total_flops()) // config.num_tokens
 
 
 def reached(device: torch.device, dtype: torch.dtype) -> float:

@@ -2,8 +2,8 @@
 
 With the residual branches at zero, encoder and decoder of the patch layout are linear maps, and
 the best linear code of a patch is its first d principal components. So the first gradient step
-starts from classical vector quantization instead of from noise; in the latent layout, from
-``latent``.
+starts from classical vector quantization instead of from noise; latent
+tokens start at random.
 """
 
 import dataclasses
@@ -29,7 +29,6 @@ from tokcodec.model.vit import (
     patchify,
 )
 from tokcodec.train.batches import cut
-from tokcodec.train.latent import SHARE, give_places
 
 _IMAGES = 8192
 _AT_ONCE = 64
@@ -94,23 +93,16 @@ def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
 def _fit_patches(model: Tokenizer, images: Tensor) -> None:
     """Sets the rest, but the codebook, by the principal components of images as in ``_seen``."""
     encoder, decoder = model.encoder, model.decoder
-    assert isinstance(encoder, PatchEncoder)
+    assert isinstance(encoder, PatchEncoder | LatentEncoder)
     assert isinstance(decoder, PatchDecoder | LatentDecoder)
-    latent = isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder)
-    share = SHARE if latent else 1
     embed = encoder.patch_embed
     components = _principal_components(_seen(model, images), encoder.patch_size)
     mean, basis, scale = components
-    rank = min(basis.shape[1], embed.out_features // share)
+    rank = min(basis.shape[1], embed.out_features)
     # The residual stream holds the components at unit variance.
-    if latent:  # what the quarters of a token hold is not to be mixed
-        nn.init.zeros_(embed.weight)
-        nn.init.zeros_(embed.bias)
     embed.weight[:rank] = (basis / scale).T[:rank]
     embed.bias[:rank] = -(mean @ basis / scale)[:rank]
-    rank = min(
-        rank, encoder.to_embedding.out_features, decoder.from_embedding.out_features // share
-    )
+    rank = min(rank, encoder.to_embedding.out_features, decoder.from_embedding.out_features)
     for linear, diagonal in (
         (encoder.to_embedding, scale[:rank]),
         (decoder.from_embedding, 1 / scale[:rank]),
@@ -124,15 +116,13 @@ def _fit_patches(model: Tokenizer, images: Tensor) -> None:
     if head.patch_size != encoder.patch_size:
         components = _principal_components(_seen(model, images), head.patch_size)
     mean, basis, scale = components
-    rank = min(basis.shape[1], head.in_features // share)
+    rank = min(basis.shape[1], head.in_features)
     # The components span a patch without what it may give to its neighbours.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     cells = _cells(head, 0)
     head.weight[cells, :rank] = (basis * scale)[:, :rank]
     head.bias[cells] = mean
-    if isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder):
-        give_places(encoder, decoder)
 
 
 @torch.no_grad()

@@ -62,6 +62,10 @@ class Step:
         )
         assert isinstance(model.quantizer, Codebook)
         codebook = model.quantizer.codebook
+        if recipe.rate_weight:
+            last = model.encoder.get_submodule("to_embedding")
+            for parameter in last.parameters():  # see MovingAverages; no gradient changes it
+                parameter.data[-1] = 0
         self.averages = MovingAverages(
             codebook,
             recipe.tokens,
