@@ -21,6 +21,8 @@ from hypothesis import settings
 from PIL import Image
 
 from tokcodec.cli import main
+from tokcodec.config.geometry import place
+from tokcodec.image import WHITE, read_tiles
 
 TESTS = Path(__file__).parent
 DATA = TESTS / "data"
@@ -46,6 +48,22 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("cluster"):
                 item.add_marker(pytest.mark.skip(reason="takes three minutes: pytest -m cluster"))
+
+
+def placed(fit, size, side, resize="bicubic"):
+    """The placement on tiles of ``side`` pixels; in the fit native on multiples of these."""
+    tile = tuple(-(-edge // side) * side for edge in size) if fit == "native" else (side, side)
+    return place(fit, size, tile, resize)
+
+
+def read_fitted(source, config, fit, background=WHITE):
+    """An image cut into tiles of the size that the preprocessing of a model has."""
+    return read_tiles(
+        source,
+        config,
+        lambda size: placed(fit, size, config.image_size, config.resize),
+        background,
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,14 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, PHOTOS
+from conftest import GOLDEN, PHOTOS, read_fitted
 from PIL import Image
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.codec import default_batch_size
 from tokcodec.config.geometry import FITS as ALL_FITS
 from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokenFileError
-from tokcodec.image import read_tiles
 from tokcodec.train.presets import PRESETS
 
 FITS = tuple(fit for fit in ALL_FITS if fit != "native")  # of which test_native.py is
@@ -64,7 +63,7 @@ def test_workers_read_one_batch_together(codec, images):
 
     def read(image):
         together.wait()
-        return read_tiles(image, codec.config.preprocessing, "stretch")
+        return read_fitted(image, codec.config.preprocessing, "stretch")
 
     found = list(codec.encode_stream(images[:4], read, workers=4))
     assert len(found) == codec.batch_size == 4
@@ -92,7 +91,7 @@ def test_what_the_caller_set_outlives_workers(codec, images):
 def test_threads_of_torch_change_no_bit_of_z(name):
     # So that it does not matter whether a batch is alone, with all threads, or one of many.
     codec = Codec.load(name, device="cpu")
-    tiles = [read_tiles(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    tiles = [read_fitted(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
     pixels = codec.preprocess(torch.from_numpy(np.concatenate(tiles * 5)))
     before = torch.get_num_threads()
     try:

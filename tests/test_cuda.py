@@ -9,11 +9,10 @@ import numpy as np
 import published
 import pytest
 import torch
-from conftest import COMMAND, DATA, GOLDEN, PHOTOS
+from conftest import COMMAND, DATA, GOLDEN, PHOTOS, read_fitted
 
 from tokcodec import Codec, checkpoint
 from tokcodec.errors import DeviceError
-from tokcodec.image import read_tiles
 
 pytestmark = [
     pytest.mark.cuda,
@@ -46,7 +45,7 @@ def reference(request, tmp_path_factory):
     elif name in ("patch", "latent"):
         name = str(GOLDEN / f"{name}.safetensors")
     codec = Codec.load(name, "cpu", batch_size=2)
-    read = [read_tiles(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    read = [read_fitted(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
     tiles = np.concatenate(read)
     tokens = codec.encode_tiles(tiles)
     images = codec.decode(torch.from_numpy(tokens[:2]))

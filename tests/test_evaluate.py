@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PHOTOS
+from conftest import DATA, PHOTOS, read_fitted
 from PIL import Image
 
 pytest.importorskip("torchmetrics")
@@ -24,7 +24,6 @@ from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.evaluate import baselines, metrics
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
 from tokcodec.evaluate.report import plot, table
-from tokcodec.image import read_tiles
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.export import export
 
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.metrics
 
 @pytest.fixture(scope="module")
 def square():
-    return Image.fromarray(read_tiles(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
+    return Image.fromarray(read_fitted(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
 
 
 def test_psnr_is_exact():
@@ -134,7 +133,7 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     cropped = tmp_path / "cropped"
     cropped.mkdir()
     for photo in PHOTOS:
-        Image.fromarray(read_tiles(photo, config, "crop").pixels[0]).save(cropped / photo.name)
+        Image.fromarray(read_fitted(photo, config, "crop").pixels[0]).save(cropped / photo.name)
     run("encode", cropped, "-o", tmp_path / "packed")
     run("encode", cropped, "-o", tmp_path / "entropy_coded", "--entropy-coded")
     run("decode", tmp_path / "entropy_coded", "-o", tmp_path / "decoded")

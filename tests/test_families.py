@@ -9,7 +9,7 @@ import numpy as np
 import published
 import pytest
 import torch
-from conftest import GOLDEN, PHOTOS
+from conftest import GOLDEN, PHOTOS, read_fitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +21,6 @@ from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.errors import CheckpointError, OutputError
 from tokcodec.families import convert, known, locate, recognise
 from tokcodec.families.reading import Tensors
-from tokcodec.image import read_tiles
 from tokcodec.model.loading import load
 from tokcodec.model.tokenizer import Tokenizer
 
@@ -297,7 +296,7 @@ def test_pixels_are_torchvisions():
         assert len(tiles) == 6
         for name, expected in tiles.items():
             path = GOLDEN / "torchvision" / f"{name}.jpg"
-            pixels = read_tiles(path, PreprocessingConfig(), "crop").pixels
+            pixels = read_fitted(path, PreprocessingConfig(), "crop").pixels
             assert np.array_equal(pixels[0], expected), name
 
 
