@@ -208,9 +208,7 @@ def test_finding_weights(tmp_path):
         assert checkpoint.find_by_model_id(bytes.fromhex(header.model_id[:8])) == header
         assert json.loads(header.config.to_json())["layout"] == "patch"
     assert checkpoint.find_by_model_id(b"\0\0\0\0") is None
-    with pytest.raises(
-        CheckpointError, match=r"no such file, .*tokcodec, tokcodec, tokcodec"
-    ):
+    with pytest.raises(CheckpointError, match=r"no such file, .*tokcodec, tokcodec, tokcodec"):
         checkpoint.find("tokcodec-17")
     with pytest.raises(CheckpointError, match=r"one weights file in it, found none"):
         checkpoint.find(str(tmp_path))

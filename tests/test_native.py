@@ -113,9 +113,7 @@ def test_refusals(codec, tmp_path):
     with pytest.raises(ValueError, match="expected pixels"):
         codec.encode(torch.zeros(1, 3, 33, 32))
     with pytest.raises(ValueError, match="leave shape out"):
-        Codec.load("tokcodec", device="cpu").decode(
-            torch.zeros(1, 64, dtype=torch.int64), (8, 8)
-        )
+        Codec.load("tokcodec", device="cpu").decode(torch.zeros(1, 64, dtype=torch.int64), (8, 8))
 
 
 def test_the_commands(run, weights, tmp_path):
