@@ -49,7 +49,7 @@ from tokcodec.checkpoint import Header, check_fit, find_with_prior, read_prior
 from tokcodec.coding.bitpack import MAX_BITS, Tokens, pack, packed_size, unpack
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.config.geometry import FITS, Fit
-from tokcodec.errors import CheckpointError, ImageError, TokenFileError
+from tokcodec.errors import CheckpointError, Hint, ImageError, TokenFileError
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 
@@ -184,7 +184,7 @@ class TokenFile:
             prior = read_prior(header)
             placement, shape = header.config.place(self.fit, self.width, self.height)
         except (CheckpointError, ImageError) as error:
-            raise TokenFileError(str(error)) from error
+            raise TokenFileError(error.reason, name=error.name, hint=error.hint) from error
         shapes = (placement.num_tiles, *shape)
         count, bits = math.prod(shapes), header.config.quantizer.bits
         if (self.num_tokens, self.bits) != (count, bits):
@@ -193,12 +193,12 @@ class TokenFile:
             )
         tokens = prior.decode(self.payload, shapes)  # type: ignore[arg-type]
         if prior.encode(tokens) != self.payload:
-            raise TokenFileError(ALTERED)
+            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
         tokens = tokens.reshape(-1)
         if self.version == 1:
             packed = replace(self, payload=pack(tokens, bits), entropy_coded=False)
             if zlib.crc32(packed._head() + packed.payload) != self.checksum:
-                raise TokenFileError(ALTERED)
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
         return tokens
 
     def as_packed(self) -> Self:
@@ -304,9 +304,9 @@ class TokenFile:
         try:
             return cls.from_bytes(Path(path).read_bytes())
         except OSError as error:
-            raise TokenFileError(f"{os.fspath(path)}: cannot read: {error.strerror}") from error
+            raise TokenFileError(f"cannot read: {error.strerror}", name=os.fspath(path)) from error
         except TokenFileError as error:
-            raise TokenFileError(f"{os.fspath(path)}: {error}") from error
+            raise error.named(os.fspath(path)) from error
 
     def save(self, path: str | os.PathLike[str], text: bool = False) -> int:
         """Writes the file, whole or not at all, over what is there; gives the number of bytes.

@@ -34,7 +34,7 @@ from tokcodec.checkpoint.identities import Tensors, checkpoint_id, model_id, pri
 from tokcodec.coding.prior import PREFIX, Prior
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import FITS, Fit
-from tokcodec.errors import CheckpointError, ConfigError
+from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.io.files import write_atomically
 from tokcodec.io.json import parse_json
 from tokcodec.io.tensorfile import open_tensors
@@ -274,6 +274,7 @@ def check_fit(header: Header, fit: Fit) -> None:
     if fit == "native" and not header.config.multiple:
         side = header.config.preprocessing.image_size
         raise CheckpointError(
-            f"{header.name}: sees only squares of {side} pixels; take --fit crop, pad, stretch or "
-            "tile (convolutional checkpoints have a native fit)"
+            f"sees only squares of {side} pixels, and has no native fit",
+            name=header.name,
+            hint=Hint.OTHER_FIT,
         )

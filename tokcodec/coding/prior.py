@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.coding.bitpack import Tokens
-from tokcodec.errors import CheckpointError, TokenFileError
+from tokcodec.errors import CheckpointError, Hint, TokenFileError
 
 GROUPS = 64
 BEYOND = GROUPS  # stands for the group of a neighbour beyond the border
@@ -37,7 +37,7 @@ WIDTH = 32  # of the vector of a neighbour
 HIDDEN = 64
 NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # of a token, in rows and columns from it
 PREFIX = "prior."
-ALTERED = "damaged, or entropy-coded with another prior; name its checkpoint with --weights"
+ALTERED = "damaged, or entropy-coded with another prior"
 # Binary places of the fixed-point numbers of a neural prior; of ``powers``, of its index.
 PLACES = {
     "vectors": 5,
@@ -179,10 +179,10 @@ class Prior(ABC):
                     group = pop(ends)
                     members = self._members[group]
                     if not len(members):
-                        raise TokenFileError(ALTERED)
+                        raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
                     tile[own] = members[pop(self.token_ends(group, context))]
         if words or state >= len(self.group):
-            raise TokenFileError(ALTERED)
+            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
         tokens = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
         tokens[-1, -1, -1] = state
         return tokens

@@ -90,7 +90,7 @@ def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubi
     if grid[0] * grid[1] > MAX_NATIVE_TOKENS:
         raise ImageError(
             f"{width}x{height} pixels are {grid[0] * grid[1]:,} tokens, and the native fit takes "
-            f"up to {MAX_NATIVE_TOKENS:,}: make the image smaller, or take --fit tile"
+            f"up to {MAX_NATIVE_TOKENS:,}: make the image smaller, or take the fit tile"
         )
     return Placement(size, (0, 0), (grid[0] * side, grid[1] * side), (1, 1), visible, size)
 

@@ -9,7 +9,7 @@ import torch
 
 from tokcodec.codec import BATCH_SIZE, BATCHES_AT_ONCE, Codec
 from tokcodec.dataset.table import read_metadata
-from tokcodec.errors import DatasetError, DeviceError, quoted
+from tokcodec.errors import DatasetError, DeviceError, Hint, quoted
 from tokcodec.image import Tiles
 from tokcodec.io.remote import is_there, listed, reason_of
 from tokcodec.tokenize.plan import shards_folder
@@ -31,7 +31,7 @@ def batch_size_begun_with(output: Path) -> int | None:
         begun = next((p for p in paths if p.suffix == ".parquet" and is_there(p)), None)
     except OSError as error:
         raise DatasetError(
-            f"{output}: cannot read: {reason_of(error)}; try again, or choose another -o"
+            f"cannot read: {reason_of(error)}", name=output, hint=Hint.OTHER_OUTPUT
         ) from error
     if begun is None:
         return None
@@ -61,8 +61,9 @@ def find_batch_size(codec: Codec) -> int:
         except torch.OutOfMemoryError as error:
             if not best_rate:
                 raise DeviceError(
-                    f"{codec.device}: no memory for {BATCHES_AT_ONCE} batches of {size} tiles; "
-                    "take a smaller --batch-size"
+                    f"no memory for {BATCHES_AT_ONCE} batches of {size} tiles",
+                    name=codec.device,
+                    hint=Hint.SMALLER_BATCH,
                 ) from error
             break
         if rate < best_rate * _GAIN:

@@ -235,8 +235,7 @@ def _check(nodes: Sequence[dict[str, Any]], needs: dict[str, int]) -> None:
             return
     wanted = ", ".join(f"{name} {count}" for name, count in needs.items())
     raise DatasetError(
-        f"Ray: no machine has what an actor needs ({wanted}); take fewer --workers, or another "
-        "--device"
+        f"Ray: no machine has what an actor needs ({wanted}); take fewer workers, or another device"
     )
 
 
@@ -247,7 +246,7 @@ def _ray(address: str | None) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise DatasetError("--engine ray needs Ray: install tokcodec's extra ray") from error
+        raise DatasetError("Ray is not installed: install tokcodec's extra ray") from error
     try:
         ray.init(address, logging_level=logging.ERROR)
         yield ray
