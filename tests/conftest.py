@@ -5,20 +5,14 @@ import os
 # Two tests run at a time; more threads than cores would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import atexit
-import gc
+import contextlib
 import io
-import logging
-import signal
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from signal import SIGINT, SIGTERM
 
 import pytest
 from hypothesis import settings
-from PIL import Image
 
 from tokcodec.cli import main
 from tokcodec.config.geometry import place
@@ -41,6 +35,7 @@ def pytest_configure(config):
     all other tests, and the processes they start, see none."""
     if not config.option.markexpr.startswith("cuda"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.update(TERMINAL)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -102,48 +97,16 @@ def start():
 def run():
     """Like ``start``, but in this process, which has loaded torch already."""
 
-    def run(*arguments, status=0, stdin=b"", cwd=None):
-        arguments = ["tokcodec", *map(str, arguments)]
-        streams = {
-            "stdin": io.TextIOWrapper(io.BytesIO(stdin), "utf-8"),
-            "stdout": io.TextIOWrapper(io.BytesIO(), "utf-8"),
-            "stderr": io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace"),
-        }
-        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-            patch.setattr(sys, "argv", arguments)
+    def run(*arguments, status=0, stdin=b"", cwd="."):
+        streams = {"stdin": io.BytesIO(stdin), "stdout": io.BytesIO(), "stderr": io.BytesIO()}
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd or "."):
             for name, stream in streams.items():
-                patch.setattr(sys, name, stream)
-            for name, value in TERMINAL.items():
-                patch.setenv(name, value)
-            patch.chdir(cwd or Path.cwd())
-            patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back after it
-            # What Python says by itself goes to standard error, and not to pytest.
-            patch.setattr(logging.getLogger(), "handlers", [])
-            _warn_on_standard_error()
-            handlers = {number: signal.getsignal(number) for number in (SIGINT, SIGTERM)}
-            with pytest.raises(SystemExit) as end:
-                main()
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            atexit.unregister(gc.freeze)  # which is for a process that ends with its command
-        for name in ("stdout", "stderr"):
-            streams[name].flush()
-        output = (streams[name].buffer.getvalue() for name in ("stdout", "stderr"))
-        return checked(subprocess.CompletedProcess(arguments, end.value.code or 0, *output), status)
+                patch.setattr(sys, name, io.TextIOWrapper(stream, "utf-8", write_through=True))
+            returned = main(list(map(str, arguments)))
+            output = [streams[name].getvalue() for name in ("stdout", "stderr")]
+        return checked(subprocess.CompletedProcess(arguments, returned, *output), status)
 
     return run
-
-
-def _warn_on_standard_error():
-    """Python's own filters, and its own way to show a warning."""
-
-    def show(message, category, filename, lineno, file=None, line=None):  # noqa: ARG001
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
-
-    warnings.resetwarnings()
-    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-        warnings.simplefilter("ignore", category)
-    warnings.showwarning = show
 
 
 @pytest.fixture(scope="session")

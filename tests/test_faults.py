@@ -83,12 +83,8 @@ def faulty(arguments, folder, at, act):
         sys.stdout = os.fdopen(1, "w", closefd=False)
         os.chdir(folder)
         os.fsync = lambda file: (changing("fsync"), fsync(file))
-        sys.argv = ["tokcodec", *arguments]
         sys.addaudithook(lambda event, details: changing(event, details))
-        try:
-            main()
-        except SystemExit as end:
-            status = end.code or 0
+        status = main(arguments)
     finally:
         os._exit(status if seen >= at else DONE_BEFORE)
 
@@ -97,7 +93,7 @@ def tree(folder):
     return {
         str(path.relative_to(folder)): contents(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name != ".lock" and not path.name.startswith(TEMPORARY)
     }
 
 

@@ -90,15 +90,13 @@ def test_only_train_knows_train_and_its_command():
 def test_quick_commands_do_not_load_torch(arguments):
     program = (
         "import sys; from tokcodec.cli import main\n"
-        f"sys.argv = {['tokcodec', *map(str, arguments)]}\n"
-        "try: main()\n"
-        "except SystemExit as end: status = end.code\n"
+        f"status = main({list(map(str, arguments))})\n"
         "print('torch' in sys.modules, status, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, check=True, cwd=DATA
     )
-    assert done.stderr.split()[-2:] in ([b"False", b"0"], [b"False", b"None"]), done.stderr
+    assert done.stderr.split()[-2:] == [b"False", b"0"], done.stderr
 
 
 def test_importing_the_package_loads_nothing():
@@ -109,7 +107,7 @@ def test_importing_the_package_loads_nothing():
 
 def test_windows_is_told():
     """What its locks and renames ask for is not there."""
-    program = "import sys; from tokcodec.cli import main\nsys.platform = 'win32'; main()"
+    program = "import sys; from tokcodec.cli import main\nsys.platform = 'win32'; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.decode().splitlines()

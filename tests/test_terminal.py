@@ -250,7 +250,7 @@ def strike(event, arguments):
         os.kill(os.getpid(), signal.SIGINT)
 sys.addaudithook(strike)
 from tokcodec.cli import main
-main()
+sys.exit(main())
 """
     done = subprocess.run(
         [sys.executable, "-c", program, "encode", images, "-o", tmp_path / "out"],

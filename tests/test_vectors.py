@@ -21,7 +21,9 @@ FILES = VECTORS["files"]
 def read_tables():
     tables = json.loads((HERE / "prior.json").read_text())
     return {
-        name: np.frombuffer(base64.b64decode(table["base64"]), table["type"]).reshape(table["shape"])
+        name: np.frombuffer(base64.b64decode(table["base64"]), table["type"]).reshape(
+            table["shape"]
+        )
         for name, table in tables.items()
     }
 

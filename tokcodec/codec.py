@@ -321,7 +321,7 @@ class Codec:
             remedy = "no bundled or cached one fits"
             if fitting:
                 name = fitting.path if checkpoint.is_cached(fitting) else fitting.name
-                remedy = f"decode it with --weights {name}"
+                remedy = f"{name} decodes it"
             raise TokenFileError(
                 f"its tokens are of model {token_file.model_id.hex()}, "
                 f"{self.header.name} is {self.header.model_id[:8]}; {remedy}"

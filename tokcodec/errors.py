@@ -1,7 +1,7 @@
 """The errors that tokcodec raises on purpose.
 
-The text of each is one line for the person at the terminal: the file, what is wrong, what to do.
-Wrong arguments from a programmer (a tensor of another shape, say) stay ``ValueError``.
+The text of each is one line: the file, what is wrong, what to do. Wrong arguments from a programmer
+(a tensor of another shape, say) stay ``ValueError``.
 
 What a message says of a file, its name or a value in it, was written by whoever made the file: it
 must not steer a terminal, look like a line of its own, or fill the screen.
@@ -9,7 +9,8 @@ must not steer a terminal, look like a line of its own, or fill the screen.
 
 import re
 import reprlib
-from typing import Any
+from enum import Enum
+from typing import Any, Self
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _QUERY = re.compile(r"(?<=://)([^\s?]+)\?[^\s?=]+=[^\s:;,)'\"]*")  # where signatures of URLs stand
@@ -57,11 +58,51 @@ class _Quoting(reprlib.Repr):
 _QUOTING = _Quoting()
 
 
+class Hint(Enum):
+    """What to do about an error. The command line says it with its own options instead."""
+
+    ALLOW_LARGE = "lift Pillow's limit (PIL.Image.MAX_IMAGE_PIXELS) if you trust the file"
+    SMALLER_SIZE = "ask for a smaller size, or lift Pillow's limit (PIL.Image.MAX_IMAGE_PIXELS)"
+    OVERWRITE = "allow overwriting to replace it"
+    OTHER_OUTPUT = "choose another output"
+    OTHER_OUTPUT_OR_RESTART = "choose another output, or start again with overwriting allowed"
+    NAME_WEIGHTS = "name its checkpoint"
+    NAME_FAMILY = "name the published model that it is"
+    OTHER_FIT = "choose another fit"
+    SMALLER_BATCH = "choose a smaller batch size"
+    SELECT_ROW = "choose the row by its number"
+
+
 class TokcodecError(Exception):
-    """Base of every error below; the command line prints it without a traceback."""
+    """Base of every error below; the command line prints it without a traceback.
+
+    Attributes:
+        reason: what is wrong.
+        name: the file, image or row that it is about.
+        hint: what to do about it, if that is not part of the reason.
+    """
+
+    def __init__(self, reason: str, *, name: object = None, hint: Hint | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.name = None if name is None else str(name)
+        self.hint = hint
+
+    def named(self, name: object) -> Self:
+        """The same error about ``name``; another name that it has is kept behind that."""
+        if self.name == str(name):
+            return self
+        reason = self.reason if self.name is None else f"{self.name}: {self.reason}"
+        return type(self)(reason, name=name, hint=self.hint)
+
+    def message(self, hint: str | None = None) -> str:
+        """One line: the name, the reason, and ``hint``, or what to do from Python."""
+        name = f"{self.name}: " if self.name is not None else ""
+        hint = hint or (self.hint.value if self.hint else "")
+        return one_line(f"{name}{self.reason}" + (f"; {hint}" if hint else ""))
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return self.message()
 
 
 class ConfigError(TokcodecError):

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import Placement, Size
-from tokcodec.errors import ImageError
+from tokcodec.errors import Hint, ImageError
 from tokcodec.io.files import is_stream, write_atomically
 
 Pixels = NDArray[np.uint8]
@@ -130,12 +130,13 @@ def read_tiles(
             width, height = image.size[::-1] if turned else image.size
             if max(width, height) > MAX_EDGE:
                 raise ImageError(
-                    f"{name}: {width}x{height} pixels; a token file holds up to {MAX_EDGE} an edge"
+                    f"{width}x{height} pixels; a token file holds up to {MAX_EDGE} an edge",
+                    name=name,
                 )
             try:
                 placement = place((width, height))
             except ImageError as error:
-                raise ImageError(f"{name}: {error}") from error
+                raise error.named(name) from error
             # Of HEIF, Pillow's ``draft`` would take a thumbnail, which may show anything.
             is_jpeg = image.format in ("JPEG", "MPO")
             if config.reduced_jpeg and is_jpeg:
@@ -153,8 +154,7 @@ def read_tiles(
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{name}: more pixels than Pillow's decompression bomb limit; "
-            "allow it with --allow-large if you trust the file"
+            "more pixels than Pillow's decompression bomb limit", name=name, hint=Hint.ALLOW_LARGE
         ) from error
     except Exception as error:
         # Pillow's plugins meet damaged files with nearly any exception: OSError, SyntaxError,
@@ -167,7 +167,7 @@ def read_tiles(
             )
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
-        raise ImageError(f"{name}: cannot read the image: {reason}") from error
+        raise ImageError(f"cannot read the image: {reason}", name=name) from error
     return Tiles(pixels, width, height)
 
 
@@ -232,8 +232,8 @@ def check_output(size: Size) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and size[0] * size[1] > 2 * limit:
         raise ImageError(
-            f"{size[0]}x{size[1]} pixels are more than Pillow's decompression bomb limit; "
-            "ask for a smaller --size, or allow it with --allow-large"
+            f"{size[0]}x{size[1]} pixels are more than Pillow's decompression bomb limit",
+            hint=Hint.SMALLER_SIZE,
         )
 
 
@@ -266,7 +266,7 @@ def save(
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)
     if kind not in Image.SAVE:
         raise ImageError(
-            f"{target}: no image can be written in that format; name it .png, .jpg or .webp"
+            "no image can be written in that format; name it .png, .jpg or .webp", name=target
         )
     buffer = io.BytesIO()
     strategy = {"compress_type": zlib.Z_RLE} if png_level == 1 else {}
@@ -328,7 +328,7 @@ def _formats(start: bytes, name: str) -> tuple[str, ...]:
     try:
         import pillow_heif
     except ImportError as error:
-        raise ImageError(f"{name}: HEIF: pip install 'tokcodec[heif]'") from error
+        raise ImageError("HEIF: pip install 'tokcodec[heif]'", name=name) from error
     pillow_heif.register_heif_opener()
     return (_HEIF,)
 

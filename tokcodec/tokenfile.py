@@ -20,7 +20,7 @@ from tokcodec.checkpoint import Header, find_with_prior, read_prior
 from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.config.geometry import Fit
-from tokcodec.errors import CheckpointError, TokenFileError
+from tokcodec.errors import CheckpointError, Hint, TokenFileError
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 
@@ -31,7 +31,7 @@ MAX_TOKENS = 1 << 24
 # must have one byte of payload for every so many tokens.
 _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 
-_MAGIC = 0x54
+MAGIC = 0x54
 _FORMAT = 0xB0  # the upper half of the second byte; bits 1-3 hold the version
 _VERSION = 0
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
@@ -201,7 +201,7 @@ class TokenFile:
             header = find_with_prior(self.model_id, header)
             prior = read_prior(header)
         except CheckpointError as error:
-            raise TokenFileError(str(error)) from error
+            raise TokenFileError(error.reason, name=error.name, hint=error.hint) from error
         if self.bits != header.config.quantizer.bits:
             raise TokenFileError(
                 f"damaged: tokens of {self.bits} bits, of a model with tokens of "
@@ -209,7 +209,7 @@ class TokenFile:
             )
         tokens = prior.decode(self.payload, self.shape)
         if prior.encode(tokens) != self.payload:
-            raise TokenFileError(ALTERED)
+            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
         return tokens.reshape(-1)
 
     def as_packed(self) -> Self:
@@ -247,7 +247,7 @@ class TokenFile:
             numbers += self.tiles
         start = bytes(
             [
-                _MAGIC,
+                MAGIC,
                 _FORMAT | _VERSION << 1 | self.entropy_coded,
                 _FITS.index(self.fit) << 5 | self.bits - 1,
             ]
@@ -316,9 +316,9 @@ class TokenFile:
         try:
             return cls.from_bytes(Path(path).read_bytes())
         except OSError as error:
-            raise TokenFileError(f"{os.fspath(path)}: cannot read: {error.strerror}") from error
+            raise TokenFileError(f"cannot read: {error.strerror}", name=os.fspath(path)) from error
         except TokenFileError as error:
-            raise TokenFileError(f"{os.fspath(path)}: {error}") from error
+            raise error.named(os.fspath(path)) from error
 
     def save(self, path: str | os.PathLike[str], text: bool = False) -> int:
         """Writes the file, whole or not at all, over an existing one; returns the number of bytes.
@@ -337,7 +337,7 @@ class TokenFile:
 
 def is_token_file(start: bytes) -> bool:
     """Whether a file that starts with these bytes, 2 or more, is a token file, not as text."""
-    return len(start) > 1 and start[0] == _MAGIC and start[1] & 0xF0 == _FORMAT
+    return len(start) > 1 and start[0] == MAGIC and start[1] & 0xF0 == _FORMAT
 
 
 def check_tokens(tokens: Tokens, codebook_size: int) -> None:

@@ -63,7 +63,9 @@ def main() -> None:
         name: {
             "type": table.dtype.name,
             "shape": table.shape,
-            "base64": base64.b64encode(table.astype(table.dtype.newbyteorder("<")).tobytes()).decode(),
+            "base64": base64.b64encode(
+                table.astype(table.dtype.newbyteorder("<")).tobytes()
+            ).decode(),
         }
         for name, table in tables.items()
     }

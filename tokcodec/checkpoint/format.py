@@ -34,7 +34,7 @@ from tokcodec.checkpoint.identities import Tensors, checkpoint_id, model_id, pri
 from tokcodec.coding.prior import PREFIX, Prior
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, Fit
-from tokcodec.errors import CheckpointError, ConfigError
+from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.io.files import write_atomically
 from tokcodec.io.json import parse_json
 from tokcodec.io.tensorfile import open_tensors
@@ -280,6 +280,7 @@ def check_fit(header: Header, fit: Fit) -> None:
     if fit in ("aspect", "native") and not header.config.multiple:
         side = header.config.preprocessing.image_size
         raise CheckpointError(
-            f"{header.name}: sees only squares of {side} pixels; take --fit crop, pad, stretch or "
-            "tile (convolutional checkpoints take images of any size)"
+            f"sees only squares of {side} pixels, and has no fit {fit}",
+            name=header.name,
+            hint=Hint.OTHER_FIT,
         )

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, Hint
 
 
 @cache
@@ -44,8 +44,8 @@ def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
             return header
         lack = f"and {header.path} has none"
     raise CheckpointError(
-        f"entropy-coded with a prior of model {prefix.hex()}, {lack}; "
-        "name, by --weights, the checkpoint that it was encoded with"
+        f"entropy-coded with a prior of model {prefix.hex()}, {lack}",
+        hint=Hint.NAME_WEIGHTS,
     )
 
 

@@ -1,10 +1,15 @@
 """The commands, gathered."""
 
+import inspect as signatures
+import traceback
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
+from typer.exceptions import TyperException
 
+from tokcodec.cli import terminal
 from tokcodec.cli.convert import convert
 from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
@@ -12,6 +17,7 @@ from tokcodec.cli.evaluate import evaluate
 from tokcodec.cli.export import export
 from tokcodec.cli.inspect import inspect
 from tokcodec.cli.models import models
+from tokcodec.cli.options import command_running
 from tokcodec.cli.page import page
 from tokcodec.cli.stats import stats
 from tokcodec.cli.tokenize import tokenize
@@ -20,11 +26,13 @@ from tokcodec.cli.train_prior import train_prior
 from tokcodec.cli.verify import verify
 
 _MAY_BE_EMPTY = {"against"}  # names by commas
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
 
 class _Command(TyperCommand):
-    """Refuses what would be taken for something else: an empty text, which as a path is this
-    folder, and an option given twice, of which the last would hold."""
+    """Refuses an empty text, which as a path would be this folder, and an option given twice, of
+    which the last would hold."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         given, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -40,6 +48,37 @@ class _Command(TyperCommand):
             if parameter in once and order.count(parameter) > 1:
                 raise typer.BadParameter("given twice, but takes one value", param_hint=hint)
         return super().parse_args(ctx, args)
+
+
+def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with ``--quiet`` and ``--debug``, which also stand before its name."""
+
+    def run(context: typer.Context, quiet: bool, debug: bool, **options: Any) -> None:
+        root = context.find_root()
+        before, arguments = root.params, root.obj["arguments"]
+        with terminal.verbosity(quiet or before["quiet"]), command_running(arguments):
+            try:
+                command(**options)
+            except (typer.Exit, TyperException):
+                raise
+            except Exception:
+                if not (debug or before["debug"]):
+                    raise
+                traceback.print_exc()
+                raise typer.Exit(1) from None
+
+    signature = signatures.signature(command)
+    kind = signatures.Parameter.KEYWORD_ONLY
+    common = [
+        signatures.Parameter("context", kind, annotation=typer.Context),
+        signatures.Parameter("quiet", kind, default=False, annotation=Quiet),
+        signatures.Parameter("debug", kind, default=False, annotation=Debug),
+    ]
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *common]
+    )
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
 
 
 app = typer.Typer(
@@ -64,7 +103,7 @@ for command in (
     train,
     train_prior,
 ):
-    app.command(cls=_Command)(command)
+    app.command(cls=_Command)(_with_common_options(command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -78,13 +117,12 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks; anywhere on the line.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Only errors; anywhere on the line.")
-    ] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     pass

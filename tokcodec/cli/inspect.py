@@ -209,7 +209,6 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
         raise TokenFileError(f"{path}: {error}") from error
     facts: dict[str, Any] = {
         "kind": "token file",
-        "version": token_file.version,
         "fit": token_file.fit,
         "model_id": token_file.model_id.hex(),
         "width": token_file.width,

@@ -1,13 +1,15 @@
-"""Ctrl-C and SIGTERM: the command stops where it is, tidies up, and says what stands."""
+"""Ctrl-C and SIGTERM: the command stops where it is, cleans up, and says what is done."""
 
 import signal
-from types import FrameType
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal came; whoever knows says with ``standing`` what is done and how to go on.
+    """A signal came; ``standing`` says what is done and how to continue.
 
     It is no ``KeyboardInterrupt``, of which typer would leave nothing but a status.
     """
@@ -15,32 +17,46 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = 128 + number
-        self.standing = "what was written is whole"
+        self.standing = "every file that was written is whole"
 
     def __str__(self) -> str:
         return f"interrupted: {self.standing}"
 
 
 class Interrupts:
-    """Has signals raise ``Interrupted`` until one came: a second one ends the process at once.
+    """Makes the first signal raise ``Interrupted``, and a second one end the process at once.
 
-    ``came`` is what was raised: what is on its way through imports of compiled modules may end up
-    as an error of another kind.
+    Signals are handled as before when the block ends. In a thread other than the main one, where
+    Python handles none, nothing is changed.
+
+    Attributes:
+        came: what was raised.
     """
 
     def __init__(self) -> None:
         self.came: Interrupted | None = None
-        for number in _SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and & of shells ask for
-                signal.signal(number, self._raise)
+        self._before: dict[int, Any] = {}
 
-    def end(self) -> None:
-        """From here on, signals end the process at once."""
-        for number in _SIGNALS:
-            if signal.getsignal(number) == self._raise:
-                signal.signal(number, signal.SIG_DFL)
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                before = signal.getsignal(number)
+                if before != signal.SIG_IGN:  # as nohup and & of shells ask for
+                    self._before[number] = before
+                    signal.signal(number, self._raise)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _raise(self, number: int, _frame: FrameType | None) -> None:
-        self.end()
+        for one in self._before:
+            signal.signal(one, signal.SIG_DFL)
         self.came = Interrupted(number)
         raise self.came

@@ -2,10 +2,16 @@
 
 import glob
 import os
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from tokcodec.errors import without_credentials
 
 if TYPE_CHECKING:
     from tokcodec.codec import Codec
@@ -111,8 +117,28 @@ def load_codec(path: Path, device: str, batch_size: int | None, dtype: Dtype) ->
     return Codec.load(str(path), device, batch_size, dtype)
 
 
+_arguments: ContextVar[list[str]] = ContextVar("arguments")
+_restore: ContextVar[ExitStack] = ContextVar("restore")
+
+
+@contextmanager
+def command_running(arguments: list[str]) -> Iterator[None]:
+    """What a command changes of the process is restored at the end of the block."""
+    with ExitStack() as stack:
+        _arguments.set(arguments)
+        _restore.set(stack)
+        yield
+
+
+def command_line() -> str:
+    """The command as it was typed, without credentials, for what records where it came from."""
+    arguments = _arguments.get()
+    return without_credentials(shlex.join(["tokcodec", *arguments]))
+
+
 def allow_large() -> None:
-    """Pillow's own switch, which holds for opening images and for making them."""
+    """Lifts Pillow's own limit, for opening images and for making them, until the command ends."""
     from PIL import Image
 
+    _restore.get().callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     Image.MAX_IMAGE_PIXELS = None

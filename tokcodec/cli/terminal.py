@@ -3,6 +3,7 @@
 Text of files passes ``errors.escaped`` on its way to a terminal; JSON says it exactly.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,10 +29,21 @@ if TYPE_CHECKING:
 
     from tokcodec.inputs.records import Record
 
-quiet = False  # as --quiet asks for: errors alone
+quiet = False  # see ``verbosity``
 
 NAMED = 10  # failures that are named as they come
 _FIRST, _EVERY = 10.0, 30.0  # seconds to a line about work that no terminal shows
+
+
+@contextlib.contextmanager
+def verbosity(only_errors: bool) -> Iterator[None]:
+    """Only errors are said in the block, as --quiet asks for."""
+    global quiet
+    before, quiet = quiet, only_errors
+    try:
+        yield
+    finally:
+        quiet = before
 
 
 def say(message: str) -> None:

@@ -1,7 +1,5 @@
 """``tokcodec train``."""
 
-import shlex
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tokcodec.cli import terminal
-from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxImageBytes
+from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxImageBytes, command_line
 from tokcodec.cli.terminal import NAMED, Bar, note, show
 from tokcodec.config import ModelConfig
-from tokcodec.errors import ConfigError, TrainingError, without_credentials
+from tokcodec.errors import ConfigError, TrainingError
 from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -218,7 +216,7 @@ def train(
             + f"{recipe.dtype} on {torch_device}"
             + (f", {ranks.count()} processes" if ranks.count() > 1 else "")
         )
-        provenance = {"command": without_credentials(shlex.join(["tokcodec", *sys.argv[1:]]))}
+        provenance = {"command": command_line()}
         with Bar("steps trained", steps, "steps") as bar:
             header = loop.train(
                 config,

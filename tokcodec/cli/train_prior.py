@@ -1,16 +1,14 @@
 """``tokcodec train-prior``."""
 
-import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tokcodec.cli.options import WEIGHTS, Force
+from tokcodec.cli.options import WEIGHTS, Force, command_line
 from tokcodec.cli.terminal import note, require_pyarrow, show
-from tokcodec.errors import DatasetError, OutputError, without_credentials
+from tokcodec.errors import DatasetError, OutputError
 from tokcodec.io.files import is_stream, same_file
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ def train_prior(
         _tokens(source, dataset),
         _tokens(source, held_out) if held_out else (),
         output,
-        {"command": without_credentials(shlex.join(["tokcodec", *sys.argv[1:]]))},
+        {"command": command_line()},
     )
     facts = header.provenance["prior"]
     if "held_out_payload_bytes" in facts:

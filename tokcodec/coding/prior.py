@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.coding.bitpack import Tokens
-from tokcodec.errors import CheckpointError, TokenFileError
+from tokcodec.errors import CheckpointError, Hint, TokenFileError
 
 GROUPS = 64
 TOTAL = 1 << 15
@@ -31,7 +31,7 @@ NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # of a token, in rows and co
 SIZES = 32  # of grids that are told apart, by half powers of 2 of the number of their tokens
 BANDS = 16  # of rows, and of columns, that are told apart
 PREFIX = "prior."
-ALTERED = "damaged, or entropy-coded with another prior; name its checkpoint with --weights"
+ALTERED = "damaged, or entropy-coded with another prior"
 # Binary places of the fixed-point numbers of a prior; of ``powers``, of its index.
 PLACES = {
     "vectors": 5,
@@ -216,10 +216,10 @@ class Prior:
                     group = pop(ends)
                     members = self._members[group]
                     if not len(members):
-                        raise TokenFileError(ALTERED)
+                        raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
                     tile[place] = members[pop(self.token_ends(group, context))]
         if words or state >= len(self.group):
-            raise TokenFileError(ALTERED)
+            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
         tokens = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
         tokens[-1, -1, -1] = state
         return tokens

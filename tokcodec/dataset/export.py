@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from tokcodec.dataset.reader import TokenRows, smallest_type
 from tokcodec.errors import DatasetError
-from tokcodec.io.files import write_atomically
+from tokcodec.io.files import is_stream, replacement, write_atomically
 
 SUFFIXES = (".npy", ".safetensors", ".jsonl")
 
@@ -74,7 +74,14 @@ def export(dataset: TokenRows, target: Path) -> int:
                 text.write(json.dumps({k: row[k] for k in ("key", "label", "view")}) + "\n")
         text.detach()
 
-    write_atomically(target, write, True, (index_of(target), write_index))
+    if is_stream(target):
+        write_atomically(target, write)
+        return count
+    # The index is replaced first, while there is no file that it could be wrong for.
+    with replacement(target, durable=True) as file, replacement(index_of(target)) as index:
+        write(file)
+        write_index(index)
+        target.unlink(missing_ok=True)
     return count
 
 

@@ -75,7 +75,7 @@ def require(names: tuple[Name, ...]) -> None:
     """
     for name in names:
         if name in ("webp", "avif") and not features.check(name):
-            raise EvaluationError(f"this Pillow cannot write {name}: leave it out of --against")
+            raise EvaluationError(f"this Pillow cannot write {name}: leave it out")
 
 
 class _FileFormat:

@@ -67,7 +67,7 @@ def require_lpips() -> None:
         _lpips_network()
     except Exception as error:  # of the import, the download, or a damaged file in torch's cache
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EvaluationError(f"no LPIPS: {reason.rstrip('.')}; or leave --lpips out") from error
+        raise EvaluationError(f"no LPIPS: {reason.rstrip('.')}; or do without LPIPS") from error
 
 
 @cache

@@ -389,7 +389,7 @@ def decoded(
             if originals is None:
                 yield Example(name, None, shape, own[n])
             elif name not in originals:
-                yield ImageError(f"{name}: its image is not in --originals")
+                yield ImageError("its image is not among the originals", name=name)
             else:
                 found = _read(originals[name], fit, side)
                 yield found if isinstance(found, TokcodecError) else Example(name, *found, own[n])

@@ -6,7 +6,7 @@ Another family is a module with a ``Family``, and its place in ``FAMILIES``.
 from collections.abc import Collection
 
 from tokcodec.config import ModelConfig
-from tokcodec.errors import CheckpointError, ConfigError
+from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.families import (
     ibq,
     llamagen,
@@ -54,8 +54,8 @@ def recognise(names: Collection[str], config: Config | None) -> Family:
         models = ", ".join(model.name for family in found for model in family.models)
         raise CheckpointError(
             f"its tensors may be of {' or '.join(family.title for family in found)}, and there is "
-            f"no config beside it to tell; name the model: tokcodec convert ... --family, one of "
-            f"{models}"
+            f"no config beside it to tell: it is one of {models}",
+            hint=Hint.NAME_FAMILY,
         )
     return found[0]
 
@@ -82,11 +82,11 @@ def convert(
             if config is None and family.needs_config:
                 models = ", ".join(model.name for model in family.models)
                 raise CheckpointError(
-                    "there is no config.json beside it; convert it first: "
-                    f"tokcodec convert {source.weights} --family, one of {models}"
+                    f"there is no config.json beside it: it is one of {models}",
+                    hint=Hint.NAME_FAMILY,
                 )
             return family.convert(Tensors(tensors), config or {}, image_size)
     except (CheckpointError, ConfigError) as error:
         if str(error).startswith(str(source.weights)):
             raise
-        raise CheckpointError(f"{source.weights}: {error}") from error
+        raise CheckpointError(f"{source.weights}: {error.reason}", hint=error.hint) from error

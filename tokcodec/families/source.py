@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, Hint
 from tokcodec.families.reading import Array, Stored
 from tokcodec.families.torch_file import open_torch
 from tokcodec.io.json import DEPTH, parse_json
@@ -80,8 +80,7 @@ class Source:
             reason = str(error).splitlines()[0]
             kind = self.config.suffix[1:].upper()
             raise CheckpointError(
-                f"{self.config}: cannot read as {kind}: {reason}; mend it, or name the model with "
-                "tokcodec convert --family"
+                f"cannot read as {kind}: {reason}", name=self.config, hint=Hint.NAME_FAMILY
             ) from error
         if not isinstance(fields, dict):
             raise CheckpointError(f"{self.config}: expected an object")

@@ -128,7 +128,7 @@ def _take_trunk(
     # Sizes may have other widths in some programs, but not those of each other.
     if width != _WIDTHS[size] and width in _WIDTHS.values():
         raise CheckpointError(
-            f"the {side} is {size} by its config or --family, but {width} wide, which is another "
+            f"the {side} is {size} by its config or its name, but {width} wide, which is another "
             "size; the number of its attention heads would be wrong"
         )
     class_token = f"{side}.class_embedding" in source

@@ -93,7 +93,7 @@ def row_ranges(
         raise DatasetError(f"{stamp}: cannot read as Parquet: {reason_of(error)}") from error
     image_column(stamp, schema)
     if label is not None and label not in schema.names:
-        raise DatasetError(f"{stamp}: no column {label} for --label")
+        raise DatasetError(f"no column {label} for the label", name=stamp)
     column = label or ("label" if "label" in schema.names else None)
     size = size or max(1, total)
     for start in range(0, total, size):

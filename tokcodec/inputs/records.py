@@ -106,4 +106,4 @@ def stored(data: bytes | str) -> bytes:
 
 
 def too_large(size: int, limit: int) -> str:
-    return f"{size:,} bytes, more than the limit of {limit:,} (--max-image-bytes)"
+    return f"{size:,} bytes, more than the limit of {limit:,}"

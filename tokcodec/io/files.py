@@ -6,24 +6,20 @@ import os
 import secrets
 import shutil
 import stat
-import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from functools import cache
 from pathlib import Path
 from typing import IO
 
-from tokcodec.errors import WINDOWS, FullDiskError, OutputError, TokcodecError
+from tokcodec.errors import FullDiskError, Hint, OutputError, TokcodecError
 from tokcodec.io.remote import is_remote, listed, reason_of
-
-if sys.platform == "win32":
-    raise ImportError(WINDOWS)
-import fcntl  # for locks, which Windows has not
 
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
-
+_STALE = 3600  # seconds after which a temporary file belongs to no process
 
 Write = Callable[[IO[bytes]], object]  # fills a file
 
@@ -59,7 +55,7 @@ def find_files(
             with os.scandir(folder) as entries:
                 shown = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
-            raise TokcodecError(f"{folder}: cannot read: {error.strerror}") from error
+            raise TokcodecError(f"cannot read: {error.strerror}", name=folder) from error
         if (found.st_dev, found.st_ino) in seen:
             continue
         seen.add((found.st_dev, found.st_ino))
@@ -78,7 +74,7 @@ def find_files(
 
 
 _NO_FILES = {
-    stat.S_IFDIR: "links to folders (--follow)",
+    stat.S_IFDIR: "links to folders",
     stat.S_IFIFO: "pipes",
     stat.S_IFSOCK: "sockets",
     stat.S_IFCHR: "devices",
@@ -128,89 +124,88 @@ def is_dataset(path: Path) -> bool:
     try:
         return bool((is_remote(path) or path.is_dir()) and listed(path, "shard-*.parquet"))
     except OSError as error:
-        raise TokcodecError(f"{path}: cannot reach it: {reason_of(error)}") from error
+        raise TokcodecError(f"cannot reach it: {reason_of(error)}", name=path) from error
 
 
-def write_atomically(
-    path: Path, write: Write, durable: bool = False, index: tuple[Path, Write] | None = None
-) -> None:
-    """Lets ``write`` fill a temporary file beside ``path``, syncs it and renames it into place.
-    To a device or a pipe (``is_stream``) it goes when it is whole.
+def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
+    """Writes a file so that it is either as it was or whole, whatever goes wrong.
 
-    Missing parent folders are made. Whatever goes wrong, ``path`` is either as it was or whole;
-    with an index it may be gone.
-    Temporary files of killed processes, as ``sweep`` finds them, go with the first write of a
-    process to their folder.
+    What goes to a device or a pipe (``is_stream``) goes there when it is whole.
 
     Args:
-        path: the file.
+        path: the file; missing parent folders are made.
         write: fills it.
+        durable: as of ``replacement``.
+
+    Raises:
+        FullDiskError, OutputError: as ``replacement``.
+    """
+    if not is_stream(path):
+        with replacement(path, durable) as file:
+            write(file)
+        return
+    with output_errors(path), tempfile.TemporaryFile() as whole:
+        write(whole)
+        whole.seek(0)
+        with path.open("ab") as stream:
+            shutil.copyfileobj(whole, stream)
+
+
+@contextlib.contextmanager
+def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+    """A temporary file in the same folder that replaces ``path`` when the block ends well.
+
+    It gets the mode of the file that it replaces. The first write of a process to a folder removes
+    the stale temporary files there, see ``sweep``.
+
+    Args:
+        path: the file; missing parent folders are made.
         durable: sync the folder, too, without which a power cut may take the name back.
-        index: a file in the same folder that belongs to this one, and what fills it. It takes its
-            place before this one does, while there is none: so where this one is, the two belong
-            together, and where it is not, the work is to be done again.
 
     Raises:
         FullDiskError: no space is left.
         OutputError: the file system refused otherwise (no permission, a folder in the way).
     """
-    try:
-        if is_stream(path):
-            with tempfile.TemporaryFile() as whole:
-                write(whole)
-                whole.seek(0)
-                with path.open("ab") as stream:
-                    shutil.copyfileobj(whole, stream)
-            return
+    temporary = path.with_name(TEMPORARY + secrets.token_hex(8))
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent.absolute())
-        files = [*([index] if index else []), (path, write)]
-        with contextlib.ExitStack() as stack:
-            written = []
-            for name, fill in files:
-                file = stack.enter_context(_temporary(path.parent))
-                fill(file)
+        try:
+            with open(temporary, "xb", opener=_open_new) as file:
+                with contextlib.suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-                written.append((Path(file.name), name))
-            if index:
-                path.unlink(missing_ok=True)
-            for temporary, name in written:
-                temporary.replace(name)
-        if durable:
-            _sync(path.parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        kind, remedy = (FullDiskError, "free some") if full else (OutputError, "choose another -o")
-        raise kind(f"{path}: cannot write: {reason}; {remedy}") from error
+            temporary.replace(path)
+            if durable:
+                _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _open_new(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[IO[bytes]]:
-    """A file that is gone behind it unless it was renamed. A lock on it says that its process is
-    there."""
-    while True:
-        path = folder / (TEMPORARY + secrets.token_hex(8))
-        try:
-            with path.open("xb") as file:
-                with contextlib.suppress(OSError):  # some file systems know no locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                if not path.exists():  # a sweep came before the lock
-                    continue
-                yield file
-                return
-        finally:
-            path.unlink(missing_ok=True)
+def output_errors(path: Path) -> Iterator[None]:
+    """Turns errors of the file system into ``FullDiskError`` and ``OutputError``."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot write: {error.strerror or error}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FullDiskError(f"{reason}; free some", name=path) from error
+        raise OutputError(reason, name=path, hint=Hint.OTHER_OUTPUT) from error
 
 
 def sweep(folder: Path) -> None:
-    """Removes the temporary files of processes that are gone: the locks on theirs are, too."""
+    """Removes the temporary files of killed processes: those not written to for an hour."""
     for path in folder.glob(TEMPORARY + "*"):
-        # Locked, gone already, someone else's, or on a file system without locks: it stays.
-        with contextlib.suppress(OSError), path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with contextlib.suppress(OSError):  # gone already, or someone else's
+            if time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
 
 
 @cache

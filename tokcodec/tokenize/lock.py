@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokcodec.errors import DatasetError, OutputError
+from tokcodec.errors import DatasetError, Hint, OutputError
 from tokcodec.io.remote import is_remote, reason_of
 
 
@@ -29,7 +29,7 @@ def locked(folder: Path, output: Path, share: tuple[int, int]) -> Iterator[None]
             yield
         except OSError as error:
             name = error.filename or folder
-            raise OutputError(f"{name}: {reason_of(error)}; choose another -o") from error
+            raise OutputError(reason_of(error), name=name, hint=Hint.OTHER_OUTPUT) from error
         finally:
             # Of a run on one file nothing stays but that.
             if not is_remote(folder) and folder != output and not any(folder.glob("shard-*")):
@@ -62,5 +62,5 @@ def _lock(stack: contextlib.ExitStack, folder: Path, output: Path, share: tuple[
         ) from None
     except OSError as error:
         raise OutputError(
-            f"{folder}: cannot write: {reason_of(error)}; choose another -o"
+            f"cannot write: {reason_of(error)}", name=folder, hint=Hint.OTHER_OUTPUT
         ) from error

@@ -83,7 +83,7 @@ def make_plan(
         # Where they lie does not matter, so that data may be moved.
         fields["stamps"] = [(stamp.size, stamp.mtime) for stamp in batch.stamps]
         fields.pop("kinds", None)
-        fields.pop("max_bytes")  # which decides what fails, as --allow-large does
+        fields.pop("max_bytes")  # which decides what fails, as Pillow's limit does
         shards.append(Shard(number, batch, _digest(fields)))
     cut = {"rows_per_shard": rows_per_shard, "limit": limit, "label": label}
     return Plan(tuple(shards), _digest([shard.digest for shard in shards]), cut)

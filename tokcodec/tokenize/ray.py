@@ -106,8 +106,7 @@ def _check(nodes: Sequence[dict[str, Any]], needs: dict[str, int]) -> None:
             return
     wanted = ", ".join(f"{name} {count}" for name, count in needs.items())
     raise DatasetError(
-        f"Ray: no machine has what an actor needs ({wanted}); use fewer --workers, or another "
-        "--device"
+        f"Ray: no machine has what an actor needs ({wanted}); use fewer workers, or another device"
     )
 
 
@@ -121,7 +120,7 @@ def _ray(address: str | None) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError as error:
-        raise DatasetError("--engine ray needs Ray: install tokcodec's extra ray") from error
+        raise DatasetError("Ray is not installed: install tokcodec's extra ray") from error
     try:
         # Standard output is for results; Ray prints errors of the cluster there.
         with contextlib.redirect_stdout(sys.stderr):

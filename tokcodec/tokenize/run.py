@@ -135,7 +135,7 @@ def _clear(folder: Path) -> None:
 
 
 def _counted(path: Path, shard: Shard) -> Progress:
-    with reading(path, "delete it, or begin again with -f"):
+    with reading(path, "delete it, or begin again"):
         table = pq.read_table(opened(path), columns=["status", "view"])
         failed = table.column("status").to_pylist().count("failed")
     images = table.column("view").to_pylist().count(0)

@@ -14,14 +14,14 @@ from tokcodec.codec import BATCH_SIZE
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset.table import COMPANIONS, Metadata, merge, read_metadata
 from tokcodec.dataset.views import Views
-from tokcodec.errors import DatasetError
+from tokcodec.errors import DatasetError, Hint
 from tokcodec.image import WHITE
 from tokcodec.inputs.webdataset import Tar
 from tokcodec.io.remote import is_there
 from tokcodec.model.loading import Dtype
 from tokcodec.tokenize.plan import Plan, Shard
 
-_ELSEWHERE = "choose another -o, or begin again with -f"
+_ELSEWHERE = Hint.OTHER_OUTPUT_OR_RESTART
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.fit == "tile":
-            raise DatasetError("--fit tile gives rows of many tiles; take crop, pad or stretch")
+            raise DatasetError("the fit tile gives rows of many tiles; take crop, pad or stretch")
         if self.fit == "native" and self.tokens is not None:
-            raise DatasetError("--tokens are those of a square; leave --fit native out")
+            raise DatasetError("the fit native has no number of tokens to choose")
         if self.fit == "native" and self.views == "ten-crop":
-            raise DatasetError("--views ten-crop cuts tiles; leave --fit native out")
+            raise DatasetError("ten crops cut tiles, which the fit native has not")
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ class Task:
         found = read_metadata(path)
         self._check_settings(path, found)
         if not shard and (found.shards, found.shard) != (1, ""):
-            raise DatasetError(f"{path}: is one shard of a dataset; {_ELSEWHERE}")
+            raise DatasetError("is one shard of a dataset", name=path, hint=_ELSEWHERE)
         if found.plan != self.metadata.plan or (shard and found.shard != shard.digest):
             raise DatasetError(
-                f"{path}: its inputs have changed since (names, sizes or times); {_ELSEWHERE}"
+                "its inputs have changed since (names, sizes or times)", name=path, hint=_ELSEWHERE
             )
         return True
 
@@ -136,7 +136,9 @@ class Task:
             else _joined(_inputs_digest(shard) for shard in self.plan.shards)
         )
         if read_metadata(path).inputs != now:
-            raise DatasetError(f"{path}: the bytes of its inputs have changed since; {_ELSEWHERE}")
+            raise DatasetError(
+                "the bytes of its inputs have changed since", name=path, hint=_ELSEWHERE
+            )
 
     def merge(self, path: Path, parts: Sequence[Path]) -> None:
         """Joins all shards' files to one.
@@ -151,12 +153,16 @@ class Task:
         own = self.metadata
         if found.model_id != own.model_id:
             raise DatasetError(
-                f"{path}: is of model {found.model_id[:8]}, not {own.model_id[:8]}; {_ELSEWHERE}"
+                f"is of model {found.model_id[:8]}, not {own.model_id[:8]}",
+                name=path,
+                hint=_ELSEWHERE,
             )
         for name in sorted(own.run.keys() | found.run.keys()):
             then, now = found.run.get(name), own.run.get(name)
             if then != now:
-                raise DatasetError(f"{path}: was made with {name} {then}, not {now}; {_ELSEWHERE}")
+                raise DatasetError(
+                    f"was made with {name} {then}, not {now}", name=path, hint=_ELSEWHERE
+                )
 
 
 def _inputs_digest(shard: Shard) -> str:

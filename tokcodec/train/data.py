@@ -15,7 +15,7 @@ from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import place
-from tokcodec.errors import ImageError, TrainingError, escaped
+from tokcodec.errors import Hint, ImageError, TrainingError, escaped
 from tokcodec.image import read_tiles
 from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.inputs.records import Record, printable
@@ -70,7 +70,7 @@ def load_images(
             other sources or settings, or whose fingerprint is damaged.
     """
     paths = (folder / "train.npy", folder / "held-out.npy", folder / FINGERPRINT)
-    asked = {"SRC": list(sources), "--held-out": sorted(held_out), "preprocessing": config}
+    asked = {"sources": list(sources), "held out": sorted(held_out), "preprocessing": config}
     plan = " ".join(hashlib.sha256(repr(value).encode()).hexdigest() for value in asked.values())
     if not paths[2].exists():
         _prepare(sources, held_out, config, paths, plan, workers, report, max_bytes)
@@ -84,7 +84,9 @@ def load_images(
         pairs = zip(asked, found.split(), plan.split(), strict=False)
         other = ", ".join(name for name, then, now in pairs if then != now)
         raise TrainingError(
-            f"{folder}: holds images of other sources or settings ({other}); choose another -o"
+            f"holds images of other sources or settings ({other})",
+            name=folder,
+            hint=Hint.OTHER_OUTPUT,
         )
     arrays = [np.load(path, mmap_mode="r") for path in paths[:2]]
     return Images(arrays[0], arrays[1], fingerprint, tuple(skipped))

@@ -34,7 +34,11 @@ from tokcodec.train.step import Step
 CHECKPOINT = "model.safetensors"
 STATE = "state.pt"
 # Settings that are digests.
-_IN_WORDS = {"images": "the images", "from": "--from", "tokens_of": "--tokens-of"}
+_IN_WORDS = {
+    "images": "the images",
+    "from": "the checkpoint to start from",
+    "tokens_of": "the checkpoint whose tokens stay",
+}
 LOG = "log.jsonl"
 _REPORTED = (16, 64, 256, 576)  # tokens of the grids that are measured at reports
 _MEASURED = 50  # held-out images, at most, evenly spread
@@ -80,7 +84,7 @@ def require_trainable(config: ModelConfig, source: Header | None, tokens_stay: b
     if source and not tokens_stay and not can_warm_start_decoder(config, source.config):
         raise TrainingError(
             f"the model cannot go on with the decoder of {source.path}: it may only add layers, "
-            "pixel_overlap or pixel_convolution; --tokens-of trains any other decoder"
+            "pixel_overlap or pixel_convolution; any other is trained on its tokens"
         )
 
 
@@ -120,7 +124,9 @@ def train(
     """
     require_trainable(config, source, tokens_stay)
     if recipe.adversarial and not tokens_stay:
-        raise TrainingError("--adversarial is for a decoder alone: name --tokens-of")
+        raise TrainingError(
+            "an adversarial loss is for a decoder alone: name a checkpoint whose tokens stay"
+        )
     saved = _Saved(config, recipe, images, run, provenance, source, tokens_stay)
     state = saved.state(device)
     torch.manual_seed(recipe.seed)
@@ -154,7 +160,7 @@ def train(
         wrong = (~values.isfinite()).nonzero().flatten().tolist()
         if wrong:
             number = step.number - len(losses) + wrong[0] + 1
-            raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
+            raise TrainingError(f"training diverged at step {number}; lower the learning rate")
         loss, rate = float(values.mean()), tokens / seconds
         now = Report(step.number, recipe.steps, loss, {}, usage, rate, rate * share)
         report(dataclasses.replace(now, psnr=saved.save(step, now)))
@@ -207,8 +213,8 @@ class _Saved:
         if other := _difference(json.loads(state["settings"]), json.loads(self.settings)):
             raise TrainingError(
                 f"{self.run}: holds a run with other settings or images: {other}; repeat its "
-                "command to go on with it, or choose another -o, to train on from where it stands "
-                f"with --from {self.run / CHECKPOINT}"
+                "command to go on with it, or choose another output and start from "
+                f"{self.run / CHECKPOINT}"
             )
         self.start_psnr = state["start_psnr"]
         return state
@@ -233,7 +239,7 @@ class _Saved:
         if not psnr or not all(map(math.isfinite, psnr.values())):
             if source and not number:
                 raise TrainingError(f"{source.path}: its weights hold NaN or infinite values")
-            raise TrainingError(f"training diverged at step {number}; lower --learning-rate")
+            raise TrainingError(f"training diverged at step {number}; lower the learning rate")
         if not number:
             self.start_psnr = psnr
             (self.run / LOG).unlink(missing_ok=True)
@@ -304,8 +310,8 @@ def load_progress(run: Path) -> tuple[dict[str, Any], int] | None:
             raise ValueError("it says neither how the run was begun nor where it stands")
     except Exception as error:  # of any kind: what torch unpickles may raise anything
         raise TrainingError(
-            f"{path}: damaged: {reason_of(error)}; delete it to begin again, or choose another -o "
-            f"and go on from the weights with --from {run / CHECKPOINT}"
+            f"{path}: damaged: {reason_of(error)}; delete it to begin again, or choose another "
+            f"output and start from {run / CHECKPOINT}"
         ) from error
     return settings, step
 

@@ -90,7 +90,7 @@ def load_lpips(paths: Sequence[Path]) -> Lpips:
         TrainingError: no files; or a tensor is in none of them, of another shape or not finite.
     """
     if not paths:
-        raise TrainingError(f"--lpips needs --lpips-file: {_LPIPS_FILES}")
+        raise TrainingError(f"a perceptual loss needs the file of its network: {_LPIPS_FILES}")
     model = Lpips()
     with contextlib.ExitStack() as stack:
         stored: dict[str, Stored] = {}

@@ -1,0 +1,23 @@
+"""The options that help against an error of the library."""
+
+from tokcodec.errors import Hint, TokcodecError
+
+_OPTIONS = {
+    Hint.ALLOW_LARGE: "--allow-large lifts it, if you trust the file",
+    Hint.SMALLER_SIZE: "--size asks for a smaller image, --allow-large lifts the limit",
+    Hint.OVERWRITE: "-f overwrites it",
+    Hint.OTHER_OUTPUT: "choose another output with -o",
+    Hint.OTHER_OUTPUT_OR_RESTART: "choose another output with -o, or start again with -f",
+    Hint.NAME_WEIGHTS: "name its checkpoint with --weights",
+    Hint.NAME_FAMILY: "name the model with tokcodec convert --family",
+    Hint.OTHER_FIT: "choose another --fit",
+    Hint.SMALLER_BATCH: "choose a smaller --batch-size",
+    Hint.SELECT_ROW: "choose it with --select ROW",
+}
+
+
+def explain(error: BaseException) -> str:
+    """One line about an error, with the option that helps."""
+    if isinstance(error, TokcodecError):
+        return error.message(_OPTIONS[error.hint] if error.hint else None)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
