@@ -196,7 +196,7 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
     token_file = TokenFile.load(path)
     header = find_by_model_id(token_file.model_id, given)
     # Header and bytes ask for nothing; the tokens of an entropy-coded file for its prior.
-    checked = "bytes" if token_file.version > 1 or not token_file.entropy_coded else "header"
+    checked = "bytes"
     tokens = None
     try:
         if header and (with_tokens or _has_prior(token_file, given)):
