@@ -75,6 +75,13 @@ def checked(done, status):
     return done
 
 
+def results(stream):
+    """What a stream of (tag, result) gives, where the tags are 0, 1, 2 and so on."""
+    tags, found = zip(*stream, strict=True)
+    assert tags == tuple(range(len(tags)))
+    return list(found)
+
+
 @pytest.fixture(scope="session")
 def start():
     """Runs the installed command, and gives the finished process; output is bytes."""

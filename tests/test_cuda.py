@@ -9,7 +9,7 @@ import numpy as np
 import published
 import pytest
 import torch
-from conftest import COMMAND, DATA, GOLDEN, PHOTOS, read_fitted
+from conftest import COMMAND, DATA, GOLDEN, PHOTOS, read_fitted, results
 
 from tokcodec import Codec, checkpoint
 from tokcodec.errors import DeviceError
@@ -70,14 +70,14 @@ def z_of(codec, tiles):
 def test_tokens_are_those_of_the_processor(reference, dtype, compiled):
     name, cpu, tiles, expected, theirs, _ = reference
     skip_if_chaotic(name, dtype)
-    codec = Codec.load(cpu.header, DEVICE, 2, dtype, compiled)
+    codec = Codec.load(cpu.header, DEVICE, batch_size=2, dtype=dtype, compiled=compiled)
     z = z_of(codec, tiles)
     moved = (z - expected).abs().max() / expected.abs().max()
     assert moved < NEAR[dtype]
     # Where the processor's margin is larger than any z that has moved so far could bridge.
     quantizer = cpu.model.quantizer
-    margins = quantizer.margins(expected).flatten(1).numpy()
-    far = float(quantizer.margins(z).flatten(1).sub(torch.from_numpy(margins)).abs().max())
+    margins = quantizer.margins(expected).numpy()
+    far = float(quantizer.margins(z).sub(torch.from_numpy(margins)).abs().max())
     decided = margins > 4 * far
     tokens = codec.encode_tiles(tiles)
     assert np.array_equal(tokens[decided], theirs[decided])
@@ -91,7 +91,7 @@ def test_tokens_are_those_of_the_processor(reference, dtype, compiled):
 def test_images_are_those_of_the_processor(reference, dtype):
     name, cpu, _, _, tokens, images = reference
     skip_if_chaotic(name, dtype)
-    codec = Codec.load(cpu.header, DEVICE, 2, dtype)
+    codec = Codec.load(cpu.header, DEVICE, batch_size=2, dtype=dtype)
     away = (codec.decode(torch.from_numpy(tokens[:2])).cpu() - images).abs()
     assert away.max() * 255 < 8 * LEVELS[dtype]
     assert away.mean() * 255 < LEVELS[dtype] / 4
@@ -115,8 +115,8 @@ def test_many_batches_at_once_are_the_same_as_one_by_one():
     codec = Codec.load("tokcodec", DEVICE, batch_size=4)
     photos = [*PHOTOS] * 20
     alone = [codec.compress(photo) for photo in PHOTOS] * 20
-    assert list(codec.compress_stream(photos, workers=4)) == alone
-    images = list(codec.decompress_stream(((file, None) for file in alone), workers=4))
+    assert results(codec.compress_stream(enumerate(photos), workers=4)) == alone
+    images = results(codec.decompress_stream(enumerate(alone), workers=4))
     for file, image in zip(alone[:3], images[-3:], strict=True):
         assert np.array_equal(codec.decompress(file), image)
 
@@ -179,7 +179,7 @@ def test_too_little_memory_is_an_error():
     torch.cuda.set_per_process_memory_fraction(100e6 / total)  # weights and context take some
     try:
         with pytest.raises(DeviceError, match="memory"):
-            codec.compress_batch(PHOTOS)
+            list(codec.compress_stream(enumerate(PHOTOS)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert len(codec.compress_batch(PHOTOS)) == 3
+    assert len(results(codec.compress_stream(enumerate(PHOTOS)))) == 3

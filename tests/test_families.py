@@ -9,7 +9,7 @@ import numpy as np
 import published
 import pytest
 import torch
-from conftest import GOLDEN, PHOTOS, read_fitted
+from conftest import GOLDEN, PHOTOS, read_fitted, results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -659,10 +659,12 @@ def test_prefixes(run, tmp_path):
     assert pixels.shape == (1, 3, 16, 16)
 
     # Tiles keep a prefix each.
-    tiles = codec.compress(Image.open(tmp_path / "a.png").crop((0, 0, 40, 20)), "tile", tokens=2)
+    tiles = codec.compress(
+        Image.open(tmp_path / "a.png").crop((0, 0, 40, 20)), fit="tile", tokens=2
+    )
     assert len(tiles.tokens) == 3 * 2 * 2
     assert codec.decompress(tiles).size == (40, 20)
-    mixed = codec.decompress_batch([whole, tiles, whole, tiles])
+    mixed = results(codec.decompress_stream(enumerate([whole, tiles, whole, tiles])))
     assert [np.asarray(image).tobytes() for image in mixed[:2]] == [
         np.asarray(image).tobytes() for image in mixed[2:]
     ]

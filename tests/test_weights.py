@@ -64,7 +64,7 @@ def test_files_of_former_ids_are_decoded(run, tmp_path, entropy_coded):
     weights.parent.mkdir()
     checkpoint.write(weights, header.config, tensors, header.provenance, ["ab" * 32])
     codec = Codec.load(str(weights), device="cpu", batch_size=1)
-    token_file = codec.compress(DATA / "coffee.png", entropy_coded=entropy_coded)
+    token_file = codec.compress(DATA / "coffee.png", packed=not entropy_coded)
     data = token_file.to_bytes()
     data = data[:3] + bytes.fromhex("abababab") + data[7:-4]
     former = TokenFile.from_bytes(data + zlib.crc32(data).to_bytes(4, "little"))

@@ -238,9 +238,15 @@ def _compressed(
     elif first := next(records, None):
         codec = how.load(header.path, how.device, how.batch_size, how.dtype)
         images = chain([first], records)
-        yield from codec.compress_stream(
-            images, how.fit_of(header), how.background, how.tokens, how.entropy_coded, how.workers
-        )
+        for _, result in codec.compress_stream(
+            ((None, image) for image in images),
+            fit=how.fit_of(header),
+            tokens=how.tokens,
+            background=how.background,
+            packed=not how.entropy_coded,
+            workers=how.workers,
+        ):
+            yield result
 
 
 def _within(
@@ -304,7 +310,7 @@ def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | Tokcod
     if tokens is None:
         codec = how.load(header.path, how.device, how.batch_size, how.dtype)
         tokens = codec.encode_tiles(image.pixels)
-    kept = tokens[:, : how.tokens if config.prefix_tokens else None]
+    kept = tokens[:, : how.tokens] if config.prefix_tokens else tokens
     prior = read_prior(header) if how.entropy_coded else None
     return TokenFile.of(header, kept, image.width, image.height, fit, prior)
 
@@ -399,7 +405,7 @@ def _stale(
             form = "entropy-coded" if there.entropy_coded else "not entropy-coded"
             return f"is there, {form}"
     with job.target.open("rb") as opened:
-        if (opened.read(len(MAGIC)) != MAGIC) != text:
+        if (opened.read(1) != bytes([MAGIC])) != text:
             return "is there, not as text" if text else "is there, as text"
     stamp = record.stamp
     own = record if record.member else stamp.path

@@ -120,10 +120,10 @@ def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
 
     try:
         with file.open("rb") as opened:
-            magic = opened.read(len(MAGIC))
+            magic = opened.read(1)
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
-    if magic == MAGIC or file.suffix != SUFFIX:
+    if magic == bytes([MAGIC]) or file.suffix != SUFFIX:
         return _token_file(file, tokens, weights)
     if tokens:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--tokens")

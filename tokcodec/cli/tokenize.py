@@ -213,7 +213,11 @@ def tokenize(
     if dry_run:
         _dry_run(plan, share, out, force, as_json)
         return
-    codec = None if engine == "ray" else Codec.load(header, kind, batch_size, dtype, compiled)
+    codec = (
+        None
+        if engine == "ray"
+        else Codec.load(header, kind, batch_size=batch_size, dtype=dtype, compiled=compiled)
+    )
     settings = Settings(
         chosen,
         views,

@@ -38,9 +38,9 @@ class _Worker:
         codec = Codec.load(
             str(task.header.path.absolute()),
             settings.device,
-            settings.batch_size,
-            settings.dtype,
-            settings.compiled,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            compiled=settings.compiled,
         )
         self.step = ShardStep(task, codec, workers)
 
