@@ -138,7 +138,7 @@ def _tensors(path: Path, file: Any, names: Iterable[str]) -> dict[str, NDArray[A
             known = {"I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16"}
         if file.get_slice(name).get_dtype() not in known:
             raise CheckpointError(
-                f"{path}: tensor {name} is neither {' nor '.join(known.values())}"
+                f"tensor {name} is neither {' nor '.join(known.values())}", name=path
             )
         tensors[name] = file.get_tensor(name)
     return tensors
@@ -148,8 +148,9 @@ def _verify(path: Path, kind: str, claimed: str | None, actual: str | None) -> N
     if claimed != actual:
         claim, content = ((digits or "none")[:8] for digits in (claimed, actual))
         raise CheckpointError(
-            f"{path}: damaged or altered: it claims {kind} {claim}, its contents have {content}; "
-            "delete it, and fetch or convert it again"
+            f"damaged or altered: it claims {kind} {claim}, its contents have {content}; "
+            "delete it, and fetch or convert it again",
+            name=path,
         )
 
 
@@ -161,13 +162,14 @@ def read_prior(header: Header) -> Prior:
     """
     if header.prior_id is None:
         raise CheckpointError(
-            f"{header.path}: has no prior to entropy-code with; make one with tokcodec train-prior"
+            "has no prior to entropy-code with; make one with tokcodec train-prior",
+            name=header.path,
         )
     if not header.config.has_grid:
-        raise CheckpointError(f"{header.path}: only tokens in rows and columns have a prior")
+        raise CheckpointError("only tokens in rows and columns have a prior", name=header.path)
     prior = _read_prior(header.path, header.prior_id)
     if len(prior.group) != header.config.quantizer.codebook_size:
-        raise CheckpointError(f"{header.path}: its prior is of {len(prior.group)} tokens")
+        raise CheckpointError(f"its prior is of {len(prior.group)} tokens", name=header.path)
     return prior
 
 
@@ -180,15 +182,15 @@ def _read_prior(path: Path, claimed: str) -> Prior:
     try:
         return Prior.from_tensors(tensors)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise error.named(path) from error
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     version = metadata.get("tokcodec.format")
     if version is None:
-        raise CheckpointError(f"{path}: not a tokcodec checkpoint (no tokcodec.format in it)")
+        raise CheckpointError("not a tokcodec checkpoint (no tokcodec.format in it)", name=path)
     if version != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {version} needs a newer tokcodec")
+        raise CheckpointError(f"checkpoint format {version} needs a newer tokcodec", name=path)
     try:
         model, whole = metadata["tokcodec.model_id"], metadata["tokcodec.checkpoint_id"]
         prior = metadata.get("tokcodec.prior_id")
@@ -203,9 +205,9 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
             _provenance(metadata),
         )
     except KeyError as error:
-        raise CheckpointError(f"{path}: the checkpoint lacks {error.args[0]}") from error
+        raise CheckpointError(f"the checkpoint lacks {error.args[0]}", name=path) from error
     except (ConfigError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}; fetch or convert it again") from error
+        raise CheckpointError(f"{error}; fetch or convert it again", name=path) from error
 
 
 def _is_id(digits: str) -> bool:
@@ -235,15 +237,16 @@ def check_token_count(header: Header, tokens: int | None) -> int:
     if header.config.multiple:
         if not 1 <= tokens <= MAX_TILE_TOKENS:
             raise CheckpointError(
-                f"{header.name}: takes from 1 to {MAX_TILE_TOKENS} tokens, not {tokens}"
+                f"takes from 1 to {MAX_TILE_TOKENS} tokens, not {tokens}", name=header.name
             )
         return tokens
     if not 1 <= tokens <= count:
-        raise CheckpointError(f"{header.name}: has {count} tokens a tile, not {tokens}")
+        raise CheckpointError(f"has {count} tokens per tile, not {tokens}", name=header.name)
     if not header.config.prefix_tokens:
         raise CheckpointError(
-            f"{header.name}: decodes only all its {count} tokens together; it was not trained for "
-            f"{tokens} of them (One-D-Piece checkpoints are)"
+            f"decodes only all its {count} tokens together; it was not trained for {tokens} of "
+            "them (One-D-Piece checkpoints are)",
+            name=header.name,
         )
     return tokens
 

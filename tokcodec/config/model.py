@@ -237,7 +237,7 @@ class ModelConfig(Config):
         try:
             parse_json(text, _LONGEST)  # which refuses more than pydantic: a name that stands twice
         except ValueError as error:
-            raise ConfigError(f"config is not JSON: {error}") from error
+            raise ConfigError(f"not JSON: {error}", name="config") from error
         return cls.parse(text, "config")
 
 

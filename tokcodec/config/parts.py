@@ -101,7 +101,7 @@ def config_error(error: ValidationError, name: str) -> ConfigError:
             reason = f"{quoted(first['input']['kind'])} is none of {context['expected_tags']}"
         case "value_error":
             reason = str(context["error"])
-    return ConfigError(f"{'.'.join(path)}: {reason}")
+    return ConfigError(reason, name=".".join(path))
 
 
 @dataclass(frozen=True)
