@@ -146,7 +146,7 @@ def describe(header: "Header") -> dict[str, Any]:
     return {
         "name": header.name,
         "path": str(header.path),
-        "layout": config.encoder.kind,
+        "encoder": config.encoder.kind,
         "image_size": config.preprocessing.image_size,
         "num_tokens": config.num_tokens,
         "codebook_size": config.quantizer.codebook_size,

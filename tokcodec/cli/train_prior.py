@@ -83,7 +83,7 @@ def _tokens(source: "Header", path: str | Path) -> "Iterator[NDArray[Any]]":
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    if dataset.metadata.model_id not in (source.model_id, *source.reads):
+    if dataset.metadata.model_id != source.model_id:
         raise DatasetError(
             f"{path}: its tokens are of model {dataset.metadata.model_id[:6]}, "
             f"{source.name} is {source.model_id[:6]}"

@@ -1,6 +1,5 @@
 """Several tiles of one image, as training on tokens augments it: mirrored, or ten crops."""
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -39,7 +38,7 @@ def read_views(
         large = round(_TEN_CROP_SCALE * side)
         whole = read_tiles(
             source,
-            replace(preprocessing, pixel_scale=1),
+            preprocessing.replace(pixel_scale=1),
             lambda size: place("crop", size, (large, large), preprocessing.resize),
             background,
         )

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -154,7 +154,7 @@ def _prepare(
 
 def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
     placement = partial(place, "crop", tile=(side, side), resize=config.resize)
-    whole = replace(config, pixel_scale=1)
+    whole = config.replace(pixel_scale=1)
     image = Image.fromarray(read_tiles(io.BytesIO(data), whole, placement).pixels[0])
     if image.width != side:
         # A plain mean, like the model's own averaging, which finishes what is begun here.

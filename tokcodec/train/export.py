@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,12 @@ def export(
     path: Path,
     provenance: Mapping[str, Any],
     prior: Prior | None = None,
-    reads: Sequence[str] = (),
 ) -> checkpoint.Header:
-    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, a prior that
-    its tokens have already, and what further tokens it ``reads``."""
+    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, and a prior
+    that its tokens have already."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
     tables = prior.tensors() if prior else {}
-    return checkpoint.write(path, model.config, {**tensors, **tables}, provenance, reads)
+    return checkpoint.write(path, model.config, {**tensors, **tables}, provenance)
 
 
 @torch.inference_mode()

@@ -261,7 +261,6 @@ class _Saved:
             self.run / CHECKPOINT,
             {**self.provenance, **measured},
             self.prior,
-            self.kept.reads if self.kept else (),
         )
         if self.kept and header.model_id != self.kept.model_id:
             raise TrainingError(

@@ -99,7 +99,6 @@ def add_prior(
         config,
         {**tensors, **prior.tensors()},
         {**header.provenance, "prior": {**provenance, **facts}},
-        header.reads,
     )
 
 

@@ -6,7 +6,6 @@ starts from classical vector quantization instead of from noise; latent
 tokens start at random.
 """
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -143,7 +142,7 @@ def can_warm_start_decoder(config: ModelConfig, source: ModelConfig) -> bool:
     """
     if config.decoder.kind != source.decoder.kind:
         return False
-    new, old = (dataclasses.asdict(c.decoder) for c in (config, source))
+    new, old = (dict(c.decoder) for c in (config, source))
     same = all(new[name] == old[name] for name in new if name not in _FREE)
     return same and all(old[name] <= new[name] for name in _GROWS if name in new)
 
