@@ -14,7 +14,7 @@ from tokcodec.dataset.folder import DatasetFolder, damaged, files_of
 from tokcodec.dataset.table import GRID, Metadata
 from tokcodec.errors import DatasetError, FailedRowError
 from tokcodec.io.remote import location, reason_of
-from tokcodec.tokenfile import TokenFile
+from tokcodec.tokenfile import ID_BYTES, TokenFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -206,7 +206,14 @@ def token_files(
     """
     chosen, missing = set(selected), set(selected)
     number = -1
-    names = ("key", "view", "width", "height", "error")
+    names = (
+        "key",
+        "view",
+        "width",
+        "height",
+        "error",
+        *(GRID if dataset.metadata.has_grids else ()),
+    )
     for file, columns in dataset.columns(*names, "tokens"):
         for place in range(len(columns["tokens"])):
             number += 1
@@ -245,10 +252,11 @@ def _token_file(
         if not row["tokens"].is_valid:
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
         ((tokens,),) = dataset.rows(file, column)
+        grid = [row[name].as_py() for name in GRID] if metadata.has_grids else metadata.grid
         return TokenFile.packed(
-            tokens.astype(np.int64),
+            tokens.astype(np.int64).reshape(1, *grid),
             metadata.model.quantizer.bits,
-            bytes.fromhex(metadata.model_id[:8]),
+            bytes.fromhex(metadata.model_id)[:ID_BYTES],
             row["width"].as_py(),
             row["height"].as_py(),
             "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],

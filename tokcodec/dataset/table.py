@@ -79,8 +79,9 @@ class Metadata:
     @property
     def grid(self) -> tuple[int, ...]:
         """The shape of the tokens of a row, where all rows have the same."""
-        edge = self.model.preprocessing.image_size
-        return self.model.place(self.run["fit"], (edge, edge), self.run["tokens"])[1]
+        edge, tokens = self.model.preprocessing.image_size, self.run["tokens"]
+        shape = self.model.place(self.run["fit"], (edge, edge), tokens)[1]
+        return shape if len(shape) == 2 else (tokens,)
 
     def to_arrow(self) -> dict[str, str]:
         return {
