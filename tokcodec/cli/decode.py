@@ -42,8 +42,9 @@ from tokcodec.cli.options import (
     load_codec,
 )
 from tokcodec.cli.terminal import Tally, print_json, require_pyarrow, say, write_out
+from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import ImageError, OutputError, TokcodecError, TokenFileError
-from tokcodec.io.files import SUFFIX, is_dataset
+from tokcodec.io.files import SUFFIX
 from tokcodec.io.remote import is_remote, location
 from tokcodec.parallel import map_ahead
 
@@ -234,8 +235,7 @@ def _rows(
     folder = Path(output)
     dataset = open_dataset(path)
     targets: set[Path | None] = set()
-    local = [file.stat().st_mtime_ns for file in dataset.files if not is_remote(file)]
-    since = max(local, default=None)
+    since = dataset.written_at
 
     def rows() -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
         try:

@@ -10,8 +10,9 @@ import typer
 
 from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import note, print_json, require_pyarrow, show, why_unknown
+from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
-from tokcodec.io.files import find_files, is_dataset
+from tokcodec.io.files import find_files
 from tokcodec.io.remote import is_remote, location
 
 if TYPE_CHECKING:
@@ -175,10 +176,10 @@ def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id), given)
     return {
         "kind": "token dataset",
-        "shards": len(dataset.files),
+        "shards": len(dataset.names),
         "rows": len(dataset),
         "failed": len(dataset) - whole,
-        "file_bytes": sum(file.stat().st_size for file in dataset.files),
+        "file_bytes": dataset.file_bytes,
         "model_id": dataset.metadata.model_id,
         "model": header.name if header else None,
         "run": dataset.metadata.run,

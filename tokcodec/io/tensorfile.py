@@ -26,8 +26,8 @@ def open_tensors(path: Path, framework: Literal["np", "pt"] = "np") -> Iterator[
             size = int.from_bytes(file.read(8), "little")
         if size > _HEADER and path.stat().st_size > _HEADER:
             raise CheckpointError(
-                f"cannot read as a checkpoint: a header of {size:,} bytes, where there are {_HEADER:,} "
-                "at most; fetch it again",
+                f"cannot read as a checkpoint: its header claims {size:,} bytes, more than {_HEADER:,}; "
+                "download it again",
                 name=path,
             )
         with safe_open(path, framework=framework) as opened:
