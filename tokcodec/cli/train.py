@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from tokcodec.train.folder import Report
 
 
-def _option(panel: str, description: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=description, rich_help_panel=panel, **settings)
-
-
 def _print_config(name: str | None) -> None:
     if name is None:
         return
@@ -31,23 +28,26 @@ def _print_config(name: str | None) -> None:
     raise typer.Exit
 
 
+def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
+
+
+_model, _training, _loss, _images, _device = (
+    partial(_option, panel) for panel in ("Model", "Training", "Loss", "Images", "Device")
+)
+
+
 def train(
     sources: Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
     ],
     model: Annotated[
-        str,
-        _option(
-            "Model",
-            "A preset (tokcodec, base for GPUs, or original), or a JSON file.",
-            metavar="NAME|FILE",
-        ),
+        str, _model("A preset (tokcodec, base or original) or a JSON file.", metavar="NAME|FILE")
     ] = "tokcodec",
     print_config: Annotated[
         str | None,
-        _option(
-            "Model",
+        _model(
             "Print the JSON of a preset and exit.",
             metavar="NAME",
             callback=_print_config,
@@ -56,80 +56,71 @@ def train(
     ] = None,
     from_: Annotated[
         str | None,
-        _option(
-            "Model",
-            "Begin with the weights of this checkpoint. The decoder may have more layers or more "
-            "pixel_overlap than it.",
+        _model(
+            "Begin with the weights of this checkpoint; the decoder may have more layers or more "
+            "pixel_overlap.",
             "--from",
             **WEIGHTS,
         ),
     ] = None,
     tokens_of: Annotated[
-        str | None,
-        _option("Model", "Train only a decoder for the tokens of this checkpoint.", **WEIGHTS),
+        str | None, _model("Train only a decoder for the tokens of this checkpoint.", **WEIGHTS)
     ] = None,
-    steps: Annotated[int, _option("Training", "Optimizer steps.", min=1)] = 20_000,
+    steps: Annotated[int, _training("Optimizer steps.", min=1)] = 20_000,
     batch_tokens: Annotated[
-        int, _option("Training", "Tokens per step, of all processes together.", min=1)
+        int, _training("Tokens per step, of all processes together.", min=1)
     ] = 4096,
-    learning_rate: Annotated[
-        float, _option("Training", "Highest learning rate of AdamW.", min=0)
-    ] = 1e-3,
+    learning_rate: Annotated[float, _training("Highest learning rate of AdamW.", min=0)] = 1e-3,
     warmup: Annotated[
         int | None,
-        _option(
-            "Training",
+        _training(
             "Steps over which the learning rate rises.",
             min=0,
             show_default="a tenth of the steps, at most 500",
         ),
     ] = None,
-    seed: Annotated[int, _option("Training", "Random seed.")] = 0,
+    seed: Annotated[int, _training("Random seed.")] = 0,
     report_every: Annotated[
-        int, _option("Training", "Steps between reports, which write the checkpoint.", min=1)
+        int, _training("Steps between reports, which write the checkpoint.", min=1)
     ] = 500,
     rate_weight: Annotated[
-        float,
-        _option("Loss", "Squared distance that a bit costs when a token is chosen.", min=0),
+        float, _loss("Squared distance that a bit costs when a token is chosen.", min=0)
     ] = 0.0,
     deblocking: Annotated[
-        float,
-        _option("Loss", "Weight of the deblocking loss; 0.08 hides the borders of patches.", min=0),
+        float, _loss("Weight of the deblocking loss; 0.08 hides the borders of patches.", min=0)
     ] = 0.0,
     spectra: Annotated[
-        float, _option("Loss", "Weight of the windowed Fourier (Watson-DFT) loss.", min=0)
+        float, _loss("Weight of the windowed Fourier (Watson-DFT) loss.", min=0)
     ] = 0.0,
     lpips: Annotated[
-        float,
-        _option("Loss", "Weight of LPIPS; needs torchmetrics and torchvision.", min=0),
+        float, _loss("Weight of LPIPS; needs torchmetrics and torchvision.", min=0)
     ] = 0.0,
     adversarial: Annotated[
-        float, _option("Loss", "Weight of the adversarial loss; needs --tokens-of.", min=0)
+        float, _loss("Weight of the adversarial loss; needs --tokens-of.", min=0)
     ] = 0.0,
     held_out: Annotated[
         Path | None,
-        _option(
-            "Images",
+        _images(
             "List of images to measure on instead of training on them, one key per line: the path "
             "below SRC, name.tar/member or file.parquet/row.",
             metavar="FILE",
             show_default="one image in 32",
         ),
     ] = None,
-    workers: Annotated[int, _option("Images", "Threads that read images.", min=1)] = 2,
+    workers: Annotated[int, _images("Threads that read images.", min=1)] = 2,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
     device: Device = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        _option("Device", "Of matrix products; auto is bfloat16 if the device has it in hardware."),
+        _device("Of matrix products; auto is bfloat16 if the device has it in hardware."),
     ] = "auto",
     compiled: Annotated[
         bool | None,
-        _option("Device", "Use torch.compile.", "--compile/--no-compile", show_default="on CUDA"),
+        _device("Use torch.compile.", "--compile/--no-compile", show_default="on CUDA"),
     ] = None,
     deterministic: Annotated[
         bool,
-        _option("Device", "Get the same weights each time on CUDA too, more slowly."),
+        _device("Get the same weights each time on CUDA too, more slowly.", "--deterministic"),
     ] = False,
 ) -> None:
     """Train a tokenizer on your own images.
@@ -141,23 +132,13 @@ def train(
 
     Example: tokcodec train photos -o run --steps 100000
     """
+    options: dict[str, Any] = {**locals()}
+    del options["print_config"]
     from tokcodec.train.api import is_first_process
     from tokcodec.train.api import train as run
 
-    options = {
-        name: value
-        for name, value in typer.get_current_context().params.items()
-        if name not in ("sources", "output", "print_config", "held_out")
-    }
     with _Display() as display:
-        result = run(
-            sources,
-            output,
-            held_out=held_out or (),
-            provenance={"command": command_line()},
-            progress=display,
-            **options,
-        )
+        result = run(**options, provenance={"command": command_line()}, progress=display)
     if is_first_process():
         if result.resumed_at == steps:
             note(

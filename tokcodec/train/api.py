@@ -79,7 +79,7 @@ def train(
     lpips: float = Recipe.lpips,
     adversarial: float = Recipe.adversarial,
     report_every: int = Recipe.report_every,
-    held_out: str | Path | Iterable[str] = (),
+    held_out: str | Path | Iterable[str] | None = None,
     seed: int = Recipe.seed,
     dtype: Literal["auto"] | Dtype = "auto",
     device: str = "auto",
@@ -111,7 +111,7 @@ def train(
         batch_tokens: tokens per step, ``Recipe.tokens``.
         warmup: see ``Recipe``; if None, a tenth of the steps, 500 at most.
         held_out: images that are kept from training to measure on: their keys (see
-            ``load_images``), or a file with one key per line. By default one in 32.
+            ``load_images``), or a file with one key per line. If None, one in 32.
         dtype: of matrix products. ``auto`` is that of the run if it resumes, else bfloat16 if the
             device has it in hardware.
         device: ``auto`` is CUDA if there is a GPU.
@@ -220,7 +220,9 @@ def read_config(model: str) -> ModelConfig:
         raise error.named(model) from error
 
 
-def _read_keys(held_out: str | Path | Iterable[str]) -> frozenset[str]:
+def _read_keys(held_out: str | Path | Iterable[str] | None) -> frozenset[str]:
+    if held_out is None:
+        return frozenset()
     lines = _read_text(Path(held_out)).split("\n") if isinstance(held_out, str | Path) else held_out
     return frozenset(lines) - {""}
 

@@ -57,8 +57,8 @@ class Exporter:
         header = export(model, run.folder.checkpoint, facts, self.prior, reads)
         if self.kept and header.model_id != self.kept.model_id:
             raise TrainingError(
-                "its weights are not float16 numbers, as a trained model's are; rounding them would "
-                "change its tokens",
+                "its weights are not float16 numbers, as a trained model's are; rounding them "
+                "would change its tokens",
                 name=self.kept.path,
             )
         drawn = sheet(model, run.images.held_out)
