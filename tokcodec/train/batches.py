@@ -17,7 +17,6 @@ from torch import Tensor
 from tokcodec.config import ModelConfig
 from tokcodec.parallel import map_ahead
 from tokcodec.train import ranks
-from tokcodec.train.data import STORED
 from tokcodec.train.recipe import Recipe
 
 _AHEAD = 2  # batches
@@ -87,7 +86,7 @@ class Batches:
         """The batch of one step."""
         config, stored = self.config, self.images.shape[-1]
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step + 1)
-        height, width = size = draw_size(config, generator)
+        height, width = size = draw_size(config, stored, generator)
         tokens = math.prod(config.token_shape(height, width))
         # Every process needs an image.
         count = max(min(self.recipe.tokens // tokens, _MOST_IMAGES), ranks.count())
@@ -115,13 +114,14 @@ class Batches:
         return tensor.to(self.device, non_blocking=True)
 
 
-def longest_grid(config: ModelConfig) -> int:
-    """The most tokens along a side of a grid: as many as a training image has pixels for."""
+def longest_grid(config: ModelConfig, stored: int) -> int:
+    """The most tokens along a side of a grid: as many as images of ``stored`` pixels have pixels
+    for."""
     pixels = config.multiple // config.preprocessing.pixel_scale  # of a token, for the encoder
-    return max(1, min(_LONGEST, STORED // pixels))
+    return max(1, min(_LONGEST, stored // pixels))
 
 
-def draw_size(config: ModelConfig, generator: torch.Generator) -> tuple[int, int]:
+def draw_size(config: ModelConfig, stored: int, generator: torch.Generator) -> tuple[int, int]:
     """Height and width that the decoder makes: of a random grid if the model takes any.
 
     The logarithms of the number of tokens and of the aspect ratio are uniform.
@@ -129,7 +129,7 @@ def draw_size(config: ModelConfig, generator: torch.Generator) -> tuple[int, int
     side = config.preprocessing.image_size
     if not config.multiple:
         return side, side
-    longest = longest_grid(config)
+    longest = longest_grid(config, stored)
     most = min(_MOST_TOKENS, longest**2)
     least = min(_LEAST_TOKENS, most)
     share, lean = torch.rand(2, generator=generator).tolist()

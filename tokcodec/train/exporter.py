@@ -35,7 +35,8 @@ class Exporter:
         self.start_psnr: Mapping[str, float] = {}
         self.kept = run.source if run.tokens_stay else None  # whose tokens stay
         self.prior = read_prior(self.kept) if self.kept and self.kept.prior_id else None
-        longest = longest_grid(run.config) if run.config.multiple else 0
+        stored = run.images.held_out.shape[-1]
+        longest = longest_grid(run.config, stored) if run.config.multiple else 0
         self.grids = [count for count in _REPORTED if math.isqrt(count) <= longest]
         self.grids = self.grids or [run.config.num_tokens]
         held_out = run.images.held_out

@@ -33,7 +33,7 @@ _IMAGES = 8192  # that the components and the codebook are fitted to, at most
 _AT_ONCE = 64  # images
 _PATCHES = 1 << 15  # that the components are fitted to, at most
 _NUMBERS = 1 << 27  # of all those patches together, at most, which is half a gigabyte
-_POWER_ITERATIONS = 4  # of the low-rank decomposition
+_POWER_ITERATIONS, _OVERSAMPLING = 4, 16  # of the low-rank decomposition
 _ITERATIONS = 10
 _VECTORS_PER_TOKEN = 40  # that the codebook is fitted to
 # The fields of a decoder that may grow, and those that may change, when its training continues.
@@ -73,13 +73,14 @@ def begin(
         adopt(model, load(source, torch.device("cpu")))
 
 
-def _seen(model: Tokenizer, images: Tensor) -> Iterator[Tensor]:
-    """Whole images, uint8 [n, 3, T, T], as the encoder sees them, some at a time."""
-    side = model.config.preprocessing.model_size
-    edge = images.shape[-1]
+def _views(model: Tokenizer, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole images, uint8 [n, 3, T, T], as the decoder makes them and as the encoder sees them;
+    some at a time."""
+    side, edge = model.config.preprocessing.image_size, images.shape[-1]
     whole = torch.tensor([0.0, 0.0, edge, edge, 0.0])
     for part in torch.split(images, _AT_ONCE):
-        yield model.normalize(crop_and_resize(part, whole.expand(len(part), 5), side, side))
+        made = model.normalize(crop_and_resize(part, whole.expand(len(part), 5), side, side))
+        yield made, model.shrink(made)
 
 
 @torch.no_grad()
@@ -111,12 +112,11 @@ def _fit_patches(
     embed, head = encoder.patch_embed, decoder.to_pixels
     assert isinstance(head, PatchHead)
 
-    def fit(patch_size: int, width: int) -> Components:
-        tell(f"computing principal components of patches of {patch_size}x{patch_size} pixels")
-        sample = _sample_patches(_seen(model, images), patch_size)
-        return principal_components(sample, width, generator)
-
-    mean, basis, scale = components = fit(encoder.patch_size, embed.out_features)
+    tell(f"computing principal components of patches of {3 * encoder.patch_size**2:,} numbers")
+    preprocessing = model.config.preprocessing
+    same_places = head.patch_size == encoder.patch_size * preprocessing.pixel_scale
+    made, seen = _sample_patches(_views(model, images), head.patch_size, encoder.patch_size)
+    mean, basis, scale = principal_components(seen, embed.out_features, generator)
     rank = basis.shape[1]
     # The residual stream holds the components at unit variance.
     embed.weight[:rank] = (basis / scale).T
@@ -132,14 +132,19 @@ def _fit_patches(
         nn.init.zeros_(linear.bias)
         linear.weight[:rank, :rank] = torch.diag(diagonal)
 
-    if head.patch_size != encoder.patch_size or head.in_features != embed.out_features:
-        components = fit(head.patch_size, head.in_features)
-    mean, basis, scale = components
-    # The components are those of a patch without the overlap that it may add to its neighbours.
+    if same_places:  # the best linear map from the components to the pixels
+        components = (seen - mean) @ basis / scale
+        mean = made.mean(dim=0)
+        weight = (made - mean).T @ components / len(made)
+    else:
+        mean, basis, scale = principal_components(made, head.in_features, generator)
+        weight = basis * scale
+    # The overlap that a patch may add to its neighbours adds nothing yet.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     cells = _cells(head, 0)
-    head.weight[cells, : basis.shape[1]] = basis * scale
+    rank = min(weight.shape[1], head.in_features)
+    head.weight[cells, :rank] = weight[:, :rank]
     head.bias[cells] = mean
 
 
@@ -147,11 +152,11 @@ def _fit_patches(
 def _fill_codebook(
     model: Tokenizer, images: Tensor, generator: torch.Generator, tell: Tell
 ) -> None:
-    """Sets the codebook by k-means of the z of images as in ``_seen``."""
+    """Sets the codebook by k-means of the z of images."""
     assert isinstance(model.quantizer, Codebook)
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_TOKEN * len(codebook) // model.config.num_tokens)
-    z = torch.cat([model.encoder(pixels) for pixels in _seen(model, images[:wanted])])
+    z = torch.cat([model.encoder(seen) for _, seen in _views(model, images[:wanted])])
     codebook.copy_(k_means(z.flatten(0, -2), len(codebook), generator, tell))
 
 
@@ -195,15 +200,19 @@ def _cells(head: object, overlap: int) -> Tensor:
     return cells[:, first : window - first, first : window - first].flatten()
 
 
-def _sample_patches(images: Iterator[Tensor], patch_size: int) -> Tensor:
-    """Patches of images in random order, as many as are needed: float32 [n, D]."""
-    wanted = min(_PATCHES, _NUMBERS // (3 * patch_size**2))
-    patches: list[Tensor] = []
-    for pixels in images:
-        patches.append(patchify(pixels, patch_size).flatten(0, 1))
-        if sum(map(len, patches)) >= wanted:
+def _sample_patches(
+    views: Iterator[tuple[Tensor, Tensor]], *patch_sizes: int
+) -> tuple[Tensor, Tensor]:
+    """Patches of images in random order, as many as are needed, of either view: float32 [n, D]."""
+    wanted = min(_PATCHES, _NUMBERS // (3 * max(patch_sizes) ** 2))
+    samples: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for images in views:
+        for sample, pixels, patch_size in zip(samples, images, patch_sizes, strict=True):
+            sample.append(patchify(pixels, patch_size).flatten(0, 1))
+        if min(sum(map(len, sample)) for sample in samples) >= wanted:
             break
-    return torch.cat(patches)[:wanted]
+    made, seen = (torch.cat(sample) for sample in samples)
+    return made[:wanted], seen[:wanted]
 
 
 def principal_components(x: Tensor, count: int, generator: torch.Generator) -> Components:
@@ -214,13 +223,13 @@ def principal_components(x: Tensor, count: int, generator: torch.Generator) -> C
     """
     mean = x.mean(dim=0)
     x = x - mean
-    count = min(count, *x.shape)
-    basis = torch.randn(x.shape[1], count, generator=generator)
+    wide = min(count + _OVERSAMPLING, *x.shape)
+    basis = torch.randn(x.shape[1], wide, generator=generator)
     for _ in range(_POWER_ITERATIONS):
         basis, _ = torch.linalg.qr(x.T @ (x @ basis))
     projected = x @ basis
     variances, turn = torch.linalg.eigh(projected.T @ projected / len(x))
-    variances, basis = variances.flip(0), (basis @ turn).flip(1)
+    variances, basis = variances.flip(0)[:count], (basis @ turn).flip(1)[:, :count]
     deviations = variances.clamp(min=float(variances[0]) * 1e-6 + 1e-12).sqrt()
     return mean, basis, deviations
 
