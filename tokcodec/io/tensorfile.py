@@ -26,7 +26,7 @@ def open_tensors(path: Path, framework: Literal["np", "pt"] = "np") -> Iterator[
             size = int.from_bytes(file.read(8), "little")
         if size > _HEADER and path.stat().st_size > _HEADER:
             raise CheckpointError(
-                f"cannot read as a checkpoint: its header claims {size:,} bytes, more than {_HEADER:,}; "
+                f"not a checkpoint: its header claims {size:,} bytes, more than {_HEADER:,}; "
                 "download it again",
                 name=path,
             )

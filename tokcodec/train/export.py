@@ -17,7 +17,7 @@ from tokcodec import checkpoint
 from tokcodec.coding.prior import Prior
 from tokcodec.model.tokenizer import Tokenizer
 
-_ON_SHEET = 8  # images
+_ON_SHEET, _ON_SHEET_TOKENS = 8, 64  # images, and tokens of each if the model takes any grid
 
 
 def rounded(model: Tokenizer) -> Tokenizer:
@@ -64,9 +64,8 @@ def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
     count = min(_ON_SHEET, len(images))
     shown = images[[number * len(images) // count for number in range(count)]]
     device = next(model.parameters()).device
-    tokens = 64 if model.config.multiple else None
     original = torch.from_numpy(shown).to(device).float()
-    decoded = _decoded(model, original, tokens).byte().cpu().numpy()
+    decoded = _decoded(model, original, _ON_SHEET_TOKENS).byte().cpu().numpy()
     rows = [np.concatenate(list(row.transpose(0, 2, 3, 1)), axis=1) for row in (shown, decoded)]
     return Image.fromarray(np.concatenate(rows))
 
@@ -74,7 +73,7 @@ def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
 def _decoded(model: Tokenizer, original: Tensor, tokens: int | None) -> Tensor:
     """Of float32 [n, 3, S, S] from 0 to 255 the same, rounded, as the model gives them back."""
     side = model.config.preprocessing.image_size
-    if tokens:
+    if tokens and model.config.multiple:
         side = model.config.multiple * math.isqrt(tokens)
     small = _resized(original / 255, side // model.config.preprocessing.pixel_scale)
     decoded = (model.decode(model.encode(small.clamp(0, 1))) * 255).round()
