@@ -607,7 +607,7 @@ def _other_model(header: checkpoint.Header, token_file: TokenFile) -> str:
         remedy = f"{name} decodes it"
     return (
         f"its tokens are of model {token_file.model_id.hex()}, "
-        f"{header.name} is {header.model_id[:8]}; {remedy}"
+        f"{header.name} is {header.model_id[:6]}; {remedy}"
     )
 
 

@@ -1,7 +1,6 @@
 """``tokcodec encode``."""
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -161,7 +160,7 @@ def encode(
         check_fit(header, fit or header.config.default_fit)
         if entropy_coded:
             read_prior(header)
-    names = {header.model_id[:8]: header.name for header in headers}
+    names = {header.model_id[:6]: header.name for header in headers}
     how = _How(
         fit,
         colour,
@@ -358,9 +357,9 @@ def _stale_of(
             placement, shape = header.config.place(
                 how.fit_of(header), (there.width, there.height), how.tokens
             )
-            tokens = np.zeros(placement.num_tiles * math.prod(shape), np.int64)
-            bits = header.config.quantizer.bits
-            packed = TokenFile.packed(tokens, bits, there.model_id, 1, 1, "crop")
+            tokens = np.zeros((placement.num_tiles, *shape), np.int64)
+            fit = how.fit_of(header)
+            packed = TokenFile.of(header, tokens, there.width, there.height, fit)
             if (len(packed.to_text()) if text else packed.file_bytes) <= limit:
                 break
     return reason
@@ -374,21 +373,21 @@ def _stale(
     from tokcodec.image import size_of
     from tokcodec.inputs.records import ABSENT
     from tokcodec.io.remote import is_remote
-    from tokcodec.tokenfile import MAGIC, TokenFile, check_tokens
+    from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
     assert job.target
     fit = how.fit_of(header)
     try:
         there = TokenFile.load(job.target)
-        if there.model_id.hex() != header.model_id[:8]:
+        if not header.model_id.startswith(there.model_id.hex()):
             return "is there, of another model"
         if there.fit != fit:
             return f"is there, with fit {there.fit}"
         placement, shape = header.config.place(fit, (there.width, there.height), how.tokens)
-        kept = math.prod(shape)
         if header.config.prefix_tokens:
-            kept = check_token_count(header, how.tokens)
-        if there.num_tokens != placement.num_tiles * kept:
+            shape = (check_token_count(header, how.tokens),)
+        rows, columns = shape if len(shape) == 2 else (1, shape[0])
+        if there.shape != (placement.num_tiles, rows, columns):
             return f"is there, with {there.num_tokens} tokens"
         tokens = there.tokens_with(header)
         check_tokens(tokens, header.config.quantizer.codebook_size)
@@ -400,12 +399,13 @@ def _stale(
             return f"is there, with {there.file_bytes} bytes"
     else:  # what is to be coded is coded again, as only that tells whether it gets shorter
         prior = read_prior(header) if how.entropy_coded else None
+        tokens = tokens.reshape(there.shape)
         again = TokenFile.of(header, tokens, there.width, there.height, fit, prior)
         if there.entropy_coded != again.entropy_coded:
             form = "entropy-coded" if there.entropy_coded else "not entropy-coded"
             return f"is there, {form}"
     with job.target.open("rb") as opened:
-        if (opened.read(1) != bytes([MAGIC])) != text:
+        if is_token_file(opened.read(2)) == text:
             return "is there, not as text" if text else "is there, as text"
     stamp = record.stamp
     own = record if record.member else stamp.path

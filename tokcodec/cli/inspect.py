@@ -79,7 +79,7 @@ def _print(facts: dict[str, Any]) -> None:
     if facts.get("failures"):
         shown["failed"] = f"{facts['failed']:,} (--failed names them)"
     if "model" in facts and facts["model"] is None:
-        shown["model"] = f"unknown: {why_unknown(facts['model_id'][:8])}"
+        shown["model"] = f"unknown: {why_unknown(facts['model_id'][:6])}"
     lines = list(_lines(shown))
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
@@ -116,14 +116,14 @@ def _text(value: Any) -> str:
 
 def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
     from tokcodec.checkpoint import SUFFIX
-    from tokcodec.tokenfile import MAGIC
+    from tokcodec.tokenfile import is_token_file
 
     try:
         with file.open("rb") as opened:
-            magic = opened.read(1)
+            start = opened.read(2)
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
-    if magic == bytes([MAGIC]) or file.suffix != SUFFIX:
+    if is_token_file(start) or file.suffix != SUFFIX:
         return _token_file(file, tokens, weights)
     if tokens:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--tokens")
@@ -172,7 +172,7 @@ def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     dataset = open_dataset(path)
     whole = sum(map(len, dataset.tokens()))  # which checks them
     given = find(weights) if weights else None
-    header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id[:8]), given)
+    header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id), given)
     return {
         "kind": "token dataset",
         "shards": len(dataset.files),
@@ -195,7 +195,7 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
     given = find(weights) if weights else None
     token_file = TokenFile.load(path)
     header = find_by_model_id(token_file.model_id, given)
-    # Header and bytes ask for nothing; the tokens of an entropy-coded file for its prior.
+    # Only the tokens of an entropy-coded file need its prior.
     checked = "bytes"
     tokens = None
     try:
@@ -214,6 +214,9 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
         "width": token_file.width,
         "height": token_file.height,
         "bits_per_token": token_file.bits,
+        "rows": token_file.rows,
+        "columns": token_file.columns,
+        "tiles": list(token_file.tiles),
         "num_tokens": token_file.num_tokens,
         "entropy_coded": token_file.entropy_coded,
         "payload_bytes": len(token_file.payload),

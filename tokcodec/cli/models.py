@@ -60,7 +60,7 @@ def models(
             "unknown" if entropy_coded is None else f"{entropy_coded:.0f} B",
             f"{facts['weights_bytes'] / 1e6:.1f} MB",
             "unknown" if psnr is None else f"{psnr:.2f} dB",
-            header.model_id[:8],
+            header.model_id[:6],
         )
     # Figures must not be cut, in a pipe or a narrow terminal.
     console = Console(width=max(Console().width, 100))

@@ -13,7 +13,7 @@ from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import SHAPE, Metadata, opened, read_metadata, reading
 from tokcodec.errors import DatasetError, FailedRowError
 from tokcodec.io.remote import is_there, listed, location, reason_of
-from tokcodec.tokenfile import TokenFile
+from tokcodec.tokenfile import ID_BYTES, TokenFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ class TokenRows:
         metadata = self.metadata
         count = "" if metadata.native else f"{metadata.run['tokens']} "
         tokens = f"{count}tokens of {metadata.model.quantizer.bits} bits"
-        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:8]}"
+        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:6]}"
 
     def columns(self, *names: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
@@ -196,7 +196,8 @@ def token_files(
     """
     chosen, missing = set(selected), set(selected)
     number = -1
-    names = ("key", "view", "width", "height", "error")
+    shape = SHAPE if dataset.metadata.native else ()
+    names = ("key", "view", "width", "height", "error", *shape)
     for file, columns in dataset.columns(*names, "tokens"):
         for place in range(len(columns["tokens"])):
             number += 1
@@ -234,11 +235,17 @@ def _token_file(
             raise ValueError("a row without a key")
         if not row["tokens"].is_valid:
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
-        ((tokens,),) = dataset.rows(file, column)
+        (tokens,) = dataset.rows(file, column)
+        side = metadata.model.preprocessing.image_size
+        shape = metadata.model.token_shape(side, side)
+        if metadata.native:
+            shape = tuple(row[name].as_py() for name in SHAPE)
+        if metadata.model.has_grid:
+            tokens = tokens.reshape(-1, *shape)
         return TokenFile.packed(
             tokens.astype(np.int64),
             metadata.model.quantizer.bits,
-            bytes.fromhex(metadata.model_id[:8]),
+            bytes.fromhex(metadata.model_id)[:ID_BYTES],
             row["width"].as_py(),
             row["height"].as_py(),
             "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],

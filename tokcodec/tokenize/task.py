@@ -153,7 +153,7 @@ class Task:
         own = self.metadata
         if found.model_id != own.model_id:
             raise DatasetError(
-                f"is of model {found.model_id[:8]}, not {own.model_id[:8]}",
+                f"is of model {found.model_id[:6]}, not {own.model_id[:6]}",
                 name=path,
                 hint=_ELSEWHERE,
             )
