@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent)]
 
 GOLDEN = HERE.parent / "golden"
-SEEDS = {"token_file": "*.tok", "weights": "patch.safetensors"}
+SEEDS = {"weights": "patch.safetensors"}
 SECONDS = 24
 LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=65536", "-print_final_stats=1"]
 
