@@ -41,7 +41,7 @@ class TokenRows:
         if metadata.has_grids and count:
             count = f"up to {count}"
         tokens = f"{count}tokens of {metadata.model.quantizer.bits} bits"
-        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:6]}"
+        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:8]}"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -168,7 +168,8 @@ def open_dataset(path: str | Path) -> TokenRows:
             raise DatasetError(f"is of another run than {names[0]}", name=folder / name)
     if not one_file and len(names) != first.shards:
         raise DatasetError(
-            f"holds {len(names)} of {first.shards} shards; tokenize the same sources to finish it",
+            f"holds {len(names)} of {first.shards} shards; run its tokenize command again to finish "
+            "it",
             name=path,
         )
     return TokenRows(path, folder, names, first)
