@@ -196,7 +196,7 @@ def decode(
                         (job, token_file)
                     )
             for header, group in groups.values():
-                codec = load(header.path, device, batch_size, dtype)
+                codec = load(header.path, device, batch_size, dtype, count)
                 _decode_group(codec, group, wanted, tokens, workers, write, tally)
     tally.close()
 

@@ -171,7 +171,7 @@ def encode(
         batch_size,
         dtype,
         workers,
-        count == 1,
+        count,
         cache(load_codec),
     )
     with Tally("encode", count, as_json) as tally:
@@ -209,7 +209,7 @@ def encode(
 
 @dataclass(frozen=True)
 class _How:
-    """What the command line says of encoding; ``alone``: there is one image; ``load`` loads each
+    """What the command line says of encoding; ``images``: how many there are; ``load`` loads each
     checkpoint once."""
 
     fit: Fit | None
@@ -220,8 +220,8 @@ class _How:
     batch_size: int | None
     dtype: Dtype
     workers: int
-    alone: bool
-    load: "Callable[[Path, str, int | None, Dtype], Codec]"
+    images: int | None
+    load: "Callable[[Path, str, int | None, Dtype, int | None], Codec]"
 
     def fit_of(self, header: "Header") -> Fit:
         return self.fit or header.config.default_fit
@@ -232,11 +232,8 @@ def _compressed(
 ) -> "Iterator[TokenFile | TokcodecError]":
     """Token files of images, in order; for a bad one, its error in that place."""
     records = iter(records)
-    if how.alone:
-        for record in records:
-            yield _alone(header, record, how)
-    elif first := next(records, None):
-        codec = how.load(header.path, how.device, how.batch_size, how.dtype)
+    if first := next(records, None):
+        codec = how.load(header.path, how.device, how.batch_size, how.dtype, how.images)
         images = chain([first], records)
         for _, result in codec.compress_stream(
             ((None, image) for image in images),
@@ -286,33 +283,6 @@ def _within(
                 f"--max-bytes {limit}"
             )
         yield from (done[n] for n in range(len(chunk)))
-
-
-def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | TokcodecError":
-    """The only image, without torch where that is the same."""
-    from tokcodec.checkpoint import read_prior
-    from tokcodec.image import read_tiles
-    from tokcodec.model import plain
-    from tokcodec.tokenfile import TokenFile
-
-    config, fit = header.config, how.fit_of(header)
-    try:
-        image = read_tiles(
-            record,
-            config.preprocessing,
-            lambda size: config.place(fit, size, how.tokens)[0],
-            how.background,
-        )
-    except ImageError as error:
-        return error
-    exact = how.device != "cuda" and how.dtype == "float32"
-    tokens = plain.encode(header, image.pixels) if exact else None
-    if tokens is None:
-        codec = how.load(header.path, how.device, how.batch_size, how.dtype)
-        tokens = codec.encode_tiles(image.pixels)
-    kept = tokens[:, : how.tokens] if config.prefix_tokens else tokens
-    prior = read_prior(header) if how.entropy_coded else None
-    return TokenFile.of(header, kept, image.width, image.height, fit, prior)
 
 
 def _write(

@@ -110,11 +110,17 @@ Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 CORES = os.cpu_count() or 1
 
 
-def load_codec(path: Path, device: str, batch_size: int | None, dtype: Dtype) -> "Codec":
-    """The codec of a checkpoint, as the options above have it."""
+def load_codec(
+    path: Path, device: str, batch_size: int | None, dtype: Dtype, images: int | None = None
+) -> "Codec":
+    """The codec of a checkpoint, as the options above have it, for so many images."""
+    from tokcodec.checkpoint import find
     from tokcodec.codec import Codec
+    from tokcodec.model.runtime import choose_runtime
 
-    return Codec.load(str(path), device, batch_size=batch_size, dtype=dtype)
+    header = find(str(path))
+    runtime = choose_runtime(header.config, device, dtype, images)
+    return Codec.load(header, device, runtime=runtime, batch_size=batch_size, dtype=dtype)
 
 
 _arguments: ContextVar[list[str]] = ContextVar("arguments")

@@ -151,8 +151,9 @@ def tokenize(
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
     from tokcodec.checkpoint import check_fit, check_token_count, find
-    from tokcodec.codec import Codec, default_batch_size
+    from tokcodec.codec import Codec
     from tokcodec.model.loading import fastest_dtype, resolve_device
+    from tokcodec.model.runtime import default_batch_size
 
     require_pyarrow()
     from tokcodec.dataset.views import COUNTS
@@ -230,7 +231,7 @@ def tokenize(
     )
     task = Task(header, settings, plan)
     if codec:
-        if kind == "cpu" and dtype == "float32" and fastest_dtype(codec.device) != dtype:
+        if kind == "cpu" and dtype == "float32" and fastest_dtype(resolve_device(kind)) != dtype:
             note(
                 "this processor is faster in bfloat16: --dtype bfloat16 brings that, and changes "
                 "some tokens (tokcodec verify shows how many)"

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tokcodec.checkpoint import Header
-from tokcodec.codec import BATCH_SIZE
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset.table import COMPANIONS, Metadata, merge, read_metadata
 from tokcodec.dataset.views import Views
@@ -18,7 +17,7 @@ from tokcodec.errors import DatasetError, Hint
 from tokcodec.image import WHITE
 from tokcodec.inputs.webdataset import Tar
 from tokcodec.io.remote import is_there
-from tokcodec.model.loading import Dtype
+from tokcodec.model.runtime import BATCH_SIZE, Dtype
 from tokcodec.tokenize.plan import Plan, Shard
 
 _ELSEWHERE = Hint.OTHER_OUTPUT_OR_RESTART

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tokcodec.model.loading import Dtype
+from tokcodec.model.runtime import Dtype
 
 _DECAY = 0.35  # of all steps, over which the learning rate falls to zero
 
