@@ -128,6 +128,7 @@ def encode(
     from tokcodec.checkpoint import bundled, check_fit, check_token_count, find, read_prior
     from tokcodec.image import extensions
     from tokcodec.inputs.listing import Selection
+    from tokcodec.tokenfile import ID_BYTES
 
     if allow_large_images:
         allow_large()
@@ -161,7 +162,7 @@ def encode(
         check_fit(header, fit or header.config.default_fit)
         if entropy_coded:
             read_prior(header)
-    names = {header.model_id[:8]: header.name for header in headers}
+    names = {bytes.fromhex(header.model_id)[:ID_BYTES]: header.name for header in headers}
     how = _How(
         fit,
         colour,
@@ -200,7 +201,7 @@ def encode(
             if isinstance(written, TokcodecError):
                 tally.failed(job, str(written))
                 continue
-            name = names[written.model_id.hex()]
+            name = names[written.model_id]
             what = f"{size} bytes, {written.num_tokens} tokens of {name}"
             facts = {"checkpoint": name, "entropy_coded": written.entropy_coded}
             tally.done(job, size, what, facts)
@@ -344,13 +345,13 @@ def _stale(
     from tokcodec.image import size_of
     from tokcodec.inputs.records import ABSENT
     from tokcodec.io.remote import is_remote
-    from tokcodec.tokenfile import MAGIC, TokenFile, check_tokens
+    from tokcodec.tokenfile import ID_BYTES, MAGIC, TokenFile, check_tokens
 
     assert job.target
     fit = how.fit_of(header)
     try:
         there = TokenFile.load(job.target)
-        if there.model_id.hex() != header.model_id[:8]:
+        if there.model_id != bytes.fromhex(header.model_id)[:ID_BYTES]:
             return "is there, of another model"
         if there.fit != fit:
             return f"is there, with fit {there.fit}"
