@@ -168,8 +168,7 @@ def open_dataset(path: str | Path) -> TokenRows:
             raise DatasetError(f"is of another run than {names[0]}", name=folder / name)
     if not one_file and len(names) != first.shards:
         raise DatasetError(
-            f"holds {len(names)} of {first.shards} shards; run its tokenize command again to finish "
-            "it",
+            f"holds {len(names)} of {first.shards} shards; tokenize the same sources to finish it",
             name=path,
         )
     return TokenRows(path, folder, names, first)
