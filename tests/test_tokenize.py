@@ -230,7 +230,7 @@ def test_other_runs_are_refused(many, tmp_path):
     go([source], out, limit=150)
     finished = contents(out)
     other = str(GOLDEN / "latent.safetensors")
-    with pytest.raises(DatasetError, match="is of model 75d6f250, not"):
+    with pytest.raises(DatasetError, match="is of model d608e7b7, not"):
         go([source], out, limit=150, weights=other, fit="stretch")
     with pytest.raises(DatasetError, match="was made with views one, not hflip"):
         go([source], out, limit=150, views="hflip")
