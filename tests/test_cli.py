@@ -253,7 +253,7 @@ def test_inspect(start, run, tmp_path):
         )
         assert "tokens" not in unknown
     said = run("inspect", GOLDEN / name, "--tokens", status=1).stderr
-    assert b"entropy-coded with a prior of model 75d6f250, which is neither bundled" in said
+    assert b"entropy-coded with a prior of model d608e7b7, which is neither bundled" in said
 
     facts = json.loads(run("inspect", header.path, "--json").stdout)
     assert facts["kind"] == "checkpoint"
@@ -377,7 +377,7 @@ def test_other_weights(run, tmp_path, tiny):
     (said,) = lines(run("decode", "a.png.tok", status=1, cwd=tmp_path))
     assert said.endswith("which is neither bundled nor cached; name its checkpoint with --weights")
     (said,) = lines(run("decode", "a.png.tok", "--weights", "tokcodec", status=1, cwd=tmp_path))
-    assert "a.png.tok: its tokens are of model 75d6f250, tokcodec is " in said
+    assert "a.png.tok: its tokens are of model d608e7b7, tokcodec is " in said
     run("decode", "a.png.tok", "--weights", "weights/mine.safetensors", cwd=tmp_path)
     assert Image.open(tmp_path / "a.png.png").size == (512, 512)
     (said,) = lines(run("encode", "a.png", "--weights", tmp_path, status=1))

@@ -1,4 +1,3 @@
-import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -206,10 +205,9 @@ def test_the_default_batch():
         assert default_batch_size(PRESETS[name][0], "cpu") == on_cpu
     original, _ = PRESETS["original"]
     changes = {"width": 512, "patch_size": 16, "heads": 8}
-    large = dataclasses.replace(
-        original,
-        encoder=dataclasses.replace(original.encoder, **changes),
-        decoder=dataclasses.replace(original.decoder, **changes),
+    large = original.replace(
+        encoder=original.encoder.replace(**changes),
+        decoder=original.decoder.replace(**changes),
     )
     assert default_batch_size(large, "cpu") == 8
     assert default_batch_size(large, "cuda") == 64

@@ -24,10 +24,9 @@ from tokcodec.cli.terminal import Bar
 
 TINY = GOLDEN / "patch.safetensors"
 MODEL = {
-    "layout": "patch",
-    "encoder": {"width": 32, "layers": 1, "heads": 2, "patch_size": 4},
-    "decoder": {"width": 32, "layers": 1, "heads": 2, "patch_size": 4},
-    "quantizer": {"codebook_size": 64, "embedding_dim": 8},
+    "encoder": {"kind": "patch", "width": 32, "layers": 1, "heads": 2, "patch_size": 4},
+    "decoder": {"kind": "patch", "width": 32, "layers": 1, "heads": 2, "patch_size": 8},
+    "quantizer": {"kind": "codebook", "codebook_size": 64, "embedding_dim": 8},
     "preprocessing": {"image_size": 32, "pixel_scale": 2},
 }
 

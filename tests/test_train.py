@@ -56,8 +56,7 @@ PATCH = ModelConfig(
     quantizer=CodebookConfig(codebook_size=64, embedding_dim=8),
     preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2),
 )
-LATENT = dataclasses.replace(
-    PATCH,
+LATENT = PATCH.replace(
     encoder=LatentEncoderConfig(**SMALL, num_latents=8),
     decoder=LatentDecoderConfig(**SMALL),
     quantizer=CodebookConfig(codebook_size=64, embedding_dim=8, metric="cosine"),
@@ -65,7 +64,7 @@ LATENT = dataclasses.replace(
 
 
 def with_decoder(config, **changes):
-    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **changes))
+    return config.replace(decoder=config.decoder.replace(**changes))
 
 
 PREFIXES = with_decoder(LATENT, prefix_tokens=True)
@@ -295,8 +294,7 @@ def test_the_start_alone_is_vector_quantization(images, tmp_path):
 def test_a_latent_start_decodes_every_prefix(images, tmp_path):
     # Before any gradient step, each further latent adds to the image.
     wide = SMALL | {"width": 64}
-    config = dataclasses.replace(
-        LATENT,
+    config = LATENT.replace(
         encoder=LatentEncoderConfig(**wide, num_latents=16),
         decoder=LatentDecoderConfig(**wide, prefix_tokens=True),
         quantizer=CodebookConfig(codebook_size=64, embedding_dim=8),
