@@ -35,7 +35,7 @@ VQGAN = VqganConfig(
     proxy_codebook_size=8, embedding_dim=12, channels=32, multipliers=(1, 1, 2), blocks=1
 )
 SQUARE = {"preprocessing": PreprocessingConfig(image_size=32)}
-CONFIGS = {name: config for name, (config, _) in PRESETS.items()} | {
+CONFIGS = PRESETS | {
     "proxy": ModelConfig(
         encoder=LatentEncoderConfig(
             **VIT, num_latents=6, class_token=True, outer_norms=True, legacy_latents=True
