@@ -238,12 +238,10 @@ def test_inspect(start, run, tmp_path):
         "tokens": token_file.tokens.tolist(),
     }
     assert b"tokcodec" in run("inspect", tmp_path / "c.tok").stdout
-    # Without checkpoint or prior all else is told; an entropy-coded file's own bytes are checked
-    # since version 2.
+    # Without checkpoint or prior all but the tokens is checked.
     for name, checked, size in (
-        ("v1-16-stretch.tok", "bytes", 43),
-        ("v1-32-tile-coded.tok", "header", 30),
-        ("v2-32-tile-coded.tok", "bytes", 32),
+        ("packed.tok", "bytes", 118),
+        ("entropy-coded.tok", "bytes", 67),
     ):
         unknown = json.loads(run("inspect", GOLDEN / name, "--json").stdout)
         assert (unknown["model"], unknown["checked"], unknown["file_bytes"]) == (
@@ -253,7 +251,7 @@ def test_inspect(start, run, tmp_path):
         )
         assert "tokens" not in unknown
     said = run("inspect", GOLDEN / name, "--tokens", status=1).stderr
-    assert b"entropy-coded with a prior of model d608e7b7, which is neither bundled" in said
+    assert b"entropy-coded with a prior of model 01ab23, which is neither bundled" in said
 
     facts = json.loads(run("inspect", header.path, "--json").stdout)
     assert facts["kind"] == "checkpoint"
@@ -292,7 +290,7 @@ def test_stats(start, run, tmp_path):
     # Without the images, beside a damaged file and one of an unknown model.
     (tmp_path / "photos" / "coffee.png").unlink()
     (tmp_path / "photos" / "damaged.tok").write_bytes(b"TK\x10")
-    shutil.copy(GOLDEN / "v1-16-stretch.tok", tmp_path / "photos")
+    shutil.copy(GOLDEN / "packed.tok", tmp_path / "photos")
     done = run("stats", tmp_path / "photos", "--json", status=3)
     report = json.loads(done.stdout)
     assert (report["images"], report["failed"]) == (4, 1)
@@ -468,7 +466,7 @@ def test_usage_and_errors(run, tmp_path, arguments, status, message):
 def test_the_installed_command_is_what_the_other_tests_call(
     start, run, tmp_path, arguments, status
 ):
-    shutil.copy(GOLDEN / "v1-16-stretch.tok", tmp_path / "good.tok")
+    shutil.copy(GOLDEN / "packed.tok", tmp_path / "good.tok")
     (tmp_path / "damaged.tok").write_bytes(b"TK")
     done = [way(*arguments, status=status, cwd=tmp_path) for way in (start, run)]
     assert done[0].stdout == done[1].stdout

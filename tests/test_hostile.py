@@ -283,7 +283,7 @@ def is_plain(done):
 def test_checkpoints_do_not_steer_the_terminal(metadata, tensors, shown, run, tmp_path):
     path = rewritten(tmp_path / EVIL / f"{EVIL}.safetensors", metadata, tensors)
     status = 1 if shown else 0
-    token = GOLDEN / "v1-16-stretch.tok"
+    token = GOLDEN / "packed.tok"
     done = [
         run("inspect", path, status=status),
         run("encode", PHOTOS[0], "--weights", path, "-o", tmp_path / "a.tok", status=status),

@@ -220,19 +220,19 @@ def test_inspect_is_for_people(run, tmp_path, images):
     assert b"checkpoint" in run("inspect", tmp_path / "alone").stdout
     folder = tmp_path / "tokens"
     folder.mkdir()
-    shutil.copy(GOLDEN / "v1-16-stretch.tok", folder)
+    shutil.copy(GOLDEN / "packed.tok", folder)
     (folder / "x.tok").write_bytes(b"TK")
     facts = json.loads(run("inspect", folder, "--json", status=3).stdout)
-    assert (facts["token_files"], facts["failed"], facts["fits"]) == (1, 1, {"stretch": 1})
+    assert (facts["token_files"], facts["failed"], facts["fits"]) == (1, 1, {"aspect": 1})
     listed = run("inspect", folder, "--failed", status=3).stdout.decode()
-    assert listed.startswith(f"{folder / 'x.tok'}: truncated")
+    assert listed.startswith(f"{folder / 'x.tok'}: ")
     said = run("inspect", images, status=1).stderr
     assert b"holds no token files, no token dataset and no checkpoint" in said
     run("inspect", TINY, "--failed", status=2)
     # What is not known is said with its reason.
     for command in ("inspect", "stats"):
-        said = run(command, folder / "v1-16-stretch.tok").stdout.decode()
-        assert "0123abcd is neither bundled nor cached; name its checkpoint with --weights" in said
+        said = run(command, folder / "packed.tok").stdout.decode()
+        assert "01ab23 is neither bundled nor cached; name its checkpoint with --weights" in said
 
 
 @pytest.mark.parametrize(
