@@ -10,6 +10,7 @@ import tokcodec
 from tokcodec import checkpoint
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError, TokcodecError, TrainingError
+from tokcodec.train import api
 from tokcodec.train.presets import PRESETS
 
 SHORT = {"model": PATCH, "steps": 2, "batch_tokens": 64, "device": "cpu"}
@@ -79,7 +80,7 @@ def test_a_run_resumes_in_its_own_precision(photos, tmp_path, monkeypatch):
     tokcodec.train(photos, tmp_path, **options, deterministic=True)
     assert not torch.are_deterministic_algorithms_enabled()
     # What auto would be on another machine does not matter.
-    monkeypatch.setattr(tokcodec.train.api, "fastest_dtype", lambda _: "float32")
+    monkeypatch.setattr(api, "fastest_dtype", lambda _: "float32")
     assert tokcodec.train(photos, tmp_path, **SHORT).resumed_at == 2
     for other in ({"dtype": "float32"}, {"steps": 4}, {"seed": 3}):
         with pytest.raises(TrainingError, match=next(iter(other))):
@@ -123,11 +124,11 @@ def test_a_preset_can_be_printed(run, tmp_path):
     run("train", "--print-config", "large", status=2)
     path = tmp_path / "model.json"
     path.write_text(printed)
-    config = tokcodec.train.api.read_config(str(path))
+    config = api.read_config(str(path))
     assert config == PRESETS["tokcodec"]
     path.write_text("{}")
     with pytest.raises(ConfigError) as error:
-        tokcodec.train.api.read_config(str(path))
+        api.read_config(str(path))
     assert isinstance(error.value, TokcodecError)
     assert str(path) in str(error.value)
 
