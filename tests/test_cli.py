@@ -431,9 +431,9 @@ def test_bombs(run, tmp_path):
         (["stats", "empty"], 1, "no token files in empty"),
         (["stats", "one/x.png"], 1, "one/x.png: not a token file"),
         (["train", "nowhere", "-o", "run"], 1, "nowhere: no such file, or no images in it"),
-        (["train", "one", "-o", "run", "--model", "big"], 1, "--model big: neither a preset"),
-        (["train", "one", "-o", "run", "--model", "one/x.png"], 1, "one/x.png: cannot read as"),
-        (["train", "one", "-o", "run", "--held-out", "no"], 1, "--held-out no: cannot read as"),
+        (["train", "one", "-o", "run", "--model", "big"], 1, "big: is neither a preset"),
+        (["train", "one", "-o", "run", "--model", "one/x.png"], 1, "one/x.png: cannot read it"),
+        (["train", "one", "-o", "run", "--held-out", "no"], 1, "no: cannot read it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokcodec.errors import TokcodecError
     from tokcodec.tokenfile import TokenFile
     from tokcodec.tokenize.api import tokenize
+    from tokcodec.train.api import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "export",
     "load_tokens",
     "tokenize",
+    "train",
 ]
 
 _MODULES = {
@@ -37,6 +39,7 @@ _MODULES = {
     "export": "dataset.export",
     "load_tokens": "dataset.reader",
     "tokenize": "tokenize.api",
+    "train": "train.api",
 }
 
 

@@ -62,8 +62,8 @@ def make_crops(count, width, height, scale=3):
         yield crop.resize((width, height))
 
 
-def make_images(count=100, side=64):
-    crops = [np.asarray(crop).transpose(2, 0, 1) for crop in make_crops(count, side, side)]
+def make_images(count=100, side=64, scale=3):
+    crops = [np.asarray(crop).transpose(2, 0, 1) for crop in make_crops(count, side, side, scale)]
     pixels = np.stack(crops)
     return Images(pixels[10:], pixels[:10], "0" * 64)
 
