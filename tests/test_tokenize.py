@@ -106,7 +106,7 @@ def test_views(codec, tmp_path):
     crops += [crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops]
     for row, crop in zip(found, crops, strict=True):
         assert row["tokens"] == codec.compress(crop).tokens.tolist()
-    with pytest.raises(DatasetError, match="--fit tile"):
+    with pytest.raises(DatasetError, match="the fit tile"):
         go([tmp_path / "a.png"], tmp_path / "x.parquet", fit="tile")
 
 
