@@ -15,6 +15,8 @@ import pytest
 from hypothesis import settings
 
 from tokcodec.cli import main
+from tokcodec.config.geometry import place
+from tokcodec.image import WHITE, read_tiles
 
 TESTS = Path(__file__).parent
 DATA = TESTS / "data"
@@ -43,6 +45,22 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.skip(reason="takes three minutes: pytest -m cluster"))
 
 
+def placed(fit, size, side, resize="bicubic"):
+    """The placement on tiles of ``side`` pixels; in the fit native on multiples of these."""
+    tile = tuple(-(-edge // side) * side for edge in size) if fit == "native" else (side, side)
+    return place(fit, size, tile, resize)
+
+
+def read_fitted(source, config, fit, background=WHITE):
+    """An image cut into tiles of the size that the preprocessing of a model has."""
+    return read_tiles(
+        source,
+        config,
+        lambda size: placed(fit, size, config.image_size, config.resize),
+        background,
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """No test reads or fills the user's caches, or the network."""
@@ -55,6 +73,13 @@ def checked(done, status):
     assert done.returncode == status, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return done
+
+
+def results(stream):
+    """What a stream of (tag, result) gives, where the tags are 0, 1, 2 and so on."""
+    tags, found = zip(*stream, strict=True)
+    assert tags == tuple(range(len(tags)))
+    return list(found)
 
 
 @pytest.fixture(scope="session")

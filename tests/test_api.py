@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import COMMAND, PHOTOS
+from conftest import COMMAND, PHOTOS, results
 from PIL import Image
 
 import tokcodec
@@ -33,14 +33,12 @@ def test_dir_shows_the_public_names_and_loads_none_of_them():
 def test_objects_say_what_they_are_in_a_line(codec, tmp_path, run):
     own = codec.header.model_id[:8]
     assert repr(codec) == "<Codec patch: 16 tokens of 6 bits for 32x32 pixels, float32 on cpu>"
-    token_file = codec.compress(PHOTOS[1], "tile")
+    token_file = codec.compress(PHOTOS[1], fit="tile")
     assert repr(token_file) == (
         f"<TokenFile 451x300, tile: 2400 tokens of 6 bits, {len(token_file.to_bytes())} bytes, "
         f"model {own}>"
     )
-    entropy_coded = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(
-        PHOTOS[1], entropy_coded=True
-    )
+    entropy_coded = Codec.load("tokcodec", device="cpu", batch_size=1).compress(PHOTOS[1])
     assert "16 tokens of 13 bits, entropy-coded, " in repr(entropy_coded)
     pytest.importorskip("pyarrow")
     for label in ("a", "b"):
@@ -60,7 +58,7 @@ def test_images_come_in_many_forms(codec, tmp_path):
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
     with path.open("rb") as file:
         forms = [path, str(path), path.read_bytes(), file, image, pixels, tensor]
-        token_files = codec.compress_batch(forms)
+        token_files = results(codec.compress_stream(enumerate(forms)))
     assert token_files == token_files[:1] * len(forms)
     # One channel is grey, and of four the last is alpha.
     grey, clear = image.convert("L"), image.copy()
@@ -70,12 +68,11 @@ def test_images_come_in_many_forms(codec, tmp_path):
         rows = array[..., None] if array.ndim == 2 else array
         expected = codec.compress(mode)
         forms = [array, rows, torch.from_numpy(rows.copy()).movedim(2, 0)]
-        assert codec.compress_batch(forms) == [expected] * 3
+        assert [codec.compress(form) for form in forms] == [expected] * 3
     token_files[0].save(tmp_path / "a.tok")
     back = codec.decompress(token_files[0])
     for form in (tmp_path / "a.tok", str(tmp_path / "a.tok"), token_files[0].to_bytes()):
         assert codec.decompress(form) == back
-    assert codec.decompress_batch([tmp_path / "a.tok", token_files[0]]) == [back] * 2
     with pytest.raises(TokenFileError, match=r"b\.tok: cannot read: No such file"):
         codec.decompress(tmp_path / "b.tok")
 
@@ -138,7 +135,7 @@ def test_missing_extras_are_named(monkeypatch):
     ("line", "expected"),
     [
         ("encode --fit ", ["stretch", "crop", "pad", "tile", "native"]),
-        ("decode --weights tokcodec-2", ["tokcodec-256"]),
+        ("decode --weights tokcodec-2", ["tokcodec"]),
         ("tokenize --weights ./", ["./a.pt", "./mine.safetensors", "./folder/"]),
         ("train --tokens-of mi", ["mine.safetensors"]),
         ("convert --family titok-s", ["titok-s128", "titok-sl256-vq8k"]),

@@ -43,7 +43,7 @@ def folder(tmp_path):
 def test_one_image_there_and_back(run, tmp_path):
     shutil.copy(PHOTOS[0], tmp_path / "a.jpg")  # Pillow goes by content
     (said,) = lines(run("encode", "a.jpg", cwd=tmp_path))
-    assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 tokens of tokcodec-64"
+    assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 tokens of tokcodec"
     assert (tmp_path / "a.jpg.tok").stat().st_size == 121
     run("decode", "a.jpg.tok", cwd=tmp_path)
     assert Image.open(tmp_path / "a.jpg.png").size == (512, 512)
@@ -58,7 +58,7 @@ def test_one_image_there_and_back(run, tmp_path):
     }
 
 
-@pytest.mark.parametrize("weights", ["tokcodec-16", "tokcodec-64"])
+@pytest.mark.parametrize("weights", ["tokcodec", "tokcodec"])
 def test_pipes_give_the_bytes_of_files(start, run, tmp_path, weights):
     photo = PHOTOS[2].read_bytes()
     tokens = start("encode", "-", "--weights", weights, stdin=photo).stdout
@@ -155,7 +155,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path):
     whole = token_file.read_bytes()
     for data, options, reason in [
         (whole[:-1], [], "is there, unreadable: truncated or damaged: 64 tokens"),
-        (whole, ["--weights", "tokcodec-16"], "of another model"),
+        (whole, ["--weights", "tokcodec"], "of another model"),
         (whole, ["--fit", "pad"], "with fit stretch"),
     ]:
         token_file.write_bytes(data)
@@ -217,9 +217,9 @@ def test_interrupting_says_130(tmp_path):
 
 
 def test_inspect(start, run, tmp_path):
-    run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--weights", "tokcodec-16")
+    run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--weights", "tokcodec")
     facts = json.loads(start("inspect", tmp_path / "c.tok", "--json", "--tokens").stdout)
-    header = checkpoint.find("tokcodec-16")
+    header = checkpoint.find("tokcodec")
     token_file = TokenFile.load(tmp_path / "c.tok")
     assert facts == {
         "kind": "token file",
@@ -233,11 +233,11 @@ def test_inspect(start, run, tmp_path):
         "entropy_coded": False,
         "payload_bytes": 26,
         "file_bytes": 43,
-        "model": "tokcodec-16",
+        "model": "tokcodec",
         "checked": "tokens",
         "tokens": token_file.tokens.tolist(),
     }
-    assert b"tokcodec-16" in run("inspect", tmp_path / "c.tok").stdout
+    assert b"tokcodec" in run("inspect", tmp_path / "c.tok").stdout
     # Without checkpoint or prior all else is told; an entropy-coded file's own bytes are checked
     # since version 2.
     for name, checked, size in (
@@ -264,7 +264,7 @@ def test_inspect(start, run, tmp_path):
 
 def test_stats(start, run, tmp_path):
     shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
-    run("encode", tmp_path / "photos", "--weights", "tokcodec-16")
+    run("encode", tmp_path / "photos", "--weights", "tokcodec")
     report = json.loads(start("stats", tmp_path / "photos", "--json").stdout)
     token_files = [TokenFile.load(path) for path in (tmp_path / "photos").glob("*.tok")]
     tokens = np.concatenate([token_file.tokens for token_file in token_files])
@@ -281,7 +281,7 @@ def test_stats(start, run, tmp_path):
         "bits_per_pixel": 8 * 3 * 43 / pixels,
         "ratio_raw": 3 * pixels / 129,
         "ratio_source": report["source_bytes"] / 129,
-        "models": [checkpoint.find("tokcodec-16").model_id[:8]],
+        "models": [checkpoint.find("tokcodec").model_id[:8]],
         "codebook_size": 8192,
         "tokens_used": len(shares),
         "usage": len(shares) / 8192,
@@ -303,7 +303,7 @@ def test_stats(start, run, tmp_path):
 
 def test_entropy_coded_files(run, tmp_path, tiny):
     shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
-    common = ("--weights", "tokcodec-256")
+    common = ("--weights", "tokcodec")
     run("encode", tmp_path / "photos", *common, "-o", tmp_path / "packed")
     command = ("encode", tmp_path / "photos", *common, "--entropy-coded", "-o", tmp_path / "coded")
     run(*command)
@@ -354,9 +354,9 @@ def test_entropy_coded_files(run, tmp_path, tiny):
 def test_models(start, run):
     listed = json.loads(start("models", "--json").stdout)
     assert [model["name"] for model in listed] == [
-        "tokcodec-16",
-        "tokcodec-64",
-        "tokcodec-256",
+        "tokcodec",
+        "tokcodec",
+        "tokcodec",
     ]
     assert [model["num_tokens"] for model in listed] == [16, 64, 256]
     assert [model["payload_bytes"] for model in listed] == [26, 104, 416]
@@ -376,8 +376,8 @@ def test_other_weights(run, tmp_path, tiny):
     run("encode", "a.png", "--weights", "weights", cwd=tmp_path)
     (said,) = lines(run("decode", "a.png.tok", status=1, cwd=tmp_path))
     assert said.endswith("which is neither bundled nor cached; name its checkpoint with --weights")
-    (said,) = lines(run("decode", "a.png.tok", "--weights", "tokcodec-16", status=1, cwd=tmp_path))
-    assert "a.png.tok: its tokens are of model 75d6f250, tokcodec-16 is " in said
+    (said,) = lines(run("decode", "a.png.tok", "--weights", "tokcodec", status=1, cwd=tmp_path))
+    assert "a.png.tok: its tokens are of model 75d6f250, tokcodec is " in said
     run("decode", "a.png.tok", "--weights", "weights/mine.safetensors", cwd=tmp_path)
     assert Image.open(tmp_path / "a.png.png").size == (512, 512)
     (said,) = lines(run("encode", "a.png", "--weights", tmp_path, status=1))
@@ -398,7 +398,7 @@ def test_bombs(run, tmp_path):
     Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
     (said,) = lines(run("encode", tmp_path / "bomb.png", status=1))
     assert "bomb.png: more pixels than Pillow's decompression bomb limit" in said
-    run("encode", tmp_path / "bomb.png", "--allow-large", "--weights", "tokcodec-16")
+    run("encode", tmp_path / "bomb.png", "--allow-large", "--weights", "tokcodec")
     (said,) = lines(run("decode", tmp_path / "bomb.png.tok", status=1))
     assert "20000x10000 pixels are more" in said
     run("decode", tmp_path / "bomb.png.tok", "--size", "64")

@@ -83,7 +83,7 @@ def test_hosts_that_are_cut_off_come_back_and_die(run, cluster, slow, tmp_path):
     assert {path.name for path in output.iterdir()} == {".lock", *contents(output)}
 
 
-def test_a_command_that_is_cut_off_ends_in_a_line_and_goes_on(run, cluster, slow, tmp_path):
+def test_a_command_that_is_killed_resumes(run, cluster, slow, tmp_path):
     cluster.add(cpus=1)
     own = cluster.add(cpus=0)
     options = (*OPTIONS, "--limit", "40")
@@ -91,14 +91,9 @@ def test_a_command_that_is_cut_off_ends_in_a_line_and_goes_on(run, cluster, slow
     output = tmp_path / "ray"
     begun = cluster.tokenize(own, slow, output, *options)
     wait_until_shards(output, begun, 2)
-    cluster.link(own, "down")
-    cluster.wait_for(alive=2)
-    cluster.link(own, "up")
-    said = begun.communicate(timeout=90)[1]
-    assert begun.returncode == 1
-    *standing, last = said.splitlines()
-    assert last == "tokcodec: Ray: the connection to the cluster is lost; run again to go on"
-    assert all(line.startswith("tokcodec: stopped: ") for line in standing)
+    own.off()
+    begun.communicate(timeout=60)
     assert 2 <= len(contents(output)) < 10
+    cluster.wait_for(alive=2)
     assert cluster.tokenize(cluster.hosts[0], slow, output, *options).wait(120) == 3
     assert contents(output) == contents(tmp_path / "local")

@@ -5,14 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, PHOTOS
+from conftest import GOLDEN, PHOTOS, read_fitted, results
 from PIL import Image
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.codec import default_batch_size
 from tokcodec.config.geometry import FITS as ALL_FITS
 from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokenFileError
-from tokcodec.image import read_tiles
 from tokcodec.train.presets import PRESETS
 
 FITS = tuple(fit for fit in ALL_FITS if fit != "native")  # of which test_native.py is
@@ -32,14 +31,17 @@ def images():
 
 @pytest.mark.parametrize("fit", FITS)
 def test_neighbours_order_and_workers_change_no_token(codec, images, fit):
-    alone = [codec.compress(image, fit) for image in images]
-    assert codec.compress_batch(images, fit) == alone
-    assert codec.compress_batch(images[::-1], fit) == alone[::-1]
-    assert list(codec.compress_stream(images, fit, workers=4)) == alone
+    def together(images, workers=1):
+        return results(codec.compress_stream(enumerate(images), fit=fit, workers=workers))
+
+    alone = [codec.compress(image, fit=fit) for image in images]
+    assert together(images) == alone
+    assert together(images[::-1]) == alone[::-1]
+    assert together(images, workers=4) == alone
     # Every position of the batch, beside every kind of neighbour.
     for shift in range(codec.batch_size):
         turned = images[shift:] + images[:shift]
-        assert codec.compress_batch(turned, fit) == alone[shift:] + alone[:shift]
+        assert together(turned) == alone[shift:] + alone[:shift]
 
 
 def test_workers_leave_torchs_threads_as_they_were(codec, images):
@@ -51,7 +53,7 @@ def test_workers_leave_torchs_threads_as_they_were(codec, images):
     try:
         torch.set_num_threads(2)
         found = []
-        for _ in codec.compress_stream(images, workers=2):
+        for _ in codec.compress_stream(enumerate(images), workers=2):
             found.append(torch.get_num_threads())
         assert found == [2] * len(images)
         assert (torch.get_num_threads(), threads_of_a_new_one()) == (2, 2)
@@ -64,7 +66,7 @@ def test_workers_read_one_batch_together(codec, images):
 
     def read(image):
         together.wait()
-        return read_tiles(image, codec.config.preprocessing, "stretch")
+        return image, read_fitted(image, codec.config.preprocessing, "stretch")
 
     found = list(codec.encode_stream(images[:4], read, workers=4))
     assert len(found) == codec.batch_size == 4
@@ -72,17 +74,17 @@ def test_workers_read_one_batch_together(codec, images):
 
 def test_squares_of_several_tiled_images_fill_a_batch(codec, images, monkeypatch):
     rows = []
-    monkeypatch.setattr(codec, "_tokens", lambda pixels: rows.append(len(pixels)) or tokens(pixels))
-    tokens = Codec._tokens.__get__(codec)
+    encode = codec.model.encode
+    monkeypatch.setattr(codec.model, "encode", lambda x: rows.append(len(x)) or encode(x))
     two = [images[3].crop((0, 0, 64, 32))] * 8
-    assert len(codec.compress_batch(two, "tile")) == 8
+    assert len(results(codec.compress_stream(enumerate(two), fit="tile"))) == 8
     assert rows == [4, 4, 4, 4]
 
 
 def test_what_the_caller_set_outlives_workers(codec, images):
     torch.set_float32_matmul_precision("medium")
     try:
-        list(codec.compress_stream(images * 4, workers=4))
+        list(codec.compress_stream(enumerate(images * 4), workers=4))
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -92,7 +94,7 @@ def test_what_the_caller_set_outlives_workers(codec, images):
 def test_threads_of_torch_change_no_bit_of_z(name):
     # So that it does not matter whether a batch is alone, with all threads, or one of many.
     codec = Codec.load(name, device="cpu")
-    tiles = [read_tiles(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    tiles = [read_fitted(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
     pixels = codec.preprocess(torch.from_numpy(np.concatenate(tiles * 5)))
     before = torch.get_num_threads()
     try:
@@ -109,7 +111,7 @@ def test_threads_of_torch_change_no_bit_of_z(name):
 def test_token_files_say_what_they_are(codec, images):
     for image in images:
         for fit in FITS:
-            token_file = codec.compress(image, fit)
+            token_file = codec.compress(image, fit=fit)
             width, height = image.size
             tiles = -(-width // 32) * -(-height // 32) if fit == "tile" else 1
             assert (token_file.width, token_file.height) == image.size
@@ -119,7 +121,8 @@ def test_token_files_say_what_they_are(codec, images):
             assert TokenFile.from_bytes(token_file.to_bytes()) == token_file
             back = codec.decompress(token_file)
             assert back.size == ((min(width, height),) * 2 if fit == "crop" else image.size)
-            assert codec.decompress(token_file, (5, 9)).size == (5, 9)
+            assert codec.decompress(token_file, size=(5, 9)).size == (5, 9)
+            assert max(codec.decompress(token_file, size=9).size) == 9
 
 
 def test_images_are_those_of_the_tensors(codec):
@@ -128,7 +131,7 @@ def test_images_are_those_of_the_tensors(codec):
     tokens = codec.encode(pixels)
     token_file = codec.compress(image)
     assert tokens.dtype == torch.int64
-    assert tokens[0].tolist() == token_file.tokens.tolist()
+    assert tokens.flatten().tolist() == token_file.tokens.tolist()
     decoded = (codec.decode(tokens)[0].permute(1, 2, 0) * 255).round()
     assert np.array_equal(decoded, np.asarray(codec.decompress(token_file)))
 
@@ -142,27 +145,28 @@ def test_the_default_fit_is_the_checkpoints(codec, images):
 def test_any_batch_of_tensors(codec):
     for count in (0, 1, 4, 9):
         tokens = codec.encode(torch.rand(count, 3, 32, 32))
-        assert tokens.shape == (count, 16)
+        assert tokens.shape == (count, 4, 4)
         assert codec.decode(tokens).shape == (count, 3, 32, 32)
 
 
 def test_wrong_tensors(codec):
     with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\], not \[3, 32, 32\]"):
         codec.encode(torch.zeros(3, 32, 32))
-    with pytest.raises(ValueError, match=r"\[B, 16\], not \[1, 15\]"):
+    with pytest.raises(ValueError, match=r"\['B', 4, 4\], not \[1, 15\]"):
         codec.decode(torch.zeros(1, 15, dtype=torch.int64))
     with pytest.raises(ValueError, match="from 0 to 59"):
-        codec.decode(torch.full((1, 16), 60))
+        codec.decode(torch.full((1, 4, 4), 60))
 
 
 def test_bad_images_stand_in_their_place(codec, images, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    results = list(codec.compress_stream([bad, *images, bad]))
-    assert isinstance(results[0], ImageError)
-    assert isinstance(results[-1], ImageError)
-    assert results[1:-1] == codec.compress_batch(images)
-    assert all(isinstance(r, ImageError) for r in codec.compress_stream([bad, bad]))
+    found = results(codec.compress_stream(enumerate([bad, *images, bad])))
+    assert isinstance(found[0], ImageError)
+    assert isinstance(found[-1], ImageError)
+    assert found[1:-1] == [codec.compress(image) for image in images]
+    both = results(codec.compress_stream(enumerate([bad, bad])))
+    assert all(isinstance(error, ImageError) for error in both)
     with pytest.raises(ImageError, match=r"bad\.png"):
         codec.compress(bad)
 
@@ -192,13 +196,13 @@ def test_token_files_that_do_not_fit(codec, images):
 
 
 def test_the_bundled_model_that_fits_is_named(codec, images):
-    other = Codec.load("tokcodec-16", device="cpu", batch_size=1).compress(images[0])
-    with pytest.raises(TokenFileError, match="decode it with --weights tokcodec-16"):
+    other = Codec.load("tokcodec", device="cpu", batch_size=1).compress(images[0])
+    with pytest.raises(TokenFileError, match="decode it with --weights tokcodec"):
         codec.decompress(other)
 
 
 def test_the_default_batch():
-    for name, on_cpu in (("tokcodec-16", 16), ("tokcodec-64", 16), ("tokcodec-256", 16)):
+    for name, on_cpu in (("tokcodec", 16), ("tokcodec", 16), ("tokcodec", 16)):
         assert default_batch_size(PRESETS[name][0], "cpu") == on_cpu
     original, _ = PRESETS["original"]
     changes = {"width": 512, "patch_size": 16, "heads": 8}
@@ -208,7 +212,18 @@ def test_the_default_batch():
         decoder=dataclasses.replace(original.decoder, **changes),
     )
     assert default_batch_size(large, "cpu") == 8
-    assert default_batch_size(large, "cuda") == 16
+    assert default_batch_size(large, "cuda") == 64
+
+
+def test_too_little_memory_is_an_error(tiny, images, monkeypatch):
+    codec = Codec.load(str(tiny), device="cpu", batch_size=4)
+
+    def encode(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(codec.model, "encode", encode)
+    with pytest.raises(DeviceError, match="memory for batches of 4"):
+        codec.compress(images[0])
 
 
 def test_loading_what_is_not_there():

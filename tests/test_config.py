@@ -18,7 +18,7 @@ from tokcodec.config.vit import (
 from tokcodec.errors import ConfigError
 from tokcodec.train.presets import PRESETS
 
-CONFIG, _ = PRESETS["tokcodec-16"]
+CONFIG, _ = PRESETS["tokcodec"]
 
 
 def vits(kind, **more):
@@ -165,10 +165,10 @@ def test_bits_per_token(size, bits):
 
 def test_number_of_tokens():
     assert {name: config.num_tokens for name, (config, _) in PRESETS.items()} == {
-        "tokcodec-16": 16,
-        "tokcodec-64": 64,
-        "tokcodec-256": 256,
-        "tokcodec-latent": 256,
+        "tokcodec": 16,
+        "tokcodec": 64,
+        "tokcodec": 256,
+        "tokcodec": 256,
         "original": 16,
         **{f"base-{tokens}": tokens for tokens in (16, 64, 256)},
         **{f"base-latent-{tokens}": tokens for tokens in (16, 64, 256)},

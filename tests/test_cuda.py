@@ -1,6 +1,5 @@
 """On a GPU: ``pytest -m cuda``. What it gives is compared with the processor."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -10,11 +9,10 @@ import numpy as np
 import published
 import pytest
 import torch
-from conftest import COMMAND, DATA, GOLDEN, PHOTOS
+from conftest import COMMAND, DATA, GOLDEN, PHOTOS, read_fitted, results
 
 from tokcodec import Codec, checkpoint
 from tokcodec.errors import DeviceError
-from tokcodec.image import read_tiles
 
 pytestmark = [
     pytest.mark.cuda,
@@ -47,7 +45,7 @@ def reference(request, tmp_path_factory):
     elif name in ("patch", "latent"):
         name = str(GOLDEN / f"{name}.safetensors")
     codec = Codec.load(name, "cpu", batch_size=2)
-    read = [read_tiles(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
+    read = [read_fitted(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
     tiles = np.concatenate(read)
     tokens = codec.encode_tiles(tiles)
     images = codec.decode(torch.from_numpy(tokens[:2]))
@@ -72,14 +70,14 @@ def z_of(codec, tiles):
 def test_tokens_are_those_of_the_processor(reference, dtype, compiled):
     name, cpu, tiles, expected, theirs, _ = reference
     skip_if_chaotic(name, dtype)
-    codec = Codec.load(cpu.header, DEVICE, 2, dtype, compiled)
+    codec = Codec.load(cpu.header, DEVICE, batch_size=2, dtype=dtype, compiled=compiled)
     z = z_of(codec, tiles)
     moved = (z - expected).abs().max() / expected.abs().max()
     assert moved < NEAR[dtype]
     # Where the processor's margin is larger than any z that has moved so far could bridge.
     quantizer = cpu.model.quantizer
-    margins = quantizer.margins(expected).flatten(1).numpy()
-    far = float(quantizer.margins(z).flatten(1).sub(torch.from_numpy(margins)).abs().max())
+    margins = quantizer.margins(expected).numpy()
+    far = float(quantizer.margins(z).sub(torch.from_numpy(margins)).abs().max())
     decided = margins > 4 * far
     tokens = codec.encode_tiles(tiles)
     assert np.array_equal(tokens[decided], theirs[decided])
@@ -93,7 +91,7 @@ def test_tokens_are_those_of_the_processor(reference, dtype, compiled):
 def test_images_are_those_of_the_processor(reference, dtype):
     name, cpu, _, _, tokens, images = reference
     skip_if_chaotic(name, dtype)
-    codec = Codec.load(cpu.header, DEVICE, 2, dtype)
+    codec = Codec.load(cpu.header, DEVICE, batch_size=2, dtype=dtype)
     away = (codec.decode(torch.from_numpy(tokens[:2])).cpu() - images).abs()
     assert away.max() * 255 < 8 * LEVELS[dtype]
     assert away.mean() * 255 < LEVELS[dtype] / 4
@@ -101,9 +99,9 @@ def test_images_are_those_of_the_processor(reference, dtype):
 
 @pytest.mark.parametrize("setting", ["highest", "high", "medium"])
 def test_the_search_is_exact_whatever_is_set(setting):
-    cpu = Codec.load("tokcodec-64", "cpu")
+    cpu = Codec.load("tokcodec", "cpu")
     z = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0)) / 8
-    codec = Codec.load("tokcodec-64", DEVICE)
+    codec = Codec.load("tokcodec", DEVICE)
     expected = cpu.model.quantizer.tokens(z)
     torch.set_float32_matmul_precision(setting)
     try:
@@ -114,11 +112,11 @@ def test_the_search_is_exact_whatever_is_set(setting):
 
 
 def test_many_batches_at_once_are_the_same_as_one_by_one():
-    codec = Codec.load("tokcodec-64", DEVICE, batch_size=4)
+    codec = Codec.load("tokcodec", DEVICE, batch_size=4)
     photos = [*PHOTOS] * 20
     alone = [codec.compress(photo) for photo in PHOTOS] * 20
-    assert list(codec.compress_stream(photos, workers=4)) == alone
-    images = list(codec.decompress_stream(((file, None) for file in alone), workers=4))
+    assert results(codec.compress_stream(enumerate(photos), workers=4)) == alone
+    images = results(codec.decompress_stream(enumerate(alone), workers=4))
     for file, image in zip(alone[:3], images[-3:], strict=True):
         assert np.array_equal(codec.decompress(file), image)
 
@@ -158,11 +156,7 @@ def test_tokenize_goes_on_after_a_kill(photos, tmp_path):
     tokenize(photos, tmp_path / "broken", "--device", DEVICE)
     size = load_tokens(tmp_path / "whole").shape
     assert size == (41, 64)
-    # Both runs look for their batch; of equal ones the files are the same, byte for byte.
-    tokenize(photos, tmp_path / "a", "--device", DEVICE, "--batch-size", "8")
-    tokenize(photos, tmp_path / "b", "--device", DEVICE, "--batch-size", "8", stop_at=2)
-    tokenize(photos, tmp_path / "b", "--device", DEVICE, "--batch-size", "8")
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
     tokenize(photos, tmp_path / "cpu", "--device", "cpu")
     there, here = (load_tokens(tmp_path / name) for name in ("whole", "cpu"))
     assert (there == here).mean() > 0.98  # NEAR z, few tokens of these photos are near a border
@@ -173,24 +167,19 @@ def test_tokenize_goes_on_after_a_kill(photos, tmp_path):
 def test_an_actor_with_a_gpu(photos, tmp_path):
     pytest.importorskip("pyarrow")
     pytest.importorskip("ray")
-    tokenize(photos, tmp_path / "here", "--device", DEVICE, "--batch-size", "16")
+    tokenize(photos, tmp_path / "here", "--device", DEVICE)
     tokenize(photos, tmp_path / "ray", "--device", "auto", "--engine", "ray")
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
 
 
-@pytest.mark.parquet
-def test_the_batch_search_stops_where_memory_ends():
-    pytest.importorskip("pyarrow")
-    from tokcodec.tokenize.batch import find_batch_size
-
-    codec = Codec.load("tokcodec-256", DEVICE)
-    assert find_batch_size(codec) >= 16
+def test_too_little_memory_is_an_error():
+    codec = Codec.load("tokcodec", DEVICE)
     total = torch.cuda.get_device_properties(codec.device).total_memory
+    torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(100e6 / total)  # weights and context take some
     try:
-        with pytest.raises(DeviceError, match="no memory for 4 batches of 16"):
-            find_batch_size(codec)
+        with pytest.raises(DeviceError, match="memory"):
+            list(codec.compress_stream(enumerate(PHOTOS)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    assert find_batch_size(codec) >= 16
+    assert len(results(codec.compress_stream(enumerate(PHOTOS)))) == 3

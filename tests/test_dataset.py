@@ -23,7 +23,7 @@ from conftest import COMMAND, DATA, GOLDEN, PHOTOS
 from PIL import Image
 
 from tokcodec import Codec, TokenFile
-from tokcodec.errors import DatasetError, DeviceError, OutputError
+from tokcodec.errors import DatasetError, OutputError
 from tokcodec.inputs import records
 
 pa = pytest.importorskip("pyarrow")
@@ -34,8 +34,7 @@ from tokcodec.dataset.reader import load_tokens, open_dataset, token_files  # no
 from tokcodec.dataset.torch_dataset import TokenDataset  # noqa: E402
 from tokcodec.dataset.views import COUNTS  # noqa: E402
 from tokcodec.io.remote import open_input  # noqa: E402
-from tokcodec.tokenize import batch, step  # noqa: E402
-from tokcodec.tokenize.batch import batch_size_begun_with, find_batch_size  # noqa: E402
+from tokcodec.tokenize import step  # noqa: E402
 from tokcodec.tokenize.lock import locked  # noqa: E402
 from tokcodec.tokenize.plan import make_plan  # noqa: E402
 from tokcodec.tokenize.run import run  # noqa: E402
@@ -790,8 +789,8 @@ def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
 
     again = run(*command, "-o", mine, status=1).stderr
     assert b"is there already; -f overwrites it" in again
-    other = run("train-prior", dataset, "--weights", "tokcodec-64", "-o", "-", status=1).stderr
-    assert b"its tokens are of model 75d6f250, tokcodec-64 is " in other
+    other = run("train-prior", dataset, "--weights", "tokcodec", "-o", "-", status=1).stderr
+    assert b"its tokens are of model 75d6f250, tokcodec is " in other
 
 
 @pytest.mark.parametrize(
@@ -966,58 +965,6 @@ def test_verify(start, run, tmp_path):
     assert "2 images, patch; compared with cpu, float32, batch 16" in text
 
 
-def test_the_batch_that_is_found(many, tmp_path):
-    codec = Codec.load(TINY, "cpu")
-    size = find_batch_size(codec)
-    assert size in {16 << n for n in range(7)}
-    assert codec.batch_size == 16
-    assert batch_size_begun_with(tmp_path / "out") is None
-    for name in ("out", "out.parquet"):
-        go(Codec.load(TINY, "cpu", batch_size=5), [many], tmp_path / name, limit=7)
-        assert batch_size_begun_with(tmp_path / name) == 5
-
-
-@pytest.mark.parametrize("name", ["listed", "is_there"])
-def test_a_store_that_does_not_say_is_named(dataset, tmp_path, monkeypatch, name):
-    def silent(*_):
-        raise OSError(None, "no route")
-
-    monkeypatch.setattr(batch, name, silent)
-    with pytest.raises(DatasetError, match=r"out: cannot read: no route; try again, or choose"):
-        batch_size_begun_with(dataset)
-    monkeypatch.undo()
-    path = tmp_path / "bad.parquet"
-    damaged(dataset, path, lambda _, facts: facts.update({b"tokcodec.run": json.dumps(RUN)}))
-    with pytest.raises(DatasetError, match=r"bad\.parquet: .*damaged: batch_size None"):
-        batch_size_begun_with(path)
-
-
-@pytest.mark.parametrize(("fits", "found"), [(8, None), (64, 64), (1024, 1024)])
-def test_the_batch_that_fits(monkeypatch, fits, found):
-    """Where each is twice as fast a square as the one before, it is the largest that fits."""
-    codec = Codec.load(TINY, "cpu")
-    encoded = []
-    now = [0.0]
-
-    def encode_tiles(tiles):
-        assert tiles.shape == (codec.batch_size, 32, 32, 3)
-        if len(tiles) > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        encoded.append(len(tiles))
-        now[0] += 1
-        return np.zeros((len(tiles), 16), np.int64)
-
-    monkeypatch.setattr(codec, "encode_tiles", encode_tiles)
-    monkeypatch.setattr(batch, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-    if found is None:
-        with pytest.raises(DeviceError, match="no memory for 4 batches of 16 tiles; take a smal"):
-            find_batch_size(codec)
-        return
-    assert find_batch_size(codec) == found
-    assert codec.batch_size == 16
-    assert encoded.count(found) == 4 + 12  # as many as a GPU has at once, then those timed
-
-
 # Ray
 
 
@@ -1057,25 +1004,28 @@ def test_ray_gives_the_same_with_a_worker_killed(codec, many, tmp_path):
 
 @pytest.mark.ray
 def test_actors_have_the_limit_of_the_command(codec, many, tmp_path, monkeypatch):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
     from tokcodec.tokenize.ray import on_ray
 
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # an image has 1,024
     plan = make_plan([str(many)], (), 3, 1, None, 3, tmp_path / "out")
     task = Task(codec.header, Settings("stretch", batch_size=codec.batch_size), plan)
-    assert run(task, on_ray(task, None, 1, 1), tmp_path / "out") == (3, 3)
+    try:
+        assert run(task, on_ray(task, None, 1, 1), tmp_path / "out") == (3, 3)
+    finally:
+        ray.shutdown()
 
 
 @pytest.mark.ray
-def test_what_no_machine_of_a_cluster_has_is_refused(run, many, tmp_path):
+def test_what_no_machine_of_a_cluster_has_is_refused(start, many, tmp_path):
     pytest.importorskip("ray")
     options = ("--weights", TINY, "--engine", "ray", "--limit", "3", "--workers", "1000")
-    said = run("tokenize", many, "-o", tmp_path / "out", *options, status=1).stderr.decode()
-    assert "Ray: no machine has what an actor needs (CPU 1000, GPU 0); take fewer" in said
+    said = start("tokenize", many, "-o", tmp_path / "out", *options, status=1).stderr.decode()
+    assert "(CPU 1000, GPU 0)" in said
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_the_driver_of_rays_actors_needs_no_gpu(run, many, tmp_path, monkeypatch, there):
+def test_the_command_needs_no_gpu_where_actors_have_one(run, many, tmp_path, monkeypatch, there):
     handed = []
 
     def on_ray(task, *how):
@@ -1091,7 +1041,7 @@ def test_the_driver_of_rays_actors_needs_no_gpu(run, many, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "tokcodec.tokenize.ray", ray)
 
     def touched(*_):
-        raise AssertionError("the driver looked for a GPU")
+        raise AssertionError("the command looked for a GPU")
 
     for name in ("is_available", "_lazy_init", "get_device_capability", "device_count"):
         monkeypatch.setattr(torch.cuda, name, touched)
@@ -1099,7 +1049,7 @@ def test_the_driver_of_rays_actors_needs_no_gpu(run, many, tmp_path, monkeypatch
     for device, kind in (("auto", "cuda" if there else "cpu"), ("cuda", "cuda"), ("cpu", "cpu")):
         run("tokenize", many, "-o", tmp_path / device, *options, "--device", device)
         settings, how = handed.pop()
-        assert (settings.device, settings.batch_size) == (kind, 16)
+        assert (settings.device, settings.batch_size) == (kind, 64 if kind == "cuda" else 16)
         assert how == (None, 1, 1)
 
 

@@ -327,7 +327,7 @@ def test_a_folder_may_be_called_as_a_file_is(tokcodec, here):
         "evaluate one -o @",
         "train @ -o run",
         "train one -o @",
-        "train-prior @ --weights tokcodec-16 -o p",
+        "train-prior @ --weights tokcodec -o p",
     ],
 )
 def test_an_empty_path_is_none(tokcodec, here, command):
@@ -384,6 +384,6 @@ def test_reports_and_pages_keep_what_is_not_theirs(tokcodec, here):
     # What a killed run has left is no reason to refuse.
     (here / "site" / ".unfinished").touch()
     (here / "site" / "sheet-x.jpg").touch()
-    weights = ("--weights", "tokcodec-16", "--against", "")
+    weights = ("--weights", "tokcodec", "--against", "")
     tokcodec("evaluate", "one", "-o", "site", *weights)
     assert not (here / "site" / ".unfinished").exists()

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PHOTOS
+from conftest import DATA, PHOTOS, read_fitted
 from PIL import Image
 
 pytest.importorskip("torchmetrics")
@@ -24,7 +24,6 @@ from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.evaluate import baselines, metrics
 from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
 from tokcodec.evaluate.report import plot, table
-from tokcodec.image import read_tiles
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.export import export
 
@@ -33,7 +32,7 @@ pytestmark = pytest.mark.metrics
 
 @pytest.fixture(scope="module")
 def square():
-    return Image.fromarray(read_tiles(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
+    return Image.fromarray(read_fitted(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
 
 
 def test_psnr_is_exact():
@@ -97,7 +96,7 @@ def test_a_file_format_takes_the_best_quality_that_fits(square):
 
 def test_the_report_is_what_the_commands_do(run, tmp_path):
     done = run(
-        *("evaluate", *PHOTOS, "--weights", "tokcodec-16", "--weights", "tokcodec-64"),
+        *("evaluate", *PHOTOS, "--weights", "tokcodec", "--weights", "tokcodec"),
         *("--against", "webp,thumbhash", "-o", tmp_path / "report", "--json"),
     )
     report = json.loads(done.stdout)
@@ -105,9 +104,9 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     assert report == json.loads((folder / "report.json").read_text())
     assert {path.name for path in folder.iterdir()} == {
         *("report.json", "images.csv", "plot.png", "plot.svg"),
-        *("sheet-tokcodec-16-16.jpg", "sheet-tokcodec-64-64.jpg"),
+        *("sheet-tokcodec-16.jpg", "sheet-tokcodec-64.jpg"),
     }
-    assert Image.open(folder / "sheet-tokcodec-64-64.jpg").size == (4 * 260, 3 * 280)
+    assert Image.open(folder / "sheet-tokcodec-64.jpg").size == (4 * 260, 3 * 280)
     assert (report["images"], report["failed"], report["size"]) == (3, 0, 256)
     # Each packed, and entropy-coded.
     forms = [(row["own"]["codec"], row["entropy_coded"]) for row in report["rows"]]
@@ -134,7 +133,7 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
     cropped = tmp_path / "cropped"
     cropped.mkdir()
     for photo in PHOTOS:
-        Image.fromarray(read_tiles(photo, config, "crop").pixels[0]).save(cropped / photo.name)
+        Image.fromarray(read_fitted(photo, config, "crop").pixels[0]).save(cropped / photo.name)
     run("encode", cropped, "-o", tmp_path / "packed")
     run("encode", cropped, "-o", tmp_path / "entropy_coded", "--entropy-coded")
     run("decode", tmp_path / "entropy_coded", "-o", tmp_path / "decoded")
@@ -152,7 +151,7 @@ def test_the_report_is_what_the_commands_do(run, tmp_path):
 
     assert "lpips" not in (folder / "images.csv").read_text()
     with (folder / "images.csv").open() as file:
-        lines = [line for line in csv.DictReader(file) if line["codec"] == "tokcodec-64"]
+        lines = [line for line in csv.DictReader(file) if line["codec"] == "tokcodec"]
     for form, expected in (("False", [121] * 3), ("True", sizes)):
         own = [line for line in lines if line["entropy_coded"] == form]
         assert [float(line["psnr"]) for line in own] == pytest.approx(values, abs=1e-3)
@@ -186,7 +185,7 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     assert checkpoint.find(str(tmp_path / "small.safetensors")).config == small
     refused = run(*command, tmp_path / "small.safetensors", status=1).stderr
     assert b"tiles of 64 pixels: MS-SSIM needs 176 or more" in refused
-    mixed = run(*command, tmp_path / "prefix.safetensors", "--weights", "tokcodec-16", status=1)
+    mixed = run(*command, tmp_path / "prefix.safetensors", "--weights", "tokcodec", status=1)
     assert b"checkpoints of different image sizes" in mixed.stderr
 
 
@@ -195,7 +194,7 @@ def test_names_that_are_no_text_and_codecs_that_fit_some_images(start, run, tmp_
     folder.mkdir()
     shutil.copy(PHOTOS[0], os.path.join(os.fsencode(folder), b"\xff\xfe.png"))  # noqa: PTH118
     Image.new("RGB", (300, 300), (90, 120, 150)).save(folder / "flat.png")
-    command = ("evaluate", folder, "--weights", "tokcodec-64", "--against", "jpeg,webp")
+    command = ("evaluate", folder, "--weights", "tokcodec", "--against", "jpeg,webp")
     report = json.loads(run(*command, "--json", "-o", tmp_path / "report").stdout)
     assert report["images"] == 2
     webp, jpeg = report["rows"][0]["baselines"]
@@ -206,13 +205,13 @@ def test_names_that_are_no_text_and_codecs_that_fit_some_images(start, run, tmp_
     start(*command, "-f", "-o", tmp_path / "report")
     assert (tmp_path / "report" / "plot.svg").read_bytes() == plot
     run(
-        *("evaluate", folder / "flat.png", "--weights", "tokcodec-16", "--against", ""),
+        *("evaluate", folder / "flat.png", "--weights", "tokcodec", "--against", ""),
         "-f",
         "-o",
         tmp_path / "report",
     )
     assert {path.name for path in (tmp_path / "report").glob("sheet-*")} == {
-        "sheet-tokcodec-16-16.jpg"
+        "sheet-tokcodec-16.jpg"
     }
 
 
@@ -268,8 +267,8 @@ def figures():
             "baselines": [thumbhash, other, *none],
         }
         for own, tokens, entropy_coded, other in (
-            (_mean("tokcodec-16", 4, 43.0, 18.0), 16, False, webp[0]),
-            (_mean("tokcodec-64", 4, 99.0, 20.0), 64, True, webp[1]),
+            (_mean("tokcodec", 4, 43.0, 18.0), 16, False, webp[0]),
+            (_mean("tokcodec", 4, 99.0, 20.0), 64, True, webp[1]),
         )
     ]
     return {"images": 4, "failed": 0, "fit": "crop", "size": 256, "rows": rows}
@@ -279,11 +278,11 @@ def test_the_table_has_a_row_a_codec_and_size(figures):
     head = ["", "tokens", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]
     assert table(figures) == [
         head,
-        ["tokcodec-16, packed", "16", "43", "18.00", "0.500", "0.600", "12.5%", "1,234"],
+        ["tokcodec, packed", "16", "43", "18.00", "0.500", "0.600", "12.5%", "1,234"],
         ["ThumbHash", "", "24", "16.00", "0.500", "0.600", "", ""],
         ["WebP", "", "fits 1 of 4", "", "", "", "", ""],
         ["AVIF, JPEG", "", "no file this small", "", "", "", "", ""],
-        ["tokcodec-64, entropy-coded", "64", "99", "20.00", "0.500", "0.600", "12.5%", "1,234"],
+        ["tokcodec, entropy-coded", "64", "99", "20.00", "0.500", "0.600", "12.5%", "1,234"],
         ["WebP", "", "98", "18.50", "0.500", "0.600", "", ""],
         ["AVIF, JPEG", "", "no file this small", "", "", "", "", ""],
     ]
@@ -324,7 +323,7 @@ def test_bad_input_is_named(run, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"not an image")
     done = run(
         *("evaluate", tmp_path / "bad.png", DATA / "chelsea.png", "--against", "thumbhash"),
-        *("--weights", "tokcodec-16"),
+        *("--weights", "tokcodec"),
         status=3,
     )
     assert b"bad.png: cannot read the image" in done.stderr
@@ -336,7 +335,7 @@ def test_bad_input_is_named(run, tmp_path):
         assert b"standard input is not read here" in piped.stderr
     occupied = run("evaluate", PHOTOS[0], "-o", tmp_path / "bad.png", status=1)
     assert b"bad.png: cannot be a folder: File exists" in occupied.stderr
-    twice = run("evaluate", PHOTOS[0], *["--weights", "tokcodec-16"] * 2, status=1)
-    assert b"tokcodec-16: the name of several" in twice.stderr
+    twice = run("evaluate", PHOTOS[0], *["--weights", "tokcodec"] * 2, status=1)
+    assert b"tokcodec: the name of several" in twice.stderr
     unknown = run("evaluate", PHOTOS[0], "--against", "webp,gif", status=2)
     assert b"--against: 'gif' is none of thumbhash, blurhash, webp" in unknown.stderr

@@ -8,19 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DATA, GOLDEN
+from conftest import DATA, GOLDEN, placed, read_fitted
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.config.geometry import FITS, place
+from tokcodec.config.geometry import FITS
 from tokcodec.errors import ImageError, OutputError
 from tokcodec.image import (
     _FORMATS,
     _to_srgb,
     extensions,
-    read_tiles,
     save,
     to_image,
     to_rgb,
@@ -51,8 +50,8 @@ def one_pixel(image):
 )
 def test_golden_pixels(fit, name, config):
     expected = np.load(GOLDEN / "coffee-pixels.npz")[f"{name}_{fit}"]
-    tiles = read_tiles(COFFEE, config, fit)
-    assert (tiles.width, tiles.height, tiles.fit) == (600, 400, fit)
+    tiles = read_fitted(COFFEE, config, fit)
+    assert (tiles.width, tiles.height) == (600, 400)
     assert tiles.pixels.dtype == np.uint8
     assert np.array_equal(tiles.pixels, expected)
 
@@ -66,7 +65,7 @@ def test_golden_pixels_on_other_processors(instructions):
         "for name, expected in golden.items():\n"
         "    kind, fit = name.split('_')\n"
         "    config = {'plain': t.SMALL, 'reduced': t.REDUCED, 'direct': t.DIRECT}[kind]\n"
-        "    assert np.array_equal(t.read_tiles(t.COFFEE, config, fit).pixels, expected), name"
+        "    assert np.array_equal(t.read_fitted(t.COFFEE, config, fit).pixels, expected), name"
     )
     subprocess.run(
         [sys.executable, "-c", program],
@@ -99,7 +98,7 @@ def test_reduction_never_goes_below_what_is_needed(monkeypatch):
     ]:
         file = encoded(photo.resize((width, height)), "JPEG")
         for config, size in ((REDUCED, reduced), (DIRECT, direct)):
-            read_tiles(file, config, fit)
+            read_fitted(file, config, fit)
             assert opened.pop() == size, (width, height, fit)
 
 
@@ -124,7 +123,7 @@ def test_exif_orientation(orientation, kind, config):
     stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    tiles = read_tiles(encoded(stored, kind, exif=exif), config, "stretch")
+    tiles = read_fitted(encoded(stored, kind, exif=exif), config, "stretch")
     assert (tiles.width, tiles.height) == (640, 320)
     pixels = tiles.pixels[0].astype(int)
     near, far = config.read_size // 4, 3 * config.read_size // 4
@@ -159,22 +158,22 @@ def test_modes(mode, value, expected):
 
 def test_16_bit_png():
     values = np.full((4, 4), 257 * 200, np.uint16)
-    tiles = read_tiles(encoded(Image.fromarray(values)), SMALL, "stretch")
+    tiles = read_fitted(encoded(Image.fromarray(values)), SMALL, "stretch")
     assert (tiles.pixels == 200).all()
 
 
 def test_palette_with_transparency():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 10, 20, 30])
-    assert (read_tiles(encoded(image), SMALL, "pad").pixels[0] == (10, 20, 30)).all()
+    assert (read_fitted(encoded(image), SMALL, "pad").pixels[0] == (10, 20, 30)).all()
     clear = encoded(image, transparency=1)
-    assert (read_tiles(clear, SMALL, "pad", (5, 6, 7)).pixels[0] == (5, 6, 7)).all()
+    assert (read_fitted(clear, SMALL, "pad", (5, 6, 7)).pixels[0] == (5, 6, 7)).all()
 
 
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     file = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert (read_tiles(file, SMALL, "stretch").pixels[0] == (255, 0, 0)).all()
+    assert (read_fitted(file, SMALL, "stretch").pixels[0] == (255, 0, 0)).all()
 
 
 def profile_with_red_and_green_swapped():
@@ -211,11 +210,11 @@ SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 def test_icc_profile_becomes_srgb(config):
     image = Image.new("RGB", (4, 4), (200, 60, 30))
     file = encoded(image, icc_profile=profile_with_red_and_green_swapped())
-    shown = read_tiles(file, config, "stretch").pixels[0, 0, 0].astype(int)
+    shown = read_fitted(file, config, "stretch").pixels[0, 0, 0].astype(int)
     assert np.abs(shown - (60, 200, 30)).max() <= 6  # a plain 2.2 is not quite sRGB's curve
     for profile in (SRGB, b"broken"):
         file = encoded(image, icc_profile=profile)
-        assert tuple(read_tiles(file, config, "stretch").pixels[0, 0, 0]) == (200, 60, 30)
+        assert tuple(read_fitted(file, config, "stretch").pixels[0, 0, 0]) == (200, 60, 30)
 
 
 def test_a_transform_is_left_out_only_where_it_changes_no_colour():
@@ -244,7 +243,7 @@ def test_a_transform_is_left_out_only_where_it_changes_no_colour():
 def test_what_is_cut_off_is_not_missed(width, height, resize, side):
     # The same by Pillow's plainest calls: all of it resized, then cut.
     image = Image.open(COFFEE).convert("RGB").resize((width, height))
-    placement = place("crop", width, height, side, resize)
+    placement = placed("crop", (width, height), side, resize)
     whole = image
     for _ in range(placement.halvings):
         whole = whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.BOX)
@@ -253,7 +252,7 @@ def test_what_is_cut_off_is_not_missed(width, height, resize, side):
     left, top = (-offset for offset in placement.offset)
     cut = whole.resize(placement.resized, resampling).crop((left, top, left + side, top + side))
     config = PreprocessingConfig(image_size=side, resize=resize)
-    assert np.array_equal(read_tiles(image, config, "crop").pixels[0], np.asarray(cut))
+    assert np.array_equal(read_fitted(image, config, "crop").pixels[0], np.asarray(cut))
 
 
 @given(st.sampled_from(FITS), st.integers(1, 300), st.integers(1, 300))
@@ -262,8 +261,8 @@ def test_direct_squares_lie_where_exact_ones_do(fit, width, height):
     across, down = np.arange(width) * 200 / width, np.arange(height) * 200 / height
     smooth = np.stack(np.broadcast_arrays(across, down[:, None], 90), axis=-1) + 20
     image = Image.fromarray(smooth.astype(np.uint8))
-    exact = read_tiles(image, SMALL, fit, multiple=64).pixels
-    direct = read_tiles(image, DIRECT, fit, multiple=64).pixels
+    exact = read_fitted(image, SMALL, fit).pixels
+    direct = read_fitted(image, DIRECT, fit).pixels
     n, rows, columns, _ = direct.shape
     means = exact.reshape(n, rows, 2, columns, 2, 3).mean(axis=(2, 4))
     step = 200 / min(width, height)  # beyond the edges, the last pixel of each is repeated
@@ -274,19 +273,19 @@ def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
     Image.new("1", (400, 300)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
     with pytest.raises(ImageError, match=r"big\.png: more pixels .*--allow-large"):
-        read_tiles(tmp_path / "big.png", SMALL, "stretch")
+        read_fitted(tmp_path / "big.png", SMALL, "stretch")
     black = np.zeros((1, 64, 64, 3), np.uint8)
     with pytest.raises(ImageError, match="400x300 pixels are more"):
-        to_image(black, place("stretch", 400, 300, 64), None)
+        to_image(black, placed("stretch", (400, 300), 64), None)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read_tiles(tmp_path / "big.png", SMALL, "stretch").width == 400
-    assert to_image(black, place("stretch", 400, 300, 64), None).size == (400, 300)
+    assert read_fitted(tmp_path / "big.png", SMALL, "stretch").width == 400
+    assert to_image(black, placed("stretch", (400, 300), 64), None).size == (400, 300)
 
 
 def test_an_edge_too_long_for_the_header(tmp_path):
     Image.new("1", (65536, 1)).save(tmp_path / "long.png")
     with pytest.raises(ImageError, match=r"long\.png: 65536x1 pixels; .* 65535 an edge"):
-        read_tiles(tmp_path / "long.png", SMALL, "stretch")
+        read_fitted(tmp_path / "long.png", SMALL, "stretch")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 30, 300, 3000])
@@ -294,7 +293,7 @@ def test_damaged_files(tmp_path, keep):
     path = tmp_path / "a.jpg"
     path.write_bytes(COFFEE.read_bytes()[:keep])
     with pytest.raises(ImageError, match=r"a\.jpg: cannot read the image: ") as caught:
-        read_tiles(path, SMALL, "stretch")
+        read_fitted(path, SMALL, "stretch")
     assert "\n" not in str(caught.value)
 
 
@@ -305,7 +304,7 @@ def test_adm_pixels_are_adms():
         for key, expected in tiles.items():
             name, side = key.rsplit("_", 1)
             config = PreprocessingConfig(image_size=int(side), resize="adm")
-            read = read_tiles(GOLDEN / "torchvision" / f"{name}.jpg", config, "crop")
+            read = read_fitted(GOLDEN / "torchvision" / f"{name}.jpg", config, "crop")
             assert np.array_equal(read.pixels[0], expected), key
 
 
@@ -315,7 +314,7 @@ def test_chameleons_crop():
     expected = image.resize((round(64 / 301 * 601), 64), Image.Resampling.LANCZOS)
     left = (expected.width - 64) // 2
     config = dataclasses.replace(SMALL, resize="lanczos")
-    pixels = read_tiles(image, config, "crop").pixels[0]
+    pixels = read_fitted(image, config, "crop").pixels[0]
     assert np.array_equal(pixels, np.asarray(expected)[:, left : left + 64])
 
 
@@ -323,14 +322,14 @@ def test_chameleons_crop():
 def test_what_goes_in_comes_out(fit, width, height):
     # An image of one colour survives any fit exactly, in its own size.
     image = Image.new("RGB", (width, height), (12, 200, 99))
-    tiles = read_tiles(image, SMALL, fit, multiple=64)
-    direct = read_tiles(image, DIRECT, fit, multiple=64).pixels
+    tiles = read_fitted(image, SMALL, fit)
+    direct = read_fitted(image, DIRECT, fit).pixels
     assert (direct == (12, 200, 99)).all()
     assert len(direct) == len(tiles.pixels)
     if fit != "native":
         assert tiles.pixels.shape[1:] == (64, 64, 3)
         assert direct.shape[1:] == (32, 32, 3)
-    back = to_image(tiles.pixels, place(fit, width, height, 64), None)
+    back = to_image(tiles.pixels, placed(fit, (width, height), 64), None)
     short = min(width, height)
     assert back.size == ((short, short) if fit == "crop" else (width, height))
     assert back.getcolors() == [(back.width * back.height, (12, 200, 99))]
@@ -339,16 +338,16 @@ def test_what_goes_in_comes_out(fit, width, height):
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(0, 2**32 - 1))
 def test_tiles_lose_nothing(width, height, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    tiles = read_tiles(Image.fromarray(pixels), SMALL, "tile")
-    back = to_image(tiles.pixels, place("tile", width, height, 64), None)
+    tiles = read_fitted(Image.fromarray(pixels), SMALL, "tile")
+    back = to_image(tiles.pixels, placed("tile", (width, height), 64), None)
     assert np.array_equal(np.asarray(back), pixels)
 
 
 def test_a_given_image_stays_as_it_is():
     image = Image.open(COFFEE)
-    first = read_tiles(image, SMALL, "stretch").pixels
+    first = read_fitted(image, SMALL, "stretch").pixels
     assert image.size == (600, 400)
-    assert np.array_equal(read_tiles(image, SMALL, "stretch").pixels, first)
+    assert np.array_equal(read_fitted(image, SMALL, "stretch").pixels, first)
 
 
 def test_save(tmp_path):
@@ -396,7 +395,7 @@ def test_formats_are_told_by_their_content(kind, tmp_path):
         (tmp_path / name).write_bytes(data)
         sources.append(tmp_path / name)
     for source in sources:
-        tiles = read_tiles(source, SMALL, "stretch")
+        tiles = read_fitted(source, SMALL, "stretch")
         shown = tiles.pixels[0, 32, 32].astype(int)
         assert np.abs(shown - (200, 60, 30)).max() <= 8, source  # JPEG's and its kin's own error
         assert kind == "ICNS" or (tiles.width, tiles.height) == (16, 16)
@@ -415,7 +414,7 @@ def test_no_image_starts_a_program(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(EPS)
         for source in (tmp_path / name, io.BytesIO(EPS)):
             with pytest.raises(ImageError, match="not an image, or of none of the formats JPEG"):
-                read_tiles(source, SMALL, "stretch")
+                read_fitted(source, SMALL, "stretch")
     assert not started.exists()
     with pytest.raises(subprocess.CalledProcessError):
         Image.open(tmp_path / "a.eps").load()
@@ -435,7 +434,7 @@ def test_no_image_starts_a_program(tmp_path, monkeypatch):
 )
 def test_other_formats_are_refused(data):
     with pytest.raises(ImageError, match=r"not an image, or of none of .*; convert it") as caught:
-        read_tiles(io.BytesIO(data), SMALL, "stretch")
+        read_fitted(io.BytesIO(data), SMALL, "stretch")
     assert "\n" not in str(caught.value)
 
 
@@ -455,12 +454,12 @@ def heif(brand=b"heic"):
 @pytest.mark.parametrize("brand", [b"heic", b"mif1"])
 def test_heif_without_its_package(brand, monkeypatch, tmp_path):
     data = heif(brand)
-    assert read_tiles(io.BytesIO(data), SMALL, "stretch").width == 16
+    assert read_fitted(io.BytesIO(data), SMALL, "stretch").width == 16
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.jpg").write_bytes(data)
     for source in (tmp_path / "a.jpg", io.BytesIO(data)):
         with pytest.raises(ImageError, match=r"HEIF: pip install 'tokcodec\[heif\]'"):
-            read_tiles(source, SMALL, "stretch")
+            read_fitted(source, SMALL, "stretch")
 
 
 def test_a_thumbnail_is_not_the_image():
@@ -468,6 +467,6 @@ def test_a_thumbnail_is_not_the_image():
     photo = Image.open(COFFEE)
     buffer = io.BytesIO()
     module.from_pillow(photo).save(buffer, quality=90, thumbnails=[150])
-    shown = read_tiles(buffer, REDUCED, "stretch").pixels.astype(int)
-    whole = read_tiles(buffer, SMALL, "stretch").pixels
+    shown = read_fitted(buffer, REDUCED, "stretch").pixels.astype(int)
+    whole = read_fitted(buffer, SMALL, "stretch").pixels
     assert np.array_equal(shown, whole)

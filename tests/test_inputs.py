@@ -247,7 +247,7 @@ def test_evaluate_takes_them(photos, tmp_path, monkeypatch, capsys):
     (tmp_path / "one.png").write_bytes(photos[NAMES[0]])
     pack(tmp_path / "some.tar", [(NAMES[1], photos[NAMES[1]]), ("bad.png", b"no image")])
     with pytest.raises(typer.Exit):
-        evaluate(["*.png", "some.tar"], ["tokcodec-16"], "", tmp_path / "report")
+        evaluate(["*.png", "some.tar"], ["tokcodec"], "", tmp_path / "report")
     said = capsys.readouterr().err
     assert "some.tar/bad.png: cannot read the image: not an image" in said
     with (tmp_path / "report" / "images.csv").open() as file:

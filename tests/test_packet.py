@@ -51,15 +51,15 @@ def test_the_best_that_fits(run, tmp_path, limit):
 def test_what_does_not_fit_is_refused(run, tmp_path):
     said = run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--max-bytes", 20, status=1).stderr
     least = said.decode().partition(" takes ")[2].split()[0]
-    assert f"takes {least} bytes at least, with tokcodec-16; that is more than".encode() in said
+    assert f"takes {least} bytes at least, with tokcodec; that is more than".encode() in said
     assert not (tmp_path / "a.tok").exists()
     run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--max-bytes", least)
     run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--max-bytes", int(least) - 1, status=1)
     # Of a checkpoint that is named, and from a pipe that is read once.
-    said = run("encode", "-", "--max-bytes", 90, "--weights", "tokcodec-256", "-o", "-",
+    said = run("encode", "-", "--max-bytes", 90, "--weights", "tokcodec", "-o", "-",
                stdin=PHOTOS[0].read_bytes(), status=1).stderr  # fmt: skip
     assert b"standard input: takes " in said
-    assert b"with tokcodec-256" in said
+    assert b"with tokcodec" in said
     done = run("encode", "-", "--max-bytes", 90, stdin=PHOTOS[0].read_bytes())
     assert TokenFile.from_bytes(done.stdout).num_tokens == 16
 

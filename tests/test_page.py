@@ -58,7 +58,7 @@ def measured(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     run(
         *("page", photos, "-o", folder, "--against", "webp,thumbhash"),
-        *("--weights", "tokcodec-16", "--weights", "tokcodec-64"),
+        *("--weights", "tokcodec", "--weights", "tokcodec"),
     )
     return folder
 
@@ -66,8 +66,8 @@ def measured(run, tmp_path_factory):
 def test_every_version_of_every_image_is_there(run, measured):
     _, data, elements = read(measured)
     assert [choice["label"] for choice in data["choices"]] == [
-        *("original", "tokcodec-16, entropy-coded", "ThumbHash", "WebP"),
-        *("tokcodec-64, entropy-coded", "ThumbHash", "WebP"),
+        *("original", "tokcodec, entropy-coded", "ThumbHash", "WebP"),
+        *("tokcodec, entropy-coded", "ThumbHash", "WebP"),
     ]
     own = [choice["id"] for choice in data["choices"] if choice.get("own")]
     for number, image in enumerate(data["images"]):
@@ -83,7 +83,7 @@ def test_every_version_of_every_image_is_there(run, measured):
     astronaut = next(p for p in data["images"] if p["name"] == "astronaut.png")
     assert "1 webp" not in astronaut["chosen"]
     # The figures of evaluate.
-    command = ("evaluate", PHOTOS[0], "--weights", "tokcodec-64", "--against", "webp", "--json")
+    command = ("evaluate", PHOTOS[0], "--weights", "tokcodec", "--against", "webp", "--json")
     _, entropy_coded = json.loads(run(*command).stdout)["rows"]
     for choice, mean in ((own[1], entropy_coded["own"]), ("3 webp", entropy_coded["baselines"][0])):
         version = astronaut["versions"][astronaut["chosen"][choice]]
@@ -117,15 +117,15 @@ def test_of_token_files_and_their_originals(run, tmp_path):
     (photos / "sub").mkdir(parents=True)
     shutil.copy(PHOTOS[0], photos / "a.png")
     shutil.copy(PHOTOS[1], photos / "sub" / "b.png")
-    for name in ("tokcodec-16", "tokcodec-64"):
+    for name in ("tokcodec", "tokcodec"):
         run("encode", photos, "-o", tmp_path / name, "--weights", name, "--entropy-coded")
-    both = [tmp_path / name for name in ("tokcodec-16", "tokcodec-64")]
+    both = [tmp_path / name for name in ("tokcodec", "tokcodec")]
 
     run("page", *both, "-o", tmp_path / "bare")
     _, data, elements = read(tmp_path / "bare")
     assert [choice["label"] for choice in data["choices"]] == [
-        "tokcodec-16, entropy-coded",
-        "tokcodec-64, entropy-coded",
+        "tokcodec, entropy-coded",
+        "tokcodec, entropy-coded",
     ]
     assert [image["name"] for image in data["images"]] == ["a.png", "sub/b.png"]
     assert data["images"][1]["shape"] == list(Image.open(PHOTOS[1]).size)
@@ -257,7 +257,7 @@ def test_in_a_browser(browser, measured):
 
     # Either side shows what is chosen.
     assert (source("left"), text("#left-caption")) == ("0-0.webp", "original")
-    assert text("#right-caption").startswith("tokcodec-64, entropy-coded\n")
+    assert text("#right-caption").startswith("tokcodec, entropy-coded\n")
     rows = browser.find_elements("css selector", "#versions tr")
     assert len(rows) == len(data["images"][0]["versions"])
     webp = next(row for row in rows if "WebP" in row.text)

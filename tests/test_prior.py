@@ -229,12 +229,10 @@ def test_a_prior_changes_no_token(with_prior):
         checkpoint.read_prior(plain)
     codec, entropy_coded = (Codec.load(header, device="cpu") for header in (plain, one))
     packed = codec.compress(PHOTOS[0])
-    file = entropy_coded.compress(PHOTOS[0], entropy_coded=True)
+    file = entropy_coded.compress(PHOTOS[0])
     assert file.tokens.tolist() == packed.tokens.tolist()
-    assert entropy_coded.compress(PHOTOS[0]) == packed
+    assert entropy_coded.compress(PHOTOS[0], packed=True) == packed
     assert np.array_equal(codec.decompress(packed), entropy_coded.decompress(file))
-    with pytest.raises(CheckpointError, match="no prior"):
-        codec.compress(PHOTOS[0], entropy_coded=True)
 
 
 def test_a_damaged_prior_is_refused(with_prior, tmp_path):

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import GOLDEN
 
 from tokcodec import checkpoint
 from tokcodec.model.loading import load
+from tokcodec.model.positions import interpolation
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.model.vit import patchify, unpatchify
 from tokcodec.train.presets import PRESETS
@@ -13,13 +15,13 @@ CPU = torch.device("cpu")
 
 
 # The expected values were computed by tests/golden/reference.py, which shares no code.
-@pytest.mark.parametrize("layout", ["patch", "latent"])
-def test_golden_outputs(layout):
+@pytest.mark.parametrize("name", ["patch", "patch-wide", "latent"])
+def test_golden_outputs(name):
+    layout = name.partition("-")[0]
     model = load(checkpoint.find(str(GOLDEN / f"{layout}.safetensors")), CPU)
-    golden = {name: torch.from_numpy(a) for name, a in np.load(GOLDEN / f"{layout}.npz").items()}
+    golden = {key: torch.from_numpy(a) for key, a in np.load(GOLDEN / f"{name}.npz").items()}
     assert model.config.encoder.kind == layout
-    side = model.config.preprocessing.image_size
-    shape = model.config.token_shape(side, side)
+    shape = model.config.token_shape(*golden["pixels"].shape[2:])
     tokens = golden["tokens"].unflatten(1, shape)
     with torch.inference_mode():
         pixels = model.shrink(golden["pixels"])
@@ -35,11 +37,19 @@ def test_patches_go_back_where_they_came_from():
     patches = patchify(pixels, 4)
     assert patches.shape == (2, 9, 48)
     assert torch.equal(patches[0, 5].view(3, 4, 4), pixels[0, :, 4:8, 8:12])
-    assert torch.equal(unpatchify(patches, 4), pixels)
+    assert torch.equal(unpatchify(patches, 3, 4), pixels)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (8, 8), (16, 16), (3, 41), (32, 1)])
+def test_positions_are_torchs_bicubic_interpolation(rows, columns):
+    table = torch.randn(1, 5, 16, 16, generator=torch.Generator().manual_seed(0))
+    down, across = (torch.from_numpy(interpolation(16, size)) for size in (rows, columns))
+    expected = F.interpolate(table, (rows, columns), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(down @ table @ across.T, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_configuration_of_the_original_description():
-    config, _ = PRESETS["original"]
+    config = PRESETS["original"]
     with torch.device("meta"):
         model = Tokenizer(config)
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar
@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from tokcodec import checkpoint
+from tokcodec.coding.prior import Prior
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
-from tokcodec.config.geometry import Fit, Placement, Size
-from tokcodec.errors import ImageError, TokcodecError, TokenFileError
+from tokcodec.config.geometry import Fit, Placement, Size, place
+from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokcodecError, TokenFileError
 from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, to_image
 from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
@@ -27,15 +28,17 @@ from tokcodec.tokenfile import TokenFile, check_tokens
 
 T = TypeVar("T")
 R = TypeVar("R")
+Tag = TypeVar("Tag")
+Other = TypeVar("Other")
 Rows = NDArray[Any]
 
 ImageLike = Source | Tensor  # uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W]
 Compressed = TokenFile | str | os.PathLike[str] | bytes  # read, or yet to be
-Decoded = tuple[Pixels, Placement, Size | None]  # what ``image.to_image`` takes
-_Item = tuple[Placement, Size | None]
-_NOTHING: Rows = np.empty(0)  # rows of an image that could not be read
+_Shown = tuple[Placement, Size]  # where an image lies on its tiles, and its size
+_NOTHING: Rows = np.empty(0)
 
 BATCH_SIZE = 16
+_CUDA_BATCH_SIZE = 64
 _BATCHES_AHEAD = 4  # that images are read for while the model runs
 _ROUNDING = 1e-3  # that pixels may be beyond [0, 1] by
 BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
@@ -43,8 +46,10 @@ _CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batc
 
 
 def default_batch_size(config: ModelConfig, kind: str) -> int:
-    """16 tiles; on a device of the kind ``cpu`` fewer of a large model, which is faster so.
-    Depends on nothing else."""
+    """64 tiles on CUDA, else 16; a large model is faster with fewer on a CPU. Depends on the model
+    and the kind of device alone: the batch size is part of what decides the tokens."""
+    if kind == "cuda":
+        return _CUDA_BATCH_SIZE
     tile = 4 * config.encoder.peak_activation(config.preprocessing.model_size)  # float32
     size = BATCH_SIZE
     while kind == "cpu" and size > 1 and size * tile > _CACHE_BYTES:
@@ -85,6 +90,7 @@ class Codec:
         cls,
         weights: str | checkpoint.Header = DEFAULT_WEIGHTS,
         device: str = "auto",
+        *,
         batch_size: int | None = None,
         dtype: Dtype = "float32",
         compiled: bool = False,
@@ -130,217 +136,214 @@ class Codec:
     def compress(
         self,
         image: ImageLike,
+        *,
         fit: Fit | None = None,
-        background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
-        entropy_coded: bool = False,
+        background: tuple[int, int, int] = WHITE,
+        packed: bool = False,
     ) -> TokenFile:
-        """One image -> its token file.
+        """Encode one image.
 
         Args:
-            image: a path, the bytes of an image file, a binary file, a PIL image, or its pixels:
-                an array uint8 [H, W, 3] or a tensor uint8 [3, H, W]; of either also one channel,
-                which is grey, or four, of which the last is alpha.
-            fit: ``stretch``, ``crop``, ``pad``, ``tile``, or where the checkpoint is
-                convolutional ``native``; the checkpoint's default if None.
-            background: red, green and blue that show through transparent parts.
-            tokens: tokens kept of each square, the first ones; all if None.
-            coded: the tokens are entropy-coded with the checkpoint's prior: shorter files, which
-                cannot be read without it.
+            image: a path, the bytes of an image file, a binary file, a PIL image, or pixels: an
+                array uint8 [H, W, 3] or a tensor uint8 [3, H, W]. One channel is grey; of four
+                channels the last is alpha.
+            fit: ``stretch``, ``crop``, ``pad``, ``tile``, or for a checkpoint of any size
+                ``aspect`` or ``native``; the checkpoint's default if None.
+            tokens: the most tokens of a tile: of a model of any size those of the grid, of one
+                that decodes prefixes the first ones; the checkpoint's default if None.
+            background: red, green and blue behind transparent parts.
+            packed: do not entropy-code the tokens. By default they are entropy-coded if the
+                checkpoint has a prior and that makes the file shorter.
 
         Raises:
             ImageError: the image cannot be read.
-            CheckpointError: the checkpoint cannot do with this number of tokens, or has no prior or
-                no such fit.
-            ValueError: pixels of another shape or type; no such fit at all.
+            CheckpointError: the checkpoint does not support this fit or number of tokens.
+            ValueError: pixels of another shape or type, or an unknown fit.
         """
-        return self.compress_batch([image], fit, background, tokens, entropy_coded)[0]
-
-    def compress_batch(
-        self,
-        images: Iterable[ImageLike],
-        fit: Fit | None = None,
-        background: tuple[int, int, int] = WHITE,
-        tokens: int | None = None,
-        entropy_coded: bool = False,
-    ) -> list[TokenFile]:
-        """Like ``compress``, of many; raises the first error."""
-        results = self.compress_stream(images, fit, background, tokens, entropy_coded)
-        return [_raised(result) for result in results]
+        encoding = self._encoding(fit, tokens, background, packed)
+        tiles = encoding.read(image)
+        return encoding.token_file(tiles, self.encode_tiles(tiles.pixels))
 
     def compress_stream(
         self,
-        images: Iterable[ImageLike],
+        items: Iterable[tuple[Tag, ImageLike]],
+        *,
         fit: Fit | None = None,
-        background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
-        entropy_coded: bool = False,
+        background: tuple[int, int, int] = WHITE,
+        packed: bool = False,
         workers: int = 1,
-    ) -> Iterator[TokenFile | TokcodecError]:
-        """Token files in the order of ``images``; for a bad image, its error in that place.
+    ) -> Iterator[tuple[Tag, TokenFile | TokcodecError]]:
+        """Encode many images: ``(tag, image)`` in, ``(tag, token file)`` out, in the same order.
 
-        ``workers`` as of ``encode_stream``.
+        The result of an image that cannot be read is its error. A tag is anything that tells
+        the caller which image it is. For ``workers`` see ``encode_stream``, for the other options
+        ``compress``.
         """
-        checkpoint.check_token_count(self.header, tokens)
-        kept = tokens if self.config.prefix_tokens else None  # others are kept whole
-        prior = checkpoint.read_prior(self.header) if entropy_coded else None
-        fit = fit or self.config.default_fit
-        checkpoint.check_fit(self.header, fit)
+        encoding = self._encoding(fit, tokens, background, packed)
 
-        def read(given: ImageLike) -> Tiles | ImageError:
+        def read(item: tuple[Tag, ImageLike]) -> tuple[tuple[Tag, Tiles | None], Rows | ImageError]:
+            tag, image = item
             try:
-                return read_tiles(
-                    _source(given), self.config.preprocessing, fit, background, self.config.multiple
-                )
+                tiles = encoding.read(image)
             except ImageError as error:
-                return error
+                return (tag, None), error
+            return (tag, replace(tiles, pixels=_NOTHING)), tiles.pixels
 
-        for image, rows in self.encode_stream(images, read, workers, fit):
-            if isinstance(image, ImageError):
-                yield image
-                continue
-            width, height = image.width, image.height
-            yield TokenFile.of(self.header, rows[:, :kept], width, height, fit, prior)
+        def token_file(of: tuple[Tag, Tiles | None], tokens: Rows) -> TokenFile:
+            assert of[1]
+            return encoding.token_file(of[1], tokens)
+
+        rows = map_ahead(read, items, workers, self._ahead(encoding.fit, workers))
+        for (tag, _), result in self._in_batches(rows, self.encode_tiles, token_file, workers):
+            yield tag, result
 
     def encode_stream(
-        self, items: Iterable[T], read: Callable[[T], R], workers: int = 1, fit: Fit = "crop"
-    ) -> Iterator[tuple[R, Rows]]:
-        """What ``read`` makes of each item, in order, and tokens int64 [n, N] of its n tiles.
-
-        Where that is no ``Tiles``, but an error, it goes through; ``Tiles`` come without
-        their pixels.
+        self,
+        items: Iterable[T],
+        read: Callable[[T], tuple[Tag, Tiles | Other]],
+        *,
+        fit: Fit = "crop",
+        workers: int = 1,
+    ) -> Iterator[tuple[Tag, Rows | Other]]:
+        """Encode the tiles of many images: ``(tag, tokens int64 [n, *token_shape])``, in order.
 
         As many threads read, and as many run the model, a batch each, on a single one of torch's
-        threads: so every core has work whether it is reading or the model that takes long, and
-        none waits for another. A single batch, or a single worker, has all of torch's threads. A
-        GPU has several batches at once, whatever ``workers`` is.
+        threads: so every core has work whether reading or the model takes long, and none waits for
+        another. A single batch, or a single worker, has all of torch's threads. A GPU has several
+        batches at once, whatever ``workers`` is.
 
         Args:
             items: anything that stands for an image.
-            read: gives an image's tiles.
-            workers: threads of either kind, or of readers alone.
+            read: returns an item's tag and tiles. What is returned in place of tiles, such as
+                an error, is passed on.
             fit: of the images.
+            workers: threads of either kind.
         """
-        # A tiled image may hold hundreds of tiles: few of them wait in memory.
-        ahead = workers if fit in ("tile", "native") else _BATCHES_AHEAD * self.batch_size
-        images = map_ahead(read, items, workers, ahead)
-        rows = ((p, p.pixels if isinstance(p, Tiles) else _NOTHING) for p in images)
 
-        def work(group: list[tuple[R, Rows]]) -> list[tuple[R, Rows]]:
-            results = _run_group(group, self.encode_tiles)
-            return [(_without_pixels(image), tokens) for image, tokens in results]
+        def rows(item: T) -> tuple[Tag, Rows | Other]:
+            tag, tiles = read(item)
+            return tag, tiles.pixels if isinstance(tiles, Tiles) else tiles
 
-        return _on_workers(_groups(rows, self.batch_size), work, self._threads(workers))
+        return self._in_batches(
+            map_ahead(rows, items, workers, self._ahead(fit, workers)),
+            self.encode_tiles,
+            lambda _, tokens: tokens,
+            workers,
+        )
 
     def decompress(
-        self, token_file: Compressed, size: Size | None = None, tokens: int | None = None
+        self, token_file: Compressed, *, size: Size | int | None = None, tokens: int | None = None
     ) -> Image.Image:
-        """A token file -> its image, at its original size or at ``size`` (width, height).
+        """Decode a token file.
 
         Args:
-            token_file: it, its path, or its bytes.
-            size: width and height of the image.
-            tokens: tokens used of each square, the first ones; all if None.
+            token_file: a ``TokenFile``, the path of one, or its bytes.
+            size: width and height of the image, or its longer edge; its original size if None.
+            tokens: use only the first tokens of each tile; all if None.
 
         Raises:
-            TokenFileError: it cannot be read, was written by another model, or its tokens do not
-                fit this one.
-            CheckpointError: the checkpoint cannot do with this number of tokens.
+            TokenFileError: the file cannot be read, is of another model, or does not fit it.
+            CheckpointError: the checkpoint does not support this number of tokens.
             ImageError: the image would be above Pillow's decompression bomb limit.
         """
-        return self.decompress_batch([token_file], size, tokens)[0]
-
-    def decompress_batch(
-        self,
-        token_files: Iterable[Compressed],
-        size: Size | None = None,
-        tokens: int | None = None,
-    ) -> list[Image.Image]:
-        """Like ``decompress``, of many; raises the first error."""
-        items = ((_token_file(given), size) for given in token_files)
-        return [_raised(result) for result in self.decompress_stream(items, tokens)]
+        decoding = self._decoding(size, tokens)
+        shown, rows = decoding.open(_token_file(token_file))
+        return decoding.image(shown, self._decode_pixels(rows))
 
     def decompress_stream(
         self,
-        items: Iterable[tuple[TokenFile, Size | None]],
+        items: Iterable[tuple[Tag, TokenFile]],
+        *,
+        size: Size | int | None = None,
         tokens: int | None = None,
         workers: int = 1,
-    ) -> Iterator[Image.Image | TokcodecError]:
-        """Images of (token file, size) pairs, in order; for a misfit, its error in that place.
+    ) -> Iterator[tuple[Tag, Image.Image | TokcodecError]]:
+        """Decode many token files: ``(tag, token file)`` in, ``(tag, image)`` out, in order.
 
-        ``workers`` as of ``encode_stream``.
+        The result of a file that this model cannot decode is its error. For ``workers`` see
+        ``encode_stream``, for the other options ``decompress``.
         """
-        for decoded in self.decode_stream(items, tokens, workers):
-            yield decoded if isinstance(decoded, TokcodecError) else to_image(*decoded)
+        decoding = self._decoding(size, tokens)
 
-    def decode_stream(
-        self,
-        items: Iterable[tuple[TokenFile, Size | None]],
-        tokens: int | None = None,
-        workers: int = 1,
-    ) -> Iterator[Decoded | TokcodecError]:
-        """As ``decompress_stream``, but tiles that are yet to be put together by
-        ``image.to_image``, whose work can so be done elsewhere."""
-        wanted = checkpoint.check_token_count(self.header, tokens)
-
-        def rows(item: tuple[TokenFile, Size | None]) -> tuple[_Item | TokcodecError, Rows]:
-            token_file, size = item
+        def rows(
+            item: tuple[Tag, TokenFile],
+        ) -> tuple[tuple[Tag, _Shown | None], Rows | TokcodecError]:
+            tag, token_file = item
             try:
-                placement, shape = self._check(token_file, size)
-                found = token_file.tokens_with(self.header).reshape(placement.num_tiles, -1)
-                check_tokens(found, self.config.quantizer.codebook_size)
-                if tokens and found.shape[1] < tokens:
-                    raise TokenFileError(f"it holds {found.shape[1]} tokens a tile, not {tokens}")
-                found = found[:, :wanted] if len(shape) == 1 else found.reshape(-1, *shape)
+                shown, tokens = decoding.open(token_file)
             except TokcodecError as error:
-                return error, _NOTHING
-            return (placement, size), found
+                return (tag, None), error
+            return (tag, shown), tokens
 
-        def work(group: list[tuple[_Item | TokcodecError, Rows]]) -> list[Decoded | TokcodecError]:
-            return [
-                item if isinstance(item, TokcodecError) else (pixels, *item)
-                for item, pixels in _run_group(group, self._decode_pixels)
-            ]
+        def image(of: tuple[Tag, _Shown | None], pixels: Rows) -> Image.Image:
+            assert of[1]
+            return decoding.image(of[1], pixels)
 
-        groups = _groups(map(rows, items), self.batch_size)
-        return _on_workers(groups, work, self._threads(workers))
+        for (tag, _), result in self._in_batches(
+            map(rows, items), self._decode_pixels, image, workers
+        ):
+            yield tag, result
 
-    def _check(self, token_file: TokenFile, size: Size | None) -> tuple[Placement, tuple[int, ...]]:
-        """Refuses what this model cannot decode; gives the placement and the shape of the tokens of
-        a square."""
-        if not self.header.decodes(token_file.model_id):
-            fitting = checkpoint.find_by_model_id(token_file.model_id)
-            remedy = "no bundled or cached one fits"
-            if fitting:
-                name = fitting.path if checkpoint.is_cached(fitting) else fitting.name
-                remedy = f"{name} decodes it"
-            raise TokenFileError(
-                f"its tokens are of model {token_file.model_id.hex()}, "
-                f"{self.header.name} is {self.header.model_id[:8]}; {remedy}"
-            )
-        config, fit = self.config, token_file.fit
+    def _encoding(
+        self,
+        fit: Fit | None,
+        tokens: int | None,
+        background: tuple[int, int, int],
+        packed: bool,
+    ) -> "_Encoding":
+        checkpoint.check_token_count(self.header, tokens)
+        fit = fit or self.config.default_fit
         checkpoint.check_fit(self.header, fit)
-        placement, shape = config.place(fit, token_file.width, token_file.height)
-        expected = math.prod(shape)
-        count, rest = divmod(token_file.num_tokens, placement.num_tiles)
-        fits = count == expected or (config.prefix_tokens and count < expected)
-        if token_file.bits != config.quantizer.bits or rest or not fits:
-            raise TokenFileError(
-                f"damaged: {token_file.num_tokens} tokens of {token_file.bits} bits where "
-                f"{self.header.name} has {placement.num_tiles * expected} of "
-                f"{config.quantizer.bits}"
-            )
-        check_output(size or placement.output)
-        return placement, shape
+        prior = None
+        if self.header.prior_id and not packed:
+            prior = checkpoint.read_prior(self.header)
+        return _Encoding(self.header, fit, tokens, background, prior)
+
+    def _decoding(self, size: Size | int | None, tokens: int | None) -> "_Decoding":
+        if tokens is not None and self.config.multiple:
+            raise CheckpointError(f"{self.header.name}: decodes only all tokens of a file together")
+        return _Decoding(
+            self.header, size, tokens, checkpoint.check_token_count(self.header, tokens)
+        )
+
+    def _ahead(self, fit: Fit, workers: int) -> int:
+        """Images that are read before the model takes them. A tiled one may hold hundreds of
+        tiles: few of them wait in memory."""
+        return workers if fit in ("tile", "native") else _BATCHES_AHEAD * self.batch_size
+
+    def _in_batches(
+        self,
+        items: Iterable[tuple[Tag, Rows | Other]],
+        run: Callable[[Rows], Rows],
+        finish: Callable[[Tag, Rows], R],
+        workers: int,
+    ) -> Iterator[tuple[Tag, R | Other]]:
+        """What ``finish`` makes of each item's results of ``run``, which is given the rows of many
+        items at once. What is no array is passed on."""
+
+        def work(group: list[tuple[Tag, Rows | Other]]) -> list[tuple[Tag, R | Other]]:
+            results: list[tuple[Tag, R | Other]] = []
+            parts = [rows for _, rows in group if isinstance(rows, np.ndarray)]
+            done = run(np.concatenate(parts)) if parts else _NOTHING
+            for tag, rows in group:
+                if isinstance(rows, np.ndarray):
+                    results.append((tag, finish(tag, done[: len(rows)])))
+                    done = done[len(rows) :]
+                else:
+                    results.append((tag, rows))
+            return results
+
+        return _on_workers(_groups(items, self.batch_size), work, self._threads(workers))
 
     # Between tensors and tokens
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] in [0, 1], any B -> tokens int64 [B, N], on the codec's device.
+        """float32 [B, 3, S, S] in [0, 1] -> tokens int64 [B, *token_shape], on the codec's device.
 
         Where the checkpoint has a native fit, also [B, 3, H, W] of multiples of
-        ``config.multiple``; tokens then stand row by row. Where the model sees smaller tiles,
-        they are averaged down to these.
+        ``config.multiple``. Where the model sees smaller tiles, they are averaged down to these.
 
         Raises:
             ValueError: another shape or type, or beyond [0, 1].
@@ -357,13 +360,13 @@ class Codec:
             raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
         _require_unit_range(pixels)
         return self._run(
-            lambda pixels: self._tokens(self.model.shrink(pixels)),
+            lambda pixels: self.model.encode(self.model.shrink(pixels)),
             pixels.to(self.device, torch.float32),
             shape == (side, side),
         )
 
     def encode_tiles(self, tiles: Pixels) -> Rows:
-        """Tokens int64 [n, N] of tiles as ``image.read_tiles`` gives them, uint8
+        """Tokens int64 [n, *token_shape] of tiles as ``image.read_tiles`` gives them, uint8
         [n, S, S, 3], or in the native fit of one shape; they cross to the device as bytes."""
         rows = torch.from_numpy(tiles if tiles.flags.writeable else tiles.copy())
         if self.device.type == "cuda":
@@ -371,7 +374,7 @@ class Codec:
         size = self.config.preprocessing.read_size
         with self._at_once():
             tokens = self._run(
-                lambda part: self._tokens(self.preprocess(part)),
+                lambda part: self.model.encode(self.preprocess(part)),
                 rows.to(self.device, non_blocking=True),
                 tiles.shape[1:3] == (size, size),
             )
@@ -389,59 +392,57 @@ class Codec:
             pixels = pixels.round()
         return pixels.to(torch.uint8).permute(0, 2, 3, 1)
 
-    def _tokens(self, pixels: Tensor) -> Tensor:
-        return self.model.encode(pixels).flatten(1)
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens int64 [B, *token_shape] -> float32 [B, 3, H, W] in [0, 1], on the codec's device.
 
-    def decode(self, tokens: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
-        """tokens int64 [B, N], any B -> float32 [B, 3, S, S] in [0, 1], on the codec's device.
-
-        Fewer tokens than N where the checkpoint has ``prefix_tokens``.
-
-        Args:
-            tokens: of tiles, or of images of one shape in the native fit.
-            shape: rows and columns of these; a square's if None.
+        Fewer tokens, [B, n], where the checkpoint has ``prefix_tokens``; another grid, [B, rows,
+        columns], where it takes images of any size.
 
         Raises:
             ValueError: another shape, or a token outside the codebook.
         """
         size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
         tile = self.config.token_shape(side, side)
-        if shape and not self.config.multiple:
-            raise ValueError(f"{self.header.name} has no native fit: leave shape out")
-        own = shape or tile
-        count = math.prod(own)
-        least = 1 if self.config.prefix_tokens else count
-        if tokens.ndim != 2 or not least <= tokens.shape[1] <= count:
-            raise ValueError(f"expected tokens [B, {count}], not {list(tokens.shape)}")
+        own = tuple(tokens.shape[1:])
+        prefix = self.config.prefix_tokens and len(own) == 1 and 1 <= own[0] <= tile[0]
+        grid = bool(self.config.multiple) and len(own) == 2 and min(own) > 0
+        if not (own == tile or prefix or grid):
+            raise ValueError(f"expected tokens {['B', *tile]}, not {list(tokens.shape)}")
         tokens = tokens.to(torch.int64)
         if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
             raise ValueError(f"tokens must be from 0 to {size - 1}")
-        tokens = tokens.to(self.device)
-        if len(own) == 2:
-            tokens = tokens.view(-1, *own)
-        return self._run(self.model.decode, tokens, own == tile)
+        return self._run(self.model.decode, tokens.to(self.device), own == tile)
 
     @torch.inference_mode()
     def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, tiles: bool) -> Tensor:
-        """``model`` on exactly ``batch_size`` rows at a time; the last batch is filled up."""
+        """``model`` on exactly ``batch_size`` rows at a time; the last batch is filled up.
+
+        Raises:
+            DeviceError: the device has too little memory for a batch.
+        """
         if not len(rows):
             # Nothing to compute, but the caller wants the shape that something would have.
             return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
         size = self.batch_size if tiles else self.native_batch_size
         results = []
         low = self.dtype == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            for part in torch.split(rows, size):
-                missing = size - len(part)
-                if missing:
-                    filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])])
-                results.append(model(filled if missing else part)[: len(part)])
-        return torch.cat(results)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                for part in torch.split(rows, size):
+                    missing = size - len(part)
+                    if missing:
+                        filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])])
+                    results.append(model(filled if missing else part)[: len(part)])
+            return torch.cat(results)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device}: not enough memory for batches of {size} tiles; use a smaller "
+                "batch size"
+            ) from error
 
     def _decode_pixels(self, tokens: Rows) -> Rows:
-        shape = tokens.shape[1:] if tokens.ndim == 3 and self.config.multiple else None
         with self._at_once():
-            pixels = self.decode(torch.from_numpy(tokens).flatten(1), shape)
+            pixels = self.decode(torch.from_numpy(tokens))
             return self.to_uint8(pixels).cpu().numpy()
 
     @contextlib.contextmanager
@@ -462,6 +463,101 @@ class Codec:
     def _threads(self, workers: int) -> int:
         """That run the model, a batch each."""
         return workers if self.device.type == "cpu" else BATCHES_AT_ONCE
+
+
+@dataclass(frozen=True)
+class _Encoding:
+    """How images become token files."""
+
+    header: checkpoint.Header
+    fit: Fit
+    tokens: int | None
+    background: tuple[int, int, int]
+    prior: Prior | None
+
+    def read(self, image: ImageLike) -> Tiles:
+        config = self.header.config
+        return read_tiles(
+            _source(image),
+            config.preprocessing,
+            lambda size: config.place(self.fit, size, self.tokens)[0],
+            self.background,
+        )
+
+    def token_file(self, tiles: Tiles, tokens: Rows) -> TokenFile:
+        kept = tokens[:, : self.tokens] if self.header.config.prefix_tokens else tokens
+        return TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, self.prior)
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """How token files become images; ``tokens`` asked for, and ``used``, of each tile."""
+
+    header: checkpoint.Header
+    size: Size | int | None
+    tokens: int | None
+    used: int
+
+    def open(self, token_file: TokenFile) -> tuple["_Shown", Rows]:
+        """Where the image lies on its tiles, and the tokens of these, [n, *token_shape].
+
+        Raises:
+            TokenFileError: the model cannot decode it.
+            ImageError: the image would be too large.
+        """
+        config = self.header.config
+        placement, shape = self._check(token_file)
+        output = output_size(token_file, self.size) or placement.output
+        check_output(output)
+        found = token_file.tokens_with(self.header).reshape(placement.num_tiles, -1)
+        check_tokens(found, config.quantizer.codebook_size)
+        if self.tokens and found.shape[1] < self.tokens:
+            raise TokenFileError(f"it holds {found.shape[1]} tokens a tile, not {self.tokens}")
+        found = found[:, : self.used] if len(shape) == 1 else found.reshape(-1, *shape)
+        return (placement, output), found
+
+    def image(self, shown: "_Shown", pixels: Rows) -> Image.Image:
+        return to_image(pixels, *shown)
+
+    def _check(self, token_file: TokenFile) -> tuple[Placement, tuple[int, ...]]:
+        header, config = self.header, self.header.config
+        if not header.decodes(token_file.model_id):
+            raise TokenFileError(_other_model(header, token_file))
+        checkpoint.check_fit(header, token_file.fit)
+        original = (token_file.width, token_file.height)
+        tokens = token_file.num_tokens if token_file.fit != "tile" else None
+        placement, shape = config.place(token_file.fit, original, tokens)
+        expected = math.prod(shape)
+        count, rest = divmod(token_file.num_tokens, placement.num_tiles)
+        fits = count == expected or (config.prefix_tokens and count < expected)
+        if token_file.bits != config.quantizer.bits or rest or not fits:
+            raise TokenFileError(
+                f"damaged: {token_file.num_tokens} tokens of {token_file.bits} bits where "
+                f"{header.name} has {placement.num_tiles * expected} of {config.quantizer.bits}"
+            )
+        return placement, shape
+
+
+def _other_model(header: checkpoint.Header, token_file: TokenFile) -> str:
+    fitting = checkpoint.find_by_model_id(token_file.model_id)
+    remedy = "no bundled or cached one fits"
+    if fitting:
+        name = fitting.path if checkpoint.is_cached(fitting) else fitting.name
+        remedy = f"{name} decodes it"
+    return (
+        f"its tokens are of model {token_file.model_id.hex()}, "
+        f"{header.name} is {header.model_id[:8]}; {remedy}"
+    )
+
+
+def output_size(token_file: TokenFile, size: Size | int | None) -> Size | None:
+    """Width and height of the decoded image if ``size`` is asked for: both, or the longer edge."""
+    if not isinstance(size, int):
+        return size
+    if token_file.fit == "crop":
+        return size, size
+    # The rule of the pad fit: the longer edge as asked for, the other rounded half up.
+    return place("pad", (token_file.width, token_file.height), (size, size)).resized
 
 
 def _source(image: ImageLike) -> Source:
@@ -501,37 +597,27 @@ def _require_unit_range(pixels: Tensor) -> None:
         )
 
 
-def _groups(items: Iterable[tuple[T, Rows]], least: int) -> Iterator[list[tuple[T, Rows]]]:
+def _groups(
+    items: Iterable[tuple[Tag, Rows | Other]], least: int
+) -> Iterator[list[tuple[Tag, Rows | Other]]]:
     """As many items as have ``least`` rows together, all of one shape, in order."""
-    group: list[tuple[T, Rows]] = []
+    group: list[tuple[Tag, Rows | Other]] = []
     count = 0
     shape: tuple[int, ...] = ()  # of a row, where there is one
     for entry in items:
         rows = entry[1]
-        if len(rows):
+        if isinstance(rows, np.ndarray):
             if count and rows.shape[1:] != shape:
                 yield group
                 group, count = [], 0
             shape = rows.shape[1:]
+            count += len(rows)
         group.append(entry)
-        count += len(rows)
         if count >= least or len(group) >= least:
             yield group
             group, count = [], 0
     if group:
         yield group
-
-
-def _run_group(
-    group: list[tuple[T, Rows]], run: Callable[[Rows], Rows]
-) -> Iterator[tuple[T, Rows]]:
-    """Runs ``run`` on all rows at once, and gives each item its own results."""
-    parts = [rows for _, rows in group if len(rows)]
-    results = run(np.concatenate(parts)) if parts else _NOTHING
-    start = 0
-    for item, rows in group:
-        yield item, results[start : start + len(rows)]
-        start += len(rows)
 
 
 def _on_workers(chunks: Iterator[T], work: Callable[[T], list[R]], workers: int) -> Iterator[R]:
@@ -554,13 +640,3 @@ def _on_workers(chunks: Iterator[T], work: Callable[[T], list[R]], workers: int)
             yield from results
     finally:
         torch.set_num_threads(threads)  # of threads that begin from here on
-
-
-def _without_pixels(image: R) -> R:
-    return replace(image, pixels=_NOTHING) if isinstance(image, Tiles) else image
-
-
-def _raised(result: T | TokcodecError) -> T:
-    if isinstance(result, TokcodecError):
-        raise result
-    return result

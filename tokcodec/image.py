@@ -6,6 +6,7 @@ import io
 import math
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from tokcodec.config import PreprocessingConfig
-from tokcodec.config.geometry import Fit, Placement, Size, place
+from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import Hint, ImageError
 from tokcodec.io.files import is_stream, write_atomically
 
@@ -83,33 +84,30 @@ class Tiles:
     """An image cut into the model's tiles.
 
     Attributes:
-        pixels: uint8 [n, S, S, 3], sRGB, S being ``config.read_size``; in the native fit
-            [1, H, W, 3], smaller by ``config.read_scale``.
+        pixels: uint8 [n, H, W, 3], sRGB: tiles as large as the placement says, or smaller by
+            ``config.read_scale``.
         width, height: of the original, after EXIF orientation.
-        fit: how it was fitted.
     """
 
     pixels: Pixels
     width: int
     height: int
-    fit: Fit
 
 
 def read_tiles(
     source: Source,
     config: PreprocessingConfig,
-    fit: Fit,
+    place: Callable[[Size], Placement],
     background: tuple[int, int, int] = WHITE,
-    multiple: int = 0,
 ) -> Tiles:
-    """Opens an image and fits it to the model's square.
+    """Opens an image and cuts it into tiles.
 
     The first frame is taken, EXIF orientation applied, an embedded ICC profile converted to
     sRGB, alpha laid over ``background``; then it is resized with Pillow, as ``config.resize`` says.
     The ``direct`` way resizes first where nothing is transparent, and converts what is left.
 
     Args:
-        multiple: of the model; what the edges become multiples of in the native fit.
+        place: gives the placement of an image of a width and height, as ``ModelConfig.place``.
 
     Raises:
         ImageError: no image, a damaged one, one above Pillow's decompression bomb limit
@@ -135,14 +133,13 @@ def read_tiles(
                     f"{width}x{height} pixels; a token file holds up to {MAX_EDGE} an edge",
                     name=name,
                 )
-            side = multiple if fit == "native" else config.image_size
             try:
-                placement = place(fit, width, height, side, config.resize)
+                placement = place((width, height))
             except ImageError as error:
                 raise error.named(name) from error
             # Of HEIF, Pillow's ``draft`` would take a thumbnail, which may show anything.
             is_jpeg = image.format in ("JPEG", "MPO")
-            if config.reduced_jpeg and is_jpeg and fit not in ("tile", "native"):
+            if config.reduced_jpeg and is_jpeg:
                 columns, rows = _least(placement, config)
                 image.draft(None, (rows, columns) if turned else (columns, rows))
             part = _Part.of(placement, config.read_scale)
@@ -171,7 +168,7 @@ def read_tiles(
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise ImageError(f"cannot read the image: {reason}", name=name) from error
-    return Tiles(pixels, width, height, fit)
+    return Tiles(pixels, width, height)
 
 
 def size_of(source: Source) -> Size | None:

@@ -127,7 +127,8 @@ class TokenFile:
         bits, model_id = header.config.quantizer.bits, bytes.fromhex(header.model_id[:8])
         flat = tokens.reshape(-1)
         if prior:
-            _, shape = header.config.place(fit, width, height)
+            given = len(flat) if fit != "tile" else None
+            _, shape = header.config.place(fit, (width, height), given)
             entropy_coded = prior.encode(flat.reshape(-1, *shape))
             if len(entropy_coded) < packed_size(len(flat), bits) <= _SHORTEST * len(entropy_coded):
                 return cls._sealed(flat, bits, model_id, width, height, fit, entropy_coded, True)
@@ -182,7 +183,8 @@ class TokenFile:
             header = find_with_prior(self.model_id, header)
             check_fit(header, self.fit)
             prior = read_prior(header)
-            placement, shape = header.config.place(self.fit, self.width, self.height)
+            given = self.num_tokens if self.fit != "tile" else None
+            placement, shape = header.config.place(self.fit, (self.width, self.height), given)
         except (CheckpointError, ImageError) as error:
             raise TokenFileError(error.reason, name=error.name, hint=error.hint) from error
         shapes = (placement.num_tiles, *shape)

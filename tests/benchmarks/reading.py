@@ -1,7 +1,7 @@
 """Milliseconds from an image file to a model's tiles: python tests/benchmarks/reading.py
 
 For each kind of file: as it was read before there was a direct way (``former``), the exact way to
-256 pixels, and the direct way to the 64 that tokcodec-16 and -64 see, on one thread and on all;
+256 pixels, and the direct way to the 64 that tokcodec and -64 see, on one thread and on all;
 then the stages of the first kind. All are of centre crops, and taken in turns.
 """
 

@@ -82,13 +82,13 @@ def files(name: str) -> None:
         photo.crop((number // 2, 0, number // 2 + 256, 256)).save(path, quality=90)
     peak = matrix_product()
     begun = time.perf_counter()
-    for path, result in zip(sources, codec.compress_stream(sources, workers=2), strict=True):
+    for path, result in codec.compress_stream(((path, path) for path in sources), workers=2):
         assert isinstance(result, TokenFile)
         result.save(path.with_suffix(".tok"))
     encode = FILES / (time.perf_counter() - begun)
     begun = time.perf_counter()
-    items = ((TokenFile.load(path.with_suffix(".tok")), None) for path in sources)
-    for path, image in zip(sources, codec.decompress_stream(items, workers=2), strict=True):
+    items = ((path, TokenFile.load(path.with_suffix(".tok"))) for path in sources)
+    for path, image in codec.decompress_stream(items, workers=2):
         assert isinstance(image, Image.Image)
         save(image, path.with_suffix(".png"))
     decode = FILES / (time.perf_counter() - begun)

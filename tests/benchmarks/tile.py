@@ -38,7 +38,7 @@ def main() -> None:
     codec = Codec.load()
     for path in map(Path, sys.argv[1:] or sorted(DATA.glob("*.png"))):
         photo = to_rgb(Image.open(path))
-        file = codec.compress(path, "tile", entropy_coded=True)
+        file = codec.compress(path, fit="tile")
         original = np.asarray(photo)
         ours = psnr(original, np.asarray(codec.decompress(file)))
         theirs = [psnr(original, np.asarray(image)) for image in webp(photo, file.file_bytes)]

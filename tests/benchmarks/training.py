@@ -33,8 +33,8 @@ from tokcodec.train.start import begin
 from tokcodec.train.step import Step
 
 PHOTOS = Path(__file__).parents[1] / "data"
-ON_A_PROCESSOR = ("tokcodec-16:64", "tokcodec-64:64", "tokcodec-256:16", "tokcodec-latent:8")
-ON_A_GPU = ("tokcodec-256:512", "base-256:128", "base-latent-64:96", "base-latent-256:64")
+ON_A_PROCESSOR = ("tokcodec:64", "tokcodec:64", "tokcodec:16", "tokcodec:8")
+ON_A_GPU = ("tokcodec:512", "base-256:128", "base-latent-64:96", "base-latent-256:64")
 TURNS, STEPS, IMAGES = 5, 3, 256
 
 

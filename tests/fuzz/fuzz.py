@@ -131,6 +131,26 @@ def weights():
     return act, TokcodecError
 
 
+def torch_file():
+    """Pickles of torch.save around a storage of 64 bytes: what is read are arrays of numbers."""
+    import zipfile
+
+    from tokcodec.errors import CheckpointError
+    from tokcodec.families.source import locate
+
+    path = Path(tempfile.mkdtemp()) / "a.pt"
+
+    def act(data: bytes) -> None:
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", data)
+            file.writestr("archive/data/0", bytes(64))
+        with locate(str(path)).open() as tensors:
+            for tensor in tensors.values():
+                assert tensor.read().shape == tensor.shape
+
+    return act, CheckpointError
+
+
 def tar():
     """Files that are no tar, or damaged ones: what is read is told, or is bytes."""
     from tokcodec.io.tar import members
@@ -161,7 +181,9 @@ def prior():
     return act, TokenFileError
 
 
-TARGETS = {target.__name__: target for target in (token_file, config, weights, tar, prior)}
+TARGETS = {
+    target.__name__: target for target in (token_file, config, weights, torch_file, tar, prior)
+}
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--alone"]:

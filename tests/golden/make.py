@@ -23,8 +23,16 @@ HERE = Path(__file__).parent
 
 CONFIGS = {
     "patch": ModelConfig(
-        encoder=PatchEncoderConfig(width=16, layers=2, heads=2, patch_size=4),
-        decoder=PatchDecoderConfig(width=24, layers=1, heads=3, patch_size=4, mlp_ratio=2.0),
+        encoder=PatchEncoderConfig(width=16, layers=2, heads=2, patch_size=4, positions=5),
+        decoder=PatchDecoderConfig(
+            width=24,
+            layers=1,
+            heads=3,
+            patch_size=8,
+            mlp_ratio=2.0,
+            pixel_overlap=3,
+            positions=3,
+        ),
         quantizer=CodebookConfig(codebook_size=60, embedding_dim=4),
         preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2),
     ),
@@ -36,6 +44,10 @@ CONFIGS = {
         default_fit="crop",
     ),
 }
+
+
+# Height and width of the images of each file of outputs.
+SHAPES = {"patch": {"patch": (32, 32), "patch-wide": (24, 56)}, "latent": {"latent": (16, 16)}}
 
 
 def main() -> None:
@@ -50,18 +62,20 @@ def main() -> None:
         tensors["quantizer.codebook"] *= 2
         checkpoint.write(HERE / f"{name}.safetensors", config, tensors, {"seed": number})
         reference = Reference(config, tensors)
-        side = config.preprocessing.image_size
-        pixels = rng.random_sample((3, 3, side, side)).astype(np.float32)
-        z = reference.embed(pixels)
-        tokens, margins = reference.quantize(z)
-        assert margins.min() > 1e-4, margins.min()
-        np.savez_compressed(
-            HERE / f"{name}.npz",
-            pixels=pixels,
-            z=z.astype(np.float32),
-            tokens=tokens,
-            decoded=reference.decode(tokens).astype(np.float32),
-        )
+        for shape, (height, width) in SHAPES[name].items():
+            pixels = rng.random_sample((3, 3, height, width)).astype(np.float32)
+            z = reference.embed(pixels)
+            tokens, margins = reference.quantize(z)
+            assert margins.min() > 1e-4, margins.min()
+            p = config.decoder.patch_size
+            decoded = reference.decode(tokens, pixels.shape[2] // p, pixels.shape[3] // p)
+            np.savez_compressed(
+                HERE / f"{shape}.npz",
+                pixels=pixels,
+                z=z.astype(np.float32),
+                tokens=tokens,
+                decoded=decoded.astype(np.float32),
+            )
 
 
 if __name__ == "__main__":

@@ -14,21 +14,24 @@ class Reference:
         self.tensors = {name: value.astype(np.float64) for name, value in tensors.items()}
 
     def embed(self, pixels):
-        """[B, 3, S, S] in [0, 1] -> z [B, N, d]."""
+        """[B, 3, H, W] in [0, 1] -> z [B, N, d]."""
         c = self.config
         pixels = pixels.astype(np.float64)
         scale = c.preprocessing.pixel_scale
-        batch, _, side, _ = pixels.shape
-        size = side // scale
-        pixels = pixels.reshape(batch, 3, size, scale, size, scale).mean(axis=(3, 5))
+        batch, _, height, width = pixels.shape
+        height, width = height // scale, width // scale
+        pixels = pixels.reshape(batch, 3, height, scale, width, scale).mean(axis=(3, 5))
         pixels = (pixels - _column(c.preprocessing.mean)) / _column(c.preprocessing.std)
         p = c.encoder.patch_size
         patches = [
             pixels[:, :, y : y + p, x : x + p].reshape(batch, -1)
-            for y in range(0, size, p)
-            for x in range(0, size, p)
+            for y in range(0, height, p)
+            for x in range(0, width, p)
         ]
         x = self._linear("encoder.patch_embed", np.stack(patches, axis=1))
+        if c.encoder.kind == "patch":
+            x = x + self._positions("encoder", height // p, width // p)
+            return self._linear("encoder.to_embedding", self._blocks("encoder", x, c.encoder))
         x = x + self.tensors["encoder.patch_positions"]
         if c.encoder.kind == "latent":
             latents = self.tensors["encoder.latent_tokens"]
@@ -49,26 +52,35 @@ class Reference:
         codebook = self.tensors["quantizer.codebook"]
         return _unit(codebook) if self.config.quantizer.metric == "cosine" else codebook
 
-    def decode(self, tokens):
-        """tokens [B, N] -> [B, 3, S, S] in [0, 1]."""
+    def decode(self, tokens, rows, columns):
+        """tokens [B, N] -> [B, 3, rows · P, columns · P] in [0, 1], P being the decoder's patch."""
         c = self.config
         x = self._linear("decoder.from_embedding", self.codebook()[tokens])
-        x = x + self.tensors["decoder.token_positions"]
-        size, p = c.preprocessing.model_size, c.decoder.patch_size
-        grid = size // p
+        p, overlap = c.decoder.patch_size, c.decoder.pixel_overlap
+        if c.encoder.kind == "patch":
+            x = x + self._positions("decoder", rows, columns)
+        else:
+            x = x + self.tensors["decoder.token_positions"]
         if c.encoder.kind == "latent":
             masks = self.tensors["decoder.mask_token"] + self.tensors["decoder.patch_positions"]
             x = np.concatenate([np.broadcast_to(masks, (len(x), *masks.shape)), x], axis=1)
         x = self._blocks("decoder", x, c.decoder)
-        patches = self._linear("decoder.to_pixels", x[:, : grid**2])
-        pixels = np.zeros((len(x), 3, size, size))
-        for index in range(grid**2):
-            top, left = index // grid * p, index % grid * p
-            patch = patches[:, index].reshape(-1, 3, p, p)
-            pixels[:, :, top : top + p, left : left + p] = patch
+        patches = self._linear("decoder.to_pixels", x[:, : rows * columns])
+        window = p + 2 * overlap
+        pixels = np.zeros((len(x), 3, rows * p + 2 * overlap, columns * p + 2 * overlap))
+        for index in range(rows * columns):
+            top, left = index // columns * p, index % columns * p
+            patch = patches[:, index].reshape(-1, 3, window, window)
+            pixels[:, :, top : top + window, left : left + window] += patch
+        pixels = pixels[:, :, overlap : overlap + rows * p, overlap : overlap + columns * p]
         pixels = pixels * _column(c.preprocessing.std) + _column(c.preprocessing.mean)
-        enlarge = _bicubic(size, c.preprocessing.pixel_scale)
-        return np.clip(enlarge @ pixels @ enlarge.T, 0, 1)
+        return np.clip(pixels, 0, 1)
+
+    def _positions(self, side, rows, columns):
+        table = self.tensors[f"{side}.positions.table"]
+        down, across = _bicubic(len(table), rows), _bicubic(len(table), columns)
+        positions = np.einsum("rs,std,ct->rcd", down, table, across).reshape(rows * columns, -1)
+        return positions + self.tensors[f"{side}.positions.scale"] * (math.log2(rows * columns) - 6)
 
     def _blocks(self, side, x, part):
         for layer in range(part.layers):
@@ -110,14 +122,12 @@ def _gelu(x):
     return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
 
 
-def _bicubic(size, scale):
-    """The matrix [size · scale, size] of cubic convolution (Keys 1981, a = -0.75)."""
-    if scale == 1:
-        return np.eye(size)
+def _bicubic(source, target):
+    """The matrix [target, source] of cubic convolution (Keys 1981, a = -0.75)."""
     a = -0.75
-    matrix = np.zeros((size * scale, size))
-    for row in range(size * scale):
-        centre = (row + 0.5) / scale - 0.5
+    matrix = np.zeros((target, source))
+    for row in range(target):
+        centre = (row + 0.5) * source / target - 0.5
         first = math.floor(centre) - 1
         for tap in range(first, first + 4):
             t = abs(centre - tap)
@@ -125,5 +135,5 @@ def _bicubic(size, scale):
                 weight = (a + 2) * t**3 - (a + 3) * t**2 + 1
             else:
                 weight = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
-            matrix[row, min(max(tap, 0), size - 1)] += weight
+            matrix[row, min(max(tap, 0), source - 1)] += weight
     return matrix

@@ -1,6 +1,6 @@
 """An image of a page of ``tokcodec page``: python tests/tools/screenshot.py PAGE OUT.jpg [IMAGE]
 
-WebP stands on the left and tokcodec-64 on the right, sorted by gain; IMAGE is part of the name
+WebP stands on the left and tokcodec on the right, sorted by gain; IMAGE is part of the name
 of the image that is shown, the first one if not given. weights/evaluation/page.jpg is of the
 24 photos of Kodak, in a folder ``kodak`` that holds nothing else:
 
@@ -37,10 +37,10 @@ def screenshot(page, image):
         browser.get(f"file://{Path(page).resolve()}/index.html")
         browser.find_element("css selector", "#order option[value=most]").click()
         browser.find_element("css selector", f"#grid label[title*='{image}']").click()
-        # The last WebP in no more bytes than tokcodec-64, which is chosen on the right.
+        # The last WebP in no more bytes than tokcodec, which is chosen on the right.
         rows = browser.find_elements("css selector", "#versions tr")
         names = [row.find_element("css selector", "th").text for row in rows]
-        own = next(n for n, name in enumerate(names) if name.startswith("tokcodec-64"))
+        own = next(n for n, name in enumerate(names) if name.startswith("tokcodec"))
         budget = int(rows[own].find_elements("css selector", "td")[2].text)
         webp = [
             row

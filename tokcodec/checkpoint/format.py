@@ -33,7 +33,7 @@ from safetensors.numpy import save
 from tokcodec.checkpoint.identities import Tensors, checkpoint_id, model_id, prior_id
 from tokcodec.coding.prior import PREFIX, Prior
 from tokcodec.config import ModelConfig
-from tokcodec.config.geometry import FITS, Fit
+from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, Fit
 from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.io.files import write_atomically
 from tokcodec.io.json import parse_json
@@ -245,7 +245,7 @@ def _json(metadata: Mapping[str, str], name: str, kind: type[T]) -> T:
 
 
 def check_token_count(header: Header, tokens: int | None) -> int:
-    """The number of tokens a tile if ``tokens`` of them are asked for; None asks for all.
+    """The most tokens per tile if ``tokens`` of them are asked for; None asks for the default.
 
     Raises:
         CheckpointError: there are fewer, or the checkpoint decodes only all of them.
@@ -253,6 +253,12 @@ def check_token_count(header: Header, tokens: int | None) -> int:
     count = header.config.num_tokens
     if tokens is None or tokens == count:
         return count
+    if header.config.multiple:
+        if not 1 <= tokens <= MAX_TILE_TOKENS:
+            raise CheckpointError(
+                f"{header.name}: takes from 1 to {MAX_TILE_TOKENS} tokens, not {tokens}"
+            )
+        return tokens
     if not 1 <= tokens <= count:
         raise CheckpointError(f"{header.name}: has {count} tokens a tile, not {tokens}")
     if not header.config.prefix_tokens:
@@ -271,10 +277,10 @@ def check_fit(header: Header, fit: Fit) -> None:
     """
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, not {fit!r}")
-    if fit == "native" and not header.config.multiple:
+    if fit in ("aspect", "native") and not header.config.multiple:
         side = header.config.preprocessing.image_size
         raise CheckpointError(
-            f"sees only squares of {side} pixels, and has no native fit",
+            f"sees only squares of {side} pixels, and has no fit {fit}",
             name=header.name,
             hint=Hint.OTHER_FIT,
         )

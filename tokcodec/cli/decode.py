@@ -48,8 +48,10 @@ from tokcodec.io.remote import is_remote, location
 from tokcodec.parallel import map_ahead
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from tokcodec.checkpoint import Header
-    from tokcodec.codec import Codec, Decoded
+    from tokcodec.codec import Codec
     from tokcodec.inputs.records import Record
     from tokcodec.tokenfile import TokenFile
 
@@ -207,11 +209,16 @@ def _is_done(
     since: int | None,
 ) -> bool:
     """Whether the image that is there has the size asked for, and is newer than its tokens."""
+    from tokcodec.codec import output_size
     from tokcodec.image import size_of
 
     assert job.target
-    placement, _ = header.config.place(token_file.fit, token_file.width, token_file.height)
-    size = _output_size(token_file, wanted) or placement.output
+    placement, _ = header.config.place(
+        token_file.fit,
+        (token_file.width, token_file.height),
+        token_file.num_tokens if token_file.fit != "tile" else None,
+    )
+    size = output_size(token_file, wanted) or placement.output
     newer = since is not None and job.target.stat().st_mtime_ns >= since
     return newer and size_of(job.target) == size
 
@@ -264,13 +271,11 @@ def _decode_group(
     wanted: tuple[int, int] | int | None,
     tokens: int | None,
     workers: int,
-    write: "Callable[[tuple[Job, Decoded | TokcodecError]], tuple[Job, int | TokcodecError]]",
+    write: "Callable[[tuple[Job, Image | TokcodecError]], tuple[Job, int | TokcodecError]]",
     tally: Tally,
 ) -> None:
-    items = ((token_file, _output_size(token_file, wanted)) for _, token_file in entries)
-    decoded = codec.decode_stream(items, tokens, workers)
-    pairs = zip((job for job, _ in entries), decoded, strict=True)
-    for job, result in map_ahead(write, pairs, workers, 2 * workers, at_once=True):
+    images = codec.decompress_stream(entries, size=wanted, tokens=tokens, workers=workers)
+    for job, result in map_ahead(write, images, workers, 2 * workers, at_once=True):
         if isinstance(result, TokcodecError):
             tally.failed(job, str(result))
         else:
@@ -278,19 +283,19 @@ def _decode_group(
 
 
 def _write(
-    pair: "tuple[Job, Decoded | TokcodecError]", extension: str, png_level: int
+    pair: "tuple[Job, Image | TokcodecError]", extension: str, png_level: int
 ) -> tuple[Job, int | TokcodecError]:
-    """Puts the tiles together and writes the image; gives its bytes."""
-    from tokcodec.image import save, to_image
+    """Writes the image; gives its bytes."""
+    from tokcodec.image import save
 
-    job, decoded = pair
-    if isinstance(decoded, TokcodecError):
-        return job, type(decoded)(f"{job}: {decoded}")
+    job, image = pair
+    if isinstance(image, TokcodecError):
+        return job, type(image)(f"{job}: {image}")
     try:
         if job.target:
-            return job, save(to_image(*decoded), job.target, extension, png_level)
+            return job, save(image, job.target, extension, png_level)
         buffer = io.BytesIO()
-        size = save(to_image(*decoded), buffer, extension, png_level)
+        size = save(image, buffer, extension, png_level)
         write_out(buffer.getvalue())
         return job, size
     except (OutputError, ImageError) as error:
@@ -321,16 +326,3 @@ def _parse_size(text: str | None) -> tuple[int, int] | int | None:
         )
     edges = [int(number) for number in numbers]
     return (edges[0], edges[1]) if match[2] else edges[0]
-
-
-def _output_size(
-    token_file: "TokenFile", wanted: tuple[int, int] | int | None
-) -> tuple[int, int] | None:
-    from tokcodec.config.geometry import place
-
-    if not isinstance(wanted, int):
-        return wanted
-    if token_file.fit == "crop":
-        return wanted, wanted
-    # The rule of the pad fit: the longer edge as wanted, the other rounded half up.
-    return place("pad", token_file.width, token_file.height, wanted).resized

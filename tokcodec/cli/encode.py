@@ -238,9 +238,15 @@ def _compressed(
     elif first := next(records, None):
         codec = how.load(header.path, how.device, how.batch_size, how.dtype)
         images = chain([first], records)
-        yield from codec.compress_stream(
-            images, how.fit_of(header), how.background, how.tokens, how.entropy_coded, how.workers
-        )
+        for _, result in codec.compress_stream(
+            ((None, image) for image in images),
+            fit=how.fit_of(header),
+            tokens=how.tokens,
+            background=how.background,
+            packed=not how.entropy_coded,
+            workers=how.workers,
+        ):
+            yield result
 
 
 def _within(
@@ -291,7 +297,12 @@ def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | Tokcod
 
     config, fit = header.config, how.fit_of(header)
     try:
-        image = read_tiles(record, config.preprocessing, fit, how.background, config.multiple)
+        image = read_tiles(
+            record,
+            config.preprocessing,
+            lambda size: config.place(fit, size, how.tokens)[0],
+            how.background,
+        )
     except ImageError as error:
         return error
     exact = how.device != "cuda" and how.dtype == "float32"
@@ -299,7 +310,7 @@ def _alone(header: "Header", record: "Record", how: _How) -> "TokenFile | Tokcod
     if tokens is None:
         codec = how.load(header.path, how.device, how.batch_size, how.dtype)
         tokens = codec.encode_tiles(image.pixels)
-    kept = tokens[:, : how.tokens if config.prefix_tokens else None]
+    kept = tokens[:, : how.tokens] if config.prefix_tokens else tokens
     prior = read_prior(header) if how.entropy_coded else None
     return TokenFile.of(header, kept, image.width, image.height, fit, prior)
 
@@ -344,7 +355,9 @@ def _stale_of(
         assert job.target
         with contextlib.suppress(TokenFileError, ImageError):
             there = TokenFile.load(job.target)
-            placement, shape = header.config.place(how.fit_of(header), there.width, there.height)
+            placement, shape = header.config.place(
+                how.fit_of(header), (there.width, there.height), how.tokens
+            )
             tokens = np.zeros(placement.num_tiles * math.prod(shape), np.int64)
             bits = header.config.quantizer.bits
             packed = TokenFile.packed(tokens, bits, there.model_id, 1, 1, "crop")
@@ -371,7 +384,7 @@ def _stale(
             return "is there, of another model"
         if there.fit != fit:
             return f"is there, with fit {there.fit}"
-        placement, shape = header.config.place(fit, there.width, there.height)
+        placement, shape = header.config.place(fit, (there.width, there.height), how.tokens)
         kept = math.prod(shape)
         if header.config.prefix_tokens:
             kept = check_token_count(header, how.tokens)

@@ -114,7 +114,7 @@ def load_codec(path: Path, device: str, batch_size: int | None, dtype: Dtype) ->
     """The codec of a checkpoint, as the options above have it."""
     from tokcodec.codec import Codec
 
-    return Codec.load(str(path), device, batch_size, dtype)
+    return Codec.load(str(path), device, batch_size=batch_size, dtype=dtype)
 
 
 _arguments: ContextVar[list[str]] = ContextVar("arguments")

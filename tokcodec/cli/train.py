@@ -1,5 +1,6 @@
 """``tokcodec train``."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -31,10 +32,10 @@ def train(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="A JSON file with a model config, or a preset: tokcodec-16, -64, -256, -latent, "
-            "original; for GPUs base-16, -64, -256, base-latent-16, -64, -256.",
+            help="A JSON file with a model config, or a preset: tokcodec, base (for GPUs), "
+            "original.",
         ),
-    ] = "tokcodec-64",
+    ] = "tokcodec",
     from_: Annotated[
         str | None,
         typer.Option(
@@ -53,12 +54,13 @@ def train(
         ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 20_000,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Images a step, of all processes; 64 if not given, or the preset's."
-        ),
-    ] = None,
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens per step, of all processes together.")
+    ] = 4096,
+    rate_weight: Annotated[
+        float,
+        typer.Option(min=0, help="Squared distance that a bit costs in the choice of tokens."),
+    ] = 0.0,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak rate of AdamW.")] = 1e-3,
     warmup: Annotated[
         int | None,
@@ -157,7 +159,7 @@ def train(
         raise TrainingError(
             "--tokens-of already begins with the weights it names; leave --from out"
         )
-    config, preset_size = _read_config(model)
+    config = _read_config(model)
     source = find(name) if (name := from_ or tokens_of) else None
     loop.require_trainable(config, source, bool(tokens_of))
     with ranks.process_group(device) as own:
@@ -177,9 +179,10 @@ def train(
             )
         recipe = Recipe(
             steps=steps,
-            batch_size=batch_size or preset_size,
+            tokens=batch_tokens,
             learning_rate=learning_rate,
             warmup=min(Recipe.warmup, steps // 10) if warmup is None else warmup,
+            rate_weight=rate_weight,
             deblocking=deblocking,
             spectra=spectra,
             lpips=lpips,
@@ -252,20 +255,22 @@ def _move(bar: Bar, steps: int, before: bool) -> None:
 
 def _report(bar: Bar, now: "Report") -> None:
     note(
-        f"step {now.step}/{now.steps}  loss {now.loss:.4f}  held-out PSNR {now.psnr:.2f} dB  "
-        f"codebook used {now.usage:.1%}  {now.images_per_second:.0f} images/s  "
+        f"step {now.step}/{now.steps}  loss {now.loss:.4f}  held-out PSNR {_words(now.psnr)} dB  "
+        f"codebook used {now.usage:.1%}  {now.tokens_per_second:,.0f} tokens/s  "
         f"MFU {now.utilization:.0%}"
     )
     bar.remark = (
-        f"loss {now.loss:.4f}, {now.images_per_second:.0f} images/s, MFU {now.utilization:.0%}"
+        f"loss {now.loss:.4f}, {now.tokens_per_second:,.0f} tokens/s, MFU {now.utilization:.0%}"
     )
     bar.again = _again(now.step)
 
 
-def _read_config(model: str) -> "tuple[ModelConfig, int]":
-    """The config, and images a step."""
+def _words(psnr: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.2f} ({tokens} tokens)" for tokens, value in psnr.items())
+
+
+def _read_config(model: str) -> "ModelConfig":
     from tokcodec.train.presets import PRESETS
-    from tokcodec.train.recipe import Recipe
 
     if model in PRESETS:
         return PRESETS[model]
@@ -273,7 +278,7 @@ def _read_config(model: str) -> "tuple[ModelConfig, int]":
         names = ", ".join(PRESETS)
         raise TrainingError(f"--model {model}: neither a preset ({names}) nor a file")
     try:
-        return ModelConfig.from_json(_read_text(Path(model), "--model")), Recipe.batch_size
+        return ModelConfig.from_json(_read_text(Path(model), "--model"))
     except ConfigError as error:
         raise ConfigError(f"{model}: {error}") from error
 

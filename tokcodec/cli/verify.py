@@ -16,6 +16,7 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import print_json, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import ImageError
 from tokcodec.io.tar import MAX_BYTES
 
@@ -47,13 +48,18 @@ def verify(
     if allow:
         allow_large()
     header = find(weights)
+    config = header.config
+
+    def place(size: Size) -> Placement:
+        return config.place(config.default_fit, size)[0]
+
     tiles: list[Pixels] = []
     failed = 0
     for record in images(sources, max_image_bytes)[1]:
         if len(tiles) == limit:
             break
         try:
-            read = read_tiles(record, header.config.preprocessing, header.config.default_fit)
+            read = read_tiles(record, config.preprocessing, place)
             tiles.append(read.pixels[:1])
         except ImageError as error:
             say(str(error))

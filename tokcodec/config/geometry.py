@@ -1,19 +1,18 @@
 """How an image of any shape meets the model's tiles: sizes and offsets."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from tokcodec.errors import ImageError
-
-Fit = Literal["stretch", "crop", "pad", "tile", "native"]
+Fit = Literal["aspect", "stretch", "crop", "pad", "tile", "native"]
 Resize = Literal["bicubic", "adm", "lanczos", "direct"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 _TORCHVISION_CROPS = ("bicubic", "direct")  # whose crop has torchvision's roundings
 
 Size = tuple[int, int]  # width, height
 
-# Attention among all tokens of an image takes time with the square of their number.
-MAX_NATIVE_TOKENS = 1 << 14
+# Attention among all tokens of a tile takes time with the square of their number.
+MAX_TILE_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Placement:
     Attributes:
         resized: width and height of the resized image.
         offset: left and top of the image on the canvas.
-        tile: width and height of a tile; the native fit has one, which need not be square.
+        tile: width and height of a tile; that of the fits aspect and native need not be square.
         grid: columns and rows of tiles.
         visible: left, top, right and bottom of the part of the canvas that shows the image.
         output: width and height that decoding restores.
@@ -53,46 +52,52 @@ class Placement:
         return self.grid[0] * self.grid[1]
 
 
-def place(fit: Fit, width: int, height: int, side: int, resize: Resize = "bicubic") -> Placement:
-    """The placement of a ``width`` x ``height`` image.
+def nearest_grid(size: Size, tokens: int, pixels: int) -> tuple[int, int]:
+    """Rows and columns of the grid that shows an image best in at most ``tokens`` tokens.
 
-    - ``stretch``: the whole image squeezed to a square of ``side`` pixels.
-    - ``crop``: shorter edge to the square, centre cut out, with the roundings of torchvision's
-      Resize and CenterCrop, or those of ADM (``adm``) or Chameleon (``lanczos``).
-    - ``pad``: longer edge to the square (rounded half up), centred.
-    - ``tile``: native resolution, as many tiles as it takes.
-    - ``native``: native resolution, edges filled up to multiples of ``side``.
-
-    Raises:
-        ImageError: more than ``MAX_NATIVE_TOKENS`` multiples of ``side`` in the native fit.
+    That is the grid whose tokens are the smallest by the sum of their width and height, in pixels
+    of the image: they are nearly square, and nearly all of ``tokens`` are used. No token is made
+    smaller than ``pixels`` pixels.
     """
-    size, tile = (width, height), (side, side)
-    whole = (0, 0, side, side)
-    if fit == "stretch":
-        return Placement(tile, (0, 0), tile, (1, 1), whole, size)
+    width, height = size
+    most_rows, most_columns = -(-height // pixels), -(-width // pixels)
+    grids = ((rows, min(tokens // rows, most_columns)) for rows in range(1, tokens + 1))
+    return min(
+        itertools.takewhile(lambda grid: grid[0] <= most_rows, grids),
+        key=lambda grid: width / grid[1] + height / grid[0],
+    )
+
+
+def place(fit: Fit, size: Size, tile: Size, resize: Resize = "bicubic") -> Placement:
+    """The placement of an image of ``size`` on tiles of the size ``tile``.
+
+    - ``aspect``, ``stretch``: the whole image resized to one tile.
+    - ``crop``: shorter edge to the square tile, centre cut out, with the roundings of torchvision's
+      Resize and CenterCrop, or those of ADM (``adm``) or Chameleon (``lanczos``).
+    - ``pad``: longer edge to the square tile (rounded half up), centred.
+    - ``tile``: native resolution, as many tiles as it takes.
+    - ``native``: native resolution, edges filled up to one tile.
+    """
+    (width, height), side = size, tile[0]
+    if fit in ("aspect", "stretch"):
+        return Placement(tile, (0, 0), tile, (1, 1), (0, 0, *tile), size)
     if fit == "crop":
         resized, halvings = _shorter_edge_to(side, size, resize)
         over = (resized[0] - side, resized[1] - side)
         even = resize in _TORCHVISION_CROPS
         left, top = map(_half_even, over) if even else (n // 2 for n in over)
         short = min(size)
-        return Placement(resized, (-left, -top), tile, (1, 1), whole, (short, short), halvings)
+        return Placement(
+            resized, (-left, -top), tile, (1, 1), (0, 0, *tile), (short, short), halvings
+        )
     if fit == "pad":
         long = max(size)
         resized = (_scaled(width, side, long), _scaled(height, side, long))
         left, top = (side - resized[0]) // 2, (side - resized[1]) // 2
         visible = (left, top, left + resized[0], top + resized[1])
         return Placement(resized, (left, top), tile, (1, 1), visible, size)
-    grid = (-(-width // side), -(-height // side))
-    visible = (0, 0, width, height)
-    if fit == "tile":
-        return Placement(size, (0, 0), tile, grid, visible, size)
-    if grid[0] * grid[1] > MAX_NATIVE_TOKENS:
-        raise ImageError(
-            f"{width}x{height} pixels are {grid[0] * grid[1]:,} tokens, and the native fit takes "
-            f"up to {MAX_NATIVE_TOKENS:,}: make the image smaller, or take the fit tile"
-        )
-    return Placement(size, (0, 0), (grid[0] * side, grid[1] * side), (1, 1), visible, size)
+    grid = (-(-width // tile[0]), -(-height // tile[1]))
+    return Placement(size, (0, 0), tile, grid, (0, 0, *size), size)
 
 
 def _shorter_edge_to(side: int, size: Size, resize: Resize) -> tuple[Size, int]:

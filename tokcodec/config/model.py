@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from tokcodec.config import geometry
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
-from tokcodec.config.geometry import Fit, Placement, Resize
+from tokcodec.config.geometry import Fit, Placement, Resize, Size
 from tokcodec.config.parts import (
     Bounded,
     Bounds,
@@ -38,14 +38,14 @@ from tokcodec.config.vit import (
     PatchEncoderConfig,
     ProxyDecoderConfig,
 )
-from tokcodec.errors import ConfigError, quoted
+from tokcodec.errors import ConfigError, ImageError, quoted
 from tokcodec.io.json import parse_json
 
 Triple = tuple[float, float, float]
 
 _LONGEST = 1 << 16  # characters of a config; those of models have 300 or so
 
-DEFAULT_WEIGHTS = "tokcodec-64"  # the bundled checkpoint that encodes unless another is named
+DEFAULT_WEIGHTS = "tokcodec"  # the bundled checkpoint that encodes unless another is named
 
 # Raised whenever a pixel that reaches the model would change for the same file.
 PREPROCESSING_VERSION = 1
@@ -157,10 +157,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         side = self.preprocessing.model_size
         self.encoder.check(side)
-        self.decoder.check(side, self.encoder.token_shape(side, side))
+        self.decoder.check(self.preprocessing.image_size, self.encoder.token_shape(side, side))
         require(
-            self.default_fit != "native" or self.multiple > 0,
-            "the native fit needs an encoder and a decoder of images of any size",
+            self.default_fit not in ("aspect", "native") or self.multiple > 0,
+            f"the fit {self.default_fit} needs an encoder and a decoder of images of any size",
         )
 
     @property
@@ -175,23 +175,71 @@ class ModelConfig:
         scale = self.preprocessing.pixel_scale
         return self.encoder.token_shape(height // scale, width // scale)
 
-    def place(self, fit: Fit, width: int, height: int) -> tuple[Placement, tuple[int, ...]]:
-        """Where an image lies on the model's tiles, and the shape of the tokens of each.
+    def place(
+        self, fit: Fit, size: Size, tokens: int | None = None
+    ) -> tuple[Placement, tuple[int, ...]]:
+        """Where an image of ``size`` lies on the model's tiles, and the shape of a tile's tokens.
+
+        Args:
+            fit: how the image meets the model's input size.
+            size: width and height.
+            tokens: the most tokens of a tile, where the model takes grids of any size.
 
         Raises:
-            ImageError: it is too large for the native fit.
+            ImageError: the image is too large for the fit ``native``.
         """
-        side = self.multiple if fit == "native" else self.preprocessing.image_size
-        placement = geometry.place(fit, width, height, side)
-        columns, rows = placement.tile
-        return placement, self.token_shape(rows, columns)
+        edge = self.preprocessing.image_size
+        tile = (edge, edge)
+        if fit == "native":
+            width, height = (-(-length // self.multiple) * self.multiple for length in size)
+            tile = (width, height)
+        elif fit == "aspect":
+            pixels = self.multiple // self.preprocessing.pixel_scale
+            rows, columns = geometry.nearest_grid(size, tokens or self.num_tokens, pixels)
+            tile = (columns * self.multiple, rows * self.multiple)
+        elif fit != "tile" and tokens and self.multiple:
+            edge = math.isqrt(tokens) * self.multiple
+            tile = (edge, edge)
+        return self._placed(fit, size, tile)
+
+    def place_grid(
+        self, fit: Fit, size: Size, rows: int, columns: int
+    ) -> tuple[Placement, tuple[int, ...]]:
+        """As ``place``, for tiles that have this many rows and columns of tokens.
+
+        Raises:
+            ImageError: the fit gives no such grid.
+        """
+        edge = self.preprocessing.image_size
+        tile = (columns * self.multiple, rows * self.multiple) if self.multiple else (edge, edge)
+        placed = self._placed(fit, size, tile)
+        square = fit in ("aspect", "native") or rows == columns
+        if (
+            placed[1] not in ((rows, columns), (columns,))
+            or not square
+            or (fit in ("tile", "native") and placed != self.place(fit, size))
+        ):
+            raise ImageError(
+                f"{size[0]}x{size[1]} pixels in the fit {fit} are not {rows}x{columns} tokens"
+            )
+        return placed
+
+    def _placed(self, fit: Fit, size: Size, tile: Size) -> tuple[Placement, tuple[int, ...]]:
+        shape = self.token_shape(tile[1], tile[0])
+        if math.prod(shape) > geometry.MAX_TILE_TOKENS:
+            raise ImageError(
+                f"{size[0]}x{size[1]} pixels are {math.prod(shape):,} tokens, more than the "
+                f"{geometry.MAX_TILE_TOKENS:,} that the fit {fit} takes; make the image smaller, "
+                "or take the fit tile"
+            )
+        return geometry.place(fit, size, tile, self.preprocessing.resize), shape
 
     @property
     def multiple(self) -> int:
-        """Width and height of images in the ``native`` fit are multiples of this; 0 where the
-        model has no such fit, as it sees only squares of ``image_size``."""
-        same = self.encoder.multiple == self.decoder.multiple
-        return self.encoder.multiple * self.preprocessing.pixel_scale if same else 0
+        """Pixels along a side of a token, where the model takes grids of any size, so that it has
+        the fits ``aspect`` and ``native``; 0 where it sees only squares of ``image_size``."""
+        multiple = self.encoder.multiple * self.preprocessing.pixel_scale
+        return multiple if multiple == self.decoder.multiple else 0
 
     @property
     def has_grid(self) -> bool:

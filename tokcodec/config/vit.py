@@ -59,10 +59,21 @@ class VitConfig(Bounded):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchEncoderConfig(VitConfig, EncoderConfig):
-    """A token a patch."""
+    """A token per patch, of images of any size.
+
+    Attributes:
+        positions: rows and columns of the table of position embeddings, which is interpolated to
+            the grid of patches of an image.
+    """
 
     kind: ClassVar[str] = "patch"
     network: ClassVar[str] = "tokcodec.model.vit:PatchEncoder"
+
+    positions: Annotated[int, Bounds(1, 64)] = 16
+
+    @property
+    def multiple(self) -> int:
+        return self.patch_size
 
     def check(self, side: int) -> None:
         self.grid(side)
@@ -120,10 +131,20 @@ class PatchHeadConfig(VitConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
-    """From a token a patch."""
+    """From a token per patch, of images of any size.
+
+    Attributes:
+        positions: as for ``PatchEncoderConfig``.
+    """
 
     kind: ClassVar[str] = "patch"
     network: ClassVar[str] = "tokcodec.model.vit:PatchDecoder"
+
+    positions: Annotated[int, Bounds(1, 64)] = 16
+
+    @property
+    def multiple(self) -> int:
+        return self.patch_size
 
     def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         require(

@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from tokcodec.config import PreprocessingConfig
-from tokcodec.config.geometry import Fit
+from tokcodec.config import ModelConfig
+from tokcodec.config.geometry import Fit, place
 from tokcodec.image import WHITE, Source, Tiles, read_tiles
 
 Views = Literal["one", "hflip", "ten-crop"]
@@ -17,11 +17,11 @@ _TEN_CROP_SCALE = 1.1  # of the model's square: what the ten crops are cut from
 
 def read_views(
     source: Source,
-    config: PreprocessingConfig,
+    config: ModelConfig,
     fit: Fit,
     views: Views,
     background: tuple[int, int, int] = WHITE,
-    multiple: int = 0,
+    tokens: int | None = None,
 ) -> Tiles:
     """A square a view.
 
@@ -33,18 +33,24 @@ def read_views(
     Raises:
         ImageError: as ``image.read_tiles``.
     """
-    side = config.read_size
+    preprocessing = config.preprocessing
+    side = preprocessing.read_size
     if views == "ten-crop":
         large = round(_TEN_CROP_SCALE * side)
         whole = read_tiles(
-            source, replace(config, image_size=large, pixel_scale=1), "crop", background
+            source,
+            replace(preprocessing, pixel_scale=1),
+            lambda size: place("crop", size, (large, large), preprocessing.resize),
+            background,
         )
         end = large - side
         corners = ((end // 2, end // 2), (0, 0), (0, end), (end, 0), (end, end))
         crops = [whole.pixels[0, y : y + side, x : x + side] for y, x in corners]
     else:
-        whole = read_tiles(source, config, fit, background, multiple)
+        whole = read_tiles(
+            source, preprocessing, lambda size: config.place(fit, size, tokens)[0], background
+        )
         crops = [whole.pixels[0]]
     if views != "one":
         crops += [crop[:, ::-1] for crop in crops]
-    return Tiles(np.stack(crops), whole.width, whole.height, fit)
+    return Tiles(np.stack(crops), whole.width, whole.height)

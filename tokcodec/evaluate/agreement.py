@@ -72,8 +72,14 @@ def compare(
     try:
         for way in ways:
             torch.set_num_threads(way.threads)
-            codec = Codec.load(header, way.device, way.batch_size, way.dtype, way.compiled)
-            tokens = codec.encode_tiles(tiles)
+            codec = Codec.load(
+                header,
+                way.device,
+                batch_size=way.batch_size,
+                dtype=way.dtype,
+                compiled=way.compiled,
+            )
+            tokens = codec.encode_tiles(tiles).reshape(len(tiles), -1)
             if expected is None or margins is None:
                 expected, margins = tokens, _margins(codec, tiles)
             differ = tokens != expected

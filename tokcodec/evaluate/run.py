@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokcodec.codec import Codec
-from tokcodec.config import PreprocessingConfig
+from tokcodec.config import PreprocessingConfig, geometry
 from tokcodec.config.geometry import Fit, Size
 from tokcodec.errors import EvaluationError, ImageError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Attempt, Name, best, open_baseline, require
@@ -331,8 +331,12 @@ def encoded(
             enumerate(points), lambda item: (item[1].codec, item[1].tokens)
         ):
             forms = {point.entropy_coded: place for place, point in group}
-            files = codec.compress_batch(images, "crop", tokens=tokens, entropy_coded=True in forms)
-            decoded = codec.decompress_batch(files)
+            files = _results(
+                codec.compress_stream(
+                    enumerate(images), fit="crop", tokens=tokens, packed=True not in forms
+                )
+            )
+            decoded = _results(codec.decompress_stream(enumerate(files)))
             for entropy_coded, place in forms.items():
                 for results, file, image in zip(own, files, decoded, strict=True):
                     results[place] = (
@@ -373,8 +377,7 @@ def decoded(
                         tiles[n] = _packed(files[place], tokens, point.side)
                     except TokcodecError as error:
                         failed[n] = error
-            made = point.codec.decompress_stream((square, None) for square in tiles.values())
-            for n, image in zip(tiles, made, strict=True):
+            for n, image in point.codec.decompress_stream(tiles.items()):
                 if isinstance(image, TokcodecError):
                     failed[n] = image
                 else:
@@ -398,7 +401,11 @@ def decoded(
 def _read(record: Record, fit: Fit, size: int) -> tuple[Image.Image, Size] | ImageError:
     """The square of an image, and the width and height that it stands for."""
     try:
-        read = read_tiles(record, PreprocessingConfig(image_size=size), fit)
+        read = read_tiles(
+            record,
+            PreprocessingConfig(),
+            lambda original: geometry.place(fit, original, (size, size)),
+        )
     except ImageError as error:
         return error
     shape = (read.width, read.height) if fit == "stretch" else (size, size)
@@ -408,6 +415,16 @@ def _read(record: Record, fit: Fit, size: int) -> tuple[Image.Image, Size] | Ima
 def _packed(file: TokenFile, tokens: NDArray[Any], side: int) -> TokenFile:
     """Of the same tokens the file of a square image, packed."""
     return TokenFile.packed(tokens, file.bits, file.model_id, side, side, "crop")
+
+
+def _results(results: Iterable[tuple[int, T | TokcodecError]]) -> list[T]:
+    """Those of a stream, in order; raises the first error."""
+    found = []
+    for _, result in results:
+        if isinstance(result, TokcodecError):
+            raise result
+        found.append(result)
+    return found
 
 
 def _batches(items: Iterable[T]) -> Iterator[list[T]]:

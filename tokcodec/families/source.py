@@ -14,7 +14,7 @@ import numpy as np
 
 from tokcodec.errors import CheckpointError, Hint
 from tokcodec.families.reading import Array, Stored
-from tokcodec.families.torch_file import TorchFile
+from tokcodec.families.torch_file import open_torch
 from tokcodec.io.json import DEPTH, parse_json
 from tokcodec.io.tensorfile import open_tensors
 
@@ -22,7 +22,7 @@ _CONFIGS = ("config.json", "config.yaml")
 # Under which of these names a training program keeps the weights that count, the better one first.
 _STATES = ("ema", "model", "state_dict")
 _CONFIG = 1 << 17  # bytes of the largest config that is read
-_PICKLES = {".bin", ".pth", ".pt", ".ckpt"}
+_PICKLES = {".bin", ".pth", ".pt", ".ckpt", ".jit"}
 # What a folder's weights are called, the better one first.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _HUB = re.compile(
@@ -95,7 +95,10 @@ class Source:
         """
         path = self.weights
         if path.suffix.lower() in _PICKLES:
-            yield _of_pickle(path)
+            with open_torch(path) as content:
+                if not (tensors := _state(content)):
+                    raise CheckpointError(f"{path}: expected tensors by name, found none")
+                yield tensors
             return
         with open_tensors(path) as file:
             names = list(file.keys())
@@ -106,19 +109,14 @@ class Source:
             }
 
 
-def _of_pickle(path: Path) -> dict[str, Stored]:
-    file = TorchFile(path)
-    for state in _STATES:
-        with contextlib.suppress(CheckpointError):
-            tensors = file.tensors(state)
-            break
-    else:
-        tensors = file.tensors()
-
-    def read(name: str) -> Array:
-        return file.load({name: tensors[name]})[name]
-
-    return {name: Stored(tensor.shape, partial(read, name)) for name, tensor in tensors.items()}
+def _state(content: Any) -> dict[str, Stored]:
+    """The tensors by name in what a training program saved."""
+    levels = content if isinstance(content, dict) else {}
+    for level in (*(levels.get(state) for state in _STATES), levels):
+        items = level.items() if isinstance(level, dict) else ()
+        if found := {name: tensor for name, tensor in items if isinstance(tensor, Stored)}:
+            return found
+    return {}
 
 
 def _read(path: Path, file: Any, name: str) -> Array:

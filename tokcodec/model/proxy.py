@@ -1,6 +1,5 @@
 """TiTok's first decoder: a transformer before the decoder of a MaskGIT-VQGAN."""
 
-import math
 from dataclasses import replace
 
 import torch
@@ -42,10 +41,9 @@ class ProxyHead(Decoder):
             "proxy_codebook", torch.empty(vqgan.proxy_codebook_size, vqgan.embedding_dim)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        grid = math.isqrt(x.shape[1])
+    def forward(self, x: Tensor, rows: int) -> Tensor:  # type: ignore[override]
         x = self.to_proxy(x).softmax(dim=-1) @ self.proxy_codebook  # [B, g², embedding_dim]
-        return super().forward(x.view(len(x), grid, grid, -1))
+        return super().forward(x.view(len(x), rows, -1, x.shape[-1]))
 
 
 class ProxyDecoder(LatentDecoder):

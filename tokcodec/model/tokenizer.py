@@ -42,20 +42,13 @@ class Tokenizer(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens int64 [B, *token_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
-        return self.enlarge(self.decoder(self.quantizer.lookup(tokens)).float()).clamp(0, 1)
+        pixels = self.decoder(self.quantizer.lookup(tokens)).float()
+        return self.denormalize(pixels).clamp(0, 1)
 
     def shrink(self, pixels: Tensor) -> Tensor:
         """[B, 3, H, W] -> what the encoder sees of it, [B, 3, h, w]: means."""
         scale = self.config.preprocessing.pixel_scale
         return F.avg_pool2d(pixels, scale) if scale > 1 else pixels
-
-    def enlarge(self, pixels: Tensor) -> Tensor:
-        """What the decoder gives, [B, 3, h, w] -> [B, 3, H, W] in [0, 1], not yet clamped."""
-        pixels = self.denormalize(pixels)
-        scale = self.config.preprocessing.pixel_scale
-        if scale > 1:
-            pixels = F.interpolate(pixels, scale_factor=float(scale), mode="bicubic")
-        return pixels
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Pixels in [0, 1] -> zero mean and unit deviation, by the config's figures."""

@@ -1,5 +1,6 @@
 """The vision transformers: encoders and decoders of the kinds ``patch`` and ``latent``."""
 
+import math
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from tokcodec.config.vit import (
     LatentDecoderConfig,
     LatentEncoderConfig,
     PatchDecoderConfig,
+    PatchEncoderConfig,
     PatchHeadConfig,
     ProxyDecoderConfig,
     VitConfig,
 )
+from tokcodec.model.positions import interpolation, log_size
 from tokcodec.model.quantizer import in_float32
 
 
@@ -90,39 +93,62 @@ class Trunk(nn.Module):
         return self.norm_out(x[:, kept])  # type: ignore[no-any-return]
 
 
+class GridPositions(nn.Module):
+    """Position embeddings of a grid of any size: a table interpolated to its rows and columns, and
+    a vector times the logarithm of the number of positions, which tells the scale of an image."""
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(side, side, width))
+        self.scale = nn.Parameter(torch.zeros(width))
+
+    def forward(self, rows: int, columns: int) -> Tensor:
+        """Embeddings [rows * columns, width]."""
+        down, across = (
+            torch.from_numpy(interpolation(len(self.table), size)).to(self.table)
+            for size in (rows, columns)
+        )
+        table = torch.einsum("rs,std,ct->rcd", down, self.table, across)
+        return table.flatten(0, 1) + self.scale * log_size(rows, columns)
+
+
 class PatchEncoder(Trunk):
-    """Normalized pixels [B, 3, s, s] -> z [B, g, g, d].
+    """Normalized pixels [B, 3, h, w] -> z [B, rows, columns, d], of any multiples of the patch.
 
     Without ``outer_norms``, where the blocks add nothing, z is a linear map of a patch, which is
     what lets training start from the principal components of patches.
     """
 
-    def __init__(self, config: VitConfig, model_shape: ModelShape) -> None:
+    def __init__(self, config: PatchEncoderConfig, model_shape: ModelShape) -> None:
         super().__init__(config)
-        self.patch_size, self.grid = config.patch_size, config.grid(model_shape.side)
+        self.patch_size = config.patch_size
         self.patch_embed = nn.Linear(3 * config.patch_size**2, config.width)
-        self.patch_positions = nn.Parameter(torch.zeros(self.grid**2, config.width))
+        self.positions = GridPositions(config.positions, config.width)
         self.to_embedding = nn.Linear(config.width, model_shape.embedding_dim)
 
-    def embed(self, pixels: Tensor) -> Tensor:
-        """The tokens of the patches, [B, g², width]."""
-        return self.patch_embed(patchify(pixels, self.patch_size)) + self.patch_positions  # type: ignore[no-any-return]
-
     def forward(self, pixels: Tensor) -> Tensor:
-        z = in_float32(self.to_embedding, self.run(self.embed(pixels), slice(None)))
-        return z.view(len(z), self.grid, self.grid, -1)
+        rows, columns = (side // self.patch_size for side in pixels.shape[2:])
+        x = self.patch_embed(patchify(pixels, self.patch_size)) + self.positions(rows, columns)
+        z = in_float32(self.to_embedding, self.run(x, slice(None)))
+        return z.view(len(z), rows, columns, -1)
 
 
-class LatentEncoder(PatchEncoder):
+class LatentEncoder(Trunk):
     """Normalized pixels [B, 3, s, s] -> z [B, N, d], of the latent tokens (TiTok, section 3.2)."""
 
     def __init__(self, config: LatentEncoderConfig, model_shape: ModelShape) -> None:
-        super().__init__(config, model_shape)
+        super().__init__(config)
+        self.patch_size = config.patch_size
+        self.patch_embed = nn.Linear(3 * config.patch_size**2, config.width)
+        self.patch_positions = nn.Parameter(
+            torch.zeros(config.grid(model_shape.side) ** 2, config.width)
+        )
+        self.to_embedding = nn.Linear(config.width, model_shape.embedding_dim)
         self.legacy_latents = config.legacy_latents
         self.latent_tokens = nn.Parameter(torch.zeros(config.num_latents, config.width))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.embed(pixels)
+        x = self.patch_embed(patchify(pixels, self.patch_size)) + self.patch_positions
         latents = self.latent_tokens.expand(len(x), -1, -1)
         x = torch.cat([x, latents.to(x.dtype)], dim=1)  # [B, g² + N, width]
         x = self.run(x, slice(-len(self.latent_tokens), None))  # [B, N, width]
@@ -132,19 +158,18 @@ class LatentEncoder(PatchEncoder):
 
 
 class PatchDecoder(Trunk):
-    """z_q [B, g, g, d] -> normalized pixels [B, 3, s, s]."""
+    """z_q [B, rows, columns, d] -> normalized pixels [B, 3, h, w], for any grid."""
 
     def __init__(self, config: PatchDecoderConfig, model_shape: ModelShape) -> None:
         super().__init__(config)
         self.from_embedding = nn.Linear(model_shape.embedding_dim, config.width)
-        self.token_positions = nn.Parameter(
-            torch.zeros(config.grid(model_shape.side) ** 2, config.width)
-        )
+        self.positions = GridPositions(config.positions, config.width)
         self.to_pixels = PatchHead(config)
 
     def forward(self, z_q: Tensor) -> Tensor:
-        x = self.from_embedding(z_q.flatten(1, 2)) + self.token_positions
-        return self.to_pixels(self.run(x, slice(None)))  # type: ignore[no-any-return]
+        rows, columns = z_q.shape[1:3]
+        x = self.from_embedding(z_q.flatten(1, 2)) + self.positions(rows, columns)
+        return self.to_pixels(self.run(x, slice(None)), rows)  # type: ignore[no-any-return]
 
 
 class LatentDecoder(Trunk):
@@ -176,7 +201,8 @@ class LatentDecoder(Trunk):
             before = x.shape[1] - z_q.shape[1] + (self.class_token is not None)
             tokens = torch.arange(before + z_q.shape[1], device=x.device)
             seen = (tokens < before + kept[:, None])[:, None, None]
-        return self.to_pixels(self.run(x, slice(len(self.patch_positions)), seen))  # type: ignore[no-any-return]
+        x = self.run(x, slice(len(self.patch_positions)), seen)
+        return self.to_pixels(x, math.isqrt(x.shape[1]))  # type: ignore[no-any-return]
 
 
 class PatchHead(nn.Linear):
@@ -192,8 +218,8 @@ class PatchHead(nn.Linear):
         self.patch_size, self.overlap = config.patch_size, config.pixel_overlap
         self.convolution = nn.Conv2d(3, 3, 3, padding=1) if config.pixel_convolution else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = unpatchify(super().forward(x), self.patch_size, self.overlap)
+    def forward(self, x: Tensor, rows: int) -> Tensor:  # type: ignore[override]
+        pixels = unpatchify(super().forward(x), rows, self.patch_size, self.overlap)
         return self.convolution(pixels) if self.convolution else pixels
 
 
@@ -206,12 +232,12 @@ def patchify(pixels: Tensor, patch_size: int) -> Tensor:
     return x.reshape(batch, rows * columns, channels * patch_size**2)
 
 
-def unpatchify(patches: Tensor, patch_size: int, overlap: int = 0) -> Tensor:
-    """[B, g·g, 3·W·W] -> [B, 3, g·P, g·P], W being P + 2·overlap.
+def unpatchify(patches: Tensor, rows: int, patch_size: int, overlap: int = 0) -> Tensor:
+    """[B, rows·columns, 3·W·W] -> [B, 3, rows·P, columns·P], W being P + 2·overlap.
 
     Each patch is centred on its cell of the grid and added to what its neighbours give there;
     what reaches beyond the square is cut off. Without overlap, the inverse of ``patchify``.
     """
-    side = round(patches.shape[1] ** 0.5) * patch_size
+    size = (rows * patch_size, patches.shape[1] // rows * patch_size)
     window = patch_size + 2 * overlap
-    return F.fold(patches.transpose(1, 2), side, window, padding=overlap, stride=patch_size)
+    return F.fold(patches.transpose(1, 2), size, window, padding=overlap, stride=patch_size)

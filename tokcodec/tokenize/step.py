@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.codec import Codec
 from tokcodec.dataset.table import Row, write_rows
 from tokcodec.dataset.views import read_views
-from tokcodec.errors import DatasetError, ImageError
+from tokcodec.errors import ImageError
 from tokcodec.image import Tiles
 from tokcodec.inputs.records import Record
 from tokcodec.tokenize.plan import Shard
@@ -44,82 +45,87 @@ class ShardStep:
         rows: list[Row] = []
         failed = images = read = 0
         for image, tokens in self.codec.encode_stream(
-            _records(todo), self._read, self.workers, settings.fit
+            _records(todo), self._read, fit=settings.fit, workers=self.workers
         ):
-            if not isinstance(image, _End):
-                rows.extend(self._rows(image, tokens))
-                inputs.update(image.digest)
-                images += 1
-                error = None
-                if isinstance(image, _ReadError):
-                    failed += 1
-                    error = image.record.key, str(image)
-                else:
-                    read += image.bytes_in
-                report(Progress(image.shard, len(rows), failed, images, read, error))
+            if isinstance(image, _End):
+                metadata = dataclasses.replace(
+                    self.task.metadata, shard=image.shard.digest, inputs=inputs.hexdigest()
+                )
+                write_rows(image.path, rows, metadata, self.task.companions)
+                yield Progress(image.shard, len(rows), failed, images, read)
+                inputs, rows = hashlib.sha256(), []
+                failed = images = read = 0
                 continue
-            metadata = dataclasses.replace(
-                self.task.metadata, shard=image.shard.digest, inputs=inputs.hexdigest()
-            )
-            write_rows(image.path, rows, metadata, self.task.companions)
-            yield Progress(image.shard, len(rows), failed, images, read)
-            inputs, rows = hashlib.sha256(), []
-            failed = images = read = 0
+            rows.extend(self._rows(image, tokens))
+            inputs.update(image.digest)
+            images += 1
+            error = None
+            if isinstance(tokens, str):
+                failed += 1
+                error = image.record.key, tokens
+            else:
+                read += image.bytes_in
+            report(Progress(image.shard, len(rows), failed, images, read, error))
 
-    def _rows(self, image: "_Read | _ReadError", tokens: NDArray[Any]) -> Iterator[Row]:
+    def _rows(self, image: "_Image", tokens: NDArray[Any] | str | None) -> Iterator[Row]:
         record = image.record
         common: dict[str, Any] = {
             "key": record.key,
             "label": record.label,
             "companions": record.companions,
         }
-        if isinstance(image, _ReadError):
-            yield Row(**common, view=0, width=None, height=None, tokens=None, error=str(image))
+        if not isinstance(tokens, np.ndarray):
+            yield Row(**common, view=0, width=None, height=None, tokens=None, error=tokens)
             return
-        width, height = image.width, image.height
-        native = image.fit == "native"
-        shape = self.codec.config.place("native", width, height)[1] if native else None
-        for view, own in enumerate(tokens[:, : self.task.settings.tokens]):
+        any_size = self.task.settings.fit in ("aspect", "native")
+        shape = tokens.shape[1:] if any_size else None
+        for view, own in enumerate(tokens.reshape(len(tokens), -1)):
             yield Row(
                 **common,
                 view=view,
-                width=width,
-                height=height,
-                tokens=own,
+                width=image.width,
+                height=image.height,
+                tokens=own[: self.task.settings.tokens],
                 error=None,
                 shape=shape,
             )
 
-    def _read(self, entry: "tuple[Shard, Record] | _End") -> "_Read | _ReadError | _End":
+    def _read(
+        self, entry: "tuple[Shard, Record] | _End"
+    ) -> "tuple[_Image | _End, Tiles | str | None]":
+        """The image and its tiles, or why it cannot be read."""
         if isinstance(entry, _End):
-            return entry
+            return entry, None
         shard, record = entry
-        digest = b""
+        image = _Image(shard, record)
         try:
             data = record.read()
-            digest = hashlib.sha256(data).digest()
+            image = _Image(shard, record, hashlib.sha256(data).digest(), len(data))
             tiles = read_views(
                 io.BytesIO(data),
-                self.codec.config.preprocessing,
+                self.codec.config,
                 self.task.settings.fit,
                 self.task.settings.views,
                 self.task.settings.background,
-                self.codec.config.multiple,
+                self.task.settings.tokens,
             )
         except ImageError as error:
-            return _ReadError(str(error).removeprefix("image: "), shard, record, digest)
+            return image, str(error).removeprefix("image: ")
         except OSError as error:
-            return _ReadError(f"cannot read: {error.strerror or error}", shard, record, digest)
-        return _Read(
-            tiles.pixels,
-            tiles.width,
-            tiles.height,
-            tiles.fit,
-            shard,
-            record,
-            digest,
-            len(data),
-        )
+            return image, f"cannot read: {error.strerror or error}"
+        return dataclasses.replace(image, width=tiles.width, height=tiles.height), tiles
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image of a shard, and what is known once it is read."""
+
+    shard: Shard
+    record: Record
+    digest: bytes = b""
+    bytes_in: int = 0
+    width: int = 0
+    height: int = 0
 
 
 @dataclass(frozen=True)
@@ -135,17 +141,3 @@ def _records(todo: Iterable[tuple[Shard, Path]]) -> Iterator[tuple[Shard, Record
         for record in shard.batch.records():
             yield shard, record
         yield _End(shard, path)
-
-
-@dataclass(frozen=True)
-class _Read(Tiles):
-    shard: Shard
-    record: Record
-    digest: bytes
-    bytes_in: int
-
-
-class _ReadError(DatasetError):
-    def __init__(self, reason: str, shard: Shard, record: Record, digest: bytes) -> None:
-        super().__init__(reason)
-        self.shard, self.record, self.digest = shard, record, digest

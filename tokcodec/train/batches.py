@@ -5,6 +5,7 @@ the same on every device, for any number of processes, and for a run that was re
 are cut, mirrored and averaged where the model is, from bytes.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ from tokcodec.train.recipe import Recipe
 
 _AHEAD = 2  # batches
 _SHARE_OF_MEMORY = 0.5  # of what a device has free, that images may take
+_LEAST_TOKENS, _MOST_TOKENS = 9, 1024  # of a grid
+_ASPECT = 2.5  # the widest grid
+LONGEST_GRID = 32  # tokens along a side
+_MOST_IMAGES = 256  # a step
 _SHORTEST_PREFIX = 1 / 32  # of the tokens; shorter ones decode, but nothing is trained for them
 
 
@@ -28,17 +33,21 @@ class Batch(NamedTuple):
 
     Attributes:
         images: uint8 [B, 3, T, T].
-        crops: float32 [B, 4]: top, left and edge of a square in them, in pixels, and whether it
-            is mirrored, 1 or 0.
+        crops: float32 [B, 5]: top, left, height and width of a rectangle in them, in pixels, and
+            whether it is mirrored, 1 or 0.
         kept: int64 [B]: how many tokens are decoded, the first ones.
         revival: int64 [K]: of which of all z of the step, of all processes, a dead token is made;
             [0] where tokens stay.
+        size: height and width of the images that the decoder makes of them.
+        sharp: whether the crops have as many pixels as that.
     """
 
     images: Tensor
     crops: Tensor
     kept: Tensor
     revival: Tensor
+    size: tuple[int, int]
+    sharp: bool
 
 
 class Batches:
@@ -72,22 +81,28 @@ class Batches:
 
     def of(self, step: int) -> Batch:
         """The batch of one step."""
-        config, size = self.config, self.recipe.batch_size
+        config = self.config
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step + 1)
-        picks = torch.randint(len(self.images), (size,), generator=generator)
-        stored, side = self.images.shape[-1], config.preprocessing.model_size
-        crops = _draw_crops(size, stored, side, generator)
-        kept = torch.full((size,), config.num_tokens)
+        height, width = size = _draw_size(config, generator)
+        tokens = math.prod(config.token_shape(*size))
+        each = min(self.recipe.tokens // tokens, _MOST_IMAGES) // ranks.count() or 1
+        count = each * ranks.count()
+        picks = torch.randint(len(self.images), (count,), generator=generator)
+        stored = self.images.shape[-1]
+        sharp = max(size) <= stored
+        scale = 1 if sharp else config.preprocessing.pixel_scale
+        crops = _draw_crops(count, stored, height // scale, width // scale, generator)
+        kept = torch.full((count,), tokens)
         if config.prefix_tokens:
-            kept = _draw_prefixes(size, config.num_tokens, generator)
-        revival = torch.randint(size * config.num_tokens, (self.revivals,), generator=generator)
-        each = size // ranks.count()
+            kept = _draw_prefixes(count, tokens, generator)
+        revival = torch.randint(count * tokens, (self.revivals,), generator=generator)
         own = slice(each * ranks.rank(), each * (ranks.rank() + 1))
         if self.resident is None:
             images = self._moved(torch.from_numpy(self.images[picks[own].numpy()]))
         else:
             images = self.resident[self._moved(picks[own])]
-        return Batch(images, *map(self._moved, (crops[own], kept[own], revival)))
+        crops, kept, revival = map(self._moved, (crops[own], kept[own], revival))
+        return Batch(images, crops, kept, revival, size, sharp)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -95,15 +110,15 @@ class Batches:
         return tensor.to(self.device, non_blocking=True)
 
 
-def cut(images: Tensor, crops: Tensor, side: int) -> Tensor:
-    """What the model sees of a batch: float32 [B, 3, side, side] in [0, 1].
+def cut(images: Tensor, crops: Tensor, height: int, width: int) -> Tensor:
+    """The crops of a batch: float32 [B, 3, height, width] in [0, 1].
 
     Of ``images``, uint8 [B, 3, T, T], the tiles ``crops`` (as in ``Batch``), averaged over the
     areas of its pixels: two products with matrices of shares, whatever sizes the tiles have.
     """
-    top, left, edge, mirrored = crops.unbind(1)
-    rows = _shares(top, edge, side, images.shape[-1])
-    columns = _shares(left, edge, side, images.shape[-1])
+    top, left, high, wide, mirrored = crops.unbind(1)
+    rows = _shares(top, high, height, images.shape[-1])
+    columns = _shares(left, wide, width, images.shape[-1])
     columns = torch.where(mirrored[:, None, None] > 0, columns.flip(1), columns)
     return torch.matmul(rows[:, None] @ (images.float() / 255), columns[:, None].mT)
 
@@ -111,21 +126,43 @@ def cut(images: Tensor, crops: Tensor, side: int) -> Tensor:
 def _shares(start: Tensor, edge: Tensor, side: int, stored: int) -> Tensor:
     """[B, side, stored]: how much each stored pixel adds to each of ``side`` that divide the
     stretch of ``edge`` from ``start`` on; each row adds up to 1."""
-    step = edge / side
-    bounds = start[:, None] + step[:, None] * torch.arange(side + 1, device=start.device)
+    step = (edge / side)[:, None]
+    bounds = start[:, None] + step * torch.arange(side + 1, device=start.device)
     pixels = torch.arange(stored, device=start.device)
     ends = torch.minimum(bounds[:, 1:, None], pixels + 1)
     begins = torch.maximum(bounds[:, :-1, None], pixels)
-    return (ends - begins).clamp(min=0) / step[:, None, None]
+    return (ends - begins).clamp(min=0) / step[:, :, None]
 
 
-def _draw_crops(count: int, stored: int, side: int, generator: torch.Generator) -> Tensor:
-    """As in ``Batch``: half of them whole, half of a random scale, down to native resolution."""
-    edge = torch.randint(min(side, stored), stored + 1, (count,), generator=generator)
-    edge[torch.rand(count, generator=generator) < 0.5] = stored
-    corners = torch.rand(2, count, generator=generator) * (stored - edge + 1)
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    return torch.stack([*corners.floor(), edge, mirrored], dim=1).float()
+def _draw_size(config: ModelConfig, generator: torch.Generator) -> tuple[int, int]:
+    """Height and width that the decoder makes: of a random grid, where the model takes any."""
+    side = config.preprocessing.image_size
+    if not config.multiple:
+        return side, side
+    share, aspect = torch.rand(2, generator=generator).tolist()
+    tokens = _LEAST_TOKENS * (_MOST_TOKENS / _LEAST_TOKENS) ** share
+    aspect = _ASPECT ** (2 * aspect - 1)
+    rows, columns = (
+        max(1, min(LONGEST_GRID, round(math.sqrt(edge)))) * config.multiple
+        for edge in (tokens / aspect, tokens * aspect)
+    )
+    return rows, columns
+
+
+def _draw_crops(
+    count: int, stored: int, height: int, width: int, generator: torch.Generator
+) -> Tensor:
+    """As in ``Batch``: half of them as large as fits, half of a random scale, down to native
+    resolution."""
+    largest = stored / max(height, width)  # pixels of a image per pixel of the model
+    scale = min(1.0, largest) + (largest - min(1.0, largest)) * torch.rand(
+        count, generator=generator
+    )
+    scale[torch.rand(count, generator=generator) < 0.5] = largest
+    high, wide = height * scale, width * scale
+    down, across, mirrored = torch.rand(3, count, generator=generator)
+    top, left = down * (stored - high).clamp(min=0), across * (stored - wide).clamp(min=0)
+    return torch.stack([top, left, high, wide, (mirrored < 0.5).float()], dim=1)
 
 
 def _draw_prefixes(count: int, tokens: int, generator: torch.Generator) -> Tensor:

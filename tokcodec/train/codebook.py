@@ -46,12 +46,25 @@ class MovingAverages:
     current step.
     """
 
-    def __init__(self, codebook: Tensor, tokens_per_step: int, decay: float, dead_below: float):
+    def __init__(
+        self,
+        codebook: Tensor,
+        tokens_per_step: int,
+        decay: float,
+        dead_below: float,
+        rate_weight: float = 0.0,
+    ) -> None:
         """
         Args:
             codebook: float32 [K, d], which is changed in place.
             tokens_per_step: of all processes.
+            rate_weight: if not 0, the last channel of z is 0, and that of each vector becomes the
+                square root of this times its bits: so the nearest vector is the one of least
+                squared distance plus ``rate_weight`` per bit (entropy-constrained vector
+                quantization, Chou, Lookabaugh and Gray, IEEE Transactions on Acoustics, Speech,
+                and Signal Processing 37(1), 1989).
         """
+        self.rate_weight = rate_weight
         self.codebook = codebook
         self.mean_uses = tokens_per_step / len(codebook)
         self.decay = decay
@@ -75,6 +88,9 @@ class MovingAverages:
         self.uses.masked_fill_(dead, self.mean_uses)
         self.sums.copy_(torch.where(dead[:, None], reviving * self.mean_uses, self.sums))
         self.codebook.copy_(self.sums / self.uses[:, None])
+        if self.rate_weight:
+            bits = (self.uses.sum() / self.uses).log2()
+            self.codebook[:, -1] = (self.rate_weight * bits).sqrt()
 
     def state(self) -> dict[str, Tensor]:
         return {"uses": self.uses, "sums": self.sums}

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
+from tokcodec.config.geometry import place
 from tokcodec.errors import Hint, ImageError, TrainingError, escaped
 from tokcodec.image import read_tiles
 from tokcodec.inputs.listing import count, list_inputs
@@ -100,7 +102,7 @@ def _prepare(
     report: Callable[[int | None], None],
     max_bytes: int,
 ) -> None:
-    stored = min(config.image_size, 2 * config.model_size)
+    stored = 256
     digest = hashlib.sha256()
     sides: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
     skipped: list[str] = []
@@ -112,7 +114,7 @@ def _prepare(
         key = printable(record.below)
         try:
             data = record.read()
-            side = config.image_size if is_held_out(key) else stored
+            side = stored
             return key, data, _square(data, config, side)
         except (ImageError, OSError) as error:
             return escaped(f"{key}: {getattr(error, 'strerror', None) or error}")
@@ -137,7 +139,7 @@ def _prepare(
     if lowest and not held_out and not sides[True]:
         _, place, record = lowest
         del sides[False][place]
-        sides[True].append(_square(record.read(), config, config.image_size))
+        sides[True].append(_square(record.read(), config, stored))
     if not all(sides):
         raise TrainingError(
             f"{', '.join(sources)}: images are needed to train on, and others to hold out; "
@@ -151,8 +153,9 @@ def _prepare(
 
 
 def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
-    whole = replace(config, pixel_scale=1)  # for they are what the decoder is to give, too
-    image = Image.fromarray(read_tiles(io.BytesIO(data), whole, "crop").pixels[0])
+    placement = partial(place, "crop", tile=(side, side), resize=config.resize)
+    whole = replace(config, pixel_scale=1)
+    image = Image.fromarray(read_tiles(io.BytesIO(data), whole, placement).pixels[0])
     if image.width != side:
         # A plain mean, like the model's own averaging, which finishes what is begun here.
         image = image.resize((side, side), Image.Resampling.BOX)

@@ -1,12 +1,14 @@
 """From a model in training to the checkpoint that ships: rounded to float16, measured, written."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -41,13 +43,17 @@ def export(
 
 
 @torch.inference_mode()
-def mean_psnr(model: Tokenizer, images: NDArray[np.uint8]) -> float:
-    """Mean over uint8 images [n, 3, S, S] of the PSNR in dB, on pixels rounded to 8 bits."""
+def mean_psnr(model: Tokenizer, images: NDArray[np.uint8], tokens: int | None = None) -> float:
+    """Mean over square uint8 images [n, 3, S, S] of the PSNR in dB, on pixels rounded to 8 bits.
+
+    A model of any grid sees each as a square of ``tokens``.
+    """
     device = next(model.parameters()).device
     values: list[Tensor] = []
     for start in range(0, len(images), 32):
         original = torch.from_numpy(images[start : start + 32].copy()).to(device).float()
-        error = (_decoded(model, original) - original).square().mean(dim=(1, 2, 3))
+        decoded = _decoded(model, original, tokens)
+        error = (decoded - original).square().mean(dim=(1, 2, 3))
         values.append(10 * torch.log10(255**2 / error.clamp(min=1e-10)))
     return float(torch.cat(values).mean())
 
@@ -59,11 +65,24 @@ def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
     count = min(_ON_SHEET, len(images))
     shown = images[[number * len(images) // count for number in range(count)]]
     device = next(model.parameters()).device
-    decoded = _decoded(model, torch.from_numpy(shown).to(device).float()).byte().cpu().numpy()
+    tokens = 64 if model.config.multiple else None
+    original = torch.from_numpy(shown).to(device).float()
+    decoded = _decoded(model, original, tokens).byte().cpu().numpy()
     rows = [np.concatenate(list(row.transpose(0, 2, 3, 1)), axis=1) for row in (shown, decoded)]
     return Image.fromarray(np.concatenate(rows))
 
 
-def _decoded(model: Tokenizer, original: Tensor) -> Tensor:
+def _decoded(model: Tokenizer, original: Tensor, tokens: int | None) -> Tensor:
     """Of float32 [n, 3, S, S] from 0 to 255 the same, rounded, as the model gives them back."""
-    return (model.decode(model.encode(model.shrink(original / 255))) * 255).round()
+    side = model.config.preprocessing.image_size
+    if tokens:
+        side = model.config.multiple * math.isqrt(tokens)
+    small = _resized(original / 255, side // model.config.preprocessing.pixel_scale)
+    decoded = (model.decode(model.encode(small.clamp(0, 1))) * 255).round()
+    return _resized(decoded, original.shape[-1]).round().clamp(0, 255)
+
+
+def _resized(pixels: Tensor, side: int) -> Tensor:
+    if pixels.shape[-1] == side:
+        return pixels
+    return F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)

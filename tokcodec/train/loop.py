@@ -40,6 +40,8 @@ _IN_WORDS = {
     "tokens_of": "the checkpoint whose tokens stay",
 }
 LOG = "log.jsonl"
+_REPORTED = (16, 64, 256, 576)  # tokens of the grids that are measured at reports
+_MEASURED = 50  # held-out images, at most, evenly spread
 SHEET = "sheet.jpg"
 
 
@@ -52,9 +54,9 @@ class Report:
     step: int
     steps: int
     loss: float
-    psnr: float
+    psnr: Mapping[str, float]
     usage: float
-    images_per_second: float
+    tokens_per_second: float
     utilization: float
 
 
@@ -125,10 +127,6 @@ def train(
         raise TrainingError(
             "an adversarial loss is for a decoder alone: name a checkpoint whose tokens stay"
         )
-    if recipe.batch_size % ranks.count():
-        raise TrainingError(
-            f"a batch of {recipe.batch_size} cannot be shared among {ranks.count()} processes"
-        )
     saved = _Saved(config, recipe, images, run, provenance, source, tokens_stay)
     state = saved.state(device)
     torch.manual_seed(recipe.seed)
@@ -143,13 +141,15 @@ def train(
     saved.save(step)
     moved(step.number, True)
     reach = operations.reached(device, getattr(torch, recipe.dtype)) * ranks.count()
-    share = operations.per_image(config, recipe, tokens_stay) / reach
+    share = operations.per_token(config, recipe, tokens_stay) / reach
 
     losses: list[Tensor] = []
+    tokens = 0
     begun = time.perf_counter()
     batches = Batches(images.train, config, recipe, device, tokens_stay)
     for batch in batches.since(step.number):
         losses.append(step(batch))
+        tokens += math.prod(config.token_shape(*batch.size)) * len(batch.crops) * ranks.count()
         moved(1, False)
         if step.number % recipe.report_every and step.number < recipe.steps:
             continue
@@ -161,10 +161,11 @@ def train(
         if wrong:
             number = step.number - len(losses) + wrong[0] + 1
             raise TrainingError(f"training diverged at step {number}; lower the learning rate")
-        loss, rate = float(values.mean()), len(losses) * recipe.batch_size / seconds
-        now = Report(step.number, recipe.steps, loss, math.nan, usage, rate, rate * share)
+        loss, rate = float(values.mean()), tokens / seconds
+        now = Report(step.number, recipe.steps, loss, {}, usage, rate, rate * share)
         report(dataclasses.replace(now, psnr=saved.save(step, now)))
         losses.clear()
+        tokens = 0
         step.used.zero_()
         begun = time.perf_counter()
     ranks.wait()
@@ -189,7 +190,7 @@ class _Saved:
         self.kept = source if tokens_stay else None  # whose tokens stay
         self.relation = "tokens_of" if tokens_stay else "from"
         self.prior = read_prior(self.kept) if self.kept and self.kept.prior_id else None
-        self.start_psnr = 0.0
+        self.start_psnr: Mapping[str, float] = {}
         facts = {
             "config": json.loads(config.to_json()),
             "recipe": dataclasses.asdict(recipe),
@@ -218,7 +219,7 @@ class _Saved:
         self.start_psnr = state["start_psnr"]
         return state
 
-    def save(self, step: Step, now: Report | None = None) -> float:
+    def save(self, step: Step, now: Report | None = None) -> Mapping[str, float]:
         """Measures and writes the checkpoint, the sheet, a line of the log with ``now``, then the
         state: the first process does. Gives the PSNR.
 
@@ -226,14 +227,16 @@ class _Saved:
             TrainingError: the weights have diverged, or tokens would not stay.
         """
         if ranks.rank():
-            return math.nan
+            return {}
         source, number = self.source, step.number
         model = rounded(step.averaged())
         try:
-            psnr = mean_psnr(model, self.images.held_out)
+            sizes = _REPORTED if model.config.multiple else (model.config.num_tokens,)
+            some = self.images.held_out[:: -(-len(self.images.held_out) // _MEASURED)]
+            psnr = {str(n): round(mean_psnr(model, some, n), 3) for n in sizes}
         except ValueError:  # vectors that cannot be quantized
-            psnr = math.nan
-        if not math.isfinite(psnr):
+            psnr = {}
+        if not psnr or not all(map(math.isfinite, psnr.values())):
             if source and not number:
                 raise TrainingError(f"{source.path}: its weights hold NaN or infinite values")
             raise TrainingError(f"training diverged at step {number}; lower the learning rate")
@@ -242,9 +245,9 @@ class _Saved:
             (self.run / LOG).unlink(missing_ok=True)
         measured: dict[str, Any] = {
             "step": number,
-            "held_out_psnr": round(psnr, 3),
-            "held_out_psnr_at_start": round(self.start_psnr, 3),
-            "held_out_images": len(self.images.held_out),
+            "held_out_psnr": psnr,
+            "held_out_psnr_at_start": self.start_psnr,
+            "held_out_images": len(some),
             "training_images": len(self.images.train),
             "images_sha256": self.images.fingerprint,
             "recipe": dataclasses.asdict(self.recipe),

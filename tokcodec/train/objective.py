@@ -60,12 +60,19 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch) -> Outcome:
         recipe, model, config = self.recipe, self.model, self.model.config
-        side = config.preprocessing.model_size
-        pixels = model.normalize(cut(batch.images, batch.crops, side))
+        scale = config.preprocessing.pixel_scale
+        if batch.sharp:
+            target = model.normalize(cut(batch.images, batch.crops, *batch.size))
+            pixels = model.shrink(target)
+        else:
+            size = [edge // scale for edge in batch.size]
+            pixels = target = model.normalize(cut(batch.images, batch.crops, *size))
         # Tokens that are to stay are those that encoding gives, in float32.
         with contextlib.nullcontext() if self.tokens_stay else recipe.autocast(pixels.device):
             z = model.encoder(pixels)
         z = z.float()
+        if recipe.rate_weight:
+            z = F.pad(z[..., :-1], (0, 1))  # the codebook's last channel is the cost of the bits
         quantizer = model.quantizer
         assert isinstance(quantizer, Codebook)
         rows = z.detach().flatten(0, -2)
@@ -78,15 +85,18 @@ class Objective(nn.Module):
             else:
                 decoded = model.decoder(straight_through)
         decoded = decoded.float()
-        loss = F.mse_loss(decoded, pixels)
+        if not batch.sharp:
+            decoded = model.shrink(decoded)
+        loss = F.mse_loss(decoded, target)
         assert isinstance(config.decoder, VitConfig)
-        patch_size = config.decoder.patch_size
-        if recipe.deblocking and 1 < patch_size < side:
+        patch_size = config.decoder.patch_size // (1 if batch.sharp else scale)
+        if recipe.deblocking and 1 < patch_size < min(decoded.shape[2:]):
             loss = loss + recipe.deblocking * blockiness(decoded, patch_size)
         for name, distance in self.perceptual.items():
-            seen = [model.denormalize(image) for image in (decoded, pixels)]
+            seen = [model.denormalize(image) for image in (decoded, target)]
             loss = loss + getattr(recipe, name) * distance(*seen)
         if not self.tokens_stay:
-            commitment = (z - z_q).square().sum(dim=-1).mean() * config.num_tokens / (3 * side**2)
+            per_token = pixels[0].numel() * len(pixels) / tokens.numel()  # numbers of pixels
+            commitment = (z - z_q).square().sum(dim=-1).mean() / per_token
             loss = loss + recipe.commitment * commitment
-        return Outcome(loss, pixels, decoded, rows, tokens)
+        return Outcome(loss, target, decoded, rows, tokens)

@@ -17,23 +17,25 @@ _TRIES = 5
 _LONG = 0.1  # seconds
 
 
-def per_image(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
-    """Operations, two a multiply-add, of an image's share of a step: the matrix products and
+def per_token(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
+    """Operations, two a multiply-add, of a token's share of a step: the matrix products and
     convolutions forwards and backwards, as torch counts them."""
     recipe = dataclasses.replace(recipe, dtype="float32", compiled=False)
-    side = config.preprocessing.model_size
+    side = config.preprocessing.image_size
     with torch.device("meta"):
         model = Tokenizer(config)
         model.encoder.requires_grad_(not tokens_stay)
         batch = Batch(
             torch.empty(1, 3, side, side, dtype=torch.uint8),
-            torch.empty(1, 4),
+            torch.empty(1, 5),
             torch.empty(1, dtype=torch.int64),
             torch.empty(config.quantizer.codebook_size, dtype=torch.int64),
+            (side, side),
+            True,
         )
         with FlopCounterMode(display=False) as counter:
             Objective(model, recipe, tokens_stay)(batch).loss.backward()
-    return int(counter.get_total_flops())
+    return int(counter.get_total_flops()) // config.num_tokens
 
 
 def reached(device: torch.device, dtype: torch.dtype) -> float:

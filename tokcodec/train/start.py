@@ -2,8 +2,8 @@
 
 With the residual branches at zero, encoder and decoder of the patch layout are linear maps, and
 the best linear code of a patch is its first d principal components. So the first gradient step
-starts from classical vector quantization instead of from noise; in the latent layout, from
-``latent``.
+starts from classical vector quantization instead of from noise; latent
+tokens start at random.
 """
 
 import dataclasses
@@ -29,7 +29,6 @@ from tokcodec.model.vit import (
     patchify,
 )
 from tokcodec.train.batches import cut
-from tokcodec.train.latent import SHARE, give_places
 
 _IMAGES = 8192
 _AT_ONCE = 64
@@ -66,16 +65,17 @@ def begin(
 def _seen(model: Tokenizer, images: Tensor) -> Iterator[Tensor]:
     """Whole images, uint8 [n, 3, T, T], as the encoder sees them, some at a time."""
     side = model.config.preprocessing.model_size
-    whole = torch.tensor([0.0, 0.0, images.shape[-1], 0.0])
+    edge = images.shape[-1]
+    whole = torch.tensor([0.0, 0.0, edge, edge, 0.0])
     for part in torch.split(images, _AT_ONCE):
-        yield model.normalize(cut(part, whole.expand(len(part), 4), side))
+        yield model.normalize(cut(part, whole.expand(len(part), 5), side, side))
 
 
 @torch.no_grad()
 def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
     """Sets what no images are needed for: blocks and a convolution that change nothing."""
     for name, parameter in model.named_parameters():
-        if name.endswith(("positions", "tokens", "mask_token", "class_token")):
+        if name.endswith(("positions", "positions.table", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
     for module in model.modules():
         if isinstance(module, Block):
@@ -93,23 +93,16 @@ def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
 def _fit_patches(model: Tokenizer, images: Tensor) -> None:
     """Sets the rest, but the codebook, by the principal components of images as in ``_seen``."""
     encoder, decoder = model.encoder, model.decoder
-    assert isinstance(encoder, PatchEncoder)
+    assert isinstance(encoder, PatchEncoder | LatentEncoder)
     assert isinstance(decoder, PatchDecoder | LatentDecoder)
-    latent = isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder)
-    share = SHARE if latent else 1
     embed = encoder.patch_embed
     components = _principal_components(_seen(model, images), encoder.patch_size)
     mean, basis, scale = components
-    rank = min(basis.shape[1], embed.out_features // share)
+    rank = min(basis.shape[1], embed.out_features)
     # The residual stream holds the components at unit variance.
-    if latent:  # what the quarters of a token hold is not to be mixed
-        nn.init.zeros_(embed.weight)
-        nn.init.zeros_(embed.bias)
     embed.weight[:rank] = (basis / scale).T[:rank]
     embed.bias[:rank] = -(mean @ basis / scale)[:rank]
-    rank = min(
-        rank, encoder.to_embedding.out_features, decoder.from_embedding.out_features // share
-    )
+    rank = min(rank, encoder.to_embedding.out_features, decoder.from_embedding.out_features)
     for linear, diagonal in (
         (encoder.to_embedding, scale[:rank]),
         (decoder.from_embedding, 1 / scale[:rank]),
@@ -123,15 +116,13 @@ def _fit_patches(model: Tokenizer, images: Tensor) -> None:
     if head.patch_size != encoder.patch_size:
         components = _principal_components(_seen(model, images), head.patch_size)
     mean, basis, scale = components
-    rank = min(basis.shape[1], head.in_features // share)
+    rank = min(basis.shape[1], head.in_features)
     # The components span a patch without what it may give to its neighbours.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     cells = _cells(head, 0)
     head.weight[cells, :rank] = (basis * scale)[:, :rank]
     head.bias[cells] = mean
-    if isinstance(encoder, LatentEncoder) and isinstance(decoder, LatentDecoder):
-        give_places(encoder, decoder)
 
 
 @torch.no_grad()

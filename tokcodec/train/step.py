@@ -1,12 +1,12 @@
 """One step of training: gradients, optimizer, averages. Nothing in it waits for the device."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tokcodec.model.codebook import Codebook
 from tokcodec.model.tokenizer import Tokenizer
@@ -62,17 +62,18 @@ class Step:
         )
         assert isinstance(model.quantizer, Codebook)
         codebook = model.quantizer.codebook
+        if recipe.rate_weight:
+            last = model.encoder.get_submodule("to_embedding")
+            for parameter in last.parameters():  # see MovingAverages; no gradient changes it
+                parameter.data[-1] = 0
         self.averages = MovingAverages(
             codebook,
-            recipe.batch_size * model.config.num_tokens,
+            recipe.tokens,
             recipe.codebook_decay,
             recipe.dead_below,
+            recipe.rate_weight,
         )
-        self.average = AveragedModel(
-            model,
-            multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay),  # type: ignore[no-untyped-call]
-            use_buffers=True,
-        )
+        self.average = copy.deepcopy(model).requires_grad_(False)
         self.used = torch.zeros(len(codebook), dtype=torch.bool, device=codebook.device)
         self.objective: nn.Module = Objective(model, recipe, tokens_stay, lpips)
         if ranks.count() > 1:
@@ -98,7 +99,7 @@ class Step:
         self.optimizer.step()
         if not self.tokens_stay:
             self.averages.update(outcome.z, outcome.tokens, batch.revival)
-        self.average.update_parameters(self.model)
+        self._update_average()
         if self.critic:
             self.critic.learn(outcome.decoded, outcome.pixels, rate)
         self.used[outcome.tokens] = True
@@ -106,10 +107,19 @@ class Step:
         done: Tensor = loss.detach()
         return done
 
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The decay warms up, so that the average follows from the first step on.
+        decay = min(self.recipe.ema_decay, (1 + self.number) / (10 + self.number))
+        torch._foreach_lerp_(
+            list(self.average.state_dict().values()),
+            list(self.model.state_dict().values()),
+            1 - decay,
+        )
+
     def averaged(self) -> Tokenizer:
         """The model of averaged weights."""
-        model = self.average.module
-        assert isinstance(model, Tokenizer)
+        model = self.average
         if self.tokens_stay:  # not even -0.0 may become 0.0, as averaging makes it
             model.encoder.load_state_dict(self.model.encoder.state_dict())
             model.quantizer.load_state_dict(self.model.quantizer.state_dict())
