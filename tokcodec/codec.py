@@ -1,7 +1,6 @@
 """``Codec``: images to token files and back, with one checkpoint."""
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -485,7 +484,11 @@ class _Encoding:
         )
 
     def token_file(self, tiles: Tiles, tokens: Rows) -> TokenFile:
-        kept = tokens[:, : self.tokens] if self.header.config.prefix_tokens else tokens
+        config = self.header.config
+        kept = tokens[:, : self.tokens] if config.prefix_tokens else tokens
+        if config.has_grid:
+            _, shape = config.place(self.fit, (tiles.width, tiles.height), self.tokens)
+            kept = kept.reshape(-1, *shape)
         return TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, self.prior)
 
 
@@ -525,15 +528,16 @@ class _Decoding:
             raise TokenFileError(_other_model(header, token_file))
         checkpoint.check_fit(header, token_file.fit)
         original = (token_file.width, token_file.height)
-        tokens = token_file.num_tokens if token_file.fit != "tile" else None
-        placement, shape = config.place(token_file.fit, original, tokens)
-        expected = math.prod(shape)
-        count, rest = divmod(token_file.num_tokens, placement.num_tiles)
-        fits = count == expected or (config.prefix_tokens and count < expected)
-        if token_file.bits != config.quantizer.bits or rest or not fits:
+        try:
+            placement, shape = config.place_grid(
+                token_file.fit, original, token_file.rows, token_file.columns
+            )
+        except ImageError as error:
+            raise TokenFileError(f"damaged: {error}") from error
+        if (token_file.bits, token_file.tiles) != (config.quantizer.bits, placement.grid[::-1]):
             raise TokenFileError(
-                f"damaged: {token_file.num_tokens} tokens of {token_file.bits} bits where "
-                f"{header.name} has {placement.num_tiles * expected} of {config.quantizer.bits}"
+                f"damaged: {token_file.tiles} tiles of tokens of {token_file.bits} bits, where "
+                f"{header.name} has {placement.grid[::-1]} of {config.quantizer.bits} bits"
             )
         return placement, shape
 

@@ -1,66 +1,42 @@
-"""The token file, ``.tok``: one image, in a container that says what is in it.
+"""The token file, ``.tok``: one image. TOKEN_FILE.md is its specification.
 
-Header and integrity can be read with nothing else at hand; only the tokens of an entropy-coded file
-ask for the prior of its checkpoint. Integers are unsigned and little-endian.
-
-======  ==========  ==========================================================================
-offset  bytes       what
-======  ==========  ==========================================================================
-0       2           magic ``TK``
-2       1           bits 4-7: version. Of version 1: bit 3: reserved, 0; bit 2: 1 if
-                    entropy-coded; bits 0-1: fit (0 stretch, 1 crop, 2 pad, 3 tile). Of version
-                    2: bit 3: 1 if entropy-coded; bits 0-2: fit (4 native, and as above)
-3       4           first four bytes of the model's ``model_id`` (see ``tokcodec.checkpoint``)
-7       2 + 2       width and height of the original after EXIF orientation, each >= 1
-11      1           b, the bits a token, 1 to 32
-12      1 to 4      n, the number of tokens: LEB128, shortest form
-        ceil(nb/8)  the tokens, b bits each, least significant bit first, padded with zeros
-        4           ``zlib.crc32`` of all before
-======  ==========  ==========================================================================
-
-Version 2 is written for the native fit, which version 1 cannot say, and for entropy-coded tokens;
-all else is version 1.
-
-Entropy-coded, the tokens take the bytes that ``Prior.encode`` gives (see
-``tokcodec.coding.prior``), up to the checksum. They are shorter than the packed ones, but at
-least a 16th of them (otherwise tokens are packed), and n is what width, height and fit ask for: the
-time that a file takes to read, whatever it claims, is in proportion to its bytes. The coder's end
-state tells a wrong prior, which would meet it once in some 2^50 files. Entropy-coded files of
-version 1, which are read for good, have the checksum of the packed file instead of their own: only
-with the prior can it be compared.
-
-What is promised, and what that was tested against, stands in TOKEN_FILE.md.
+The header says how large the image is and how its tokens stand in rows and columns, and the
+checksum covers every byte, so a file is inspected and verified without its checkpoint. Only the
+tokens of an entropy-coded file need one, for its prior.
 """
 
 import base64
 import contextlib
-import math
 import os
-import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 
-from tokcodec.checkpoint import Header, check_fit, find_with_prior, read_prior
-from tokcodec.coding.bitpack import MAX_BITS, Tokens, pack, packed_size, unpack
+from tokcodec.checkpoint import Header, find_with_prior, read_prior
+from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack
 from tokcodec.coding.prior import ALTERED, Prior
-from tokcodec.config.geometry import FITS, Fit
-from tokcodec.errors import CheckpointError, Hint, ImageError, TokenFileError
+from tokcodec.config.geometry import Fit
+from tokcodec.errors import CheckpointError, Hint, TokenFileError
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 
-MAGIC = b"TK"
-MAX_TOKENS = (1 << 28) - 1  # four bytes of LEB128
+ID_BYTES = 3  # of a model_id that a file holds
+MAX_TOKENS = 1 << 24
 
-_CODED = {1: 0b100, 2: 0b1000}  # of the flags, by version; below this bit stands the fit
-_SHORTEST = 16  # times that entropy-coded tokens may be shorter than packed ones
+# Reading takes time in proportion to the number of tokens, so a file that claims more than this
+# must have one byte of payload for every so many tokens.
+_FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 
-_HEAD = struct.Struct("<2sB4sHHB")
-_CRC = struct.Struct("<I")
+MAGIC = 0x54
+_FORMAT = 0xB0  # the upper half of the second byte; bits 1-3 hold the version
+_VERSION = 0
+_FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
+_CRC_BYTES = 3
+_MAX_EDGE = 0xFFFF  # of an image in pixels, of a grid in tokens, of a canvas in tiles
 
 
 @dataclass(frozen=True)
@@ -68,15 +44,14 @@ class TokenFile:
     """One image: what its file says.
 
     Attributes:
-        model_id: the first 4 bytes of the model's ``model_id``.
+        model_id: the first 3 bytes of the model's ``model_id``.
         width, height: of the original after EXIF orientation, in pixels.
-        fit: how the image was fitted to the model's square.
-        bits: bits a token, b.
-        num_tokens: how many, n.
+        fit: how the image was fitted to the model's input size.
+        bits: bits per token, b.
+        rows, columns: the grid of tokens of a tile; tokens in one dimension are one row.
+        tiles: rows and columns of tiles; (1, 1) for every fit but ``tile``.
         payload: the tokens as bytes.
-        entropy_coded: whether a prior was used for them, which made them shorter.
-        version: of the layout.
-        checksum: the last four bytes.
+        entropy_coded: whether the payload was coded with a prior, or packed.
     """
 
     model_id: bytes
@@ -84,29 +59,51 @@ class TokenFile:
     height: int
     fit: Fit
     bits: int
-    num_tokens: int
+    rows: int
+    columns: int
+    tiles: tuple[int, int]
     payload: bytes
     entropy_coded: bool
-    version: int
-    checksum: int
 
     def __repr__(self) -> str:
         form = ", entropy-coded" if self.entropy_coded else ""
+        tiles = f" in {self.tiles[0]}x{self.tiles[1]} tiles" if self.fit == "tile" else ""
         return (
-            f"<TokenFile {self.width}x{self.height}, {self.fit}: {self.num_tokens} tokens of "
-            f"{self.bits} bits{form}, {self.file_bytes} bytes, model {self.model_id.hex()}>"
+            f"<TokenFile {self.width}x{self.height}, {self.fit}: {self.rows}x{self.columns} "
+            f"tokens of {self.bits} bits{tiles}{form}, {self.file_bytes} bytes, "
+            f"model {self.model_id.hex()}>"
         )
 
     @classmethod
     def packed(
-        cls, tokens: Tokens, bits: int, model_id: bytes, width: int, height: int, fit: Fit
+        cls,
+        tokens: Tokens,
+        bits: int,
+        model_id: bytes,
+        width: int,
+        height: int,
+        fit: Fit,
+        tiles: tuple[int, int] = (1, 1),
     ) -> Self:
-        """Of int64 [n] tokens, tile by tile, packed.
+        """A file of packed tokens.
+
+        Args:
+            tokens: int64 [n, rows, columns] of n tiles, row by row; or [n, N] without rows.
+            bits: bits per token.
+            model_id: its first 3 bytes.
+            width, height: of the original.
+            fit: how it was fitted.
+            tiles: rows and columns of the n tiles.
 
         Raises:
-            ValueError: a token does not fit ``bits``, or a file cannot say something of it.
+            ValueError: a token needs more than ``bits`` bits, or a field is out of range.
         """
-        return cls._sealed(tokens, bits, model_id, width, height, fit, pack(tokens, bits), False)
+        shape = _grid(tokens, tiles)
+        payload = pack(tokens.reshape(-1), bits)
+        return cls._checked(
+            cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, False),
+            tokens,
+        )
 
     @classmethod
     def of(
@@ -118,62 +115,83 @@ class TokenFile:
         fit: Fit,
         prior: Prior | None = None,
     ) -> Self:
-        """Of tokens [n, N] that a checkpoint gave for the n tiles of an image; entropy-coded
-        with ``prior``, if that makes them shorter.
+        """A file of the tokens that a checkpoint gave for an image, entropy-coded with ``prior``
+        where that makes it shorter.
+
+        Args:
+            header: of the checkpoint.
+            tokens, width, height, fit: as of ``packed``.
+            prior: of the checkpoint; None packs the tokens.
 
         Raises:
-            ValueError: the prior has no such token, or they do not fill its tiles.
+            ValueError: the prior has no such token, or they do not fill the image's tiles.
         """
-        bits, model_id = header.config.quantizer.bits, bytes.fromhex(header.model_id[:8])
-        flat = tokens.reshape(-1)
+        bits, model_id = header.config.quantizer.bits, bytes.fromhex(header.model_id)[:ID_BYTES]
+        tiles = (1, 1)
+        if fit == "tile":
+            columns, rows = header.config.place(fit, (width, height))[0].grid
+            tiles = (rows, columns)
         if prior:
-            given = len(flat) if fit != "tile" else None
-            _, shape = header.config.place(fit, (width, height), given)
-            entropy_coded = prior.encode(flat.reshape(-1, *shape))
-            if len(entropy_coded) < packed_size(len(flat), bits) <= _SHORTEST * len(entropy_coded):
-                return cls._sealed(flat, bits, model_id, width, height, fit, entropy_coded, True)
-        return cls.packed(flat, bits, model_id, width, height, fit)
+            shape = _grid(tokens, tiles)
+            payload = prior.encode(tokens.reshape(shape))
+            if _may_be_entropy_coded(tokens.size, bits, len(payload)):
+                return cls._checked(
+                    cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, True),
+                    tokens,
+                )
+        return cls.packed(tokens, bits, model_id, width, height, fit, tiles)
 
     @classmethod
-    def _sealed(
-        cls,
-        tokens: Tokens,
-        bits: int,
-        model_id: bytes,
-        width: int,
-        height: int,
-        fit: Fit,
-        payload: bytes,
-        entropy_coded: bool,
-    ) -> Self:
-        if len(model_id) != 4:
-            raise ValueError("model_id must be the first 4 bytes of it")
-        if not (1 <= width <= 0xFFFF and 1 <= height <= 0xFFFF):
-            raise ValueError("width and height must be from 1 to 65535")
-        if tokens.ndim != 1 or not 1 <= len(tokens) <= MAX_TOKENS:
-            raise ValueError(f"a token file holds from 1 to {MAX_TOKENS} tokens")
-        version = 2 if entropy_coded or fit == "native" else 1
-        count = len(tokens)
-        file = cls(model_id, width, height, fit, bits, count, payload, entropy_coded, version, 0)
-        file = replace(file, checksum=zlib.crc32(file._head() + payload))
-        vars(file)["tokens"] = tokens  # known already
+    def _checked(cls, file: Self, tokens: Tokens) -> Self:
+        """The file, which knows its tokens, if a file can say all that it holds."""
+        if len(file.model_id) != ID_BYTES:
+            raise ValueError(f"model_id must be the first {ID_BYTES} bytes of it")
+        edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
+        if not all(1 <= edge <= _MAX_EDGE for edge in edges):
+            raise ValueError(f"sizes must be from 1 to {_MAX_EDGE}")
+        if not file.fit == "tile" and file.tiles != (1, 1):
+            raise ValueError(f"the fit {file.fit} has one tile")
+        if file.num_tokens > MAX_TOKENS:
+            raise ValueError(f"a token file holds up to {MAX_TOKENS} tokens")
+        vars(file)["tokens"] = tokens.reshape(-1)  # known already
         return file
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all tiles, n."""
+        return self.tiles[0] * self.tiles[1] * self.rows * self.columns
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the tokens: tiles, rows, columns."""
+        return self.tiles[0] * self.tiles[1], self.rows, self.columns
 
     @cached_property
     def tokens(self) -> Tokens:
-        """int64 [n], tile by tile; of an entropy-coded file with the prior of the bundled or
-        cached checkpoint that it is of.
+        """int64 [n], tile by tile and row by row. Those of an entropy-coded file are decoded with
+        the prior of the bundled or cached checkpoint that has its ``model_id``.
 
         Raises:
             TokenFileError: as ``tokens_with``.
         """
         return self.tokens_with(None)
 
-    def tokens_with(self, header: Header | None) -> Tokens:
-        """``tokens``, of an entropy-coded file with the prior of this checkpoint, if it is its own.
+    @property
+    def grid(self) -> Tokens:
+        """``tokens`` in rows and columns, int64 [tiles, rows, columns].
 
         Raises:
-            TokenFileError: entropy-coded with a prior that is not at hand, or damaged.
+            TokenFileError: as ``tokens_with``.
+        """
+        return self.tokens.reshape(self.shape)
+
+    def tokens_with(self, header: Header | None) -> Tokens:
+        """``tokens``; those of an entropy-coded file decoded with the prior of this checkpoint, if
+        it has the file's ``model_id``.
+
+        Raises:
+            TokenFileError: it is entropy-coded with a prior that is neither given, bundled nor
+                cached, or with another one than that, or damaged.
         """
         if not self.entropy_coded:
             return unpack(self.payload, self.num_tokens, self.bits)
@@ -181,27 +199,18 @@ class TokenFile:
             return self.tokens
         try:
             header = find_with_prior(self.model_id, header)
-            check_fit(header, self.fit)
             prior = read_prior(header)
-            given = self.num_tokens if self.fit != "tile" else None
-            placement, shape = header.config.place(self.fit, (self.width, self.height), given)
-        except (CheckpointError, ImageError) as error:
+        except CheckpointError as error:
             raise TokenFileError(error.reason, name=error.name, hint=error.hint) from error
-        shapes = (placement.num_tiles, *shape)
-        count, bits = math.prod(shapes), header.config.quantizer.bits
-        if (self.num_tokens, self.bits) != (count, bits):
+        if self.bits != header.config.quantizer.bits:
             raise TokenFileError(
-                f"damaged: {self.num_tokens} tokens of {self.bits} bits, not {count} of {bits}"
+                f"damaged: tokens of {self.bits} bits, of a model with tokens of "
+                f"{header.config.quantizer.bits} bits"
             )
-        tokens = prior.decode(self.payload, shapes)  # type: ignore[arg-type]
+        tokens = prior.decode(self.payload, self.shape)
         if prior.encode(tokens) != self.payload:
             raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-        tokens = tokens.reshape(-1)
-        if self.version == 1:
-            packed = replace(self, payload=pack(tokens, bits), entropy_coded=False)
-            if zlib.crc32(packed._head() + packed.payload) != self.checksum:
-                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-        return tokens
+        return tokens.reshape(-1)
 
     def as_packed(self) -> Self:
         """The same image, its tokens packed.
@@ -209,31 +218,41 @@ class TokenFile:
         Raises:
             TokenFileError: as ``tokens``.
         """
-        return self.packed(self.tokens, self.bits, self.model_id, self.width, self.height, self.fit)
+        return self.packed(
+            self.grid, self.bits, self.model_id, self.width, self.height, self.fit, self.tiles
+        )
 
     @property
     def payload_bits(self) -> int:
-        """Bits of the tokens alone, without those that fill the last byte up when packed."""
+        """Bits of the tokens alone, without those that fill up the last byte when packed."""
         return 8 * len(self.payload) if self.entropy_coded else self.num_tokens * self.bits
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the whole file: header, tokens and checksum."""
-        return len(self.to_bytes())
+        """Bytes of the whole file: header, payload and checksum."""
+        return len(self._head()) + len(self.payload) + _CRC_BYTES
 
     def to_bytes(self) -> bytes:
         """The whole file."""
-        return self._head() + self.payload + _CRC.pack(self.checksum)
+        body = self._head() + self.payload
+        return body + _checksum(body)
 
     def to_text(self) -> str:
         """The whole file in base64url (RFC 4648, section 5), unpadded: as text it survives."""
         return base64.urlsafe_b64encode(self.to_bytes()).decode().rstrip("=")
 
     def _head(self) -> bytes:
-        entropy_coded = self.entropy_coded * _CODED[self.version]
-        flags = self.version << 4 | entropy_coded | FITS.index(self.fit)
-        head = _HEAD.pack(MAGIC, flags, self.model_id, self.width, self.height, self.bits)
-        return head + _leb128(self.num_tokens)
+        numbers = [self.width, self.height, self.rows, self.columns]
+        if self.fit == "tile":
+            numbers += self.tiles
+        start = bytes(
+            [
+                MAGIC,
+                _FORMAT | _VERSION << 1 | self.entropy_coded,
+                _FITS.index(self.fit) << 5 | self.bits - 1,
+            ]
+        )
+        return start + self.model_id + b"".join(map(_leb128, numbers))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -241,60 +260,51 @@ class TokenFile:
 
         Raises:
             TokenFileError: another kind of file, a newer version, truncated, damaged, or with
-                bytes behind its end. Damage to the tokens of an entropy-coded file of version 1
-                is told by ``tokens`` alone.
+                bytes after its end.
         """
-        if not data.startswith(MAGIC):
+        if not is_token_file(data):
             data = _from_text(data)
-        if not data.startswith(MAGIC):
+        if not is_token_file(data):
             raise TokenFileError("not a token file, nor the text of one")
-        version = data[2] >> 4 if len(data) > 2 else 1
-        if version not in _CODED:
-            raise TokenFileError(f"version {version}: needs a newer tokcodec")
-        if len(data) < _HEAD.size + 1 + _CRC.size:
-            raise TokenFileError("truncated in its header")
-        _, flags, model_id, width, height, bits = _HEAD.unpack_from(data)
-        entropy_coded = bool(flags & _CODED[version])
-        number = flags & 0b1111 ^ entropy_coded * _CODED[version]
-        native = number < len(FITS) and FITS[number] == "native"
-        if number >= len(FITS) or not (native or entropy_coded if version == 2 else not native):
-            raise TokenFileError(f"version {version}, flags {flags & 15}: needs a newer tokcodec")
-        count, start = _read_leb128(data, _HEAD.size)
-        if not 1 <= bits <= MAX_BITS:
-            raise TokenFileError(f"damaged: {bits} bits a token")
-        if not (width and height and count):
-            raise TokenFileError(f"damaged: {width}x{height} pixels in {count} tokens")
-        payload, end = data[start : -_CRC.size], len(data) - _CRC.size
-        size = packed_size(count, bits)
-        if entropy_coded and not len(payload) < size <= _SHORTEST * len(payload):
-            raise TokenFileError(
-                f"damaged: {count} tokens of {bits} bits, entropy-coded in {len(payload)} bytes"
-            )
-        if not entropy_coded and len(payload) < size:
-            raise TokenFileError(
-                f"truncated or damaged: {count} tokens of {bits} bits need "
-                f"{start + size + _CRC.size} bytes, it has {len(data)}"
-            )
-        if not entropy_coded and len(payload) > size:
-            raise TokenFileError(f"{len(payload) - size} bytes behind its end")
-        (checksum,) = _CRC.unpack_from(data, end)
-        if (version == 2 or not entropy_coded) and checksum != zlib.crc32(data[:end]):
-            raise TokenFileError("damaged: its checksum does not match")
-        file = cls(
-            model_id,
-            width,
-            height,
-            FITS[number],
-            bits,
-            count,
-            payload,
-            entropy_coded,
-            version,
-            checksum,
-        )
-        if not entropy_coded:
-            file.tokens  # noqa: B018 (refuses padding that is not zeros)
+        version, entropy_coded = data[1] >> 1 & 0b111, bool(data[1] & 1)
+        if version != _VERSION:
+            raise TokenFileError(f"token file of version {version}: needs a newer tokcodec")
+        body = data[:-_CRC_BYTES]
+        if len(body) < 3 + ID_BYTES or data[-_CRC_BYTES:] != _checksum(body):
+            raise TokenFileError("truncated or damaged: its checksum does not match")
+        number, bits = body[2] >> 5, (body[2] & 0b11111) + 1
+        if number >= len(_FITS):
+            raise TokenFileError(f"fit {number}: needs a newer tokcodec")
+        fit = cast(Fit, _FITS[number])
+        reader = _Leb128Reader(body, 3 + ID_BYTES)
+        width, height, rows, columns = (reader.read() for _ in range(4))
+        tiles = (reader.read(), reader.read()) if fit == "tile" else (1, 1)
+        payload, model_id = body[reader.place :], body[3 : 3 + ID_BYTES]
+        file = cls(model_id, width, height, fit, bits, rows, columns, tiles, payload, entropy_coded)
+        file._check_payload()
         return file
+
+    def _check_payload(self) -> None:
+        """
+        Raises:
+            TokenFileError: the payload is not one of that number of tokens.
+        """
+        count, size = self.num_tokens, packed_size(self.num_tokens, self.bits)
+        if count > MAX_TOKENS:
+            raise TokenFileError(f"{count} tokens: a token file holds up to {MAX_TOKENS}")
+        if self.entropy_coded:
+            if not _may_be_entropy_coded(count, self.bits, len(self.payload)):
+                raise TokenFileError(
+                    f"damaged: {count} tokens of {self.bits} bits, entropy-coded in "
+                    f"{len(self.payload)} bytes"
+                )
+        elif len(self.payload) != size:
+            raise TokenFileError(
+                f"damaged: {count} tokens of {self.bits} bits take {size} bytes, not "
+                f"{len(self.payload)}"
+            )
+        else:
+            self.tokens  # noqa: B018 (refuses padding that is not zeros)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -311,7 +321,7 @@ class TokenFile:
             raise error.named(os.fspath(path)) from error
 
     def save(self, path: str | os.PathLike[str], text: bool = False) -> int:
-        """Writes the file, whole or not at all, over what is there; gives the number of bytes.
+        """Writes the file, whole or not at all, over an existing one; returns the number of bytes.
 
         Args:
             path: of the file.
@@ -325,6 +335,11 @@ class TokenFile:
         return len(data)
 
 
+def is_token_file(start: bytes) -> bool:
+    """Whether a file that starts with these bytes, 2 or more, is a token file, not as text."""
+    return len(start) > 1 and start[0] == MAGIC and start[1] & 0xF0 == _FORMAT
+
+
 def check_tokens(tokens: Tokens, codebook_size: int) -> None:
     """Refuses tokens that the codebook does not have.
 
@@ -334,6 +349,31 @@ def check_tokens(tokens: Tokens, codebook_size: int) -> None:
     largest = int(np.max(tokens, initial=0))
     if largest >= codebook_size:
         raise TokenFileError(f"damaged: token {largest} of a codebook of {codebook_size}")
+
+
+def _grid(tokens: Tokens, tiles: tuple[int, int]) -> tuple[int, int, int]:
+    """Tiles, rows and columns of tokens [n, rows, columns] or [n, N].
+
+    Raises:
+        ValueError: another number of dimensions or of tiles.
+    """
+    if tokens.ndim not in (2, 3) or len(tokens) != tiles[0] * tiles[1]:
+        raise ValueError(
+            f"expected tokens of {tiles[0]}x{tiles[1]} tiles, [n, rows, columns] or [n, N], "
+            f"not {list(tokens.shape)}"
+        )
+    rows, columns = tokens.shape[1:] if tokens.ndim == 3 else (1, tokens.shape[1])
+    return len(tokens), rows, columns
+
+
+def _may_be_entropy_coded(count: int, bits: int, size: int) -> bool:
+    """Whether a payload of ``size`` bytes is shorter than the packed one, and long enough to be
+    read in time in proportion to it."""
+    return size < packed_size(count, bits) and count <= _FREE_TOKENS + _TOKENS_PER_BYTE * size
+
+
+def _checksum(body: bytes) -> bytes:
+    return (zlib.crc32(body) & 0xFFFFFF).to_bytes(_CRC_BYTES, "little")
 
 
 def _from_text(data: bytes) -> bytes:
@@ -353,13 +393,23 @@ def _leb128(number: int) -> bytes:
     return bytes(out)
 
 
-def _read_leb128(data: bytes, start: int) -> tuple[int, int]:
-    """The number and the offset behind it."""
-    number = 0
-    for index, byte in enumerate(data[start : start + 4]):
-        number |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            if index and not byte:
-                raise TokenFileError("damaged: its count is not in the shortest form")
-            return number, start + index + 1
-    raise TokenFileError("damaged: its count of tokens does not end")
+class _Leb128Reader:
+    """Numbers from 1 to 65535 in bytes, one after the other, from ``place`` on."""
+
+    def __init__(self, data: bytes, place: int) -> None:
+        self.data, self.place = data, place
+
+    def read(self) -> int:
+        """
+        Raises:
+            TokenFileError: it is 0 or too large, does not end, or is not in the shortest form.
+        """
+        number = 0
+        for index, byte in enumerate(self.data[self.place : self.place + 3]):
+            number |= (byte & 0x7F) << 7 * index
+            if byte < 0x80:
+                if not 1 <= number <= _MAX_EDGE or (index and not byte):
+                    break
+                self.place += index + 1
+                return number
+        raise TokenFileError("damaged: a size in its header is none from 1 to 65535")

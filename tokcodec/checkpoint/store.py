@@ -26,13 +26,13 @@ def bundled() -> tuple[Header, ...]:
 
 
 def find_by_model_id(prefix: bytes, given: Header | None = None) -> Header | None:
-    """The checkpoint that decodes tokens whose ``model_id`` begins with these 4 bytes: the
+    """The checkpoint that decodes tokens whose ``model_id`` begins with these bytes: the
     ``given`` one, or else a bundled or cached one, if any."""
     return next(_with_model_id(prefix, given), None)
 
 
 def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
-    """The checkpoint with a prior for tokens whose ``model_id`` begins with these 4 bytes: the
+    """The checkpoint with a prior for tokens whose ``model_id`` begins with these bytes: the
     ``given`` one, or else a bundled or cached one.
 
     Raises:

@@ -405,7 +405,7 @@ def _stale(
             form = "entropy-coded" if there.entropy_coded else "not entropy-coded"
             return f"is there, {form}"
     with job.target.open("rb") as opened:
-        if (opened.read(len(MAGIC)) != MAGIC) != text:
+        if (opened.read(1) != bytes([MAGIC])) != text:
             return "is there, not as text" if text else "is there, as text"
     stamp = record.stamp
     own = record if record.member else stamp.path

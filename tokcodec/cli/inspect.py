@@ -120,10 +120,10 @@ def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
 
     try:
         with file.open("rb") as opened:
-            magic = opened.read(len(MAGIC))
+            magic = opened.read(1)
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
-    if magic == MAGIC or file.suffix != SUFFIX:
+    if magic == bytes([MAGIC]) or file.suffix != SUFFIX:
         return _token_file(file, tokens, weights)
     if tokens:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--tokens")
@@ -196,7 +196,7 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
     token_file = TokenFile.load(path)
     header = find_by_model_id(token_file.model_id, given)
     # Header and bytes ask for nothing; the tokens of an entropy-coded file for its prior.
-    checked = "bytes" if token_file.version > 1 or not token_file.entropy_coded else "header"
+    checked = "bytes"
     tokens = None
     try:
         if header and (with_tokens or _has_prior(token_file, given)):
@@ -209,7 +209,6 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
         raise TokenFileError(f"{path}: {error}") from error
     facts: dict[str, Any] = {
         "kind": "token file",
-        "version": token_file.version,
         "fit": token_file.fit,
         "model_id": token_file.model_id.hex(),
         "width": token_file.width,

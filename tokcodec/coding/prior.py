@@ -1,25 +1,18 @@
 """The prior of a checkpoint, and payloads that are entropy-coded with it. No torch.
 
-The prior says how likely a token is beside its neighbours. The codebook is divided into groups; a
-token is coded as its group and then as itself, each among weights that are integers and add up to
-``TOTAL``. So are all numbers on the way to them: a payload is read on any machine as it was
-written on another. A prior has one of two forms: ``NeuralPrior``, which is what is made now, and
-``CountedPrior``, the former one.
+The prior gives the probability of every token from its neighbours, its place in the grid and the
+size of the grid. The codebook is divided into groups; a token is coded as its group and then as
+itself, each by weights that are integers and add up to ``TOTAL``. All numbers on the way to them
+are integers too, so a payload written on one machine is read on any other.
 
 The coder is the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540, section 2.3):
-all that is coded so far is one integer, the state, and a symbol whose ``weight`` slots of
-``TOTAL`` begin at ``low`` makes it ``state // weight * TOTAL + low + state % weight``. The state
-begins as the last code itself; the other tokens follow from the last to the first, of each the
-token in its group and then its group. Tiles follow each other, and in them tokens by their turns.
-Whenever the state would outgrow 64 bits, its lower 32 move to the payload, little-endian, and so
-do in the end its lower and then its upper half; zero bytes at the end of the payload are cut off.
-An entropy coder's usual floating-point tables would not be the same everywhere, and a usual start
-would cost two of the 26 bytes of 16 tokens.
+all that is coded is one integer, the state, and a symbol whose ``weight`` slots of ``TOTAL`` begin
+at ``low`` makes it ``state // weight * TOTAL + low + state % weight``. TOKEN_FILE.md specifies the
+prior and the coder exactly.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -31,18 +24,21 @@ from tokcodec.coding.bitpack import Tokens
 from tokcodec.errors import CheckpointError, Hint, TokenFileError
 
 GROUPS = 64
-BEYOND = GROUPS  # stands for the group of a neighbour beyond the border
 TOTAL = 1 << 15
 WIDTH = 32  # of the vector of a neighbour
 HIDDEN = 64
 NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # of a token, in rows and columns from it
+SIZES = 32  # of grids that are told apart, by half powers of 2 of the number of their tokens
+BANDS = 16  # of rows, and of columns, that are told apart
 PREFIX = "prior."
 ALTERED = "damaged, or entropy-coded with another prior"
-# Binary places of the fixed-point numbers of a neural prior; of ``powers``, of its index.
+# Binary places of the fixed-point numbers of a prior; of ``powers``, of its index.
 PLACES = {
     "vectors": 5,
     "layer": 6,
-    "layer_bias": 11,
+    "size_bias": 11,
+    "row_bias": 11,
+    "column_bias": 11,
     "hidden": 4,
     "group_scores": 5,
     "group_bias": 9,
@@ -51,53 +47,83 @@ PLACES = {
     "powers": 6,
 }
 HIDDEN_MOST = 127
+_AT_ONCE = 1 << 14  # tokens whose weights are in memory together
 _WORD = 1 << 32
-_FULL = (1 << 64) // TOTAL  # of this many a weight, the state would outgrow 64 bits
+_FULL = (1 << 64) // TOTAL  # times its weight, from which a symbol would make the state too large
 
 Ends = NDArray[np.integer[Any]]  # of the slots of symbols; each one's begin where the last's end
 
 
 @dataclass(frozen=True, eq=False)
-class Prior(ABC):
-    """What all forms share: groups of tokens, and the coder.
+class Prior:
+    """A feed-forward network in integers (Bengio et al., JMLR 3, 2003, section 2), and the coder.
+
+    Vectors of the tokens to the left, above left, above and above right go through one layer,
+    whose bias depends on the place of the token and the size of the grid. Its outputs are
+    multiplied by a vector of every group, and of every token in the group, which gives their
+    scores. A weight is a power of 2 of the score, scaled so that all add up to ``TOTAL``.
 
     Attributes:
         group: uint8 [K], the group of every token.
+        vectors: int8 [K + 1, 32], of tokens as neighbours; the last one stands for what is
+            outside of the grid.
+        layer: int8 [4 * 32, 64]. Its outputs are clipped to 0 to 127.
+        size_bias: int16 [32, 64], by the number of tokens of the grid, see ``size_of``.
+        row_bias, column_bias: int16 [16, 64], by the place in the grid, see ``band_of``.
+        group_scores, group_bias: int8 [64, 64] and int16 [64]; scores are in bits.
+        token_scores, token_bias: int8 [K, 64] and int16 [K].
+        powers: uint16 [n]: the weight for every difference from the highest score; the last one
+            also for all larger differences.
+
+    All are fixed-point numbers with the binary ``PLACES`` of their names, the index of ``powers``
+    too. Products have the places of their biases, and are cut to those of what uses them.
+
+    Raises:
+        CheckpointError: the tables have other types, shapes or values.
     """
 
     group: NDArray[np.uint8]
+    vectors: NDArray[np.int8]
+    layer: NDArray[np.int8]
+    size_bias: NDArray[np.int16]
+    row_bias: NDArray[np.int16]
+    column_bias: NDArray[np.int16]
+    group_scores: NDArray[np.int8]
+    group_bias: NDArray[np.int16]
+    token_scores: NDArray[np.int8]
+    token_bias: NDArray[np.int16]
+    powers: NDArray[np.uint16]
 
-    @abstractmethod
-    def turns(self, rows: int, columns: int) -> NDArray[np.intp]:
-        """[rows, columns], when every token of a square has its turn; in the same turn stand tokens
-        that are no neighbours, which go from above to below."""
+    def __post_init__(self) -> None:
+        size = self.group.size
+        _check(self.group, np.uint8, size)
+        _check(self.vectors, np.int8, size + 1, WIDTH)
+        _check(self.layer, np.int8, len(NEIGHBOURS) * WIDTH, HIDDEN)
+        _check(self.size_bias, np.int16, SIZES, HIDDEN)
+        _check(self.row_bias, np.int16, BANDS, HIDDEN)
+        _check(self.column_bias, np.int16, BANDS, HIDDEN)
+        _check(self.group_scores, np.int8, GROUPS, HIDDEN)
+        _check(self.group_bias, np.int16, GROUPS)
+        _check(self.token_scores, np.int8, size, HIDDEN)
+        _check(self.token_bias, np.int16, size)
+        _check(self.powers, np.uint16, self.powers.size)
+        if not (self.powers.size and self.powers.all()):
+            raise CheckpointError("its prior has weights of 0")
+        sizes = np.bincount(self.group, minlength=1)
+        if len(sizes) > GROUPS or sizes.max() > TOTAL // 2:
+            raise CheckpointError("its prior has groups that are too many or too large")
 
-    @abstractmethod
-    def contexts(self, around: Tokens) -> NDArray[Any]:
-        """Tokens of the ``NEIGHBOURS`` of tokens, [..., 4], K beyond the border -> what the prior
-        makes of them, [..., n]."""
-
-    @abstractmethod
-    def group_ends(self, contexts: NDArray[Any]) -> Ends:
-        """[..., n] -> where the slots of every group end, [..., 64]."""
-
-    @abstractmethod
-    def token_ends(self, group: int, contexts: NDArray[Any]) -> Ends:
-        """[..., n] -> where the slots of every token of a group end, [..., members]; or [members],
-        if the same for all."""
-
-    @staticmethod
-    def from_tensors(tensors: Mapping[str, NDArray[Any]]) -> "Prior":
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[Any]]) -> "Prior":
         """The prior among the tensors of a checkpoint.
 
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        form = CountedPrior if PREFIX + "token_weights" in tensors else NeuralPrior
-        names = [field.name for field in fields(form)]
+        names = [field.name for field in fields(cls)]
         if missing := [name for name in names if PREFIX + name not in tensors]:
             raise CheckpointError(f"its prior lacks {missing[0]}")
-        return form(*(tensors[PREFIX + name] for name in names))
+        return cls(*(tensors[PREFIX + name] for name in names))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tables under their names in a checkpoint."""
@@ -112,20 +138,18 @@ class Prior(ABC):
         if not (tokens.size and 0 <= tokens.min() <= tokens.max() < len(self.group)):
             raise ValueError(f"tokens must be from 0 to {len(self.group) - 1}, and at least one")
         n, rows, columns = tokens.shape
-        order = np.concatenate(self._waves(rows, columns))
-        around = neighbours(tokens, len(self.group)).reshape(n, rows * columns, -1)
-        contexts = self.contexts(around[:, order].reshape(tokens.size, -1))
+        order = np.concatenate(_waves(rows, columns))
         flat = tokens.reshape(n, -1)[:, order].reshape(-1)
-        group = self.group[flat].astype(np.intp)
+        around = neighbours(tokens, len(self.group)).reshape(n, rows * columns, -1)[:, order]
+        biases = self._biases(rows, columns)
         # Of every token its group, and it in its group: where their slots begin and end.
         spans = np.empty((len(flat), 2, 2), np.int64)
-        spans[:, 0] = _spans(self.group_ends(contexts), group)
-        for number in np.unique(group):
-            here = group == number
-            spans[here, 1] = _spans(
-                self.token_ends(number, contexts[here]), self._ranks[flat[here]]
-            )
-        # From the last to the first; the very last token is there already.
+        for start in range(0, len(flat), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            places = order[np.arange(start, min(part.stop, len(flat))) % len(order)]
+            contexts = self.contexts(around.reshape(len(flat), -1)[part], biases(places))
+            spans[part] = self._token_spans(contexts, flat[part])
+        # From the last to the first; the very last token is the state to begin with.
         state, words = int(flat[-1]), []
         for low, end in spans.reshape(-1, 2)[-3::-1].tolist():
             weight = end - low
@@ -136,11 +160,24 @@ class Prior(ABC):
         words += [state % _WORD, state // _WORD]
         return np.array(words, "<u4").tobytes().rstrip(b"\0")
 
+    def _token_spans(self, contexts: NDArray[np.int32], tokens: Tokens) -> NDArray[np.int64]:
+        """Of tokens [m]: where the slots of the group of each, and of itself, begin and end,
+        [m, 2, 2]."""
+        spans = np.empty((len(tokens), 2, 2), np.int64)
+        group = self.group[tokens].astype(np.intp)
+        spans[:, 0] = _spans(self.group_ends(contexts), group)
+        for number in np.unique(group):
+            here = group == number
+            spans[here, 1] = _spans(
+                self.token_ends(number, contexts[here]), self._ranks[tokens[here]]
+            )
+        return spans
+
     def decode(self, payload: bytes, shape: tuple[int, int, int]) -> Tokens:
         """The inverse of ``encode``: int64 [n, rows, columns].
 
         Raises:
-            TokenFileError: it is no payload of so many tokens, of this prior.
+            TokenFileError: it is no payload of that shape, of this prior.
         """
         n, rows, columns = shape
         words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").tolist()
@@ -163,16 +200,16 @@ class Prior(ABC):
 
         wide = columns + 2
         steps = np.array([row * wide + column for row, column in NEIGHBOURS])
-        waves = [
-            (wave // columns + 1) * wide + wave % columns + 1 for wave in self._waves(rows, columns)
-        ]
+        biases = self._biases(rows, columns)
+        waves = _waves(rows, columns)
         known = np.full((n, (rows + 1) * wide), len(self.group))  # tiles and their borders
         left = math.prod(shape)
         for tile in known:
             for wave in waves:
-                contexts = self.contexts(tile.take(wave[:, None] + steps))
+                places = (wave // columns + 1) * wide + wave % columns + 1
+                contexts = self.contexts(tile.take(places[:, None] + steps), biases(wave))
                 group_ends = self.group_ends(contexts)
-                for own, context, ends in zip(wave.tolist(), contexts, group_ends, strict=True):
+                for place, context, ends in zip(places.tolist(), contexts, group_ends, strict=True):
                     left -= 1
                     if not left:
                         break
@@ -180,18 +217,47 @@ class Prior(ABC):
                     members = self._members[group]
                     if not len(members):
                         raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-                    tile[own] = members[pop(self.token_ends(group, context))]
+                    tile[place] = members[pop(self.token_ends(group, context))]
         if words or state >= len(self.group):
             raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
         tokens = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
         tokens[-1, -1, -1] = state
         return tokens
 
-    def _waves(self, rows: int, columns: int) -> list[NDArray[np.intp]]:
-        """The places in a square, row by row, whose turn it is, turn by turn."""
-        turns = self.turns(rows, columns).reshape(-1)
-        order = turns.argsort(kind="stable")
-        return np.split(order, np.flatnonzero(np.diff(turns[order])) + 1)
+    def _biases(self, rows: int, columns: int) -> Callable[[NDArray[np.intp]], NDArray[np.int32]]:
+        """What gives the biases of the layer, [m, 64], for places [m] in a grid, row by row."""
+        down = self.row_bias[band_of(np.arange(rows), rows)].astype(np.int32)
+        down += self.size_bias[size_of(rows, columns)]
+        across = self.column_bias[band_of(np.arange(columns), columns)].astype(np.int32)
+        return lambda places: down[places // columns] + across[places % columns]
+
+    def contexts(self, around: Tokens, biases: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Tokens of the ``NEIGHBOURS`` of tokens, [..., 4], K outside of the grid, and biases
+        [..., 64] -> the outputs of the layer, [..., 64]."""
+        vectors = self._vectors.take(around, axis=0).reshape(*around.shape[:-1], -1)
+        sums = _product(vectors, self._layer) + biases
+        sums >>= PLACES["size_bias"] - PLACES["hidden"]
+        hidden: NDArray[np.int32] = np.minimum(np.maximum(sums, 0), HIDDEN_MOST)
+        return hidden
+
+    def group_ends(self, contexts: NDArray[np.int32]) -> Ends:
+        """[..., 64] -> where the slots of every group end, [..., 64]."""
+        return self._ends(_product(contexts, self._group_scores) + self.group_bias)
+
+    def token_ends(self, group: int, contexts: NDArray[np.int32]) -> Ends:
+        """[..., 64] -> where the slots of every token of a group end, [..., members]."""
+        scores, bias = self._token_scores[group]
+        return self._ends(_product(contexts, scores) + bias)
+
+    def _ends(self, scores: NDArray[np.int32]) -> Ends:
+        """Scores [..., n] -> where their slots end."""
+        behind = scores.max(axis=-1, keepdims=True) - scores
+        behind >>= PLACES["token_bias"] - PLACES["powers"]
+        ends: Ends = self.powers.take(behind, mode="clip").cumsum(axis=-1, dtype=np.int64)
+        count = scores.shape[-1]
+        ends = ends * (TOTAL - count) // ends[..., -1:]
+        ends += np.arange(1, count + 1)  # a slot for everyone, however unlikely
+        return ends
 
     @cached_property
     def _members(self) -> list[NDArray[np.intp]]:
@@ -205,140 +271,6 @@ class Prior(ABC):
         for members in self._members:
             ranks[members] = np.arange(len(members))
         return ranks
-
-
-@dataclass(frozen=True, eq=False)
-class CountedPrior(Prior):
-    """A table for the groups to the left and above, and one of the tokens in their groups.
-
-    Attributes:
-        group_weights: uint16 [65, 65, 64]: by the groups to the left and above (64: beyond the
-            border), the weight of every group; each row adds up to ``TOTAL``.
-        token_weights: uint16 [K]: the weight of every token; each group adds up to ``TOTAL``.
-
-    Raises:
-        CheckpointError: the tables are no such ones.
-    """
-
-    group_weights: NDArray[np.uint16]
-    token_weights: NDArray[np.uint16]
-
-    def __post_init__(self) -> None:
-        _check(self.group, np.uint8, self.group.size)
-        _check(self.group_weights, np.uint16, GROUPS + 1, GROUPS + 1, GROUPS)
-        _check(self.token_weights, np.uint16, self.group.size)
-        sums = np.bincount(self.group, self.token_weights)
-        if (
-            self.group.max(initial=0) >= GROUPS
-            or not (self.group_weights.all() and self.token_weights.all())
-            or (self.group_weights.sum(axis=-1) != TOTAL).any()
-            or (sums[np.unique(self.group)] != TOTAL).any()
-        ):
-            raise CheckpointError(f"its prior has tables that do not add up to {TOTAL}")
-
-    def turns(self, rows: int, columns: int) -> NDArray[np.intp]:
-        return np.arange(rows * columns).reshape(rows, columns)
-
-    def contexts(self, around: Tokens) -> NDArray[np.uint8]:
-        return self._groups.take(around)
-
-    def group_ends(self, contexts: NDArray[Any]) -> Ends:
-        left, above = (contexts[..., NEIGHBOURS.index(step)] for step in ((0, -1), (-1, 0)))
-        ends: Ends = self._group_ends[left, above]
-        return ends
-
-    def token_ends(self, group: int, contexts: NDArray[Any]) -> Ends:  # noqa: ARG002
-        return self._token_ends[group]
-
-    @cached_property
-    def _groups(self) -> NDArray[np.uint8]:
-        """[K + 1]: the group of every token, and beyond the border."""
-        return np.append(self.group, np.uint8(BEYOND))
-
-    @cached_property
-    def _group_ends(self) -> Ends:
-        return self.group_weights.cumsum(axis=-1, dtype=np.uint16)
-
-    @cached_property
-    def _token_ends(self) -> list[Ends]:
-        return [self.token_weights[members].cumsum() for members in self._members]
-
-
-@dataclass(frozen=True, eq=False)
-class NeuralPrior(Prior):
-    """A feed-forward network in integers (Bengio et al., JMLR 3, 2003, section 2).
-
-    Vectors of the tokens to the left, above left, above and above right go through one layer;
-    what comes out is multiplied with a vector of every group, and of every token in the group, for
-    their scores. A weight is a power of 2 by the score, scaled to add up to ``TOTAL``.
-
-    Attributes:
-        vectors: int8 [K + 1, 32], of tokens as neighbours, and last of what is beyond the border.
-        layer, layer_bias: int8 [4 * 32, 64] and int16 [64]. What comes out is cut to 0 to 127.
-        group_scores, group_bias: int8 [64, 64] and int16 [64]; scores are in bits.
-        token_scores, token_bias: int8 [K, 64] and int16 [K].
-        powers: uint16 [n]: the weight of what is so far behind the likeliest; the last one also of
-            all that is further behind.
-
-    All are fixed-point numbers with the binary ``PLACES`` of their names, the index of ``powers``
-    too. Products have those of their biases, and are cut to those of what they are looked up as.
-
-    Raises:
-        CheckpointError: the tables are no such ones.
-    """
-
-    vectors: NDArray[np.int8]
-    layer: NDArray[np.int8]
-    layer_bias: NDArray[np.int16]
-    group_scores: NDArray[np.int8]
-    group_bias: NDArray[np.int16]
-    token_scores: NDArray[np.int8]
-    token_bias: NDArray[np.int16]
-    powers: NDArray[np.uint16]
-
-    def __post_init__(self) -> None:
-        size = self.group.size
-        _check(self.group, np.uint8, size)
-        _check(self.vectors, np.int8, size + 1, WIDTH)
-        _check(self.layer, np.int8, len(NEIGHBOURS) * WIDTH, HIDDEN)
-        _check(self.layer_bias, np.int16, HIDDEN)
-        _check(self.group_scores, np.int8, GROUPS, HIDDEN)
-        _check(self.group_bias, np.int16, GROUPS)
-        _check(self.token_scores, np.int8, size, HIDDEN)
-        _check(self.token_bias, np.int16, size)
-        _check(self.powers, np.uint16, self.powers.size)
-        if not (self.powers.size and self.powers.all()):
-            raise CheckpointError("its prior has weights of 0")
-        sizes = np.bincount(self.group, minlength=1)
-        if len(sizes) > GROUPS or sizes.max() > TOTAL // 2:
-            raise CheckpointError("its prior has groups that are too many or too large")
-
-    def turns(self, rows: int, columns: int) -> NDArray[np.intp]:
-        return np.add.outer(2 * np.arange(rows), np.arange(columns))
-
-    def contexts(self, around: Tokens) -> NDArray[np.int32]:
-        vectors = self._vectors.take(around, axis=0).reshape(*around.shape[:-1], -1)
-        sums = _product(vectors, self._layer) + self.layer_bias
-        sums >>= PLACES["layer_bias"] - PLACES["hidden"]
-        hidden: NDArray[np.int32] = np.minimum(np.maximum(sums, 0), HIDDEN_MOST)
-        return hidden
-
-    def group_ends(self, contexts: NDArray[Any]) -> Ends:
-        return self._ends(_product(contexts, self._group_scores) + self.group_bias)
-
-    def token_ends(self, group: int, contexts: NDArray[Any]) -> Ends:
-        scores, bias = self._token_scores[group]
-        return self._ends(_product(contexts, scores) + bias)
-
-    def _ends(self, scores: NDArray[np.int32]) -> Ends:
-        """Scores [..., n] -> where their slots end."""
-        behind = scores.max(axis=-1, keepdims=True) - scores
-        behind >>= PLACES["token_bias"] - PLACES["powers"]
-        ends: Ends = self.powers.take(behind, mode="clip").cumsum(axis=-1, dtype=np.int64)
-        count = scores.shape[-1]
-        ends = ends * (TOTAL - count) // ends[..., -1:]
-        ends += np.arange(1, count + 1)  # a slot for everyone, however unlikely
-        return ends
 
     @cached_property
     def _vectors(self) -> NDArray[np.int32]:
@@ -359,6 +291,24 @@ class NeuralPrior(Prior):
             (self.token_scores[members].T.astype(np.int32), self.token_bias[members])
             for members in self._members
         ]
+
+
+def _waves(rows: int, columns: int) -> list[NDArray[np.intp]]:
+    """The places in a grid, row by row, in the order in which they are decoded: waves of tokens
+    that are no neighbours, each from top to bottom."""
+    turns = np.add.outer(2 * np.arange(rows), np.arange(columns)).reshape(-1)
+    order = turns.argsort(kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(turns[order])) + 1)
+
+
+def size_of(rows: int, columns: int) -> int:
+    """The index of ``size_bias``: floor(2 log2(tokens)), or the last one."""
+    return min(((rows * columns) ** 2).bit_length() - 1, SIZES - 1)
+
+
+def band_of(places: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+    """The index of ``row_bias`` or ``column_bias`` of rows or columns of that many."""
+    return places * BANDS // count
 
 
 def neighbours(tokens: Tokens, beyond: int) -> Tokens:

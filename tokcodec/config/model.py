@@ -212,17 +212,17 @@ class ModelConfig:
         """
         edge = self.preprocessing.image_size
         tile = (columns * self.multiple, rows * self.multiple) if self.multiple else (edge, edge)
-        placed = self._placed(fit, size, tile)
-        square = fit in ("aspect", "native") or rows == columns
-        if (
-            placed[1] not in ((rows, columns), (columns,))
-            or not square
-            or (fit in ("tile", "native") and placed != self.place(fit, size))
-        ):
+        placement, shape = self._placed(fit, size, tile)
+        if self.has_grid:
+            fits = shape == (rows, columns) and (fit in ("aspect", "native") or rows == columns)
+        else:
+            fewest = 1 if self.prefix_tokens else self.num_tokens
+            fits = rows == 1 and fewest <= columns <= self.num_tokens
+        if not fits or (fit in ("tile", "native") and placement != self.place(fit, size)[0]):
             raise ImageError(
                 f"{size[0]}x{size[1]} pixels in the fit {fit} are not {rows}x{columns} tokens"
             )
-        return placed
+        return placement, shape
 
     def _placed(self, fit: Fit, size: Size, tile: Size) -> tuple[Placement, tuple[int, ...]]:
         shape = self.token_shape(tile[1], tile[0])

@@ -1,7 +1,8 @@
 """From the tokens of many images to the prior of their checkpoint."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,35 @@ from torch import Tensor, nn
 
 from tokcodec import checkpoint
 from tokcodec.checkpoint import Header
+from tokcodec.coding.bitpack import packed_size
 from tokcodec.coding.prior import (
+    BANDS,
     GROUPS,
     HIDDEN,
     HIDDEN_MOST,
     NEIGHBOURS,
     PLACES,
+    SIZES,
     TOTAL,
     WIDTH,
-    NeuralPrior,
+    Prior,
+    band_of,
     neighbours,
+    size_of,
 )
 from tokcodec.errors import CheckpointError, TrainingError
 from tokcodec.model.codebook import nearest
 from tokcodec.model.loading import load
-from tokcodec.tokenfile import TokenFile
 from tokcodec.train.start import k_means
 
-_EPOCHS = 6
-_BATCHES = 200  # an epoch at least, of
-_BATCH = (512, 8192)  # tokens, from and to
+Progress = Callable[[int, int], None]  # steps done, and of how many
+
+_EPOCHS = 4
+_BATCHES = 60  # an epoch at least, where batches are not smaller than
+_BATCH = (512, 4096)  # tokens, from and to; but of a large codebook at least
+_SHARE = 16  # of its tokens one in that many, as every step goes through all its vectors
 _RATE = 1e-2
+_WARM_UP = 100  # steps, or a fifth of all
 _DECAY = 8e5  # weight decay, for one token that is seen, of what is not a function of the codebook
 _UNSEEN = 0.5  # occurrences that every token begins with
 
@@ -44,16 +53,24 @@ def add_prior(
     held_out: Iterable[NDArray[Any]],
     path: Path,
     provenance: Mapping[str, Any],
+    progress: Progress | None = None,
 ) -> Header:
-    """Writes the checkpoint ``source`` to ``path`` with a prior fit to tokens [n, rows, columns] of
-    its own.
+    """Writes the checkpoint ``source`` to ``path`` with a prior fit to its tokens.
 
-    Its provenance tells what the prior makes of the payload of those held out.
+    Its provenance says how many bytes the tokens that are held out take.
+
+    Args:
+        source: the checkpoint.
+        parts: tokens [n, rows, columns] of n images each, of any mixture of grids.
+        held_out: more of them, to measure the prior.
+        path: the file to write, whole or not at all.
+        provenance: facts to add.
+        progress: called after every step.
 
     Raises:
         CheckpointError: the source is damaged.
-        TrainingError: its tokens have no left and above, may be cut short, or are too many alike;
-            there are none to fit.
+        TrainingError: its tokens have no rows and columns, or too many vectors are alike; there
+            are no tokens.
         OutputError: the file system refused.
     """
     config = source.config
@@ -66,52 +83,52 @@ def add_prior(
     )
     if not vectors.square().sum(dim=1).isfinite().all():
         raise CheckpointError(f"{source.path}: its codebook holds NaN or infinite values")
-    prior, images = fit(parts, vectors)
-    facts = {**provenance, "images": images}
-    size = config.preprocessing.image_size
-    sizes = [
-        len(TokenFile.of(source, tokens, size, size, "crop", prior).payload)
-        for part in held_out
-        for tokens in part
-    ]
-    if sizes:
-        facts["held_out_images"] = len(sizes)
-        facts["held_out_payload_bytes"] = round(sum(sizes) / len(sizes), 2)
+    prior, facts = fit(parts, vectors, progress)
+    images = [image for part in held_out for image in part]
+    if images:
+        bits = config.quantizer.bits
+        coded = [len(prior.encode(image[None].astype(np.int64))) for image in images]
+        facts["held_out_images"] = len(images)
+        facts["held_out_payload_bytes"] = round(float(np.mean(coded)), 2)
+        facts["held_out_packed_bytes"] = round(
+            float(np.mean([packed_size(image.size, bits) for image in images])), 2
+        )
     header, tensors = checkpoint.read(source.path)
     return checkpoint.write(
         path,
         config,
         {**tensors, **prior.tensors()},
-        {**header.provenance, "prior": facts},
+        {**header.provenance, "prior": {**provenance, **facts}},
         header.reads,
     )
 
 
-def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[NeuralPrior, int]:
-    """A prior from tokens [n, rows, columns] that stand for vectors [K, d], and how many n were.
+def fit(
+    parts: Iterable[NDArray[Any]], vectors: Tensor, progress: Progress | None = None
+) -> tuple[Prior, dict[str, Any]]:
+    """A prior from tokens [n, rows, columns], of any mixture of grids, that stand for vectors
+    [K, d]; and how many images and tokens there were.
 
-    Tokens are grouped by k-means of their vectors. All tokens and their neighbours are held in
-    memory, 40 bytes a token.
+    Tokens are grouped by k-means of their vectors. The work is in proportion to the number of
+    tokens, of which each takes about 30 bytes of memory.
 
     Raises:
         TrainingError: there are no tokens, or a group has more than weights are precise for.
     """
     centres = k_means(vectors, GROUPS, torch.Generator().manual_seed(0))
     group = nearest(vectors, centres)
-    sizes = group.bincount()
-    if sizes.max() > TOTAL // 2:
-        raise TrainingError(f"{sizes.max()} alike vectors in the codebook: no prior for it")
-    places = [part.astype(np.int64) for part in parts]
-    images = sum(map(len, places))
-    if not images:
-        raise TrainingError("there are no tokens to make a prior of")
-    tokens = torch.from_numpy(np.concatenate([part.ravel() for part in places]))
-    around = torch.from_numpy(np.concatenate([neighbours(p, len(vectors)) for p in places]))
+    largest = int(group.bincount().max())
+    if largest > TOTAL // 2:
+        raise TrainingError(
+            f"the codebook has {largest} near-identical vectors; cannot fit a prior to it"
+        )
+    examples = _Examples.of(parts, len(vectors))
     generator = torch.Generator().manual_seed(0)
-    network = _Network(vectors, group, tokens, generator)
-    size = min(max(len(tokens) // _BATCHES, _BATCH[0]), _BATCH[1])
-    steps = _EPOCHS * -(-len(tokens) // size)
-    decay = min(_DECAY / len(tokens), 1 / _RATE)
+    network = _Network(vectors, group, examples, generator)
+    count = len(examples.tokens)
+    size = max(min(max(count // _BATCHES, _BATCH[0]), _BATCH[1]), len(vectors) // _SHARE)
+    steps = _EPOCHS * -(-count // size)
+    decay = min(_DECAY / count, 1 / _RATE)
     optimizer = torch.optim.AdamW(
         [
             {"params": network.own.parameters(), "weight_decay": decay},
@@ -120,28 +137,84 @@ def fit(parts: Iterable[NDArray[Any]], vectors: Tensor) -> tuple[NeuralPrior, in
         lr=_RATE,
         betas=(0.9, 0.98),
     )
+    warm_up = min(_WARM_UP, steps / 5)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 100) * (1 - step / steps)
+        optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / steps)
     )
+    done = 0
     for _ in range(_EPOCHS):
-        order = torch.randperm(len(tokens), generator=generator)
+        order = torch.randperm(count, generator=generator)
         for batch in order.split(size):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
-            network.loss(around[batch], tokens[batch]).backward()  # type: ignore[no-untyped-call]
+            network.loss(examples.at(batch)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    return network.prior(), images
+            done += 1
+            if progress:
+                progress(done, steps)
+    return network.prior(), {"images": examples.images, "tokens": count}
+
+
+@dataclass
+class _Examples:
+    """Tokens, and what the prior knows of each.
+
+    Attributes:
+        images: that they are of.
+        tokens: int64 [m].
+        around: int32 [m, 4], their neighbours.
+        size, row, column: uint8 [m], indices of the tables of biases.
+    """
+
+    images: int
+    tokens: Tensor
+    around: Tensor
+    size: Tensor
+    row: Tensor
+    column: Tensor
+
+    @classmethod
+    def of(cls, parts: Iterable[NDArray[Any]], codebook_size: int) -> "_Examples":
+        columns: list[tuple[NDArray[Any], ...]] = []
+        images = 0
+        for part in parts:
+            if not part.size:
+                continue
+            images += len(part)
+            tokens = part.astype(np.int64)
+            _, height, width = part.shape
+            row = np.broadcast_to(band_of(np.arange(height), height)[:, None], part.shape)
+            column = np.broadcast_to(band_of(np.arange(width), width), part.shape)
+            columns.append(
+                (
+                    tokens.reshape(-1),
+                    neighbours(tokens, codebook_size).astype(np.int32),
+                    np.full(part.size, size_of(height, width), np.uint8),
+                    row.reshape(-1).astype(np.uint8),
+                    column.reshape(-1).astype(np.uint8),
+                )
+            )
+        if not columns:
+            raise TrainingError("there are no tokens to fit a prior to")
+        return cls(
+            images, *(torch.from_numpy(np.concatenate(c)) for c in zip(*columns, strict=True))
+        )
+
+    def at(self, places: Tensor) -> "_Examples":
+        """Those at these places."""
+        own = (self.tokens, self.around, self.size, self.row, self.column)
+        return _Examples(len(places), *(tensor[places] for tensor in own))
 
 
 class _Network(nn.Module):
-    """A ``NeuralPrior`` in floating point, rounded wherever that one is in integers.
+    """A ``Prior`` in floating point, rounded wherever that one is in integers.
 
     Vectors of tokens, as neighbours and for scores, are linear in those of the codebook, plus
     something of their ``own`` that weight decay keeps small where tokens are too few to tell it.
     """
 
     def __init__(
-        self, vectors: Tensor, group: Tensor, tokens: Tensor, generator: torch.Generator
+        self, vectors: Tensor, group: Tensor, examples: _Examples, generator: torch.Generator
     ) -> None:
         super().__init__()
         size, width = vectors.shape
@@ -151,9 +224,14 @@ class _Network(nn.Module):
         for members in self.members:
             self.rank[members] = torch.arange(len(members))
         self.codebook = vectors / vectors.std()
-        counts = tokens.bincount(minlength=size) + _UNSEEN
+        counts = examples.tokens.bincount(minlength=size) + _UNSEEN
         by_group = torch.zeros(GROUPS).index_add(0, group, counts)
         self.likely = (counts / by_group[group]).log2()
+        self.seen = {
+            "size_bias": examples.size.unique(),
+            "row_bias": examples.row.unique(),
+            "column_bias": examples.column.unique(),
+        }
 
         def random(*shape: int, gain: float) -> nn.Parameter:
             return nn.Parameter(gain * torch.randn(*shape, generator=generator))
@@ -170,7 +248,9 @@ class _Network(nn.Module):
             {
                 "vectors": random(width, WIDTH, gain=width**-0.5),
                 "layer": random(fan_in, HIDDEN, gain=fan_in**-0.5),
-                "layer_bias": torch.zeros(HIDDEN),
+                "size_bias": torch.zeros(SIZES, HIDDEN),
+                "row_bias": torch.zeros(BANDS, HIDDEN),
+                "column_bias": torch.zeros(BANDS, HIDDEN),
                 "group_scores": random(GROUPS, HIDDEN, gain=0.03),
                 "group_bias": (by_group + _UNSEEN).div(counts.sum()).log2(),
                 "token_scores": random(width, HIDDEN, gain=0.03),
@@ -183,7 +263,7 @@ class _Network(nn.Module):
         exact = {
             "vectors": F.pad(self.codebook @ shared["vectors"], (0, 0, 0, 1)) + own["vectors"],
             "layer": shared["layer"],
-            "layer_bias": shared["layer_bias"],
+            **{name: shared[name] for name in self.seen},
             "group_scores": shared["group_scores"],
             "group_bias": shared["group_bias"],
             "token_scores": self.codebook @ shared["token_scores"] + own["token_scores"],
@@ -194,14 +274,20 @@ class _Network(nn.Module):
             for name, tensor in exact.items()
         }
 
-    def loss(self, around: Tensor, tokens: Tensor) -> Tensor:
-        """The mean information, in nats, in tokens [m] with neighbours [m, 4]."""
+    def loss(self, batch: _Examples) -> Tensor:
+        """The mean information, in nats, in the tokens."""
         tables = self.tables()
-        sums = tables["vectors"][around].flatten(1) @ tables["layer"] + tables["layer_bias"]
+        sums = F.embedding(batch.around, tables["vectors"]).flatten(1) @ tables["layer"]
+        for places, name in (
+            (batch.size, "size_bias"),
+            (batch.row, "row_bias"),
+            (batch.column, "column_bias"),
+        ):
+            sums = sums + F.embedding(places.int(), tables[name])
         half = 0.5 / (1 << PLACES["hidden"])  # there, rest bits are cut off
         hidden = _fixed_point((sums - half).relu(), "hidden", HIDDEN_MOST + 1)
-        group, order = self.group[tokens].sort()
-        hidden, rank = hidden[order], self.rank[tokens[order]]
+        group, order = self.group[batch.tokens].sort()
+        hidden, rank = hidden[order], self.rank[batch.tokens[order]]
         scores = [hidden @ tables["group_scores"].T + tables["group_bias"]]
         symbols = [group]
         counts = group.bincount(minlength=GROUPS).tolist()
@@ -221,21 +307,26 @@ class _Network(nn.Module):
             F.cross_entropy(score * math.log(2), symbol, reduction="sum")
             for score, symbol in zip(scores, symbols, strict=True)
         ]
-        return torch.stack(bits).sum() / len(tokens)
+        return torch.stack(bits).sum() / len(batch.tokens)
 
-    def prior(self) -> NeuralPrior:
-        """In integers."""
+    def prior(self) -> Prior:
+        """In integers. What no token told of a size or a place is taken from the nearest one."""
         with torch.no_grad():
-            tables = {
-                name: (tensor * (1 << PLACES[name]))
-                .to(torch.int16 if name.endswith("bias") else torch.int8)
-                .numpy()
-                for name, tensor in self.tables().items()
-            }
+            tables = self.tables()
+        for name, seen in self.seen.items():
+            places = torch.arange(len(tables[name]))
+            closest = (places[:, None] - seen.long()).abs().argmin(dim=1)
+            tables[name] = tables[name][seen.long()[closest]]
+        integers = {
+            name: (tensor * (1 << PLACES[name]))
+            .to(torch.int16 if name.endswith("bias") else torch.int8)
+            .numpy()
+            for name, tensor in tables.items()
+        }
         behind = np.arange(16 << PLACES["powers"])
         powers = np.maximum(0xFFFF * 2.0 ** (-behind / (1 << PLACES["powers"])), 1)
-        return NeuralPrior(
-            group=self.group.numpy().astype(np.uint8), powers=powers.astype(np.uint16), **tables
+        return Prior(
+            group=self.group.numpy().astype(np.uint8), powers=powers.astype(np.uint16), **integers
         )
 
 

@@ -1,0 +1,94 @@
+"""Test vectors of the token file: read and written by tokcodec, and by a reader and writer that
+were written from TOKEN_FILE.md alone."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vectors import reference
+
+from tokcodec import TokenFile
+from tokcodec.coding.prior import Prior
+from tokcodec.errors import TokenFileError
+
+HERE = Path(__file__).parent / "vectors"
+VECTORS = json.loads((HERE / "token_files.json").read_text())
+FILES = VECTORS["files"]
+
+
+def read_tables():
+    tables = json.loads((HERE / "prior.json").read_text())
+    return {
+        name: np.frombuffer(base64.b64decode(table["base64"]), table["type"]).reshape(
+            table["shape"]
+        )
+        for name, table in tables.items()
+    }
+
+
+TABLES = read_tables()
+PRIOR = Prior(**TABLES)
+LISTS = {name: table.tolist() for name, table in TABLES.items()}
+
+
+@pytest.mark.parametrize("vector", FILES, ids=lambda v: f"{v['fit']}-{v['rows']}x{v['columns']}")
+def test_files(vector):
+    data = bytes.fromhex(vector["file"])
+    fields = {name: value for name, value in vector.items() if name != "file"}
+    assert reference.read(data, LISTS) == fields
+    assert reference.write(fields, LISTS if vector["entropy_coded"] else None) == data
+
+    file = TokenFile.from_bytes(data)
+    assert file.to_bytes() == data
+    for name in ("fit", "width", "height", "bits", "rows", "columns", "entropy_coded"):
+        assert getattr(file, name) == vector[name]
+    assert file.model_id.hex() == vector["model_id"]
+    assert file.tiles == (vector["tile_rows"], vector["tile_columns"])
+    if not file.entropy_coded:
+        assert file.tokens.tolist() == vector["tokens"]
+        assert file.as_packed().to_bytes() == data
+    else:
+        tokens = np.array(vector["tokens"]).reshape(file.shape)
+        assert PRIOR.decode(file.payload, file.shape).tolist() == tokens.tolist()
+        assert PRIOR.encode(tokens) == file.payload
+
+
+@pytest.mark.parametrize("why", VECTORS["refused"])
+def test_refused(why):
+    data = bytes.fromhex(VECTORS["refused"][why])
+    with pytest.raises(reference.RefusedError):
+        reference.read(data, LISTS)
+    with pytest.raises(TokenFileError) as caught:
+        file = TokenFile.from_bytes(data)
+        tokens = PRIOR.decode(file.payload, file.shape)
+        if PRIOR.encode(tokens) != file.payload:
+            raise TokenFileError("another payload")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_every_changed_byte_and_every_truncation_is_refused():
+    for vector in FILES:
+        data = bytes.fromhex(vector["file"])
+        for place in range(len(data)):
+            # The first bytes may turn it into another kind of file; of long files, every tenth.
+            if place > 40 and place % 10:
+                continue
+            damaged = bytearray(data)
+            for _ in range(255):
+                damaged[place] = (damaged[place] + 1) % 256
+                with pytest.raises(TokenFileError):
+                    TokenFile.from_bytes(bytes(damaged))
+        for length in range(len(data)):
+            with pytest.raises(TokenFileError):
+                TokenFile.from_bytes(data[:length])
+
+
+def test_text():
+    for vector in FILES:
+        data = bytes.fromhex(vector["file"])
+        text = TokenFile.from_bytes(data).to_text()
+        assert text.startswith("VL")
+        assert text == base64.urlsafe_b64encode(data).decode().rstrip("=")
+        assert TokenFile.from_bytes(text.encode()).to_bytes() == data

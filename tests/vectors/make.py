@@ -1,0 +1,149 @@
+"""Makes prior.json and token_files.json, with reference.py: python tests/vectors/make.py
+
+The prior holds random numbers from a seed, and tokens of entropy-coded files are drawn by it.
+"""
+
+import base64
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import reference
+
+HERE = Path(__file__).parent
+SIZE = 100  # of the codebook
+
+
+def make_prior():
+    rng = np.random.RandomState(0)  # its stream is frozen for good
+
+    def table(kind, most, *shape):
+        return rng.randint(-most, most + 1, shape).astype(kind)
+
+    return {
+        "group": rng.randint(0, 64, SIZE).astype("uint8"),
+        "vectors": table("int8", 127, SIZE + 1, 32),
+        "layer": table("int8", 20, 128, 64),
+        "size_bias": table("int16", 5000, 32, 64),
+        "row_bias": table("int16", 2000, 16, 64),
+        "column_bias": table("int16", 2000, 16, 64),
+        "group_scores": table("int8", 4, 64, 64),
+        "group_bias": table("int16", 1500, 64),
+        "token_scores": table("int8", 10, SIZE, 64),
+        "token_bias": table("int16", 3000, SIZE),
+        "powers": np.arange(60000, 0, -60).astype("uint16"),
+    }
+
+
+def pick(slots, symbols, rng):
+    slot = rng.randint(reference.TOTAL)
+    return symbols[next(index for index, end in enumerate(slots) if slot < end)]
+
+
+def draw(prior, tiles, rows, columns, rng):
+    """Tokens as likely as the prior says."""
+    tokens = []
+    for _ in range(tiles):
+        tile = {}
+        for row, column in reference.order(rows, columns):
+            hidden = reference.hidden_of(prior, tile, row, column, rows, columns)
+            slots, groups = reference.symbol_ends(prior, hidden)
+            group = None
+            while group not in prior["group"]:  # the prior has groups without tokens
+                group = pick(slots, groups, rng)
+            tile[row, column] = pick(*reference.symbol_ends(prior, hidden, group), rng)
+        tokens += [tile[place] for place in sorted(tile)]
+    return tokens
+
+
+def main() -> None:
+    tables = make_prior()
+    text = {
+        name: {
+            "type": table.dtype.name,
+            "shape": table.shape,
+            "base64": base64.b64encode(
+                table.astype(table.dtype.newbyteorder("<")).tobytes()
+            ).decode(),
+        }
+        for name, table in tables.items()
+    }
+    (HERE / "prior.json").write_text(json.dumps(text, indent=1) + "\n")
+    prior = {name: table.tolist() for name, table in tables.items()}
+    rng = np.random.RandomState(1)
+    files = []
+
+    def add(fit, width, height, bits, rows, columns, tiles=(1, 1), coded=False):
+        number = tiles[0] * tiles[1]
+        tokens = (
+            draw(prior, number, rows, columns, rng)
+            if coded
+            else rng.randint(0, min(2**bits, SIZE), number * rows * columns).tolist()
+        )
+        image = {
+            "fit": fit, "width": width, "height": height, "bits": bits,
+            "model_id": "01ab23", "rows": rows, "columns": columns,
+            "tile_rows": tiles[0], "tile_columns": tiles[1], "tokens": tokens,
+        }  # fmt: skip
+        data = reference.write(image, prior if coded else None)
+        image["entropy_coded"] = bool(data[1] & 1)
+        if image["entropy_coded"] != coded:  # drawn so that packing is shorter
+            return add(fit, width, height, bits, rows, columns, tiles, coded)
+        files.append({"file": data.hex(), **image})
+        return None
+
+    add("aspect", 640, 480, 13, 7, 9)
+    add("stretch", 1, 65535, 1, 1, 1)
+    add("crop", 300, 128, 20, 2, 64)
+    add("pad", 127, 16384, 32, 1, 16)
+    add("tile", 513, 300, 7, 2, 3, (2, 3))
+    add("native", 16383, 200, 7, 13, 5)
+    add("aspect", 640, 480, 7, 7, 9, coded=True)
+    add("aspect", 480, 641, 7, 5, 4, coded=True)
+    add("stretch", 33, 44, 7, 1, 12, coded=True)
+    add("crop", 33, 44, 7, 12, 1, coded=True)
+    add("tile", 64, 90, 7, 3, 2, (3, 2), coded=True)
+    add("native", 20, 17, 7, 9, 12, coded=True)
+    alike = dict(files[6], tokens=[0] * 63)
+    del alike["file"]
+    files.append({**alike, "file": reference.write(alike, prior).hex()})
+
+    def sealed(body):
+        return (body + (zlib.crc32(body) % 2**24).to_bytes(3, "little")).hex()
+
+    good = bytes.fromhex(files[0]["file"])[:-3]
+    coded = bytes.fromhex(files[6]["file"])[:-3]
+    head = good[:6]
+    refused = {
+        "no bytes": "",
+        "another first byte": sealed(b"\x55" + good[1:]),
+        "another second byte": sealed(good[:1] + b"\xc0" + good[2:]),
+        "version 1": sealed(good[:1] + b"\xb2" + good[2:]),
+        "a wrong checksum": (good + b"\0\0\0").hex(),
+        "fit 6": sealed(good[:2] + bytes([6 << 5 | 12]) + good[3:]),
+        "a width of 0": sealed(head + b"\0" + good[8:]),
+        "a width of 65536": sealed(head + b"\x80\x80\x04" + good[8:]),
+        "a width not in its shortest form": sealed(head + b"\x85\0" + good[8:]),
+        "a width of four bytes": sealed(head + b"\x80\x80\x80\x01" + good[8:]),
+        "a header that ends": sealed(good[:10]),
+        "more than 2^24 tokens": sealed(head + b"\1\1\xff\xff\3\xff\xff\3" + bytes(100)),
+        "a byte too many": sealed(good + b"\0"),
+        "a byte too few": sealed(good[:-1]),
+        "a set bit after the tokens": sealed(good[:-1] + bytes([good[-1] | 0x80])),
+        "an entropy-coded payload as long as the packed one": sealed(
+            coded[:12] + bytes(range(1, 57))
+        ),
+        "too many tokens for an entropy-coded payload": sealed(
+            coded[:6] + b"\1\1\x80\x20\2" + coded[12:20]
+        ),
+        "a zero byte at the end of an entropy-coded payload": sealed(coded + b"\0"),
+        "an entropy-coded payload that is too long": sealed(coded + b"\1\2\3\4"),
+        "an entropy-coded payload that is too short": sealed(coded[:-4]),
+    }
+    vectors = {"files": files, "refused": refused}
+    (HERE / "token_files.json").write_text(json.dumps(vectors, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

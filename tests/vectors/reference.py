@@ -1,0 +1,201 @@
+"""A reader and a writer of token files, written from TOKEN_FILE.md alone, in Python's integers."""
+
+import zlib
+
+FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")
+TOTAL = 32768
+
+
+class RefusedError(Exception):
+    """What a reader must refuse."""
+
+
+def refuse_unless(condition):
+    if not condition:
+        raise RefusedError
+
+
+def write(image, prior=None):
+    """A dict with the fields of a file -> the file; ``tokens`` are flat."""
+    tiles = image["tile_rows"] * image["tile_columns"]
+    payload = pack(image["tokens"], image["bits"])
+    entropy_coded = False
+    if prior:
+        shorter = encode(prior, image["tokens"], tiles, image["rows"], image["columns"])
+        if len(shorter) < len(payload) and len(image["tokens"]) <= 4096 + 16 * len(shorter):
+            payload, entropy_coded = shorter, True
+    numbers = [image[name] for name in ("width", "height", "rows", "columns")]
+    if image["fit"] == "tile":
+        numbers += [image["tile_rows"], image["tile_columns"]]
+    body = bytes([0x54, 0xB0 | entropy_coded, FITS.index(image["fit"]) << 5 | image["bits"] - 1])
+    body += bytes.fromhex(image["model_id"]) + b"".join(map(leb128, numbers)) + payload
+    return body + (zlib.crc32(body) % 2**24).to_bytes(3, "little")
+
+
+def read(data, prior=None):
+    """A file -> its fields; without a prior an entropy-coded file has no ``tokens``."""
+    body = data[:-3]
+    refuse_unless(len(body) >= 6)
+    refuse_unless(body[0] == 0x54 and body[1] >> 1 == 0xB0 >> 1)
+    refuse_unless(int.from_bytes(data[-3:], "little") == zlib.crc32(body) % 2**24)
+    refuse_unless(body[2] >> 5 < len(FITS))
+    image = {"fit": FITS[body[2] >> 5], "bits": body[2] % 32 + 1, "model_id": body[3:6].hex()}
+    rest = body[6:]
+    names = ["width", "height", "rows", "columns"]
+    if image["fit"] == "tile":
+        names += ["tile_rows", "tile_columns"]
+    else:
+        image |= {"tile_rows": 1, "tile_columns": 1}
+    for name in names:
+        image[name], rest = read_leb128(rest)
+    image["entropy_coded"] = bool(body[1] & 1)
+    tiles = image["tile_rows"] * image["tile_columns"]
+    count = tiles * image["rows"] * image["columns"]
+    size = (count * image["bits"] + 7) // 8
+    refuse_unless(count <= 2**24)
+    if not image["entropy_coded"]:
+        refuse_unless(len(rest) == size)
+        image["tokens"] = unpack(rest, count, image["bits"])
+        return image
+    refuse_unless(len(rest) < size and count <= 4096 + 16 * len(rest))
+    if prior:
+        image["tokens"] = decode(prior, rest, tiles, image["rows"], image["columns"])
+        again = encode(prior, image["tokens"], tiles, image["rows"], image["columns"])
+        refuse_unless(again == rest)
+    return image
+
+
+def leb128(number):
+    if number < 128:
+        return bytes([number])
+    return bytes([number % 128 + 128]) + leb128(number // 128)
+
+
+def read_leb128(data):
+    """The number, and what follows it."""
+    number = 0
+    for index, byte in enumerate(data[:3]):
+        number += byte % 128 * 128**index
+        if byte < 128:
+            refuse_unless(1 <= number <= 65535 and leb128(number) == data[: index + 1])
+            return number, data[index + 1 :]
+    raise RefusedError
+
+
+def pack(tokens, bits):
+    number = sum(token << index * bits for index, token in enumerate(tokens))
+    return number.to_bytes((len(tokens) * bits + 7) // 8, "little")
+
+
+def unpack(payload, count, bits):
+    number = int.from_bytes(payload, "little")
+    refuse_unless(number < 1 << count * bits)
+    return [(number >> index * bits) % 2**bits for index in range(count)]
+
+
+def ends(scores, powers):
+    """Where the slots of every symbol end."""
+    weights = [powers[min((max(scores) - score) >> 3, len(powers) - 1)] for score in scores]
+    found, so_far = [], 0
+    for index, weight in enumerate(weights):
+        so_far += weight
+        found.append(so_far * (TOTAL - len(scores)) // sum(weights) + index + 1)
+    return found
+
+
+def hidden_of(prior, tile, row, column, rows, columns):
+    """The outputs of the layer for a place in a tile, {(row, column): token}."""
+    outside = len(prior["group"])
+    near = ((row, column - 1), (row - 1, column - 1), (row - 1, column), (row - 1, column + 1))
+    inside = (range(rows), range(columns))
+    vector = []
+    for y, x in near:
+        token = tile[y, x] if y in inside[0] and x in inside[1] else outside
+        vector += prior["vectors"][token]
+    size = min(31, ((rows * columns) ** 2).bit_length() - 1)
+    hidden = []
+    for unit in range(64):
+        total = sum(x * weights[unit] for x, weights in zip(vector, prior["layer"], strict=True))
+        total += prior["size_bias"][size][unit]
+        total += prior["row_bias"][row * 16 // rows][unit]
+        total += prior["column_bias"][column * 16 // columns][unit]
+        hidden.append(min(127, max(0, total >> 7)))
+    return hidden
+
+
+def symbol_ends(prior, hidden, group=None):
+    """Where the slots end, of every group, or of the tokens of one; and the symbols."""
+    name, symbols = "group", list(range(64))
+    if group is not None:
+        name = "token"
+        symbols = [token for token, own in enumerate(prior["group"]) if own == group]
+        refuse_unless(symbols)
+    scores = [
+        sum(x * y for x, y in zip(hidden, prior[f"{name}_scores"][symbol], strict=True))
+        + prior[f"{name}_bias"][symbol]
+        for symbol in symbols
+    ]
+    return ends(scores, prior["powers"]), symbols
+
+
+def order(rows, columns):
+    places = [(row, column) for row in range(rows) for column in range(columns)]
+    return sorted(places, key=lambda place: (2 * place[0] + place[1], place[0]))
+
+
+def encode(prior, tokens, tiles, rows, columns):
+    spans, last = [], None
+    for number in range(tiles):
+        own = tokens[number * rows * columns : (number + 1) * rows * columns]
+        tile = {(index // columns, index % columns): token for index, token in enumerate(own)}
+        for row, column in order(rows, columns):
+            last = tile[row, column]
+            hidden = hidden_of(prior, tile, row, column, rows, columns)
+            for group, wanted in ((None, prior["group"][last]), (prior["group"][last], last)):
+                slots, symbols = symbol_ends(prior, hidden, group)
+                index = symbols.index(wanted)
+                spans.append(([0, *slots][index], slots[index]))
+    state, words = last, []
+    for low, end in reversed(spans[:-2]):
+        weight = end - low
+        if state >= weight * 2**49:
+            words.append(state % 2**32)
+            state //= 2**32
+        state = state // weight * TOTAL + low + state % weight
+    words += [state % 2**32, state // 2**32]
+    return b"".join(word.to_bytes(4, "little") for word in words).rstrip(b"\0")
+
+
+def decode(prior, payload, tiles, rows, columns):
+    payload += bytes(-len(payload) % 4)
+    words = [int.from_bytes(payload[i : i + 4], "little") for i in range(0, len(payload), 4)]
+    state = 0
+
+    def fill():
+        nonlocal state
+        while state < 2**32 and words:
+            state = state * 2**32 + words.pop()
+
+    def pop(slots, symbols):
+        nonlocal state
+        slot = state % TOTAL
+        index = next(index for index, end in enumerate(slots) if slot < end)
+        low = [0, *slots][index]
+        state = state // TOTAL * (slots[index] - low) + slot - low
+        fill()
+        return symbols[index]
+
+    fill()
+    tokens = []
+    for number in range(tiles):
+        tile = {}
+        for index, (row, column) in enumerate(order(rows, columns)):
+            if (number + 1, index + 1) == (tiles, rows * columns):
+                tile[row, column] = state
+                continue
+            hidden = hidden_of(prior, tile, row, column, rows, columns)
+            group = pop(*symbol_ends(prior, hidden))
+            tile[row, column] = pop(*symbol_ends(prior, hidden, group))
+        tokens += [tile[place] for place in sorted(tile)]
+    refuse_unless(not words and state < len(prior["group"]))
+    return tokens
