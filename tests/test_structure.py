@@ -23,6 +23,7 @@ LAYERS = (
     {"inputs", "model"},
     {"codec"},
     {"dataset"},
+    {"batch"},
     {"__init__", "tokenize", "evaluate", "train"},
     {"cli"},
     {"__main__"},

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokcodec.batch.decode import decode_files
+    from tokcodec.batch.encode import encode_files
     from tokcodec.codec import Codec
     from tokcodec.dataset.reader import load_tokens
     from tokcodec.dataset.torch_dataset import TokenDataset
@@ -20,6 +22,8 @@ __all__ = [
     "TokenDataset",
     "TokenFile",
     "__version__",
+    "decode_files",
+    "encode_files",
     "load_tokens",
 ]
 
@@ -28,6 +32,8 @@ _MODULES = {
     "TokcodecError": "errors",
     "TokenDataset": "dataset.torch_dataset",
     "TokenFile": "tokenfile",
+    "decode_files": "batch.decode",
+    "encode_files": "batch.encode",
     "load_tokens": "dataset.reader",
 }
 

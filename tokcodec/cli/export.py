@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from tokcodec.cli.jobs import refuse_remote
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, require_pyarrow
 from tokcodec.errors import OutputError
@@ -31,6 +30,7 @@ def export(
     them the keys; .jsonl a line {"class_id": ..., "tokens": [...]} a row. Failed rows are left out.
     """
     require_pyarrow()
+    from tokcodec.batch.jobs import refuse_remote
     from tokcodec.dataset.export import export as write
     from tokcodec.dataset.reader import open_dataset
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tokcodec.cli.encode import colour_of
-from tokcodec.cli.jobs import DECODE, STANDARD, file_extension, refuse_others, report_skipped
 from tokcodec.cli.options import (
     CORES,
     MANY,
+    STANDARD,
     WEIGHTS,
     AllowLarge,
     Device,
@@ -26,6 +25,7 @@ from tokcodec.cli.options import (
     MaxImageBytes,
     Tokens,
     allow_large,
+    colour_of,
 )
 from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow, say
 from tokcodec.config import DEFAULT_WEIGHTS
@@ -150,6 +150,7 @@ def tokenize(
     Rows of Parquet, in shards. A bad image is a row with its error. After a stop, the same
     command goes on from the last whole shard and ends in the same bytes as without the stop.
     """
+    from tokcodec.batch.jobs import DECODE, file_extension, refuse_others
     from tokcodec.checkpoint import check_fit, check_token_count, find
     from tokcodec.codec import Codec, default_batch_size
     from tokcodec.model.loading import fastest_dtype, resolve_device
@@ -209,7 +210,8 @@ def tokenize(
         max_image_bytes,
         selection,
     )
-    report_skipped(selection)
+    if line := selection.told():
+        note(line)
     if dry_run:
         _dry_run(plan, share, out, force, as_json)
         return
