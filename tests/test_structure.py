@@ -21,6 +21,7 @@ LAYERS = (
     {"checkpoint"},
     {"image", "tokenfile"},
     {"inputs", "model"},
+    {"budget"},
     {"codec"},
     {"dataset"},
     {"batch"},

@@ -1,6 +1,7 @@
 """``Codec``: images to token files and back, with one checkpoint."""
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from tokcodec import checkpoint
+from tokcodec.budget import largest_within
 from tokcodec.coding.prior import Prior
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
-from tokcodec.config.geometry import Fit, Placement, Size, place
+from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Placement, Size, place
 from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokcodecError, TokenFileError
-from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, to_image
+from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, size_of, to_image
 from tokcodec.model.loading import Dtype, load, resolve_device
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
@@ -138,6 +140,8 @@ class Codec:
         *,
         fit: Fit | None = None,
         tokens: int | None = None,
+        max_bytes: int | None = None,
+        text: bool = False,
         background: tuple[int, int, int] = WHITE,
         packed: bool = False,
     ) -> TokenFile:
@@ -151,18 +155,50 @@ class Codec:
                 ``aspect`` or ``native``; the checkpoint's default if None.
             tokens: the most tokens of a tile: of a model of any size those of the grid, of one
                 that decodes prefixes the first ones; the checkpoint's default if None.
+            max_bytes: take the most tokens whose file has no more bytes.
+            text: ``max_bytes`` limits the characters of the file's text instead.
             background: red, green and blue behind transparent parts.
             packed: do not entropy-code the tokens. By default they are entropy-coded if the
                 checkpoint has a prior and that makes the file shorter.
 
         Raises:
-            ImageError: the image cannot be read.
+            ImageError: the image cannot be read, or its smallest file is above ``max_bytes``.
             CheckpointError: the checkpoint does not support this fit or number of tokens.
             ValueError: pixels of another shape or type, or an unknown fit.
         """
+        if max_bytes is not None:
+            return self._compress_within(image, max_bytes, text, fit, tokens, background, packed)
         encoding = self._encoding(fit, tokens, background, packed)
         tiles = encoding.read(image)
         return encoding.token_file(tiles, self.encode_tiles(tiles.pixels))
+
+    def _compress_within(
+        self,
+        image: ImageLike,
+        limit: int,
+        text: bool,
+        fit: Fit | None,
+        tokens: int | None,
+        background: tuple[int, int, int],
+        packed: bool,
+    ) -> TokenFile:
+        config, fit = self.config, fit or self.config.default_fit
+        any_grid = bool(config.multiple) and fit not in ("tile", "native")
+        adjustable = any_grid or config.prefix_tokens
+        most = tokens or (min(2 * limit, MAX_TILE_TOKENS) if any_grid else config.num_tokens)
+        size = size_of(_source(image)) or (1, 1)  # compress refuses what is no image
+
+        def compress(count: int) -> TokenFile:
+            given = count if adjustable else None
+            return self.compress(image, fit=fit, tokens=given, background=background, packed=packed)
+
+        def tokens_of(count: int) -> int:
+            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
+
+        def bytes_of(file: TokenFile) -> int:
+            return len(file.to_text()) if text else file.file_bytes
+
+        return largest_within(compress, tokens_of, bytes_of, limit, most if adjustable else 1)
 
     def compress_stream(
         self,
@@ -170,6 +206,8 @@ class Codec:
         *,
         fit: Fit | None = None,
         tokens: int | None = None,
+        max_bytes: int | None = None,
+        text: bool = False,
         background: tuple[int, int, int] = WHITE,
         packed: bool = False,
         workers: int = 1,
@@ -180,6 +218,25 @@ class Codec:
         the caller which image it is. For ``workers`` see ``encode_stream``, for the other options
         ``compress``.
         """
+        if max_bytes is not None:
+
+            def compress(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
+                tag, image = item
+                try:
+                    return tag, self.compress(
+                        image,
+                        fit=fit,
+                        tokens=tokens,
+                        max_bytes=max_bytes,
+                        text=text,
+                        background=background,
+                        packed=packed,
+                    )
+                except ImageError as error:
+                    return tag, error
+
+            yield from map_ahead(compress, items, workers, 2 * workers)
+            return
         encoding = self._encoding(fit, tokens, background, packed)
 
         def read(item: tuple[Tag, ImageLike]) -> tuple[tuple[Tag, Tiles | None], Rows | ImageError]:

@@ -1,0 +1,51 @@
+"""The largest token file within a limit of bytes."""
+
+from collections.abc import Callable
+
+from tokcodec.errors import ImageError
+from tokcodec.tokenfile import TokenFile
+
+_OVERHEAD = 15  # bytes of a usual file besides its tokens
+
+
+def largest_within(
+    compress: Callable[[int], TokenFile],
+    tokens_of: Callable[[int], int],
+    size_of: Callable[[TokenFile], int],
+    limit: int,
+    most: int,
+) -> TokenFile:
+    """The file of the most tokens whose size is at most ``limit``.
+
+    It depends on nothing but the image, the limit and the checkpoint. A file grows with its
+    tokens, but not strictly: the search takes it that where one does not fit, no larger one does.
+
+    Args:
+        compress: gives the file of an image in at most this many tokens.
+        tokens_of: gives the number of tokens of that file, without encoding anything.
+        size_of: of a file, as the limit counts it.
+        limit: the largest size.
+        most: tokens that are tried, at most.
+
+    Raises:
+        ImageError: even the file of one token is larger.
+    """
+    best, smallest = None, None
+    fits, misfit = 0, most + 1  # the most tokens known to fit, the fewest known not to
+    count = min(most, max(1, limit - _OVERHEAD))  # about a byte per token
+    while fits < misfit - 1:
+        if best and tokens_of(count) == best.num_tokens:
+            fits = count
+        else:
+            file = compress(count)
+            if size_of(file) <= limit:
+                best, fits = file, count
+            else:
+                smallest, misfit = file, min(count, tokens_of(count))
+            per_token = max(1, size_of(file) - _OVERHEAD) / file.num_tokens
+            count = int((limit - _OVERHEAD) / per_token)
+        count = max(fits + 1, min(count, misfit - 1))
+    if best is None:
+        assert smallest
+        raise ImageError(f"its smallest file has {size_of(smallest)} bytes, more than {limit}")
+    return best
