@@ -119,7 +119,6 @@ def encode_files(
         from tokcodec.codec import Codec
 
         codec = Codec.load(header, device, batch_size=batch_size, dtype=dtype)
-        limit: dict[str, Any] = {"max_bytes": max_bytes} if max_bytes else {}
         return codec.compress_stream(
             images,
             fit=fit,
@@ -127,7 +126,7 @@ def encode_files(
             background=background,
             packed=packed,
             workers=workers,
-            **limit,
+            max_bytes=max_bytes,
         )
 
     def results() -> Iterator[Outcome]:
@@ -138,14 +137,14 @@ def encode_files(
         first: list[_Read] = []
         for job in plan.jobs:  # without the model, while nothing is to be encoded
             if job.is_to_do(overwrite):
-                first.append(_Read(job))
+                first.append(_Read(job, bool(max_bytes)))
                 break
             yield Outcome(job, job.error)
         if not first:
             return
 
         def to_do() -> Iterator[tuple[_Read, _Read]]:
-            for read in chain(first, map(_Read, plan.jobs)):
+            for read in chain(first, (_Read(job, bool(max_bytes)) for job in plan.jobs)):
                 if read.job.is_to_do(overwrite):
                     yield read, read
                 else:
@@ -162,16 +161,19 @@ def encode_files(
 
 
 class _Read:
-    """The image of a job, which counts the bytes that are read of it."""
+    """The image of a job, which counts the bytes that are read of it, and for a search of its best
+    file keeps them: a pipe can be read once."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, job: Job, keep: bool) -> None:
+        self.job, self.keep = job, keep
         self.name = job.name
         self.bytes = 0
+        self._kept: bytes | None = None
 
     def read(self) -> bytes:
-        data = self.job.record.read()
+        data = self.job.record.read() if self._kept is None else self._kept
         self.bytes = len(data)
+        self._kept = data if self.keep else None
         return data
 
 
