@@ -43,8 +43,9 @@ def folder(tmp_path):
 def test_one_image_there_and_back(run, tmp_path):
     shutil.copy(PHOTOS[0], tmp_path / "a.jpg")  # Pillow goes by content
     (said,) = lines(run("encode", "a.jpg", cwd=tmp_path))
-    assert said == "tokcodec: a.jpg -> a.jpg.tok: 121 bytes, 64 tokens of tokcodec"
-    assert (tmp_path / "a.jpg.tok").stat().st_size == 121
+    size = (tmp_path / "a.jpg.tok").stat().st_size
+    assert said == f"tokcodec: a.jpg -> a.jpg.tok: {size} bytes, 64 tokens of tokcodec"
+    assert size <= 120
     run("decode", "a.jpg.tok", cwd=tmp_path)
     assert Image.open(tmp_path / "a.jpg.png").size == (512, 512)
     run("decode", "a.jpg.tok", "-o", "small.webp", "--size", "100", cwd=tmp_path)
@@ -58,11 +59,10 @@ def test_one_image_there_and_back(run, tmp_path):
     }
 
 
-@pytest.mark.parametrize("weights", ["tokcodec", "tokcodec"])
-def test_pipes_give_the_bytes_of_files(start, run, tmp_path, weights):
+def test_pipes_give_the_bytes_of_files(start, run, tmp_path):
     photo = PHOTOS[2].read_bytes()
-    tokens = start("encode", "-", "--weights", weights, stdin=photo).stdout
-    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--weights", weights)
+    tokens = start("encode", "-", stdin=photo).stdout
+    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok")
     assert tokens == (tmp_path / "a.tok").read_bytes()
     image = start("decode", "-", stdin=tokens).stdout
     run("decode", tmp_path / "a.tok")
@@ -70,26 +70,35 @@ def test_pipes_give_the_bytes_of_files(start, run, tmp_path, weights):
     assert run("decode", tmp_path / "a.tok", "-o", "-").stdout == image
 
 
-@pytest.mark.parametrize("fit", ["stretch", "crop", "pad", "tile"])
+@pytest.mark.parametrize("fit", ["aspect", "stretch", "crop", "pad", "tile", "native"])
 def test_every_fit(run, tmp_path, fit):
     run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--fit", fit)  # 451x300
     run("decode", tmp_path / "c.tok")
     size = Image.open(tmp_path / "c.png").size
     assert size == ((300, 300) if fit == "crop" else (451, 300))
-    facts = json.loads(run("inspect", tmp_path / "c.tok", "--json").stdout)
-    assert (facts["fit"], facts["num_tokens"]) == (fit, 64 * (4 if fit == "tile" else 1))
+    assert json.loads(run("inspect", tmp_path / "c.tok", "--json").stdout)["fit"] == fit
     run("decode", tmp_path / "c.tok", "-o", tmp_path / "d.png", "--size", "90")
     assert Image.open(tmp_path / "d.png").size == ((90, 90) if fit == "crop" else (90, 60))
+
+
+def test_tokens_set_the_size_of_the_grid(run, tmp_path):
+    grids = {}
+    for tokens in (1, 16, 256):
+        run("encode", PHOTOS[1], "-o", tmp_path / "c.tok", "--tokens", tokens, "-f")
+        file = TokenFile.load(tmp_path / "c.tok")
+        assert file.num_tokens <= tokens
+        grids[tokens] = (file.rows, file.columns)
+    assert grids[1] == (1, 1)
+    assert grids[256][0] < grids[256][1]  # as the image is wider than high
 
 
 def test_a_folder_with_bad_images(run, folder, tmp_path):
     out = tmp_path / "tokens"
     done = run("encode", folder, "-o", out, status=3)
-    assert "photos/animals/broken.jpg: cannot read the image: " in done.stderr.decode()
-    assert "photos/empty.png: cannot read the image: not an image" in done.stderr.decode()
+    for name in ("animals/broken.jpg", "empty.png"):
+        assert sum(f"photos/{name}: " in line for line in lines(done)) == 1
     assert re.fullmatch(
-        r"tokcodec: 3 encoded \([\d,]{9} bytes to 363, [\d,]+ : 1\) in [\d.]+ s, "
-        r"[\d.,]+ images/s, 2 failed",
+        r"tokcodec: 3 encoded \([\d,]{9} bytes to \d+\) in [\d.]+ s, [\d.,]+ images/s, 2 failed",
         lines(done)[-1],
     )
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
@@ -110,12 +119,12 @@ def test_a_folder_with_bad_images(run, folder, tmp_path):
     (tmp_path / "back" / "animals" / "chelsea.png.png").unlink()
     done = run("decode", out, "-o", tmp_path / "back")
     assert "1 decoded" in lines(done)[-1]
-    assert "2 skipped as done" in lines(done)[-1]
+    assert "2 skipped" in lines(done)[-1]
     done = run("decode", out, "-o", tmp_path / "back", "--size", "99", status=3)
     assert lines(done)[-1] == "tokcodec: 0 decoded, 3 failed"
     (out / "astronaut.png.tok").touch()
-    done = run("decode", out, "-o", tmp_path / "back", status=3)
-    assert "astronaut.png.png: is there already; -f overwrites it" in lines(done)[0]
+    done = json_lines(run("decode", out, "-o", tmp_path / "back", "--json", status=3))
+    assert [line["status"] for line in done if line["state"] == "stale"] == ["failed"]
     assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns == before
     run("decode", out, "-o", tmp_path / "back", "-f")
     assert (tmp_path / "back" / "astronaut.png.png").stat().st_mtime_ns > before
@@ -134,40 +143,43 @@ def test_formats_of_decoded_images(run, tmp_path):
     assert Image.open(io.BytesIO(piped)).format == "JPEG"
 
 
-def test_running_again_does_what_is_left(run, folder, tmp_path):
+def test_running_again_does_what_is_left(run, folder, tmp_path, tiny):
     out = tmp_path / "tokens"
     run("encode", folder, "-o", out, status=3)
     ages = {path: path.stat().st_mtime_ns for path in out.rglob("*.tok")}
     done = run("encode", folder, "-o", out, "--json", status=3)
-    assert lines(done)[-1] == "tokcodec: 0 encoded, 3 skipped as done, 2 failed"
-    states = {line["source"].split("/")[-1]: line["status"] for line in json_lines(done)}
-    assert states == {
-        "astronaut.png": "skipped",
-        "chelsea.png": "skipped",
-        "Ünïtoken [x].PNG": "skipped",
-        "broken.jpg": "failed",
-        "empty.png": "failed",
+    found = {l["source"].split("/")[-1]: (l["state"], l["status"]) for l in json_lines(done)}
+    assert found == {
+        "astronaut.png": ("current", "skipped"),
+        "chelsea.png": ("current", "skipped"),
+        "Ünïtoken [x].PNG": ("current", "skipped"),
+        "broken.jpg": ("new", "failed"),
+        "empty.png": ("new", "failed"),
     }
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.tok")} == ages
 
-    # What is not what this run would write is neither taken for it nor written over.
+    # What is not what this run would write is neither skipped nor overwritten.
     token_file = out / "astronaut.png.tok"
     whole = token_file.read_bytes()
-    for data, options, reason in [
-        (whole[:-1], [], "is there, unreadable: truncated or damaged: 64 tokens"),
-        (whole, ["--weights", "tokcodec"], "of another model"),
-        (whole, ["--fit", "pad"], "with fit stretch"),
+    command = ("encode", folder / "astronaut.png", "-o", token_file)
+    for data, options, state in [
+        (whole[:-1], [], "foreign"),
+        (b"my diary", [], "foreign"),
+        (whole, ["--weights", tiny], "stale"),
+        (whole, ["--fit", "pad"], "stale"),
+        (whole, ["--tokens", "20"], "stale"),
     ]:
         token_file.write_bytes(data)
-        done = run("encode", folder / "astronaut.png", "-o", token_file, *options, status=1)
-        assert reason in lines(done)[0]
-        assert "-f overwrites it" in lines(done)[0]
+        for dry in (["--dry-run"], []):
+            done = run(*command, *options, "--json", *dry, status=0 if dry else 1)
+            assert [line["state"] for line in json_lines(done)] == [state]
+        assert "-f overwrites it" in lines(run(*command, *options, status=1))[0]
         assert token_file.read_bytes() == data
     token_file.write_bytes(whole)
     os.utime(token_file, ns=(1, 1))
-    done = run("encode", folder / "astronaut.png", "-o", token_file, status=1)
-    assert "older than the image" in lines(done)[0]
-    run("encode", folder / "astronaut.png", "-o", token_file, "-f")
+    (line,) = json_lines(run(*command, "--json", status=1))
+    assert line["state"] == "stale"
+    run(*command, "-f")
     assert token_file.read_bytes() == whole
     assert token_file.stat().st_mtime_ns > 1
 
@@ -194,7 +206,7 @@ def test_a_killed_encode_loses_nothing(run, tmp_path, tiny):
     for path in out.glob("*.tok"):
         TokenFile.load(path)
     done = run("encode", source, "-o", out, "--weights", tiny)
-    assert "skipped as done" in lines(done)[-1]
+    assert "skipped" in lines(done)[-1]
     run("encode", source, "-o", tmp_path / "unbroken", "--weights", tiny)
     expected = {path.name: path.read_bytes() for path in (tmp_path / "unbroken").iterdir()}
     assert len(expected) == 400
@@ -301,54 +313,32 @@ def test_stats(start, run, tmp_path):
     assert "damaged.tok: truncated" in lines(done)[0]
 
 
-def test_entropy_coded_files(run, tmp_path, tiny):
+def test_packed_files(run, tmp_path):
+    """Entropy-coded or packed, the tokens and images are the same; the other form is stale."""
     shutil.copytree(DATA, tmp_path / "photos", ignore=shutil.ignore_patterns("*.jpg", "*.md"))
-    common = ("--weights", "tokcodec")
-    run("encode", tmp_path / "photos", *common, "-o", tmp_path / "packed")
-    command = ("encode", tmp_path / "photos", *common, "--entropy-coded", "-o", tmp_path / "coded")
-    run(*command)
-    names = [f"{photo.name}.tok" for photo in PHOTOS]
-    packed, entropy_coded = (
-        [TokenFile.load(tmp_path / folder / name) for name in names]
-        for folder in ("packed", "coded")
-    )
-    assert [p.tokens.tolist() for p in packed] == [c.tokens.tolist() for c in entropy_coded]
-    assert [p.file_bytes for p in packed] == [434] * 3
-    assert all(c.entropy_coded and c.file_bytes < 400 for c in entropy_coded)
-    sizes = [(tmp_path / "coded" / name).stat().st_size for name in names]
-    assert [c.file_bytes for c in entropy_coded] == sizes
-    for folder in ("packed", "coded"):
-        run("decode", tmp_path / folder, "-o", tmp_path / f"{folder}-images")
+    commands = {
+        "packed": ("encode", tmp_path / "photos", "--packed", "-o"),
+        "coded": ("encode", tmp_path / "photos", "-o"),
+    }
+    files = {}
+    for form, command in commands.items():
+        run(*command, tmp_path / form)
+        files[form] = [TokenFile.load(path) for path in sorted((tmp_path / form).glob("*.tok"))]
+        run("decode", tmp_path / form, "-o", tmp_path / f"{form}-images")
+    for packed, coded in zip(files["packed"], files["coded"], strict=True):
+        assert packed.tokens.tolist() == coded.tokens.tolist()
+        assert not packed.entropy_coded
+        assert coded.file_bytes <= packed.file_bytes
     for photo in PHOTOS:
-        first, second = (
-            (tmp_path / f"{folder}-images" / f"{photo.name}.png").read_bytes()
-            for folder in ("packed", "coded")
-        )
-        assert first == second
-
-    facts = json.loads(run("inspect", tmp_path / "coded" / names[0], "--json").stdout)
-    assert (facts["entropy_coded"], facts["checked"]) == (True, "tokens")
-    assert (facts["payload_bytes"], facts["file_bytes"]) == (sizes[0] - 18, sizes[0])
-    report = json.loads(run("stats", tmp_path / "coded", "--json").stdout)
-    assert report["file_bytes"] == sum(sizes)
-    assert report["payload_bits"] == 8 * (sum(sizes) - 3 * 18)
-
-    # Run again, it skips what is as it should be, and no other.
-    assert run(*command).stderr.count(b"3 skipped") == 1
-    other = lines(run(*command[:4], "-o", tmp_path / "coded", status=3))
-    assert sum("is there, entropy-coded; -f overwrites it" in line for line in other) == 3
-    shutil.rmtree(tmp_path / "coded")
-    shutil.copytree(tmp_path / "packed", tmp_path / "coded")
-    other = lines(run(*command, status=3))
-    assert sum("is there, not entropy-coded; -f overwrites it" in line for line in other) == 3
-
-    (said,) = lines(
-        run("encode", PHOTOS[0], "--weights", tiny, "--entropy-coded", "-o", "-", status=1)
-    )
-    assert (
-        "patch.safetensors: has no prior to entropy-code with; make one with tokcodec train-prior"
-        in said
-    )
+        images = [tmp_path / f"{form}-images" / f"{photo.name}.png" for form in commands]
+        assert images[0].read_bytes() == images[1].read_bytes()
+    has_prior = checkpoint.find("tokcodec").prior_id is not None
+    for form, other in (("packed", "coded"), ("coded", "packed")):
+        again = json_lines(run(*commands[form], tmp_path / form, "--json"))
+        assert [line["state"] for line in again] == ["current"] * 3
+        status = 3 if has_prior else 0
+        again = json_lines(run(*commands[form], tmp_path / other, "--json", status=status))
+        assert [line["state"] for line in again] == ["stale" if has_prior else "current"] * 3
 
 
 def test_models(start, run):
@@ -375,13 +365,13 @@ def test_other_weights(run, tmp_path, tiny):
     shutil.copy(tiny, tmp_path / "weights" / "mine.safetensors")
     run("encode", "a.png", "--weights", "weights", cwd=tmp_path)
     (said,) = lines(run("decode", "a.png.tok", status=1, cwd=tmp_path))
-    assert said.endswith("which is neither bundled nor cached; name its checkpoint with --weights")
+    assert "--weights" in said
     (said,) = lines(run("decode", "a.png.tok", "--weights", "tokcodec", status=1, cwd=tmp_path))
-    assert "a.png.tok: its tokens are of model 75d6f250, tokcodec is " in said
+    assert said.startswith("tokcodec: a.png.tok: ")
     run("decode", "a.png.tok", "--weights", "weights/mine.safetensors", cwd=tmp_path)
     assert Image.open(tmp_path / "a.png.png").size == (512, 512)
     (said,) = lines(run("encode", "a.png", "--weights", tmp_path, status=1))
-    assert "expected one weights file in it, found none" in said
+    assert said.startswith(f"tokcodec: {tmp_path}: ")
 
 
 def test_transparency_and_background(run, tmp_path):
@@ -397,10 +387,10 @@ def test_transparency_and_background(run, tmp_path):
 def test_bombs(run, tmp_path):
     Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
     (said,) = lines(run("encode", tmp_path / "bomb.png", status=1))
-    assert "bomb.png: more pixels than Pillow's decompression bomb limit" in said
-    run("encode", tmp_path / "bomb.png", "--allow-large", "--weights", "tokcodec")
+    assert "--allow-large" in said
+    run("encode", tmp_path / "bomb.png", "--allow-large")
     (said,) = lines(run("decode", tmp_path / "bomb.png.tok", status=1))
-    assert "20000x10000 pixels are more" in said
+    assert "--size" in said
     run("decode", tmp_path / "bomb.png.tok", "--size", "64")
     assert Image.open(tmp_path / "bomb.png.png").size == (64, 32)
 

@@ -275,19 +275,18 @@ def _plan_rows(
         try:
             for name, row in token_files(dataset, rows):
                 target = folder / (name + extension)
-                why = None
-                if not isinstance(row, TokcodecError):
-                    if escapes_folder(name):
-                        why = "its key leaves the folder of the images"
-                    elif target in claimed:
-                        why = "a second row of this key; choose it by its number"
-                claimed.add(target)
                 job = Job(record(name, row), target)
-                yield (
-                    replace(job, target=None, state="foreign", why=why)
-                    if why
-                    else judged(job, work.judge)
-                )
+                if escapes_folder(name):
+                    why = "its key leaves the folder of the images"
+                    yield replace(job, target=None, state="foreign", why=why)
+                elif isinstance(row, TokcodecError):
+                    yield replace(job, target=None)  # reading it says what is wrong
+                elif target in claimed:
+                    why = "a second row of this key; choose it by its number"
+                    yield replace(job, target=None, state="foreign", why=why)
+                else:
+                    claimed.add(target)
+                    yield judged(job, work.judge)
         except TokcodecError as error:  # told behind the rows before it, which are decoded
             yield Job(record(str(path), error), None, "foreign", error.reason)
 

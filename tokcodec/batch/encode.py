@@ -73,7 +73,8 @@ def encode_files(
 
     Images whose token file is up to date are skipped. Other files that exist fail unless
     ``overwrite`` is set, and so does a bad image; the others are encoded all the same. The work is
-    done as the outcomes are taken:
+    done as the outcomes are taken; that of a skipped image may come before those of images listed
+    before it:
 
         for outcome in encode_files("photos", "tokens"):
             print(outcome.job.name, outcome.status, outcome.error or "")
