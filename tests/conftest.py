@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,33 @@ def run():
 def tiny():
     """The tiny checkpoint of the patch layout: 16 tokens of 60, tiles of 32 pixels."""
     return GOLDEN / "patch.safetensors"
+
+
+@pytest.fixture(scope="session")
+def many(tmp_path_factory):
+    """2,000 images in two class folders."""
+    from tokenized import image
+
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(2000):
+        path = folder / ("cat", "dog")[number % 2] / f"{number:04}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image(number))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(many, tmp_path_factory):
+    """A token dataset: 150 rows in 2 shards, three of them failed. The images are in ``in`` next to
+    it."""
+    from tokenized import go
+
+    folder = tmp_path_factory.mktemp("dataset")
+    for path in sorted(many.rglob("*.png"), key=lambda path: path.name)[:150]:
+        copy = folder / "in" / path.relative_to(many)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    for number in (0, 2, 60):
+        (folder / "in" / "cat" / f"{number:04}.png").write_bytes(b"junk")
+    assert go([folder / "in"], folder / "out") == (150, 3)
+    return folder / "out"

@@ -75,7 +75,8 @@ def test_states(here):
     assert sorted(outcome.status for outcome in again) == ["failed", "ok", "ok"]
 
 
-def test_a_token_file_of_another_image_is_foreign(here):
+@pytest.mark.usefixtures("here")
+def test_a_token_file_of_another_image_is_foreign():
     encode("in/a.jpg", "x.tok")
     (outcome,) = encode("in/deep/b.png", "x.tok")
     assert outcome.job.state == "foreign"

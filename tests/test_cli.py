@@ -148,7 +148,9 @@ def test_running_again_does_what_is_left(run, folder, tmp_path, tiny):
     run("encode", folder, "-o", out, status=3)
     ages = {path: path.stat().st_mtime_ns for path in out.rglob("*.tok")}
     done = run("encode", folder, "-o", out, "--json", status=3)
-    found = {l["source"].split("/")[-1]: (l["state"], l["status"]) for l in json_lines(done)}
+    found = {
+        line["source"].split("/")[-1]: (line["state"], line["status"]) for line in json_lines(done)
+    }
     assert found == {
         "astronaut.png": ("current", "skipped"),
         "chelsea.png": ("current", "skipped"),

@@ -9,9 +9,9 @@ from conftest import GOLDEN, PHOTOS, read_fitted, results
 from PIL import Image
 
 from tokcodec import Codec, TokenFile, checkpoint
-from tokcodec.codec import default_batch_size
 from tokcodec.config.geometry import FITS as ALL_FITS
 from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokenFileError
+from tokcodec.model.runtime import default_batch_size
 from tokcodec.train.presets import PRESETS
 
 FITS = tuple(fit for fit in ALL_FITS if fit != "native")  # of which test_native.py is
@@ -95,7 +95,7 @@ def test_threads_of_torch_change_no_bit_of_z(name):
     # So that it does not matter whether a batch is alone, with all threads, or one of many.
     codec = Codec.load(name, device="cpu")
     tiles = [read_fitted(photo, codec.config.preprocessing, "crop").pixels for photo in PHOTOS]
-    pixels = codec.preprocess(torch.from_numpy(np.concatenate(tiles * 5)))
+    pixels = codec.runtime.preprocess(torch.from_numpy(np.concatenate(tiles * 5)), 1)
     before = torch.get_num_threads()
     try:
         found = []
@@ -150,7 +150,7 @@ def test_any_batch_of_tensors(codec):
 
 
 def test_wrong_tensors(codec):
-    with pytest.raises(ValueError, match=r"\[B, 3, 32, 32\], not \[3, 32, 32\]"):
+    with pytest.raises(ValueError, match=r"\[B, 3, H, W\], not \[3, 32, 32\]"):
         codec.encode(torch.zeros(3, 32, 32))
     with pytest.raises(ValueError, match=r"\['B', 4, 4\], not \[1, 15\]"):
         codec.decode(torch.zeros(1, 15, dtype=torch.int64))

@@ -61,8 +61,12 @@ def skip_if_chaotic(name, dtype):
 
 @torch.inference_mode()
 def z_of(codec, tiles):
-    with torch.autocast(codec.device.type, torch.bfloat16, enabled=codec.dtype == "bfloat16"):
-        return codec.model.z(codec.preprocess(torch.from_numpy(tiles).to(codec.device))).cpu()
+    runtime, config = codec.runtime, codec.config.preprocessing
+    low = runtime.dtype == "bfloat16"
+    with torch.autocast(runtime.torch_device.type, torch.bfloat16, enabled=low):
+        pixels = torch.from_numpy(tiles).to(runtime.device)
+        scale = config.pixel_scale // config.read_scale
+        return codec.model.z(runtime.preprocess(pixels, scale)).cpu()
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
@@ -83,7 +87,7 @@ def test_tokens_are_those_of_the_processor(reference, dtype, compiled):
     assert np.array_equal(tokens[decided], theirs[decided])
     # The search itself is exact: of the same z, the same tokens everywhere.
     with torch.inference_mode():
-        there = codec.model.quantizer.tokens(z.to(codec.device)).cpu()
+        there = codec.model.quantizer.tokens(z.to(codec.runtime.device)).cpu()
         assert torch.equal(there, quantizer.tokens(z))
 
 
@@ -174,7 +178,7 @@ def test_an_actor_with_a_gpu(photos, tmp_path):
 
 def test_too_little_memory_is_an_error():
     codec = Codec.load("tokcodec", DEVICE)
-    total = torch.cuda.get_device_properties(codec.device).total_memory
+    total = torch.cuda.get_device_properties(codec.runtime.device).total_memory
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(100e6 / total)  # weights and context take some
     try:

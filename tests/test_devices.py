@@ -13,7 +13,6 @@ import torch
 from conftest import DATA, GOLDEN
 
 from tokcodec import Codec, checkpoint
-from tokcodec.codec import BATCHES_AT_ONCE
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.model import DECODERS, ENCODERS, QUANTIZERS
@@ -26,6 +25,7 @@ from tokcodec.model.codebook import Codebook
 from tokcodec.model.finite_scalar import FiniteScalar
 from tokcodec.model.loading import fastest_dtype
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.model.torch_runtime import BATCHES_AT_ONCE, TorchRuntime
 from tokcodec.train.presets import PRESETS
 
 VIT = {"width": 32, "layers": 1, "heads": 2, "patch_size": 4}
@@ -69,7 +69,7 @@ def _on_meta(monkeypatch):
 def on_meta(config):
     with torch.device("meta"):
         model = Tokenizer(config)
-    return Codec(model.eval().requires_grad_(False), checkpoint.find(str(TINY)), 2)
+    return TorchRuntime(model.eval().requires_grad_(False), 2)
 
 
 def test_there_is_one_of_each_kind():
@@ -79,19 +79,18 @@ def test_there_is_one_of_each_kind():
 
 @pytest.mark.usefixtures("_on_meta")
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_batch_up_to_z_and_from_tokens_waits_for_no_number(name, monkeypatch):
+def test_a_batch_up_to_z_and_from_tokens_waits_for_no_number(name):
     config = CONFIGS[name]
-    monkeypatch.setattr(Codec, "config", config)
-    codec = on_meta(config)
-    model, side = codec.model, config.preprocessing.read_size
+    runtime = on_meta(config)
+    model, side = runtime.model, config.preprocessing.image_size
     with torch.inference_mode():
-        pixels = codec.preprocess(torch.empty(2, side, side, 3, dtype=torch.uint8, device="meta"))
+        pixels = torch.empty(2, side, side, 3, dtype=torch.uint8, device="meta")
+        pixels = runtime.preprocess(pixels, config.preprocessing.pixel_scale)
         z = model.z(pixels)
-        side = config.preprocessing.image_size
         shape = config.token_shape(side, side)
         assert (z.shape, z.dtype) == ((2, *shape, config.quantizer.embedding_dim), torch.float32)
         tokens = torch.empty(2, *shape, dtype=torch.int64, device="meta")
-        drawn = codec.to_uint8(model.decode(tokens))
+        drawn = runtime.to_uint8(model.decode(tokens))
     assert (drawn.shape, drawn.dtype) == ((2, side, side, 3), torch.uint8)
     assert {t.device.type for t in (pixels, z, drawn)} == {"meta"}
 
@@ -132,7 +131,7 @@ def test_what_searches_waits(metric):
 
 def test_a_gpu_has_four_batches_at_once_and_never_more(monkeypatch):
     """With streams that only count, as there are none without a GPU."""
-    codec = Codec.load(str(TINY), "cpu", batch_size=4)
+    runtime = TorchRuntime.load(checkpoint.find(str(TINY)), "cpu", 4)
     begun, most, lock = [], [], threading.Lock()
     together = threading.Barrier(BATCHES_AT_ONCE, timeout=60)
 
@@ -144,29 +143,30 @@ def test_a_gpu_has_four_batches_at_once_and_never_more(monkeypatch):
         yield
         begun.remove(stream)
 
-    codec._streams = SimpleQueue()
+    runtime._streams = SimpleQueue()
     streams = [types.SimpleNamespace(wait_stream=lambda _: None) for _ in range(BATCHES_AT_ONCE)]
     for stream in streams:
-        codec._streams.put(stream)
+        runtime._streams.put(stream)
     monkeypatch.setattr(torch.cuda, "default_stream", lambda _: None)
     monkeypatch.setattr(torch.cuda, "stream", on)
-    encode = codec.model.encode
+    encode = runtime.model.encode
 
     def all_four(pixels):
         together.wait()
         return encode(pixels)
 
-    monkeypatch.setattr(codec.model, "encode", all_four)
+    monkeypatch.setattr(runtime.model, "encode", all_four)
     tiles = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    expected = Codec.load(str(TINY), "cpu", batch_size=4).encode_tiles(tiles)
+    scale = runtime.model.config.preprocessing.pixel_scale
+    expected = TorchRuntime.load(checkpoint.find(str(TINY)), "cpu", 4).encode(tiles, scale)
     with ThreadPoolExecutor(4 * BATCHES_AT_ONCE) as pool:
-        for found in pool.map(codec.encode_tiles, [tiles] * 4 * BATCHES_AT_ONCE):
+        for found in pool.map(lambda _: runtime.encode(tiles, scale), range(4 * BATCHES_AT_ONCE)):
             assert np.array_equal(found, expected)
     assert max(most) == BATCHES_AT_ONCE
     # A batch that fails gives its stream back.
-    with pytest.raises(ValueError, match="expected tokens"):
-        codec._decode_pixels(np.zeros((2, 3, 3, 3), np.int64))
-    assert codec._streams.qsize() == BATCHES_AT_ONCE
+    with pytest.raises(IndexError):
+        runtime.decode(np.full((2, 4, 4), 1 << 20))
+    assert runtime._streams.qsize() == BATCHES_AT_ONCE
 
 
 # Where bfloat16 is fast
@@ -192,7 +192,7 @@ def test_the_fastest_dtype_of_a_processor(monkeypatch, has_it, expected):
 # In bfloat16
 
 
-@pytest.mark.parametrize("name", ["tokcodec", "tokcodec", "tokcodec"])
+@pytest.mark.parametrize("name", ["tokcodec"])
 def test_the_last_layer_before_the_quantizer_is_float32(name):
     one, low = (Codec.load(name, "cpu", dtype=dtype) for dtype in ("float32", "bfloat16"))
     features = []

@@ -61,10 +61,11 @@ def test_an_output_that_is_the_input_is_refused(tokcodec, here, link):
         ("encode", "a.jpg", "-o", "a.jpg.tok", *WEIGHTS),
         ("decode", "t.tok", *WEIGHTS),
         ("decode", "t.tok", "-o", "t.png", *WEIGHTS),
-        ("tokenize", "a.jpg", "-o", "rows.parquet", *WEIGHTS),
-        ("tokenize", "one", "-o", "one", *WEIGHTS),
     ):
         assert "is the input itself" in tokcodec(*command, "-f", status=2)
+    for source, output in (("a.jpg", "rows.parquet"), ("one", "one")):
+        command = ("tokenize", source, "-o", output, *WEIGHTS, "-f")
+        assert "is the input itself" in tokcodec(*command, status=1)
     assert contents(here) == before
 
 
@@ -158,13 +159,15 @@ def test_dry_runs_of_decode_and_tokenize(run, tokcodec, here):
     tokcodec(*options)
     (here / "d" / "shard-00001.parquet").unlink()
     there = run(*options, "--dry-run", "--json", cwd=here).stdout
-    assert json.loads(there) == {
-        "output": "d",
-        "images": 3,
-        "source_bytes": 3 * PHOTO.stat().st_size,
-        "shards": 3,
-        "there": 2,
-    }
+    facts = json.loads(there)
+    assert (facts["images"], facts["source_bytes"]) == (3, 3 * PHOTO.stat().st_size)
+    assert facts["states"] == {"current": 2, "new": 1}
+    assert [job["state"] for job in facts["jobs"]] == ["current", "new", "current"]
+    changed = run(*options, "--dry-run", "--fit", "crop", "--json", cwd=here).stdout
+    assert json.loads(changed)["states"] == {"foreign": 2, "new": 1}
+    os.utime(here / "one" / "x.jpg", (2**31, 2**31))
+    assert json.loads(run(*options, "--dry-run", "--json", cwd=here).stdout)["states"]["stale"] == 2
+    tokcodec(*options, "-f")
     tokcodec(*options)
     before = contents(here)
     said = tokcodec("decode", "d", "-o", "back", "--dry-run", *WEIGHTS)
@@ -263,8 +266,6 @@ def test_decoded_images_are_not_encoded_again(tokcodec, here):
         ("decode t.tok --size 70000", "70000 is too large: 65,535 pixels an edge"),
         ("decode t.tok --size " + "9" * 5000, "9 is too large: 65,535 pixels an edge"),
         ("decode t.tok -o y.png --format jpg", "--format: y.png is no name of a jpg"),
-        ("tokenize one -o d2.csv", "d2.csv is no dataset: name a folder"),
-        ("tokenize one -o http://localhost:1/d.csv", "d.csv is no dataset: name a folder"),
         ("encode a.jpg --fit crop --fit pad", "--fit: given twice, but takes one value"),
         ("tokenize one -o d --output e", "-o / --output: given twice, but takes one value"),
         ("encode file:///photo.jpg", "SRC: no images in file:///photo.jpg"),
@@ -275,6 +276,13 @@ def test_mistakes(tokcodec, here, command, message):
     said = tokcodec(*command.split(), status=2)
     assert message in said
     assert said.count("\n") <= 4  # usage, where help is, and the line
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("output", ["d2.csv", "http://localhost:1/d.csv"])
+def test_a_dataset_is_not_named_like_another_file(tokcodec, here, output):
+    before = contents(here)
+    assert "is no dataset: name a folder" in tokcodec("tokenize", "one", "-o", output, status=1)
     assert contents(here) == before
 
 

@@ -1,38 +1,30 @@
-"""Identities must never move: every token file and dataset carries one. They, and the text of the
-configs that is part of them, were written down from the program that first gave them."""
+"""Identities must never move by accident: every token file and dataset carries one."""
 
 import json
 
-import published
+import identities
 import pytest
-from conftest import GOLDEN
 
-from tokcodec import checkpoint
 from tokcodec.config import ModelConfig
-from tokcodec.families import recognise
-from tokcodec.families.reading import Tensors
 
-PINNED = json.loads((GOLDEN / "identities.json").read_text())
-BUNDLED = {header.name: header.path for header in checkpoint.bundled()}
-OWN = BUNDLED | {name: GOLDEN / f"{name}.safetensors" for name in ("patch", "latent")}
+PINNED = json.loads(identities.PINNED.read_text())
 
 
-@pytest.mark.parametrize("name", OWN)
+def test_every_checkpoint_is_pinned():
+    assert PINNED.keys() == {*identities.OWN, *identities.PUBLISHED}
+
+
+@pytest.mark.parametrize("name", identities.OWN)
 def test_of_checkpoints(name):
-    header, _ = checkpoint.read(OWN[name])  # which compares them with the contents
-    pinned = PINNED[name]
-    assert (header.model_id, header.checkpoint_id) == (pinned["model_id"], pinned["checkpoint_id"])
-    assert header.config.to_json() == pinned["config"]
+    assert identities.of_own(name) == PINNED[name]
 
 
-@pytest.mark.parametrize("name", [n for n in PINNED if n not in OWN])
-def test_of_what_is_converted(name):
-    config, tensors = published.golden(name)
-    family = recognise(tensors, config)
-    ours, tensors = family.convert(Tensors(tensors), config, None)
-    assert {
-        "config": ours.to_json(),
-        "model_id": checkpoint.model_id(ours, tensors),
-        "checkpoint_id": checkpoint.checkpoint_id(ours, tensors),
-    } == PINNED[name]
-    assert ModelConfig.from_json(ours.to_json()) == ours
+@pytest.mark.parametrize("name", identities.PUBLISHED)
+def test_of_what_is_converted(name, tmp_path):
+    assert identities.of_published(name, tmp_path / name) == PINNED[name]
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_pinned_configs_are_canonical(name):
+    text = PINNED[name]["config"]
+    assert ModelConfig.from_json(text).to_json() == text

@@ -114,7 +114,7 @@ def test_what_a_file_cannot_say(change):
         "height": 1,
         "fit": "crop",
     }
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         TokenFile.packed(**fields | change)
 
 

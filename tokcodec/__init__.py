@@ -3,17 +3,21 @@
 The public names load on first use, so that importing the package costs nothing.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokcodec.batch.decode import decode_files
     from tokcodec.batch.encode import encode_files
     from tokcodec.codec import Codec
+    from tokcodec.dataset.export import export
     from tokcodec.dataset.reader import load_tokens
     from tokcodec.dataset.torch_dataset import TokenDataset
     from tokcodec.errors import TokcodecError
     from tokcodec.tokenfile import TokenFile
+    from tokcodec.tokenize.api import tokenize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,7 +28,9 @@ __all__ = [
     "__version__",
     "decode_files",
     "encode_files",
+    "export",
     "load_tokens",
+    "tokenize",
 ]
 
 _MODULES = {
@@ -34,8 +40,22 @@ _MODULES = {
     "TokenFile": "tokenfile",
     "decode_files": "batch.decode",
     "encode_files": "batch.encode",
+    "export": "dataset.export",
     "load_tokens": "dataset.reader",
+    "tokenize": "tokenize.api",
 }
+
+
+class _Package(ModuleType):
+    """Keeps a public function where a package has its name: importing ``tokcodec.tokenize.run``
+    would put the package ``tokenize`` in the place of the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:

@@ -1,31 +1,31 @@
 """``Codec``: images to token files and back, with one checkpoint."""
 
-import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
-from queue import SimpleQueue
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from tokcodec import checkpoint
 from tokcodec.budget import largest_within
 from tokcodec.coding.prior import Prior
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Placement, Size, place
-from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokcodecError, TokenFileError
+from tokcodec.errors import CheckpointError, ImageError, TokcodecError, TokenFileError
 from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, size_of, to_image
-from tokcodec.model.loading import Dtype, load, resolve_device
-from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.model.runtime import Dtype, Runtime, RuntimeName, choose_runtime
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile, check_tokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tokcodec.model.tokenizer import Tokenizer
+    from tokcodec.model.torch_runtime import TorchRuntime
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,58 +33,28 @@ Tag = TypeVar("Tag")
 Other = TypeVar("Other")
 Rows = NDArray[Any]
 
-ImageLike = Source | Tensor  # uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W]
+# Or a tensor: uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W].
+ImageLike = Source | Any
 Compressed = TokenFile | str | os.PathLike[str] | bytes  # read, or yet to be
 _Shown = tuple[Placement, Size]  # where an image lies on its tiles, and its size
 _NOTHING: Rows = np.empty(0)
 
-BATCH_SIZE = 16
-_CUDA_BATCH_SIZE = 64
 _BATCHES_AHEAD = 4  # that images are read for while the model runs
 _ROUNDING = 1e-3  # that pixels may be beyond [0, 1] by
-BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
-_CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
-
-
-def default_batch_size(config: ModelConfig, kind: str) -> int:
-    """64 tiles on CUDA, else 16; a large model is faster with fewer on a CPU. Depends on the model
-    and the kind of device alone: the batch size is part of what decides the tokens."""
-    if kind == "cuda":
-        return _CUDA_BATCH_SIZE
-    tile = 4 * config.encoder.peak_activation(config.preprocessing.model_size)  # float32
-    size = BATCH_SIZE
-    while kind == "cpu" and size > 1 and size * tile > _CACHE_BYTES:
-        size //= 2
-    return size
 
 
 class Codec:
-    """Turns images into token files and back.
+    """Encode images to token files and decode them, with one checkpoint.
 
-    Tokens of an image are equal on one device, torch build and ``batch_size``, whatever is
-    compressed with it: the model always runs on exactly ``batch_size`` tiles, the last batch
-    filled up. In the native fit, where every image may have a shape of its own, it runs on
-    ``native_batch_size`` images of one shape.
+    >>> from tokcodec import Codec
+    >>> codec = Codec.load()
+    >>> token_file = codec.compress("tests/data/coffee.jpg")
+    >>> codec.decompress(token_file).size
+    (600, 400)
     """
 
-    def __init__(
-        self,
-        model: Tokenizer,
-        header: checkpoint.Header,
-        batch_size: int,
-        native_batch_size: int = 1,
-        dtype: Dtype = "float32",
-    ) -> None:
-        self.model = model
-        self.header = header
-        self.batch_size, self.native_batch_size = batch_size, native_batch_size
-        self.dtype: Dtype = dtype
-        self.device = next(model.parameters()).device
-        self._streams: SimpleQueue[torch.cuda.Stream] | None = None
-        if self.device.type == "cuda":
-            self._streams = SimpleQueue()
-            for _ in range(BATCHES_AT_ONCE):
-                self._streams.put(torch.cuda.Stream(self.device))  # type: ignore[no-untyped-call]
+    def __init__(self, header: checkpoint.Header, runtime: Runtime) -> None:
+        self.header, self.runtime = header, runtime
 
     @classmethod
     def load(
@@ -92,45 +62,67 @@ class Codec:
         weights: str | checkpoint.Header = DEFAULT_WEIGHTS,
         device: str = "auto",
         *,
+        runtime: RuntimeName = "auto",
         batch_size: int | None = None,
         dtype: Dtype = "float32",
         compiled: bool = False,
     ) -> Self:
-        """Loads a checkpoint.
+        """Load a checkpoint.
 
         Args:
             weights: a bundled name, a file, a folder with one checkpoint, a model on the hub, or
                 a header; a published checkpoint of another program is converted first.
-            device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, or torch's name of one.
-            batch_size: tiles that the model sees at once; ``default_batch_size`` if None, and
-                then one image at a time in the native fit.
-            dtype: of the matrix products in encoder and decoder (autocast), but for the last before
-                the quantizer; some tokens in ``bfloat16`` are not those in ``float32``.
-            compiled: the encoder goes through ``torch.compile``.
+            device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, or torch's name of one.
+            runtime: ``torch``; ``numpy``, which loads sooner and runs models of the kind patch
+                on the CPU; or ``auto``, which is torch if it is installed.
+            batch_size: tiles that the model runs on at once. If None, it depends on the device,
+                and tiles that are not the model's square are run one at a time.
+            dtype: of the matrix products in encoder and decoder (autocast), except for the last
+                before the quantizer. In ``bfloat16`` some tokens differ from ``float32``.
+            compiled: compile the encoder with ``torch.compile``.
 
         Raises:
-            CheckpointError: there is none, or it is damaged.
+            CheckpointError: there is no such checkpoint, or it is damaged.
             DeviceError: there is no such device.
+            ValueError: the NumPy runtime does not run this model.
+
+        >>> Codec.load("tokcodec", device="cpu", runtime="numpy").runtime.device
+        'cpu'
         """
         header = checkpoint.find(weights) if isinstance(weights, str) else weights
-        model = load(header, resolve_device(device))
-        if compiled:
-            # Batches have one shape, but for native images; what is for any shape is slower.
-            model.encoder.compile(dynamic=None if header.config.multiple else False)
-        size = batch_size or default_batch_size(header.config, resolve_device(device).type)
-        return cls(model, header, size, batch_size or 1, dtype)
+        if runtime == "auto":
+            runtime = choose_runtime(header.config, device, dtype)
+        if runtime == "numpy":
+            from tokcodec.model.numpy_runtime import NumpyRuntime
+
+            if device not in ("auto", "cpu") or dtype != "float32":
+                raise ValueError("the NumPy runtime computes in float32 on the CPU")
+            return cls(header, NumpyRuntime.load(header))
+        from tokcodec.model.torch_runtime import TorchRuntime
+
+        return cls(header, TorchRuntime.load(header, device, batch_size, dtype, compiled))
 
     def __repr__(self) -> str:
         config, side = self.config, self.config.preprocessing.image_size
         return (
             f"<Codec {self.header.name}: {config.num_tokens} tokens of "
             f"{config.quantizer.bits} bits "
-            f"for {side}x{side} pixels, {self.dtype} on {self.device}>"
+            f"for {side}x{side} pixels, {self.runtime.dtype} on {self.runtime.device}>"
         )
 
     @property
     def config(self) -> ModelConfig:
         return self.header.config
+
+    @property
+    def batch_size(self) -> int:
+        """Tiles that the model runs on at once."""
+        return self.runtime.batch_size
+
+    @property
+    def model(self) -> "Tokenizer":
+        """The network, if the codec runs it in torch."""
+        return self._torch().model
 
     # Between images and token files
 
@@ -165,40 +157,14 @@ class Codec:
             ImageError: the image cannot be read, or its smallest file is above ``max_bytes``.
             CheckpointError: the checkpoint does not support this fit or number of tokens.
             ValueError: pixels of another shape or type, or an unknown fit.
+
+        >>> codec.compress("tests/data/coffee.jpg", tokens=24).num_tokens
+        24
+        >>> codec.compress("tests/data/coffee.jpg", max_bytes=200).file_bytes <= 200
+        True
         """
-        if max_bytes is not None:
-            return self._compress_within(image, max_bytes, text, fit, tokens, background, packed)
         encoding = self._encoding(fit, tokens, background, packed)
-        tiles = encoding.read(image)
-        return encoding.token_file(tiles, self.encode_tiles(tiles.pixels))
-
-    def _compress_within(
-        self,
-        image: ImageLike,
-        limit: int,
-        text: bool,
-        fit: Fit | None,
-        tokens: int | None,
-        background: tuple[int, int, int],
-        packed: bool,
-    ) -> TokenFile:
-        config, fit = self.config, fit or self.config.default_fit
-        any_grid = bool(config.multiple) and fit not in ("tile", "native")
-        adjustable = any_grid or config.prefix_tokens
-        most = tokens or (min(2 * limit, MAX_TILE_TOKENS) if any_grid else config.num_tokens)
-        size = size_of(_source(image)) or (1, 1)  # compress refuses what is no image
-
-        def compress(count: int) -> TokenFile:
-            given = count if adjustable else None
-            return self.compress(image, fit=fit, tokens=given, background=background, packed=packed)
-
-        def tokens_of(count: int) -> int:
-            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
-
-        def bytes_of(file: TokenFile) -> int:
-            return len(file.to_text()) if text else file.file_bytes
-
-        return largest_within(compress, tokens_of, bytes_of, limit, most if adjustable else 1)
+        return self._compress(encoding, image, max_bytes, text)
 
     def compress_stream(
         self,
@@ -217,28 +183,69 @@ class Codec:
         The result of an image that cannot be read is its error. A tag is anything that tells
         the caller which image it is. For ``workers`` see ``encode_stream``, for the other options
         ``compress``.
+
+        >>> paths = ["tests/data/coffee.jpg", "tests/data/chelsea.png"]
+        >>> for path, result in codec.compress_stream(zip(paths, paths), tokens=16):
+        ...     print(path, result.num_tokens)
+        tests/data/coffee.jpg 16
+        tests/data/chelsea.png 16
         """
-        if max_bytes is not None:
-
-            def compress(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
-                tag, image = item
-                try:
-                    return tag, self.compress(
-                        image,
-                        fit=fit,
-                        tokens=tokens,
-                        max_bytes=max_bytes,
-                        text=text,
-                        background=background,
-                        packed=packed,
-                    )
-                except ImageError as error:
-                    return tag, error
-
-            yield from map_ahead(compress, items, workers, 2 * workers)
-            return
         encoding = self._encoding(fit, tokens, background, packed)
+        if max_bytes:
+            return self._compress_each(encoding, items, max_bytes, text, workers)
+        return self._compress_batches(encoding, items, workers)
 
+    def _compress(
+        self, encoding: "_Encoding", image: ImageLike, max_bytes: int | None, text: bool = False
+    ) -> TokenFile:
+        if max_bytes:
+            return self._largest(encoding, _reread(image), max_bytes, text)
+        tiles = encoding.read(image)
+        return encoding.token_file(tiles, self.encode_tiles(tiles.pixels))
+
+    def _largest(
+        self, encoding: "_Encoding", image: ImageLike, max_bytes: int, text: bool
+    ) -> TokenFile:
+        config, fit = self.config, encoding.fit
+        any_grid = bool(config.multiple) and fit not in ("tile", "native")
+        adjustable = any_grid or config.prefix_tokens
+        # Entropy-coded tokens take half a byte or more each.
+        most = min(2 * max_bytes, MAX_TILE_TOKENS) if any_grid else config.num_tokens
+        most = min(most, encoding.tokens or most) if adjustable else 1
+        size = size_of(_source(image)) or (1, 1)  # reading it below says what is wrong
+
+        def compress(count: int) -> TokenFile:
+            tokens = count if adjustable else None
+            return self._compress(replace(encoding, tokens=tokens), image, None)
+
+        def tokens_of(count: int) -> int:
+            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
+
+        def bytes_of(file: TokenFile) -> int:
+            return len(file.to_text()) if text else file.file_bytes
+
+        return largest_within(compress, tokens_of, bytes_of, max_bytes, most)
+
+    def _compress_each(
+        self,
+        encoding: "_Encoding",
+        items: Iterable[tuple[Tag, ImageLike]],
+        max_bytes: int,
+        text: bool,
+        workers: int,
+    ) -> Iterator[tuple[Tag, TokenFile | TokcodecError]]:
+        def work(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
+            tag, image = item
+            try:
+                return tag, self._compress(encoding, image, max_bytes, text)
+            except ImageError as error:
+                return tag, error
+
+        return self.runtime.map(work, items, workers)
+
+    def _compress_batches(
+        self, encoding: "_Encoding", items: Iterable[tuple[Tag, ImageLike]], workers: int
+    ) -> Iterator[tuple[Tag, TokenFile | TokcodecError]]:
         def read(item: tuple[Tag, ImageLike]) -> tuple[tuple[Tag, Tiles | None], Rows | ImageError]:
             tag, image = item
             try:
@@ -276,6 +283,12 @@ class Codec:
                 an error, is passed on.
             fit: of the images.
             workers: threads of either kind.
+
+        >>> from tokcodec.image import Tiles
+        >>> def read(number):
+        ...     return number, Tiles(np.full((1, 64, 64, 3), number, np.uint8), 128, 128)
+        >>> [(tag, tokens.shape) for tag, tokens in codec.encode_stream([5, 7], read)]
+        [(5, (1, 8, 8)), (7, (1, 8, 8))]
         """
 
         def rows(item: T) -> tuple[Tag, Rows | Other]:
@@ -303,10 +316,13 @@ class Codec:
             TokenFileError: the file cannot be read, is of another model, or does not fit it.
             CheckpointError: the checkpoint does not support this number of tokens.
             ImageError: the image would be above Pillow's decompression bomb limit.
+
+        >>> codec.decompress(token_file, size=100).size
+        (100, 67)
         """
         decoding = self._decoding(size, tokens)
         shown, rows = decoding.open(_token_file(token_file))
-        return decoding.image(shown, self._decode_pixels(rows))
+        return decoding.image(shown, self.runtime.decode(rows))
 
     def decompress_stream(
         self,
@@ -320,6 +336,9 @@ class Codec:
 
         The result of a file that this model cannot decode is its error. For ``workers`` see
         ``encode_stream``, for the other options ``decompress``.
+
+        >>> [(tag, image.size) for tag, image in codec.decompress_stream([("a", token_file)])]
+        [('a', (600, 400))]
         """
         decoding = self._decoding(size, tokens)
 
@@ -338,7 +357,7 @@ class Codec:
             return decoding.image(of[1], pixels)
 
         for (tag, _), result in self._in_batches(
-            map(rows, items), self._decode_pixels, image, workers
+            map(rows, items), self.runtime.decode, image, workers
         ):
             yield tag, result
 
@@ -391,134 +410,99 @@ class Codec:
                     results.append((tag, rows))
             return results
 
-        return _on_workers(_groups(items, self.batch_size), work, self._threads(workers))
+        groups = _groups(items, self.batch_size)
+        for results in self.runtime.map(work, groups, workers):
+            yield from results
 
-    # Between tensors and tokens
+    # Between pixels and tokens
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """float32 [B, 3, S, S] in [0, 1] -> tokens int64 [B, *token_shape], on the codec's device.
+    @overload
+    def encode(self, pixels: Pixels) -> NDArray[np.int64]: ...
+    @overload
+    def encode(self, pixels: "Tensor") -> "Tensor": ...
+    def encode(self, pixels: Any) -> Any:
+        """Encode pixels to tokens int64 [B, *token_shape].
 
-        Where the checkpoint has a native fit, also [B, 3, H, W] of multiples of
-        ``config.multiple``. Where the model sees smaller tiles, they are averaged down to these.
+        Args:
+            pixels: an array uint8 [B, H, W, 3], or a tensor of floats in [0, 1], [B, 3, H, W]. The
+                tokens are of the same kind; those of a tensor are on the codec's device. H and W
+                are the model's ``image_size``, or multiples of ``config.multiple`` if it takes
+                images of any size.
 
         Raises:
-            ValueError: another shape or type, or beyond [0, 1].
+            ValueError: another shape or type, or values beyond [0, 1].
+
+        >>> import numpy as np
+        >>> codec.encode(np.zeros((2, 64, 96, 3), np.uint8)).shape
+        (2, 4, 6)
         """
-        side, multiple = self.config.preprocessing.image_size, self.config.multiple
-        shape = tuple(pixels.shape[2:])
-        if (
-            pixels.ndim != 4
-            or pixels.shape[1] != 3
-            or not (
-                shape == (side, side) or (multiple and not any(edge % multiple for edge in shape))
-            )
-        ):
-            raise ValueError(f"expected pixels [B, 3, {side}, {side}], not {list(pixels.shape)}")
+        if isinstance(pixels, np.ndarray):
+            if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+                raise ValueError(
+                    f"expected pixels uint8 [B, H, W, 3], not {pixels.dtype} {list(pixels.shape)}"
+                )
+            self._check_edges(pixels.shape[1:3])
+            return self.runtime.encode(pixels, self.config.preprocessing.pixel_scale)
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"expected pixels [B, 3, H, W], not {list(pixels.shape)}")
+        self._check_edges(tuple(pixels.shape[2:]))
         _require_unit_range(pixels)
-        return self._run(
-            lambda pixels: self.model.encode(self.model.shrink(pixels)),
-            pixels.to(self.device, torch.float32),
-            shape == (side, side),
-        )
+        return self._torch().encode_tensor(pixels)
 
-    def encode_tiles(self, tiles: Pixels) -> Rows:
-        """Tokens int64 [n, *token_shape] of tiles as ``image.read_tiles`` gives them, uint8
-        [n, S, S, 3], or in the native fit of one shape; they cross to the device as bytes."""
-        rows = torch.from_numpy(tiles if tiles.flags.writeable else tiles.copy())
-        if self.device.type == "cuda":
-            rows = rows.pin_memory()
-        size = self.config.preprocessing.read_size
-        with self._at_once():
-            tokens = self._run(
-                lambda part: self.model.encode(self.preprocess(part)),
-                rows.to(self.device, non_blocking=True),
-                tiles.shape[1:3] == (size, size),
-            )
-            return tokens.cpu().numpy()
+    @overload
+    def decode(self, tokens: Rows) -> Pixels: ...
+    @overload
+    def decode(self, tokens: "Tensor") -> "Tensor": ...
+    def decode(self, tokens: Any) -> Any:
+        """Decode tokens [B, *token_shape] to pixels, the inverse of ``encode``.
 
-    def preprocess(self, tiles: Tensor) -> Tensor:
-        """Tiles, uint8 [B, S, S, 3], as the model sees them: float32 [B, 3, s, s] in [0, 1]."""
-        pixels = tiles.permute(0, 3, 1, 2).float() / 255
-        return pixels if self.config.preprocessing.read_scale > 1 else self.model.shrink(pixels)
-
-    def to_uint8(self, pixels: Tensor) -> Tensor:
-        """What the model decodes, float32 [B, 3, S, S] in [0, 1], as uint8 [B, S, S, 3]."""
-        pixels = pixels * 255
-        if self.config.rounding == "nearest":
-            pixels = pixels.round()
-        return pixels.to(torch.uint8).permute(0, 2, 3, 1)
-
-    def decode(self, tokens: Tensor) -> Tensor:
-        """tokens int64 [B, *token_shape] -> float32 [B, 3, H, W] in [0, 1], on the codec's device.
-
-        Fewer tokens, [B, n], where the checkpoint has ``prefix_tokens``; another grid, [B, rows,
-        columns], where it takes images of any size.
+        Args:
+            tokens: an array, for pixels uint8 [B, H, W, 3]; or a tensor, for pixels float32
+                [B, 3, H, W] in [0, 1] on the codec's device. Fewer tokens, [B, n], if the model
+                decodes prefixes; any grid [B, rows, columns] if it takes images of any size.
 
         Raises:
             ValueError: another shape, or a token outside the codebook.
+
+        >>> codec.decode(np.zeros((2, 4, 6), np.int64)).shape
+        (2, 64, 96, 3)
         """
         size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
-        tile = self.config.token_shape(side, side)
-        own = tuple(tokens.shape[1:])
+        tile, own = self.config.token_shape(side, side), tuple(tokens.shape[1:])
         prefix = self.config.prefix_tokens and len(own) == 1 and 1 <= own[0] <= tile[0]
         grid = bool(self.config.multiple) and len(own) == 2 and min(own) > 0
         if not (own == tile or prefix or grid):
             raise ValueError(f"expected tokens {['B', *tile]}, not {list(tokens.shape)}")
-        tokens = tokens.to(torch.int64)
-        if tokens.numel() and not (int(tokens.min()) >= 0 and int(tokens.max()) < size):
+        if math.prod(tokens.shape) and not (tokens.min() >= 0 and tokens.max() < size):
             raise ValueError(f"tokens must be from 0 to {size - 1}")
-        return self._run(self.model.decode, tokens.to(self.device), own == tile)
+        if isinstance(tokens, np.ndarray):
+            return self.runtime.decode(tokens.astype(np.int64, copy=False))
+        return self._torch().decode_tensor(tokens)
 
-    @torch.inference_mode()
-    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, tiles: bool) -> Tensor:
-        """``model`` on exactly ``batch_size`` rows at a time; the last batch is filled up.
+    def encode_tiles(self, tiles: Pixels) -> Rows:
+        """Encode tiles as ``image.read_tiles`` gives them, uint8 [n, H, W, 3], to tokens int64
+        [n, *token_shape].
 
-        Raises:
-            DeviceError: the device has too little memory for a batch.
+        >>> codec.encode_tiles(np.zeros((1, 64, 64, 3), np.uint8)).shape
+        (1, 8, 8)
         """
-        if not len(rows):
-            # Nothing to compute, but the caller wants the shape that something would have.
-            return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
-        size = self.batch_size if tiles else self.native_batch_size
-        results = []
-        low = self.dtype == "bfloat16"
-        try:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-                for part in torch.split(rows, size):
-                    missing = size - len(part)
-                    if missing:
-                        filled = torch.cat([part, part[:1].expand(missing, *part.shape[1:])])
-                    results.append(model(filled if missing else part)[: len(part)])
-            return torch.cat(results)
-        except torch.OutOfMemoryError as error:
-            raise DeviceError(
-                f"{self.device}: not enough memory for batches of {size} tiles; use a smaller "
-                "batch size"
-            ) from error
+        config = self.config.preprocessing
+        return self.runtime.encode(tiles, config.pixel_scale // config.read_scale)
 
-    def _decode_pixels(self, tokens: Rows) -> Rows:
-        with self._at_once():
-            pixels = self.decode(torch.from_numpy(tokens))
-            return self.to_uint8(pixels).cpu().numpy()
+    def _check_edges(self, edges: tuple[int, ...]) -> None:
+        side, multiple = self.config.preprocessing.image_size, self.config.multiple
+        if edges != (side, side) and not (
+            multiple and min(edges) and not any(edge % multiple for edge in edges)
+        ):
+            wanted = f"multiples of {multiple}" if multiple else f"{side}x{side}"
+            raise ValueError(f"expected {wanted} pixels, not {edges[1]}x{edges[0]}")
 
-    @contextlib.contextmanager
-    def _at_once(self) -> Iterator[None]:
-        """Work that begins and ends on the host. On a GPU it has a stream of its own as long as it
-        takes, and waits until one is free, as there is memory for so many batches only."""
-        if self._streams is None:
-            yield
-            return
-        stream = self._streams.get()
-        try:
-            stream.wait_stream(torch.cuda.default_stream(self.device))  # for the weights
-            with torch.cuda.stream(stream):
-                yield
-        finally:
-            self._streams.put(stream)
+    def _torch(self) -> "TorchRuntime":
+        from tokcodec.model.torch_runtime import TorchRuntime
 
-    def _threads(self, workers: int) -> int:
-        """That run the model, a batch each."""
-        return workers if self.device.type == "cpu" else BATCHES_AT_ONCE
+        if not isinstance(self.runtime, TorchRuntime):
+            raise ValueError("tensors need the torch runtime: Codec.load(runtime='torch')")
+        return self.runtime
 
 
 @dataclass(frozen=True)
@@ -607,7 +591,7 @@ def _other_model(header: checkpoint.Header, token_file: TokenFile) -> str:
         remedy = f"{name} decodes it"
     return (
         f"its tokens are of model {token_file.model_id.hex()}, "
-        f"{header.name} is {header.model_id[:8]}; {remedy}"
+        f"{header.name} is {header.model_id[:6]}; {remedy}"
     )
 
 
@@ -621,10 +605,11 @@ def output_size(token_file: TokenFile, size: Size | int | None) -> Size | None:
     return place("pad", (token_file.width, token_file.height), (size, size)).resized
 
 
-def _source(image: ImageLike) -> Source:
+def _source(image: Any) -> Source:
     """What ``image.read_tiles`` takes."""
-    if not isinstance(image, Tensor):
-        return image
+    if not hasattr(image, "detach"):  # it is no tensor
+        source: Source = image
+        return source
     if image.ndim == 3:
         if image.shape[0] not in (1, 3, 4):
             raise ValueError(f"expected a tensor uint8 [3, H, W], not {list(image.shape)}")
@@ -633,13 +618,30 @@ def _source(image: ImageLike) -> Source:
     return pixels
 
 
+@dataclass(frozen=True)
+class _Reread:
+    """A binary file that can be read again and again."""
+
+    name: str
+    data: bytes
+
+    def read(self) -> bytes:
+        return self.data
+
+
+def _reread(image: ImageLike) -> ImageLike:
+    if isinstance(image, Image.Image) or not hasattr(image, "read"):
+        return image
+    return _Reread(str(getattr(image, "name", "image")), image.read())
+
+
 def _token_file(given: Compressed) -> TokenFile:
     if isinstance(given, TokenFile):
         return given
     return TokenFile.from_bytes(given) if isinstance(given, bytes) else TokenFile.load(given)
 
 
-def _require_unit_range(pixels: Tensor) -> None:
+def _require_unit_range(pixels: "Tensor") -> None:
     """
     Raises:
         ValueError: not floating point, or beyond [0, 1].
@@ -679,25 +681,3 @@ def _groups(
             group, count = [], 0
     if group:
         yield group
-
-
-def _on_workers(chunks: Iterator[T], work: Callable[[T], list[R]], workers: int) -> Iterator[R]:
-    """What ``work`` makes of each chunk, in order, in threads that have one of torch's each."""
-    begun = list(islice(chunks, 2)) if workers > 1 else []
-    if len(begun) < 2:
-        for chunk in chain(begun, chunks):
-            yield from work(chunk)
-        return
-    threads = torch.get_num_threads()
-    try:
-        for results in map_ahead(
-            work,
-            chain(begun, chunks),
-            workers,
-            2 * workers,
-            lambda: torch.set_num_threads(1),
-            at_once=True,
-        ):
-            yield from results
-    finally:
-        torch.set_num_threads(threads)  # of threads that begin from here on

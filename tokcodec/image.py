@@ -1,5 +1,5 @@
 """Image files to the tiles that a model sees, and back. Every rule here decides pixels, so a
-change to one that moves a pixel raises ``config.PREPROCESSING_VERSION``.
+change to one that moves a pixel needs a field in ``PreprocessingConfig``.
 """
 
 import io

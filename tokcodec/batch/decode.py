@@ -31,6 +31,7 @@ from tokcodec.batch.jobs import (
 )
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
 from tokcodec.config.geometry import Size
+from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import (
     ArgumentError,
     Hint,
@@ -42,7 +43,7 @@ from tokcodec.errors import (
 from tokcodec.image import extensions, save, size_of
 from tokcodec.inputs.listing import Selection
 from tokcodec.inputs.records import Record, Stamp
-from tokcodec.io.files import SUFFIX, is_dataset
+from tokcodec.io.files import SUFFIX
 from tokcodec.io.remote import is_remote, location
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile
@@ -125,10 +126,13 @@ def decode_files(
 
     def codec_of(header: Header) -> "Codec":
         from tokcodec.codec import Codec
+        from tokcodec.model.runtime import choose_runtime
 
         if header.checkpoint_id not in codecs:
-            codec = Codec.load(header, device, batch_size=batch_size, dtype=dtype)
-            codecs[header.checkpoint_id] = codec
+            runtime = choose_runtime(header.config, device, dtype, plan.count)
+            codecs[header.checkpoint_id] = Codec.load(
+                header, device, runtime=runtime, batch_size=batch_size, dtype=dtype
+            )
         return codecs[header.checkpoint_id]
 
     def results() -> Iterator[Outcome]:
@@ -259,8 +263,7 @@ def _plan_rows(
         raise ArgumentError("name a folder for the images of a dataset")
     folder = Path(output)
     dataset = open_dataset(path)
-    written = [file.stat().st_mtime_ns for file in dataset.files if not is_remote(file)]
-    mtime = str(max(written, default=""))
+    mtime = "" if dataset.written_at is None else str(dataset.written_at)
 
     def record(name: str, row: TokenFile | TokcodecError) -> Record:
         def read() -> bytes:

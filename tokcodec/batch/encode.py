@@ -104,9 +104,8 @@ def encode_files(
     header = find(weights)
     check_token_count(header, tokens)
     check_fit(header, fit or header.config.default_fit)
-    if max_bytes and text:
-        max_bytes = max_bytes * 3 // 4
-    settings = _Settings(header, fit or header.config.default_fit, tokens, max_bytes, packed, text)
+    limit = max_bytes * 3 // 4 if max_bytes and text else max_bytes  # four characters, three bytes
+    settings = _Settings(header, fit or header.config.default_fit, tokens, limit, packed, text)
     plan = make_plan(
         names,
         output,
@@ -118,8 +117,10 @@ def encode_files(
 
     def encoded(images: Iterator[tuple["_Read", "_Read"]]) -> Iterator[tuple["_Read", Any]]:
         from tokcodec.codec import Codec
+        from tokcodec.model.runtime import choose_runtime
 
-        codec = Codec.load(header, device, batch_size=batch_size, dtype=dtype)
+        runtime = choose_runtime(header.config, device, dtype, plan.count)
+        codec = Codec.load(header, device, runtime=runtime, batch_size=batch_size, dtype=dtype)
         return codec.compress_stream(
             images,
             fit=fit,
@@ -128,6 +129,7 @@ def encode_files(
             packed=packed,
             workers=workers,
             max_bytes=max_bytes,
+            text=text,
         )
 
     def results() -> Iterator[Outcome]:

@@ -33,7 +33,7 @@ def find(weights: str) -> Header:
         source = locate(weights)
     except CheckpointError as error:
         names = ", ".join(header.name for header in bundled())
-        raise CheckpointError(f"{error} (bundled: {names})") from error
+        raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
     if own := find_own(str(source.weights)):  # one of ours, on the hub
         return own
     folder = cache_folder() / f"{_CONVERSION}-{source.digest}"
@@ -44,8 +44,9 @@ def find(weights: str) -> Header:
         return write_converted(source, folder / (source.name + SUFFIX))
     except OutputError as error:
         raise OutputError(
-            f"{folder}: cannot keep the converted checkpoint there: name a folder that can be "
-            "written in TOKCODEC_CACHE, or use tokcodec convert"
+            "cannot keep the converted checkpoint there: name a folder that can be written in "
+            "TOKCODEC_CACHE, or use tokcodec convert",
+            name=folder,
         ) from error
 
 
@@ -88,7 +89,7 @@ def find_own(weights: str) -> Header | None:
         return None
     if len(own) > 1:
         names = ", ".join(file.name for file in own)
-        raise CheckpointError(f"{weights}: holds several checkpoints, {names}: name one of them")
+        raise CheckpointError(f"holds several checkpoints, {names}: name one of them", name=weights)
     return read_header(own[0]) if own else None
 
 

@@ -8,8 +8,6 @@ Metadata of the file:
 ``tokcodec.model_id``      64 hex digits, see ``model_id``
 ``tokcodec.checkpoint_id``  64 hex digits, see ``checkpoint_id``
 ``tokcodec.prior_id``     64 hex digits, see ``prior_id``; only where there is a prior
-``tokcodec.reads``        JSON: further ``model_id``s, of former checkpoints with the same codebook
-                          whose tokens this decoder reads; only where there are any; changes no id
 ``tokcodec.provenance``   JSON: data, recipe, steps, seed, command, measures; changes no id
 ========================  ============================================================
 
@@ -20,11 +18,11 @@ Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tok
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +37,6 @@ from tokcodec.io.files import write_atomically
 from tokcodec.io.json import parse_json
 from tokcodec.io.tensorfile import open_tensors
 
-T = TypeVar("T", bound=dict[str, Any] | list[Any])
-
 FORMAT = "1"
 SUFFIX = ".safetensors"
 
@@ -48,7 +44,7 @@ SUFFIX = ".safetensors"
 @dataclass(frozen=True)
 class Header:
     """What a checkpoint says of itself. Ids are 64 hex digits; without a prior it has no
-    ``prior_id``. ``reads`` are the ids of further tokens that it decodes."""
+    ``prior_id``."""
 
     path: Path
     config: ModelConfig
@@ -56,7 +52,6 @@ class Header:
     checkpoint_id: str
     prior_id: str | None
     provenance: dict[str, Any]
-    reads: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -66,15 +61,11 @@ class Header:
 
     def decodes(self, prefix: bytes) -> bool:
         """Whether tokens of the ``model_id`` that begins with these bytes are for its decoder."""
-        return any(model_id.startswith(prefix.hex()) for model_id in (self.model_id, *self.reads))
+        return self.model_id.startswith(prefix.hex())
 
 
 def write(
-    path: Path,
-    config: ModelConfig,
-    tensors: Tensors,
-    provenance: Mapping[str, Any],
-    reads: Sequence[str] = (),
+    path: Path, config: ModelConfig, tensors: Tensors, provenance: Mapping[str, Any]
 ) -> Header:
     """Writes a checkpoint, whole or not at all.
 
@@ -82,8 +73,6 @@ def write(
         path: the file.
         config, tensors: the model, and its prior.
         provenance: where it comes from.
-        reads: ``model_id``s of other checkpoints with the same codebook, whose tokens mean the
-            same.
 
     Raises:
         OutputError: the file system refused.
@@ -95,7 +84,6 @@ def write(
         checkpoint_id(config, tensors),
         prior_id(tensors),
         dict(provenance),
-        tuple(reads),
     )
     metadata = {
         "tokcodec.format": FORMAT,
@@ -106,8 +94,6 @@ def write(
     }
     if header.prior_id:
         metadata["tokcodec.prior_id"] = header.prior_id
-    if reads:
-        metadata["tokcodec.reads"] = json.dumps(header.reads)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     data = save(contiguous, metadata)
     write_atomically(path, lambda file: file.write(data), durable=True)
@@ -152,7 +138,7 @@ def _tensors(path: Path, file: Any, names: Iterable[str]) -> dict[str, NDArray[A
             known = {"I8": "int8", "U8": "uint8", "I16": "int16", "U16": "uint16"}
         if file.get_slice(name).get_dtype() not in known:
             raise CheckpointError(
-                f"{path}: tensor {name} is neither {' nor '.join(known.values())}"
+                f"tensor {name} is neither {' nor '.join(known.values())}", name=path
             )
         tensors[name] = file.get_tensor(name)
     return tensors
@@ -162,8 +148,9 @@ def _verify(path: Path, kind: str, claimed: str | None, actual: str | None) -> N
     if claimed != actual:
         claim, content = ((digits or "none")[:8] for digits in (claimed, actual))
         raise CheckpointError(
-            f"{path}: damaged or altered: it claims {kind} {claim}, its contents have {content}; "
-            "delete it, and fetch or convert it again"
+            f"damaged or altered: it claims {kind} {claim}, its contents have {content}; "
+            "delete it, and fetch or convert it again",
+            name=path,
         )
 
 
@@ -175,13 +162,14 @@ def read_prior(header: Header) -> Prior:
     """
     if header.prior_id is None:
         raise CheckpointError(
-            f"{header.path}: has no prior to entropy-code with; make one with tokcodec train-prior"
+            "has no prior to entropy-code with; make one with tokcodec train-prior",
+            name=header.path,
         )
     if not header.config.has_grid:
-        raise CheckpointError(f"{header.path}: only tokens in rows and columns have a prior")
+        raise CheckpointError("only tokens in rows and columns have a prior", name=header.path)
     prior = _read_prior(header.path, header.prior_id)
     if len(prior.group) != header.config.quantizer.codebook_size:
-        raise CheckpointError(f"{header.path}: its prior is of {len(prior.group)} tokens")
+        raise CheckpointError(f"its prior is of {len(prior.group)} tokens", name=header.path)
     return prior
 
 
@@ -194,19 +182,16 @@ def _read_prior(path: Path, claimed: str) -> Prior:
     try:
         return Prior.from_tensors(tensors)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise error.named(path) from error
 
 
 def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     version = metadata.get("tokcodec.format")
     if version is None:
-        raise CheckpointError(f"{path}: not a tokcodec checkpoint (no tokcodec.format in it)")
+        raise CheckpointError("not a tokcodec checkpoint (no tokcodec.format in it)", name=path)
     if version != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {version} needs a newer tokcodec")
+        raise CheckpointError(f"checkpoint format {version} needs a newer tokcodec", name=path)
     try:
-        reads = _json(metadata, "tokcodec.reads", list)
-        if not all(map(_is_id, reads)):
-            raise ValueError("tokcodec.reads holds what is no model_id")
         model, whole = metadata["tokcodec.model_id"], metadata["tokcodec.checkpoint_id"]
         prior = metadata.get("tokcodec.prior_id")
         if not all(_is_id(digits) for digits in (model, whole, prior) if digits is not None):
@@ -217,29 +202,25 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
             model,
             whole,
             prior,
-            _json(metadata, "tokcodec.provenance", dict),
-            tuple(reads),
+            _provenance(metadata),
         )
     except KeyError as error:
-        raise CheckpointError(f"{path}: the checkpoint lacks {error.args[0]}") from error
+        raise CheckpointError(f"the checkpoint lacks {error.args[0]}", name=path) from error
     except (ConfigError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}; fetch or convert it again") from error
+        raise CheckpointError(f"{error}; fetch or convert it again", name=path) from error
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+def _is_id(digits: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", digits) is not None
 
 
-def _json(metadata: Mapping[str, str], name: str, kind: type[T]) -> T:
-    """What the text of that name says; empty if there is none."""
-    if name not in metadata:
-        return kind()
-    wrong = f"{name} is no JSON {'object' if kind is dict else 'array'}"
+def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
+    wrong = "tokcodec.provenance is not a JSON object"
     try:
-        value = parse_json(metadata[name])
+        value = parse_json(metadata.get("tokcodec.provenance", "{}"))
     except ValueError as error:
         raise ValueError(f"{wrong}: {error}") from error
-    if not isinstance(value, kind):
+    if not isinstance(value, dict):
         raise ValueError(wrong)
     return value
 
@@ -256,15 +237,16 @@ def check_token_count(header: Header, tokens: int | None) -> int:
     if header.config.multiple:
         if not 1 <= tokens <= MAX_TILE_TOKENS:
             raise CheckpointError(
-                f"{header.name}: takes from 1 to {MAX_TILE_TOKENS} tokens, not {tokens}"
+                f"takes from 1 to {MAX_TILE_TOKENS} tokens, not {tokens}", name=header.name
             )
         return tokens
     if not 1 <= tokens <= count:
-        raise CheckpointError(f"{header.name}: has {count} tokens a tile, not {tokens}")
+        raise CheckpointError(f"has {count} tokens per tile, not {tokens}", name=header.name)
     if not header.config.prefix_tokens:
         raise CheckpointError(
-            f"{header.name}: decodes only all its {count} tokens together; it was not trained for "
-            f"{tokens} of them (One-D-Piece checkpoints are)"
+            f"decodes only all its {count} tokens together; it was not trained for {tokens} of "
+            "them (One-D-Piece checkpoints are)",
+            name=header.name,
         )
     return tokens
 

@@ -17,8 +17,8 @@ Tensors = Mapping[str, NDArray[Any]]
 def model_id(config: ModelConfig, tensors: Tensors) -> str:
     """SHA-256, in hex, of all that decides what a token means: equal ids, equal meaning.
 
-    It covers the encode side of the config and every encoder and codebook tensor. A better
-    decoder for the same tokens leaves it as it is.
+    It covers the encoder, the quantizer and the preprocessing: the text of their config, and their
+    tensors. A better decoder for the same tokens leaves it as it is.
     """
     names = [name for name in tensors if name.startswith(("encoder.", "quantizer."))]
     return _digest("tokcodec model", config.encode_side_json(), names, tensors)

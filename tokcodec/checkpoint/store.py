@@ -1,4 +1,4 @@
-"""The checkpoints at hand: those that are bundled, and those that were converted before."""
+"""The checkpoints on this machine: those that are bundled, and those that were converted before."""
 
 import contextlib
 import itertools

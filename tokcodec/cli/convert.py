@@ -82,6 +82,6 @@ def convert(
     config = header.config
     note(
         f"{found.origin}: {config.num_tokens} tokens of {config.quantizer.codebook_size}, "
-        f"model_id {header.model_id[:8]}"
+        f"model_id {header.model_id[:6]}"
     )
     show(str(header.path))

@@ -10,8 +10,9 @@ import typer
 
 from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import note, print_json, require_pyarrow, show, why_unknown
+from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
-from tokcodec.io.files import find_files, is_dataset
+from tokcodec.io.files import find_files
 from tokcodec.io.remote import is_remote, location
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _print(facts: dict[str, Any]) -> None:
     if facts.get("failures"):
         shown["failed"] = f"{facts['failed']:,} (--failed names them)"
     if "model" in facts and facts["model"] is None:
-        shown["model"] = f"unknown: {why_unknown(facts['model_id'][:8])}"
+        shown["model"] = f"unknown: {why_unknown(facts['model_id'][:6])}"
     lines = list(_lines(shown))
     width = max(len(label) for label, _ in lines)
     for label, text in lines:
@@ -116,14 +117,14 @@ def _text(value: Any) -> str:
 
 def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
     from tokcodec.checkpoint import SUFFIX
-    from tokcodec.tokenfile import MAGIC
+    from tokcodec.tokenfile import is_token_file
 
     try:
         with file.open("rb") as opened:
-            magic = opened.read(1)
+            start = opened.read(2)
     except OSError as error:
         raise TokcodecError(f"{file}: cannot read: {error.strerror}") from error
-    if magic == bytes([MAGIC]) or file.suffix != SUFFIX:
+    if is_token_file(start) or file.suffix != SUFFIX:
         return _token_file(file, tokens, weights)
     if tokens:
         raise typer.BadParameter(f"{file} is a checkpoint and has none", param_hint="--tokens")
@@ -172,13 +173,13 @@ def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     dataset = open_dataset(path)
     whole = sum(map(len, dataset.tokens()))  # which checks them
     given = find(weights) if weights else None
-    header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id[:8]), given)
+    header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id), given)
     return {
         "kind": "token dataset",
-        "shards": len(dataset.files),
+        "shards": len(dataset.names),
         "rows": len(dataset),
         "failed": len(dataset) - whole,
-        "file_bytes": sum(file.stat().st_size for file in dataset.files),
+        "file_bytes": dataset.file_bytes,
         "model_id": dataset.metadata.model_id,
         "model": header.name if header else None,
         "run": dataset.metadata.run,
@@ -195,7 +196,7 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
     given = find(weights) if weights else None
     token_file = TokenFile.load(path)
     header = find_by_model_id(token_file.model_id, given)
-    # Header and bytes ask for nothing; the tokens of an entropy-coded file for its prior.
+    # Only the tokens of an entropy-coded file need its prior.
     checked = "bytes"
     tokens = None
     try:
@@ -214,6 +215,9 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
         "width": token_file.width,
         "height": token_file.height,
         "bits_per_token": token_file.bits,
+        "rows": token_file.rows,
+        "columns": token_file.columns,
+        "tiles": list(token_file.tiles),
         "num_tokens": token_file.num_tokens,
         "entropy_coded": token_file.entropy_coded,
         "payload_bytes": len(token_file.payload),

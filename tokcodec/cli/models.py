@@ -60,7 +60,7 @@ def models(
             "unknown" if entropy_coded is None else f"{entropy_coded:.0f} B",
             f"{facts['weights_bytes'] / 1e6:.1f} MB",
             "unknown" if psnr is None else f"{psnr:.2f} dB",
-            header.model_id[:8],
+            header.model_id[:6],
         )
     # Figures must not be cut, in a pipe or a narrow terminal.
     console = Console(width=max(Console().width, 100))
@@ -146,7 +146,7 @@ def describe(header: "Header") -> dict[str, Any]:
     return {
         "name": header.name,
         "path": str(header.path),
-        "layout": config.encoder.kind,
+        "encoder": config.encoder.kind,
         "image_size": config.preprocessing.image_size,
         "num_tokens": config.num_tokens,
         "codebook_size": config.quantizer.codebook_size,

@@ -27,9 +27,8 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import note, require_pyarrow
+from tokcodec.dataset.folder import holds_tokens, is_dataset
 from tokcodec.errors import DatasetError, EvaluationError, TokcodecError, TokenFileError
-from tokcodec.io.files import is_dataset
-from tokcodec.io.remote import listed, location
 from tokcodec.io.tar import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -234,23 +233,11 @@ def _holds_tokens(source: str) -> bool:
     from tokcodec.inputs.listing import expand
     from tokcodec.tokenfile import SUFFIX
 
-    if is_dataset(location(source)):
-        return _is_token_dataset(source)
+    if is_dataset(source):
+        require_pyarrow()
+        return holds_tokens(source)
     found = list(expand(source)) or list(expand(source, {SUFFIX}))
     return bool(found) and all(stamp.path.endswith(SUFFIX) for stamp in found)
-
-
-def _is_token_dataset(source: str) -> bool:
-    """And not Parquet with images."""
-    require_pyarrow()
-    from tokcodec.dataset.table import read_metadata
-
-    path = location(source)
-    try:
-        read_metadata(path if path.suffix == ".parquet" else listed(path, "shard-*.parquet")[0])
-    except DatasetError:
-        return False
-    return True
 
 
 def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile | TokcodecError]]":
@@ -258,7 +245,7 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
     from tokcodec.inputs.listing import expand, gather
     from tokcodec.tokenfile import SUFFIX, TokenFile
 
-    if is_dataset(location(source)):
+    if is_dataset(source):
         from tokcodec.dataset.reader import open_dataset, token_files
 
         dataset = open_dataset(source)

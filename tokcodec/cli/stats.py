@@ -8,8 +8,9 @@ import typer
 
 from tokcodec.cli.options import Json, WeightsOf
 from tokcodec.cli.terminal import print_json, require_pyarrow, say, show, why_unknown
+from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import DatasetError, FailedRowError, TokenFileError
-from tokcodec.io.files import find_files, is_dataset
+from tokcodec.io.files import find_files
 from tokcodec.io.remote import location
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _add_dataset(collector: "Collector", path: Path) -> None:
     from tokcodec.dataset.reader import open_dataset, token_files
 
     dataset = open_dataset(path)
-    collector.add_bytes(sum(file.stat().st_size for file in dataset.files))
+    collector.add_bytes(dataset.file_bytes)
     without = 0
     for name, row in token_files(dataset):
         if isinstance(row, FailedRowError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokcodec.cli.options import WEIGHTS, Force, command_line
-from tokcodec.cli.terminal import note, require_pyarrow, show
+from tokcodec.cli.terminal import Bar, note, require_pyarrow, show
 from tokcodec.errors import DatasetError, OutputError
 from tokcodec.io.files import is_stream, same_file
 
@@ -37,16 +37,16 @@ def train_prior(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Give a checkpoint a prior, for encode --entropy-coded.
+    """Fit a prior to the tokens of many images, and add it to their checkpoint.
 
-    From the tokens of many images.
+    With a prior, encode writes smaller files. The images may have any grids of tokens; the time is
+    in proportion to the number of tokens, a few minutes for a million. The model_id stays the
+    same. Files that were entropy-coded with an earlier prior can only be read with that one.
 
-    It takes minutes for millions of tokens. The model_id stays. Files that were coded with an
-    earlier prior can only be read with that one.
+    Example: tokcodec train-prior tokens --weights model.safetensors -o with-prior.safetensors
     """
     require_pyarrow()
     from tokcodec.checkpoint import find
-    from tokcodec.coding.bitpack import packed_size
     from tokcodec.train.prior import add_prior
 
     if same_file(output, dataset):
@@ -54,20 +54,27 @@ def train_prior(
     if output.exists() and not is_stream(output) and not force:
         raise OutputError(f"{output}: is there already; -f overwrites it")
     source = find(weights)
-    header = add_prior(
-        source,
-        _tokens(source, dataset),
-        _tokens(source, held_out) if held_out else (),
-        output,
-        {"command": command_line()},
-    )
+    with Bar("steps done", None, "steps") as bar:
+        bar.again = "the same command starts again"
+
+        def progress(done: int, total: int) -> None:  # noqa: ARG001
+            bar.total = total
+            bar.move()
+
+        header = add_prior(
+            source,
+            _tokens(source, dataset),
+            _tokens(source, held_out) if held_out else (),
+            output,
+            {"command": command_line()},
+            progress,
+        )
     facts = header.provenance["prior"]
     if "held_out_payload_bytes" in facts:
-        packed = packed_size(header.config.num_tokens, header.config.quantizer.bits)
-        coded_size = facts["held_out_payload_bytes"]
+        packed, coded = facts["held_out_packed_bytes"], facts["held_out_payload_bytes"]
         note(
-            f"{facts['held_out_images']:,} images held out: {coded_size:.1f} bytes of payload on "
-            f"average, {1 - coded_size / packed:.1%} less than {packed}"
+            f"{facts['held_out_images']:,} images held out: {coded:.1f} bytes of payload on "
+            f"average, {1 - coded / packed:.1%} less than {packed:.1f}"
         )
     show(str(header.path))
 
@@ -76,9 +83,9 @@ def _tokens(source: "Header", path: str | Path) -> "Iterator[NDArray[Any]]":
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    if dataset.metadata.model_id not in (source.model_id, *source.reads):
+    if dataset.metadata.model_id != source.model_id:
         raise DatasetError(
-            f"{path}: its tokens are of model {dataset.metadata.model_id[:8]}, "
-            f"{source.name} is {source.model_id[:8]}"
+            f"{path}: its tokens are of model {dataset.metadata.model_id[:6]}, "
+            f"{source.name} is {source.model_id[:6]}"
         )
     return dataset.grids()

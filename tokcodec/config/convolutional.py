@@ -1,15 +1,15 @@
 """The convolutional kind: residual blocks at falling or rising resolution (VQGAN and those after
 it). One encoder and one decoder serve all of them; the fields say what differs."""
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from tokcodec.config.parts import (
     LEVELS,
     Blocks,
-    Bounded,
-    Bounds,
     Channels,
+    Config,
     DecoderConfig,
     EncoderConfig,
     Multipliers,
@@ -17,10 +17,10 @@ from tokcodec.config.parts import (
 )
 
 NORM_GROUPS = 32  # of every group norm
+Level = Annotated[int, Field(ge=0, lt=LEVELS)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ConvolutionalConfig(Bounded):
+class ConvolutionalConfig(Config):
     """What encoder and decoder share.
 
     Attributes:
@@ -41,16 +41,15 @@ class ConvolutionalConfig(Bounded):
     channels: Channels
     multipliers: Multipliers
     blocks: Blocks
-    attention: Annotated[tuple[int, ...], Bounds(0, LEVELS - 1, items=LEVELS)] = ()
-    middle_blocks: Annotated[int, Bounds(0, 32)] = 2
+    attention: Annotated[tuple[Level, ...], Field(max_length=LEVELS)] = ()
+    middle_blocks: Annotated[int, Field(ge=0, le=32)] = 2
     middle_attention: bool = False
     bias: bool = True
     shortcut: Literal["input", "output"] = "input"
-    embedding_channels: Annotated[int, Bounds(0, 1 << 14)] = 0
+    embedding_channels: Annotated[int, Field(ge=0, le=1 << 14)] = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.multipliers), "there must be multipliers")
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
         require(
             all(width % NORM_GROUPS == 0 for width in self.widths),
             f"channels times multipliers must be multiples of {NORM_GROUPS}",
@@ -63,6 +62,7 @@ class ConvolutionalConfig(Bounded):
             self.middle_blocks > 0 or not self.middle_attention,
             "middle_attention needs middle_blocks",
         )
+        return self
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -75,7 +75,6 @@ class ConvolutionalConfig(Bounded):
         return int(2 ** (len(self.multipliers) - 1))
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
     """A token for each square of ``multiple`` pixels a side, of images of any size.
 
@@ -86,9 +85,9 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
         last_kernel: side of the last convolution, 3 or 1.
     """
 
-    kind: ClassVar[str] = "convolutional"
     network: ClassVar[str] = "tokcodec.model.convolutional:Encoder"
 
+    kind: Literal["convolutional"] = "convolutional"
     halving: Literal["behind", "around", "average"] = "behind"
     last_kernel: Literal[3, 1] = 3
 
@@ -102,7 +101,6 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
         return side**2 * self.channels
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
     """Images of any size from rows and columns of tokens.
 
@@ -113,9 +111,9 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
             tokens' deviation and mean over the image (Open-MAGVIT2, arXiv 2409.04410, section 3).
     """
 
-    kind: ClassVar[str] = "convolutional"
     network: ClassVar[str] = "tokcodec.model.convolutional:Decoder"
 
+    kind: Literal["convolutional"] = "convolutional"
     doubling: Literal["nearest", "depth"] = "nearest"
     adaptive_norm: bool = False
 

@@ -1,35 +1,20 @@
 """``ModelConfig``: a model as its parts, and its canonical text.
 
-Canonical means sorted keys, no spaces, and fields that hold their default left out. So a field
-added later, whose default is the behaviour from before it existed, changes no identity.
-
-The text of a part begins with its ``kind``. The first kinds have none: a config with a patch or
-latent encoder says so in ``layout``, and some fields of its parts stand beside them (``_BESIDE``),
-as in all configs from before there were others.
+The canonical text is JSON with sorted keys and no spaces; a part begins with its ``kind``, and
+fields that hold their default are left out. So a field added later, whose default is the behaviour
+from before it existed, changes no identity.
 """
 
-import dataclasses
 import json
 import math
-import sys
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
 
 from tokcodec.config import geometry
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.geometry import Fit, Placement, Resize, Size
-from tokcodec.config.parts import (
-    Bounded,
-    Bounds,
-    DecoderConfig,
-    EncoderConfig,
-    Part,
-    QuantizerConfig,
-    require,
-)
+from tokcodec.config.parts import Config, Number, require
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
 from tokcodec.config.vit import (
     LatentDecoderConfig,
@@ -38,54 +23,34 @@ from tokcodec.config.vit import (
     PatchEncoderConfig,
     ProxyDecoderConfig,
 )
-from tokcodec.errors import ConfigError, ImageError, quoted
+from tokcodec.errors import ConfigError, ImageError
 from tokcodec.io.json import parse_json
-
-Triple = tuple[float, float, float]
 
 _LONGEST = 1 << 16  # characters of a config; those of models have 300 or so
 
-DEFAULT_WEIGHTS = "tokcodec"  # the bundled checkpoint that encodes unless another is named
+# The kinds of every part: what configs may hold and models are built of.
+Encoder = Annotated[
+    PatchEncoderConfig | LatentEncoderConfig | ConvolutionalEncoderConfig,
+    Field(discriminator="kind"),
+]
+Quantizer = Annotated[
+    CodebookConfig | BinaryConfig | FiniteScalarConfig, Field(discriminator="kind")
+]
+Decoder = Annotated[
+    PatchDecoderConfig | LatentDecoderConfig | ProxyDecoderConfig | ConvolutionalDecoderConfig,
+    Field(discriminator="kind"),
+]
+_PARTS = ("encoder", "quantizer", "decoder")
+_ENCODE_SIDE = ("encoder", "quantizer", "preprocessing")
 
-# Raised whenever a pixel that reaches the model would change for the same file.
-PREPROCESSING_VERSION = 1
-
-# The kinds of every part, by name: what reads configs and builds models.
-ENCODERS: dict[str, type[Part]] = {
-    kind.kind: kind
-    for kind in (PatchEncoderConfig, LatentEncoderConfig, ConvolutionalEncoderConfig)
-}
-QUANTIZERS: dict[str, type[Part]] = {
-    kind.kind: kind for kind in (CodebookConfig, BinaryConfig, FiniteScalarConfig)
-}
-DECODERS: dict[str, type[Part]] = {
-    kind.kind: kind
-    for kind in (
-        PatchDecoderConfig,
-        LatentDecoderConfig,
-        ProxyDecoderConfig,
-        ConvolutionalDecoderConfig,
-    )
-}
-_KINDS: dict[Any, dict[str, type[Part]]] = {
-    EncoderConfig: ENCODERS,
-    QuantizerConfig: QUANTIZERS,
-    DecoderConfig: DECODERS,
-}
-
-_LAYOUTS = ("patch", "latent")
-_BESIDE = {
-    "encoder": ("num_latents", "legacy_latents"),
-    "decoder": ("pixel_overlap", "pixel_convolution", "prefix_tokens", "vqgan"),
-}
+_Mean = Annotated[Number, Field(ge=-1000, le=1000)]
+_Std = Annotated[Number, Field(ge=0.001, le=1000)]
 
 
-@dataclass(frozen=True)
-class PreprocessingConfig(Bounded):
+class PreprocessingConfig(Config):
     """From an image file to the numbers that the encoder sees, and back.
 
     Attributes:
-        version: of the rules in ``tokcodec.image``; this program knows one.
         image_size: side S of the model's square, in pixels.
         pixel_scale: the square is averaged down by this factor before the encoder, and the
             decoder's output enlarged by it (bicubic).
@@ -99,24 +64,17 @@ class PreprocessingConfig(Bounded):
             the file's own pixels and colours to what the encoder sees, several times as fast.
     """
 
-    version: Annotated[int, Bounds(PREPROCESSING_VERSION, PREPROCESSING_VERSION)] = (
-        PREPROCESSING_VERSION
-    )
-    image_size: Annotated[int, Bounds(1, 4096)] = 256
-    pixel_scale: Annotated[int, Bounds(1, 256)] = 1
-    mean: Annotated[Triple, Bounds(-1000, 1000, items=3)] = (0.5, 0.5, 0.5)
-    std: Annotated[Triple, Bounds(0.001, 1000, items=3)] = (0.5, 0.5, 0.5)
+    image_size: Annotated[int, Field(ge=1, le=4096)] = 256
+    pixel_scale: Annotated[int, Field(ge=1, le=256)] = 1
+    mean: tuple[_Mean, _Mean, _Mean] = (0.5, 0.5, 0.5)
+    std: tuple[_Std, _Std, _Std] = (0.5, 0.5, 0.5)
     reduced_jpeg: bool = False
     resize: Resize = "bicubic"
 
-    def __post_init__(self) -> None:
-        require(
-            self.version == PREPROCESSING_VERSION,
-            f"preprocessing version {self.version} needs another tokcodec "
-            f"(this one knows {PREPROCESSING_VERSION})",
-        )
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_scale(self) -> Self:
         require(self.image_size % self.pixel_scale == 0, "pixel_scale must divide image_size")
+        return self
 
     @property
     def model_size(self) -> int:
@@ -135,8 +93,7 @@ class PreprocessingConfig(Bounded):
         return self.image_size // self.read_scale
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Config):
     """Everything that decides what a token means, and how it becomes pixels again.
 
     Attributes:
@@ -147,14 +104,15 @@ class ModelConfig:
             part of what a token means: the token file carries the fit that was used.
     """
 
-    encoder: EncoderConfig
-    quantizer: QuantizerConfig
-    decoder: DecoderConfig
+    encoder: Encoder
+    quantizer: Quantizer
+    decoder: Decoder
     preprocessing: PreprocessingConfig = PreprocessingConfig()
     rounding: Literal["nearest", "down"] = "nearest"
     default_fit: Fit = "stretch"
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
         side = self.preprocessing.model_size
         self.encoder.check(side)
         self.decoder.check(self.preprocessing.image_size, self.encoder.token_shape(side, side))
@@ -162,6 +120,7 @@ class ModelConfig:
             self.default_fit not in ("aspect", "native") or self.multiple > 0,
             f"the fit {self.default_fit} needs an encoder and a decoder of images of any size",
         )
+        return self
 
     @property
     def num_tokens(self) -> int:
@@ -254,145 +213,33 @@ class ModelConfig:
 
     def to_json(self) -> str:
         """Canonical JSON; ``from_json`` gives an equal config back."""
-        return _canonical(_text(self))
+        return _canonical(self._fields())
 
     def encode_side_json(self) -> str:
         """Canonical JSON of the fields that decide what a token means."""
-        fields = _text(self)
-        names = ("layout", "encoder", "quantizer", "preprocessing", *_BESIDE["encoder"])
-        return _canonical({name: fields[name] for name in names if name in fields})
+        fields = self._fields()
+        return _canonical({name: fields[name] for name in _ENCODE_SIDE if name in fields})
+
+    def _fields(self) -> dict[str, Any]:
+        """Plain data: the fields that differ from their defaults, and every part's kind."""
+        fields = self.model_dump(exclude_defaults=True)
+        for name in _PARTS:
+            fields[name]["kind"] = getattr(self, name).kind
+        return fields
 
     @classmethod
-    def from_json(cls, text: str) -> "ModelConfig":
+    def from_json(cls, text: str) -> Self:
         """Parses JSON strictly: an unknown, missing or ill-typed field is an error.
 
         Raises:
             ConfigError: with the path of the offending field.
         """
         try:
-            fields = parse_json(text, _LONGEST)
+            parse_json(text, _LONGEST)  # which refuses more than pydantic: a name that stands twice
         except ValueError as error:
-            raise ConfigError(f"config is not JSON: {error}") from error
-        config = _parse(cls, _shards_folder(fields), "config")
-        assert isinstance(config, ModelConfig)
-        return config
+            raise ConfigError(f"not JSON: {error}", name="config") from error
+        return cls.parse(text, "config")
 
 
 def _canonical(fields: dict[str, Any]) -> str:
     return json.dumps(fields, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _text(config: ModelConfig) -> dict[str, Any]:
-    """The config as plain data, as it is written."""
-    fields = _plain(config)
-    layout = config.encoder.kind if config.encoder.kind in _LAYOUTS else None
-    if layout:
-        fields["layout"] = layout
-    for name, part, first in (
-        ("encoder", config.encoder, (layout,)),
-        ("decoder", config.decoder, (layout, "proxy") if layout else ()),
-    ):
-        if part.kind not in first:
-            fields[name]["kind"] = part.kind
-            continue
-        for beside in _BESIDE[name]:
-            if beside in fields[name]:
-                fields[beside] = fields[name].pop(beside)
-    quantizer = fields["quantizer"]
-    if config.quantizer.kind != CodebookConfig.kind:
-        quantizer["kind"] = config.quantizer.kind
-    elif quantizer.get("metric") == "cosine":
-        del quantizer["metric"]
-        quantizer["l2_normalize"] = True
-    return fields
-
-
-def _shards_folder(fields: Any) -> Any:
-    """What ``_text`` gave, with every field in its part; what is ill-formed is left to parsing."""
-    if not isinstance(fields, dict):
-        return fields
-    fields = {name: dict(v) if isinstance(v, dict) else v for name, v in fields.items()}
-    quantizer = fields.get("quantizer")
-    if isinstance(quantizer, dict):
-        quantizer.setdefault("kind", CodebookConfig.kind)
-        if type(quantizer.get("l2_normalize")) is bool and quantizer.pop("l2_normalize"):
-            quantizer["metric"] = "cosine"
-    if "layout" not in fields:
-        return fields
-    layout = fields.pop("layout")
-    if layout not in _LAYOUTS:
-        raise ConfigError(f"config.layout: {quoted(layout)} is none of {', '.join(_LAYOUTS)}")
-    kinds = {"encoder": layout, "decoder": "proxy" if "vqgan" in fields else layout}
-    for name, kind in kinds.items():
-        part = fields.get(name)
-        if isinstance(part, dict) and part.setdefault("kind", kind) == kind:
-            part |= {beside: fields.pop(beside) for beside in _BESIDE[name] if beside in fields}
-    return fields
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """Nested dicts of the fields that differ from their defaults."""
-    fields: dict[str, Any] = {}
-    types_of = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == field.default:
-            continue
-        if types_of[field.name] in (float, Triple):  # 4 and 4.0 are one value and must be one text
-            value = tuple(map(float, value)) if isinstance(value, tuple) else float(value)
-        if dataclasses.is_dataclass(value):
-            value = _plain(value)
-        fields[field.name] = list(value) if isinstance(value, tuple) else value
-    return fields
-
-
-def _parse(cls: Any, fields: Any, where: str) -> Any:
-    if not isinstance(fields, dict):
-        raise ConfigError(f"{where}: expected an object, found {quoted(fields)}")
-    if cls in _KINDS:
-        cls, fields = _of_kind(_KINDS[cls], fields, where)
-    types_of = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}
-    values = {}
-    for name, value in fields.items():
-        if name not in known:
-            raise ConfigError(f"{where}.{name}: unknown field; it may need a newer tokcodec")
-        values[name] = _parse_value(types_of[name], value, f"{where}.{name}")
-    for field in dataclasses.fields(cls):
-        if field.name not in values and field.default is dataclasses.MISSING:
-            raise ConfigError(f"{where}.{field.name}: missing")
-    try:
-        return cls(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _of_kind(
-    kinds: Mapping[str, type[Part]], fields: Mapping[str, Any], where: str
-) -> tuple[type[Part], dict[str, Any]]:
-    kind = fields.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise ConfigError(f"{where}.kind: {quoted(kind)} is none of {', '.join(kinds)}")
-    return kinds[kind], {name: value for name, value in fields.items() if name != "kind"}
-
-
-def _parse_value(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _parse(kind, value, where)
-    if typing.get_origin(kind) is Literal:
-        valid = any(value == item and type(value) is type(item) for item in typing.get_args(kind))
-    elif isinstance(kind, types.GenericAlias):  # a tuple of one type
-        item_kind, *others = typing.get_args(kind)
-        valid = isinstance(value, list)
-        if valid and (others == [...] or len(value) == 1 + len(others)):
-            return tuple(_parse_value(item_kind, item, where) for item in value)
-        valid = False
-    elif kind is float:
-        valid = isinstance(value, int | float) and not isinstance(value, bool)
-        valid = valid and abs(value) <= sys.float_info.max  # NaN is not
-        value = float(value) if valid else value
-    else:
-        valid = type(value) is kind
-    if not valid:
-        raise ConfigError(f"{where}: {quoted(value)} is not a valid value")
-    return value

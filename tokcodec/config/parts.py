@@ -1,74 +1,107 @@
-"""What every kind of encoder, quantizer and decoder must tell, and the tables of all kinds.
+"""What every config, and every kind of encoder, quantizer and decoder has.
 
-A kind is one frozen dataclass, whose fields are its part of a config, and one network, a
+A kind is one config class, whose fields are its part of a model's config, and one network, a
 ``torch.nn.Module`` that ``network`` names as ``module:class`` and that is imported when a model is
-built. Another kind is those two, and a place in a table.
+built. Another kind is those two, and a place in a union of ``tokcodec.config.model``.
 
-A field says by ``Bounds`` what it may be. Configs come out of files, and networks, and the memory
-for them, are made as they say; the bounds are far beyond what anyone trains.
+Configs are read from files, and networks are built, and memory is taken, as they say. So every
+number has bounds, which are far beyond what anyone trains.
 """
 
-import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tokcodec.errors import ConfigError, quoted
+
+LEVELS = 12  # of resolution, each half the last
+
+Width = Annotated[int, Field(ge=1, le=1 << 14)]  # channels of vectors
+Channels = Annotated[int, Field(ge=1, le=4096)]
+Blocks = Annotated[int, Field(ge=1, le=32)]  # per level
+Multipliers = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=LEVELS)
+]
+# -0.0 and 0.0 are equal, and must have one text.
+Number = Annotated[float, AfterValidator(lambda number: number + 0.0)]
 
 
 def require(condition: bool, message: str) -> None:
     """
     Raises:
-        ConfigError: with this message, unless the condition holds.
+        ValueError: with this message, unless the condition holds. In a validator it becomes a
+            ``ConfigError`` with the path of the config.
     """
     if not condition:
-        raise ConfigError(message)
+        raise ValueError(message)
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What a number of a config may be, or each of several, of which there may be so many."""
-
-    least: float
-    most: float
-    items: int = 1
-
-
-Width = Annotated[int, Bounds(1, 1 << 14)]  # channels of vectors
-Channels = Annotated[int, Bounds(1, 4096)]
-LEVELS = 12  # of resolution, each half the last
-Multipliers = Annotated[tuple[int, ...], Bounds(1, 64, items=LEVELS)]
-Blocks = Annotated[int, Bounds(1, 32)]  # a level
-
-
-class Bounded:
-    """A dataclass whose numbers are within their bounds.
+class Config(BaseModel):
+    """Immutable fields, each of exactly its type.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: a field is unknown, missing or wrong, from Python as from JSON.
     """
 
-    def __post_init__(self) -> None:
-        for name, bounds in bounds_of(type(self)).items():
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else (value,)
-            if len(values) > bounds.items:
-                raise ConfigError(f"{name} must be {bounds.items} numbers at most")
-            for number in values:
-                if not bounds.least <= number <= bounds.most:
-                    raise ConfigError(
-                        f"{name} must be from {bounds.least} to {bounds.most}, not {quoted(number)}"
-                    )
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True
+    )
+
+    def __init__(self, /, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise config_error(error, type(self).__name__) from None
+
+    # So pydantic does not call it for the parts of a text, of whose errors it knows the path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Self:
+        """A config from its JSON text.
+
+        Raises:
+            ConfigError: with the path, from ``name``, of the first field that is wrong.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise config_error(error, name) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values in some fields.
+
+        Raises:
+            ConfigError: they make no valid config.
+        """
+        return type(self)(**{**dict(self), **changes})
 
 
-def bounds_of(kind: type) -> dict[str, Bounds]:
-    """Of the fields that have bounds, by name."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {
-        name: bounds
-        for name, hint in hints.items()
-        for bounds in getattr(hint, "__metadata__", ())
-        if isinstance(bounds, Bounds)
-    }
+def config_error(error: ValidationError, name: str) -> ConfigError:
+    """The first of the errors that pydantic has found, in one line that begins with the path."""
+    first = error.errors(include_url=False)[0]
+    context = first.get("ctx", {})
+    path = [name, *(str(step) for step in first["loc"])]
+    if path[1:2] in (["encoder"], ["quantizer"], ["decoder"]):
+        del path[2:3]  # pydantic's step into the kind, which is no field
+    reason = first["msg"]
+    if reason.startswith("Input should"):
+        reason = f"must{reason.removeprefix('Input should')}, not {quoted(first['input'])}"
+    match first["type"]:
+        case "extra_forbidden":
+            reason = "unknown field; it may need a newer tokcodec"
+        case "missing":
+            reason = "missing"
+        case "union_tag_not_found":
+            path.append("kind")
+            reason = "missing"
+        case "union_tag_invalid":
+            path.append("kind")
+            reason = f"{quoted(first['input']['kind'])} is none of {context['expected_tags']}"
+        case "value_error":
+            reason = str(context["error"])
+    return ConfigError(reason, name=".".join(path))
 
 
 @dataclass(frozen=True)
@@ -86,8 +119,7 @@ class ModelShape:
     embedding_dim: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part(Bounded):
+class Part(Config):
     """A part of a model.
 
     Attributes:
@@ -95,11 +127,11 @@ class Part(Bounded):
         network: its network, ``module:class``, which is made from the part and a ``ModelShape``.
     """
 
-    kind: ClassVar[str]
     network: ClassVar[str]
 
+    kind: str
 
-@dataclass(frozen=True, kw_only=True)
+
 class EncoderConfig(Part):
     """Its network: normalized pixels [B, 3, height, width] -> z [B, *token_shape, embedding_dim].
 
@@ -115,12 +147,12 @@ class EncoderConfig(Part):
     def check(self, side: int) -> None:
         """
         Raises:
-            ConfigError: it cannot see tiles of ``side`` pixels.
+            ValueError: it cannot see tiles of ``side`` pixels.
         """
         raise NotImplementedError
 
     def token_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of the tokens of an image of so many pixels: (rows, columns), or (n,)."""
+        """Of the tokens of an image of this size in pixels: (rows, columns), or (n,)."""
         raise NotImplementedError
 
     def peak_activation(self, side: int) -> int:
@@ -128,7 +160,6 @@ class EncoderConfig(Part):
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
 class QuantizerConfig(Part):
     """Its network: z [..., embedding_dim] <-> tokens int64 [...], from 0 to codebook_size - 1.
 
@@ -147,11 +178,10 @@ class QuantizerConfig(Part):
 
     @property
     def bits(self) -> int:
-        """Bits a token, ⌈log2 K⌉."""
+        """Bits per token, ⌈log2 K⌉."""
         return (self.codebook_size - 1).bit_length()
 
 
-@dataclass(frozen=True, kw_only=True)
 class DecoderConfig(Part):
     """Its network: z_q [B, *token_shape, embedding_dim] -> normalized pixels [B, 3, height,
     width]."""
@@ -163,12 +193,12 @@ class DecoderConfig(Part):
 
     @property
     def multiple(self) -> int:
-        """Pixels of a token's side, of images of any size; 0 if it makes only one square."""
+        """Pixels along a side of a token, of images of any size; 0 if it makes only one square."""
         return 0
 
     def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         """
         Raises:
-            ConfigError: it cannot make a square of ``side`` pixels from tokens of this shape.
+            ValueError: it cannot make a square of ``side`` pixels from tokens of this shape.
         """
         raise NotImplementedError

@@ -1,15 +1,15 @@
 """The kinds of quantizers: a learned codebook, or one that is there without learning."""
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from tokcodec.config.parts import Bounds, QuantizerConfig, Width, require
+from pydantic import Field, model_validator
+
+from tokcodec.config.parts import QuantizerConfig, Width, require
 
 _MOST = 2**32  # tokens, which have 32 bits at most
 
 
-@dataclass(frozen=True, kw_only=True)
 class CodebookConfig(QuantizerConfig):
     """The nearest of K learned vectors (VQ-VAE, arXiv 1711.00937, section 3.1).
 
@@ -20,15 +20,14 @@ class CodebookConfig(QuantizerConfig):
             or the largest ``dot`` product (IBQ, arXiv 2412.02692, section 3.2).
     """
 
-    kind: ClassVar[str] = "codebook"
     network: ClassVar[str] = "tokcodec.model.codebook:Codebook"
 
-    codebook_size: Annotated[int, Bounds(2, _MOST)]
+    kind: Literal["codebook"] = "codebook"
+    codebook_size: Annotated[int, Field(ge=2, le=_MOST)]
     embedding_dim: Width
     metric: Literal["euclidean", "cosine", "dot"] = "euclidean"
 
 
-@dataclass(frozen=True, kw_only=True)
 class BinaryConfig(QuantizerConfig):
     """The signs of the channels, a bit each (lookup-free, arXiv 2310.05737, section 3.1).
 
@@ -38,10 +37,10 @@ class BinaryConfig(QuantizerConfig):
             ``highest`` (Show-o).
     """
 
-    kind: ClassVar[str] = "binary"
     network: ClassVar[str] = "tokcodec.model.binary:Binary"
 
-    embedding_dim: Annotated[int, Bounds(1, 32)]
+    kind: Literal["binary"] = "binary"
+    embedding_dim: Annotated[int, Field(ge=1, le=32)]
     first_bit: Literal["lowest", "highest"] = "lowest"
 
     @property
@@ -49,7 +48,6 @@ class BinaryConfig(QuantizerConfig):
         return int(2**self.embedding_dim)
 
 
-@dataclass(frozen=True, kw_only=True)
 class FiniteScalarConfig(QuantizerConfig):
     """Each channel rounded to one of a few levels (FSQ, arXiv 2309.15505, section 3).
 
@@ -57,17 +55,17 @@ class FiniteScalarConfig(QuantizerConfig):
         levels: how many levels a channel has; the first channel is the lowest digit of a token.
     """
 
-    kind: ClassVar[str] = "finite_scalar"
     network: ClassVar[str] = "tokcodec.model.finite_scalar:FiniteScalar"
 
-    levels: Annotated[tuple[int, ...], Bounds(2, _MOST, items=32)]
+    kind: Literal["finite_scalar"] = "finite_scalar"
+    levels: Annotated[
+        tuple[Annotated[int, Field(ge=2, le=_MOST)], ...], Field(min_length=1, max_length=32)
+    ]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            bool(self.levels) and self.codebook_size <= _MOST,
-            "there must be levels, and their product at most 2**32",
-        )
+    @model_validator(mode="after")
+    def _check_product(self) -> Self:
+        require(self.codebook_size <= _MOST, "the product of levels must be at most 2**32")
+        return self
 
     @property
     def embedding_dim(self) -> int:

@@ -1,13 +1,13 @@
 """The kinds whose network is a vision transformer: a token a patch, or latent tokens (TiTok)."""
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
 
 from tokcodec.config.parts import (
     Blocks,
-    Bounded,
-    Bounds,
     Channels,
+    Config,
     DecoderConfig,
     EncoderConfig,
     Multipliers,
@@ -19,8 +19,7 @@ _PATCH = 256  # the largest side of a patch, in pixels
 _GRID = 256  # patches along a side, the most
 
 
-@dataclass(frozen=True, kw_only=True)
-class VitConfig(Bounded):
+class VitConfig(Config):
     """A stack of pre-norm ViT blocks and the patches at its image end.
 
     Attributes:
@@ -34,22 +33,23 @@ class VitConfig(Bounded):
     """
 
     width: Width
-    layers: Annotated[int, Bounds(1, 256)]
-    heads: Annotated[int, Bounds(1, 1024)]
-    patch_size: Annotated[int, Bounds(1, _PATCH)]
-    mlp_ratio: Annotated[float, Bounds(1 / 64, 64)] = 4.0
+    layers: Annotated[int, Field(ge=1, le=256)]
+    heads: Annotated[int, Field(ge=1, le=1024)]
+    patch_size: Annotated[int, Field(ge=1, le=_PATCH)]
+    mlp_ratio: Annotated[float, Field(ge=1 / 64, le=64)] = 4.0
     class_token: bool = False
     outer_norms: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
         require(self.width % self.heads == 0, "heads must divide width")
+        return self
 
     def grid(self, side: int) -> int:
         """Patches along one side of a square of ``side`` pixels.
 
         Raises:
-            ConfigError: they do not fill it.
+            ValueError: they do not fill it.
         """
         require(side % self.patch_size == 0, f"patch_size must divide the {side} pixels seen")
         grid = side // self.patch_size
@@ -57,7 +57,6 @@ class VitConfig(Bounded):
         return grid
 
 
-@dataclass(frozen=True, kw_only=True)
 class PatchEncoderConfig(VitConfig, EncoderConfig):
     """A token per patch, of images of any size.
 
@@ -66,10 +65,10 @@ class PatchEncoderConfig(VitConfig, EncoderConfig):
             the grid of patches of an image.
     """
 
-    kind: ClassVar[str] = "patch"
     network: ClassVar[str] = "tokcodec.model.vit:PatchEncoder"
 
-    positions: Annotated[int, Bounds(1, 64)] = 16
+    kind: Literal["patch"] = "patch"
+    positions: Annotated[int, Field(ge=1, le=64)] = 16
 
     @property
     def multiple(self) -> int:
@@ -85,7 +84,6 @@ class PatchEncoderConfig(VitConfig, EncoderConfig):
         return self.grid(side) ** 2 * round(self.width * self.mlp_ratio)
 
 
-@dataclass(frozen=True, kw_only=True)
 class LatentEncoderConfig(VitConfig, EncoderConfig):
     """A token for each of its learned latent tokens (TiTok, arXiv 2406.07550, section 3.2).
 
@@ -95,10 +93,10 @@ class LatentEncoderConfig(VitConfig, EncoderConfig):
             as TiTok's first checkpoints were trained to (``is_legacy`` in its code).
     """
 
-    kind: ClassVar[str] = "latent"
     network: ClassVar[str] = "tokcodec.model.vit:LatentEncoder"
 
-    num_latents: Annotated[int, Bounds(1, _GRID**2)]
+    kind: Literal["latent"] = "latent"
+    num_latents: Annotated[int, Field(ge=1, le=_GRID**2)]
     legacy_latents: bool = False
 
     def check(self, side: int) -> None:
@@ -111,7 +109,6 @@ class LatentEncoderConfig(VitConfig, EncoderConfig):
         return (self.grid(side) ** 2 + self.num_latents) * round(self.width * self.mlp_ratio)
 
 
-@dataclass(frozen=True, kw_only=True)
 class PatchHeadConfig(VitConfig):
     """A transformer whose tokens become pixels by a linear map, a patch a token.
 
@@ -121,15 +118,15 @@ class PatchHeadConfig(VitConfig):
         pixel_convolution: a 3x3 convolution smooths the pixels.
     """
 
-    pixel_overlap: Annotated[int, Bounds(0, _PATCH)] = 0
+    pixel_overlap: Annotated[int, Field(ge=0, le=_PATCH)] = 0
     pixel_convolution: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_overlap(self) -> Self:
         require(self.pixel_overlap <= self.patch_size, "pixel_overlap must be from 0 to patch_size")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
     """From a token per patch, of images of any size.
 
@@ -137,10 +134,10 @@ class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
         positions: as for ``PatchEncoderConfig``.
     """
 
-    kind: ClassVar[str] = "patch"
     network: ClassVar[str] = "tokcodec.model.vit:PatchDecoder"
 
-    positions: Annotated[int, Bounds(1, 64)] = 16
+    kind: Literal["patch"] = "patch"
+    positions: Annotated[int, Field(ge=1, le=64)] = 16
 
     @property
     def multiple(self) -> int:
@@ -153,7 +150,6 @@ class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
     """From latent tokens, by mask tokens that become the patches (TiTok, section 3.2).
 
@@ -162,9 +158,9 @@ class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
             2501.10064, section 3).
     """
 
-    kind: ClassVar[str] = "latent"
     network: ClassVar[str] = "tokcodec.model.vit:LatentDecoder"
 
+    kind: Literal["latent"] = "latent"
     prefix_tokens: bool = False
 
     @property
@@ -176,8 +172,7 @@ class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
         require(len(token_shape) == 1, "a latent decoder needs a latent encoder")
 
 
-@dataclass(frozen=True, kw_only=True)
-class VqganConfig(Bounded):
+class VqganConfig(Config):
     """The convolutional pixel decoder of MaskGIT-VQGAN (arXiv 2202.04200).
 
     Attributes:
@@ -188,19 +183,18 @@ class VqganConfig(Bounded):
         blocks: residual blocks a level.
     """
 
-    proxy_codebook_size: Annotated[int, Bounds(1, 1 << 20)] = 1024
+    proxy_codebook_size: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
     embedding_dim: Width = 256
     channels: Channels = 128
     multipliers: Multipliers = (1, 1, 2, 2, 4)
     blocks: Blocks = 2
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_channels(self) -> Self:
         require(self.channels % 32 == 0, "channels must be a multiple of 32")
-        require(bool(self.multipliers), "there must be multipliers")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
 class ProxyDecoderConfig(VitConfig, DecoderConfig):
     """From latent tokens to a softmax over the tokens of a MaskGIT-VQGAN, their proxies, whose
     decoder gives the pixels, as in TiTok's first checkpoints (section 3.4).
@@ -210,18 +204,19 @@ class ProxyDecoderConfig(VitConfig, DecoderConfig):
         prefix_tokens: as for ``LatentDecoderConfig``.
     """
 
-    kind: ClassVar[str] = "proxy"
     network: ClassVar[str] = "tokcodec.model.proxy:ProxyDecoder"
 
+    kind: Literal["proxy"] = "proxy"
     vqgan: VqganConfig
     prefix_tokens: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
         require(
             2 ** (len(self.vqgan.multipliers) - 1) == self.patch_size,
             "the levels of vqgan must enlarge by the decoder's patch_size",
         )
+        return self
 
     @property
     def prefixes(self) -> bool:

@@ -1,4 +1,4 @@
-"""Token datasets in the formats that trainers read: .npy, .safetensors, .jsonl."""
+"""``export``: token datasets in the formats that trainers read: .npy, .safetensors, .jsonl."""
 
 import io
 import json
@@ -9,34 +9,54 @@ from typing import IO, Any
 import numpy as np
 from safetensors.numpy import save
 
-from tokcodec.dataset.reader import TokenRows, smallest_type
-from tokcodec.errors import DatasetError
-from tokcodec.io.files import is_stream, replacement, write_atomically
+from tokcodec.dataset.reader import TokenRows, open_dataset, smallest_type
+from tokcodec.errors import DatasetError, Hint, OutputError
+from tokcodec.io.files import is_stream, replacement, same_file, write_atomically
+from tokcodec.io.remote import is_remote
 
 SUFFIXES = (".npy", ".safetensors", ".jsonl")
 
 
-def export(dataset: TokenRows, target: Path) -> int:
-    """Writes a dataset in the format of the target's extension; gives the number of rows.
+def export(dataset: str | Path, output: str | Path, *, force: bool = False) -> int:
+    """Writes a dataset in the format of the output's extension; returns the number of rows.
 
     - ``.npy``, ``.safetensors`` (tensor ``tokens``): tokens [n, N] in the smallest unsigned type,
-      failed rows dropped; beside it ``NAME.index.jsonl``, a line a row with its key, label and
-      view.
-    - ``.jsonl``: a line ``{"class_id": int, "tokens": [...]}`` a row, as TiTok's trainers read it;
-      class numbers count the sorted labels, unless these are all numbers themselves.
+      without failed rows; and ``NAME.index.jsonl`` next to it, with the key, label and view of each
+      row on a line.
+    - ``.jsonl``: a line ``{"class_id": int, "tokens": [...]}`` for each row, as TiTok's trainers
+      read it. Class numbers are indices into the sorted labels, or the labels where all of these
+      are numbers.
+
+    >>> export("dataset", "tokens.npy")  # doctest: +SKIP
+    3
+
+    Args:
+        dataset: a folder of shards, or one Parquet file; a path or a URL.
+        output: the file.
+        force: overwrite it.
 
     Raises:
-        DatasetError: the extension is none of these; rows for a ``.jsonl`` have no label, or those
-            for another format differ in length.
-        OutputError: the file system refused.
+        DatasetError: the dataset cannot be read; the extension is none of these; rows for a
+            ``.jsonl`` have no label, or rows for another format differ in length.
+        OutputError: the file is there already, is the input, or cannot be written.
     """
-    if target.suffix == ".jsonl":
-        return _jsonl(dataset, target)
+    target = Path(output)
+    if same_file(target, dataset):
+        raise OutputError("is the input itself", name=target, hint=Hint.OTHER_OUTPUT)
+    if is_remote(output):
+        raise OutputError("is a URL; name a local file", name=output)
+    if target.exists() and not is_stream(target) and not force:
+        raise OutputError("is there already", name=target, hint=Hint.OVERWRITE)
     if target.suffix not in SUFFIXES:
-        raise DatasetError(f"{target}: name it {', '.join(SUFFIXES)}")
+        raise DatasetError(f"name it {', '.join(SUFFIXES)}", name=target)
+    rows = open_dataset(dataset)
+    return _jsonl(rows, target) if target.suffix == ".jsonl" else _array(rows, target)
+
+
+def _array(dataset: TokenRows, target: Path) -> int:
     metadata = dataset.metadata
-    if metadata.native:
-        raise DatasetError(f"{target}: rows of the native fit differ in length; export to .jsonl")
+    if metadata.has_grids:
+        raise DatasetError("rows differ in length; export to .jsonl", name=target)
     count = 0
     for _, columns in dataset.columns("tokens"):
         count += len(columns["tokens"]) - columns["tokens"].null_count
@@ -86,14 +106,14 @@ def export(dataset: TokenRows, target: Path) -> int:
 
 
 def index_of(target: Path) -> Path:
-    """The file of keys beside an export."""
+    """The file of keys next to an export."""
     return target.with_name(target.name + ".index.jsonl")
 
 
 def _jsonl(dataset: TokenRows, target: Path) -> int:
     labels = {row["label"] for _, columns in _all(dataset) for row in _kept(columns)}
     if None in labels:
-        raise DatasetError(f"{dataset.path}: rows without a label; .jsonl needs class_id for each")
+        raise DatasetError("rows without a label; .jsonl needs one for each", name=dataset.path)
     numeric = all(label.isdecimal() and str(int(label)) == label for label in labels)
     classes = {
         label: int(label) if numeric else number for number, label in enumerate(sorted(labels))

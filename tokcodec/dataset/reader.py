@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.dataset import require_pyarrow
-from tokcodec.dataset.table import SHAPE, Metadata, opened, read_metadata, reading
+from tokcodec.dataset.folder import DatasetFolder, damaged, files_of
+from tokcodec.dataset.table import GRID, Metadata
 from tokcodec.errors import DatasetError, FailedRowError
-from tokcodec.io.remote import is_there, listed, location, reason_of
-from tokcodec.tokenfile import TokenFile
+from tokcodec.io.remote import location, reason_of
+from tokcodec.tokenfile import ID_BYTES, TokenFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,23 +22,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """A token dataset on disk: its files in order, and their metadata."""
+    """A token dataset: the names of its files in order, and their metadata."""
 
     path: Path
-    files: tuple[Path, ...]
+    folder: DatasetFolder
+    names: tuple[str, ...]
     metadata: Metadata
 
     def __repr__(self) -> str:
-        files = "1 file" if len(self.files) == 1 else f"{len(self.files)} files"
+        files = "1 file" if len(self.names) == 1 else f"{len(self.names)} files"
         return f"<TokenRows {self.path}: {files}, rows of {self.row}>"
 
     @property
     def row(self) -> str:
         """What a row holds, in words."""
         metadata = self.metadata
-        count = "" if metadata.native else f"{metadata.run['tokens']} "
+        count = f"{metadata.run['tokens']} " if metadata.run["tokens"] else ""
+        if metadata.has_grids and count:
+            count = f"up to {count}"
         tokens = f"{count}tokens of {metadata.model.quantizer.bits} bits"
-        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:8]}"
+        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:6]}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The paths of its files."""
+        return tuple(self.folder / name for name in self.names)
+
+    @property
+    def file_bytes(self) -> int:
+        """The size of its files together."""
+        return sum(map(self.folder.size, self.names))
+
+    @property
+    def written_at(self) -> int | None:
+        """When the newest of its files was written, in nanoseconds; None in a store."""
+        times = [self.folder.written_at(name) for name in self.names]
+        return max((time for time in times if time is not None), default=None)
 
     def columns(self, *names: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
@@ -45,18 +65,16 @@ class TokenRows:
         Raises:
             DatasetError: a file cannot be read.
         """
-        import pyarrow.parquet as pq
-
-        for file in self.files:
-            with reading(file):
-                source = pq.ParquetFile(opened(file))
+        for file in self.names:
+            with self.folder.reading(file) as source:
                 for group in range(source.num_row_groups):
                     table = source.read_row_group(group, list(names))
-                    yield file, {name: table.column(name).combine_chunks() for name in names}
+                    columns = {name: table.column(name).combine_chunks() for name in names}
+                    yield self.folder / file, columns
 
     def tokens(self) -> Iterator[NDArray[Any]]:
-        """All tokens, a row group at a time: [n, N] in the smallest unsigned type; failed rows left
-        out. In the native fit, where every row has its own number of tokens, one at a time: [1, N].
+        """All tokens, a row group at a time: [n, N] in the smallest unsigned type, without failed
+        rows. Where every row has its own grid, a row at a time: [1, N].
 
         Raises:
             DatasetError: as ``columns`` and ``rows``.
@@ -70,23 +88,24 @@ class TokenRows:
         Raises:
             DatasetError: as ``columns`` and ``rows``; or rows and columns are not those of tokens.
         """
-        side = self.metadata.model.preprocessing.image_size
-        names = ("tokens", *(SHAPE if self.metadata.native else ()))
+        names = ("tokens", *(GRID if self.metadata.has_grids else ()))
         for file, columns in self.columns(*names):
             parts = self.rows(file, columns["tokens"])
-            shapes: Iterable[tuple[Any, ...]] = [self.metadata.model.token_shape(side, side)]
-            if self.metadata.native:
+            shapes: Iterable[tuple[Any, ...]]
+            if not self.metadata.has_grids:
+                shapes = [self.metadata.grid]
+            else:
                 kept = columns["tokens"].is_valid()
-                own = (columns[name].filter(kept).to_pylist() for name in SHAPE)
+                own = (columns[name].filter(kept).to_pylist() for name in GRID)
                 shapes = zip(*own, strict=True)
             for tokens, shape in zip(parts, shapes, strict=True):
                 if None in shape or math.prod(shape) != tokens.shape[1]:
-                    raise DatasetError(f"{file}: damaged: {tokens.shape[1]} tokens as {shape}")
+                    raise DatasetError(f"damaged: {tokens.shape[1]} tokens as {shape}", name=file)
                 yield tokens.reshape(-1, *shape)
 
     def rows(self, file: Path, column: "pa.ListArray") -> list[NDArray[Any]]:
-        """Of a ``tokens`` column the rows that did not fail, in the smallest unsigned type: one
-        [n, N], or in the native fit n times [1, N].
+        """The rows of a ``tokens`` column that did not fail, in the smallest unsigned type: one
+        [n, N] or, where every row has its own grid, n times [1, N].
 
         Raises:
             DatasetError: a row of another length, or with tokens that the codebook does not have;
@@ -95,14 +114,14 @@ class TokenRows:
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
         kept = column.drop_null()
         lengths, flat = kept.value_lengths().to_numpy(), kept.flatten()
-        if flat.null_count or not (self.metadata.native or (lengths == width).all()):
-            raise DatasetError(f"{file}: damaged: a row that has not {width} tokens")
+        if flat.null_count or not (self.metadata.has_grids or (lengths == width).all()):
+            raise DatasetError(f"damaged: a row that has not {width} tokens", name=file)
         tokens = flat.to_numpy(zero_copy_only=False)
         for token in (tokens.min(initial=0), tokens.max(initial=0)):
             if not 0 <= token < size:
-                raise DatasetError(f"{file}: damaged: token {token} of a codebook of {size}")
+                raise DatasetError(f"damaged: token {token} of a codebook of {size}", name=file)
         tokens = tokens.astype(smallest_type(self.metadata))
-        if not self.metadata.native:
+        if not self.metadata.has_grids:
             return [tokens.reshape(-1, width)]
         return [row[None] for row in np.split(tokens, lengths.cumsum())[:-1]]
 
@@ -115,17 +134,15 @@ class TokenRows:
         for file, columns in self.columns("key", "error"):
             failed = columns["error"].is_valid()
             names = ("key", "error")
-            with reading(file):
+            with damaged(file):
                 keys, errors = (columns[name].filter(failed).to_pylist() for name in names)
             yield from zip(keys, errors, strict=True)
 
     def __len__(self) -> int:
-        import pyarrow.parquet as pq
-
         count = 0
-        for file in self.files:
-            with reading(file):
-                count += pq.read_metadata(opened(file)).num_rows
+        for name in self.names:
+            with self.folder.reading(name) as source:
+                count += source.metadata.num_rows
         return count
 
 
@@ -137,43 +154,36 @@ def open_dataset(path: str | Path) -> TokenRows:
             is not installed.
     """
     require_pyarrow()
-    path = location(path) if isinstance(path, str) else path
-    try:
-        files = tuple(listed(path, "shard-*.parquet"))
-        whole = not files and is_there(path) and not path.is_dir()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot read: {reason_of(error)}") from error
-    if whole:
-        files = (path,)
-    if not files:
-        raise DatasetError(f"{path}: no token dataset: neither a file nor a folder of shards")
-    all_metadata = [read_metadata(file) for file in files]
+    folder, names = files_of(path)
+    path = location(str(path))
+    one_file = folder.path != path
+    all_metadata = [folder.metadata(name) for name in names]
     first = all_metadata[0]
-    for file, metadata in zip(files, all_metadata, strict=True):
+    for name, metadata in zip(names, all_metadata, strict=True):
         if (metadata.plan, metadata.model_id, metadata.run) != (
             first.plan,
             first.model_id,
             first.run,
         ):
-            raise DatasetError(f"{file}: is of another run than {files[0].name}")
-    if not whole and len(files) != first.shards:
+            raise DatasetError(f"is of another run than {names[0]}", name=folder / name)
+    if not one_file and len(names) != first.shards:
         raise DatasetError(
-            f"{path}: holds {len(files)} of {first.shards} shards; "
-            "run its tokenize command again to finish it"
+            f"holds {len(names)} of {first.shards} shards; tokenize the same sources to finish it",
+            name=path,
         )
-    return TokenRows(path, files, first)
+    return TokenRows(path, folder, names, first)
 
 
 def load_tokens(path: str | Path) -> NDArray[Any] | list[NDArray[Any]]:
-    """All tokens of a dataset in the smallest unsigned type, failed rows left out: [n, N], or in
-    the native fit, where every row has its own number of tokens, a list of [N].
+    """All tokens of a dataset in the smallest unsigned type, without failed rows: [n, N] or, where
+    every row has its own grid, a list of [N].
 
     Raises:
         DatasetError: as ``open_dataset``; or the dataset is damaged.
     """
     dataset = open_dataset(path)
     parts = list(dataset.tokens())
-    if dataset.metadata.native:
+    if dataset.metadata.has_grids:
         return [row for part in parts for row in part]
     width = dataset.metadata.run["tokens"]
     kind = smallest_type(dataset.metadata)
@@ -196,7 +206,14 @@ def token_files(
     """
     chosen, missing = set(selected), set(selected)
     number = -1
-    names = ("key", "view", "width", "height", "error")
+    names = (
+        "key",
+        "view",
+        "width",
+        "height",
+        "error",
+        *(GRID if dataset.metadata.has_grids else ()),
+    )
     for file, columns in dataset.columns(*names, "tokens"):
         for place in range(len(columns["tokens"])):
             number += 1
@@ -217,7 +234,7 @@ def token_files(
                 found = error
             yield name, found
     if missing:
-        raise DatasetError(f"{dataset.path}: no row {sorted(missing)[0]}")
+        raise DatasetError(f"no row {sorted(missing)[0]}", name=dataset.path)
 
 
 def _token_file(
@@ -235,16 +252,17 @@ def _token_file(
         if not row["tokens"].is_valid:
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
         ((tokens,),) = dataset.rows(file, column)
+        grid = [row[name].as_py() for name in GRID] if metadata.has_grids else metadata.grid
         return TokenFile.packed(
-            tokens.astype(np.int64),
+            tokens.astype(np.int64).reshape(1, *grid),
             metadata.model.quantizer.bits,
-            bytes.fromhex(metadata.model_id[:8]),
+            bytes.fromhex(metadata.model_id)[:ID_BYTES],
             row["width"].as_py(),
             row["height"].as_py(),
             "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
         )
     except (TypeError, ValueError) as error:
-        raise DatasetError(f"{file}: damaged: {reason_of(error)}") from error
+        raise DatasetError(f"damaged: {reason_of(error)}", name=file) from error
 
 
 def smallest_type(metadata: Metadata) -> Any:

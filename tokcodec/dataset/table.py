@@ -1,10 +1,10 @@
-"""The Parquet files of a token dataset: their columns, their metadata, written whole.
+"""The Parquet files of a token dataset: their columns and their metadata.
 
 Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``;
-``rows`` and ``columns`` of the tokens in the native fit; and ``txt`` and ``json`` where the inputs
-are tars. ``tokens`` is null on failure.
+``rows`` and ``columns`` of the tokens in the fits where every image has its own grid; ``txt`` and
+``json`` where the inputs are tars. ``tokens`` is null on failure.
 
-Metadata, beside the columns:
+Metadata of the file:
 
 ===================  ===========================================================================
 ``tokcodec.config``   canonical JSON of the model's ``ModelConfig``
@@ -17,38 +17,37 @@ Metadata, beside the columns:
 ===================  ===========================================================================
 """
 
-import contextlib
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
-from tokcodec.config.geometry import FITS
+from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS
 from tokcodec.dataset.views import Views
 from tokcodec.errors import ConfigError, DatasetError, quoted
-from tokcodec.io.files import write_atomically
 from tokcodec.io.json import parse_json
-from tokcodec.io.remote import is_remote, open_input, put, reason_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 # Of a row group: what a reader of one random row has to decode.
 _GROUP = 512
 COMPANIONS = ("txt", "json")
-SHAPE = ("rows", "columns")
+GRID = ("rows", "columns")
+GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row; ``tokens`` int64 [N], or None with the reason in ``error``; the shape of the tokens
-    where these have rows and columns of their own."""
+    """One row; ``tokens`` int64 [N] or, where every row has its own grid, [rows, columns]; None for
+    a failed image, with the reason in ``error``."""
 
     key: str
     label: str | None
@@ -58,12 +57,11 @@ class Row:
     tokens: NDArray[Any] | None
     error: str | None
     companions: dict[str, str]
-    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says of itself."""
+    """The metadata of a file; see above."""
 
     model: ModelConfig
     model_id: str
@@ -74,9 +72,16 @@ class Metadata:
     inputs: str
 
     @property
-    def native(self) -> bool:
-        """Whether every row has rows and columns of tokens of its own."""
-        return self.run.get("fit") == "native"
+    def has_grids(self) -> bool:
+        """Whether every row has its own number of rows and columns of tokens."""
+        return self.run.get("fit") in GRID_FITS
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The shape of the tokens of a row, where all rows have the same."""
+        edge, tokens = self.model.preprocessing.image_size, self.run["tokens"]
+        shape = self.model.place(self.run["fit"], (edge, edge), tokens)[1]
+        return shape if len(shape) == 2 else (tokens,)
 
     def to_arrow(self) -> dict[str, str]:
         return {
@@ -90,68 +95,41 @@ class Metadata:
         }
 
 
-def opened(path: Path) -> Any:
-    """What pyarrow reads of a file: its path, or a remote one opened.
+def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
+    """The metadata in the schema of a file, whose ``name`` is for errors.
 
     Raises:
-        OSError: it cannot be opened.
-    """
-    return open_input(path) if is_remote(path) else path
-
-
-@contextlib.contextmanager
-def reading(path: Path, remedy: str = "fetch or make it again") -> Iterator[None]:
-    """While rows of a file are read.
-
-    Raises:
-        DatasetError: the file cannot be read; with what to do.
+        DatasetError: the file is not a token dataset, or its metadata is damaged.
     """
     import pyarrow as pa
 
-    try:
-        yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: damaged: {reason_of(error)}; {remedy}") from error
+    fields: dict[bytes, bytes] = columns.metadata or {}
 
-
-def read_metadata(path: Path) -> Metadata:
-    """The metadata of a dataset's file.
-
-    Raises:
-        DatasetError: it cannot be read as Parquet, or is no token dataset.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        columns = pq.read_schema(opened(path))
-        fields: dict[bytes, bytes] = columns.metadata or {}
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{path}: cannot read as Parquet: {reason_of(error)}") from error
-
-    def said(name: str) -> str:
-        return fields[f"tokcodec.{name}".encode()].decode()
+    def text(field: str) -> str:
+        return fields[f"tokcodec.{field}".encode()].decode()
 
     try:
         metadata = Metadata(
-            model=ModelConfig.from_json(said("config")),
-            model_id=said("model_id"),
-            run=parse_json(said("run")),
-            plan=said("plan"),
-            shards=int(said("shards")),
-            shard=said("shard"),
-            inputs=said("inputs"),
+            model=ModelConfig.from_json(text("config")),
+            model_id=text("model_id"),
+            run=parse_json(text("run")),
+            plan=text("plan"),
+            shards=int(text("shards")),
+            shard=text("shard"),
+            inputs=text("inputs"),
         )
         kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
         if not (pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)):
-            raise DatasetError(f"{path}: not a token dataset (its tokens are {kind})")
+            raise DatasetError(f"not a token dataset (its tokens are {kind})", name=name)
         _check(metadata, columns)
     except ConfigError as error:
-        raise DatasetError(f"{path}: {error}") from error
+        raise DatasetError(f"{error}", name=name) from error
     except KeyError as error:
-        raise DatasetError(f"{path}: not a token dataset (no {error.args[0]!r} in it)") from error
+        raise DatasetError(
+            f"not a token dataset (no {error.args[0]!r} in it)", name=name
+        ) from error
     except ValueError as error:
-        raise DatasetError(f"{path}: its metadata is damaged: {error}") from error
+        raise DatasetError(f"its metadata is damaged: {error}", name=name) from error
     return metadata
 
 
@@ -168,18 +146,21 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
     for name, known in (("fit", FITS), ("views", get_args(Views))):
         if run[name] not in known:
             raise ValueError(f"{name} {quoted(run[name])}, not one of {', '.join(known)}")
-    tokens, most = run["tokens"], metadata.model.num_tokens
-    counted = type(tokens) is int and 1 <= tokens <= most
-    if not (tokens is None if metadata.native else counted):
-        raise ValueError(f"tokens {quoted(tokens)} of a {run['fit']} fit, {most} tokens a tile")
-    for field in schema(metadata.model, (), metadata.native):
+    tokens, fit, model = run["tokens"], run["fit"], metadata.model
+    most = MAX_TILE_TOKENS if model.multiple else model.num_tokens
+    valid = type(tokens) is int and 1 <= tokens <= most
+    if valid and model.multiple and not metadata.has_grids:
+        valid = tokens == math.prod(metadata.grid)
+    if not (tokens is None if fit == "native" else valid):
+        raise ValueError(f"tokens {quoted(tokens)} of the fit {fit}")
+    for field in schema(metadata.model, (), metadata.has_grids):
         place = columns.get_field_index(field.name)
         kind = "not there, or twice" if place < 0 else columns.types[place]
         if field.name != "tokens" and kind != field.type:
             raise ValueError(f"column {field.name} is {kind}; it should be {field.type}")
 
 
-def schema(config: ModelConfig, companions: Sequence[str], native: bool = False) -> "pa.Schema":
+def schema(config: ModelConfig, companions: Sequence[str], grids: bool = False) -> "pa.Schema":
     """The columns; tokens are uint16, or uint32 where K is above 65,536."""
     import pyarrow as pa
 
@@ -193,27 +174,23 @@ def schema(config: ModelConfig, companions: Sequence[str], native: bool = False)
         "tokens": pa.list_(pa.uint16() if small else pa.uint32()),
         "status": pa.string(),
         "error": pa.string(),
-        **(dict.fromkeys(SHAPE, pa.int32()) if native else {}),
+        **(dict.fromkeys(GRID, pa.int32()) if grids else {}),
         **dict.fromkeys(companions, pa.string()),
     }
     return pa.schema(columns)
 
 
 def write_rows(
-    path: Path, rows: Sequence[Row], metadata: Metadata, companions: Sequence[str]
+    file: IO[bytes], rows: Sequence[Row], metadata: Metadata, companions: Sequence[str]
 ) -> None:
-    """Writes a file, whole or not at all, to a path or a store.
-
-    Raises:
-        OutputError: the file system refused.
-    """
+    """Writes rows as Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = schema(metadata.model, companions, metadata.native)
+    columns = schema(metadata.model, companions, metadata.has_grids)
     tokens = [row.tokens for row in rows]
-    lengths = [0 if t is None else len(t) for t in tokens]
-    values = np.concatenate([t for t in tokens if t is not None] or [np.zeros(0)])
+    lengths = [0 if t is None else t.size for t in tokens]
+    values = np.concatenate([t.ravel() for t in tokens if t is not None] or [np.zeros(0)])
     kind = columns.field("tokens").type
     lists = pa.ListArray.from_arrays(
         pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
@@ -227,44 +204,29 @@ def write_rows(
     }
     for name in ("key", "label", "view", "width", "height", "error"):
         arrays[name] = pa.array([getattr(row, name) for row in rows], columns.field(name).type)
-    if metadata.native:
-        for axis, name in enumerate(SHAPE):
-            arrays[name] = pa.array([row.shape and row.shape[axis] for row in rows], pa.int32())
+    if metadata.has_grids:
+        for axis, name in enumerate(GRID):
+            arrays[name] = pa.array([t if t is None else t.shape[axis] for t in tokens], pa.int32())
     for name in companions:
         arrays[name] = pa.array([row.companions.get(name) for row in rows], pa.string())
     table = pa.table(
         [arrays[name] for name in columns.names],
         schema=columns.with_metadata(metadata.to_arrow()),
     )
-    _write(path, lambda file: pq.write_table(table, file, row_group_size=_GROUP))
+    pq.write_table(table, file, row_group_size=_GROUP)
 
 
-def merge(path: Path, parts: Iterable[Path], metadata: Metadata) -> None:
-    """Joins the files of a run to one, row group by row group.
-
-    Raises:
-        OutputError: the file system refused.
-    """
+def join(file: IO[bytes], shards: Iterable["pq.ParquetFile"], metadata: Metadata) -> None:
+    """Writes the rows of all shards, row group by row group, to one file."""
     import pyarrow.parquet as pq
 
-    def write(file: Any) -> None:
-        writer = None
-        for part in parts:
-            source = pq.ParquetFile(opened(part))
-            if writer is None:
-                columns = source.schema_arrow.with_metadata(metadata.to_arrow())
-                writer = pq.ParquetWriter(file, columns)
-            for group in range(source.num_row_groups):
-                table = source.read_row_group(group)
-                writer.write_table(table.cast(columns), row_group_size=_GROUP)
-        assert writer
-        writer.close()
-
-    _write(path, write)
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    if is_remote(path):
-        put(path, write)
-    else:
-        write_atomically(path, write, durable=True)
+    writer = None
+    for shard in shards:
+        if writer is None:
+            columns = shard.schema_arrow.with_metadata(metadata.to_arrow())
+            writer = pq.ParquetWriter(file, columns)
+        for group in range(shard.num_row_groups):
+            table = shard.read_row_group(group)
+            writer.write_table(table.cast(columns), row_group_size=_GROUP)
+    assert writer
+    writer.close()

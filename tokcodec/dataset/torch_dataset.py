@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tokcodec.dataset.folder import damaged
 from tokcodec.dataset.reader import open_dataset
-from tokcodec.dataset.table import opened, reading
 from tokcodec.errors import DatasetError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _OPEN_FILES = 16
 
 
 class TokenDataset(Dataset[tuple[Tensor, int]]):
     """The rows of a dataset that did not fail: tokens int64 [N] and the class, -1 if it has none.
-    In the native fit N is each row's own.
+    Where every row has its own grid (fits ``aspect`` and ``native``), N differs from row to row.
 
     Rows are read when asked for, a row group at a time; the file is never loaded whole. Works with
     ``DataLoader`` and its workers, which fetch a batch's rows together.
@@ -31,15 +34,12 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, path: str | Path) -> None:
         self._rows = open_dataset(path)
-        import pyarrow.parquet as pq
-
         self._files: dict[int, pq.ParquetFile] = {}
         self._groups: list[tuple[int, int]] = []  # file, row group
         self._starts = [0]  # first row of each group, failed ones not counted
         labels: list[str | None] = []
-        for number, file in enumerate(self._rows.files):
-            with reading(file):
-                source = pq.ParquetFile(opened(file))
+        for number, name in enumerate(self._rows.names):
+            with self._rows.folder.reading(name) as source:
                 for group in range(source.num_row_groups):
                     table = source.read_row_group(group, ["label", "status"])
                     columns = (table.column(name).to_pylist() for name in ("label", "status"))
@@ -83,20 +83,19 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         Raises:
             DatasetError: it is damaged.
         """
-        import pyarrow.parquet as pq
-
         number, row_group = self._groups[group]
-        file = self._rows.files[number]
-        with reading(file):
+        name = self._rows.names[number]
+        file = self._rows.folder / name
+        with damaged(file):
             if number not in self._files:
                 if len(self._files) >= _OPEN_FILES:
                     self._files.pop(next(iter(self._files))).close()
-                self._files[number] = pq.ParquetFile(opened(file))
+                self._files[number] = self._rows.folder.open(name)
             column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
         parts = self._rows.rows(file, column.combine_chunks())
         found = [row for part in parts for row in part]
         if len(found) != self._starts[group + 1] - self._starts[group]:
-            raise DatasetError(f"{file}: damaged: other rows have tokens than are ok")
+            raise DatasetError("damaged: other rows have tokens than are ok", name=file)
         return found
 
     def __getstate__(self) -> dict[str, object]:

@@ -1,6 +1,5 @@
 """Several tiles of one image, as training on tokens augments it: mirrored, or ten crops."""
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +11,7 @@ from tokcodec.image import WHITE, Source, Tiles, read_tiles
 Views = Literal["one", "hflip", "ten-crop"]
 COUNTS: dict[Views, int] = {"one": 1, "hflip": 2, "ten-crop": 10}
 
-_TEN_CROP_SCALE = 1.1  # of the model's square: what the ten crops are cut from
+_TEN_CROP_SCALE = 1.1  # of a tile: the square that the ten crops are cut from
 
 
 def read_views(
@@ -23,23 +22,27 @@ def read_views(
     background: tuple[int, int, int] = WHITE,
     tokens: int | None = None,
 ) -> Tiles:
-    """A square a view.
+    """The tiles of all views of an image, one each.
 
-    - ``one``: the image as ``fit`` has it.
+    - ``one``: the image as ``fit`` places it.
     - ``hflip``: that, and its mirror image.
-    - ``ten-crop``: of the centre square, resized to 1.1·S, S being ``config.read_size``: centre,
-      top left, top right, bottom left, bottom right (0 to 4), and their mirror images (5 to 9).
+    - ``ten-crop``: five crops of the centre square, resized to 1.1·S where S is the side of a tile:
+      centre, top left, top right, bottom left, bottom right (0 to 4), and their mirror images (5 to
+      9).
+
+    ``tokens`` as of ``ModelConfig.place``.
 
     Raises:
-        ImageError: as ``image.read_tiles``.
+        ImageError: see ``image.read_tiles``.
     """
     preprocessing = config.preprocessing
-    side = preprocessing.read_size
     if views == "ten-crop":
+        edge, _ = config.place("crop", (1, 1), tokens)[0].tile
+        side = edge // preprocessing.read_scale
         large = round(_TEN_CROP_SCALE * side)
         whole = read_tiles(
             source,
-            replace(preprocessing, pixel_scale=1),
+            preprocessing.replace(pixel_scale=1),
             lambda size: place("crop", size, (large, large), preprocessing.resize),
             background,
         )

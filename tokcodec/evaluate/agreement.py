@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from tokcodec import checkpoint
-from tokcodec.codec import Codec, default_batch_size
 from tokcodec.config import ModelConfig
-from tokcodec.model.loading import Dtype
+from tokcodec.model.runtime import Dtype, default_batch_size
+from tokcodec.model.torch_runtime import TorchRuntime
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,17 @@ def compare(
 ) -> Iterator[Agreement]:
     """Encodes tiles as ``image.read_tiles`` gives them, uint8 [n, S, S, 3], in each way and
     compares with the first."""
+    config = header.config.preprocessing
+    scale = config.pixel_scale // config.read_scale
     expected = margins = None
     before = torch.get_num_threads()
     try:
         for way in ways:
             torch.set_num_threads(way.threads)
-            codec = Codec.load(
-                header,
-                way.device,
-                batch_size=way.batch_size,
-                dtype=way.dtype,
-                compiled=way.compiled,
-            )
-            tokens = codec.encode_tiles(tiles).reshape(len(tiles), -1)
+            runtime = TorchRuntime.load(header, way.device, way.batch_size, way.dtype, way.compiled)
+            tokens = runtime.encode(tiles, scale)
             if expected is None or margins is None:
-                expected, margins = tokens, _margins(codec, tiles)
+                expected, margins = tokens, _margins(runtime, tiles, scale)
             differ = tokens != expected
             largest = float(margins[differ].max()) if differ.any() else None
             yield Agreement(way, tokens.size, int(differ.sum()), largest)
@@ -90,10 +86,11 @@ def compare(
 
 
 @torch.inference_mode()
-def _margins(codec: Codec, tiles: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """[n, N]: how much better the token of each z is than the second best."""
+def _margins(runtime: TorchRuntime, tiles: NDArray[np.uint8], scale: int) -> NDArray[np.float64]:
+    """[n, *token_shape]: how much better the token of each z is than the second best."""
+    model = runtime.model
     parts = [
-        codec.model.quantizer.margins(codec.model.z(codec.preprocess(part))).flatten(1)
-        for part in torch.from_numpy(tiles).split(codec.batch_size)  # type: ignore[no-untyped-call]
+        model.quantizer.margins(model.z(runtime.preprocess(part, scale)))
+        for part in torch.split(torch.from_numpy(tiles), runtime.batch_size)
     ]
     return torch.cat(parts).numpy()

@@ -414,7 +414,8 @@ def _read(record: Record, fit: Fit, size: int) -> tuple[Image.Image, Size] | Ima
 
 def _packed(file: TokenFile, tokens: NDArray[Any], side: int) -> TokenFile:
     """Of the same tokens the file of a square image, packed."""
-    return TokenFile.packed(tokens, file.bits, file.model_id, side, side, "crop")
+    grid = tokens.reshape(file.shape)
+    return TokenFile.packed(grid, file.bits, file.model_id, side, side, "crop")
 
 
 def _results(results: Iterable[tuple[int, T | TokcodecError]]) -> list[T]:

@@ -29,7 +29,11 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
     return (
         ModelConfig(
             encoder=encoder,
-            quantizer=CodebookConfig(**sizes, metric="cosine"),
+            quantizer=CodebookConfig(
+                codebook_size=sizes["codebook_size"],
+                embedding_dim=sizes["embedding_dim"],
+                metric="cosine",
+            ),
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, config.get("image_size"), 384 if janus else 256),

@@ -46,7 +46,11 @@ def convert_vqgan(
     return (
         ModelConfig(
             encoder=encoder,
-            quantizer=CodebookConfig(**sizes, metric=metric),
+            quantizer=CodebookConfig(
+                codebook_size=sizes["codebook_size"],
+                embedding_dim=sizes["embedding_dim"],
+                metric=metric,
+            ),
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, settings.get("resolution"), 256),

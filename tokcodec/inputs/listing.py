@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from tokcodec.errors import DatasetError, without_credentials
 from tokcodec.image import extensions
@@ -95,13 +95,26 @@ def list_inputs(
             and not stamp.path.startswith(tuple(path + "/" for path in excluded))
         ]
         if all(stamp.mtime == ABSENT for stamp in found):
-            raise DatasetError(f"{source}: no such file, or no images in it")
+            raise DatasetError("no such file, or no images in it", name=source)
         stamps += found
     for name in listed:
         if _is_container(name, None):
-            raise DatasetError(f"{name}: lists hold images; give tars and Parquet as sources")
+            raise DatasetError("lists hold images; give tars and Parquet as sources", name=name)
         stamps.append(_stamp(name, "", name))
     return gather(stamps, size, label, max_bytes=max_bytes)
+
+
+def read_list(file: str | Path | IO[str]) -> list[str]:
+    """The names that a text file lists, one on each line.
+
+    Raises:
+        DatasetError: it cannot be read as text.
+    """
+    try:
+        text = Path(file).read_text("utf-8-sig") if isinstance(file, str | Path) else file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"cannot read as text: {error}", name=file) from error
+    return [line for line in (line.rstrip("\r") for line in text.split("\n")) if line]
 
 
 def expand(
@@ -255,7 +268,7 @@ def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
     try:
         system, base, found = retried(find)
     except (OSError, ImportError, TypeError, ValueError) as error:
-        raise DatasetError(f"{source}: cannot reach it: {reason_of(error)}") from error
+        raise DatasetError(f"cannot reach it: {reason_of(error)}", name=source) from error
     for name in sorted(found):
         if _fits(name, known):
             facts = found[name]

@@ -83,14 +83,14 @@ def row_ranges(
         import pyarrow.parquet as pq
     except ImportError as error:
         raise DatasetError(
-            f"{stamp}: Parquet needs pyarrow: pip install 'tokcodec[parquet]'"
+            "Parquet needs pyarrow: pip install 'tokcodec[parquet]'", name=stamp
         ) from error
     try:
         with open_input(stamp.path) as opened:
             file = pq.ParquetFile(opened)
             total, schema = file.metadata.num_rows, file.schema_arrow
     except Exception as error:  # of pyarrow, or of a store behind fsspec
-        raise DatasetError(f"{stamp}: cannot read as Parquet: {reason_of(error)}") from error
+        raise DatasetError(f"cannot read as Parquet: {reason_of(error)}", name=stamp) from error
     image_column(stamp, schema)
     if label is not None and label not in schema.names:
         raise DatasetError(f"no column {label} for the label", name=stamp)
@@ -120,6 +120,7 @@ def image_column(stamp: Stamp, schema: Any) -> str:
         if name in fitting:
             return name
     raise DatasetError(
-        f"{stamp}: no column of images (binary, or a struct with bytes) that stands out; "
-        f"name it one of {', '.join(IMAGE_COLUMNS)}"
+        "no column of images (binary, or a struct with bytes) that stands out; name it one of "
+        f"{', '.join(IMAGE_COLUMNS)}",
+        name=stamp,
     )

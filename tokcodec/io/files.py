@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO
 
 from tokcodec.errors import FullDiskError, Hint, OutputError, TokcodecError
-from tokcodec.io.remote import is_remote, listed, reason_of
 
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
@@ -113,20 +112,6 @@ def same_file(one: str | Path, other: str | Path) -> bool:
         return False
 
 
-def is_dataset(path: Path) -> bool:
-    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards.
-
-    Raises:
-        TokcodecError: a store cannot be reached.
-    """
-    if path.suffix == ".parquet":
-        return True
-    try:
-        return bool((is_remote(path) or path.is_dir()) and listed(path, "shard-*.parquet"))
-    except OSError as error:
-        raise TokcodecError(f"cannot reach it: {reason_of(error)}", name=path) from error
-
-
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
     """Writes a file so that it is either as it was or whole, whatever goes wrong.
 
@@ -200,11 +185,12 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(reason, name=path, hint=Hint.OTHER_OUTPUT) from error
 
 
-def sweep(folder: Path) -> None:
-    """Removes the temporary files of killed processes: those not written to for an hour."""
+def sweep(folder: Path, older_than: float = _STALE) -> None:
+    """Removes the temporary files of killed processes: those not written to for an hour, or for as
+    many seconds as are given."""
     for path in folder.glob(TEMPORARY + "*"):
         with contextlib.suppress(OSError):  # gone already, or someone else's
-            if time.time() - path.stat().st_mtime > _STALE:
+            if time.time() - path.stat().st_mtime >= older_than:
                 path.unlink()
 
 

@@ -184,48 +184,21 @@ class _Resumed(io.RawIOBase):
                 file.close()
 
 
-def is_there(path: Path) -> bool:
-    """
+def is_file(url: str) -> bool:
+    """Whether there is a file, or an object, at a URL.
+
     Raises:
-        OSError: a store does not say.
+        OSError: the store cannot be asked.
     """
-    if not is_remote(path):
-        return path.exists()
 
     def look() -> bool:
-        system, name = file_system(str(path))
+        system, name = file_system(url)
         try:
-            system.info(name)
+            return bool(system.info(name)["type"] != "directory")
         except FileNotFoundError:
             return False
-        return True
 
     return retried(look)
-
-
-def listed(folder: Path, pattern: str) -> list[Path]:
-    """What is in a folder, in the order of the numbers in its name; nothing where there is none.
-
-    Raises:
-        OSError: a store does not say.
-    """
-    found = (
-        folder.glob(pattern)
-        if not is_remote(folder)
-        else retried(lambda: list(folder.glob(pattern)))
-    )
-    return sorted(found, key=lambda path: (len(path.name), path.name))
-
-
-def remove(path: Path) -> None:
-    """
-    Raises:
-        OSError: it cannot be removed.
-    """
-    if is_remote(path):
-        retried(lambda: path.unlink(missing_ok=True))
-    else:
-        path.unlink()
 
 
 def put(path: Path, write: Callable[[IO[bytes]], object]) -> None:

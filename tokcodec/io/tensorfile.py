@@ -26,13 +26,14 @@ def open_tensors(path: Path, framework: Literal["np", "pt"] = "np") -> Iterator[
             size = int.from_bytes(file.read(8), "little")
         if size > _HEADER and path.stat().st_size > _HEADER:
             raise CheckpointError(
-                f"{path}: cannot read as a checkpoint: a header of {size:,} bytes, where there "
-                f"are {_HEADER:,} at most; fetch it again"
+                f"not a checkpoint: its header claims {size:,} bytes, more than {_HEADER:,}; "
+                "download it again",
+                name=path,
             )
         with safe_open(path, framework=framework) as opened:
             yield opened
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{path}: cannot read as a checkpoint: {reason}; fetch it again"
+            f"cannot read as a checkpoint: {reason}; fetch it again", name=path
         ) from error

@@ -1,43 +1,23 @@
 """From a checkpoint to a ``Tokenizer`` that is ready to run."""
 
-from typing import Literal
-
-import numpy as np
 import torch
 
-from tokcodec import checkpoint
-from tokcodec.coding.prior import PREFIX
-from tokcodec.errors import CheckpointError, DeviceError
+from tokcodec.checkpoint import Header
+from tokcodec.errors import DeviceError
+from tokcodec.model.runtime import Dtype, read_weights
 from tokcodec.model.tokenizer import Tokenizer
 
-Dtype = Literal["float32", "bfloat16"]
 
-
-def load(header: checkpoint.Header, device: torch.device) -> Tokenizer:
+def load(header: Header, device: torch.device) -> Tokenizer:
     """Reads, verifies and strictly loads the weights, as float32, in evaluation mode.
 
     Raises:
-        CheckpointError: the file is damaged, or a tensor is missing, unknown, of another shape
-            or holds NaN or infinity.
+        CheckpointError: as ``read_weights``.
     """
-    header, tensors = checkpoint.read(header.path)
-    arrays = {name: array for name, array in tensors.items() if not name.startswith(PREFIX)}
     with torch.device("meta"):
         model = Tokenizer(header.config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{header.path}: tensor {name}: the config asks for "
-                f"{expected.get(name, 'none')}, the file holds {found.get(name, 'none')}; "
-                "fetch or convert it again"
-            )
-        if not np.isfinite(arrays[name]).all():
-            raise CheckpointError(
-                f"{header.path}: tensor {name} holds NaN or infinite values; "
-                "fetch or convert it again"
-            )
+    arrays = read_weights(header, expected)
     weights = {name: torch.from_numpy(array).float() for name, array in arrays.items()}
     model.load_state_dict(weights, assign=True)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokcodec.dataset.folder import shard_name
 from tokcodec.errors import DatasetError
 from tokcodec.inputs.listing import Batch, Selection, list_inputs
 from tokcodec.inputs.parquet import Rows
@@ -31,7 +32,8 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"shard-{self.number:05}.parquet"
+        """Of its file."""
+        return shard_name(self.number)
 
 
 @dataclass(frozen=True)
@@ -49,27 +51,27 @@ class Plan:
 
 def make_plan(
     sources: Sequence[str],
-    listed: Sequence[str],
-    rows_per_shard: int,
-    views: int,
-    label: str | None,
-    limit: int | None,
-    output: Path | None = None,
+    *,
+    listed: Sequence[str] = (),
+    rows_per_shard: int = 10_000,
+    views: int = 1,
+    label: str | None = None,
+    limit: int | None = None,
+    without: Sequence[Path] = (),
     max_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
 ) -> Plan:
-    """Lists the inputs and cuts them into shards: one a tar, else of ``rows_per_shard`` rows.
+    """Lists the inputs and cuts them into shards: a tar each, else of ``rows_per_shard`` rows.
 
     Args:
-        sources, listed, label, max_bytes, selection: see ``listing.list_inputs``.
-        rows_per_shard: rows of a shard; an image has ``views`` of them.
-        limit: only so many images, the first ones.
-        output: what is written, which is no input.
+        sources, listed, label, without, max_bytes, selection: see ``listing.list_inputs``.
+        rows_per_shard: rows of a shard.
+        views: rows of an image.
+        limit: only this many images, the first ones.
 
     Raises:
-        DatasetError: no inputs, or two of one key.
+        DatasetError: there are no inputs, or two have the same key.
     """
-    without = [path for path in (output, shards_folder(output)) if path]
     size = max(1, rows_per_shard // views)
     batches = list_inputs(sources, listed, size, label, without, max_bytes, selection)
     _check_keys(batches)
@@ -87,13 +89,6 @@ def make_plan(
         shards.append(Shard(number, batch, _digest(fields)))
     cut = {"rows_per_shard": rows_per_shard, "limit": limit, "label": label}
     return Plan(tuple(shards), _digest([shard.digest for shard in shards]), cut)
-
-
-def shards_folder(output: Path | None) -> Path | None:
-    """The folder of the shards of an output: itself, or beside it where it is one file."""
-    if output and output.suffix == ".parquet":
-        return output.with_name(output.name + ".shards")
-    return output
 
 
 def _check_keys(batches: Sequence[Batch]) -> None:

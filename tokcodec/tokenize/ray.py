@@ -12,14 +12,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from tokcodec.codec import Codec
+from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.errors import DatasetError
-from tokcodec.io.remote import location
 from tokcodec.tokenize.plan import Shard
 from tokcodec.tokenize.run import Engine
 from tokcodec.tokenize.step import ShardStep
@@ -32,7 +31,7 @@ class _Worker:
     """An actor: loads the model once, then writes one shard per call. ``max_pixels`` is Pillow's
     limit in the process of the command."""
 
-    def __init__(self, task: Task, workers: int, max_pixels: int | None) -> None:
+    def __init__(self, task: Task, folder: str, workers: int, max_pixels: int | None) -> None:
         Image.MAX_IMAGE_PIXELS = max_pixels
         settings = task.settings
         codec = Codec.load(
@@ -42,12 +41,12 @@ class _Worker:
             dtype=settings.dtype,
             compiled=settings.compiled,
         )
-        self.step = ShardStep(task, codec, workers)
+        self.step = ShardStep(task, codec, DatasetFolder(folder), workers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shard, path = self.step.task.plan.shards[row["number"]], location(row["path"])
+        shard = self.step.task.plan.shards[row["number"]]
         # Ray repeats a call whose actor dies before its answer arrives: the file is written again.
-        (done,) = self.step([(shard, path)])
+        (done,) = self.step([shard])
         return {"number": shard.number, **{name: getattr(done, name) for name in _COUNTS}}
 
 
@@ -61,11 +60,14 @@ def cluster_device(address: str | None) -> str:
         return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
 
 
-def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine:
+def on_ray(
+    task: Task, folder: DatasetFolder, address: str | None, actors: int, workers: int
+) -> Engine:
     """The engine of a Ray cluster.
 
     Args:
         task: what the actors do.
+        folder: where the shards go.
         address: of the cluster; None starts Ray on this machine, or joins the cluster that the
             environment variable RAY_ADDRESS names.
         actors: how many; each takes a GPU where ``task.settings.device`` is ``cuda``.
@@ -75,18 +77,16 @@ def on_ray(task: Task, address: str | None, actors: int, workers: int) -> Engine
         DatasetError: Ray is not installed, the cluster cannot be reached, or an actor fails.
     """
 
-    def engine(
-        todo: Sequence[tuple[Shard, Path]], _report: Callable[[Progress], None]
-    ) -> Iterator[Progress]:
+    def engine(todo: Sequence[Shard], _report: Callable[[Progress], None]) -> Iterator[Progress]:
         if not todo:
             return
-        rows = [{"number": s.number, "path": str(path.absolute())} for s, path in todo]
+        rows = [{"number": shard.number} for shard in todo]
         needs = {"CPU": workers, "GPU": int(task.settings.device == "cuda")}
         with _ray(address) as ray:
             _check(ray.nodes(), needs)
             results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
                 _Worker,
-                fn_constructor_args=(task, workers, Image.MAX_IMAGE_PIXELS),
+                fn_constructor_args=(task, folder.absolute(), workers, Image.MAX_IMAGE_PIXELS),
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
                 num_cpus=needs["CPU"],
                 num_gpus=needs["GPU"],

@@ -1,142 +1,192 @@
-"""Images to a token dataset, a shard at a time: what is finished stands, whatever happens.
+"""Images to a token dataset, shard by shard: what is finished stays, whatever happens.
 
-A shard is written whole under a temporary name and renamed. A run that is started again keeps the
-shards whose plan and settings are its own, refuses others, does the rest, and ends byte for byte
-like a run that was never stopped.
+A shard appears whole. A run that is started again keeps the shards of the same plan and settings,
+refuses others, makes the rest, and ends with the same bytes as a run that was never stopped.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from tokcodec.dataset.table import opened, read_metadata, reading
-from tokcodec.errors import DatasetError, OutputError
+from tokcodec.dataset.folder import DatasetFolder
+from tokcodec.errors import DatasetError, Hint, OutputError
 from tokcodec.inputs.records import Files
-from tokcodec.io.files import sweep
-from tokcodec.io.remote import is_remote, is_there, listed, remove
-from tokcodec.tokenize.lock import locked
-from tokcodec.tokenize.plan import Shard, shards_folder
-from tokcodec.tokenize.task import Progress, Task
+from tokcodec.tokenize.output import Output
+from tokcodec.tokenize.plan import Shard
+from tokcodec.tokenize.task import Job, Progress, Task
 
-_NO_SHARD = Shard(-1, Files((), (), ()), "")
+# Makes the files of shards, and gives the final progress of each as it is finished: a ``ShardStep``
+# in this process, or several elsewhere.
+Engine = Callable[[Sequence[Shard], Callable[[Progress], None]], Iterable[Progress]]
 
-# Does shards, each into its file, and gives what became of each as it is done: a ``ShardStep`` in
-# this process, or many elsewhere.
-Engine = Callable[[Sequence[tuple[Shard, Path]], Callable[[Progress], None]], Iterable[Progress]]
+
+_NO_SHARD = Shard(-1, Files((), (), ()), "")  # of files that the plan does not have
+
+
+def list_jobs(
+    task: Task,
+    output: Output,
+    share: tuple[int, int] = (0, 1),
+    *,
+    verify_inputs: bool = False,
+    retry_failed: bool = False,
+) -> list[Job]:
+    """The jobs of a run, one for each of its shards; a single one where the one file is finished.
+
+    Arguments as of ``run``.
+
+    Raises:
+        DatasetError: a folder cannot be listed, or a file is damaged.
+    """
+
+    def job(folder: DatasetFolder, name: str, shard: Shard | None) -> Job:
+        return task.job(folder, name, shard, verify_inputs=verify_inputs, retry_failed=retry_failed)
+
+    if output.is_finished():
+        found = job(output.folder, output.path.name, None)
+        if found.state != "new":
+            return [found]
+    folder = output.shards
+    there = set(folder.shards())
+    return [
+        job(folder, shard.name, shard)
+        if shard.name in there
+        else Job(shard, folder / shard.name, "new")
+        for shard in task.plan.share(*share)
+    ]
 
 
 def run(
     task: Task,
     engine: Engine,
-    output: Path,
+    output: Output,
     share: tuple[int, int] = (0, 1),
-    retry_failed: bool = False,
+    *,
     verify_inputs: bool = False,
+    retry_failed: bool = False,
     force: bool = False,
     max_failures: int | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[int, int]:
-    """Does what is left of a task; gives the rows and the failed rows of this part.
+    """Makes what is missing of a dataset; returns the rows and the failed rows of this part.
 
     Args:
-        task: what is to be done.
+        task: what to do.
         engine: does it.
-        output: a folder of shards, or one file if it ends in ``.parquet``; as ``remote.location``
-            gives it.
-        share: index i and count n: of n machines the i-th, from 0, does every n-th shard.
-        retry_failed: do shards again that have failed rows.
+        output: where the files go.
+        share: index i and count n: the i-th of n machines, from 0, does every n-th shard.
         verify_inputs: also compare the bytes of finished shards' inputs with those of then.
+        retry_failed: make shards again that have failed rows.
         force: begin again.
-        max_failures: stop above so many failed rows.
-        report: told how the shards get on.
+        max_failures: stop above this many failed rows.
+        report: called with what was done of a shard since the last call for it.
 
     Raises:
-        DatasetError: another run is at it, the output is of another run, or too many failures.
-        OutputError: the file system refused.
+        DatasetError: another run is writing there, the output is of another run or of other
+            inputs, or there are too many failures.
+        OutputError: the file system or the store refused.
     """
-    folder = shards_folder(output) or output
-    whole = folder != output
-    if whole and output.is_dir():
-        raise DatasetError(f"{output}: is a folder; name a file, or a folder without .parquet")
-    shards = task.plan.share(*share)
-    totals = {"rows": 0, "failed": 0}
+    if output.one_file and output.path.is_dir():
+        raise DatasetError("is a folder; name a file, or a folder without .parquet", name=output)
+    totals = _Totals(max_failures, report, str(output))
+    folder, shards = output.shards, task.plan.share(*share)
+    with folder.lock(*share):
+        folder.sweep(alone=share[1] == 1)  # temporary files of a run that was killed
+        if force:
+            _remove(output, None if share[1] == 1 else shards)
+        jobs = list_jobs(
+            task, output, share, verify_inputs=verify_inputs, retry_failed=retry_failed
+        )
+        for job in (*jobs, *_others(task, folder, jobs)):
+            if job.state in ("stale", "foreign"):
+                raise DatasetError(job.why, name=job.target, hint=Hint.OTHER_OUTPUT_OR_RESTART)
+        if [job.shard for job in jobs] == [None]:
+            totals.finish(task.count(output.folder, output.path.name, None))
+            output.remove_shards()  # a run may have been killed after it joined them
+            return totals.rows, totals.failed
+        for job in jobs:
+            if job.shard and job.state == "current":
+                totals.finish(task.count(folder, job.shard.name, job.shard))
+        for done in engine([j.shard for j in jobs if j.shard and j.state == "new"], totals.watch):
+            totals.finish(done)
+        folder.sweep(alone=share[1] == 1)  # temporary files of an actor that was killed
+        _check_all_there(folder, shards)
+        if output.one_file:
+            task.join(folder, output.folder, output.path.name)
+            output.remove_shards()
+    return totals.rows, totals.failed
 
-    def check(failed: int) -> None:
-        if max_failures is not None and failed > max_failures:
+
+class _Totals:
+    """Counts the rows of a run, and stops it above ``max_failures``."""
+
+    def __init__(
+        self, max_failures: int | None, report: Callable[[Progress], None], output: str
+    ) -> None:
+        self.max_failures, self.report, self.output = max_failures, report, output
+        self.rows = self.failed = 0
+        self._before: dict[int, Progress] = {}  # by the numbers of shards
+
+    def watch(self, now: Progress) -> None:
+        """A shard that is under way."""
+        self._check(self.failed + now.failed)
+        self._report(now)
+
+    def finish(self, done: Progress) -> None:
+        """A shard that is finished."""
+        self.rows += done.rows
+        self.failed += done.failed
+        self._check(self.failed)
+        self._report(done)
+
+    def _report(self, now: Progress) -> None:
+        before = self._before.get(now.shard.number, Progress(now.shard))
+        self._before[now.shard.number] = now
+        self.report(now.since(before))
+
+    def _check(self, failed: int) -> None:
+        if self.max_failures is not None and failed > self.max_failures:
             raise DatasetError(
-                f"{output}: stopped at failed image {failed} of at most {max_failures}; "
-                "the same command goes on from the last whole shard"
+                f"stopped at failed image {failed} of at most {self.max_failures}; the same "
+                "command resumes after the last whole shard",
+                name=self.output,
             )
 
-    def count(now: Progress) -> None:
-        totals["rows"] += now.rows
-        totals["failed"] += now.failed
-        check(totals["failed"])
-        report(now)
 
-    def watch(now: Progress) -> None:
-        check(totals["failed"] + now.failed)
-        report(now)
-
-    with locked(folder, output, share):
-        _sweep(folder)  # behind a run that was killed
-        there = listed(folder, "shard-*.parquet")
-        if force:
-            own = [folder / shard.name for shard in shards] if share[1] > 1 else there
-            for path in [path for path in (*own, *([output] if whole else ())) if is_there(path)]:
-                read_metadata(path)  # refuses what is no token dataset
-                remove(path)
-            there = listed(folder, "shard-*.parquet")
-        by_name = {shard.name: shard for shard in task.plan.shards}
-        finished = {  # of other parts, too: one dataset has one plan and one way to make it
-            path for path in there if task.finished(path, by_name.get(path.name, _NO_SHARD))
-        }
-        if whole and task.finished(output):
-            if verify_inputs:
-                task.check_inputs(output)
-            kept = _counted(output, task.plan.shards[0])
-            if not (kept.failed and retry_failed):
-                count(kept)
-                _clear(folder)  # of a run that was killed between joining its parts and this
-                return totals["rows"], totals["failed"]
-        todo = []
-        for shard in shards:
-            path = folder / shard.name
-            if path in finished:
-                if verify_inputs:
-                    task.check_inputs(path, shard)
-                kept = _counted(path, shard)
-                if not (kept.failed and retry_failed):
-                    count(kept)
-                    continue
-            todo.append((shard, path))
-        for done in engine(todo, watch):
-            count(done)
-        _sweep(folder)  # behind an actor that was killed
-        left = set(listed(folder, "shard-*.parquet"))
-        for path in [folder / shard.name for shard in shards]:
-            if path not in left:
-                raise OutputError(f"{path}: has vanished; the same command makes it again")
-        if whole:
-            task.merge(output, [folder / shard.name for shard in shards])
-            _clear(folder)
-    return totals["rows"], totals["failed"]
+def _others(task: Task, folder: DatasetFolder, jobs: Sequence[Job]) -> list[Job]:
+    """Jobs of the other shards that are there: all parts of a dataset have one plan and one way
+    to make it."""
+    by_name = {shard.name: shard for shard in task.plan.shards}
+    own = {job.target.name for job in jobs}
+    return [
+        task.job(folder, name, by_name.get(name, _NO_SHARD))
+        for name in folder.shards()
+        if name not in own
+    ]
 
 
-def _sweep(folder: Path) -> None:
-    if not is_remote(folder):
-        sweep(folder)
+def _remove(output: Output, shards: Sequence[Shard] | None) -> None:
+    """Removes what a run is to replace: these shards, or all, and the one file.
+
+    Raises:
+        DatasetError: something there is no token dataset.
+    """
+    folder = output.shards
+    names = {shard.name for shard in shards} if shards is not None else None
+    found = [(folder, name) for name in folder.shards() if names is None or name in names]
+    if output.is_finished():
+        found.append((output.folder, output.path.name))
+    for place, name in found:
+        place.metadata(name)
+        place.remove(name)
 
 
-def _clear(folder: Path) -> None:
-    for share in listed(folder, "shard-*.parquet"):
-        remove(share)
-
-
-def _counted(path: Path, shard: Shard) -> Progress:
-    with reading(path, "delete it, or begin again"):
-        table = pq.read_table(opened(path), columns=["status", "view"])
-        failed = table.column("status").to_pylist().count("failed")
-    images = table.column("view").to_pylist().count(0)
-    return Progress(shard, len(table), failed, images, kept=True)
+def _check_all_there(folder: DatasetFolder, shards: Sequence[Shard]) -> None:
+    """
+    Raises:
+        OutputError: a shard that was made or kept is not there any more.
+    """
+    there = set(folder.shards())
+    for shard in shards:
+        if shard.name not in there:
+            raise OutputError(
+                "has vanished; the same command makes it again", name=folder / shard.name
+            )

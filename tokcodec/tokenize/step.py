@@ -1,18 +1,18 @@
-"""The shard step: the images of shards to a file each."""
+"""The shard step: turns the images of a shard into its file."""
 
 import dataclasses
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.codec import Codec
-from tokcodec.dataset.table import Row, write_rows
+from tokcodec.dataset.folder import DatasetFolder
+from tokcodec.dataset.table import GRID_FITS, Row, write_rows
 from tokcodec.dataset.views import read_views
 from tokcodec.errors import ImageError
 from tokcodec.image import Tiles
@@ -22,53 +22,51 @@ from tokcodec.tokenize.task import Progress, Task
 
 
 class ShardStep:
-    """Turns shards into files, one each. Everything that runs shards, on one machine or many, does
-    it through this."""
+    """Writes shards, one file each. Whatever makes shards, on one machine or many, uses this."""
 
-    def __init__(self, task: Task, codec: Codec, workers: int) -> None:
-        self.task, self.codec, self.workers = task, codec, workers
+    def __init__(self, task: Task, codec: Codec, folder: DatasetFolder, workers: int) -> None:
+        self.task, self.codec, self.folder, self.workers = task, codec, folder, workers
 
     def __call__(
-        self,
-        todo: Iterable[tuple[Shard, Path]],
-        report: Callable[[Progress], None] = lambda _: None,
+        self, todo: Iterable[Shard], report: Callable[[Progress], None] = lambda _: None
     ) -> Iterator[Progress]:
-        """Writes the file of each shard, and says so. A bad image is a failed row.
+        """Writes the file of each shard, and gives its progress then. A bad image becomes a failed
+        row.
 
         While a file is written, the images of the next shard are read.
 
+        Args:
+            todo: the shards.
+            report: called after each image.
+
         Raises:
-            OutputError: the file system refused.
+            OutputError: the file system or the store refused.
         """
-        settings = self.task.settings
-        inputs = hashlib.sha256()
-        rows: list[Row] = []
-        failed = images = read = 0
+        made: _Made | None = None
         for image, tokens in self.codec.encode_stream(
-            _records(todo), self._read, fit=settings.fit, workers=self.workers
+            _records(todo), self._read, fit=self.task.settings.fit, workers=self.workers
         ):
-            if isinstance(image, _End):
-                metadata = dataclasses.replace(
-                    self.task.metadata, shard=image.shard.digest, inputs=inputs.hexdigest()
-                )
-                write_rows(image.path, rows, metadata, self.task.companions)
-                yield Progress(image.shard, len(rows), failed, images, read)
-                inputs, rows = hashlib.sha256(), []
-                failed = images = read = 0
-                continue
-            rows.extend(self._rows(image, tokens))
-            inputs.update(image.digest)
-            images += 1
-            error = None
-            if isinstance(tokens, str):
-                failed += 1
-                error = image.record.key, tokens
+            made = made or _Made(image.shard)
+            if image.record:
+                made.add(image, list(self._rows(image, tokens)), tokens)
+                report(made.progress)
             else:
-                read += image.bytes_in
-            report(Progress(image.shard, len(rows), failed, images, read, error))
+                self._write(made)
+                yield dataclasses.replace(made.progress, error=None)
+                made = None
+
+    def _write(self, made: "_Made") -> None:
+        shard = made.progress.shard
+        metadata = dataclasses.replace(
+            self.task.metadata, shard=shard.digest, inputs=made.inputs.hexdigest()
+        )
+        self.folder.write(
+            shard.name, lambda file: write_rows(file, made.rows, metadata, self.task.companions)
+        )
 
     def _rows(self, image: "_Image", tokens: NDArray[Any] | str | None) -> Iterator[Row]:
         record = image.record
+        assert record
         common: dict[str, Any] = {
             "key": record.key,
             "label": record.label,
@@ -77,37 +75,30 @@ class ShardStep:
         if not isinstance(tokens, np.ndarray):
             yield Row(**common, view=0, width=None, height=None, tokens=None, error=tokens)
             return
-        any_size = self.task.settings.fit in ("aspect", "native")
-        shape = tokens.shape[1:] if any_size else None
-        for view, own in enumerate(tokens.reshape(len(tokens), -1)):
-            yield Row(
-                **common,
-                view=view,
-                width=image.width,
-                height=image.height,
-                tokens=own[: self.task.settings.tokens],
-                error=None,
-                shape=shape,
-            )
+        common |= {"width": image.width, "height": image.height, "error": None}
+        settings = self.task.settings
+        if settings.fit not in GRID_FITS:
+            tokens = tokens.reshape(len(tokens), -1)[:, : settings.tokens]
+        for view, own in enumerate(tokens):
+            yield Row(**common, view=view, tokens=own)
 
-    def _read(
-        self, entry: "tuple[Shard, Record] | _End"
-    ) -> "tuple[_Image | _End, Tiles | str | None]":
+    def _read(self, image: "_Image") -> "tuple[_Image, Tiles | str | None]":
         """The image and its tiles, or why it cannot be read."""
-        if isinstance(entry, _End):
-            return entry, None
-        shard, record = entry
-        image = _Image(shard, record)
+        settings = self.task.settings
+        if not image.record:
+            return image, None
         try:
-            data = record.read()
-            image = _Image(shard, record, hashlib.sha256(data).digest(), len(data))
+            data = image.record.read()
+            image = dataclasses.replace(
+                image, digest=hashlib.sha256(data).digest(), bytes_in=len(data)
+            )
             tiles = read_views(
                 io.BytesIO(data),
                 self.codec.config,
-                self.task.settings.fit,
-                self.task.settings.views,
-                self.task.settings.background,
-                self.task.settings.tokens,
+                settings.fit,
+                settings.views,
+                settings.background,
+                settings.tokens,
             )
         except ImageError as error:
             return image, str(error).removeprefix("image: ")
@@ -118,26 +109,43 @@ class ShardStep:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image of a shard, and what is known once it is read."""
+    """An image of a shard, and what is known of it once it is read. Without a record, it marks the
+    end of the shard."""
 
     shard: Shard
-    record: Record
+    record: Record | None
     digest: bytes = b""
     bytes_in: int = 0
     width: int = 0
     height: int = 0
 
 
-@dataclass(frozen=True)
-class _End:
-    """Stands behind the last image of a shard."""
+class _Made:
+    """The rows of a shard so far."""
 
-    shard: Shard
-    path: Path
+    def __init__(self, shard: Shard) -> None:
+        self.progress = Progress(shard)
+        self.rows: list[Row] = []
+        self.inputs = hashlib.sha256()
+
+    def add(self, image: _Image, rows: list[Row], tokens: NDArray[Any] | str | None) -> None:
+        assert image.record
+        self.rows += rows
+        self.inputs.update(image.digest)
+        failed = isinstance(tokens, str)
+        before = self.progress
+        self.progress = Progress(
+            before.shard,
+            rows=len(self.rows),
+            failed=before.failed + failed,
+            images=before.images + 1,
+            bytes_in=before.bytes_in + (0 if failed else image.bytes_in),
+            error=(image.record.key, str(tokens)) if failed else None,
+        )
 
 
-def _records(todo: Iterable[tuple[Shard, Path]]) -> Iterator[tuple[Shard, Record] | _End]:
-    for shard, path in todo:
+def _records(todo: Iterable[Shard]) -> Iterator[_Image]:
+    for shard in todo:
         for record in shard.batch.records():
-            yield shard, record
-        yield _End(shard, path)
+            yield _Image(shard, record)
+        yield _Image(shard, None)

@@ -1,40 +1,43 @@
-"""What every file of one dataset must agree on: a plan, a model and settings."""
+"""What all files of one dataset must agree on: a plan, a model and settings."""
 
 import contextlib
 import dataclasses
 import hashlib
+import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
+from tokcodec import __version__
 from tokcodec.checkpoint import Header
-from tokcodec.codec import BATCH_SIZE
+from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import Fit
-from tokcodec.dataset.table import COMPANIONS, Metadata, merge, read_metadata
+from tokcodec.dataset.folder import DatasetFolder
+from tokcodec.dataset.table import COMPANIONS, GRID_FITS, Metadata, join
 from tokcodec.dataset.views import Views
-from tokcodec.errors import DatasetError, Hint
+from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
 from tokcodec.inputs.webdataset import Tar
-from tokcodec.io.remote import is_there
-from tokcodec.model.loading import Dtype
+from tokcodec.model.runtime import BATCH_SIZE, Dtype
 from tokcodec.tokenize.plan import Plan, Shard
 
-_ELSEWHERE = Hint.OTHER_OUTPUT_OR_RESTART
+State = Literal["new", "current", "stale", "foreign"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What beside model and inputs decides the rows.
+    """What decides the rows, apart from the model and the inputs.
 
     Attributes:
-        fit, background: see ``Codec.compress``; ``tile`` has no shape of tokens.
-            ``native`` gives every row rows and columns of tokens of its own.
-        views: rows an image, see ``views.read_views``.
-        tokens: tokens a row, the first ones; all if None.
+        fit, background: see ``Codec.compress``; not ``tile``, as images of many tiles have no
+            grid. In ``aspect`` and ``native`` every row has its own grid.
+        views: rows of an image, see ``views.read_views``.
+        tokens: see ``Codec.compress``; the model's default if None.
         device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
-        compiled: the encoder goes through ``torch.compile``.
+        compiled: the encoder is compiled by torch.
     """
 
     fit: Fit
@@ -51,22 +54,48 @@ class Settings:
             raise DatasetError("the fit tile gives rows of many tiles; take crop, pad or stretch")
         if self.fit == "native" and self.tokens is not None:
             raise DatasetError("the fit native has no number of tokens to choose")
-        if self.fit == "native" and self.views == "ten-crop":
-            raise DatasetError("ten crops cut tiles, which the fit native has not")
+        if self.fit in GRID_FITS and self.views == "ten-crop":
+            raise DatasetError("ten crops are square tiles; take the fit crop")
+
+    def tokens_of(self, config: ModelConfig) -> int | None:
+        """The tokens of a row: the most where every row has its own grid; None if not limited."""
+        if self.fit == "native":
+            return None
+        if self.fit == "aspect" or not config.multiple:
+            return self.tokens or config.num_tokens
+        return math.prod(config.place(self.fit, (1, 1), self.tokens)[1])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file of a run, and how what is there now stands to the run.
+
+    Attributes:
+        shard: what goes into it; None for all shards in one file, and where no shard does.
+        target: the file.
+        state: ``new``: it is to be made; ``current``: it is finished; ``stale``: its inputs have
+            changed since; ``foreign``: it is of another run, or no token dataset.
+        why: the reason for the state, where it needs one.
+    """
+
+    shard: Shard | None
+    target: Path
+    state: State
+    why: str = ""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step reports of a shard so far.
+    """What was done of a shard.
 
     Attributes:
-        shard: which.
-        rows: rows.
-        failed: those of them that stand for an image that could not be read, one each.
-        images: all images, failed ones too.
-        bytes_in: bytes read of those that did not fail.
-        error: of the last image, if that failed: its key, and why.
-        kept: it was done before.
+        shard: the shard.
+        rows: its rows.
+        failed: how many of them are failed images; each of these has one row.
+        images: its images, failed ones included.
+        bytes_in: the bytes of the images that did not fail.
+        error: the key of the last image and what is wrong with it, if it failed.
+        kept: the shard was finished before this run.
     """
 
     shard: Shard
@@ -77,23 +106,31 @@ class Progress:
     error: tuple[str, str] | None = None
     kept: bool = False
 
+    def since(self, before: "Progress") -> "Progress":
+        """What came after ``before``."""
+        return dataclasses.replace(
+            self,
+            rows=self.rows - before.rows,
+            failed=self.failed - before.failed,
+            images=self.images - before.images,
+            bytes_in=self.bytes_in - before.bytes_in,
+        )
+
 
 class Task:
-    """A plan, a model and settings: what every file of one dataset must agree on."""
+    """A plan, a model and settings: what all files of one dataset must agree on."""
 
     def __init__(self, header: Header, settings: Settings, plan: Plan) -> None:
         self.header, self.settings, self.plan = header, settings, plan
         self.companions = (
             COMPANIONS if any(isinstance(shard.batch, Tar) for shard in plan.shards) else ()
         )
-        versions = {name: version(name) for name in ("tokcodec", "torch", "pillow")}
+        versions = {"tokcodec": __version__, "torch": version("torch"), "pillow": version("pillow")}
         run = {
             **dataclasses.asdict(settings),
             **plan.cut,
             "background": list(settings.background),
-            "tokens": None
-            if settings.fit == "native"
-            else settings.tokens or header.config.num_tokens,
+            "tokens": settings.tokens_of(header.config),
             "versions": {**versions, "machine": platform.machine()},
         }
         self.metadata = Metadata(
@@ -106,63 +143,80 @@ class Task:
             inputs="",
         )
 
-    def finished(self, path: Path, shard: Shard | None = None) -> bool:
-        """Whether ``path`` is the whole file of a shard, or of the plan.
+    def job(
+        self,
+        folder: DatasetFolder,
+        name: str,
+        shard: Shard | None,
+        *,
+        verify_inputs: bool = False,
+        retry_failed: bool = False,
+    ) -> Job:
+        """How a file that is there stands to this task.
 
-        Raises:
-            DatasetError: it is there, and of another run.
+        Args:
+            folder, name: the file.
+            shard: what belongs into it; None for all shards in one file.
+            verify_inputs: the bytes of the inputs are compared, too.
+            retry_failed: a file with failed rows is to be made again.
         """
-        if not is_there(path):
-            return False
-        found = read_metadata(path)
-        self._check_settings(path, found)
+        target = folder / name
+        try:
+            found = folder.metadata(name)
+        except DatasetError as error:
+            return Job(shard, target, "foreign", error.reason)
+        if why := self._other_run(found):
+            return Job(shard, target, "foreign", why)
         if not shard and (found.shards, found.shard) != (1, ""):
-            raise DatasetError("is one shard of a dataset", name=path, hint=_ELSEWHERE)
+            return Job(shard, target, "foreign", "is one shard of a dataset")
         if found.plan != self.metadata.plan or (shard and found.shard != shard.digest):
-            raise DatasetError(
-                "its inputs have changed since (names, sizes or times)", name=path, hint=_ELSEWHERE
-            )
-        return True
+            why = "its inputs have changed since (names, sizes or times)"
+            return Job(shard, target, "stale", why)
+        if verify_inputs and found.inputs != self._inputs_now(shard):
+            return Job(shard, target, "stale", "the bytes of its inputs have changed since")
+        if retry_failed and self.count(folder, name, shard).failed:
+            return Job(shard, target, "new", "has failed rows")
+        return Job(shard, target, "current")
 
-    def check_inputs(self, path: Path, shard: Shard | None = None) -> None:
-        """Compares the bytes of a finished file's inputs with those that it was made from.
+    def count(self, folder: DatasetFolder, name: str, shard: Shard | None) -> Progress:
+        """What is in a file that was finished before.
 
         Raises:
-            DatasetError: they differ.
+            DatasetError: it is damaged.
         """
-        now = (
-            _inputs_digest(shard)
-            if shard
-            else _joined(_inputs_digest(shard) for shard in self.plan.shards)
-        )
-        if read_metadata(path).inputs != now:
-            raise DatasetError(
-                "the bytes of its inputs have changed since", name=path, hint=_ELSEWHERE
-            )
+        with folder.reading(name, "delete it, or start again with overwriting") as file:
+            table = file.read(columns=["status", "view"])
+            failed = table.column("status").to_pylist().count("failed")
+        images = table.column("view").to_pylist().count(0)
+        return Progress(shard or self.plan.shards[0], len(table), failed, images, kept=True)
 
-    def merge(self, path: Path, parts: Sequence[Path]) -> None:
-        """Joins all shards' files to one.
+    def join(self, shards: DatasetFolder, folder: DatasetFolder, name: str) -> None:
+        """Joins the files of all shards to one.
 
         Raises:
             OutputError: the file system refused.
         """
-        inputs = _joined(read_metadata(share).inputs for share in parts)
-        merge(path, parts, dataclasses.replace(self.metadata, shards=1, inputs=inputs))
+        names = [shard.name for shard in self.plan.shards]
+        inputs = _joined(shards.metadata(own).inputs for own in names)
+        metadata = dataclasses.replace(self.metadata, shards=1, inputs=inputs)
+        folder.write(name, lambda file: join(file, map(shards.open, names), metadata))
 
-    def _check_settings(self, path: Path, found: Metadata) -> None:
+    def _other_run(self, found: Metadata) -> str | None:
+        """Why a file with this metadata is of another run, if it is."""
         own = self.metadata
         if found.model_id != own.model_id:
-            raise DatasetError(
-                f"is of model {found.model_id[:8]}, not {own.model_id[:8]}",
-                name=path,
-                hint=_ELSEWHERE,
-            )
+            return f"is of model {found.model_id[:6]}, not {own.model_id[:6]}"
         for name in sorted(own.run.keys() | found.run.keys()):
             then, now = found.run.get(name), own.run.get(name)
             if then != now:
-                raise DatasetError(
-                    f"was made with {name} {then}, not {now}", name=path, hint=_ELSEWHERE
-                )
+                return f"was made with {name} {then}, not {now}"
+        return None
+
+    def _inputs_now(self, shard: Shard | None) -> str:
+        """The digest of the bytes of a shard's inputs, or of those of all shards, as they are."""
+        if shard:
+            return _inputs_digest(shard)
+        return _joined(_inputs_digest(shard) for shard in self.plan.shards)
 
 
 def _inputs_digest(shard: Shard) -> str:

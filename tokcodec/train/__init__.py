@@ -1,1 +1,5 @@
-"""Making checkpoints: data, start, codebook, loop, export. Nothing outside imports this."""
+"""Making checkpoints. ``tokcodec.train(...)`` is ``tokcodec.train.api.train``."""
+
+from tokcodec.calls import make_callable
+
+make_callable(__name__)

@@ -1,8 +1,8 @@
 """A discriminator of patches, and the losses of R3GAN (arXiv 2501.05441, sections 2 and 3).
 
-Images are float32 [B, 3, s, s] in [-1, 1], s a multiple of 8; decoded ones beside the originals
-that they were decoded from, and compared with them place by place. Under autocast the convolutions
-run in bfloat16; logits, losses and penalties are float32.
+Images are float32 [B, 3, H, W] in [-1, 1], of multiples of 8: decoded ones and their originals,
+which are compared place by place. Under autocast the convolutions run in bfloat16; logits, losses
+and penalties are float32.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _LEAK = 0.2
 
 
 class Discriminator(nn.Module):
-    """Images -> logits float32 [B, 1, s/8, s/8], larger where they look like an original.
+    """Images -> logits float32 [B, 1, H/8, W/8], larger where they look like an original.
 
     A residual network without normalization; each logit sees 66 x 66 pixels.
     """
@@ -37,7 +37,7 @@ class Discriminator(nn.Module):
                 if isinstance(layer, nn.Conv2d):
                     assert layer.bias is not None
                     layer.bias.zero_()
-                    # Drawn on the CPU, so a run begins alike on every device.
+                    # Drawn on the CPU, so that it is the same on every device.
                     draws = torch.randn(layer.weight.shape, generator=generator, device="cpu")
                     layer.weight.copy_(draws / layer.weight[0].numel() ** 0.5)
             for layer in self.modules():
@@ -67,8 +67,8 @@ class Halving(nn.Sequential):
 
 
 def generator_loss(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
-    """How clearly decoded images are told from originals; leaves no gradient on the
-    discriminator."""
+    """The decoder's loss: how well the discriminator tells decoded images from originals. It leaves
+    no gradient on the discriminator."""
     frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
     margin = functional_call(discriminator, frozen, fake) - functional_call(
         discriminator, frozen, real
@@ -79,10 +79,10 @@ def generator_loss(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tens
 def discriminator_loss(
     discriminator: nn.Module, fake: Tensor, real: Tensor, gamma: float
 ) -> Tensor:
-    """How badly they are told apart, and ``gamma`` / 2 times both penalties R1 and R2.
+    """The discriminator's loss, with ``gamma`` / 2 times both penalties R1 and R2.
 
-    A penalty is the squared gradient of the logits in the pixels, summed over those of an image,
-    per logit: so one ``gamma`` serves images of every size.
+    A penalty is the squared gradient of the logits with respect to the pixels, summed over an image
+    and divided by its logits, so one ``gamma`` serves images of every size.
     """
     fake, real = fake.detach().requires_grad_(), real.detach().requires_grad_()
     of_fake, of_real = discriminator(fake), discriminator(real)
@@ -103,21 +103,21 @@ class Critic:
             self.network.parameters(), betas=(0.0, 0.99), weight_decay=0.0, fused=True
         )
 
-    def loss(self, decoded: Tensor, original: Tensor) -> Tensor:
-        """The decoder's share, weighed."""
+    def deception(self, decoded: Tensor, original: Tensor) -> Tensor:
+        """The term of the decoder's loss."""
         with self.recipe.autocast(decoded.device):
-            loss = generator_loss(self.network, decoded, original)
-        return loss * self.recipe.adversarial
+            return generator_loss(self.network, decoded, original)
 
-    def learn(self, decoded: Tensor, original: Tensor, rate: float) -> None:
-        """A step of the discriminator's own."""
+    def learn(self, decoded: Tensor, original: Tensor, rate: float, share: float) -> Tensor:
+        """Trains the discriminator one step and gives its loss; ``share`` as in ``Batch``."""
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
         with self.recipe.autocast(decoded.device):
             loss = discriminator_loss(self.network, decoded, original, self.recipe.r3gan_gamma)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         ranks.mean_gradients(self.network)
         self.optimizer.step()
+        return loss
 
     def state(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}

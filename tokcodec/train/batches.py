@@ -1,8 +1,8 @@
-"""Random batches of training images.
+"""Random batches of training images: one grid of tokens for all images of a step.
 
-What is random is drawn on the host, ahead of its step and from the step's number alone: so it is
-the same on every device, for any number of processes, and for a run that was resumed. Images
-are cut, mirrored and averaged where the model is, from bytes.
+A batch is drawn on the host, ahead of its step, from the seed and the number of the step alone. So
+it is the same on every device, for any number of processes, and in a resumed run. Images are
+cropped, mirrored and resized on the device of the model, from 8-bit pixels.
 """
 
 import math
@@ -20,26 +20,28 @@ from tokcodec.train import ranks
 from tokcodec.train.recipe import Recipe
 
 _AHEAD = 2  # batches
-_SHARE_OF_MEMORY = 0.5  # of what a device has free, that images may take
+_SHARE_OF_MEMORY = 0.5  # of the free memory of a device, that the images may take
 _LEAST_TOKENS, _MOST_TOKENS = 9, 1024  # of a grid
-_ASPECT = 2.5  # the widest grid
-LONGEST_GRID = 32  # tokens along a side
-_MOST_IMAGES = 256  # a step
-_SHORTEST_PREFIX = 1 / 32  # of the tokens; shorter ones decode, but nothing is trained for them
+_ASPECT = 2.5  # width / height of the widest grid, and height / width of the tallest
+_LONGEST = 32  # tokens along a side of a grid
+_MOST_IMAGES = 256  # of a step
+_SHORTEST_PREFIX = 1 / 32  # of the tokens; training has no shorter ones
 
 
 class Batch(NamedTuple):
-    """A step's draws, on the device of the model.
+    """What one process trains on in a step, on the device of the model.
 
     Attributes:
         images: uint8 [B, 3, T, T].
-        crops: float32 [B, 5]: top, left, height and width of a rectangle in them, in pixels, and
-            whether it is mirrored, 1 or 0.
-        kept: int64 [B]: how many tokens are decoded, the first ones.
-        revival: int64 [K]: of which of all z of the step, of all processes, a dead token is made;
-            [0] where tokens stay.
-        size: height and width of the images that the decoder makes of them.
-        sharp: whether the crops have as many pixels as that.
+        crops: float32 [B, 5]: top, left, height and width of the crop of each image, in its pixels,
+            and 1 if the crop is mirrored, else 0.
+        kept: int64 [B]: the number of tokens that are decoded, from the first one on.
+        revival: int64 [K]: the row of this process's z that would replace each token if it is
+            dead; a number that is no row where another process has it. [0] if the codebook stays.
+        size: height and width in pixels of what the decoder makes of the crops.
+        sharp: whether the crops have as many pixels as that. If not, they have at least as many as
+            the encoder sees.
+        share: this process's share of the images of the step, times the number of processes.
     """
 
     images: Tensor
@@ -48,10 +50,11 @@ class Batch(NamedTuple):
     revival: Tensor
     size: tuple[int, int]
     sharp: bool
+    share: float = 1.0
 
 
 class Batches:
-    """Batches of one process: its share of every step's images."""
+    """The batches of one process: its share of the images of every step."""
 
     def __init__(
         self,
@@ -63,8 +66,8 @@ class Batches:
     ) -> None:
         """
         Args:
-            images: [n, 3, T, T], in memory or mapped from a file. They move to the device where
-                it has room for them.
+            images: [n, 3, T, T], in memory or mapped from a file. They move to the device if it
+                has room for them.
             tokens_stay: no token is to be revived.
         """
         self.revivals = 0 if tokens_stay else config.quantizer.codebook_size
@@ -76,33 +79,34 @@ class Batches:
                 self.resident = torch.from_numpy(np.array(images)).to(device)
 
     def since(self, step: int) -> Iterator[Batch]:
-        """The batches of the steps from ``step`` on, made ahead in a thread."""
-        return map_ahead(self.of, range(step, self.recipe.steps), 1, _AHEAD)
+        """The batches from ``step`` to the last, made ahead in a thread."""
+        return map_ahead(self.draw, range(step, self.recipe.steps), 1, _AHEAD)
 
-    def of(self, step: int) -> Batch:
+    def draw(self, step: int) -> Batch:
         """The batch of one step."""
-        config = self.config
+        config, stored = self.config, self.images.shape[-1]
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step + 1)
-        height, width = size = _draw_size(config, generator)
-        tokens = math.prod(config.token_shape(*size))
-        each = min(self.recipe.tokens // tokens, _MOST_IMAGES) // ranks.count() or 1
-        count = each * ranks.count()
+        height, width = size = draw_size(config, stored, generator)
+        tokens = math.prod(config.token_shape(height, width))
+        # Every process needs an image.
+        count = max(min(self.recipe.tokens // tokens, _MOST_IMAGES), ranks.count())
         picks = torch.randint(len(self.images), (count,), generator=generator)
-        stored = self.images.shape[-1]
         sharp = max(size) <= stored
         scale = 1 if sharp else config.preprocessing.pixel_scale
-        crops = _draw_crops(count, stored, height // scale, width // scale, generator)
+        crops = draw_crops(count, stored, height // scale, width // scale, generator)
         kept = torch.full((count,), tokens)
         if config.prefix_tokens:
             kept = _draw_prefixes(count, tokens, generator)
         revival = torch.randint(count * tokens, (self.revivals,), generator=generator)
-        own = slice(each * ranks.rank(), each * (ranks.rank() + 1))
+        own = ranks.share(count)
         if self.resident is None:
             images = self._moved(torch.from_numpy(self.images[picks[own].numpy()]))
         else:
             images = self.resident[self._moved(picks[own])]
-        crops, kept, revival = map(self._moved, (crops[own], kept[own], revival))
-        return Batch(images, crops, kept, revival, size, sharp)
+        crops, kept = self._moved(crops[own]), self._moved(kept[own])
+        revival = self._moved(revival - own.start * tokens)
+        share = len(crops) * ranks.count() / count
+        return Batch(images, crops, kept, revival, size, sharp, share)
 
     def _moved(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
@@ -110,54 +114,45 @@ class Batches:
         return tensor.to(self.device, non_blocking=True)
 
 
-def cut(images: Tensor, crops: Tensor, height: int, width: int) -> Tensor:
-    """The crops of a batch: float32 [B, 3, height, width] in [0, 1].
+def longest_grid(config: ModelConfig, stored: int) -> int:
+    """The most tokens along a side of a grid: as many as images of ``stored`` pixels have pixels
+    for."""
+    pixels = config.multiple // config.preprocessing.pixel_scale  # of a token, for the encoder
+    return max(1, min(_LONGEST, stored // pixels))
 
-    Of ``images``, uint8 [B, 3, T, T], the tiles ``crops`` (as in ``Batch``), averaged over the
-    areas of its pixels: two products with matrices of shares, whatever sizes the tiles have.
+
+def draw_size(config: ModelConfig, stored: int, generator: torch.Generator) -> tuple[int, int]:
+    """Height and width that the decoder makes: of a random grid if the model takes any.
+
+    The logarithms of the number of tokens and of the aspect ratio are uniform.
     """
-    top, left, high, wide, mirrored = crops.unbind(1)
-    rows = _shares(top, high, height, images.shape[-1])
-    columns = _shares(left, wide, width, images.shape[-1])
-    columns = torch.where(mirrored[:, None, None] > 0, columns.flip(1), columns)
-    return torch.matmul(rows[:, None] @ (images.float() / 255), columns[:, None].mT)
-
-
-def _shares(start: Tensor, edge: Tensor, side: int, stored: int) -> Tensor:
-    """[B, side, stored]: how much each stored pixel adds to each of ``side`` that divide the
-    stretch of ``edge`` from ``start`` on; each row adds up to 1."""
-    step = (edge / side)[:, None]
-    bounds = start[:, None] + step * torch.arange(side + 1, device=start.device)
-    pixels = torch.arange(stored, device=start.device)
-    ends = torch.minimum(bounds[:, 1:, None], pixels + 1)
-    begins = torch.maximum(bounds[:, :-1, None], pixels)
-    return (ends - begins).clamp(min=0) / step[:, :, None]
-
-
-def _draw_size(config: ModelConfig, generator: torch.Generator) -> tuple[int, int]:
-    """Height and width that the decoder makes: of a random grid, where the model takes any."""
     side = config.preprocessing.image_size
     if not config.multiple:
         return side, side
-    share, aspect = torch.rand(2, generator=generator).tolist()
-    tokens = _LEAST_TOKENS * (_MOST_TOKENS / _LEAST_TOKENS) ** share
-    aspect = _ASPECT ** (2 * aspect - 1)
+    longest = longest_grid(config, stored)
+    most = min(_MOST_TOKENS, longest**2)
+    least = min(_LEAST_TOKENS, most)
+    share, lean = torch.rand(2, generator=generator).tolist()
+    tokens = least * (most / least) ** share
+    aspect = _ASPECT ** (2 * lean - 1)
     rows, columns = (
-        max(1, min(LONGEST_GRID, round(math.sqrt(edge)))) * config.multiple
-        for edge in (tokens / aspect, tokens * aspect)
+        max(1, min(longest, round(math.sqrt(squared)))) * config.multiple
+        for squared in (tokens / aspect, tokens * aspect)
     )
     return rows, columns
 
 
-def _draw_crops(
+def draw_crops(
     count: int, stored: int, height: int, width: int, generator: torch.Generator
 ) -> Tensor:
-    """As in ``Batch``: half of them as large as fits, half of a random scale, down to native
-    resolution."""
-    largest = stored / max(height, width)  # pixels of a image per pixel of the model
-    scale = min(1.0, largest) + (largest - min(1.0, largest)) * torch.rand(
-        count, generator=generator
-    )
+    """Crops as in ``Batch``, of the shape ``height`` x ``width``, from images of ``stored`` pixels.
+
+    Half of them are as large as fits into an image. The others have a random scale, down to one
+    pixel of the image for one of the model.
+    """
+    largest = stored / max(height, width)  # pixels of an image per pixel of the model
+    smallest = min(1.0, largest)
+    scale = smallest + (largest - smallest) * torch.rand(count, generator=generator)
     scale[torch.rand(count, generator=generator) < 0.5] = largest
     high, wide = height * scale, width * scale
     down, across, mirrored = torch.rand(3, count, generator=generator)
@@ -166,12 +161,41 @@ def _draw_crops(
 
 
 def _draw_prefixes(count: int, tokens: int, generator: torch.Generator) -> Tensor:
-    """Tokens that are decoded: of half of the images all, of the others a number whose logarithm
-    is uniform.
+    """The number of tokens to decode: of half of the images all, of the others a number whose
+    logarithm is uniform.
 
-    Nested dropout (arXiv 1402.0915); on the tail of the tokens, as One-D-Piece (arXiv 2501.10064,
-    section 3) has it.
+    Nested dropout (arXiv 1402.0915), of the tail of the tokens, as in One-D-Piece (arXiv
+    2501.10064, section 3).
     """
     whole, share = torch.rand(2, count, generator=generator)
     some = torch.round(tokens * _SHORTEST_PREFIX**share).clamp(min=1)
     return torch.where(whole < 0.5, tokens, some).long()
+
+
+def crop_and_resize(images: Tensor, crops: Tensor, height: int, width: int) -> Tensor:
+    """The crops of ``images``, uint8 [B, 3, T, T], as float32 [B, 3, height, width] in [0, 1].
+
+    Each pixel is the mean over its area of the image. These are two products with matrices, so
+    crops of different sizes are one operation.
+
+    Args:
+        images: uint8 [B, 3, T, T].
+        crops: float32 [B, 5], as in ``Batch``.
+        height, width: of the result, for all crops.
+    """
+    top, left, high, wide, mirrored = crops.unbind(1)
+    rows = _area_weights(top, high, height, images.shape[-1])
+    columns = _area_weights(left, wide, width, images.shape[-1])
+    columns = torch.where(mirrored[:, None, None] > 0, columns.flip(1), columns)
+    return torch.matmul(rows[:, None] @ (images.float() / 255), columns[:, None].mT)
+
+
+def _area_weights(start: Tensor, length: Tensor, side: int, stored: int) -> Tensor:
+    """How much each of ``stored`` pixels adds to each of the ``side`` equal parts of the stretch of
+    ``length`` that begins at ``start``: [B, side, stored], rows that add up to 1."""
+    step = (length / side)[:, None]
+    bounds = start[:, None] + step * torch.arange(side + 1, device=start.device)
+    pixels = torch.arange(stored, device=start.device)
+    ends = torch.minimum(bounds[:, 1:, None], pixels + 1)
+    begins = torch.maximum(bounds[:, :-1, None], pixels)
+    return (ends - begins).clamp(min=0) / step[:, :, None]

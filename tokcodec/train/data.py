@@ -1,17 +1,17 @@
-"""Training images: from sources of every kind into one array on disk."""
+"""Training images: from sources of every kind into two arrays on disk."""
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import place
@@ -23,8 +23,16 @@ from tokcodec.io.files import write_atomically
 from tokcodec.io.remote import reason_of
 from tokcodec.io.tar import MAX_BYTES
 
-FINGERPRINT = "fingerprint"  # of a run's images; behind it a line for each that was skipped
-HELD_OUT_SHARE = 32  # one image in so many, unless a list names them
+# Pixels along a side of a stored image. The encoder of the bundled model sees 8x8 pixels of a
+# token, so this is as much as it sees of the longest grid in training, 32 tokens; a decoder that
+# makes 16x16 pixels of a token still learns full resolution on grids of up to 16 tokens a side.
+STORED = 256
+
+FINGERPRINT = "fingerprint"  # of the images; followed by a line for each that was skipped
+HELD_OUT_SHARE = 32  # one image of this many is held out, unless a list names them
+_READ_AHEAD = 256  # images
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -32,14 +40,14 @@ class Images:
     """Square training images.
 
     Attributes:
-        train: uint8 [n, 3, T, T]; T is twice the side that the model sees, or S where that is less.
-        held_out: uint8 [m, 3, S, S].
+        train: uint8 [n, 3, T, T], mapped from a file.
+        held_out: uint8 [m, 3, T, T], mapped from a file.
         fingerprint: SHA-256, in hex, over the keys and bytes of all of them, in order.
         skipped: one line for each image, or rest of a tar, that could not be read.
     """
 
-    train: NDArray[np.uint8]
-    held_out: NDArray[np.uint8]
+    train: Pixels
+    held_out: Pixels
     fingerprint: str
     skipped: tuple[str, ...] = ()
 
@@ -53,32 +61,45 @@ def load_images(
     report: Callable[[int | None], None],
     max_bytes: int = MAX_BYTES,
 ) -> Images:
-    """Reads every image of ``sources``, or the arrays that an earlier call left in ``folder``.
+    """Reads the images of ``sources``, or maps the arrays that an earlier call wrote to ``folder``.
 
-    Images are cropped to their centre square. A key is the path below the source folder,
-    ``name.tar/member`` or ``file.parquet/row``; the images whose keys are in ``held_out``, or one
-    in 32 by the hash of its key where that is empty, are kept from training; of fewer images, of
-    which none is drawn so, the one with the lowest hash.
+    Images are cropped to their centre square, resized to ``STORED`` pixels and written as they
+    are read, so memory does not limit their number.
 
     Args:
-        report: called for every image that is read, with how many there are if that is known.
+        sources: see ``list_inputs``.
+        held_out: the keys of the images that are kept from training. A key is the path below the
+            source folder, ``name.tar/member`` or ``file.parquet/row``. If empty, one image in 32
+            is held out, by the hash of its key; if no key is drawn, the last image.
+        config: how images are resized.
+        folder: where the arrays are written.
+        workers: threads that read images.
+        report: called for every image that is read, with their number if it is known.
         max_bytes: see ``listing.gather``.
 
     Raises:
-        DatasetError: as ``listing.list_inputs``.
-        TrainingError: no images on one side of the split, or arrays in ``folder`` that came from
-            other sources or settings, or whose fingerprint is damaged.
+        DatasetError: see ``list_inputs``.
+        TrainingError: there is nothing to train on or nothing is held out; the arrays in ``folder``
+            are of other sources or settings; or the fingerprint is damaged.
     """
-    paths = (folder / "train.npy", folder / "held-out.npy", folder / FINGERPRINT)
-    asked = {"sources": list(sources), "held out": sorted(held_out), "preprocessing": config}
+    paths = (folder / "train.npy", folder / "held-out.npy")
+    fingerprint_path = folder / FINGERPRINT
+    asked = {"sources": list(sources), "held-out list": sorted(held_out), "preprocessing": config}
     plan = " ".join(hashlib.sha256(repr(value).encode()).hexdigest() for value in asked.values())
-    if not paths[2].exists():
-        _prepare(sources, held_out, config, paths, plan, workers, report, max_bytes)
+    if not fingerprint_path.exists():
+        batches = list_inputs(sources, max_bytes=max_bytes)
+        records = chain.from_iterable(batch.records() for batch in batches)
+        number = count(batches)
+        prepared = _prepared(records, config, workers, lambda: report(number))
+        digest, unread = _store(prepared, held_out, paths, ", ".join(sources))
+        text = "\n".join([plan, digest, *unread])
+        write_atomically(fingerprint_path, lambda file: file.write(text.encode()))
     try:
-        found, fingerprint, *skipped = paths[2].read_text().splitlines()
+        found, fingerprint, *skipped = fingerprint_path.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise TrainingError(
-            f"{paths[2]}: damaged: {reason_of(error)}; delete it, and the images are read again"
+            f"damaged: {reason_of(error)}; delete it to read the images again",
+            name=fingerprint_path,
         ) from error
     if found != plan:
         pairs = zip(asked, found.split(), plan.split(), strict=False)
@@ -88,83 +109,118 @@ def load_images(
             name=folder,
             hint=Hint.OTHER_OUTPUT,
         )
-    arrays = [np.load(path, mmap_mode="r") for path in paths[:2]]
-    return Images(arrays[0], arrays[1], fingerprint, tuple(skipped))
+    train, kept = (np.load(path, mmap_mode="r") for path in paths)
+    return Images(train, kept, fingerprint, tuple(skipped))
 
 
-def _prepare(
-    sources: Sequence[str],
-    held_out: frozenset[str],
+@dataclass(frozen=True)
+class _Prepared:
+    """One image: its key, the bytes of its file, and its pixels, or why there are none."""
+
+    key: str
+    data: bytes = b""
+    pixels: Pixels | None = None
+    problem: str = ""
+
+
+def _prepared(
+    records: Iterator[Record],
     config: PreprocessingConfig,
-    paths: tuple[Path, Path, Path],
-    plan: str,
     workers: int,
-    report: Callable[[int | None], None],
-    max_bytes: int,
-) -> None:
-    stored = 256
-    digest = hashlib.sha256()
-    sides: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
-    skipped: list[str] = []
+    report: Callable[[], None],
+) -> Iterator[_Prepared]:
+    """Reads and resizes images in threads, in order."""
 
-    def is_held_out(key: str) -> bool:
-        return key in held_out if held_out else _drawn(key)
-
-    def prepare(record: Record) -> tuple[str, bytes, NDArray[np.uint8]] | str:
+    def prepare(record: Record) -> _Prepared:
         key = printable(record.below)
         try:
             data = record.read()
-            side = stored
-            return key, data, _square(data, config, side)
+            return _Prepared(key, data, _square(data, config))
         except (ImageError, OSError) as error:
-            return escaped(f"{key}: {getattr(error, 'strerror', None) or error}")
+            reason = getattr(error, "strerror", None) or error
+            return _Prepared(key, problem=escaped(f"{key}: {reason}"))
 
-    lowest: tuple[bytes, int, Record] | None = None  # of what is trained on: hash, place
     with ThreadPoolExecutor(workers) as pool:
-        batches = list_inputs(sources, max_bytes=max_bytes)
-        records = chain.from_iterable(batch.records() for batch in batches)
-        total = count(batches)
-        while chunk := list(islice(records, 256)):
-            for record, prepared in zip(chunk, pool.map(prepare, chunk), strict=True):
-                report(total)
-                if isinstance(prepared, str):
-                    skipped.append(prepared)
-                    continue
-                key, data, pixels = prepared
-                for part in (key.encode(), data):
-                    digest.update(len(part).to_bytes(8, "little") + part)
-                if not is_held_out(key) and (lowest is None or _hash(key) < lowest[0]):
-                    lowest = _hash(key), len(sides[False]), record
-                sides[is_held_out(key)].append(pixels)
-    if lowest and not held_out and not sides[True]:
-        _, place, record = lowest
-        del sides[False][place]
-        sides[True].append(_square(record.read(), config, stored))
-    if not all(sides):
-        raise TrainingError(
-            f"{', '.join(sources)}: images are needed to train on, and others to hold out; "
-            f"{sum(map(len, sides))} could be read, of which {len(sides[True])} are held out"
-        )
-    for path, side in zip(paths[:2], sides, strict=True):
-        array = np.stack(side)
-        write_atomically(path, lambda file, array=array: np.save(file, array))  # type: ignore[misc]
-    text = "\n".join([plan, digest.hexdigest(), *skipped])
-    write_atomically(paths[2], lambda file: file.write(text.encode()))
+        while chunk := list(islice(records, _READ_AHEAD)):
+            for prepared in pool.map(prepare, chunk):
+                report()
+                yield prepared
 
 
-def _square(data: bytes, config: PreprocessingConfig, side: int) -> NDArray[np.uint8]:
-    placement = partial(place, "crop", tile=(side, side), resize=config.resize)
-    whole = replace(config, pixel_scale=1)
-    image = Image.fromarray(read_tiles(io.BytesIO(data), whole, placement).pixels[0])
-    if image.width != side:
-        # A plain mean, like the model's own averaging, which finishes what is begun here.
-        image = image.resize((side, side), Image.Resampling.BOX)
-    return np.asarray(image).transpose(2, 0, 1)
+def _store(
+    prepared: Iterator[_Prepared], listed: frozenset[str], paths: tuple[Path, Path], sources: str
+) -> tuple[str, list[str]]:
+    """Writes both arrays, whole or not at all; gives the fingerprint and what was skipped."""
+    fingerprint = hashlib.sha256()
+    skipped: list[str] = []
+
+    def fill(train_file: IO[bytes], held_out_file: IO[bytes]) -> None:
+        train, held_out = _ArrayFile(train_file), _ArrayFile(held_out_file)
+        for image in prepared:
+            if image.pixels is None:
+                skipped.append(image.problem)
+                continue
+            for part in (image.key.encode(), image.data):
+                fingerprint.update(len(part).to_bytes(8, "little") + part)
+            held = image.key in listed if listed else _is_drawn(image.key)
+            (held_out if held else train).append(image.pixels)
+        if not listed and not held_out.count and train.count > 1:
+            held_out.append(train.pop())
+        if not train.count or not held_out.count:
+            raise TrainingError(
+                "some images are needed to train on, and others to hold out; "
+                f"{train.count + held_out.count} could be read, {held_out.count} are held out",
+                name=sources,
+            )
+        train.close()
+        held_out.close()
+
+    write_atomically(
+        paths[0],
+        lambda train: write_atomically(paths[1], lambda held_out: fill(train, held_out)),
+    )
+    return fingerprint.hexdigest(), skipped
 
 
-def _drawn(key: str) -> bool:
-    return _hash(key)[0] % HELD_OUT_SHARE == 0
+class _ArrayFile:
+    """An .npy file of images that are appended one by one.
+
+    NumPy leaves room in the header for the number of images, which is written last.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.count = file, 0
+        self._last: Pixels | None = None
+        self._write_header()
+
+    def append(self, pixels: Pixels) -> None:
+        self._last = np.ascontiguousarray(pixels)
+        self.file.write(self._last.data)
+        self.count += 1
+
+    def pop(self) -> Pixels:
+        """Takes back the image that was appended last."""
+        assert self._last is not None
+        self.file.seek(-self._last.nbytes, io.SEEK_CUR)
+        self.file.truncate()
+        self.count -= 1
+        return self._last
+
+    def close(self) -> None:
+        self._write_header()
+
+    def _write_header(self) -> None:
+        self.file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, 3, STORED, STORED)}
+        np.lib.format.write_array_header_1_0(self.file, header)
 
 
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _square(data: bytes, config: PreprocessingConfig) -> Pixels:
+    placement = partial(place, "crop", tile=(STORED, STORED), resize=config.resize)
+    tiles = read_tiles(io.BytesIO(data), config.replace(pixel_scale=1), placement)
+    pixels: Pixels = tiles.pixels[0].transpose(2, 0, 1)
+    return pixels
+
+
+def _is_drawn(key: str) -> bool:
+    return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_SHARE == 0

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tokcodec import checkpoint
 from tokcodec.coding.prior import Prior
 from tokcodec.model.tokenizer import Tokenizer
 
-_ON_SHEET = 8  # images
+_ON_SHEET, _ON_SHEET_TOKENS = 8, 64  # images, and tokens of each if the model takes any grid
 
 
 def rounded(model: Tokenizer) -> Tokenizer:
@@ -33,13 +33,12 @@ def export(
     path: Path,
     provenance: Mapping[str, Any],
     prior: Prior | None = None,
-    reads: Sequence[str] = (),
 ) -> checkpoint.Header:
-    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, a prior that
-    its tokens have already, and what further tokens it ``reads``."""
+    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, and a prior
+    that its tokens have already."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
     tables = prior.tensors() if prior else {}
-    return checkpoint.write(path, model.config, {**tensors, **tables}, provenance, reads)
+    return checkpoint.write(path, model.config, {**tensors, **tables}, provenance)
 
 
 @torch.inference_mode()
@@ -65,9 +64,8 @@ def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
     count = min(_ON_SHEET, len(images))
     shown = images[[number * len(images) // count for number in range(count)]]
     device = next(model.parameters()).device
-    tokens = 64 if model.config.multiple else None
     original = torch.from_numpy(shown).to(device).float()
-    decoded = _decoded(model, original, tokens).byte().cpu().numpy()
+    decoded = _decoded(model, original, _ON_SHEET_TOKENS).byte().cpu().numpy()
     rows = [np.concatenate(list(row.transpose(0, 2, 3, 1)), axis=1) for row in (shown, decoded)]
     return Image.fromarray(np.concatenate(rows))
 
@@ -75,7 +73,7 @@ def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
 def _decoded(model: Tokenizer, original: Tensor, tokens: int | None) -> Tensor:
     """Of float32 [n, 3, S, S] from 0 to 255 the same, rounded, as the model gives them back."""
     side = model.config.preprocessing.image_size
-    if tokens:
+    if tokens and model.config.multiple:
         side = model.config.multiple * math.isqrt(tokens)
     small = _resized(original / 255, side // model.config.preprocessing.pixel_scale)
     decoded = (model.decode(model.encode(small.clamp(0, 1))) * 255).round()

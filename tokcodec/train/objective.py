@@ -1,4 +1,4 @@
-"""What is made small: the error of the decoded image, and what keeps z near the codebook."""
+"""The training loss: the error of the decoded images, and the distance of z to the codebook."""
 
 import contextlib
 from typing import NamedTuple
@@ -9,94 +9,116 @@ from torch import Tensor, nn
 from tokcodec.config.vit import VitConfig
 from tokcodec.model.codebook import Codebook
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.train.batches import Batch, cut
+from tokcodec.train.batches import Batch, crop_and_resize
 from tokcodec.train.borders import blockiness
 from tokcodec.train.codebook import fast_tokens
-from tokcodec.train.perceptual import Lpips, Spectra
+from tokcodec.train.perceptual import Spectra
 from tokcodec.train.recipe import Recipe
 
 
 class Outcome(NamedTuple):
-    """Of one batch.
+    """What the model makes of a batch.
 
     Attributes:
-        loss: scalar, float32, that is made small.
-        pixels: float32 [B, 3, s, s], normalized: the images as the model sees them.
-        decoded: the same of their tokens.
+        terms: scalars, float32, by name: the terms of the loss before they are weighted.
+        target: float32 [B, 3, H, W], normalized: what the decoded images are compared with.
+        decoded: the same of the decoded images.
         z: float32 [B·N, d], without gradient.
         tokens: int64 [B·N].
     """
 
-    loss: Tensor
-    pixels: Tensor
+    terms: dict[str, Tensor]
+    target: Tensor
     decoded: Tensor
     z: Tensor
     tokens: Tensor
 
 
 class Objective(nn.Module):
-    """Squared error, commitment (VQ-VAE, arXiv 1711.00937, equation 3), and where the recipe has
-    them ``blockiness`` and ``perceptual`` distances.
+    """Encodes and decodes a batch, and measures the terms of the loss.
 
-    One graph of fixed shapes, that waits for nothing.
+    ``mse`` is the squared error, ``commitment`` the squared distance of z to its vectors (VQ-VAE,
+    arXiv 1711.00937, equation 3); further terms are there if the recipe gives them a weight. The
+    errors are taken at the decoder's resolution if the crops have as many pixels, else at the
+    encoder's. Nothing here waits for the device.
     """
 
     def __init__(
-        self, model: Tokenizer, recipe: Recipe, tokens_stay: bool, lpips: Lpips | None = None
+        self, model: Tokenizer, recipe: Recipe, tokens_stay: bool, lpips: nn.Module | None = None
     ) -> None:
         """
         Args:
-            tokens_stay: only the decoder learns.
-            lpips: its network, where the recipe has it.
+            tokens_stay: only the decoder is trained.
+            lpips: the network of ``load_lpips``, if the recipe has that term.
         """
         super().__init__()
         self.model, self.recipe, self.tokens_stay = model, recipe, tokens_stay
         self.perceptual = nn.ModuleDict()
         if recipe.spectra:
             self.perceptual["spectra"] = Spectra()
-        if lpips:
+        if lpips is not None:
             self.perceptual["lpips"] = lpips
         self.perceptual.to(next(model.parameters()).device)
 
     def forward(self, batch: Batch) -> Outcome:
-        recipe, model, config = self.recipe, self.model, self.model.config
-        scale = config.preprocessing.pixel_scale
-        if batch.sharp:
-            target = model.normalize(cut(batch.images, batch.crops, *batch.size))
-            pixels = model.shrink(target)
-        else:
-            size = [edge // scale for edge in batch.size]
-            pixels = target = model.normalize(cut(batch.images, batch.crops, *size))
-        # Tokens that are to stay are those that encoding gives, in float32.
-        with contextlib.nullcontext() if self.tokens_stay else recipe.autocast(pixels.device):
-            z = model.encoder(pixels)
-        z = z.float()
-        if recipe.rate_weight:
-            z = F.pad(z[..., :-1], (0, 1))  # the codebook's last channel is the cost of the bits
-        quantizer = model.quantizer
+        quantizer = self.model.quantizer
         assert isinstance(quantizer, Codebook)
-        rows = z.detach().flatten(0, -2)
+        target, seen = self._crop(batch)
+        z = self._encode(seen)
         tokens = fast_tokens(*quantizer.compared(z))
         z_q = quantizer.lookup(tokens.view(z.shape[:-1]))
-        straight_through = z_q if self.tokens_stay else z + (z_q - z).detach()
-        with recipe.autocast(pixels.device):
-            if config.prefix_tokens:
-                decoded = model.decoder(straight_through, batch.kept)
-            else:
-                decoded = model.decoder(straight_through)
-        decoded = decoded.float()
-        if not batch.sharp:
-            decoded = model.shrink(decoded)
-        loss = F.mse_loss(decoded, target)
-        assert isinstance(config.decoder, VitConfig)
-        patch_size = config.decoder.patch_size // (1 if batch.sharp else scale)
-        if recipe.deblocking and 1 < patch_size < min(decoded.shape[2:]):
-            loss = loss + recipe.deblocking * blockiness(decoded, patch_size)
-        for name, distance in self.perceptual.items():
-            seen = [model.denormalize(image) for image in (decoded, target)]
-            loss = loss + getattr(recipe, name) * distance(*seen)
+        # The decoder's gradient passes straight through the quantizer to the encoder.
+        decoded = self._decode(z_q if self.tokens_stay else z + (z_q - z).detach(), batch)
+        terms = self._compare(decoded, target, batch.sharp)
         if not self.tokens_stay:
-            per_token = pixels[0].numel() * len(pixels) / tokens.numel()  # numbers of pixels
-            commitment = (z - z_q).square().sum(dim=-1).mean() / per_token
-            loss = loss + recipe.commitment * commitment
-        return Outcome(loss, target, decoded, rows, tokens)
+            values_per_token = seen.numel() / tokens.numel()
+            terms["commitment"] = (z - z_q).square().sum(dim=-1).mean() / values_per_token
+        return Outcome(terms, target, decoded, z.detach().flatten(0, -2), tokens)
+
+    def _crop(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The target, and what the encoder sees; both normalized."""
+        model, (height, width) = self.model, batch.size
+        if batch.sharp:
+            target = crop_and_resize(batch.images, batch.crops, height, width)
+            target = model.normalize(target)
+            return target, model.shrink(target)
+        scale = model.config.preprocessing.pixel_scale
+        seen = crop_and_resize(batch.images, batch.crops, height // scale, width // scale)
+        seen = model.normalize(seen)
+        return seen, seen
+
+    def _encode(self, seen: Tensor) -> Tensor:
+        # Tokens that stay are those that encoding will give, in float32.
+        exact = contextlib.nullcontext()
+        with exact if self.tokens_stay else self.recipe.autocast(seen.device):
+            z: Tensor = self.model.encoder(seen)
+        z = z.float()
+        if self.recipe.rate_weight:  # the last channel of the codebook is the cost of the bits
+            z = F.pad(z[..., :-1], (0, 1))
+        return z
+
+    def _decode(self, z_q: Tensor, batch: Batch) -> Tensor:
+        model = self.model
+        with self.recipe.autocast(z_q.device):
+            prefix = (batch.kept,) if model.config.prefix_tokens else ()
+            decoded: Tensor = model.decoder(z_q, *prefix)
+        decoded = decoded.float()
+        return decoded if batch.sharp else model.shrink(decoded)
+
+    def _compare(self, decoded: Tensor, target: Tensor, sharp: bool) -> dict[str, Tensor]:
+        """The terms of the loss that compare images."""
+        recipe, config = self.recipe, self.model.config
+        terms = {"mse": F.mse_loss(decoded, target)}
+        if recipe.deblocking:
+            assert isinstance(config.decoder, VitConfig)
+            patch_size = config.decoder.patch_size
+            if not sharp:
+                patch_size //= config.preprocessing.pixel_scale
+            has_borders = 1 < patch_size < min(decoded.shape[2:])
+            terms["deblocking"] = (
+                blockiness(decoded, patch_size) if has_borders else decoded.new_zeros(())
+            )
+        for name, distance in self.perceptual.items():
+            decoded_01, target_01 = map(self.model.denormalize, (decoded, target))
+            terms[name] = distance(decoded_01, target_01).mean()
+        return terms

@@ -1,4 +1,4 @@
-"""How much of what a device can do a training uses (MFU)."""
+"""Model FLOPs utilization (MFU): how much of what a device can do a training uses."""
 
 import dataclasses
 import math
@@ -18,9 +18,12 @@ _LONG = 0.1  # seconds
 
 
 def per_token(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
-    """Operations, two a multiply-add, of a token's share of a step: the matrix products and
-    convolutions forwards and backwards, as torch counts them."""
-    recipe = dataclasses.replace(recipe, dtype="float32", compiled=False)
+    """Operations of a training step per token, two for a multiply-add: the matrix products and
+    convolutions of the forward and the backward pass, as torch counts them, for an image of the
+    model's usual size."""
+    recipe = dataclasses.replace(
+        recipe, dtype="float32", compiled=False, lpips=0.0, adversarial=0.0
+    )
     side = config.preprocessing.image_size
     with torch.device("meta"):
         model = Tokenizer(config)
@@ -34,12 +37,13 @@ def per_token(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
             True,
         )
         with FlopCounterMode(display=False) as counter:
-            Objective(model, recipe, tokens_stay)(batch).loss.backward()
+            terms = Objective(model, recipe, tokens_stay)(batch).terms
+            recipe.total(terms).backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops()) // config.num_tokens
 
 
 def reached(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product, which is what a training can hope for. Data
+    """Operations per second of a large matrix product, the most that a training can reach. Data
     sheets promise more."""
     size = 1024 if device.type == "cpu" else 8192
     matrix = torch.ones(size, size, dtype=dtype, device=device)

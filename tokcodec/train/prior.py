@@ -99,7 +99,6 @@ def add_prior(
         config,
         {**tensors, **prior.tensors()},
         {**header.provenance, "prior": {**provenance, **facts}},
-        header.reads,
     )
 
 
@@ -228,9 +227,9 @@ class _Network(nn.Module):
         by_group = torch.zeros(GROUPS).index_add(0, group, counts)
         self.likely = (counts / by_group[group]).log2()
         self.seen = {
-            "size_bias": examples.size.unique(),
-            "row_bias": examples.row.unique(),
-            "column_bias": examples.column.unique(),
+            "size_bias": examples.size.unique(),  # type: ignore[no-untyped-call]
+            "row_bias": examples.row.unique(),  # type: ignore[no-untyped-call]
+            "column_bias": examples.column.unique(),  # type: ignore[no-untyped-call]
         }
 
         def random(*shape: int, gain: float) -> nn.Parameter:

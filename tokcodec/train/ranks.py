@@ -1,4 +1,4 @@
-"""The processes of one training, a device each, as ``torchrun`` starts them."""
+"""The processes of one training, one for each device, as ``torchrun`` starts them."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_PATIENCE = timedelta(hours=12)  # that the others have while the first reads all images
+_PATIENCE = timedelta(hours=12)  # of the others while the first process reads all images
 
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """With the other processes, where there are any; gives the device that is this one's own."""
+    """Joins the other processes, if there are any; gives the device of this one."""
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
@@ -30,24 +30,29 @@ def process_group(device: str) -> Iterator[str]:
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0; the first reads images, reports and writes."""
+    """The number of this process, from 0; the first one reads images, reports and writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def share(total: int) -> slice:
+    """Which of ``total`` things in a row are this process's; the shares differ by one at most."""
+    return slice(total * rank() // count(), total * (rank() + 1) // count())
+
+
 def wait() -> None:
-    """Until all have come here."""
+    """Waits until all processes are here."""
     if dist.is_initialized():
         dist.barrier()
 
 
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
-    """The others wait until the first has done what is inside."""
+    """The other processes run the block after the first one has."""
     if rank():
         wait()
     yield

@@ -1,11 +1,17 @@
-"""Everything that decides the outcome of a training beside the model and the images."""
+"""The settings of a training: with the model and the images, they decide its outcome."""
 
 import contextlib
+import dataclasses
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
+from torch import Tensor
 
-from tokcodec.model.loading import Dtype
+from tokcodec.errors import TrainingError
+from tokcodec.model.runtime import Dtype
 
 _DECAY = 0.35  # of all steps, over which the learning rate falls to zero
 
@@ -15,27 +21,30 @@ class Recipe:
     """Settings of a training.
 
     Attributes:
-        steps: optimizer steps; the learning rate has fallen to zero after the last.
-        tokens: per step, of all processes together; the number of images follows from the grid.
-        learning_rate: peak, of AdamW.
-        warmup: steps over which the learning rate rises; ``train`` takes no more than a tenth of
-            all unless it is told to.
-        weight_decay: on the matrices of the blocks.
-        clip_norm: largest norm of the whole gradient.
-        ema_decay: of the moving average of the weights, which is what ships.
-        commitment: β, the weight of ‖z - sg(e)‖², both it and the error counted per pixel.
-        deblocking: weight of the ``blockiness`` across borders of patches in the decoded image.
+        steps: optimizer steps; the learning rate falls to zero at the last one.
+        tokens: tokens per step, of all processes together. The number of images follows from the
+            grid of the step.
+        learning_rate: the highest one, of AdamW.
+        warmup: steps over which the learning rate rises.
+        weight_decay: of the matrices of the blocks.
+        clip_norm: the largest norm of the whole gradient.
+        ema_decay: of the moving average of the weights, which is what is exported.
+        commitment: β, the weight of ‖z - sg(e)‖², which like the error is counted per pixel.
+        deblocking: weight of the ``blockiness`` of the decoded image at the borders of patches.
         spectra, lpips: weights of the distances in ``perceptual``.
-        adversarial: weight of the ``adversarial`` loss, of a decoder alone.
-        r3gan_gamma: of the gradient penalties of its discriminator.
+        adversarial: weight of the ``adversarial`` loss; only when a decoder alone is trained.
+        r3gan_gamma: weight of the gradient penalties of its discriminator.
         codebook_decay: of the moving averages behind the codebook.
         dead_below: a token used less than this share of the mean is revived.
-        rate_weight: squared distance that a bit costs where the token of a vector is chosen
-            (entropy-constrained vector quantization).
-        report_every: steps between reports, where the run can resume.
+        rate_weight: the squared distance that a bit costs when the token of a vector is chosen
+            (entropy-constrained vector quantization, see ``MovingAverages``).
+        report_every: steps between reports.
         seed: of the weights and of every draw.
         dtype: of the matrix products (autocast); the weights are float32.
-        compiled: the step goes through ``torch.compile``.
+        compiled: the blocks go through ``torch.compile``.
+
+    Raises:
+        TrainingError: a setting is out of its range.
     """
 
     steps: int
@@ -59,13 +68,30 @@ class Recipe:
     dtype: Dtype = "float32"
     compiled: bool = False
 
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            least = 1 if name in ("steps", "tokens", "report_every") else 0
+            if isinstance(value, int | float) and name != "seed" and not least <= value < math.inf:
+                raise TrainingError(f"{name} is {value}, but must be a number from {least} on")
+        if self.dtype not in get_args(Dtype):
+            raise TrainingError(f"dtype is {self.dtype}, but must be float32 or bfloat16")
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The loss: the sum of its terms, of which all but ``mse`` have a weight here."""
+        weighted = [
+            term if name == "mse" else getattr(self, name) * term for name, term in terms.items()
+        ]
+        return torch.stack(weighted).sum()
+
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, then linear decay to zero."""
+        """The learning rate of a step: linear warm-up, constant, then linear decay to zero."""
         warm = (step + 1) / self.warmup if self.warmup else 1.0
         return self.learning_rate * min(1.0, warm, (self.steps - step) / (_DECAY * self.steps))
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
-        """In which matrix products are of ``dtype``."""
+        """A block in which matrix products are of ``dtype``."""
         if self.dtype == "float32":
-            return contextlib.nullcontext()  # works on any device, torch's meta one included
+            return (
+                contextlib.nullcontext()
+            )  # unlike autocast, for any device, torch's meta included
         return torch.autocast(device.type, torch.bfloat16)

@@ -1,13 +1,11 @@
-"""A start that already codes images: principal components of patches, and k-means.
+"""The weights that training begins with: principal components of patches, and k-means.
 
-With the residual branches at zero, encoder and decoder of the patch layout are linear maps, and
-the best linear code of a patch is its first d principal components. So the first gradient step
-starts from classical vector quantization instead of from noise; latent
-tokens start at random.
+With the residual branches at zero, the encoder and the decoder of the kind ``patch`` are linear
+maps, and the best linear code of a patch is its first d principal components. So training begins
+with classical vector quantization instead of noise. Latent tokens begin at random.
 """
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -28,18 +26,21 @@ from tokcodec.model.vit import (
     PatchHead,
     patchify,
 )
-from tokcodec.train.batches import cut
+from tokcodec.train.batches import crop_and_resize
 
-_IMAGES = 8192
-_AT_ONCE = 64
-_PRODUCTS = (
-    1 << 42
-)  # of pairs of a patch's numbers: so many are enough, and done in a minute or two
+_IMAGES = 8192  # that the components and the codebook are fitted to, at most
+_AT_ONCE = 64  # images
+_PATCHES = 1 << 15  # that the components are fitted to, at most
+_NUMBERS = 1 << 27  # of all those patches together, at most, which is half a gigabyte
+_POWER_ITERATIONS, _OVERSAMPLING = 4, 16  # of the low-rank decomposition
 _ITERATIONS = 10
-_VECTORS_PER_TOKEN = 40
-# Of a decoder, what may grow, or change without a change of its tensors, when it goes on.
+_VECTORS_PER_TOKEN = 40  # that the codebook is fitted to
+# The fields of a decoder that may grow, and those that may change, when its training continues.
 _GROWS = ("layers", "pixel_overlap", "pixel_convolution")
 _FREE = (*_GROWS, "prefix_tokens")
+
+Tell = Callable[[str], None]  # takes a message about what is being done
+Components = tuple[Tensor, Tensor, Tensor]  # mean [D], basis [D, r], deviation along each [r]
 
 
 def begin(
@@ -47,28 +48,38 @@ def begin(
     images: NDArray[np.uint8],
     seed: int,
     source: checkpoint.Header | None = None,
+    rate_channel: bool = False,
+    tell: Tell = lambda _: None,
 ) -> None:
-    """Sets every weight of ``model``, which is on the host: by principal components and k-means of
-    training images uint8 [n, 3, T, T], or as those of ``source`` where these can go on."""
+    """Sets every weight of ``model``, which is on the host.
+
+    Args:
+        images: training images uint8 [n, 3, T, T], which the weights are fitted to.
+        seed: of what is random.
+        source: a checkpoint whose weights are taken, as far as they fit.
+        rate_channel: the last channel of z stays 0, see ``MovingAverages``.
+        tell: see ``Tell``.
+    """
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(images), generator=generator)[:_IMAGES].sort().values
+    chosen = torch.randperm(len(images), generator=generator)[:_IMAGES]
     _initialize(model, generator)
     if not (source and can_warm_start_decoder(model.config, source.config)):
-        some = torch.from_numpy(images[chosen.numpy()])
-        _fit_patches(model, some)
+        sample = torch.from_numpy(images[chosen.numpy()])
+        _fit_patches(model, sample, rate_channel, generator, tell)
         if not source:
-            _fill_codebook(model, some, generator)
+            _fill_codebook(model, sample, generator, tell)
     if source:
         adopt(model, load(source, torch.device("cpu")))
 
 
-def _seen(model: Tokenizer, images: Tensor) -> Iterator[Tensor]:
-    """Whole images, uint8 [n, 3, T, T], as the encoder sees them, some at a time."""
-    side = model.config.preprocessing.model_size
-    edge = images.shape[-1]
+def _views(model: Tokenizer, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Whole images, uint8 [n, 3, T, T], as the decoder makes them and as the encoder sees them;
+    some at a time."""
+    side, edge = model.config.preprocessing.image_size, images.shape[-1]
     whole = torch.tensor([0.0, 0.0, edge, edge, 0.0])
     for part in torch.split(images, _AT_ONCE):
-        yield model.normalize(cut(part, whole.expand(len(part), 5), side, side))
+        made = model.normalize(crop_and_resize(part, whole.expand(len(part), 5), side, side))
+        yield made, model.shrink(made)
 
 
 @torch.no_grad()
@@ -90,19 +101,28 @@ def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def _fit_patches(model: Tokenizer, images: Tensor) -> None:
-    """Sets the rest, but the codebook, by the principal components of images as in ``_seen``."""
+def _fit_patches(
+    model: Tokenizer, images: Tensor, rate_channel: bool, generator: torch.Generator, tell: Tell
+) -> None:
+    """Sets the other weights, except the codebook, by the principal components of patches."""
     encoder, decoder = model.encoder, model.decoder
     assert isinstance(encoder, PatchEncoder | LatentEncoder)
     assert isinstance(decoder, PatchDecoder | LatentDecoder)
-    embed = encoder.patch_embed
-    components = _principal_components(_seen(model, images), encoder.patch_size)
-    mean, basis, scale = components
-    rank = min(basis.shape[1], embed.out_features)
+    embed, head = encoder.patch_embed, decoder.to_pixels
+    assert isinstance(head, PatchHead)
+
+    tell(f"computing principal components of patches of {3 * encoder.patch_size**2:,} numbers")
+    preprocessing = model.config.preprocessing
+    same_places = head.patch_size == encoder.patch_size * preprocessing.pixel_scale
+    made, seen = _sample_patches(_views(model, images), head.patch_size, encoder.patch_size)
+    mean, basis, scale = principal_components(seen, embed.out_features, generator)
+    rank = basis.shape[1]
     # The residual stream holds the components at unit variance.
-    embed.weight[:rank] = (basis / scale).T[:rank]
-    embed.bias[:rank] = -(mean @ basis / scale)[:rank]
-    rank = min(rank, encoder.to_embedding.out_features, decoder.from_embedding.out_features)
+    embed.weight[:rank] = (basis / scale).T
+    embed.bias[:rank] = -(mean @ basis / scale)
+    rank = min(
+        rank, encoder.to_embedding.out_features - rate_channel, decoder.from_embedding.out_features
+    )
     for linear, diagonal in (
         (encoder.to_embedding, scale[:rank]),
         (decoder.from_embedding, 1 / scale[:rank]),
@@ -111,51 +131,54 @@ def _fit_patches(model: Tokenizer, images: Tensor) -> None:
         nn.init.zeros_(linear.bias)
         linear.weight[:rank, :rank] = torch.diag(diagonal)
 
-    head = decoder.to_pixels
-    assert isinstance(head, PatchHead)
-    if head.patch_size != encoder.patch_size:
-        components = _principal_components(_seen(model, images), head.patch_size)
-    mean, basis, scale = components
-    rank = min(basis.shape[1], head.in_features)
-    # The components span a patch without what it may give to its neighbours.
+    if same_places:  # the best linear map from the components to the pixels
+        components = (seen - mean) @ basis / scale
+        mean = made.mean(dim=0)
+        weight = (made - mean).T @ components / len(made)
+    else:
+        mean, basis, scale = principal_components(made, head.in_features, generator)
+        weight = basis * scale
+    # The overlap that a patch may add to its neighbours adds nothing yet.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     cells = _cells(head, 0)
-    head.weight[cells, :rank] = (basis * scale)[:, :rank]
+    rank = min(weight.shape[1], head.in_features)
+    head.weight[cells, :rank] = weight[:, :rank]
     head.bias[cells] = mean
 
 
 @torch.no_grad()
-def _fill_codebook(model: Tokenizer, images: Tensor, generator: torch.Generator) -> None:
-    """Sets the codebook from the z of images as in ``_seen``."""
+def _fill_codebook(
+    model: Tokenizer, images: Tensor, generator: torch.Generator, tell: Tell
+) -> None:
+    """Sets the codebook by k-means of the z of images."""
     assert isinstance(model.quantizer, Codebook)
     codebook = model.quantizer.codebook
     wanted = -(-_VECTORS_PER_TOKEN * len(codebook) // model.config.num_tokens)
-    z = torch.cat([model.encoder(pixels) for pixels in _seen(model, images[:wanted])])
-    codebook.copy_(k_means(z.flatten(0, -2), len(codebook), generator))
+    z = torch.cat([model.encoder(seen) for _, seen in _views(model, images[:wanted])])
+    codebook.copy_(k_means(z.flatten(0, -2), len(codebook), generator, tell))
 
 
 def can_warm_start_decoder(config: ModelConfig, source: ModelConfig) -> bool:
-    """Whether a decoder of ``config`` can begin as what one of ``source`` has learned.
+    """Whether a decoder of ``config`` can begin with the weights of one of ``source``.
 
-    That is, where it only has more layers, which add nothing yet, a larger overlap, or a
-    convolution.
+    It may only have more layers, which add nothing yet, a larger overlap, or a convolution.
     """
     if config.decoder.kind != source.decoder.kind:
         return False
-    new, old = (dataclasses.asdict(c.decoder) for c in (config, source))
+    new, old = (dict(c.decoder) for c in (config, source))
     same = all(new[name] == old[name] for name in new if name not in _FREE)
     return same and all(old[name] <= new[name] for name in _GROWS if name in new)
 
 
 @torch.no_grad()
 def adopt(model: Tokenizer, source: Tokenizer) -> None:
-    """Takes encoder and codebook of ``source``, and its decoder where
+    """Takes the encoder and the codebook of ``source``, and its decoder if
     ``can_warm_start_decoder``."""
-    goes_on = can_warm_start_decoder(model.config, source.config)
+    takes_decoder = can_warm_start_decoder(model.config, source.config)
     tensors = model.state_dict()
     for name, tensor in source.state_dict().items():
-        if name.startswith("decoder.") and not goes_on:
+        if name.startswith("decoder.") and not takes_decoder:
             continue
         if name in ("decoder.to_pixels.weight", "decoder.to_pixels.bias"):
             tensors[name].zero_()
@@ -167,7 +190,8 @@ def adopt(model: Tokenizer, source: Tokenizer) -> None:
 
 
 def _cells(head: object, overlap: int) -> Tensor:
-    """Outputs of a ``PatchHead`` for the pixels up to ``overlap`` beyond the borders of a patch."""
+    """The outputs of a ``PatchHead`` that are the pixels up to ``overlap`` beyond the borders of a
+    patch."""
     assert isinstance(head, PatchHead)
     window = head.patch_size + 2 * head.overlap
     first = head.overlap - overlap
@@ -175,35 +199,53 @@ def _cells(head: object, overlap: int) -> Tensor:
     return cells[:, first : window - first, first : window - first].flatten()
 
 
-def _principal_components(
-    images: Iterator[Tensor], patch_size: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of patches of D numbers of pixels [n, 3, s, s], part by part: mean [D], basis [D, D] by
-    falling variance, deviation along each [D]."""
-    count, sums, products = 0, torch.zeros(()), torch.zeros(())
-    for pixels in images:
-        x = patchify(pixels, patch_size).flatten(0, 1).double()
-        count += len(x)
-        sums, products = sums.to(x) + x.sum(dim=0), products.to(x) + x.T @ x
-        if count * x.shape[1] ** 2 > _PRODUCTS:
+def _sample_patches(
+    views: Iterator[tuple[Tensor, Tensor]], *patch_sizes: int
+) -> tuple[Tensor, Tensor]:
+    """Patches of images in random order, as many as are needed, of either view: float32 [n, D]."""
+    wanted = min(_PATCHES, _NUMBERS // (3 * max(patch_sizes) ** 2))
+    samples: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for images in views:
+        for sample, pixels, patch_size in zip(samples, images, patch_sizes, strict=True):
+            sample.append(patchify(pixels, patch_size).flatten(0, 1))
+        if min(sum(map(len, sample)) for sample in samples) >= wanted:
             break
-    mean = sums / count
-    variances, basis = torch.linalg.eigh(products / count - torch.outer(mean, mean))
-    variances, basis = variances.flip(0), basis.flip(1)
+    made, seen = (torch.cat(sample) for sample in samples)
+    return made[:wanted], seen[:wanted]
+
+
+def principal_components(x: Tensor, count: int, generator: torch.Generator) -> Components:
+    """The first principal components of ``x``, float32 [n, D]: at most ``count``.
+
+    By randomized subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4),
+    which does not need all D x D products.
+    """
+    mean = x.mean(dim=0)
+    x = x - mean
+    wide = min(count + _OVERSAMPLING, *x.shape)
+    basis = torch.randn(x.shape[1], wide, generator=generator)
+    for _ in range(_POWER_ITERATIONS):
+        basis, _ = torch.linalg.qr(x.T @ (x @ basis))
+    projected = x @ basis
+    variances, turn = torch.linalg.eigh(projected.T @ projected / len(x))
+    variances, basis = variances.flip(0)[:count], (basis @ turn).flip(1)[:, :count]
     deviations = variances.clamp(min=float(variances[0]) * 1e-6 + 1e-12).sqrt()
-    return mean.float(), basis.float(), deviations.float()
+    return mean, basis, deviations
 
 
-def k_means(z: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Lloyd's algorithm, [M, d] -> [count, d]; an empty cluster starts again at a random vector."""
+def k_means(
+    z: Tensor, count: int, generator: torch.Generator, tell: Tell = lambda _: None
+) -> Tensor:
+    """Lloyd's algorithm, [M, d] -> [count, d]; an empty cluster begins again at a random vector."""
 
     def draw(n: int) -> Tensor:
         picks = torch.randint(len(z), (n,), generator=generator)
-        # Jitter keeps two vectors apart that were drawn from the same place.
+        # Jitter separates two vectors that were drawn from the same place.
         noise = torch.randn(n, z.shape[1], generator=generator)
         return z[picks] + noise.to(z) * z.std() * 1e-3
 
     centres = draw(count)
+    tell(f"fitting the codebook to {len(z):,} vectors: {_ITERATIONS} passes of k-means")
     for _ in range(_ITERATIONS):
         tokens = nearest(z, centres)
         sizes = torch.bincount(tokens, minlength=count)

@@ -1,0 +1,254 @@
+"""Reading token datasets, also damaged and hostile ones."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tokcodec import Codec, TokenDataset, TokenFile, load_tokens
+from tokcodec.errors import DatasetError, OutputError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from tokenized import TINY, go, image, rows  # noqa: E402
+
+from tokcodec.dataset.folder import DatasetFolder  # noqa: E402
+from tokcodec.dataset.reader import open_dataset, token_files  # noqa: E402
+
+pytestmark = pytest.mark.parquet
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec.load(TINY, "cpu")
+
+
+def test_images_come_back(run, dataset, codec, tmp_path):
+    weights = ("--weights", TINY)
+    run("decode", dataset, "-o", tmp_path / "all", *weights, status=3)
+    names = {p.relative_to(tmp_path / "all").as_posix() for p in (tmp_path / "all").rglob("*.png")}
+    kept = [row for row in rows(dataset) if row["status"] == "ok"]
+    assert names == {row["key"] + ".png" for row in kept}
+    token_file = codec.compress(io.BytesIO(image(4)))
+    image_again = np.asarray(Image.open(tmp_path / "all" / "cat" / "0004.png.png"))
+    assert np.array_equal(image_again, np.asarray(codec.decompress(token_file)))
+    some = ("--select", "cat/0004.png", "--select", "5")
+    run("decode", dataset, "-o", tmp_path / "some", *weights, *some)
+    assert {p.name for p in (tmp_path / "some" / "cat").iterdir()} == {
+        "0004.png.png",
+        "0010.png.png",
+    }
+    said = run(
+        "decode", dataset, "-o", "x", *weights, "--select", "nothing", status=1, cwd=tmp_path
+    )
+    assert b": no row nothing" in said.stderr
+
+
+def test_keys_that_leave_the_folder(run, dataset, tmp_path):
+    file = dataset / "shard-00001.parquet"
+    table = pq.read_table(file)
+    evil = ["../up.png", "/tmp/root.png", "a/../../b.png", "..", "good.png", "good.png"]
+    keys = pa.array(evil + table.column("key").to_pylist()[len(evil) :])
+    table = table.set_column(0, "key", keys).slice(0, len(evil))
+    metadata = {**table.schema.metadata, b"tokcodec.shards": b"1"}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "evil.parquet")
+    (tmp_path / "inner").mkdir()
+    arguments = (tmp_path / "evil.parquet", "-o", "out", "--weights", TINY)
+    said = run("decode", *arguments, cwd=tmp_path / "inner", status=3).stderr.decode()
+    assert said.count("its key leaves the folder of the images; not written") == 4
+    assert said.count("a second row of this key") == 1
+    found = {p.name for p in tmp_path.rglob("*.png")}
+    assert found == {"good.png.png"}
+
+
+def test_token_dataset(dataset):
+    import torch
+    from torch.utils.data import DataLoader
+
+    kept = [row for row in rows(dataset) if row["status"] == "ok"]
+    found = TokenDataset(dataset)
+    assert (len(found), found.classes) == (147, ["cat", "dog"])
+    for index in (0, 1, 76, 146, -1):
+        tokens, label = found[index]
+        assert tokens.dtype == torch.int64
+        assert tokens.tolist() == kept[index]["tokens"]
+        assert found.classes[label] == kept[index]["label"]
+    with pytest.raises(IndexError):
+        found[147]
+    torch.manual_seed(0)
+    loader = DataLoader(found, batch_size=32, shuffle=True, num_workers=2)
+    batches = [(tokens, labels) for tokens, labels in loader]
+    together = sorted(tuple(row) for tokens, _ in batches for row in tokens.tolist())
+    assert together == sorted(tuple(row["tokens"]) for row in kept)
+
+
+def test_stats_and_inspect(run, dataset):
+    facts = json.loads(run("inspect", dataset, "--json").stdout)
+    assert (facts["kind"], facts["shards"], facts["rows"]) == ("token dataset", 2, 150)
+    assert facts["failed"] == 3
+    report = json.loads(run("stats", dataset, "--json", status=3).stdout)
+    assert (report["images"], report["failed"]) == (147, 3)
+    assert report["raw_bytes"] == 147 * 32 * 32 * 3
+    assert report["payload_bits"] == 147 * 16 * 6
+    assert report["file_bytes"] == sum(p.stat().st_size for p in dataset.glob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([60] + [1] * 15, "damaged: token 60 of a codebook of 60"),
+        ([-1] + [1] * 15, "damaged: token -1 of a codebook of 60"),
+        ([None] + [1] * 15, "damaged: a row that has not 16 tokens"),
+        ([1] * 15, "damaged: a row that has not 16 tokens"),
+    ],
+)
+def test_tokens_that_cannot_be_are_named(dataset, tmp_path, row, message):
+    changed(dataset, tmp_path / "bad", pa.list_(pa.int32()), row)
+    with pytest.raises(DatasetError, match=f"bad/shard-00001.parquet: {message}"):
+        load_tokens(tmp_path / "bad")
+    with pytest.raises(DatasetError, match=f"bad/shard-00001.parquet: {message}"):
+        TokenDataset(tmp_path / "bad")[146]
+    found = dict(token_files(open_dataset(tmp_path / "bad")))
+    assert sum(isinstance(file, TokenFile) for file in found.values()) == 146
+    assert sum(message in str(file) for file in found.values()) == 1
+
+
+def test_commands_name_what_is_damaged(run, dataset, tmp_path):
+    changed(dataset, tmp_path / "bad", pa.list_(pa.uint16()), [60] * 16)
+    message = b"bad/shard-00001.parquet: damaged: token 60 of a codebook of 60"
+    export_it = ("export", "bad", "-o", "t.npy")
+    use_it = ("train-prior", "bad", "--weights", TINY, "-o", "p.safetensors")
+    for command in (export_it, use_it, ("inspect", "bad")):
+        assert message in run(*command, status=1, cwd=tmp_path).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+    counted = run("stats", "bad", status=3, cwd=tmp_path).stderr
+    assert b"bad: 3 of 150 rows failed when they were made" in counted
+    assert message in counted
+    # The other rows come back.
+    done = run("decode", "bad", "-o", "out", "--weights", TINY, status=3, cwd=tmp_path)
+    assert message in done.stderr
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 146
+    changed(dataset, tmp_path / "words", pa.list_(pa.string()), ["a"] * 16)
+    refused = run("stats", "words", status=1, cwd=tmp_path).stderr
+    assert b"shard-00001.parquet: not a token dataset (its tokens are list<" in refused
+
+
+def changed(dataset, folder, kind, row):
+    """A copy of the dataset whose tokens are of this type, the last ones these."""
+    shutil.copytree(dataset, folder)
+    path = folder / "shard-00001.parquet"
+    table = pq.read_table(path)
+    tokens = table.column("tokens").to_pylist()
+    tokens[-1] = row
+    if pa.types.is_string(kind.value_type):
+        tokens = [row] * len(tokens)
+    index = table.column_names.index("tokens")
+    pq.write_table(table.set_column(index, pa.field("tokens", kind), pa.array(tokens, kind)), path)
+
+
+def damaged(dataset, path, change):
+    """The second shard, its columns (a dict) and metadata changed."""
+    table = pq.read_table(dataset / "shard-00001.parquet")
+    columns, facts = {n: table.column(n) for n in table.column_names}, dict(table.schema.metadata)
+    change(columns, facts)
+    facts[b"tokcodec.shards"] = b"1"
+    pq.write_table(pa.table(columns).replace_schema_metadata(facts), path)
+
+
+RUN = {"fit": "stretch", "views": "one", "tokens": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("run", "[]", "tokcodec.run is no JSON object"),
+        ("run", "{}", "not a token dataset (no 'fit' in it)"),
+        ("run", "[" * 100_000, "nested deeper than 32 levels"),
+        ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of"),
+        ("run", json.dumps({**RUN, "views": []}), "views [], not one of one"),
+        ("run", json.dumps({**RUN, "tokens": None}), "tokens None of the fit"),
+        ("run", json.dumps({**RUN, "tokens": 17}), "tokens 17 of the fit"),
+        ("model_id", "zz", "model_id is not 64 hex digits"),
+        ("width", None, "column width is not there"),
+        ("key", pa.int64(), "column key is int64; it should be string"),
+    ],
+)
+def test_hostile_metadata_is_refused(dataset, tmp_path, name, value, message):
+    def change(columns, facts):
+        if isinstance(value, str):
+            facts[f"tokcodec.{name}".encode()] = value.encode()
+        elif column := value and pa.array(range(len(columns[name])), value):
+            columns[name] = column
+        else:
+            del columns[name]
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    with pytest.raises(DatasetError) as refused:
+        open_dataset(tmp_path / "bad.parquet")
+    assert str(refused.value).startswith(f"{tmp_path}/bad.parquet: ")
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("width", None), ("width", 70000), ("key", None), ("key", b"\xff")]
+)
+def test_a_damaged_row_is_that_rows_error(dataset, tmp_path, name, value):
+    def change(columns, _):
+        kind = columns[name].type
+        values = [*columns[name].to_pylist()[:-1], value]
+        storage = pa.binary() if isinstance(value, bytes) else kind
+        (columns[name],) = pa.chunked_array([pa.array(values, storage).view(kind)]).chunks
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    *others, (_, error) = token_files(open_dataset(tmp_path / "bad.parquet"))
+    assert len(others) == 49
+    assert all(isinstance(file, TokenFile) for _, file in others)
+    assert isinstance(error, DatasetError)
+    assert "bad.parquet: damaged: " in str(error)
+
+
+def without_pages(path):
+    """Leaves of a Parquet file its length and its footer."""
+    data = path.read_bytes()
+    end = data.rindex(b"PAR1") - 4
+    start = end - int.from_bytes(data[end : end + 4], "little")
+    path.write_bytes(b"PAR1" + bytes(start - 4) + data[start:])
+
+
+def test_a_damaged_file_is_named_by_whatever_reads_it(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "bad")
+    without_pages(tmp_path / "bad" / "shard-00001.parquet")
+    for read in (TokenDataset, load_tokens, lambda bad: list(open_dataset(bad).failures())):
+        with pytest.raises(DatasetError, match=r"bad/shard-00001\.parquet: damaged: .*again$"):
+            read(tmp_path / "bad")
+    sources = [dataset.parent / "in"]
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: damaged: .*; delete it, or beg"):
+        go(sources, tmp_path / "bad")
+    assert go(sources, tmp_path / "bad", force=True) == (150, 3)
+    with (
+        pytest.raises(OutputError, match=r"bad: it says no more; choose another -o"),
+        DatasetFolder(tmp_path / "bad").lock(),
+    ):
+        raise OSError("it says no more")  # as pyarrow's, without a strerror
+
+
+def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "half")
+    (tmp_path / "half" / "shard-00000.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"half: holds 1 of 2 shards; run its tokenize"):
+        load_tokens(tmp_path / "half")
+    with pytest.raises(DatasetError, match="no token dataset"):
+        load_tokens(tmp_path / "nothing")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(DatasetError, match=r"other\.parquet: not a token dataset"):
+        load_tokens(tmp_path / "other.parquet")
+    share = tmp_path / "half" / "shard-00001.parquet"
+    table = pq.read_table(share)
+    facts = {**table.schema.metadata, b"tokcodec.config": b"{}"}
+    pq.write_table(table.replace_schema_metadata(facts), share)
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: config\.encoder: missing"):
+        load_tokens(share)

@@ -1,0 +1,379 @@
+"""A tokenize run: its rows, and that nothing is lost, whatever happens."""
+
+import fcntl
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from conftest import COMMAND, DATA, GOLDEN, PHOTOS
+from PIL import Image
+
+from tokcodec import Codec, load_tokens
+from tokcodec.errors import DatasetError, OutputError
+from tokcodec.inputs import records
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from tokenized import TINY, contents, go, image, rows  # noqa: E402
+
+from tokcodec.dataset.folder import DatasetFolder  # noqa: E402
+from tokcodec.dataset.reader import open_dataset  # noqa: E402
+
+pytestmark = pytest.mark.parquet
+COLUMNS = ["key", "label", "view", "width", "height", "tokens", "status", "error"]
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec.load(TINY, "cpu")
+
+
+def test_columns_metadata_and_tokens(run, codec, tmp_path):
+    source = tmp_path / "photos"
+    (source / "animals").mkdir(parents=True)
+    shutil.copy(PHOTOS[1], source / "animals" / "chelsea.png")
+    shutil.copy(PHOTOS[0], source / "astronaut.png")
+    (source / "broken.jpg").write_bytes((DATA / "coffee.jpg").read_bytes()[:9000])
+    (source / "zero.png").write_bytes(b"")
+    said = run("tokenize", source, "-o", tmp_path / "t.parquet", "--weights", TINY, status=3)
+    assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shards, 2 failed\n")
+    schema = pq.read_schema(tmp_path / "t.parquet")
+    assert schema.names == COLUMNS
+    types = ["string", "string", "uint8", "int32", "int32", "list<element: uint16>"]
+    assert [str(kind) for kind in schema.types] == [*types, "string", "string"]
+    metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
+    assert metadata["tokcodec.config"] == codec.config.to_json()
+    assert metadata["tokcodec.model_id"] == codec.header.model_id
+    facts = json.loads(metadata["tokcodec.run"])
+    assert (facts["fit"], facts["views"], facts["dtype"]) == ("stretch", "one", "float32")
+    assert (facts["device"], facts["batch_size"], facts["tokens"]) == ("cpu", 16, 16)
+    assert facts["versions"].keys() == {"tokcodec", "torch", "pillow", "machine"}
+
+    found = {row["key"]: row for row in rows(tmp_path / "t.parquet")}
+    assert list(found) == ["astronaut.png", "broken.jpg", "zero.png", "animals/chelsea.png"]
+    chelsea = found["animals/chelsea.png"]
+    assert (chelsea["label"], chelsea["width"], chelsea["height"]) == ("animals", 451, 300)
+    assert found["astronaut.png"]["label"] is None
+    for key in ("animals/chelsea.png", "astronaut.png"):
+        assert found[key]["tokens"] == codec.compress(source / key).tokens.tolist()
+        assert (found[key]["status"], found[key]["error"]) == ("ok", None)
+    for key in ("broken.jpg", "zero.png"):
+        assert found[key]["tokens"] is None
+        assert found[key]["status"] == "failed"
+        assert found[key]["error"].startswith("cannot read the image: ")
+
+
+def test_duckdb_and_datasets_read_it(many, tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    datasets = pytest.importorskip("datasets")
+    go([many], tmp_path / "out", limit=250)
+    pattern = str(tmp_path / "out" / "*.parquet")
+    query = f"select count(*), count(distinct key), max(len(tokens)) from '{pattern}'"
+    assert duckdb.sql(query).fetchall() == [(250, 250, 16)]
+    read = datasets.load_dataset(
+        "parquet", data_files=pattern, split="train", cache_dir=str(tmp_path / "hf")
+    )
+    assert np.array_equal(np.array(read["tokens"]), load_tokens(tmp_path / "out"))
+
+
+def test_views(codec, tmp_path):
+    shutil.copy(PHOTOS[0], tmp_path / "a.png")
+    image = Image.open(PHOTOS[0]).convert("RGB")
+    go([tmp_path / "a.png"], tmp_path / "flip.parquet", views="hflip")
+    found = rows(tmp_path / "flip.parquet")
+    assert [row["view"] for row in found] == [0, 1]
+    side = codec.config.preprocessing.image_size
+    square = image.resize((side, side), Image.Resampling.BICUBIC)
+    flipped = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert found[0]["tokens"] == codec.compress(square).tokens.tolist()
+    assert found[1]["tokens"] == codec.compress(flipped).tokens.tolist()
+    go([tmp_path / "a.png"], tmp_path / "ten.parquet", views="ten-crop")
+    found = rows(tmp_path / "ten.parquet")
+    assert [row["view"] for row in found] == list(range(10))
+    large = image.resize((35, 35), Image.Resampling.BICUBIC)
+    corners = [(1, 1), (0, 0), (3, 0), (0, 3), (3, 3)]
+    crops = [large.crop((x, y, x + 32, y + 32)) for x, y in corners]
+    crops += [crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops]
+    for row, crop in zip(found, crops, strict=True):
+        assert row["tokens"] == codec.compress(crop).tokens.tolist()
+    with pytest.raises(DatasetError, match="--fit tile"):
+        go([tmp_path / "a.png"], tmp_path / "x.parquet", fit="tile")
+
+
+def test_tokens_do_not_depend_on_place_order_or_workers(codec, many, tmp_path):
+    paths = sorted(map(str, many.rglob("*.png")))[:40]
+    expected = {}
+    for shift in range(codec.batch_size):  # every image at every position of a batch
+        order = paths[shift:] + paths[:shift]
+        for workers in (1, 4):
+            output = tmp_path / f"{shift}-{workers}.parquet"
+            go([], output, listed=order, workers=workers, rows_per_shard=33)
+            for row in rows(output):
+                assert expected.setdefault(row["key"], row["tokens"]) == row["tokens"]
+    random.Random(0).shuffle(paths)
+    go([], tmp_path / "r.parquet", listed=paths, workers=4)
+    assert {row["key"]: row["tokens"] for row in rows(tmp_path / "r.parquet")} == expected
+
+
+def test_parts_are_together_one_run(many, tmp_path):
+    go([many], tmp_path / "whole", limit=550)
+    for index in (2, 0, 1):
+        go([many], tmp_path / "parts", limit=550, shard=(index, 3))
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert len(contents(tmp_path / "whole")) == 6
+
+
+def test_the_next_shard_is_read_while_one_is_written(many, tmp_path, monkeypatch):
+    begun = threading.Event()
+
+    def read(path):
+        if path.endswith("0150.png"):
+            begun.set()
+        return read_file(path)
+
+    def write(*arguments):
+        assert begun.wait(60)
+        return write_file(*arguments)
+
+    read_file, write_file = records.read_bytes, DatasetFolder.write
+    monkeypatch.setattr(records, "read_bytes", read)
+    monkeypatch.setattr(DatasetFolder, "write", write)
+    images = sorted((many / "cat").iterdir())[:100]
+    assert images[75].name == "0150.png"
+    go(images, tmp_path / "out", rows_per_shard=60, workers=2)
+    monkeypatch.undo()
+    go(images, tmp_path / "alone", rows_per_shard=60)
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("name", ["out", "out.parquet"])
+def test_killed_at_any_moment_it_ends_like_an_unbroken_run(run, many, tmp_path, name):
+    whole, broken = (tmp_path / way / name for way in ("unbroken", "broken"))
+    options = ["--weights", TINY, "--rows-per-shard", "40", "--workers", "2"]
+
+    def stop_after(folder, shards):
+        command = [COMMAND, "tokenize", many, "-o", broken, *options]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(folder.glob("shard-*"))) < shards:
+            time.sleep(0.002)
+        time.sleep(random.Random(shards).random() / 20)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    run("tokenize", many, "-o", whole, *options)
+    folder = broken if name == "out" else broken.with_name(name + ".shards")
+    for shards in (1, 13, 30):
+        stop_after(folder, shards)
+    run("tokenize", many, "-o", broken, *options)
+    if name == "out":
+        assert contents(broken) == contents(whole)
+        assert len(contents(whole)) == 50
+        assert {p.name for p in broken.iterdir()} == {".lock", *contents(broken)}
+    else:
+        assert broken.read_bytes() == whole.read_bytes()
+        assert [p.name for p in broken.parent.iterdir()] == [name]
+    keys = [row["key"] for row in rows(broken)]
+    assert len(keys) == len(set(keys)) == 2000
+
+
+def test_what_is_finished_stands(many, tmp_path):
+    out = tmp_path / "out"
+    assert go([many], out, limit=300) == (300, 0)
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*")}
+    assert go([many], out, limit=300) == (300, 0)
+    (out / "shard-00001.parquet").unlink()
+    assert go([many], out, limit=300) == (300, 0)
+    after = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*")}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {"shard-00001.parquet"}
+
+
+def test_killed_between_joining_and_clearing(many, tmp_path):
+    out = tmp_path / "out.parquet"
+    go([many], out, limit=20, rows_per_shard=10)
+    whole = out.read_bytes()
+    go([many], tmp_path / "parts", limit=20, rows_per_shard=10)
+    shutil.copytree(tmp_path / "parts", tmp_path / "out.parquet.shards")
+    (tmp_path / "out.parquet.shards" / ".tokcodec-half").write_bytes(b"x")
+    assert go([many], out, limit=20, rows_per_shard=10) == (20, 0)
+    assert out.read_bytes() == whole
+    assert not (tmp_path / "out.parquet.shards").exists()
+
+
+def test_parts_must_agree(many, tmp_path):
+    more = {"limit": 60, "rows_per_shard": 10}
+    go([many], tmp_path / "out", shard=(0, 2), **more)
+    with pytest.raises(DatasetError, match="was made with fit stretch, not crop"):
+        go([many], tmp_path / "out", shard=(1, 2), fit="crop", **more)
+    # A smaller plan leaves no shard of the larger one.
+    go([many], tmp_path / "out", limit=60, rows_per_shard=30, force=True)
+    assert len(open_dataset(tmp_path / "out")) == 60
+    path = tmp_path / "out" / "shard-00000.parquet"
+    with pytest.raises(DatasetError, match="is one shard of a dataset"):
+        go([many], path, limit=60, rows_per_shard=30)
+
+
+def test_other_runs_are_refused(many, tmp_path):
+    out = tmp_path / "out"
+    source = tmp_path / "in"
+    shutil.copytree(many / "cat", source)
+    go([source], out, limit=150)
+    finished = contents(out)
+    other = str(GOLDEN / "latent.safetensors")
+    with pytest.raises(DatasetError, match="is of model 75d6f250, not"):
+        go([source], out, limit=150, weights=other, fit="stretch")
+    with pytest.raises(DatasetError, match="was made with views one, not hflip"):
+        go([source], out, limit=150, views="hflip")
+    with pytest.raises(DatasetError, match="was made with limit 150, not 160"):
+        go([source], out, limit=160)
+    first = sorted(source.glob("*.png"))[0]
+    data, times = first.read_bytes(), first.stat()
+    first.write_bytes(image(99) + b" ")
+    with pytest.raises(DatasetError, match="its inputs have changed"):
+        go([source], out, limit=150)
+    # The same size and time, and other bytes: only a look at the bytes tells.
+    first.write_bytes(data[:-1] + b"X")
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    go([source], out, limit=150)
+    with pytest.raises(DatasetError, match="the bytes of its inputs have changed"):
+        go([source], out, limit=150, verify_inputs=True)
+    first.write_bytes(data)
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    go([source], out, limit=150, verify_inputs=True)
+    assert contents(out) == finished
+    one = tmp_path / "one.parquet"
+    go([source], one, limit=150)
+    go([source], one, limit=150, verify_inputs=True)
+    first.write_bytes(data[:-1] + b"X")
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DatasetError, match="the bytes of its inputs have changed"):
+        go([source], one, limit=150, verify_inputs=True)
+    first.write_bytes(data)
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
+    go([source], out, limit=150, views="hflip", rows_per_shard=200, force=True)
+    assert len(rows(out)) == 300
+
+
+def test_a_second_run_is_refused(many, tmp_path):
+    out = tmp_path / "out"
+    with DatasetFolder(out).lock():
+        for share in ((0, 1), (1, 2)):
+            with pytest.raises(DatasetError, match="another run is writing"):
+                go([many], out, limit=10, shard=share)
+    with DatasetFolder(out).lock(0, 2):
+        go([many], out, limit=10, rows_per_shard=5, shard=(1, 2))
+        for share in ((0, 1), (0, 2)):
+            with pytest.raises(DatasetError, match="another run is writing"):
+                go([many], out, limit=10, rows_per_shard=5, shard=share)
+    assert go([many], out, limit=10, rows_per_shard=5) == (10, 0)
+
+
+def test_a_second_run_holds_the_lock_file_that_is_there(tmp_path, monkeypatch):
+    out, flock = tmp_path / "out", fcntl.flock
+
+    def ended_before(file, kind):
+        monkeypatch.undo()
+        shutil.rmtree(out)  # as a first run without shards does
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", ended_before)
+    with (
+        DatasetFolder(out).lock(),
+        pytest.raises(DatasetError, match="another run is writing"),
+        DatasetFolder(out).lock(),
+    ):
+        pass
+
+
+def test_failures(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in range(40):
+        (source / f"{number:02}.png").write_bytes(image(number))
+    for number in (3, 25):
+        (source / f"{number:02}.png").write_bytes(b"junk")
+    out = tmp_path / "out"
+    with pytest.raises(DatasetError, match="stopped at failed image 2 of at most 1"):
+        go([source], out, rows_per_shard=10, max_failures=1)
+    assert len(contents(out)) == 2
+    assert go([source], out, rows_per_shard=10, max_failures=2) == (40, 2)
+    # A mended image of the same size and time: failed shards are done again, the others stand.
+    for number in (3, 25):
+        path = source / f"{number:02}.png"
+        stamp = path.stat().st_mtime_ns
+        path.unlink()
+        path.symlink_to(tmp_path / f"mended{number}")
+        (tmp_path / f"mended{number}").write_bytes(b"junk")
+        os.utime(path, ns=(stamp, stamp))
+    before = contents(out)
+    assert go([source], out, rows_per_shard=10, retry_failed=True) == (40, 2)
+    assert contents(out) == before
+
+
+def test_a_full_disk(run, many, tmp_path):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+    options = ["--weights", TINY, "--rows-per-shard", "100", "--limit", "300"]
+    command = [COMMAND, "tokenize", many, "-o", tmp_path / "out", *options]
+    done = subprocess.run(command, capture_output=True, preexec_fn=limited, check=False)
+    assert done.returncode == 1
+    said = done.stderr.decode().splitlines()  # first a hint, where bfloat16 is faster
+    assert all(line.startswith("tokcodec: ") for line in said)
+    assert "shard-00000.parquet: cannot write: File too large" in said[-1]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [".lock"]
+    run(*command[1:])
+    assert len(rows(tmp_path / "out")) == 300
+
+
+def test_an_output_that_vanishes_is_told(many, tmp_path, monkeypatch):
+    out, write_file = tmp_path / "out", DatasetFolder.write
+
+    def write(folder, name, fill):
+        if name == "shard-00001.parquet":
+            shutil.rmtree(out)
+        write_file(folder, name, fill)
+
+    monkeypatch.setattr(DatasetFolder, "write", write)
+    with pytest.raises(OutputError, match=r"shard-00000\.parquet: has vanished; the same command"):
+        go([many], out, limit=30, rows_per_shard=10)
+    monkeypatch.undo()
+    assert go([many], out, limit=30, rows_per_shard=10) == (30, 0)
+
+
+def test_an_output_that_cannot_be_written(many):
+    with pytest.raises(OutputError, match="/proc/nowhere/out: cannot write"):
+        go([many], "/proc/nowhere/out", limit=3)
+
+
+def test_memory_is_flat(tmp_path):
+    cells = pa.array([{"bytes": image(0), "path": None}] * 10_000)
+    pq.write_table(pa.table({"image": cells}), tmp_path / "in.parquet", row_group_size=500)
+    options = ["--weights", TINY, "--rows-per-shard", "500"]
+    program = f"""
+import resource, sys
+from tokcodec.cli import main
+for limit in ("1000", "10000"):
+    sys.argv = ["tokcodec", "tokenize", "in.parquet", "-o", limit, "--limit", limit, *{options}]
+    try:
+        main()
+    except SystemExit:
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, cwd=tmp_path, check=True
+    )
+    peaks = [int(peak) / 1024 for peak in done.stdout.split()]
+    for limit in (1_000, 10_000):
+        assert len(open_dataset(tmp_path / str(limit))) == limit
+    assert peaks[1] - peaks[0] < 50, peaks

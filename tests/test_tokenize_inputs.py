@@ -1,0 +1,235 @@
+"""What tokenize reads: names, lists, tars, Parquet, URLs."""
+
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tokcodec import Codec, load_tokens
+from tokcodec.errors import DatasetError, OutputError
+from tokcodec.io.remote import open_input
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+from tokenized import TINY, go, image, rows  # noqa: E402
+
+pytestmark = pytest.mark.parquet
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec.load(TINY, "cpu")
+
+
+def test_names_of_every_kind(tmp_path):
+    source = tmp_path / "in"
+    (source / "ä b").mkdir(parents=True)
+    names = ["ä b/日本.png", "ä b/a'\"b.png", "[x].png", "same.jpg", "same.png"]
+    for number, name in enumerate(names):
+        (source / name).write_bytes(image(number))
+    (source / "link.png").symlink_to(source / "same.png")
+    (source / "dangling.png").symlink_to(source / "nowhere.png")
+    (source / "folder.png").mkdir()
+    go([source], tmp_path / "a.parquet")
+    found = {row["key"]: row for row in rows(tmp_path / "a.parquet")}
+    assert set(found) == {*names, "link.png", "dangling.png"}
+    assert found["dangling.png"]["error"] == "cannot read: No such file or directory"
+    assert found["link.png"]["tokens"] == found["same.png"]["tokens"]
+    # A glob, and a list, give the same tokens under their own keys.
+    go([source / "*" / "*.png"], tmp_path / "b.parquet")
+    globbed = [row["key"] for row in rows(tmp_path / "b.parquet")]
+    assert globbed == ["ä b/a'\"b.png", "ä b/日本.png"]
+    listed = [str(source / "same.png"), str(source / "gone.png")]
+    go([], tmp_path / "c.parquet", listed=listed)
+    assert [row["key"] for row in rows(tmp_path / "c.parquet")] == listed
+    assert [row["status"] for row in rows(tmp_path / "c.parquet")] == ["ok", "failed"]
+
+
+def test_lists_at_the_command_line(start, run, tmp_path, many):
+    names = "\n".join(map(str, sorted(many.rglob("*.png"))[:5])) + "\n"
+    (tmp_path / "list.txt").write_text(names)
+    options = ("--weights", TINY, "-o")
+    run("tokenize", "--from-file", tmp_path / "list.txt", *options, tmp_path / "a.parquet")
+    start("tokenize", "--from-file", "-", *options, tmp_path / "b.parquet", stdin=names.encode())
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert len(rows(tmp_path / "a.parquet")) == 5
+    for arguments, message in (
+        (["-o", "x"], "no images: name sources"),
+        (["nowhere", "-o", "x"], "nowhere: no such file, or no images in it"),
+        ([many, "-o", "x", "--shard", "2/2"], "I/N"),
+        ([many, "-o", "x.parquet", "--shard", "0/2"], "parts need a folder"),
+        (["--from-file", "absent", "-o", "x"], "absent: cannot read as text"),
+    ):
+        status = 2 if message.startswith(("no images", "I/N")) else 1
+        said = run("tokenize", *arguments, cwd=tmp_path, status=status).stderr.decode()
+        assert message in said
+
+
+def test_two_inputs_of_one_key(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("one/twin.png", "two/twin.png", "two/other.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(image(len(name)))
+    # Folders keep their names, and no two labels become one.
+    go(["one", "two"], tmp_path / "out")
+    expected = [("one/twin.png", "one"), ("two/other.png", "two"), ("two/twin.png", "two")]
+    assert [(row["key"], row["label"]) for row in rows(tmp_path / "out")] == expected
+    # What a list names keeps that name.
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree("one", "elsewhere/one")
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(DatasetError, match=r"would both have the key one/twin\.png"):
+        go(["../one", "../two"], tmp_path / "x", listed=["one/twin.png"])
+
+
+def test_members_of_tars_are_all_there(codec, tmp_path):
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for number, name in enumerate(
+            ["img.001.png", "img.002.png", "a/.hid.png", "twin.png", "twin.png", "b.jpg.png"]
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(image(number))
+            tar.addfile(member, io.BytesIO(image(number)))
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.LNKTYPE, "twin.png"
+        tar.addfile(link)
+    assert go([tmp_path / "t.tar"], tmp_path / "out.parquet") == (7, 1)
+    found = rows(tmp_path / "out.parquet")
+    names = ["img.001.png", "img.002.png", "a/.hid", "twin", "twin", "b", "link"]
+    assert [row["key"] for row in found] == names
+    for number in range(6):
+        expected = codec.compress(io.BytesIO(image(number))).tokens.tolist()
+        assert found[number]["tokens"] == expected
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    assert go([tmp_path / "empty.tar", tmp_path / "t.tar"], tmp_path / "o") == (7, 1)
+    assert len(load_tokens(tmp_path / "o")) == 6
+    with tarfile.open(tmp_path / "z.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "t.tar", "not-a-image.tar")
+    (tmp_path / "in").mkdir()
+    shutil.copy(tmp_path / "z.tar.gz", tmp_path / "in")
+    assert go([tmp_path / "in"], tmp_path / "p") == (0, 0)
+
+
+def test_odd_names_and_links(tmp_path):
+    source = tmp_path / "in"
+    (source / "real").mkdir(parents=True)
+    (source / "real" / "a.png").write_bytes(image(1))
+    (source / "linked").symlink_to(source / "real", target_is_directory=True)
+    (source / "loop").symlink_to(source, target_is_directory=True)
+    with open(os.fsencode(str(source)) + b"/bad\xff.png", "wb") as file:
+        file.write(image(2))
+    go([source], tmp_path / "a.parquet")
+    found = [row["key"] for row in rows(tmp_path / "a.parquet")]
+    assert found == ["bad\\xff.png", "real/a.png"]
+    # The same file twice is one row; the list may be of Windows.
+    names = [str(source / "real" / "a.png")] * 2
+    go([], tmp_path / "b.parquet", listed=names)
+    assert len(rows(tmp_path / "b.parquet")) == 1
+    with pytest.raises(DatasetError, match=r"x\.tar: lists hold images"):
+        go([], tmp_path / "c.parquet", listed=["x.tar"])
+
+
+def test_the_output_is_no_input(many, tmp_path):
+    shutil.copytree(many / "cat", tmp_path / "in")
+    for name in ("in/out", "in/out.parquet"):
+        for _ in range(2):
+            assert go([tmp_path / "in"], tmp_path / name, limit=30) == (30, 0)
+        if name == "in/out":
+            shutil.rmtree(tmp_path / name)
+    (tmp_path / "in" / "out.parquet").unlink()
+    cells = pa.array([{"bytes": image(0), "path": None}])
+    for name in ("self.parquet", "folder/shard-00000.parquet"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": cells}), path)
+        output = path if name == "self.parquet" else path.parent
+        for other in (path, tmp_path / "in"):
+            with pytest.raises((DatasetError, OutputError)):
+                go([other], output, force=True, limit=3)
+            assert pq.read_table(path).num_rows == 1  # the images are still there
+
+
+def test_tars(codec, tmp_path):
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "shards" / f"{shard}.tar", "w") as tar:
+
+            def add(name, data, tar=tar):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+            for number in range(3):
+                key = f"sub/{shard}{number}"
+                add(f"{key}.png", image(10 * shard + number))
+                add(f"{key}.cls", f"{number}\n".encode())
+                if number:
+                    add(f"{key}.txt", "caption ü".encode())
+                    add(f"{key}.json", b'{"a": 1}')
+            add(f"sub/only{shard}.cls", b"5")
+    go([tmp_path / "shards"], tmp_path / "out", rows_per_shard=2)
+    assert [p.name for p in sorted((tmp_path / "out").glob("*.parquet"))] == [
+        "shard-00000.parquet",
+        "shard-00001.parquet",
+    ]
+    found = rows(tmp_path / "out")
+    assert [row["key"] for row in found] == [
+        "sub/00", "sub/01", "sub/02", "sub/only0", "sub/10", "sub/11", "sub/12", "sub/only1",
+    ]  # fmt: skip
+    assert [row["label"] for row in found] == ["0", "1", "2", "5"] * 2
+    assert (found[1]["txt"], found[1]["json"], found[0]["txt"]) == ("caption ü", '{"a": 1}', None)
+    assert found[3]["error"] == "cannot read: no image under this key"
+    expected = codec.compress(io.BytesIO(image(12))).tokens.tolist()
+    assert found[6]["tokens"] == expected
+    go([tmp_path / "shards" / "1.tar"], tmp_path / "b.parquet", limit=2)
+    assert [row["key"] for row in rows(tmp_path / "b.parquet")] == ["sub/10", "sub/11"]
+    # What is left of a damaged tar is there, and a failed row says that something is not.
+    whole = (tmp_path / "shards" / "0.tar").read_bytes()
+    (tmp_path / "shards" / "0.tar").write_bytes(whole[:5000])
+    assert go([tmp_path / "shards"], tmp_path / "c") == (6, 2)
+    found = rows(tmp_path / "c")
+    assert [row["key"] for row in found[:2]] == ["sub/00", "0.tar"]
+    assert found[0]["status"] == "ok"
+    assert found[1]["error"].startswith("cannot read: the rest of the tar: ")
+
+
+def test_parquet_inputs(codec, tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    values = [{"bytes": image(n), "path": f"{n}.png" if n % 2 else None} for n in range(7)]
+    values.append({"bytes": None, "path": None})
+    columns = {"image": pa.array(values, kind), "label": pa.array(range(8)), "fine": ["x"] * 8}
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet", row_group_size=3)
+    go([tmp_path / "in.parquet"], tmp_path / "out", rows_per_shard=5)
+    found = rows(tmp_path / "out")
+    assert [row["key"] for row in found] == [
+        "in.parquet/0", "1.png", "in.parquet/2", "3.png", "in.parquet/4", "5.png",
+        "in.parquet/6", "in.parquet/7",
+    ]  # fmt: skip
+    assert [row["label"] for row in found] == list("01234567")
+    assert found[7]["error"] == "cannot read: no image in this row"
+    for number in range(7):
+        expected = codec.compress(io.BytesIO(image(number))).tokens.tolist()
+        assert found[number]["tokens"] == expected
+    go([tmp_path / "in.parquet"], tmp_path / "fine.parquet", label="fine", limit=4)
+    assert [row["label"] for row in rows(tmp_path / "fine.parquet")] == ["x"] * 4
+    with pytest.raises(DatasetError, match="no column coarse"):
+        go([tmp_path / "in.parquet"], tmp_path / "x.parquet", label="coarse")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "none.parquet")
+    with pytest.raises(DatasetError, match="no column of images"):
+        go([tmp_path / "none.parquet"], tmp_path / "x.parquet")
+    (tmp_path / "junk.parquet").write_bytes(b"junk")
+    with pytest.raises(DatasetError, match=r"junk\.parquet: cannot read as Parquet"):
+        go([tmp_path / "junk.parquet"], tmp_path / "x.parquet")
+
+
+def test_urls(many, tmp_path):
+    go([f"file://{many}"], tmp_path / "a.parquet", limit=20)
+    go([many], tmp_path / "b.parquet", limit=20)
+    assert rows(tmp_path / "a.parquet") == rows(tmp_path / "b.parquet")
+    with open_input(f"file://{many}/cat/0000.png") as file:
+        assert file.read() == (many / "cat" / "0000.png").read_bytes()

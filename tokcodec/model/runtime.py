@@ -1,0 +1,125 @@
+"""What a ``Codec`` runs a model with: torch, or NumPy alone. No torch here."""
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokcodec import checkpoint
+from tokcodec.coding.prior import PREFIX
+from tokcodec.config import ModelConfig
+from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config.vit import PatchDecoderConfig, PatchEncoderConfig
+from tokcodec.errors import CheckpointError
+
+T = TypeVar("T")
+R = TypeVar("R")
+Pixels = NDArray[np.uint8]
+Tokens = NDArray[Any]  # int64
+Dtype = Literal["float32", "bfloat16"]
+RuntimeName = Literal["auto", "torch", "numpy"]
+
+BATCH_SIZE = 16
+_CUDA_BATCH_SIZE = 64
+_CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
+_FEW_IMAGES = 8  # that NumPy is done with before torch is loaded
+
+
+class Runtime(Protocol):
+    """A model that is ready to run. Methods may be called from several threads.
+
+    Attributes:
+        dtype: of the matrix products.
+        batch_size: tiles that it runs at once.
+    """
+
+    dtype: Dtype
+    batch_size: int
+
+    @property
+    def device(self) -> str:
+        """Name of the device."""
+        ...
+
+    def encode(self, pixels: Pixels, scale: int) -> Tokens:
+        """Pixels uint8 [n, H, W, 3], to be averaged by ``scale`` -> int64 [n, *token_shape]."""
+        ...
+
+    def decode(self, tokens: Tokens) -> Pixels:
+        """Tokens int64 [n, *token_shape] -> pixels uint8 [n, H, W, 3]."""
+        ...
+
+    def map(self, work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+        """``work``, which calls ``encode`` or ``decode``, of each item, in order."""
+        ...
+
+
+def runs_without_torch(config: ModelConfig) -> bool:
+    """Whether the NumPy runtime runs models of this config."""
+    return (
+        isinstance(config.encoder, PatchEncoderConfig)
+        and isinstance(config.quantizer, CodebookConfig)
+        and isinstance(config.decoder, PatchDecoderConfig)
+    )
+
+
+def choose_runtime(
+    config: ModelConfig, device: str, dtype: Dtype, images: int | None = None
+) -> RuntimeName:
+    """The runtime for so many images: NumPy for a few of them, as torch takes a second to load.
+
+    Args:
+        config: of the model.
+        device: as for ``Codec.load``.
+        dtype: of the matrix products.
+        images: how many there are; None if not known.
+    """
+    can = runs_without_torch(config) and device in ("auto", "cpu") and dtype == "float32"
+    few = images is not None and images <= _FEW_IMAGES
+    return "numpy" if can and (few or find_spec("torch") is None) else "torch"
+
+
+def default_batch_size(config: ModelConfig, kind: str) -> int:
+    """64 tiles on CUDA, else 16; a large model is faster with fewer on a CPU. Depends on the model
+    and the kind of device alone: the batch size is part of what decides the tokens."""
+    if kind == "cuda":
+        return _CUDA_BATCH_SIZE
+    tile = 4 * config.encoder.peak_activation(config.preprocessing.model_size)  # float32
+    size = BATCH_SIZE
+    while kind == "cpu" and size > 1 and size * tile > _CACHE_BYTES:
+        size //= 2
+    return size
+
+
+def read_weights(
+    header: checkpoint.Header, expected: dict[str, tuple[int, ...]]
+) -> dict[str, NDArray[Any]]:
+    """The verified tensors of a checkpoint, without those of its prior.
+
+    Raises:
+        CheckpointError: the file is damaged, or a tensor is missing, unknown, of another shape
+            or holds NaN or infinity.
+    """
+    _, tensors = checkpoint.read(header.path)
+    arrays = {name: array for name, array in tensors.items() if not name.startswith(PREFIX)}
+    for name in sorted(expected.keys() | arrays.keys()):
+        _check(header.path, name, expected.get(name), arrays.get(name))
+    return arrays
+
+
+def _check(
+    path: Path, name: str, shape: tuple[int, ...] | None, array: NDArray[Any] | None
+) -> None:
+    found = None if array is None else array.shape
+    if shape is None or array is None or found != shape:
+        raise CheckpointError(
+            f"{path}: tensor {name}: the config asks for {'none' if shape is None else shape}, "
+            f"the file holds {'none' if found is None else found}; fetch or convert it again"
+        )
+    if not np.isfinite(array).all():
+        raise CheckpointError(
+            f"{path}: tensor {name} holds NaN or infinite values; fetch or convert it again"
+        )

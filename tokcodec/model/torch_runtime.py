@@ -1,0 +1,185 @@
+"""Any model in torch: devices, batches of one size, streams of a GPU, threads."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from queue import SimpleQueue
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tokcodec.checkpoint import Header
+from tokcodec.errors import DeviceError
+from tokcodec.model.loading import load, resolve_device
+from tokcodec.model.runtime import Dtype, Pixels, Tokens, default_batch_size
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.parallel import map_ahead
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
+
+
+class TorchRuntime:
+    """Runs the model on exactly ``batch_size`` tiles at a time; the last batch is filled up. So
+    tokens of an image are equal on one device, torch build and batch size, whatever is encoded with
+    it. Tiles of another shape than the model's square, of which every image may have its own,
+    run ``any_size_batch`` at a time."""
+
+    def __init__(
+        self,
+        model: Tokenizer,
+        batch_size: int,
+        any_size_batch: int = 1,
+        dtype: Dtype = "float32",
+    ) -> None:
+        self.model, self.dtype = model, dtype
+        self.batch_size, self.any_size_batch = batch_size, any_size_batch
+        self.torch_device = next(model.parameters()).device
+        self._streams: SimpleQueue[torch.cuda.Stream] | None = None
+        if self.torch_device.type == "cuda":
+            self._streams = SimpleQueue()
+            for _ in range(BATCHES_AT_ONCE):
+                self._streams.put(torch.cuda.Stream(self.torch_device))  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def load(
+        cls,
+        header: Header,
+        device: str = "auto",
+        batch_size: int | None = None,
+        dtype: Dtype = "float32",
+        compiled: bool = False,
+    ) -> "TorchRuntime":
+        """
+        Raises:
+            CheckpointError: the weights are damaged.
+            DeviceError: there is no such device.
+        """
+        where = resolve_device(device)
+        model = load(header, where)
+        if compiled:
+            # Batches have one shape, but for images of any size; what is for any shape is slower.
+            model.encoder.compile(dynamic=None if header.config.multiple else False)
+        size = batch_size or default_batch_size(header.config, where.type)
+        return cls(model, size, batch_size or 1, dtype)
+
+    @property
+    def device(self) -> str:
+        return str(self.torch_device)
+
+    def encode(self, pixels: Pixels, scale: int) -> Tokens:
+        rows = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        if self.torch_device.type == "cuda":
+            rows = rows.pin_memory()  # they cross to the device as bytes
+        side = self.model.config.preprocessing.model_size * scale
+        with self._cuda_stream():
+            tokens = self._run(
+                lambda part: self.model.encode(self.preprocess(part, scale)),
+                rows.to(self.torch_device, non_blocking=True),
+                tuple(rows.shape[1:3]) == (side, side),
+            )
+            return tokens.cpu().numpy()
+
+    def decode(self, tokens: Tokens) -> Pixels:
+        with self._cuda_stream():
+            pixels = self.to_uint8(self.decode_tensor(torch.from_numpy(tokens)))
+            return pixels.cpu().numpy()
+
+    def encode_tensor(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in [0, 1] -> tokens int64 [B, *token_shape], on the device."""
+        side = self.model.config.preprocessing.image_size
+        return self._run(
+            lambda part: self.model.encode(self.model.shrink(part)),
+            pixels.to(self.torch_device, torch.float32),
+            tuple(pixels.shape[2:]) == (side, side),
+        )
+
+    def decode_tensor(self, tokens: Tensor) -> Tensor:
+        """Tokens int64 [B, *token_shape] -> pixels float32 [B, 3, H, W] in [0, 1], on the device.
+
+        Tokens [B, n] are the first n of each tile.
+        """
+        config = self.model.config
+        side = config.preprocessing.image_size
+        tile = tokens.ndim == 2 or tuple(tokens.shape[1:]) == config.token_shape(side, side)
+        return self._run(self.model.decode, tokens.to(self.torch_device, torch.int64), tile)
+
+    def preprocess(self, pixels: Tensor, scale: int) -> Tensor:
+        """uint8 [B, H, W, 3] -> what the encoder sees, float32 [B, 3, h, w] in [0, 1]."""
+        scaled = pixels.permute(0, 3, 1, 2).float() / 255
+        return torch.nn.functional.avg_pool2d(scaled, scale) if scale > 1 else scaled
+
+    def to_uint8(self, pixels: Tensor) -> Tensor:
+        """Pixels float32 [B, 3, H, W] in [0, 1] -> uint8 [B, H, W, 3]."""
+        pixels = pixels * 255
+        if self.model.config.rounding == "nearest":
+            pixels = pixels.round()
+        return pixels.to(torch.uint8).permute(0, 2, 3, 1)
+
+    @torch.inference_mode()
+    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, tiles: bool) -> Tensor:
+        """
+        Raises:
+            DeviceError: the device has too little memory for a batch.
+        """
+        if not len(rows):  # nothing to compute, but the result has a shape
+            return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
+        size = self.batch_size if tiles else self.any_size_batch
+        low = self.dtype == "bfloat16"
+        try:
+            with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=low):
+                return torch.cat([_filled(model, part, size) for part in torch.split(rows, size)])
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device}: not enough memory for batches of {size} tiles; use a smaller "
+                "batch size"
+            ) from error
+
+    @contextlib.contextmanager
+    def _cuda_stream(self) -> Iterator[None]:
+        """A stream of a GPU for work that begins and ends on the host. It is waited for, as there
+        is memory for so many batches only."""
+        if self._streams is None:
+            yield
+            return
+        stream = self._streams.get()
+        try:
+            stream.wait_stream(torch.cuda.default_stream(self.torch_device))  # for the weights
+            with torch.cuda.stream(stream):
+                yield
+        finally:
+            self._streams.put(stream)
+
+    def map(self, work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+        """On a CPU in ``workers`` threads, which have one of torch's each, so that all cores have
+        work; a single item, or a single worker, has all of torch's. A GPU has several batches at
+        once, whatever ``workers`` is."""
+        workers = workers if self.torch_device.type == "cpu" else BATCHES_AT_ONCE
+        items = iter(items)
+        first = list(islice(items, 2)) if workers > 1 else []
+        if len(first) < 2:
+            yield from map(work, chain(first, items))
+            return
+        threads = torch.get_num_threads()
+        try:
+            yield from map_ahead(
+                work,
+                chain(first, items),
+                workers,
+                2 * workers,
+                lambda: torch.set_num_threads(1),
+                at_once=True,
+            )
+        finally:
+            torch.set_num_threads(threads)  # of threads that begin from here on
+
+
+def _filled(model: Callable[[Tensor], Tensor], part: Tensor, size: int) -> Tensor:
+    """``model`` of a batch filled up to ``size`` rows; the results of its own rows."""
+    missing = size - len(part)
+    if not missing:
+        return model(part)
+    return model(torch.cat([part, part[:1].expand(missing, *part.shape[1:])]))[: len(part)]

@@ -1,0 +1,251 @@
+"""``tokenize``: images to a token dataset, in one call."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tokcodec.checkpoint import Header, check_fit, check_token_count, find
+from tokcodec.codec import Codec
+from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.config.geometry import Fit
+from tokcodec.dataset import require_pyarrow
+from tokcodec.dataset.table import GRID_FITS
+from tokcodec.dataset.views import COUNTS, Views
+from tokcodec.errors import DatasetError
+from tokcodec.image import WHITE
+from tokcodec.inputs.listing import Selection, count
+from tokcodec.io.tar import MAX_BYTES
+from tokcodec.model.loading import fastest_dtype, resolve_device
+from tokcodec.model.runtime import Dtype, default_batch_size
+from tokcodec.tokenize.output import Output
+from tokcodec.tokenize.plan import make_plan
+from tokcodec.tokenize.run import Engine, list_jobs, run
+from tokcodec.tokenize.step import ShardStep
+from tokcodec.tokenize.task import Job, Progress, Settings, Task
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What a run is about to do.
+
+    Attributes:
+        output: where the dataset goes.
+        images: how many there are in this part; None where a tar has to be read first.
+        source_bytes: the size of the files that they are in.
+        shards, all_shards: the number of shards of this part, and of all parts.
+        skipped: says which other files in the folders of the sources were skipped.
+        faster_dtype: a dtype that would be faster on this device, if there is one.
+        jobs: in a dry run, the files of this part, and how each stands.
+    """
+
+    output: Path
+    images: int | None
+    source_bytes: int
+    shards: int
+    all_shards: int
+    skipped: Selection
+    faster_dtype: Dtype | None = None
+    jobs: tuple[Job, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has made.
+
+    Attributes:
+        output: where the dataset is.
+        rows, failed: its rows, and those of them that failed; of this part.
+        shards: the shards of this part.
+        file_bytes: the size of the files of this part; None in a store.
+    """
+
+    output: Path
+    rows: int
+    failed: int
+    shards: int
+    file_bytes: int | None
+
+
+def tokenize(
+    sources: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    listed: Sequence[str] = (),
+    weights: str | Header = DEFAULT_WEIGHTS,
+    fit: Fit | None = None,
+    tokens: int | None = None,
+    views: Views = "one",
+    background: tuple[int, int, int] = WHITE,
+    label: str | None = None,
+    rows_per_shard: int = 10_000,
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    follow: bool = False,
+    max_image_bytes: int = MAX_BYTES,
+    device: str = "auto",
+    dtype: Dtype = "float32",
+    compiled: bool = False,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    ray_address: str | None = None,
+    actors: int = 1,
+    force: bool = False,
+    retry_failed: bool = False,
+    verify_inputs: bool = False,
+    max_failures: int | None = None,
+    dry_run: bool = False,
+    begin: Callable[[Overview], None] = lambda _: None,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Result:
+    """Turns images into a token dataset: Parquet, in shards or one file.
+
+    A bad image becomes a row with its error. After an interruption, the same call resumes after the
+    last whole shard, and ends with the same bytes.
+
+    >>> tokenize("photos", "dataset").rows  # doctest: +SKIP
+    3
+
+    Args:
+        sources: images: files, folders, globs, WebDataset tars and Parquet files; paths or URLs.
+        output: a folder of shards, or one ``file.parquet``; a path or a URL.
+        listed: further image files, whose keys are these names.
+        weights: the checkpoint, see ``Codec.load``.
+        fit, tokens, background: see ``Codec.compress``. In the fits ``aspect`` and ``native`` every
+            row has its own grid. ``tile`` is refused; where it is the checkpoint's default,
+            ``stretch`` is used.
+        views: rows of an image, see ``views.read_views``.
+        label: the column of labels in Parquet sources; ``label`` if None.
+        rows_per_shard: rows of a shard; a tar is always one shard.
+        limit: only this many images, the first ones.
+        shard: part I of N, from 0: only every N-th shard, where N machines share the work.
+        include, exclude, follow: see ``listing.Selection``.
+        max_image_bytes: larger images fail.
+        device, dtype, compiled: see ``Codec.load``.
+        batch_size: tiles of a batch; another one can change a few tokens. If None, 1 where every
+            row has its own grid, else ``default_batch_size``.
+        workers: threads that read images; the cores if None. With Ray, threads and cores of each
+            actor; 1 if None.
+        engine: ``ray`` has the shards made by actors on a Ray cluster.
+        ray_address: of the cluster; None starts Ray on this machine.
+        actors: how many; each has the model and, on CUDA, a GPU. With the device ``auto``, they
+            run on CUDA where the cluster has GPUs.
+        force: begin again instead of resuming.
+        retry_failed: make shards again that have failed rows, where their files have not changed.
+        verify_inputs: compare the bytes of the inputs of finished shards, not only sizes and times.
+        max_failures: stop above this many failed rows.
+        dry_run: only call ``begin``; nothing is written.
+        begin: called once, before the first image is read.
+        report: called with what was done of a shard since the last call for it.
+
+    Raises:
+        DatasetError: there are no inputs, another run is writing there, the output is of another
+            run or of other inputs, or there are too many failures.
+        OutputError: the output cannot be written.
+        CheckpointError: the checkpoint cannot be read, or does not have this fit.
+        DeviceError: there is no such device, or it has too little memory.
+    """
+    require_pyarrow()
+    given = [sources] if isinstance(sources, str | Path) else sources
+    names = [str(source) for source in given]
+    target = Output(output)
+    target.check_inputs([*names, *listed])
+    if not names and not listed:
+        raise DatasetError("no images to tokenize: name at least one source")
+    _check_part(shard, target)
+
+    header = find(weights) if isinstance(weights, str) else weights
+    fit = fit or _default_fit(header, views)
+    check_fit(header, fit)
+    check_token_count(header, tokens)
+    kind = _device_kind(device, engine, ray_address)
+    if batch_size is None:
+        batch_size = 1 if fit in GRID_FITS else default_batch_size(header.config, kind)
+    settings = Settings(fit, views, background, tokens, kind, dtype, batch_size, compiled)
+    selection = Selection(include, exclude, follow)
+    plan = make_plan(
+        names,
+        listed=listed,
+        rows_per_shard=rows_per_shard,
+        views=COUNTS[views],
+        label=label,
+        limit=limit,
+        without=target.paths,
+        max_bytes=max_image_bytes,
+        selection=selection,
+    )
+    task = Task(header, settings, plan)
+    shards = plan.share(*shard)
+    overview = Overview(
+        output=target.path,
+        images=count([own.batch for own in shards]),
+        source_bytes=sum(stamp.size for stamp in {s for own in shards for s in own.batch.stamps}),
+        shards=len(shards),
+        all_shards=len(plan.shards),
+        skipped=selection,
+    )
+    if dry_run:
+        jobs = list_jobs(
+            task, target, shard, verify_inputs=verify_inputs, retry_failed=retry_failed
+        )
+        begin(dataclasses.replace(overview, jobs=tuple(jobs)))
+        return Result(target.path, 0, 0, len(shards), None)
+
+    work: Engine
+    if engine == "ray":
+        from tokcodec.tokenize.ray import on_ray
+
+        work = on_ray(task, target.shards, ray_address, actors, workers or 1)
+    else:
+        codec = Codec.load(
+            header, kind, runtime="torch", batch_size=batch_size, dtype=dtype, compiled=compiled
+        )
+        work = ShardStep(task, codec, target.shards, workers or os.cpu_count() or 1)
+        fastest = fastest_dtype(resolve_device(kind))
+        if kind == "cpu" and dtype == "float32" and fastest != dtype:
+            overview = dataclasses.replace(overview, faster_dtype=fastest)
+    begin(overview)
+    rows, failed = run(
+        task,
+        work,
+        target,
+        shard,
+        verify_inputs=verify_inputs,
+        retry_failed=retry_failed,
+        force=force,
+        max_failures=max_failures,
+        report=report,
+    )
+    return Result(target.path, rows, failed, len(shards), target.size(s.name for s in shards))
+
+
+def _default_fit(header: Header, views: Views) -> Fit:
+    """The checkpoint's own, unless rows or views need square tiles."""
+    if views == "ten-crop":
+        return "crop"
+    fit = header.config.default_fit
+    return "stretch" if fit == "tile" else fit
+
+
+def _device_kind(device: str, engine: str, ray_address: str | None) -> str:
+    """``cpu`` or ``cuda``. With Ray this process needs no GPU, and does not look for one."""
+    if engine == "local":
+        return resolve_device(device).type
+    if device != "auto":
+        return device
+    from tokcodec.tokenize.ray import cluster_device
+
+    return cluster_device(ray_address)
+
+
+def _check_part(part: tuple[int, int], output: Output) -> None:
+    index, number = part
+    if not 0 <= index < number:
+        raise DatasetError(f"part {index}/{number}: the index must be from 0 to {number - 1}")
+    if number > 1 and output.one_file:
+        raise DatasetError("parts need a folder as output", name=output)

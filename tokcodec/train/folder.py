@@ -1,0 +1,195 @@
+"""The folder of a run: what it holds, and one process at a time that writes to it."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokcodec.errors import Hint, OutputError, TrainingError
+from tokcodec.io.files import write_atomically
+from tokcodec.io.remote import reason_of
+
+_IN_WORDS = {  # settings that are digests
+    "from": "the checkpoint to begin with",
+    "tokens_of": "the checkpoint whose tokens stay",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a training stands.
+
+    Attributes:
+        step, steps: done, and of the whole run.
+        loss: mean over the images since the last report.
+        terms: the same of its terms, before they are weighted.
+        psnr: in dB, of held-out images, by the number of tokens.
+        usage: the share of the codebook that was used since the last report.
+        learning_rate: of the last step.
+        seconds: since the last report.
+        tokens_per_second: that were trained on.
+        utilization: MFU, see ``operations``.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    terms: Mapping[str, float]
+    psnr: Mapping[str, float]
+    usage: float
+    learning_rate: float
+    seconds: float
+    tokens_per_second: float
+    utilization: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that was begun.
+
+    Attributes:
+        settings: with which it was.
+        images: the fingerprint of its images.
+        step: the number of steps that are done.
+    """
+
+    settings: dict[str, Any]
+    images: str
+    step: int
+
+
+class RunFolder:
+    """The folder of a run.
+
+    Attributes:
+        checkpoint: the weights so far.
+        state: from where the run resumes.
+        log: a line of JSON for each report.
+        sheet: held-out images, and the decoded ones below.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "model.safetensors"
+        self.state = path / "state.pt"
+        self.log = path / "log.jsonl"
+        self.sheet = path / "sheet.jpg"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out; the lock ends with this process.
+
+        Raises:
+            TrainingError: another process is training there.
+            OutputError: the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("ab")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write: {reason_of(error)}", name=self.path, hint=Hint.OTHER_OUTPUT
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrainingError(
+                    "another process is training there; wait for its end, or stop it",
+                    name=self.path,
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+
+    def begun(self) -> Begun | None:
+        """The run in this folder; None if there is none.
+
+        Raises:
+            TrainingError: its state is damaged.
+        """
+        if not self.state.exists():
+            return None
+        try:
+            state = torch.load(self.state, mmap=True, weights_only=True)
+            begun = Begun(json.loads(state["settings"]), state["images"], state["step"])
+            if "dtype" not in begun.settings["recipe"] or type(begun.step) is not int:
+                raise ValueError("its settings are missing")
+        except Exception as error:  # of any kind: unpickling damaged data may raise anything
+            raise TrainingError(
+                f"damaged: {reason_of(error)}; delete it to begin again, or train in another "
+                f"folder from the weights in {self.checkpoint}",
+                name=self.state,
+            ) from error
+        return begun
+
+    def require_same(
+        self, begun: Begun, settings: Mapping[str, Any], images: str | None = None
+    ) -> None:
+        """Refuses to continue a run with other settings or images than it was begun with.
+
+        Raises:
+            TrainingError: it names those that differ.
+        """
+        differing = _differences(begun.settings, settings)
+        if images not in (None, begun.images):
+            differing.append("the images")
+        if differing:
+            other = ", ".join(differing)
+            raise TrainingError(
+                f"holds a run with other settings or images: {other}; repeat its command to "
+                f"resume it, or train in another folder from the weights in {self.checkpoint}",
+                name=self.path,
+            )
+
+    def load_state(self, device: torch.device) -> dict[str, Any]:
+        """The state that ``save_state`` wrote."""
+        state: dict[str, Any] = torch.load(self.state, map_location=device, weights_only=True)
+        return state
+
+    def save_state(
+        self, settings: Mapping[str, Any], images: str, state: Mapping[str, Any]
+    ) -> None:
+        """Writes where the run stands: ``Begun``, and what else is in ``state``."""
+        whole = {"settings": json.dumps(settings), "images": images, **state}
+        write_atomically(self.state, lambda file: torch.save(whole, file))
+
+    def append(self, report: Report) -> None:
+        """Adds a line to the log."""
+        # A process that was killed before its state was written may have left later lines.
+        lines = [line for line in self._lines() if json.loads(line)["step"] < report.step]
+        lines.append(json.dumps(dataclasses.asdict(report)))
+        write_atomically(self.log, lambda file: file.write(("\n".join(lines) + "\n").encode()))
+
+    def last_report(self) -> Report:
+        """The last line of the log."""
+        return Report(**json.loads(self._lines()[-1]))
+
+    def _lines(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that differ, in words."""
+    old, new = dict(_flat(then)), dict(_flat(now))
+    words = []
+    for name in sorted(old.keys() | new.keys()):
+        values = old.get(name, "none"), new.get(name, "none")
+        if values[0] != values[1]:
+            label = name.removeprefix("recipe.").replace("config.", "the model's ")
+            words.append(_IN_WORDS.get(name) or f"{label} {values[0]}, not {values[1]}")
+    return words
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,158 @@
+"""One training step: gradients, optimizer, codebook and the average of the weights."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tokcodec.model.codebook import Codebook
+from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.model.vit import Block
+from tokcodec.train import ranks
+from tokcodec.train.adversarial import Critic
+from tokcodec.train.batches import Batch
+from tokcodec.train.codebook import MovingAverages
+from tokcodec.train.objective import Objective, Outcome
+from tokcodec.train.recipe import Recipe
+
+
+class Trainer:
+    """A model in training, with its optimizer and averages. No step waits for the device.
+
+    Attributes:
+        steps_done: the number of steps so far.
+        model: the current weights; ``averaged`` gives those that are exported.
+        used: bool [K]: the tokens that were chosen since this was last cleared.
+    """
+
+    def __init__(
+        self,
+        model: Tokenizer,
+        recipe: Recipe,
+        tokens_stay: bool = False,
+        lpips: nn.Module | None = None,
+    ) -> None:
+        """
+        Args:
+            model: with the weights to begin with.
+            tokens_stay: only the decoder is trained.
+            lpips: the network of ``load_lpips``, if the recipe has that term.
+        """
+        self.model, self.recipe, self.tokens_stay = model, recipe, tokens_stay
+        self.steps_done = 0
+        if tokens_stay:
+            model.encoder.requires_grad_(False)
+        self.optimizer = _make_optimizer(model, recipe)
+        assert isinstance(model.quantizer, Codebook)
+        codebook = model.quantizer.codebook
+        if recipe.rate_weight:
+            # The last channel of z is always 0, see MovingAverages; no gradient changes it.
+            for parameter in model.encoder.get_submodule("to_embedding").parameters():
+                parameter.data[-1] = 0
+        self.codebook_averages = MovingAverages(codebook, recipe)
+        self.average = copy.deepcopy(model).requires_grad_(False)
+        self.used = torch.zeros(len(codebook), dtype=torch.bool, device=codebook.device)
+        if recipe.compiled:
+            # Only the blocks: they take nearly all of the time, and as they see nothing but the
+            # number of tokens, one compilation serves grids of every shape.
+            for module in model.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=True)
+        self.objective: nn.Module = Objective(model, recipe, tokens_stay, lpips)
+        if ranks.count() > 1:
+            self.objective = DistributedDataParallel(
+                self.objective, broadcast_buffers=False, static_graph=True
+            )
+        self.critic = Critic(recipe, codebook.device) if recipe.adversarial else None
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Trains on a batch. Gives the ``loss`` and its terms: scalars whose means over all
+        processes are those of all images of the step."""
+        outcome: Outcome = self.objective(batch)
+        terms = dict(outcome.terms)
+        if self.critic:
+            terms["adversarial"] = self.critic.deception(outcome.decoded, outcome.target)
+        loss = self.recipe.total(terms)
+        self._descend(loss * batch.share)
+        if not self.tokens_stay:
+            self.codebook_averages.update(outcome.z, outcome.tokens, batch.revival)
+        self._update_average()
+        if self.critic:
+            rate = self.recipe.rate(self.steps_done)
+            terms["discriminator"] = self.critic.learn(
+                outcome.decoded, outcome.target, rate, batch.share
+            )
+        self.used[outcome.tokens] = True
+        self.steps_done += 1
+        return {
+            name: term.detach() * batch.share for name, term in (("loss", loss), *terms.items())
+        }
+
+    def _descend(self, loss: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(self.steps_done)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # The decay warms up, so the average follows the weights from the first step on.
+        decay = min(self.recipe.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
+        torch._foreach_lerp_(
+            list(self.average.state_dict().values()),
+            list(self.model.state_dict().values()),
+            1 - decay,
+        )
+
+    def averaged(self) -> Tokenizer:
+        """The model with the averaged weights."""
+        model = self.average
+        if self.tokens_stay:  # bit by bit: averaging would turn -0.0 into 0.0
+            model.encoder.load_state_dict(self.model.encoder.state_dict())
+            model.quantizer.load_state_dict(self.model.quantizer.state_dict())
+        return model
+
+    def state(self) -> dict[str, Any]:
+        """Everything that another process needs to continue to the same weights."""
+        return {
+            "step": self.steps_done,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "codebook_averages": self.codebook_averages.state(),
+            "used": self.used,
+            **({"critic": self.critic.state()} if self.critic else {}),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from a ``state``."""
+        self.steps_done = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.codebook_averages.load_state(state["codebook_averages"])
+        self.used.copy_(state["used"])
+        if self.critic:
+            self.critic.load_state(state["critic"])
+
+
+def _make_optimizer(model: Tokenizer, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW; only the matrices of the blocks have weight decay."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decays = {name: ".blocks." in name and p.ndim == 2 for name, p in trained}
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [p for name, p in trained if decays[name]],
+                "weight_decay": recipe.weight_decay,
+            },
+            {"params": [p for name, p in trained if not decays[name]], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.99),
+        fused=True,
+    )
