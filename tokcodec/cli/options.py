@@ -101,13 +101,13 @@ def _complete_weights(incomplete: str) -> list[str]:
 WEIGHTS: dict[str, Any] = {
     "metavar": "NAME|FILE|FOLDER|OWNER/NAME",
     "autocompletion": _complete_weights,
-    "rich_help_panel": MODEL,
 }
 Weights = Annotated[
     str,
     typer.Option(
         **WEIGHTS,
         help="Use this checkpoint: bundled (see tokcodec models), converted, or published.",
+        rich_help_panel=MODEL,
     ),
 ]
 WeightsOf = Annotated[
@@ -116,6 +116,7 @@ WeightsOf = Annotated[
         "--weights",
         **WEIGHTS,
         help="Use this checkpoint; needed if it is neither bundled nor cached.",
+        rich_help_panel=MODEL,
     ),
 ]
 Fit = Annotated[
