@@ -14,9 +14,9 @@ from conftest import GOLDEN, PHOTOS
 from PIL import Image
 
 from tokcodec import Codec, TokenFile
+from tokcodec.batch.jobs import images
 from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
-from tokcodec.cli.jobs import images
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import DatasetError
 from tokcodec.inputs.listing import count, list_inputs

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import COMMAND, DATA, GOLDEN
+from conftest import COMMAND, DATA, TESTS
 
 import tokcodec
 
@@ -24,6 +24,7 @@ LAYERS = (
     {"budget"},
     {"codec"},
     {"dataset"},
+    {"batch"},
     {"__init__", "tokenize", "evaluate", "train"},
     {"cli"},
     {"__main__"},
@@ -81,8 +82,8 @@ def test_only_train_knows_train_and_its_command():
         ["--version"],
         ["encode", "--help"],
         ["train", "--help"],
-        ["stats", GOLDEN / "packed.tok"],
-        ["inspect", GOLDEN / "packed.tok"],
+        ["stats", TESTS / "fuzz" / "corpus" / "token_file" / "aspect.tok"],
+        ["inspect", TESTS / "fuzz" / "corpus" / "token_file" / "aspect.tok"],
         ["models"],
         ["encode", "coffee.png", "-o", "-"],
     ],

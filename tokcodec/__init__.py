@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tokcodec.batch.decode import decode_files
+    from tokcodec.batch.encode import encode_files
     from tokcodec.codec import Codec
     from tokcodec.dataset.export import export
     from tokcodec.dataset.reader import load_tokens
@@ -25,6 +27,8 @@ __all__ = [
     "TokenDataset",
     "TokenFile",
     "__version__",
+    "decode_files",
+    "encode_files",
     "export",
     "load_tokens",
     "tokenize",
@@ -36,6 +40,8 @@ _MODULES = {
     "TokcodecError": "errors",
     "TokenDataset": "dataset.torch_dataset",
     "TokenFile": "tokenfile",
+    "decode_files": "batch.decode",
+    "encode_files": "batch.encode",
     "export": "dataset.export",
     "load_tokens": "dataset.reader",
     "tokenize": "tokenize.api",

@@ -70,6 +70,7 @@ class Hint(Enum):
     NAME_FAMILY = "name the published model that it is"
     OTHER_FIT = "choose another fit"
     SMALLER_BATCH = "choose a smaller batch size"
+    NAME_OUTPUT = "if it is what to write, give it as the output"
     SELECT_ROW = "choose the row by its number"
 
 
@@ -103,6 +104,10 @@ class TokcodecError(Exception):
 
     def __str__(self) -> str:
         return self.message()
+
+
+class ArgumentError(TokcodecError, ValueError):
+    """Arguments that contradict each other or the files that they name."""
 
 
 class ConfigError(TokcodecError):

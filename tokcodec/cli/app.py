@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperCommand, TyperOption
 from typer.exceptions import TyperException
 
@@ -15,6 +16,7 @@ from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
 from tokcodec.cli.evaluate import evaluate
 from tokcodec.cli.export import export
+from tokcodec.cli.hints import explain
 from tokcodec.cli.inspect import inspect
 from tokcodec.cli.models import models
 from tokcodec.cli.options import command_running
@@ -24,6 +26,7 @@ from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
 from tokcodec.cli.train_prior import train_prior
 from tokcodec.cli.verify import verify
+from tokcodec.errors import ArgumentError
 
 _MAY_BE_EMPTY = {"against"}  # names by commas
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
@@ -61,6 +64,8 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
                 command(**options)
             except (typer.Exit, TyperException):
                 raise
+            except ArgumentError as error:
+                raise typer.BadParameter(explain(error), context) from error
             except Exception:
                 if not (debug or before["debug"]):
                     raise
@@ -77,15 +82,21 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*signature.parameters.values(), *common]
     )
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__name__, run.__doc__ = command.__name__, _unwrapped(command.__doc__ or "")
     return run
+
+
+def _unwrapped(text: str) -> str:
+    """A help text with one line for each paragraph, which typer wraps again, and no markup."""
+    paragraphs = escape(signatures.cleandoc(text)).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 app = typer.Typer(
     help="An image-to-token codec: images to a few dozen discrete tokens, and back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (

@@ -23,7 +23,8 @@ def convert(
         typer.Argument(
             metavar="SRC",
             help="A folder with a weights file and its config (.json, .yaml), a weights file "
-            "(.safetensors, .bin, .ckpt, .pt, .pth), or on the hub owner/name[@revision][:file].",
+            "(.safetensors, .bin, .ckpt, .pt, .pth), or on the hub "
+            "owner/name\\[@revision]\\[:file].",
         ),
     ],
     output: Annotated[

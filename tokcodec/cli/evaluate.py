@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tokcodec.cli.jobs import STANDARD, images, refuse_remote
 from tokcodec.cli.options import (
     CORES,
+    STANDARD,
     WEIGHTS,
     AllowLarge,
     Device,
@@ -87,6 +87,8 @@ def evaluate(
     baselines = parse_names(against)
     if allow:
         allow_large()
+    from tokcodec.batch.jobs import images
+
     count, records = images(sources, max_image_bytes)
     if output:
         from tokcodec.evaluate.report import FILES
@@ -167,6 +169,8 @@ def prepare(folder: Path, files: "Iterable[str]", force: bool) -> None:
     Raises:
         OutputError: something of it is there already, or it can be no folder.
     """
+    from tokcodec.batch.jobs import refuse_remote
+
     refuse_remote(folder)
     if str(folder) in (STANDARD, "."):
         raise OutputError(f"-o {folder}: name a folder of its own")

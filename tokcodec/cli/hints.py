@@ -12,6 +12,7 @@ _OPTIONS = {
     Hint.NAME_FAMILY: "name the model with tokcodec convert --family",
     Hint.OTHER_FIT: "choose another --fit",
     Hint.SMALLER_BATCH: "choose a smaller --batch-size",
+    Hint.NAME_OUTPUT: "if it is what to write, name it with -o",
     Hint.SELECT_ROW: "choose it with --select ROW",
 }
 

@@ -3,44 +3,87 @@
 import glob
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from tokcodec.config.geometry import Fit as FitName
 from tokcodec.errors import without_credentials
 
 if TYPE_CHECKING:
-    from tokcodec.codec import Codec
+    from tokcodec.inputs.listing import Selection
 
+CORES = os.cpu_count() or 1
+STANDARD = "-"  # standard input or output
+INPUT, OUTPUT, MODEL, PROCESSING = "Input", "Output", "Model", "Processing"  # panels of the help
+
+# Input
 MANY = "files, folders, globs, WebDataset tars, Parquet files; paths or URLs."
 Images = Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)]
-Output = Annotated[
-    str | None,
-    typer.Option(
-        "-o", "--output", metavar="OUT", help="A file, a folder, or - for standard output."
-    ),
-]
-Force = Annotated[bool, typer.Option("-f", "--force", help="Overwrite what is there.")]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Only say what would be done; no image or token is read."),
-]
 Include = Annotated[
     list[str] | None,
     typer.Option(
         metavar="GLOB",
-        help="Only files whose path below SRC fits; * goes across folders. May be repeated.",
+        help="Take only files whose path below SRC matches; * also matches /. May be repeated.",
+        rich_help_panel=INPUT,
     ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(metavar="GLOB", help="No files whose path below SRC fits. May be repeated."),
+    typer.Option(
+        metavar="GLOB",
+        help="Leave out files whose path below SRC matches. May be repeated.",
+        rich_help_panel=INPUT,
+    ),
 ]
-Follow = Annotated[bool, typer.Option("--follow", help="Into links to folders, too.")]
+Follow = Annotated[
+    bool, typer.Option("--follow", help="Follow links to folders.", rich_help_panel=INPUT)
+]
+AllowLarge = Annotated[
+    bool,
+    typer.Option(
+        "--allow-large", help="Lift Pillow's decompression bomb limit.", rich_help_panel=INPUT
+    ),
+]
+MaxImageBytes = Annotated[
+    int,
+    typer.Option(
+        "--max-image-bytes",
+        metavar="N",
+        min=1,
+        help="Fail images whose file is larger, and those of a key in a tar that are together.",
+        rich_help_panel=INPUT,
+    ),
+]
+
+# Output
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="Write to this file or folder, or to standard output (-).",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("-f", "--force", help="Overwrite files that exist.", rich_help_panel=OUTPUT),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show what would be done.", rich_help_panel=OUTPUT),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON to standard output.", rich_help_panel=OUTPUT),
+]
+
+# Model
 _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -59,41 +102,12 @@ WEIGHTS: dict[str, Any] = {
     "metavar": "NAME|FILE|FOLDER|OWNER/NAME",
     "autocompletion": _complete_weights,
 }
-Tokens = Annotated[
-    int | None,
+Weights = Annotated[
+    str,
     typer.Option(
-        min=1, help="Only the first so many tokens of each square; for checkpoints trained for it."
-    ),
-]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")]
-Dtype = Annotated[
-    Literal["float32", "bfloat16"],
-    typer.Option(
-        help="Of the model's matrix products. bfloat16 is for GPUs and processors that have it in "
-        "hardware, and changes some tokens, and pixels a little."
-    ),
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Tiles that the model sees at once, part of what fixes tokens; 16 if not given, "
-        "fewer of a large model on a CPU.",
-    ),
-]
-Workers = Annotated[
-    int, typer.Option(min=1, help="Threads that read and write images.", show_default="cores")
-]
-AllowLarge = Annotated[
-    bool, typer.Option("--allow-large", help="Lift Pillow's decompression bomb limit.")
-]
-MaxImageBytes = Annotated[
-    int,
-    typer.Option(
-        "--max-image-bytes",
-        metavar="N",
-        min=1,
-        help="A larger image fails, and so do those in a tar that share a key, beyond so many.",
+        **WEIGHTS,
+        help="Use this checkpoint: bundled (see tokcodec models), converted, or published.",
+        rich_help_panel=MODEL,
     ),
 ]
 WeightsOf = Annotated[
@@ -101,26 +115,68 @@ WeightsOf = Annotated[
     typer.Option(
         "--weights",
         **WEIGHTS,
-        help="The checkpoint of the token files, if it is neither bundled nor cached; "
-        "entropy-coded ones need it.",
+        help="Use this checkpoint; needed if it is neither bundled nor cached.",
+        rich_help_panel=MODEL,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Fit = Annotated[
+    FitName | None,
+    typer.Option(
+        help="How an image meets the model's input size; the checkpoint's default if not given.",
+        rich_help_panel=MODEL,
+    ),
+]
+Tokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Use at most N tokens per image or tile, if the checkpoint can; its default is 64 for "
+        "the bundled one.",
+        rich_help_panel=MODEL,
+    ),
+]
+Background = Annotated[
+    str,
+    typer.Option(
+        metavar="COLOUR",
+        help="Put this colour (a name or #rrggbb) behind transparent parts.",
+        rich_help_panel=MODEL,
+    ),
+]
 
-CORES = os.cpu_count() or 1
-
-
-def load_codec(
-    path: Path, device: str, batch_size: int | None, dtype: Dtype, images: int | None = None
-) -> "Codec":
-    """The codec of a checkpoint, as the options above have it, for so many images."""
-    from tokcodec.checkpoint import find
-    from tokcodec.codec import Codec
-    from tokcodec.model.runtime import choose_runtime
-
-    header = find(str(path))
-    runtime = choose_runtime(header.config, device, dtype, images)
-    return Codec.load(header, device, runtime=runtime, batch_size=batch_size, dtype=dtype)
+# Processing
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(help="Run the model there.", rich_help_panel=PROCESSING),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(
+        help="Compute matrix products in this type. bfloat16 is faster on some devices, "
+        "and changes some tokens.",
+        rich_help_panel=PROCESSING,
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Give the model N tiles at once. It is part of what decides tokens.",
+        rich_help_panel=PROCESSING,
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Read and write images in N threads.",
+        show_default="cores",
+        rich_help_panel=PROCESSING,
+    ),
+]
 
 
 _arguments: ContextVar[list[str]] = ContextVar("arguments")
@@ -129,7 +185,7 @@ _restore: ContextVar[ExitStack] = ContextVar("restore")
 
 @contextmanager
 def command_running(arguments: list[str]) -> Iterator[None]:
-    """What a command changes of the process is restored at the end of the block."""
+    """Restores at its end what a command changes of the process."""
     with ExitStack() as stack:
         _arguments.set(arguments)
         _restore.set(stack)
@@ -148,3 +204,39 @@ def allow_large() -> None:
 
     _restore.get().callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     Image.MAX_IMAGE_PIXELS = None
+
+
+def colour_of(name: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour as ``--background`` takes it."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--background") from error
+    return red, green, blue
+
+
+def selection_of(
+    include: Sequence[str] | None, exclude: Sequence[str] | None, follow: bool
+) -> "Selection":
+    from tokcodec.inputs.listing import Selection
+
+    return Selection(include or (), exclude or (), follow)
+
+
+def refuse_streams(sources: Sequence[str], output: str | None, as_json: bool, text: bool) -> None:
+    """
+    Raises:
+        typer.BadParameter: bytes would go to a terminal, or standard output takes JSON already.
+    """
+    import sys
+
+    if output != STANDARD and not (list(sources) == [STANDARD] and output is None):
+        return
+    if as_json:
+        raise typer.BadParameter("standard output cannot take both the result and JSON")
+    if sys.stdout.isatty() and not text:
+        raise typer.BadParameter(
+            "no bytes are written to a terminal: name a file, or pipe them on", param_hint="-o"
+        )

@@ -16,7 +16,6 @@ from tokcodec.cli.evaluate import (
     prepare,
     require_packages,
 )
-from tokcodec.cli.jobs import images
 from tokcodec.cli.options import (
     CORES,
     WEIGHTS,
@@ -117,6 +116,8 @@ def page(
             sources, weights or [], originals, baselines, limit, device
         )
     else:
+        from tokcodec.batch.jobs import images
+
         found = images(sources, max_image_bytes)
         evaluator, examples, count = _of_images(
             found, weights, baselines, fit or "crop", limit, device
@@ -265,6 +266,7 @@ def _token_files(source: str, compared: bool) -> "Iterator[tuple[str, TokenFile 
 
 def _named(sources: list[str], names: Collection[str]) -> "dict[str, Record]":
     """Those images that have one of these names, as keys or as paths below their source."""
+    from tokcodec.batch.jobs import images
     from tokcodec.inputs.records import printable
 
     _, records = images(sources)

@@ -4,30 +4,21 @@ Text of files passes ``errors.escaped`` on its way to a terminal; JSON says it e
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
-from functools import partial
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import typer
-
 from tokcodec.cli.interrupt import Interrupted
-from tokcodec.cli.jobs import Job
 from tokcodec.dataset import require_pyarrow as require_pyarrow
-from tokcodec.errors import OutputError, escaped, one_line
+from tokcodec.errors import escaped, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.progress import Progress
-
-    from tokcodec.inputs.records import Record
 
 quiet = False  # see ``verbosity``
 
@@ -74,35 +65,22 @@ def why_unknown(model_id: str) -> str:
     return f"{model_id} is neither bundled nor cached; name its checkpoint with --weights"
 
 
-def write_out(data: bytes) -> None:
-    """A result on standard output.
-
-    Raises:
-        OutputError: it cannot be written there.
-    """
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        raise OutputError(f"standard output: cannot write: {error.strerror}") from error
-
-
 def print_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
 class Bar:
-    """Long work as it gets on, and the line that it leaves when it ends.
+    """Progress of long work, and one line about it when it ends.
 
-    On a terminal it is a bar, elsewhere a line every so often. Failures are named as they come,
-    the first few. An interrupt, or an error that ends it, comes with what stands.
+    On a terminal it is a bar, elsewhere a line every half minute. The first failures are named as
+    they come. An interrupt, or an error that ends the work, comes with what is done.
 
     Attributes:
-        total: how many there are, None where that is not known; where it stays 0, nothing is said.
+        total: how many there are; None if that is not known. If it is 0, nothing is said.
         done, skipped, failed: what became of them; skipped are those that were done before.
-        bytes_in, bytes_out: read and written; in the last line, where there are any.
-        remark: further text behind the bar and in the last line.
-        again: how the work goes on after an interrupt.
+        bytes_in, bytes_out: read and written; in the last line, if there are any.
+        remark: text behind the bar and in the last line.
+        again: how the work continues after an interrupt.
     """
 
     def __init__(
@@ -119,8 +97,7 @@ class Bar:
         self.done = self.skipped = self.failed = 0
         self.bytes_in = self.bytes_out = 0
         self.remark = ""
-        self.again = "the same command goes on"
-        self._named = 0
+        self.again = "the same command continues"
         self._begun = time.monotonic()
         self._next = self._begun + _FIRST
         self._progress: Progress | None = None
@@ -129,7 +106,7 @@ class Bar:
         self._begun = time.monotonic()
         self._next = self._begun + _FIRST
         if not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            self._progress = _bar(self.verb, self.total)
+            self._progress = _progress(self.verb, self.total, self.unit)
             self._progress.start()
         return self
 
@@ -140,8 +117,7 @@ class Bar:
         traceback: TracebackType | None,
     ) -> None:
         if self._progress:
-            if not error:
-                self._progress.update(self._progress.task_ids[0], total=self._moved)
+            self._progress.update(self._progress.task_ids[0], completed=self._moved, refresh=True)
             self._progress.stop()
         if not error:
             if self.total != 0:
@@ -166,185 +142,84 @@ class Bar:
 
     def fail(self, reason: str = "", count: int = 1) -> None:
         """So many failed; ``reason``, which is of one, begins with its name."""
-        self.failed += count
-        if reason and self._named < NAMED:
-            self._named += 1
+        if reason and self.failed < NAMED:
             say(reason)
+        self.failed += count
         self._show()
 
     @property
     def _moved(self) -> int:
         return self.done + self.skipped + self.failed
 
+    @property
+    def _rate(self) -> float:
+        """A second; what was skipped took no time to speak of."""
+        return (self.done + self.failed) / max(time.monotonic() - self._begun, 1e-3)
+
     def _show(self) -> None:
         if self._progress:
-            task, text = self._progress.task_ids[0], self._pace()
-            self._progress.update(task, total=self.total, completed=self._moved, pace=text)
+            task = self._progress.task_ids[0]
+            self._progress.update(task, total=self.total, completed=self._moved, remark=self.remark)
         elif (now := time.monotonic()) >= self._next:
             self._next = now + _EVERY
             of = f" of {self.total:,}" if self.total is not None else ""
-            note(f"{self._moved:,}{of} {self.unit}, {self._pace()}")
-
-    def _pace(self) -> str:
-        """How fast, for how much longer, and the remark."""
-        rate = self._rate()
-        parts = [f"{_short(rate)} {self.unit}/s"] if rate else []
-        if rate and self.total is not None:
-            parts.append(f"{_clock(max(0, self.total - self._moved) / rate)} left")
-        return ", ".join([*parts, *([self.remark] if self.remark else [])])
-
-    def _rate(self) -> float:
-        """Of what is done here: what was skipped took no time to speak of."""
-        return (self.done + self.failed) / max(time.monotonic() - self._begun, 1e-3)
+            parts = [f"{self._moved:,}{of} {self.unit}", f"{_short(self._rate)} {self.unit}/s"]
+            if self.total is not None and self._rate:
+                left = (self.total - self._moved) / self._rate
+                parts.append(f"{timedelta(seconds=int(max(0, left)))} left")
+            note(", ".join([*parts, *([self.remark] if self.remark else [])]))
 
     def _summary(self) -> str:
-        text = f"{self.done:,} {self.verb}"
+        parts = [f"{self.done:,} {self.verb}"]
         if self.bytes_in and self.bytes_out:
-            ratio = self.bytes_in / self.bytes_out
-            shown = f", {_short(ratio)} : 1" if ratio >= 1 else ""
-            text += f" ({self.bytes_in:,} bytes to {self.bytes_out:,}{shown})"
-        parts = [text]
+            parts[0] += f" ({self.bytes_in:,} bytes to {self.bytes_out:,})"
         if self.done:
             seconds = time.monotonic() - self._begun
-            parts[0] += f" in {_clock(seconds) if seconds >= 60 else f'{seconds:.1f} s'}"
-            parts.append(f"{_short(self._rate())} {self.unit}/s")
+            long = seconds >= 60
+            parts[0] += f" in {timedelta(seconds=int(seconds)) if long else f'{seconds:.1f} s'}"
+            parts.append(f"{_short(self._rate)} {self.unit}/s")
         if self.skipped:
-            parts.append(f"{self.skipped:,} skipped as done")
+            parts.append(f"{self.skipped:,} skipped as up to date")
         if self.remark:
             parts.append(self.remark)
         if self.failed:
-            parts.append(f"{self.failed:,} failed")
-            if self._named < self.failed:
-                above = f"{self._named} named above" if self._named else ""
-                told = [part for part in (above, self.where_failed) if part]
-                parts[-1] += f" ({'; '.join(told)})" if told else ""
+            more = self.where_failed if self.failed > NAMED else ""
+            parts.append(f"{self.failed:,} failed" + (f" ({more})" if more else ""))
         return ", ".join(parts)
 
 
-class Tally:
-    """Counts the ends of jobs, shows them as they come, and closes with the exit status.
-
-    Several jobs, or a number that is not known (None), have a ``Bar``. With ``as_json`` every job
-    is a line of JSON on standard output: ``source, output, status`` (``ok``, ``skipped``,
-    ``failed``), ``error``, ``file_bytes``.
-    """
-
-    def __init__(self, verb: str, jobs: int | None, as_json: bool) -> None:
-        self.as_json = as_json
-        named = "" if as_json else "--json names all"
-        self._bar = None if jobs == 1 else Bar(f"{verb}d", jobs, where_failed=named)
-        self._failed = False
-        self._read: dict[str, int] = {}  # bytes of what is under way, by name
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar:
-            self._bar.__exit__(kind, error, traceback)
-
-    def weighed(self, records: "Iterable[Record]") -> "Iterator[Record]":
-        """The same records, of which the tally sees how many bytes each is when it is read."""
-
-        def read(name: str, read: "Callable[[], bytes]") -> bytes:
-            data = read()
-            self.weigh(name, len(data))
-            return data
-
-        for record in records:
-            yield dataclasses.replace(record, read=partial(read, record.name, record.read))
-
-    def weigh(self, name: str, size: int) -> None:
-        """The input of the job of this name has so many bytes."""
-        self._read[name] = size
-
-    def done(
-        self, job: Job, size: int, what: str, facts: Mapping[str, Any] = MappingProxyType({})
-    ) -> None:
-        """``facts`` are for the line of JSON."""
-        read = self._read.pop(job.name, 0)
-        if self._bar:
-            self._bar.bytes_in += read
-            self._bar.bytes_out += size
-            self._bar.move()
-        elif job.target and not self.as_json:
-            note(f"{job} -> {job.target}: {what}")
-        self._tell(job, "ok", None, size, facts)
-
-    def skipped(self, job: Job) -> None:
-        if self._bar:
-            self._bar.skip()
-        else:
-            note(f"skipped: {job.target} is whole and up to date (-f makes it again)")
-        self._tell(job, "skipped", None, None)
-
-    def failed(self, job: Job, error: str) -> None:
-        self._failed = True
-        self._read.pop(job.name, 0)
-        if self._bar:
-            self._bar.fail(error)
-        else:
-            say(error)
-        self._tell(job, "failed", error, None)
-
-    def close(self) -> None:
-        """Ends the command where some failed.
-
-        Raises:
-            typer.Exit: status 3 if some of several jobs failed, 1 if the only one did.
-        """
-        if self._failed:
-            raise typer.Exit(3 if self._bar else 1)
-
-    def _tell(
-        self,
-        job: Job,
-        status: str,
-        error: str | None,
-        size: int | None,
-        facts: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        if self.as_json:
-            print_json(
-                {
-                    "source": str(job),
-                    "output": str(job.target) if job.target else None,
-                    "status": status,
-                    "error": error,
-                    "file_bytes": size,
-                    **facts,
-                }
-            )
-
-
-def _bar(verb: str, total: int | None) -> "Progress":
-    """A bar that is gone when it ends."""
+def _progress(verb: str, total: int | None, unit: str) -> "Progress":
+    """A bar that disappears when it ends."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{_short(task.finished_speed or task.speed or 0)} {unit}/s")
 
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}", markup=False),
+        Speed(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}", markup=False),
         console=Console(stderr=True),
         transient=True,
         redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar is
     )
-    bar.add_task(verb, total=total, pace="")
+    bar.add_task(verb, total=total, remark="")
     return bar
 
 
 def _short(value: float) -> str:
     return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=int(seconds)))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from tokcodec.cli import options as shared
-from tokcodec.cli.encode import colour_of
-from tokcodec.cli.jobs import DECODE, STANDARD, refuse_others, report_skipped
+from tokcodec.cli.options import STANDARD, colour_of
 from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.io.files import SUFFIX
@@ -112,6 +111,8 @@ def tokenize(
         shared.allow_large()
     if not sources and not from_file:
         raise typer.BadParameter("no images: name sources, or --from-file", param_hint="SRC")
+    from tokcodec.batch.jobs import DECODE, refuse_others
+
     refuse_others(sources or [], {SUFFIX}, DECODE)
     failures = f"tokcodec inspect {shlex.quote(output)} --failed names all"
     bar = Bar("tokenized", None, where_failed=failures)
@@ -126,7 +127,8 @@ def tokenize(
                 (bar.skip if done.kept else bar.move)(good)
 
         def begin(run: "Overview") -> None:
-            report_skipped(run.skipped)
+            if line := run.skipped.told():
+                note(line)
             if dry_run:
                 return _show_jobs(run, force, as_json)
             if run.faster_dtype:

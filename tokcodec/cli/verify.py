@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.jobs import images
 from tokcodec.cli.options import (
     WEIGHTS,
     AllowLarge,
@@ -55,6 +54,8 @@ def verify(
 
     tiles: list[Pixels] = []
     failed = 0
+    from tokcodec.batch.jobs import images
+
     for record in images(sources, max_image_bytes)[1]:
         if len(tiles) == limit:
             break

@@ -1,0 +1,335 @@
+"""From sources to jobs: what is read, where its result goes, and whether that is there already."""
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from tokcodec.errors import ArgumentError, Hint, OutputError, TokcodecError
+from tokcodec.inputs.listing import (
+    Batch,
+    Selection,
+    count,
+    expand,
+    gather,
+    list_inputs,
+    names_one_file,
+)
+from tokcodec.inputs.records import ABSENT, Files, Record, Stamp
+from tokcodec.io.files import SUFFIX, is_stream, same_file
+from tokcodec.io.remote import is_remote
+from tokcodec.io.tar import MAX_BYTES
+from tokcodec.tokenfile import TokenFile
+
+Name = str | os.PathLike[str]
+CORES = os.cpu_count() or 1
+STANDARD = "-"  # standard input, or standard output
+State = Literal["new", "current", "stale", "foreign"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and its output.
+
+    Attributes:
+        record: the input.
+        target: the file to write; None for standard output, or if nothing may be written.
+        state: ``new``: there is no such file. ``current``: it is what this run would write.
+            ``stale``: it is the result of this input, but an older one or one of other options.
+            ``foreign``: it is something else, or the job may not write at all.
+        why: the reason of ``stale`` and ``foreign``.
+    """
+
+    record: Record
+    target: Path | None
+    state: State = "new"
+    why: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def error(self) -> TokcodecError | None:
+        """Why the job fails if overwriting is not allowed."""
+        if self.state in ("new", "current"):
+            return None
+        if self.target is None:
+            return OutputError(str(self.why), name=self.name)
+        return OutputError(str(self.why), name=self.target, hint=Hint.OVERWRITE)
+
+    def is_to_do(self, overwrite: bool) -> bool:
+        return self.state == "new" or (overwrite and self.target is not None)
+
+
+Judge = Callable[[Record, Path], tuple[State, str | None]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Jobs, and their number if that is known before tars are read.
+
+    ``selection`` has counted the files that were left out.
+    """
+
+    count: int | None
+    jobs: Iterator[Job]
+    selection: Selection = field(default_factory=Selection)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
+
+    Attributes:
+        job: the job.
+        error: why it failed; None if it was done or skipped.
+        source_bytes, file_bytes: read and written, of a job that was done.
+        pixels: of the image, of a job that was done.
+        token_file: what was encoded or decoded.
+        checkpoint: the name of the checkpoint that did it.
+    """
+
+    job: Job
+    error: TokcodecError | None = None
+    source_bytes: int = 0
+    file_bytes: int | None = None
+    pixels: int = 0
+    token_file: TokenFile | None = None
+    checkpoint: str | None = None
+
+    @property
+    def status(self) -> Literal["ok", "skipped", "failed"]:
+        if self.error:
+            return "failed"
+        return "skipped" if self.file_bytes is None else "ok"
+
+
+@dataclass
+class Outcomes(Iterator[Outcome]):
+    """An iterator over what becomes of each job; taking the next one does the work.
+
+    Attributes:
+        count: the number of jobs if it is known before tars are read.
+        skipped: one line on what was left out in folders, if anything.
+    """
+
+    results: Iterator[Outcome]
+    count: int | None
+    skipped: str | None = None
+
+    def __next__(self) -> Outcome:
+        return next(self.results)
+
+
+def make_plan(
+    sources: Sequence[str],
+    output: str | None,
+    rename: Callable[[str], str],
+    judge: Judge,
+    *,
+    kinds: Set[str] | None = None,
+    max_image_bytes: int = MAX_BYTES,
+    selection: Selection | None = None,
+) -> Plan:
+    """A job for every source, and for everything in those that hold several.
+
+    Without ``output`` a result goes beside its source. With it, the result of one file goes to that
+    name, or into that folder if there is one or the name ends in a slash; all else goes into that
+    folder, the tree of a source below it.
+
+    Args:
+        sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
+        output: a file, a folder, or ``-``, standard output.
+        rename: from the name of an input to that of its result.
+        judge: the state of a file that is there.
+        kinds: see ``listing.gather``.
+        max_image_bytes: ``max_bytes`` of ``listing.gather``.
+        selection: see ``listing.expand``.
+
+    Raises:
+        ArgumentError: no files, two of them would have the same output, an output is the input, or
+            what is in an archive or on a URL has no folder to go to.
+        DatasetError: as ``listing.expand`` and ``listing.gather``.
+    """
+    selection = selection or Selection()
+    lone = len(sources) == 1 and (sources[0] == STANDARD or names_one_file(sources[0], kinds))
+    if STANDARD in sources and not lone:
+        raise ArgumentError("standard input is read alone")
+    if output == STANDARD and not lone:
+        raise ArgumentError("standard output takes the result of one file")
+    refuse_remote(output)
+    out = Path(output) if output and output != STANDARD else None
+    folder = _folder_of(out, lone, str(output))
+    if list(sources) == [STANDARD]:
+        if folder:
+            raise ArgumentError(f"{output}: name a file for what standard input gives")
+        stamp = Stamp("", 0, ABSENT, "", "standard input")
+        record = Record(STANDARD, None, sys.stdin.buffer.read, stamp)
+        return Plan(1, (judged(job, judge) for job in [Job(record, out)]), selection)
+
+    stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))
+    batches = gather(stamps, kinds=kinds, max_bytes=max_image_bytes)
+    if not batches:
+        wanted = "images" if kinds is None else "token files"
+        raise ArgumentError(f"no {wanted} in {', '.join(sources)}")
+    for stamp in [s for batch in batches if not folder for s in batch.stamps if _is_far(s, batch)]:
+        raise ArgumentError(f"name a folder for what {stamp} gives")
+    claimed: dict[Path | None, str] = {}
+
+    def to_job(record: Record, is_file: bool) -> Job:
+        target = None if output == STANDARD else out
+        if target is None or folder:
+            if folder and any(map(escapes_folder, (record.below, record.member or "file"))):
+                return Job(record, None, "foreign", f"its name leaves the folder {folder}")
+            if output != STANDARD:
+                path = Path(record.below if folder else record.name)
+                target = (folder or Path()) / path.with_name(rename(path.name))
+        if target in claimed:
+            both = f"{claimed[target]} and {record.name} would both become {target}"
+            if is_file:
+                raise ArgumentError(f"{both}; take them one at a time")
+            return Job(record, None, "foreign", f"not written: {both}")
+        claimed[target] = record.name
+        if target and same_file(target, record.stamp.path) and not is_stream(target):
+            raise ArgumentError(f"{target} is the input itself")
+        return Job(record, target)
+
+    def to_jobs(batch: Batch) -> Iterator[Job]:
+        return (to_job(record, isinstance(batch, Files)) for record in batch.records())
+
+    # Files at once, so that what is wrong with them is said before anything is done.
+    files = [job for batch in batches if isinstance(batch, Files) for job in to_jobs(batch)]
+    rest = (job for batch in batches if not isinstance(batch, Files) for job in to_jobs(batch))
+    return Plan(count(batches), (judged(job, judge) for job in chain(files, rest)), selection)
+
+
+def judged(job: Job, judge: Judge) -> Job:
+    """The job with the state that ``judge`` gives it, if its target exists."""
+    if job.state == "foreign" or not job.target or not is_taken(job.target):
+        return job
+    state, why = judge(job.record, job.target)
+    return replace(job, state=state, why=why)
+
+
+def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
+    """The output, if results go into it as a folder."""
+    if out is None or (lone and not name.endswith(os.sep) and not out.is_dir()):
+        return None
+    if out.exists() and not out.is_dir():
+        raise ArgumentError(f"{out} is a file; several results need a folder")
+    if not lone and not out.is_dir() and out.suffix == SUFFIX:
+        raise ArgumentError(f"{out} is named like a file; name a folder")
+    return out
+
+
+def _is_far(stamp: Stamp, batch: Batch) -> bool:
+    """Whether no result can lie beside it."""
+    return is_remote(stamp.path) or not isinstance(batch, Files)
+
+
+def is_taken(target: Path) -> bool:
+    """Whether a file would be replaced; not where no file can have that name."""
+    return os.path.exists(target) and not is_stream(target)  # noqa: PTH110 (which raises)
+
+
+def images(
+    sources: Sequence[str], max_bytes: int = MAX_BYTES, selection: Selection | None = None
+) -> tuple[int | None, Iterator[Record]]:
+    """The images of the sources, and how many there are if that is known before reading.
+
+    Args:
+        sources: see ``listing.list_inputs``.
+        max_bytes: as of ``listing.gather``.
+        selection: as of ``listing.expand``.
+
+    Raises:
+        ArgumentError: standard input is named, or only token files.
+        DatasetError: as ``listing.list_inputs``.
+    """
+    if STANDARD in sources:
+        raise ArgumentError("standard input is not read here")
+    refuse_others(sources, {SUFFIX}, DECODE)
+    batches = list_inputs(sources, max_bytes=max_bytes, selection=selection)
+    return count(batches), chain.from_iterable(batch.records() for batch in batches)
+
+
+def is_standard(sources: Sequence[str], output: str | None) -> bool:
+    """Whether the result goes to standard output."""
+    return output == STANDARD or (list(sources) == [STANDARD] and output is None)
+
+
+def refuse_remote(output: str | Path | None) -> None:
+    """
+    Raises:
+        ArgumentError: it is a URL, to which only ``tokenize`` writes.
+    """
+    if output and re.match(r"\w+:/", str(output)):
+        raise ArgumentError(f"{output} is a URL; name a path")
+
+
+DECODE = "is a token file; decode it instead"
+ENCODE = "is an image; encode it instead"
+
+
+def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> None:
+    """Refuses files that are an input of another command, or were meant as the output.
+
+    Raises:
+        ArgumentError: all sources have one of these lower-case extensions, or one of several that
+            does is not there.
+    """
+    found = [
+        source
+        for source in sources
+        if not is_remote(source)
+        and Path(source).suffix.lower() in extensions
+        and not Path(source).is_dir()
+        and not glob.has_magic(source)
+    ]
+    absent = [source for source in found if not Path(source).exists()]
+    if absent and len(sources) > 1:
+        raise ArgumentError(f"{absent[0]} is not there", hint=Hint.NAME_OUTPUT)
+    # Among others, as a shell's * names them, they fail alone.
+    if found and not absent and len(found) == len(sources):
+        raise ArgumentError(f"{found[0]} {remedy}")
+
+
+def file_extension(output: str | None) -> str:
+    """The lower-case extension of an output; empty where it is a folder or a stream."""
+    if not output or output == STANDARD or output.endswith(os.sep):
+        return ""
+    path = Path(output)  # also of a URL, whose store is not asked
+    return "" if path.is_dir() or is_stream(path) else path.suffix.lower()
+
+
+def escapes_folder(name: str) -> bool:
+    """Whether a name from within an archive or a dataset is no path of a file below a folder."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or not path.name or "\0" in name
+
+
+def names_of(sources: Name | Sequence[Name]) -> list[str]:
+    """One source, or several, as strings."""
+    if isinstance(sources, str | os.PathLike):
+        return [os.fspath(sources)]
+    return [os.fspath(source) for source in sources]
+
+
+def write_out(data: bytes) -> int:
+    """Writes a result to standard output; gives the number of bytes.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputError(f"cannot write: {error.strerror}", name="standard output") from error
+    return len(data)

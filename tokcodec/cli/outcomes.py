@@ -1,0 +1,107 @@
+"""What encode and decode print of their jobs."""
+
+import contextlib
+from collections import Counter
+from typing import Any
+
+import typer
+
+from tokcodec.batch.jobs import Job, Outcome, Outcomes
+from tokcodec.cli.hints import explain
+from tokcodec.cli.terminal import Bar, note, print_json, say, show
+
+
+def report(done: str, outcomes: Outcomes, as_json: bool, dry_run: bool) -> None:
+    """Takes all outcomes and prints them: a line of JSON each, or a progress bar; a single job, or
+    a dry run, has a line each.
+
+    Args:
+        done: what becomes of a job, in a participle: ``encoded``.
+        outcomes: of the jobs.
+        as_json: print JSON.
+        dry_run: nothing is done.
+
+    Raises:
+        typer.Exit: status 3 if some of several jobs failed, 1 if the only one did.
+    """
+    if outcomes.skipped:
+        note(outcomes.skipped)
+    if dry_run:
+        _report_plan(outcomes, as_json)
+        return
+    single = outcomes.count == 1
+    failed = False
+    everywhere = "" if as_json else "--json names all"
+    bar = None if single else Bar(done, outcomes.count, where_failed=everywhere)
+    with bar or contextlib.nullcontext():
+        for outcome in outcomes:
+            failed = failed or outcome.error is not None
+            if as_json:
+                print_json(_facts(outcome))
+            if bar:
+                _move(bar, outcome)
+            elif outcome.error:
+                say(explain(outcome.error))
+            elif outcome.status == "skipped":
+                note(f"skipped: {outcome.job.target} is up to date (-f writes it again)")
+            elif outcome.job.target and not as_json:
+                note(f"{outcome.job.name} -> {outcome.job.target}: {_summary(outcome)}")
+    if failed:
+        raise typer.Exit(1 if single else 3)
+
+
+def _move(bar: Bar, outcome: Outcome) -> None:
+    bar.bytes_in += outcome.source_bytes
+    bar.bytes_out += outcome.file_bytes or 0
+    if outcome.error:
+        bar.fail(explain(outcome.error))
+    elif outcome.status == "skipped":
+        bar.skip()
+    else:
+        bar.move()
+
+
+def _summary(outcome: Outcome) -> str:
+    assert outcome.token_file
+    return (
+        f"{outcome.file_bytes:,} bytes, {outcome.token_file.num_tokens:,} tokens of "
+        f"{outcome.checkpoint}"
+    )
+
+
+def _facts(outcome: Outcome) -> dict[str, Any]:
+    file = outcome.token_file
+    return {
+        **_job_facts(outcome.job),
+        "status": outcome.status,
+        "error": explain(outcome.error) if outcome.error else None,
+        "file_bytes": outcome.file_bytes,
+        "pixels": outcome.pixels or None,
+        "num_tokens": file.num_tokens if file else None,
+        "entropy_coded": file.entropy_coded if file else None,
+        "checkpoint": outcome.checkpoint,
+    }
+
+
+def _job_facts(job: Job) -> dict[str, Any]:
+    target = str(job.target) if job.target else None
+    return {"source": job.name, "output": target, "state": job.state, "why": job.why}
+
+
+def _report_plan(outcomes: Outcomes, as_json: bool) -> None:
+    """A line for each job, with its state, and how many there are of each."""
+    counts: Counter[str] = Counter()
+    size = 0
+    for outcome in outcomes:
+        job = outcome.job
+        counts[job.state] += 1
+        size += job.record.stamp.size
+        if as_json:
+            print_json({**_job_facts(job), "source_bytes": job.record.stamp.size})
+        else:
+            target = job.target or ("standard output" if job.state == "new" else "nothing")
+            show(f"{job.name} -> {target}: {job.state}" + (f" ({job.why})" if job.why else ""))
+    listed = ", ".join(f"{number:,} {state}" for state, number in counts.items())
+    kept = counts["stale"] or counts["foreign"]
+    remedy = "; stale and foreign files are overwritten with -f only" if kept else ""
+    say(f"dry run, nothing is written: {counts.total():,} inputs, {listed}{remedy}")
