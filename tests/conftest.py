@@ -39,7 +39,14 @@ def pytest_configure(config):
     os.environ.update(TERMINAL)
 
 
+# Formats, coding, geometry and configs: what the inner loop of a contributor runs.
+QUICK = ("bitpack", "tokenfile", "vectors", "geometry", "config", "structure", "tokenizer")
+
+
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.path.stem.removeprefix("test_") in QUICK:
+            item.add_marker(pytest.mark.quick)
     if not config.option.markexpr.startswith("cluster"):
         for item in items:
             if item.get_closest_marker("cluster"):
