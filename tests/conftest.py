@@ -119,7 +119,7 @@ def run():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The tiny checkpoint of the patch layout: 16 tokens of 60, tiles of 32 pixels."""
+    """The tiny checkpoint of the kind patch: 16 tokens of 60, tiles of 32 pixels."""
     return GOLDEN / "patch.safetensors"
 
 

@@ -163,7 +163,7 @@ def test_refusals(codec, tmp_path):
         codec.encode(torch.zeros(1, 3, 33, 32))
 
 
-def test_a_model_of_one_size_has_no_fit_of_any_size(tmp_path):
+def test_a_model_of_one_size_has_no_fit_of_any_size():
     from conftest import GOLDEN
 
     latent = Codec.load(str(GOLDEN / "latent.safetensors"), device="cpu")

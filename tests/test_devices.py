@@ -6,6 +6,7 @@ import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from conftest import DATA, GOLDEN
 from tokcodec import Codec, checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
-from tokcodec.config.model import DECODERS, ENCODERS, QUANTIZERS
+from tokcodec.config.model import Decoder, Encoder, Quantizer
 from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
 from tokcodec.config.vit import LatentEncoderConfig, ProxyDecoderConfig, VqganConfig
@@ -34,7 +35,7 @@ VQGAN = VqganConfig(
     proxy_codebook_size=8, embedding_dim=12, channels=32, multipliers=(1, 1, 2), blocks=1
 )
 SQUARE = {"preprocessing": PreprocessingConfig(image_size=32)}
-CONFIGS = {name: config for name, (config, _) in PRESETS.items()} | {
+CONFIGS = PRESETS | {
     "proxy": ModelConfig(
         encoder=LatentEncoderConfig(
             **VIT, num_latents=6, class_token=True, outer_norms=True, legacy_latents=True
@@ -73,8 +74,9 @@ def on_meta(config):
 
 
 def test_there_is_one_of_each_kind():
-    for part, every in (("encoder", ENCODERS), ("quantizer", QUANTIZERS), ("decoder", DECODERS)):
-        assert {getattr(config, part).kind for config in CONFIGS.values()} == set(every)
+    for part, kinds in (("encoder", Encoder), ("quantizer", Quantizer), ("decoder", Decoder)):
+        found = {type(getattr(config, part)) for config in CONFIGS.values()}
+        assert found == set(get_args(get_args(kinds)[0]))
 
 
 @pytest.mark.usefixtures("_on_meta")

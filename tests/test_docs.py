@@ -36,9 +36,7 @@ def workplace(tmp_path_factory):
     (folder / "tests" / "data").symlink_to(DATA)
     published.write(folder / "one-d-piece", *published.tiny(prefix=True, num_latents=256))
     (folder / "held-out.txt").write_text("coffee.jpg\n")
-    (folder / "tiny.json").write_text(
-        checkpoint.find(str(TESTS / "golden" / "patch.safetensors")).config.to_json()
-    )
+    (folder / "tiny.json").write_text(blocks("json")[0])
     return folder
 
 

@@ -1,7 +1,6 @@
 """Figures of images, the other codecs within their bytes, and the whole command."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -178,7 +177,7 @@ def test_prefixes_are_points_of_their_own(run, tmp_path):
     assert [row["payload_bytes"] for row in report["rows"]] == [12, 24, 48]
     assert [row["baselines"] for row in report["rows"]] == [[]] * 3
 
-    small = dataclasses.replace(config, preprocessing=PreprocessingConfig(image_size=64))
+    small = config.replace(preprocessing=PreprocessingConfig(image_size=64))
     model = Tokenizer(small)
     model.quantizer.codebook.normal_()
     export(model, tmp_path / "small.safetensors", {})

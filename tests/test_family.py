@@ -1,29 +1,29 @@
 """The promise of the design: another kind and another family are this file, and nothing else."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import pytest
 import torch
 from conftest import PHOTOS
 from PIL import Image
+from pydantic import Field
 from safetensors.numpy import save_file
 from torch import nn
 
 from tokcodec import checkpoint, families
-from tokcodec.config import ModelConfig, PreprocessingConfig, model
+from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.parts import DecoderConfig, EncoderConfig
 from tokcodec.config.quantizers import FiniteScalarConfig
 
 
-@dataclass(frozen=True, kw_only=True)
 class MeanEncoderConfig(EncoderConfig):
     """A token a cell: its mean colour, times a learned gain."""
 
-    kind: ClassVar[str] = "mean"
     network: ClassVar[str] = "test_family:MeanEncoder"
 
-    cell: int
+    kind: Literal["mean"] = "mean"
+    cell: Annotated[int, Field(ge=1, le=64)]
 
     @property
     def multiple(self):
@@ -39,14 +39,13 @@ class MeanEncoderConfig(EncoderConfig):
         return 3 * side**2
 
 
-@dataclass(frozen=True, kw_only=True)
 class FlatDecoderConfig(DecoderConfig):
     """A cell of one colour a token."""
 
-    kind: ClassVar[str] = "flat"
     network: ClassVar[str] = "test_family:FlatDecoder"
 
-    cell: int
+    kind: Literal["flat"] = "flat"
+    cell: Annotated[int, Field(ge=1, le=64)]
 
     @property
     def multiple(self):
@@ -100,9 +99,22 @@ FAMILY = families.Family(
 )
 
 
+@pytest.fixture
+def _kinds():
+    """The unions of kinds in ``tokcodec.config.model``, as if these two stood in them."""
+    kinds = {"encoder": MeanEncoderConfig, "decoder": FlatDecoderConfig}
+    before = {name: ModelConfig.model_fields[name].annotation for name in kinds}
+    for name, kind in kinds.items():
+        ModelConfig.model_fields[name].annotation = before[name] | kind
+    ModelConfig.model_rebuild(force=True)
+    yield
+    for name, union in before.items():
+        ModelConfig.model_fields[name].annotation = union
+    ModelConfig.model_rebuild(force=True)
+
+
+@pytest.mark.usefixtures("_kinds")
 def test_another_family(run, tmp_path, monkeypatch):
-    monkeypatch.setitem(model.ENCODERS, "mean", MeanEncoderConfig)
-    monkeypatch.setitem(model.DECODERS, "flat", FlatDecoderConfig)
     monkeypatch.setattr(families, "FAMILIES", [*families.FAMILIES, FAMILY])
     monkeypatch.chdir(tmp_path)
     save_file({"mean.gain": np.ones(3, np.float32)}, "theirs.safetensors")

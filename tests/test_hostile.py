@@ -1,13 +1,11 @@
 """Files that anyone may have written: what they say decides no memory, and steers no terminal."""
 
-import dataclasses
 import json
 import math
 import resource
 import struct
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,8 @@ from safetensors.numpy import save, save_file
 from tokcodec import checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
-from tokcodec.config.model import DECODERS, ENCODERS, QUANTIZERS
-from tokcodec.config.parts import bounds_of
 from tokcodec.config.quantizers import FiniteScalarConfig
 from tokcodec.config.vit import (
-    LatentDecoderConfig,
     LatentEncoderConfig,
     ProxyDecoderConfig,
     VqganConfig,
@@ -87,20 +82,7 @@ def models(folder):
 
 def written_out(config):
     """The fields of a config as it is written, and those that hold their default."""
-    fields = json.loads(config.to_json())
-    for name, part in (
-        ("encoder", config.encoder),
-        ("quantizer", config.quantizer),
-        ("decoder", config.decoder),
-        ("preprocessing", config.preprocessing),
-    ):
-        for field in dataclasses.fields(part):
-            if field.name in fields or (name == "quantizer" and field.name == "metric"):
-                continue  # beside the part, or under another name
-            value = getattr(part, field.name)
-            if not dataclasses.is_dataclass(value):
-                fields.setdefault(name, {}).setdefault(field.name, value)
-    return fields
+    return json.loads(config.model_dump_json())
 
 
 def places(fields, path=()):
@@ -167,16 +149,6 @@ def test_no_field_of_a_config_decides_memory(tmp_path):
     assert "'loaded': 0" not in figures
 
 
-def test_every_number_of_a_config_has_bounds():
-    kinds = [*ENCODERS.values(), *QUANTIZERS.values(), *DECODERS.values()]
-    numbers = (int, float, tuple[int, ...], tuple[float, float, float])
-    for kind in (*kinds, PreprocessingConfig, VqganConfig):
-        hints = typing.get_type_hints(kind)
-        names = {f.name for f in dataclasses.fields(kind) if hints[f.name] in numbers}
-        assert names == bounds_of(kind).keys() & hints.keys(), kind
-    assert bounds_of(LatentDecoderConfig)["layers"].most == 256
-
-
 def rewritten(path, metadata, tensors=None):
     with safe_open(GOLDEN / "patch.safetensors", framework="np") as file:
         data = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -194,16 +166,18 @@ CONFIG = checkpoint.read_header(GOLDEN / "patch.safetensors").config.to_json()
     [
         ({"tokcodec.config": "[" * 100_000}, "longer|nested|at most"),
         ({"tokcodec.config": "[" * 20_000}, "nested deeper than 32 levels"),
-        ({"tokcodec.config": '{"layout":' * 60 + "1" + "}" * 60}, "nested deeper than 32 levels"),
+        ({"tokcodec.config": '{"encoder":' * 60 + "1" + "}" * 60}, "nested deeper than 32 levels"),
         ({"tokcodec.config": " " * (1 << 17) + CONFIG}, "characters, where there are 65,536"),
-        ({"tokcodec.config": CONFIG[:-1] + ',"layout":"patch"}'}, "layout twice in an object"),
-        ({"tokcodec.config": CONFIG.replace('"heads":2', '"heads":1e999')}, "heads: inf is not"),
-        ({"tokcodec.config": CONFIG.replace('"heads":2', f'"heads":{10**4000}')}, "of 13288 bits"),
+        (
+            {"tokcodec.config": CONFIG[:-1] + ',"rounding":"down","rounding":"down"}'},
+            "twice in an object",
+        ),
+        ({"tokcodec.config": CONFIG.replace('"heads":2', '"heads":1e999')}, "config.encoder.heads"),
+        ({"tokcodec.config": CONFIG.replace('"heads":2', f'"heads":{10**4000}')}, "13288 bits"),
         ({"tokcodec.config": CONFIG.replace('"heads":2', f'"heads":{"9" * 5000}')}, "not JSON"),
-        ({"tokcodec.provenance": '{"a":' * 50_000}, "provenance is no JSON object: nested"),
+        ({"tokcodec.provenance": '{"a":' * 50_000}, "provenance.*nested"),
         ({"tokcodec.provenance": '{"a":' * 99 + "1" + "}" * 99}, "nested deeper"),
         ({"tokcodec.provenance": '{"a":1,"a":2}'}, "a twice in an object"),
-        ({"tokcodec.reads": "[" * 50_000}, "reads is no JSON array: nested"),
         ({"tokcodec.model_id": "z" * 64}, "not 64 hex digits"),
         ({"tokcodec.prior_id": "\x1b"}, "not 64 hex digits"),
     ],
@@ -300,7 +274,7 @@ def is_plain(done):
         ({"tokcodec.provenance": json.dumps({EVIL: [EVIL]})}, {}, None),
         ({"tokcodec.format": EVIL}, {}, r"format a\x1b[31m\x9b2J\n\u202e[red] needs"),
         ({"tokcodec.config": json.dumps({EVIL: 1})}, {}, r"config.a\x1b[31m"),
-        ({"tokcodec.config": json.dumps({"layout": EVIL})}, {}, r"'a\x1b[31m"),
+        ({"tokcodec.config": json.dumps({"encoder": EVIL})}, {}, r"'a\x1b[31m"),
         ({"tokcodec.model_id": EVIL}, {}, "64 hex digits"),
         ({}, {f"decoder.{EVIL}": np.zeros(3, np.int64)}, r"tensor decoder.a\x1b[31m"),
         ({}, {f"decoder.{EVIL}" + "x" * 10_000: np.zeros(3, np.int64)}, " ... xxx"),
@@ -309,7 +283,7 @@ def is_plain(done):
 def test_checkpoints_do_not_steer_the_terminal(metadata, tensors, shown, run, tmp_path):
     path = rewritten(tmp_path / EVIL / f"{EVIL}.safetensors", metadata, tensors)
     status = 1 if shown else 0
-    token = GOLDEN / "v1-16-stretch.tok"
+    token = GOLDEN / "packed.tok"
     done = [
         run("inspect", path, status=status),
         run("encode", PHOTOS[0], "--weights", path, "-o", tmp_path / "a.tok", status=status),

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import os
 import struct
@@ -313,7 +312,7 @@ def test_chameleons_crop():
     image = Image.open(COFFEE).convert("RGB").resize((601, 301))
     expected = image.resize((round(64 / 301 * 601), 64), Image.Resampling.LANCZOS)
     left = (expected.width - 64) // 2
-    config = dataclasses.replace(SMALL, resize="lanczos")
+    config = SMALL.replace(resize="lanczos")
     pixels = read_fitted(image, config, "crop").pixels[0]
     assert np.array_equal(pixels, np.asarray(expected)[:, left : left + 64])
 

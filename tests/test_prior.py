@@ -280,15 +280,18 @@ def test_a_coded_file(with_prior):
 
 def test_refusals(with_prior):
     one, other = with_prior
-    data = token_file(one, np.array([7, 7, 7, 7] * 4)).to_bytes()
-    file = TokenFile.from_bytes(data)
+    generator = np.random.default_rng(0)
+    tokens = np.where(generator.random(96) < 0.7, 7, generator.integers(0, 60, 96))
+    file = TokenFile.from_bytes(token_file(one, tokens).to_bytes())
+    assert file.entropy_coded
     plain = checkpoint.read_header(GOLDEN / "patch.safetensors")
     for header in (None, plain, other):
+        file = TokenFile.from_bytes(file.to_bytes())  # which has not read its tokens yet
         with pytest.raises(TokenFileError) as caught:
             file.tokens_with(header)
         assert len(str(caught.value).splitlines()) == 1
-    # Other grids and bits than it was written with, and the checksum set again.
-    for change in ({"columns": 5}, {"rows": 3}, {"bits": 7}, {"tiles": (1, 2)}):
+    # Fewer tokens or other bits than it was written with, and the checksum set again.
+    for change in ({"columns": 3}, {"rows": 3}, {"bits": 7}, {"tiles": (1, 5)}):
         lying = dataclasses.replace(file, **change).to_bytes()
         with pytest.raises(TokenFileError):
             TokenFile.from_bytes(lying).tokens_with(one)

@@ -121,9 +121,7 @@ def test_one_image_each_way_does_not_load_torch(tmp_path):
         "from tokcodec.codec import Codec\n"
         "from tokcodec.cli import main\n"
         "for arguments in json.loads(sys.argv[1]):\n"
-        "    sys.argv = ['tokcodec', *arguments]\n"
-        "    try: main()\n"
-        "    except SystemExit as end: assert not end.code, end.code\n"
+        "    assert not main(arguments)\n"
         "print('torch' in sys.modules)"
     )
     there = ["encode", str(DATA / "coffee.jpg"), "-o", str(tmp_path / "a.tok")]
@@ -178,7 +176,7 @@ def test_the_largest_file_within_a_limit():
         assert more.file_bytes > limit
         assert list(codec.compress_stream([("a", PHOTOS[1])], max_bytes=limit)) == [("a", file)]
     assert codec.compress(PHOTOS[1], max_bytes=150, tokens=9).num_tokens == 9
-    with pytest.raises(ImageError, match="bytes at least"):
+    with pytest.raises(ImageError, match="smallest file has"):
         codec.compress(PHOTOS[1], max_bytes=10)
-    with pytest.raises(ImageError, match="bytes at least"):
+    with pytest.raises(ImageError, match="smallest file has"):
         codec.compress(PHOTOS[1], fit="tile", max_bytes=60)

@@ -27,7 +27,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 from tokenized import TINY, contents, go, image, rows  # noqa: E402
 
 from tokcodec.dataset.folder import DatasetFolder  # noqa: E402
-from tokcodec.dataset.reader import open_dataset  # noqa: E402
+from tokcodec.dataset.reader import open_dataset, token_files  # noqa: E402
 
 pytestmark = pytest.mark.parquet
 COLUMNS = ["key", "label", "view", "width", "height", "tokens", "status", "error"]
@@ -106,8 +106,57 @@ def test_views(codec, tmp_path):
     crops += [crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops]
     for row, crop in zip(found, crops, strict=True):
         assert row["tokens"] == codec.compress(crop).tokens.tolist()
-    with pytest.raises(DatasetError, match="--fit tile"):
+    with pytest.raises(DatasetError, match="the fit tile"):
         go([tmp_path / "a.png"], tmp_path / "x.parquet", fit="tile")
+
+
+def test_every_row_has_its_own_grid(codec, tmp_path):
+    """The fit aspect, in rows, token files, arrays and images."""
+    sizes = [(60, 40), (40, 60), (32, 32), (100, 20)]
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number}.png").write_bytes(image(number, size))
+    (tmp_path / "4.png").write_bytes(b"junk")
+    assert go([tmp_path / "*.png"], tmp_path / "set", fit="aspect", tokens=12) == (5, 1)
+    found = rows(tmp_path / "set")
+    grids = [(row["rows"], row["columns"]) for row in found]
+    assert grids == [(3, 4), (4, 3), (3, 4), (2, 6), (None, None)]
+    expected = [
+        codec.compress(tmp_path / f"{number}.png", fit="aspect", tokens=12, packed=True)
+        for number in range(len(sizes))
+    ]
+    assert [row["tokens"] for row in found[:4]] == [file.tokens.tolist() for file in expected]
+    dataset = open_dataset(tmp_path / "set")
+    assert [grid.shape for grid in dataset.grids()] == [(1, *grid) for grid in grids[:4]]
+    files = [file for _, file in token_files(dataset)]
+    assert [file.to_bytes() for file in files[:4]] == [file.to_bytes() for file in expected]
+    # Square fits take the largest square of at most so many tokens.
+    go([tmp_path / "0.png"], tmp_path / "one.parquet", fit="crop", tokens=12)
+    (row,) = rows(tmp_path / "one.parquet")
+    assert len(row["tokens"]) == 9
+    assert "rows" not in row
+    with pytest.raises(DatasetError, match="ten crops"):
+        go([tmp_path / "0.png"], tmp_path / "x", fit="aspect", views="ten-crop")
+
+
+def test_a_run_says_how_its_files_stand(many, tmp_path):
+    out, options = tmp_path / "out", {"limit": 60, "rows_per_shard": 20}
+
+    def states(**changed):
+        seen = []
+        more = {**options, **changed}
+        result = go([many], out, dry_run=True, begin=lambda run: seen.extend(run.jobs), **more)
+        assert result == (0, 0)
+        return [job.state for job in seen]
+
+    assert states() == ["new"] * 3
+    assert not out.exists()
+    go([many], out, **options)
+    (out / "shard-00001.parquet").unlink()
+    assert states() == ["current", "new", "current"]
+    assert states(fit="crop") == ["foreign", "new", "foreign"]
+    assert states(rows_per_shard=30) == ["foreign", "new"]
+    (out / "shard-00000.parquet").write_bytes(b"not Parquet")
+    assert states() == ["foreign", "new", "current"]
 
 
 def test_tokens_do_not_depend_on_place_order_or_workers(codec, many, tmp_path):
@@ -230,7 +279,7 @@ def test_other_runs_are_refused(many, tmp_path):
     go([source], out, limit=150)
     finished = contents(out)
     other = str(GOLDEN / "latent.safetensors")
-    with pytest.raises(DatasetError, match="is of model 75d6f250, not"):
+    with pytest.raises(DatasetError, match="is of model"):
         go([source], out, limit=150, weights=other, fit="stretch")
     with pytest.raises(DatasetError, match="was made with views one, not hflip"):
         go([source], out, limit=150, views="hflip")

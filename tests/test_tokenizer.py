@@ -17,10 +17,10 @@ CPU = torch.device("cpu")
 # The expected values were computed by tests/golden/reference.py, which shares no code.
 @pytest.mark.parametrize("name", ["patch", "patch-wide", "latent"])
 def test_golden_outputs(name):
-    layout = name.partition("-")[0]
-    model = load(checkpoint.find(str(GOLDEN / f"{layout}.safetensors")), CPU)
+    kind = name.partition("-")[0]
+    model = load(checkpoint.find(str(GOLDEN / f"{kind}.safetensors")), CPU)
     golden = {key: torch.from_numpy(a) for key, a in np.load(GOLDEN / f"{name}.npz").items()}
-    assert model.config.encoder.kind == layout
+    assert model.config.encoder.kind == kind
     shape = model.config.token_shape(*golden["pixels"].shape[2:])
     tokens = golden["tokens"].unflatten(1, shape)
     with torch.inference_mode():

@@ -67,8 +67,7 @@ def test_the_start_alone_is_vector_quantization(images, tmp_path, rate_weight):
 def test_a_latent_start_decodes_every_prefix(images, tmp_path):
     """Before any gradient step, each further latent adds to the image."""
     wide = SMALL | {"width": 64}
-    config = dataclasses.replace(
-        LATENT,
+    config = LATENT.replace(
         encoder=LatentEncoderConfig(**wide, num_latents=16),
         decoder=LatentDecoderConfig(**wide, prefix_tokens=True),
         quantizer=CodebookConfig(codebook_size=64, embedding_dim=8),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tokcodec.errors import TokcodecError
     from tokcodec.tokenfile import TokenFile
     from tokcodec.tokenize.api import tokenize
+    from tokcodec.train.api import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "export",
     "load_tokens",
     "tokenize",
+    "train",
 ]
 
 _MODULES = {
@@ -43,6 +45,7 @@ _MODULES = {
     "export": "dataset.export",
     "load_tokens": "dataset.reader",
     "tokenize": "tokenize.api",
+    "train": "train.api",
 }
 
 

@@ -164,7 +164,36 @@ class Codec:
         True
         """
         encoding = self._encoding(fit, tokens, background, packed)
-        return self._compress(encoding, image, max_bytes, text)
+        if max_bytes is not None:
+            return self._compress_within(encoding, image, max_bytes, text)
+        return self._compress(encoding, image)
+
+    def _compress(self, encoding: "_Encoding", image: ImageLike) -> TokenFile:
+        tiles = encoding.read(image)
+        return encoding.token_file(tiles, self.encode_tiles(tiles.pixels))
+
+    def _compress_within(
+        self, encoding: "_Encoding", image: ImageLike, limit: int, text: bool
+    ) -> TokenFile:
+        image = _reread(image)
+        config, fit, most = self.config, encoding.fit, encoding.tokens
+        any_grid = bool(config.multiple) and fit not in ("tile", "native")
+        if not (any_grid or config.prefix_tokens):
+            most = 1  # there is no choice
+        elif most is None:
+            most = min(2 * limit, MAX_TILE_TOKENS) if any_grid else config.num_tokens
+        size = size_of(_source(image)) or (1, 1)  # _compress refuses what is no image
+
+        def tokens_of(count: int) -> int:
+            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
+
+        return largest_within(
+            lambda count: self._compress(replace(encoding, tokens=count), image),
+            tokens_of,
+            lambda file: len(file.to_text()) if text else file.file_bytes,
+            limit,
+            most,
+        )
 
     def compress_stream(
         self,
@@ -191,57 +220,17 @@ class Codec:
         tests/data/chelsea.png 16
         """
         encoding = self._encoding(fit, tokens, background, packed)
-        if max_bytes:
-            return self._compress_each(encoding, items, max_bytes, text, workers)
-        return self._compress_batches(encoding, items, workers)
+        if max_bytes is None:
+            return self._compress_batches(encoding, items, workers)
 
-    def _compress(
-        self, encoding: "_Encoding", image: ImageLike, max_bytes: int | None, text: bool = False
-    ) -> TokenFile:
-        if max_bytes:
-            return self._largest(encoding, _reread(image), max_bytes, text)
-        tiles = encoding.read(image)
-        return encoding.token_file(tiles, self.encode_tiles(tiles.pixels))
-
-    def _largest(
-        self, encoding: "_Encoding", image: ImageLike, max_bytes: int, text: bool
-    ) -> TokenFile:
-        config, fit = self.config, encoding.fit
-        any_grid = bool(config.multiple) and fit not in ("tile", "native")
-        adjustable = any_grid or config.prefix_tokens
-        # Entropy-coded tokens take half a byte or more each.
-        most = min(2 * max_bytes, MAX_TILE_TOKENS) if any_grid else config.num_tokens
-        most = min(most, encoding.tokens or most) if adjustable else 1
-        size = size_of(_source(image)) or (1, 1)  # reading it below says what is wrong
-
-        def compress(count: int) -> TokenFile:
-            tokens = count if adjustable else None
-            return self._compress(replace(encoding, tokens=tokens), image, None)
-
-        def tokens_of(count: int) -> int:
-            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
-
-        def bytes_of(file: TokenFile) -> int:
-            return len(file.to_text()) if text else file.file_bytes
-
-        return largest_within(compress, tokens_of, bytes_of, max_bytes, most)
-
-    def _compress_each(
-        self,
-        encoding: "_Encoding",
-        items: Iterable[tuple[Tag, ImageLike]],
-        max_bytes: int,
-        text: bool,
-        workers: int,
-    ) -> Iterator[tuple[Tag, TokenFile | TokcodecError]]:
-        def work(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
+        def compress(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
             tag, image = item
             try:
-                return tag, self._compress(encoding, image, max_bytes, text)
+                return tag, self._compress_within(encoding, image, max_bytes, text)
             except ImageError as error:
                 return tag, error
 
-        return self.runtime.map(work, items, workers)
+        return self.runtime.map(compress, items, workers)
 
     def _compress_batches(
         self, encoding: "_Encoding", items: Iterable[tuple[Tag, ImageLike]], workers: int

@@ -62,7 +62,7 @@ def plan(count: int, listed: str, output: str) -> None:
     show(0, time.perf_counter(), 1)
     begun = time.perf_counter()
     names = Path(listed).read_text().splitlines()
-    made = make_plan([], names, 10_000, 1, None, None, Path(output))
+    made = make_plan([], listed=names, without=[Path(output)])
     show(sum(len(shard.batch) for shard in made.shards), begun, count)  # type: ignore[arg-type]
 
 

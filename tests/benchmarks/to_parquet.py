@@ -22,14 +22,11 @@ from published import S128, encoder_operations
 from reading import former
 from speed import matrix_product
 
+import tokcodec
 from tokcodec import Codec, checkpoint
 from tokcodec.image import read_tiles
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
-from tokcodec.tokenize.plan import make_plan
-from tokcodec.tokenize.run import run
-from tokcodec.tokenize.step import ShardStep
-from tokcodec.tokenize.task import Settings, Task
 
 PHOTOS = Path(__file__).parents[1] / "data"
 WORKERS = 2
@@ -75,11 +72,17 @@ def measure(name: str, codec: Codec, folder: Path) -> None:
     batches = max(WORKERS, count // 4 // len(ready))
 
     def tokenize() -> None:
-        settings = Settings("crop", batch_size=codec.batch_size)
-        plan = make_plan([str(folder)], [], 10_000, 1, None, None)
-        task = Task(codec.header, settings, plan)
         output = Path(tempfile.mkdtemp()) / "out.parquet"
-        assert run(task, ShardStep(task, codec, WORKERS), output) == (count, 0)
+        done = tokcodec.tokenize(
+            folder,
+            output,
+            weights=codec.header,
+            fit="crop",
+            device="cpu",
+            batch_size=codec.batch_size,
+            workers=WORKERS,
+        )
+        assert (done.rows, done.failed) == (count, 0)
 
     def on_workers(work: Callable[[Any], object], items: Sequence[Any]) -> None:
         for _ in map_ahead(work, items, WORKERS, 64, lambda: torch.set_num_threads(1)):

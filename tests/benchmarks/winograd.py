@@ -19,6 +19,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = Tokenizer(VQ16).eval().requires_grad_(False)
+    for buffer in model.buffers():  # the codebook: equal rows are decoded once
+        buffer.normal_()
     own = [m for m in model.decoder.modules() if isinstance(m, Convolution) and not m.exact]
     for batch in (1, 4):
         tokens = torch.randint(16384, (batch, 16, 16))

@@ -1,6 +1,5 @@
 """What the tests of training share: small models, small images, and runs of a few steps."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +34,7 @@ PATCH = ModelConfig(
     preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2),
 )
 # The decoder makes as many pixels as the encoder sees.
-LATENT = dataclasses.replace(
-    PATCH,
+LATENT = PATCH.replace(
     encoder=LatentEncoderConfig(**SMALL, num_latents=8),
     decoder=LatentDecoderConfig(**SMALL),
     quantizer=CodebookConfig(codebook_size=64, embedding_dim=8, metric="cosine"),
@@ -46,7 +44,7 @@ RECIPE = Recipe(steps=4, tokens=128, warmup=0, report_every=2)
 
 
 def with_decoder(config, **changes):
-    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **changes))
+    return config.replace(decoder=config.decoder.replace(**changes))
 
 
 PREFIXES = with_decoder(LATENT, prefix_tokens=True)
@@ -64,8 +62,8 @@ def make_crops(count, width, height, scale=3):
         yield crop.resize((width, height))
 
 
-def make_images(count=100, side=64):
-    crops = [np.asarray(crop).transpose(2, 0, 1) for crop in make_crops(count, side, side)]
+def make_images(count=100, side=64, scale=3):
+    crops = [np.asarray(crop).transpose(2, 0, 1) for crop in make_crops(count, side, side, scale)]
     pixels = np.stack(crops)
     return Images(pixels[10:], pixels[:10], "0" * 64)
 

@@ -41,7 +41,7 @@ class TokenRows:
         if metadata.has_grids and count:
             count = f"up to {count}"
         tokens = f"{count}tokens of {metadata.model.quantizer.bits} bits"
-        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:6]}"
+        return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:8]}"
 
     @property
     def files(self) -> tuple[Path, ...]:

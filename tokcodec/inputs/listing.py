@@ -4,23 +4,21 @@ Listing reads no image. A listing is a sequence of ``Batch``es: files together, 
 range of a Parquet file; a batch can be read again at any time and gives the same records.
 """
 
-import glob
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
-from tokcodec.errors import DatasetError, without_credentials
+from tokcodec.errors import DatasetError
 from tokcodec.image import extensions
 from tokcodec.inputs.parquet import PARQUET_SUFFIX, Rows, row_ranges
 from tokcodec.inputs.records import ABSENT, Files, Stamp, printable
 from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
-from tokcodec.io.files import SUFFIX, find_files
-from tokcodec.io.remote import file_system, is_remote, reason_of, retried
+from tokcodec.io.files import SUFFIX
+from tokcodec.io.find import find, is_one_file, stamp_of
 from tokcodec.io.tar import MAX_BYTES
 
 _DECODED = (".png", ".jpg", ".webp")  # what decode writes
@@ -89,18 +87,18 @@ def list_inputs(
     excluded = tuple(str(path.absolute()) for path in without)
     for source in sources:
         found = [
-            stamp
-            for stamp in expand(source, selection=selection)
-            if stamp.path not in excluded
-            and not stamp.path.startswith(tuple(path + "/" for path in excluded))
+            own
+            for own in expand(source, selection=selection)
+            if own.path not in excluded
+            and not own.path.startswith(tuple(path + "/" for path in excluded))
         ]
-        if all(stamp.mtime == ABSENT for stamp in found):
+        if all(own.mtime == ABSENT for own in found):
             raise DatasetError("no such file, or no images in it", name=source)
         stamps += found
     for name in listed:
         if _is_container(name, None):
             raise DatasetError("lists hold images; give tars and Parquet as sources", name=name)
-        stamps.append(_stamp(name, "", name))
+        stamps.append(stamp_of(name, "", name))
     return gather(stamps, size, label, max_bytes=max_bytes)
 
 
@@ -135,32 +133,21 @@ def expand(
         DatasetError: a store cannot be reached.
     """
     selection = selection or Selection()
-    for stamp in _expand(source, kinds, selection):
-        if selection.takes(stamp.below):
-            yield stamp
+    alone = is_one_file(source)
+    endings = {*(_image_endings() if kinds is None else kinds), *TAR_SUFFIXES}
+    for found in find(source, endings, selection.follow, selection.skipped):
+        if kinds is None and not alone:
+            if found.path.lower().endswith(SUFFIX):
+                continue  # a glob means the images next to token files
+            if not found.is_remote and _is_decoded(Path(found.path)):
+                selection.skipped["decoded images beside their token files"] += 1
+                continue
+        if selection.takes(found.below):
+            yield found
 
 
-def _expand(source: str, kinds: Set[str] | None, selection: Selection) -> Iterator[Stamp]:
-    if is_remote(source):
-        yield from _expand_remote(source, _known(kinds))
-        return
-    folder = Path(source)
-    if folder.is_dir():
-        known = _known(kinds) | set(TAR_SUFFIXES)
-        found = find_files(folder, known, selection.follow, selection.skipped)
-    elif folder.exists() or not glob.has_magic(source):
-        yield _stamp(source, str(folder.parent), folder.name)
-        return
-    else:
-        folder = Path(*_fixed_parts(folder.parts))
-        names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns)
-        others = () if kinds else (SUFFIX,)  # of which a glob means the images beside them
-        found = (p for p in map(Path, names) if p.is_file() and p.suffix.lower() not in others)
-    for path in found:
-        if kinds is None and _is_decoded(path):
-            selection.skipped["decoded images beside their token files"] += 1
-        else:
-            yield _stamp(str(path), str(folder), path.relative_to(folder).as_posix())
+def _image_endings() -> Set[str]:
+    return extensions() | {PARQUET_SUFFIX}
 
 
 def _is_decoded(path: Path) -> bool:
@@ -175,10 +162,8 @@ def _is_decoded(path: Path) -> bool:
 
 
 def names_one_file(source: str, kinds: Set[str] | None = None) -> bool:
-    """Whether a source is the path of a local file that is read as it is, there or not."""
-    if is_remote(source) or _is_container(source, kinds) or Path(source).is_dir():
-        return False
-    return Path(source).exists() or not glob.has_magic(source)
+    """Whether a source is the path of a local file that holds one input, there or not."""
+    return is_one_file(source) and not _is_container(source, kinds)
 
 
 def gather(
@@ -229,7 +214,7 @@ def _apart(stamps: list[Stamp]) -> list[Stamp]:
 
     What lists name, and URLs, stay as they are.
     """
-    local = [stamp for stamp in stamps if stamp.base and not is_remote(stamp.path)]
+    local = [stamp for stamp in stamps if stamp.base and not stamp.is_remote]
     if len({stamp.below for stamp in local}) == len(local):
         return stamps
     absolute = {base: os.path.abspath(base) for base in {stamp.base for stamp in local}}  # noqa: PTH100
@@ -238,7 +223,7 @@ def _apart(stamps: list[Stamp]) -> list[Stamp]:
     moved = {base: PurePosixPath(os.path.relpath(path, above)) for base, path in absolute.items()}
     return [
         replace(stamp, base=given, below=str(moved[stamp.base] / stamp.below))
-        if stamp.base in moved and not is_remote(stamp.path)
+        if stamp.base in moved and not stamp.is_remote
         else stamp
         for stamp in stamps
     ]
@@ -251,63 +236,5 @@ def count(batches: Iterable[Batch]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def _expand_remote(source: str, known: Set[str]) -> Iterator[Stamp]:
-    def find() -> tuple[Any, str, dict[str, dict[str, Any]]]:
-        system, path = file_system(source)
-        if "*" in path or "[" in path:
-            base = "/".join(_fixed_parts(tuple(path.split("/"))))
-            return system, base, system.glob(path, detail=True)
-        if system.isdir(path):
-            base = path.rstrip("/")
-            files = system.find(path, detail=True)
-            shown = (name for name in files if "/." not in "/" + posixpath.relpath(name, base))
-            return system, base, {name: files[name] for name in shown}
-        base = posixpath.dirname(path)
-        return system, base, {path: system.info(path)} if system.exists(path) else {}
-
-    try:
-        system, base, found = retried(find)
-    except (OSError, ImportError, TypeError, ValueError) as error:
-        raise DatasetError(f"cannot reach it: {reason_of(error)}", name=source) from error
-    for name in sorted(found):
-        if _fits(name, known):
-            facts = found[name]
-            marks = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
-            when = next((facts[mark] for mark in marks if mark in facts), "")
-            below = posixpath.relpath(name, base) if base else name
-            url = system.unstrip_protocol(name)
-            size = int(facts.get("size") or 0)
-            yield Stamp(url, size, str(when), source, without_credentials(below))
-
-
-def _known(kinds: Set[str] | None) -> Set[str]:
-    return extensions() | {PARQUET_SUFFIX} if kinds is None else kinds
-
-
 def _is_container(path: str, kinds: Set[str] | None) -> bool:
     return path.lower().endswith((*TAR_SUFFIXES, PARQUET_SUFFIX) if kinds is None else TAR_SUFFIXES)
-
-
-def _fits(name: str, known: Set[str]) -> bool:
-    return name.lower().endswith(TAR_SUFFIXES) or posixpath.splitext(name)[1].lower() in known
-
-
-def _fixed_parts(parts: tuple[str, ...]) -> list[str]:
-    fixed = []
-    for part in parts[:-1]:
-        if glob.has_magic(part):
-            break
-        fixed.append(part)
-    return fixed
-
-
-def _stamp(path: str, base: str, below: str) -> Stamp:
-    """Of a local file, or of a listed URL; what is not there fails when it is read."""
-    if is_remote(path):
-        return Stamp(path, 0, "", base, without_credentials(below))
-    absolute = str(Path(path).absolute())
-    try:
-        found = Path(path).stat()
-        return Stamp(absolute, found.st_size, str(found.st_mtime_ns), base, below)
-    except (OSError, ValueError):
-        return Stamp(absolute, 0, ABSENT, base, below)

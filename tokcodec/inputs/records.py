@@ -3,37 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-from tokcodec.errors import without_credentials
-from tokcodec.io.remote import is_remote, read_bytes
+from tokcodec.io.find import ABSENT as ABSENT
+from tokcodec.io.find import Stamp as Stamp
+from tokcodec.io.remote import read_bytes
 from tokcodec.io.tar import MAX_BYTES
-
-ABSENT = "absent"  # the mtime of what is not there
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """Where an input lies, and what tells whether it has changed.
-
-    Attributes:
-        path: absolute, or a URL.
-        size: in bytes.
-        mtime: in nanoseconds; of remote ones the time, or the tag, that their store gives.
-        base: the folder or URL that its source names; empty for what a list names.
-        below: its path below that, or the name in the list.
-    """
-
-    path: str
-    size: int
-    mtime: str
-    base: str
-    below: str
-
-    def __str__(self) -> str:
-        if is_remote(self.path):
-            return without_credentials(self.path)
-        return str(Path(self.base, self.below))
 
 
 @dataclass(frozen=True)
@@ -64,8 +38,7 @@ class Record:
     @property
     def since(self) -> int | None:
         """When its file was written, in nanoseconds; None where that is not known."""
-        known = self.stamp.mtime not in ("", ABSENT) and not is_remote(self.stamp.path)
-        return int(self.stamp.mtime) if known else None
+        return self.stamp.written_at
 
     @property
     def below(self) -> str:

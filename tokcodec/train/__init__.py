@@ -1,5 +1,1 @@
-"""Making checkpoints. ``tokcodec.train(...)`` is ``tokcodec.train.api.train``."""
-
-from tokcodec.calls import make_callable
-
-make_callable(__name__)
+"""Making checkpoints from images."""

@@ -37,10 +37,12 @@ from tokcodec.train.start import k_means
 
 Progress = Callable[[int, int], None]  # steps done, and of how many
 
-_EPOCHS = 4
-_BATCHES = 60  # an epoch at least, where batches are not smaller than
-_BATCH = (512, 4096)  # tokens, from and to; but of a large codebook at least
+_EPOCHS = 4  # at most
+_SEEN = 5e6  # tokens seen in all epochs, about, beyond the first
+_BATCHES = 120  # an epoch, of
+_BATCH = (512, 8192)  # tokens, from and to; but of a large codebook at least
 _SHARE = 16  # of its tokens one in that many, as every step goes through all its vectors
+_MIX = 128  # learned features of a vector of the codebook
 _RATE = 1e-2
 _WARM_UP = 100  # steps, or a fifth of all
 _DECAY = 8e5  # weight decay, for one token that is seen, of what is not a function of the codebook
@@ -126,7 +128,8 @@ def fit(
     network = _Network(vectors, group, examples, generator)
     count = len(examples.tokens)
     size = max(min(max(count // _BATCHES, _BATCH[0]), _BATCH[1]), len(vectors) // _SHARE)
-    steps = _EPOCHS * -(-count // size)
+    epochs = min(max(round(_SEEN / count), 1), _EPOCHS)
+    steps = epochs * -(-count // size)
     decay = min(_DECAY / count, 1 / _RATE)
     optimizer = torch.optim.AdamW(
         [
@@ -141,7 +144,7 @@ def fit(
         optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / steps)
     )
     done = 0
-    for _ in range(_EPOCHS):
+    for _ in range(epochs):
         order = torch.randperm(count, generator=generator)
         for batch in order.split(size):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
@@ -208,21 +211,24 @@ class _Examples:
 class _Network(nn.Module):
     """A ``Prior`` in floating point, rounded wherever that one is in integers.
 
-    Vectors of tokens, as neighbours and for scores, are linear in those of the codebook, plus
+    Vectors of tokens, as neighbours and for scores, are functions of those of the codebook, plus
     something of their ``own`` that weight decay keeps small where tokens are too few to tell it.
+    The functions are linear in the vector of the codebook, its squares, with which scores can
+    stand for a normal distribution of any width, and learned features.
     """
 
     def __init__(
         self, vectors: Tensor, group: Tensor, examples: _Examples, generator: torch.Generator
     ) -> None:
         super().__init__()
-        size, width = vectors.shape
+        size = len(vectors)
         self.group = group
         self.members = [(group == number).nonzero()[:, 0] for number in range(GROUPS)]
         self.rank = torch.empty_like(group)
         for members in self.members:
             self.rank[members] = torch.arange(len(members))
-        self.codebook = vectors / vectors.std()
+        self.features = _with_squares(vectors)
+        width = self.features.shape[1]
         counts = examples.tokens.bincount(minlength=size) + _UNSEEN
         by_group = torch.zeros(GROUPS).index_add(0, group, counts)
         self.likely = (counts / by_group[group]).log2()
@@ -245,27 +251,31 @@ class _Network(nn.Module):
         fan_in = len(NEIGHBOURS) * WIDTH
         self.shared = nn.ParameterDict(
             {
-                "vectors": random(width, WIDTH, gain=width**-0.5),
+                "mix": random(width, _MIX, gain=width**-0.5),
+                "mix_bias": torch.zeros(_MIX),
+                "vectors": random(width + _MIX, WIDTH, gain=width**-0.5),
                 "layer": random(fan_in, HIDDEN, gain=fan_in**-0.5),
                 "size_bias": torch.zeros(SIZES, HIDDEN),
                 "row_bias": torch.zeros(BANDS, HIDDEN),
                 "column_bias": torch.zeros(BANDS, HIDDEN),
                 "group_scores": random(GROUPS, HIDDEN, gain=0.03),
                 "group_bias": (by_group + _UNSEEN).div(counts.sum()).log2(),
-                "token_scores": random(width, HIDDEN, gain=0.03),
+                "token_scores": random(width + _MIX, HIDDEN, gain=0.02),
             }
         )
 
     def tables(self) -> dict[str, Tensor]:
         """What the prior holds of the same names, without the factors that make it integers."""
         own, shared = self.own, self.shared
+        mixed = (self.features @ shared["mix"] + shared["mix_bias"]).relu()
+        features = torch.cat([self.features, mixed], dim=1)
         exact = {
-            "vectors": F.pad(self.codebook @ shared["vectors"], (0, 0, 0, 1)) + own["vectors"],
+            "vectors": F.pad(features @ shared["vectors"], (0, 0, 0, 1)) + own["vectors"],
             "layer": shared["layer"],
             **{name: shared[name] for name in self.seen},
             "group_scores": shared["group_scores"],
             "group_bias": shared["group_bias"],
-            "token_scores": self.codebook @ shared["token_scores"] + own["token_scores"],
+            "token_scores": features @ shared["token_scores"] + own["token_scores"],
             "token_bias": self.likely + own["token_bias"],
         }
         return {
@@ -327,6 +337,16 @@ class _Network(nn.Module):
         return Prior(
             group=self.group.numpy().astype(np.uint8), powers=powers.astype(np.uint16), **integers
         )
+
+
+def _with_squares(vectors: Tensor) -> Tensor:
+    """[K, d] -> [K, 2 d + 1]: the vectors, the squares of their elements and of their lengths, all
+    of about the same size."""
+    scaled = vectors / vectors.std()
+    squares = scaled.square()
+    squares = torch.cat([squares, squares.sum(dim=1, keepdim=True)], dim=1)
+    spread = squares.std(dim=0).clamp(min=1e-6)
+    return torch.cat([scaled, (squares - squares.mean(dim=0)) / spread], dim=1)
 
 
 def _fixed_point(exact: Tensor, name: str, limit: int) -> Tensor:

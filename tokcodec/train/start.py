@@ -31,8 +31,8 @@ from tokcodec.train.batches import crop_and_resize
 _IMAGES = 8192  # that the components and the codebook are fitted to, at most
 _AT_ONCE = 64  # images
 _PATCHES = 1 << 15  # that the components are fitted to, at most
-_NUMBERS = 1 << 27  # of all those patches together, at most, which is half a gigabyte
-_POWER_ITERATIONS, _OVERSAMPLING = 4, 16  # of the low-rank decomposition
+_NUMBERS = 1 << 26  # of all those patches together, at most, which is a quarter of a gigabyte
+_POWER_ITERATIONS, _OVERSAMPLING = 3, 16  # of the low-rank decomposition
 _ITERATIONS = 10
 _VECTORS_PER_TOKEN = 40  # that the codebook is fitted to
 # The fields of a decoder that may grow, and those that may change, when its training continues.
