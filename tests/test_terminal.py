@@ -106,7 +106,7 @@ with Bar("encoded", 6) as bar:
     seen = [int(number) for number in re.findall(rb"(\d)/6", shown.shown)]
     assert seen == sorted(seen)
     assert {2, 3, 4, 5, 6} <= set(seen)
-    assert re.search(rb"[\d.]+ images/s 0:00:0\d", shown.shown)
+    assert re.search(rb"[\d.]+ images/s (\x1b\[[\d;]*m)*0:00:0\d", shown.shown)
     assert b"tokcodec: x.png: is [bold]none[/bold]\r\n" in shown.shown
     assert re.fullmatch(
         r"tokcodec: 3 encoded \(3,000 bytes to 120\) in [\d.]+ s, [\d.]+ images/s, 2 skipped.*, "
