@@ -360,7 +360,6 @@ def test_bombs(run, tmp_path):
         (["inspect", "one/x.png"], 1, "one/x.png: "),
         (["stats", "empty"], 1, "empty"),
         (["stats", "one/x.png"], 1, "one/x.png: "),
-        (["train", "nowhere", "-o", "run"], 1, "nowhere: "),
         (["train", "one", "-o", "run", "--model", "one/x.png"], 1, "one/x.png: "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

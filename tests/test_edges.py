@@ -251,7 +251,6 @@ def test_decoded_images_are_not_encoded_again(tokcodec, here):
 @pytest.mark.parametrize(
     "command",
     [
-        "command",
         "encode a.jpg out.tok",
         "decode t.tok out.png",
         "encode t.tok",
@@ -265,6 +264,7 @@ def test_decoded_images_are_not_encoded_again(tokcodec, here):
         "encode a.jpg --fit crop --fit pad",
         "tokenize one -o d --output e",
         "encode file:///photo.jpg",
+        "tokenize one -o d2.csv",
     ],
 )
 def test_mistakes(tokcodec, here, command):

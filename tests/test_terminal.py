@@ -57,7 +57,7 @@ class OnTerminal:
             stdout=subprocess.DEVNULL,
             stderr=follower,
             preexec_fn=own,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "150", **environment},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "150", "NO_COLOR": "", **environment},
         )
         os.close(follower)
         self.shown = b""
@@ -106,7 +106,7 @@ with Bar("encoded", 6) as bar:
     seen = [int(number) for number in re.findall(rb"(\d)/6", shown.shown)]
     assert seen == sorted(seen)
     assert {2, 3, 4, 5, 6} <= set(seen)
-    assert re.search(rb"[\d.]+ images/s 0:00:0\d", shown.shown)
+    assert re.search(rb"[\d.]+ images/s (\x1b\[[\d;]*m)*0:00:0\d", shown.shown)
     assert b"tokcodec: x.png: is [bold]none[/bold]\r\n" in shown.shown
     assert re.fullmatch(
         r"tokcodec: 3 encoded \(3,000 bytes to 120\) in [\d.]+ s, [\d.]+ images/s, 2 skipped.*, "
@@ -212,7 +212,7 @@ def test_failed_rows_are_named(run, images, tmp_path):
 def test_inspect_is_for_people(run, tmp_path, images):
     by_name = run("inspect", "tokcodec").stdout.decode()
     assert re.search(r"^codebook size +8,192$", by_name, re.MULTILINE)
-    assert re.search(r"^  encoder +heads 4, layers 3, ", by_name, re.MULTILINE)
+    assert re.search(r"^  encoder +heads \d+, ", by_name, re.MULTILINE)
     assert "{" not in by_name
     (tmp_path / "alone").mkdir()
     shutil.copy(TINY, tmp_path / "alone")

@@ -30,7 +30,9 @@ def export(
     Example: tokcodec export dataset -o tokens.npy
     """
     require_pyarrow()
+    from tokcodec.batch.jobs import refuse_remote
     from tokcodec.dataset.export import export as write
 
+    refuse_remote(output)
     count = write(dataset, output, force=force)
     note(f"{dataset} -> {output}: {count:,} rows")
