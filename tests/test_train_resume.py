@@ -46,8 +46,11 @@ def log(folder):
     return entries
 
 
-@pytest.mark.parametrize("config", [PATCH, PREFIXES], ids=["patch", "prefixes"])
-@pytest.mark.parametrize("settings", [{}, {"rate_weight": 1e-3, "deblocking": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    ("config", "settings"),
+    [(PATCH, {"rate_weight": 1e-3, "deblocking": 0.1}), (PREFIXES, {})],
+    ids=["patch", "prefixes"],
+)
 def test_a_killed_run_ends_in_the_same_weights(images, tmp_path, config, settings):
     recipe = dataclasses.replace(RECIPE, steps=6, **settings)
     whole = train(config, recipe, images, tmp_path / "whole")
