@@ -19,6 +19,7 @@ def images(count=2, side=64):
 @pytest.mark.metrics
 def test_lpips_is_that_of_torchmetrics(monkeypatch):
     torchmetrics = pytest.importorskip("torchmetrics.functional.image.lpips")
+    metric = pytest.importorskip("torchmetrics.image.lpip")
 
     def make_features(*_):
         """As torchvision's VGG16, which may not be installed, with random weights."""
@@ -32,7 +33,7 @@ def test_lpips_is_that_of_torchmetrics(monkeypatch):
             layers.append(nn.MaxPool2d(2))
         return nn.Sequential(*layers)
 
-    monkeypatch.setattr(torchmetrics, "_TORCHVISION_AVAILABLE", True)
+    monkeypatch.setattr(metric, "_TORCHVISION_AVAILABLE", True)
     monkeypatch.setattr(torchmetrics, "_get_tv_model_features", make_features)
     lpips = load_lpips()
     decoded, original = images(side=32)

@@ -25,7 +25,8 @@ LAYERS = (
     {"codec"},
     {"dataset"},
     {"batch"},
-    {"__init__", "tokenize", "evaluate", "train"},
+    {"tokenize", "evaluate", "train"},
+    {"__init__"},
     {"cli"},
     {"__main__"},
 )
@@ -73,7 +74,8 @@ def test_borders(path):
 def test_only_train_knows_train_and_its_command():
     for path in PACKAGE.rglob("*.py"):
         if any(name.startswith("tokcodec.train") for name in imports(path)):
-            assert "train" in str(path.relative_to(PACKAGE)), path
+            inside = str(path.relative_to(PACKAGE))
+            assert "train" in inside or inside == "__init__.py", path
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tokcodec.model.loading import load
 from tokcodec.train.borders import blockiness
 from tokcodec.train.prior import fit
 
-LONGER = dataclasses.replace(RECIPE, steps=60, tokens=256, report_every=60, ema_decay=0.9)
+LONGER = dataclasses.replace(RECIPE, steps=40, tokens=256, report_every=40, ema_decay=0.9)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,8 @@ def test_two_processes_do_what_one_does(tmp_path):
         command = [
             *(sys.executable, "-m", *launcher, "tokcodec", "train", photos),
             *("-o", tmp_path / output, "--model", tmp_path / "model.json", "--rate-weight", "1e-4"),
-            *("--steps", "12", "--report-every", "6", "--batch-tokens", "256", "--warmup", "5"),
+            # Enough tokens for at least two images of the largest grid, one for each process.
+            *("--steps", "6", "--report-every", "3", "--batch-tokens", "2048", "--warmup", "5"),
             *("--device", "cpu", "--dtype", "float32"),
         ]
         done = subprocess.run(command, capture_output=True, check=False)

@@ -168,8 +168,15 @@ class RunFolder:
         write_atomically(self.log, lambda file: file.write(("\n".join(lines) + "\n").encode()))
 
     def last_report(self) -> Report:
-        """The last line of the log."""
-        return Report(**json.loads(self._lines()[-1]))
+        """The last line of the log.
+
+        Raises:
+            TrainingError: it cannot be read.
+        """
+        try:
+            return Report(**json.loads(self._lines()[-1]))
+        except (IndexError, TypeError, ValueError) as error:
+            raise TrainingError("is missing or damaged", name=self.log) from error
 
     def _lines(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []

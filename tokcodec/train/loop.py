@@ -52,9 +52,8 @@ def train_model(
     recipe, folder = run.recipe, run.folder
     trainer, exporter, window = _start_or_resume(run, tell)
     stepped(trainer.steps_done, None)
-    share = operations.per_token(run.config, recipe, run.tokens_stay) / (
-        operations.reached(run.device, getattr(torch, recipe.dtype)) * ranks.count()
-    )
+    operations_per_token = operations.per_token(run.config, recipe, run.tokens_stay)
+    reach = operations.reached(run.device, getattr(torch, recipe.dtype)) * ranks.count()
     batches = Batches(run.images.train, run.config, recipe, run.device, run.tokens_stay)
     with DelayedInterrupt() as interrupt, _interrupted_with_the_first(interrupt):
         window.resume()
@@ -63,7 +62,7 @@ def train_model(
             report = None
             if trainer.steps_done % recipe.report_every == 0 or trainer.steps_done == recipe.steps:
                 # Only here does anything wait for the device.
-                report = _measure(run, trainer, window, share)
+                report = _measure(run, trainer, window, operations_per_token / reach)
                 if not ranks.rank():
                     report = dataclasses.replace(report, psnr=exporter.export(trainer))
                     folder.append(report)
@@ -115,13 +114,15 @@ def _save(run: Run, trainer: Trainer, exporter: Exporter, window: Window) -> Non
 
 def _count_tokens(config: ModelConfig, batch: Batch) -> float:
     """The tokens of a step, of all processes together."""
-    return (
-        math.prod(config.token_shape(*batch.size)) * len(batch.crops) / batch.share * ranks.count()
-    )
+    images = len(batch.crops) * ranks.count() / batch.share
+    return images * math.prod(config.token_shape(*batch.size))
 
 
-def _measure(run: Run, trainer: Trainer, window: Window, share: float) -> Report:
-    """What the steps since the last report give; ``share`` is the MFU of one token per second.
+def _measure(run: Run, trainer: Trainer, window: Window, mfu_of_a_token: float) -> Report:
+    """The report on the steps since the last one, without PSNR.
+
+    Args:
+        mfu_of_a_token: the utilization at one token per second.
 
     Raises:
         TrainingError: the training diverged.
@@ -143,7 +144,7 @@ def _measure(run: Run, trainer: Trainer, window: Window, share: float) -> Report
         learning_rate=recipe.rate(step - 1),
         seconds=round(window.seconds, 3),
         tokens_per_second=rate,
-        utilization=rate * share,
+        utilization=rate * mfu_of_a_token,
     )
 
 
