@@ -24,7 +24,8 @@ LAYERS = (
     {"budget"},
     {"codec"},
     {"dataset"},
-    {"__init__", "tokenize", "evaluate", "train"},
+    {"tokenize", "evaluate", "train"},
+    {"__init__"},
     {"cli"},
     {"__main__"},
 )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokcodec.dataset.reader import load_tokens
     from tokcodec.dataset.torch_dataset import TokenDataset
     from tokcodec.errors import TokcodecError
+    from tokcodec.evaluate.run import evaluate, page
     from tokcodec.tokenfile import TokenFile
     from tokcodec.tokenize.api import tokenize
 
@@ -24,8 +25,10 @@ __all__ = [
     "TokenDataset",
     "TokenFile",
     "__version__",
+    "evaluate",
     "export",
     "load_tokens",
+    "page",
     "tokenize",
 ]
 
@@ -34,8 +37,10 @@ _MODULES = {
     "TokcodecError": "errors",
     "TokenDataset": "dataset.torch_dataset",
     "TokenFile": "tokenfile",
+    "evaluate": "evaluate.run",
     "export": "dataset.export",
     "load_tokens": "dataset.reader",
+    "page": "evaluate.run",
     "tokenize": "tokenize.api",
 }
 
