@@ -3,22 +3,23 @@
     python tests/tools/figures.py
 
 Their figures are those of weights/evaluation/report.json, as ``tokcodec evaluate`` wrote it, and
-of the checkpoints' own headers. A table stands between ``<!-- figures: NAME -->`` and
+of the checkpoint's own header. A table stands between ``<!-- figures: NAME -->`` and
 ``<!-- end -->``.
 """
 
 import json
 import re
-from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
-from tokcodec.checkpoint import bundled
+from tokcodec.checkpoint import Header, bundled
 from tokcodec.coding.bitpack import packed_size
-from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
+from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.evaluate.baselines import TITLES
 from tokcodec.evaluate.plot import plot
 from tokcodec.evaluate.report import table
 from tokcodec.families import published
+from tokcodec.io.tensorfile import open_tensors
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -27,7 +28,6 @@ PAGES = (
     ROOT / "tokcodec" / "families" / "README.md",
 )
 REPORT = ROOT / "weights" / "evaluation" / "report.json"
-LATENT = ROOT / "weights" / "evaluation" / "latent" / "report.json"
 
 
 def rewritten(text: str) -> str:
@@ -35,8 +35,7 @@ def rewritten(text: str) -> str:
     tables = {
         "summary": lambda: summary(json.loads(REPORT.read_text())),
         "points": lambda: points(json.loads(REPORT.read_text())),
-        "latent": lambda: points(json.loads(LATENT.read_text())),
-        "checkpoints": checkpoints,
+        "checkpoint": checkpoint,
         "known": known,
     }
     return re.sub(
@@ -101,46 +100,46 @@ def points(report: dict) -> list[list[str]]:
     return [head, *([f"**{row[0]}**", *row[1:]] if row[1] else row for row in rows)]
 
 
-def checkpoints() -> list[list[str]]:
-    """What the files themselves say; what none of them says is left out."""
-    headers = bundled()
-    rows = [["", *(f"`{header.name}`" for header in headers)]]
-
-    def add(name: str, of: Callable[[ModelConfig, dict], object]) -> None:
-        found = [of(header.config, header.provenance) for header in headers]
-        if any(value is not None for value in found):
-            rows.append([name, *("" if value is None else str(value) for value in found)])
-
-    def stages(provenance: dict) -> list[dict]:
-        """Of every training, each from the weights of the one before, the first first."""
-        before = provenance.get("from") or provenance.get("tokens_of")
-        return [*(stages(before) if before else []), provenance]
-
-    def settings(provenance: dict) -> str | None:
-        text = "{steps}, {batch_size}, {learning_rate}"
-        recipes = [stage["recipe"] for stage in stages(provenance) if "recipe" in stage]
-        return "; then ".join(text.format(**recipe) for recipe in recipes) or None
-
-    def psnr(provenance: dict, name: str) -> str | None:
-        return f"{provenance[name]:.2f} dB" if name in provenance else None
-
-    def encoded(config: ModelConfig, provenance: dict) -> str | None:
-        size = provenance.get("prior", {}).get("held_out_payload_bytes")
-        packed = packed_size(config.num_tokens, config.quantizer.bits)
-        return f"{packed} and {size:.1f} bytes" if size else None
-
-    add("tokens by default, K", lambda c, _: f"{c.num_tokens}, {c.quantizer.codebook_size}")
-    add("pixels of a token, of the resized image", lambda c, _: f"{c.multiple}x{c.multiple}")
-    add("pixels by which patches overlap", lambda c, _: c.decoder.pixel_overlap)
-    add(
-        "encoder, decoder",
-        lambda c, _: f"width {c.encoder.width}, {c.encoder.layers} + {c.decoder.layers} layers",
+def checkpoint() -> list[list[str]]:
+    """What the file of the default checkpoint itself says."""
+    (header,) = [header for header in bundled() if header.name == DEFAULT_WEIGHTS]
+    config, facts = header.config, header.provenance
+    recipe, start, shipped = (
+        facts[name] for name in ("recipe", "held_out_psnr_at_start", "held_out_psnr")
     )
-    add("held-out PSNR at the start", lambda _, p: psnr(stages(p)[0], "held_out_psnr_at_start"))
-    add("held-out PSNR as shipped", lambda _, p: psnr(p, "held_out_psnr"))
-    add("payload packed, and entropy-coded on average (held-out)", encoded)
-    add("steps, images per step, learning rate", lambda _, p: settings(p))
-    return rows
+    payload = facts["prior"]["held_out_payload_bytes"]
+    packed = packed_size(config.num_tokens, config.quantizer.bits)
+    images = facts["held_out_images"]
+
+    def decibels(psnr: dict[str, float]) -> str:
+        return ", ".join(f"{value:.2f} dB ({tokens} tokens)" for tokens, value in psnr.items())
+
+    return [
+        ["", f"`{header.name}`"],
+        ["size of the file", f"{header.path.stat().st_size / 1e6:.1f} MB"],
+        ["parameters of the encoder", f"{count(header, 'encoder.') / 1e6:.1f} million"],
+        ["parameters of the decoder", f"{count(header, 'decoder.') / 1e6:.1f} million"],
+        ["codebook", f"{config.quantizer.codebook_size:,} x {config.quantizer.embedding_dim}"],
+        [f"held-out PSNR at the start of the last training ({images} photos)", decibels(start)],
+        ["held-out PSNR as shipped", decibels(shipped)],
+        [
+            f"payload of {config.num_tokens} tokens, packed and entropy-coded (held-out mean)",
+            f"{packed} and {payload:.1f} bytes",
+        ],
+        [
+            "last training",
+            f"{recipe['steps']:,} steps of {recipe['tokens']:,} tokens, "
+            f"learning rate {recipe['learning_rate']}",
+        ],
+    ]
+
+
+def count(header: Header, prefix: str) -> int:
+    """Parameters of a part."""
+    with open_tensors(header.path) as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        shapes = [file.get_slice(name).get_shape() for name in names]
+    return sum(map(prod, shapes))
 
 
 if __name__ == "__main__":
