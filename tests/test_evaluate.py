@@ -1,37 +1,75 @@
-"""Figures of images, the other codecs within their bytes, and the whole command."""
+"""Scores, baselines within their bytes, the report, and the command."""
 
 import csv
-import io
 import json
 import os
-import re
 import shutil
+import xml.etree.ElementTree as ET
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
-from conftest import DATA, PHOTOS, read_fitted
+from conftest import PHOTOS
 from PIL import Image
 
 pytest.importorskip("torchmetrics")
 
-from tokcodec import TokenFile, checkpoint
+import tokcodec
+from tokcodec import Codec
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
+from tokcodec.errors import EvaluationError, OutputError
 from tokcodec.evaluate import baselines, metrics
-from tokcodec.evaluate.metrics import SMALLEST_SIDE, psnr, score
-from tokcodec.evaluate.report import plot, table
+from tokcodec.evaluate import run as calls
+from tokcodec.evaluate.metrics import SMALLEST_EDGE, psnr, score
+from tokcodec.evaluate.plot import plot
+from tokcodec.evaluate.report import table, to_json
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.export import export
 
 pytestmark = pytest.mark.metrics
 
+EDGE = 224  # of the images that are measured here
+LIMITS = (50, 120, 300)
+
 
 @pytest.fixture(scope="module")
-def square():
-    return Image.fromarray(read_fitted(PHOTOS[2], PreprocessingConfig(), "crop").pixels[0])
+def photo():
+    """A photo that is not square."""
+    image = Image.open(PHOTOS[2]).convert("RGB")
+    image.thumbnail((256, 256))
+    return image
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two photos, one of a name that is no text, and an image that any codec can encode."""
+    folder = tmp_path_factory.mktemp("photos")
+    shutil.copy(PHOTOS[1], folder / "chelsea.png")
+    shutil.copy(PHOTOS[2], os.path.join(os.fsencode(folder), b"\xff\xfe.png"))  # noqa: PTH118
+    Image.new("RGB", (300, 200), (90, 120, 150)).save(folder / "flat.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(photos, tiny, tmp_path_factory):
+    """A report, and its folder."""
+    folder = tmp_path_factory.mktemp("report") / "new"
+    report = tokcodec.evaluate(
+        [str(photos)],
+        folder,
+        weights=[str(tiny)],
+        baselines=("jpeg", "webp", "thumbhash"),
+        bytes=LIMITS,
+        max_edge=EDGE,
+        device="cpu",
+    )
+    return report, folder
+
+
+# Scores and baselines
 
 
 def test_psnr_is_exact():
@@ -41,8 +79,8 @@ def test_psnr_is_exact():
     assert psnr(zeros, zeros) == pytest.approx(148.13, abs=0.01)
 
 
-def test_scores_fall_with_noise(square):
-    original = np.asarray(square)
+def test_scores_fall_with_noise(photo):
+    original = np.asarray(photo.resize((256, SMALLEST_EDGE)))
     noise = np.random.default_rng(0).normal(size=original.shape)
     levels = [
         score(original, np.clip(original + s * noise, 0, 255).astype(np.uint8), lpips=False)
@@ -58,184 +96,226 @@ def test_scores_fall_with_noise(square):
 
 
 @pytest.mark.parametrize("name", baselines.NAMES)
-def test_baselines_keep_to_their_bytes_and_use_them(name, square):
-    baseline = baselines.open_baseline(name, square)
-    assert not list(baseline.attempts(5))
-    assert baselines.best(baseline, square, 5) is None
+def test_baselines_keep_to_their_bytes_and_use_them(name, photo):
+    baseline = baselines.open_baseline(name, photo)
+    assert baseline.best(5) is None
     previous = 0.0
-    for budget in (121, 433):
-        attempts = list(baseline.attempts(budget))
-        assert all(attempt.file_bytes <= budget for attempt in attempts)
-        assert all(attempt.image.size == square.size for attempt in attempts)
-        best = baselines.best(baseline, square, budget)
+    for limit in (121, 433):
+        best = baseline.best(limit)
         if best is None:
-            assert not attempts
+            assert previous == 0
             continue
-        values = [psnr(np.asarray(square), np.asarray(a.image)) for a in attempts]
-        quality = psnr(np.asarray(square), np.asarray(best.image))
-        assert quality == max(values) >= previous
-        previous = quality
+        assert best.file_bytes <= limit
+        assert best.image.size == photo.size
+        assert best.psnr == pytest.approx(psnr(np.asarray(photo), np.asarray(best.image)))
+        assert best.psnr >= previous
+        previous = best.psnr
     assert previous > 14
 
 
-def test_a_file_format_takes_the_best_quality_that_fits(square):
-    baseline = baselines.open_baseline("webp", square)
-    attempts = {attempt.settings: attempt for attempt in baseline.attempts(433)}
-    settings = next(text for text in attempts if text.startswith("48 px"))
-    quality = max(int(text.split()[-1]) for text in attempts if text.startswith("48 px"))
-    settings = f"48 px, quality {quality}"
-    small = square.resize((48, 48), Image.Resampling.LANCZOS)
-    sizes = []
-    for q in (quality, quality + 1):
-        file = io.BytesIO()
-        small.save(file, "WEBP", quality=q, method=6)
-        sizes.append(len(file.getvalue()))
-    assert sizes[0] == attempts[settings].file_bytes <= 433 < sizes[1]
-
-
-def test_the_report_is_what_the_commands_do(run, tmp_path):
-    done = run(
-        *("evaluate", *PHOTOS, "--weights", "tokcodec", "--weights", "tokcodec"),
-        *("--against", "webp,thumbhash", "-o", tmp_path / "report", "--json"),
+@pytest.mark.parametrize("name", ["webp", "jpeg"])
+def test_no_scale_and_quality_is_much_better_than_the_best(name, photo):
+    limit = 500
+    baseline = baselines.open_baseline(name, photo)
+    best = baseline.best(limit)
+    every = (
+        baselines.open_baseline(name, photo)._decode(edge, quality)
+        for edge in (44, 52, 60, 72, 88, 104, 120)
+        for quality in range(0, 40, 3)
     )
-    report = json.loads(done.stdout)
-    folder = tmp_path / "report"
-    assert report == json.loads((folder / "report.json").read_text())
-    assert {path.name for path in folder.iterdir()} == {
-        *("report.json", "images.csv", "plot.png", "plot.svg"),
-        *("sheet-tokcodec-16.jpg", "sheet-tokcodec-64.jpg"),
-    }
-    assert Image.open(folder / "sheet-tokcodec-64.jpg").size == (4 * 260, 3 * 280)
-    assert (report["images"], report["failed"], report["size"]) == (3, 0, 256)
-    # Each packed, and entropy-coded.
-    forms = [(row["own"]["codec"], row["entropy_coded"]) for row in report["rows"]]
-    assert forms == [
-        (f"tokcodec-{n}", entropy_coded) for n in (16, 64) for entropy_coded in (False, True)
-    ]
-    first, _, second, entropy_coded = report["rows"]
-    assert (first["tokens"], first["payload_bytes"], first["own"]["file_bytes"]) == (16, 26, 43)
-    assert [other["codec"] for other in second["baselines"]] == ["thumbhash", "webp"]
-    assert first["baselines"][1] == {
-        **dict.fromkeys(("file_bytes", "psnr", "ssim", "ms_ssim", "lpips")),
-        **{"codec": "webp", "images": 0},
-    }
-    for other in second["baselines"]:
-        assert other["images"] == 3
-        assert other["file_bytes"] <= 121
-    for name in ("psnr", "ssim", "ms_ssim"):
-        assert entropy_coded["own"][name] == second["own"][name]
-    assert entropy_coded["baselines"][1]["file_bytes"] <= entropy_coded["own"]["file_bytes"] < 121
-    assert entropy_coded["baselines"][1]["psnr"] < second["baselines"][1]["psnr"]
+    fitting = max(attempt.psnr for attempt in every if attempt.file_bytes <= limit)
+    assert best.psnr > fitting - 0.1
 
-    # The same by the other commands.
-    config = PreprocessingConfig()
-    cropped = tmp_path / "cropped"
-    cropped.mkdir()
-    for photo in PHOTOS:
-        Image.fromarray(read_fitted(photo, config, "crop").pixels[0]).save(cropped / photo.name)
-    run("encode", cropped, "-o", tmp_path / "packed")
-    run("encode", cropped, "-o", tmp_path / "entropy_coded", "--entropy-coded")
-    run("decode", tmp_path / "entropy_coded", "-o", tmp_path / "decoded")
-    values, tokens, sizes = [], set(), []
-    for photo in PHOTOS:
-        images = (cropped / photo.name, tmp_path / "decoded" / f"{photo.name}.png")
-        values.append(psnr(*(np.asarray(Image.open(path)) for path in images)))
-        packed = tmp_path / "packed" / f"{photo.name}.tok"
-        tokens.update(TokenFile.load(packed).tokens.tolist())
-        sizes.append((tmp_path / "entropy_coded" / packed.name).stat().st_size)
-    assert second["own"]["psnr"] == pytest.approx(np.mean(values), abs=1e-3)
-    assert entropy_coded["own"]["file_bytes"] == pytest.approx(np.mean(sizes), abs=1e-3)
-    assert entropy_coded["payload_bytes"] == np.ceil(np.mean(sizes) - 17)
-    assert second["usage"] == pytest.approx(len(tokens) / 8192, abs=1e-4)
 
-    assert "lpips" not in (folder / "images.csv").read_text()
+def test_a_search_encodes_nothing_twice(photo, monkeypatch):
+    encoded = []
+    save = Image.Image.save
+
+    def count(image, file, kind, **options):
+        encoded.append((image.size, options["quality"]))
+        save(image, file, kind, **options)
+
+    monkeypatch.setattr(Image.Image, "save", count)
+    baseline = baselines.open_baseline("jpeg", photo)
+    for limit in (*LIMITS, 600, 800):
+        baseline.best(limit)
+    assert 0 < len(encoded) == len(set(encoded)) < 250
+
+
+# The report
+
+
+def test_every_codec_keeps_to_the_limit(evaluated):
+    report, folder = evaluated
+    assert (report.images, report.failed, report.size) == (3, 0, None)
+    assert [row.max_bytes for row in report.rows] == list(LIMITS)
+    tokens = [row.tokens for row in report.rows]
+    assert tokens == sorted(set(tokens))
     with (folder / "images.csv").open() as file:
-        lines = [line for line in csv.DictReader(file) if line["codec"] == "tokcodec"]
-    for form, expected in (("False", [121] * 3), ("True", sizes)):
-        own = [line for line in lines if line["entropy_coded"] == form]
-        assert [float(line["psnr"]) for line in own] == pytest.approx(values, abs=1e-3)
-        assert [int(line["file_bytes"]) for line in own] == expected
-
-    again = run("evaluate", PHOTOS[0], "-o", folder, status=1)
-    assert b"holds report.json already (-f overwrites it)" in again.stderr
+        lines = list(csv.DictReader(file))
+    assert {int(line["max_bytes"]) for line in lines} == set(LIMITS)
+    assert all(int(line["file_bytes"]) <= int(line["max_bytes"]) for line in lines)
+    assert len({line["image"] for line in lines}) == 3
 
 
-def test_prefixes_are_points_of_their_own(run, tmp_path):
-    part = {"width": 32, "layers": 1, "heads": 2, "patch_size": 16}
-    config = ModelConfig(
-        encoder=LatentEncoderConfig(**part, num_latents=64),
-        decoder=LatentDecoderConfig(**part, prefix_tokens=True),
-        quantizer=CodebookConfig(codebook_size=64, embedding_dim=4),
-        preprocessing=PreprocessingConfig(image_size=SMALLEST_SIDE),
-    )
-    model = Tokenizer(config)
-    model.quantizer.codebook.normal_()
-    export(model, tmp_path / "prefix.safetensors", {})
-    command = ("evaluate", PHOTOS[0], "--against", "", "--json", "--weights")
-    report = json.loads(run(*command, tmp_path / "prefix.safetensors").stdout)
-    assert [row["tokens"] for row in report["rows"]] == [16, 32, 64]
-    assert [row["payload_bytes"] for row in report["rows"]] == [12, 24, 48]
-    assert [row["baselines"] for row in report["rows"]] == [[]] * 3
-
-    small = config.replace(preprocessing=PreprocessingConfig(image_size=64))
-    model = Tokenizer(small)
-    model.quantizer.codebook.normal_()
-    export(model, tmp_path / "small.safetensors", {})
-    assert checkpoint.find(str(tmp_path / "small.safetensors")).config == small
-    refused = run(*command, tmp_path / "small.safetensors", status=1).stderr
-    assert b"tiles of 64 pixels: MS-SSIM needs 176 or more" in refused
-    mixed = run(*command, tmp_path / "prefix.safetensors", "--weights", "tokcodec", status=1)
-    assert b"checkpoints of different image sizes" in mixed.stderr
+def test_the_checkpoint_is_measured_as_the_codec_works(evaluated, photos, tiny):
+    codec = Codec.load(str(tiny), device="cpu")
+    _, folder = evaluated
+    with (folder / "images.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["codec"] == "patch"]
+    original = Image.open(photos / "chelsea.png").convert("RGB")
+    size = (round(original.width * SMALLEST_EDGE / original.height), SMALLEST_EDGE)
+    small = original.resize(size, Image.Resampling.BICUBIC)  # the shorter edge as MS-SSIM needs it
+    own = [line for line in lines if line["image"].endswith("chelsea.png")]
+    assert len(own) == len(LIMITS)
+    for line in own:
+        limit = int(line["max_bytes"])
+        file = codec.compress(small, fit="aspect", max_bytes=limit)
+        assert (int(line["tokens"]), int(line["file_bytes"])) == (file.num_tokens, file.file_bytes)
+        decoded = np.asarray(codec.decompress(file))
+        assert float(line["psnr"]) == pytest.approx(psnr(np.asarray(small), decoded), abs=1e-3)
 
 
-def test_names_that_are_no_text_and_codecs_that_fit_some_images(start, run, tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    shutil.copy(PHOTOS[0], os.path.join(os.fsencode(folder), b"\xff\xfe.png"))  # noqa: PTH118
-    Image.new("RGB", (300, 300), (90, 120, 150)).save(folder / "flat.png")
-    command = ("evaluate", folder, "--weights", "tokcodec", "--against", "jpeg,webp")
-    report = json.loads(run(*command, "--json", "-o", tmp_path / "report").stdout)
-    assert report["images"] == 2
-    webp, jpeg = report["rows"][0]["baselines"]
-    assert webp["images"] == 2
-    assert jpeg["images"] == 0
-    assert b"\\xff" in (tmp_path / "report" / "images.csv").read_bytes()
-    plot = (tmp_path / "report" / "plot.svg").read_bytes()
-    start(*command, "-f", "-o", tmp_path / "report")
-    assert (tmp_path / "report" / "plot.svg").read_bytes() == plot
-    run(
-        *("evaluate", folder / "flat.png", "--weights", "tokcodec", "--against", ""),
-        "-f",
-        "-o",
-        tmp_path / "report",
-    )
-    assert {path.name for path in (tmp_path / "report").glob("sheet-*")} == {
-        "sheet-tokcodec-16.jpg"
+def test_means_are_over_all_images_or_none(evaluated):
+    report, folder = evaluated
+    with (folder / "images.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for row in report.rows:
+        assert [mean.codec for mean in row.baselines] == ["thumbhash", "webp", "jpeg"]
+        for mean in (row.own, *row.baselines):
+            found = [
+                line
+                for line in lines
+                if line["codec"] == mean.codec and int(line["max_bytes"]) == row.max_bytes
+            ]
+            assert mean.images == len(found)
+            for name in ("file_bytes", "psnr", "ssim", "ms_ssim"):
+                expected = np.mean([float(line[name]) for line in found]) if found else 0
+                value = getattr(mean, name)
+                assert (value is None) == (len(found) < 3)
+                assert value is None or value == pytest.approx(expected, abs=1e-3)
+        known = {mean.codec: mean.psnr for mean in row.baselines if mean.psnr is not None}
+        best = max(known, key=known.get)
+        assert (row.best_baseline, row.gain) == (best, row.own.psnr - known[best])
+    webp = report.rows[0].baselines[1]
+    assert 0 < webp.images < 3  # the most detailed image has no file that small
+
+
+def test_the_folder_holds_the_report(evaluated):
+    report, folder = evaluated
+    assert json.loads((folder / "report.json").read_text()) == to_json(report)
+    assert {path.name for path in folder.iterdir()} == {
+        *("report.json", "images.csv", "plot.svg"),
+        *(f"sheet-patch-{limit}-bytes.jpg" for limit in LIMITS),
     }
+    # Images in their own shape: a row each, the widest sets the columns.
+    sheet = Image.open(folder / "sheet-patch-300-bytes.jpg")
+    assert sheet.width % (265 + 4) == 0
+    assert b"\\xff" in (folder / "images.csv").read_bytes()
 
 
-def test_lpips_is_measured_where_its_network_is(monkeypatch, square):
-    # A stub in the place of the network, which is fetched elsewhere.
-    network = torch.nn.Module()
-    network.forward = lambda a, b, normalize: (
-        (a - b).abs().mean().view(1, 1, 1, 1) * (1 + normalize)
+def test_a_report_is_not_overwritten_unless_it_is_wanted(photos, tiny, tmp_path):
+    def evaluate(limit, **options):
+        tokcodec.evaluate(
+            [str(photos / "flat.png")],
+            tmp_path,
+            weights=[str(tiny)],
+            baselines=(),
+            bytes=(limit,),
+            device="cpu",
+            **options,
+        )
+
+    evaluate(40)
+    with pytest.raises(OutputError):
+        evaluate(60)
+    evaluate(60, overwrite=True)
+    assert [path.name for path in tmp_path.glob("sheet-*")] == ["sheet-patch-60-bytes.jpg"]
+
+
+def test_processes_change_no_figure(evaluated, photos, tiny):
+    report, _ = evaluated
+    assert report == tokcodec.evaluate(
+        [str(photos)],
+        weights=[str(tiny)],
+        baselines=("jpeg", "webp", "thumbhash"),
+        bytes=LIMITS,
+        max_edge=EDGE,
+        device="cpu",
+        workers=2,
     )
-    monkeypatch.setattr(metrics, "_lpips_network", lambda: network)
-    metrics.require_lpips()
-    original = np.asarray(square)
-    assert score(original, 255 - original, lpips=True).lpips > 0.1
-    assert score(original, original, lpips=True).lpips == 0
 
 
-def test_lpips_that_cannot_be_measured_is_refused_where_it_is_asked_for(run, monkeypatch):
-    def fails():
-        raise ModuleNotFoundError("it requires that torchvision is installed.\nOr so.")
-
-    monkeypatch.setattr(metrics, "_lpips_network", fails)
-    done = run("evaluate", PHOTOS[0], "--lpips", status=1)
-    assert done.stderr == (
-        b"tokcodec: no LPIPS: it requires that torchvision is installed; or leave --lpips out\n"
+def test_rates_in_tokens_give_baselines_the_bytes_of_each_file(photos, tiny, tmp_path):
+    report = tokcodec.evaluate(
+        [str(photos)],
+        tmp_path,
+        weights=[str(tiny)],
+        baselines=("webp",),
+        tokens=(64, 400),
+        max_edge=EDGE,
+        device="cpu",
     )
+    assert [(row.max_bytes, row.max_tokens) for row in report.rows] == [(None, 64), (None, 400)]
+    assert all(0 < row.tokens <= row.max_tokens for row in report.rows)
+    with (tmp_path / "images.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    own = {
+        (line["image"], line["max_tokens"]): int(line["file_bytes"])
+        for line in lines
+        if line["codec"] == "patch"
+    }
+    assert len(own) == 6
+    for line in lines:
+        assert int(line["file_bytes"]) <= own[line["image"], line["max_tokens"]]
+
+
+@pytest.fixture
+def prefix(tmp_path):
+    """Writes a checkpoint that decodes prefixes of the tokens of a square of this size."""
+
+    def write(size):
+        part = {"width": 32, "layers": 1, "heads": 2, "patch_size": 16}
+        config = ModelConfig(
+            encoder=LatentEncoderConfig(**part, num_latents=64),
+            decoder=LatentDecoderConfig(**part, prefix_tokens=True),
+            quantizer=CodebookConfig(codebook_size=64, embedding_dim=4),
+            preprocessing=PreprocessingConfig(image_size=size),
+        )
+        model = Tokenizer(config)
+        model.quantizer.codebook.normal_()
+        export(model, tmp_path / f"prefix-{size}.safetensors", {})
+        return str(tmp_path / f"prefix-{size}.safetensors")
+
+    return write
+
+
+def test_checkpoints_of_one_size_are_measured_at_it(prefix, photos, tiny):
+    def rows(*weights, **options):
+        report = tokcodec.evaluate(
+            [str(photos / "chelsea.png")], weights=weights, baselines=(), device="cpu", **options
+        )
+        assert (report.size, report.fit) == (SMALLEST_EDGE, "crop")
+        return [(row.tokens, row.own.file_bytes) for row in report.rows]
+
+    square = prefix(SMALLEST_EDGE)
+    found = rows(square)
+    assert [tokens for tokens, _ in found] == [16, 32, 64]
+    assert [size - found[0][1] for _, size in found] == [0, 12, 36]
+    assert [tokens for tokens, _ in rows(square, tokens=(8, 64, 1000))] == [8, 64]
+    # Beside one of any size, both see the square.
+    assert [size <= 100 for _, size in rows(square, str(tiny), bytes=(100,))][-1]
+
+
+def test_checkpoints_that_cannot_be_compared_are_refused(prefix, photos, tiny):
+    for weights in ([prefix(64)], [prefix(176), prefix(192)], [str(tiny)] * 2):
+        with pytest.raises(EvaluationError):
+            tokcodec.evaluate([str(photos)], weights=weights, baselines=(), device="cpu")
+    with pytest.raises(EvaluationError):
+        tokcodec.evaluate([str(photos)], baselines=("gif",))
+
+
+# Plot and table
 
 
 def _mean(codec, images, file_bytes, psnr):
@@ -250,91 +330,142 @@ def _mean(codec, images, file_bytes, psnr):
 
 @pytest.fixture
 def figures():
-    """A report of four images: at 99 bytes ThumbHash as at 43, and no file of some others."""
+    """A report of four images: ThumbHash has one file, and some others none."""
     thumbhash = _mean("thumbhash", 4, 24.0, 16.0)
     none = (_mean("avif", 0, None, None), _mean("jpeg", 0, None, None))
     webp = (_mean("webp", 1, None, None), _mean("webp", 4, 98.0, 18.5))
     rows = [
         {
-            **{
-                "checkpoint_id": "0" * 64,
-                "tokens": tokens,
-                "entropy_coded": entropy_coded,
-                "payload_bytes": 1,
-            },
-            **{"usage": 0.125, "perplexity": 1234.4, "own": own},
-            "baselines": [thumbhash, other, *none],
+            **{"checkpoint_id": "0" * 64, "max_bytes": limit, "max_tokens": None},
+            **{"tokens": tokens, "usage": 0.125, "perplexity": 1234.4, "own": own},
+            **{"baselines": [thumbhash, other, *none], "best_baseline": best, "gain": gain},
         }
-        for own, tokens, entropy_coded, other in (
-            (_mean("tokcodec", 4, 43.0, 18.0), 16, False, webp[0]),
-            (_mean("tokcodec", 4, 99.0, 20.0), 64, True, webp[1]),
+        for limit, own, tokens, other, best, gain in (
+            (43, _mean("tokcodec", 4, 43.0, 18.0), 15.6, webp[0], "thumbhash", 2.0),
+            (100, _mean("tokcodec", 4, 99.0, 20.0), 64.0, webp[1], "webp", 1.5),
         )
     ]
-    return {"images": 4, "failed": 0, "fit": "crop", "size": 256, "rows": rows}
+    return {"images": 4, "failed": 0, "rows": rows}
 
 
-def test_the_table_has_a_row_a_codec_and_size(figures):
-    head = ["", "tokens", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "codebook used", "perplexity"]
+def test_the_table_has_a_row_for_each_codec_and_limit(figures):
+    head = ["", "tokens", "limit", "bytes", "PSNR, dB", "SSIM", "MS-SSIM", "gain, dB"]
     assert table(figures) == [
-        head,
-        ["tokcodec, packed", "16", "43", "18.00", "0.500", "0.600", "12.5%", "1,234"],
-        ["ThumbHash", "", "24", "16.00", "0.500", "0.600", "", ""],
-        ["WebP", "", "fits 1 of 4", "", "", "", "", ""],
-        ["AVIF, JPEG", "", "no file this small", "", "", "", "", ""],
-        ["tokcodec, entropy-coded", "64", "99", "20.00", "0.500", "0.600", "12.5%", "1,234"],
-        ["WebP", "", "98", "18.50", "0.500", "0.600", "", ""],
-        ["AVIF, JPEG", "", "no file this small", "", "", "", "", ""],
+        [*head, "codebook used"],
+        ["tokcodec", "16", "43", "43", "18.00", "0.500", "0.600", "+2.00", "12.5%"],
+        ["ThumbHash", "", "43", "24", "16.00", "0.500", "0.600", "", ""],
+        ["WebP", "", "43", "fits 1 of 4", "", "", "", "", ""],
+        ["AVIF, JPEG", "", "43", "no file this small", "", "", "", "", ""],
+        ["tokcodec", "64", "100", "99", "20.00", "0.500", "0.600", "+1.50", "12.5%"],
+        ["ThumbHash", "", "100", "24", "16.00", "0.500", "0.600", "", ""],
+        ["WebP", "", "100", "98", "18.50", "0.500", "0.600", "", ""],
+        ["AVIF, JPEG", "", "100", "no file this small", "", "", "", "", ""],
     ]
     figures["rows"][0]["own"]["lpips"] = 0.25
-    assert table(figures)[0][6] == "LPIPS"
-    assert table(figures)[1][6] == "0.250"
+    assert table(figures)[0][7] == "LPIPS"
+    assert table(figures)[1][7] == "0.250"
 
 
-def test_a_codec_has_one_colour_in_all_plots(figures):
-    def colours(drawn):
-        """Of the markers: a line each, the legend's and the panels'."""
-        return set(re.findall(rb"<use [^>]*fill: (#[0-9a-f]{6})", drawn))
+def test_the_plot_has_a_labelled_line_for_each_codec(figures):
+    drawn = plot(figures, ("psnr", "ms_ssim"))
+    assert drawn == plot(figures, ("psnr", "ms_ssim"))
+    assert b"prefers-color-scheme: dark" in drawn
+    svg = "{http://www.w3.org/2000/svg}"
+    panels = [
+        {
+            group.get("class").split()[0]: (
+                len(group.findall(f"{svg}circle")),
+                group.find(f"{svg}text").text,
+            )
+            for group in panel.findall(f"{svg}g")
+        }
+        for panel in ET.fromstring(drawn).findall(f"{svg}g")
+    ]
+    lines = {"own": (2, "tokcodec"), "webp": (1, "WebP"), "thumbhash": (1, "ThumbHash")}
+    assert panels == [lines, lines]
 
-    both = plot(figures, ("psnr", "ms_ssim"), "svg")
-    assert b"<!-- packed -->" in both
-    assert b"<!-- entropy-coded -->" in both
-    expected = colours(both)
-    assert colours(plot(figures, ("psnr",), "svg", dark=True)) >= expected - {b"#333333"}
-    for row in figures["rows"]:
-        del row["baselines"][0]  # without ThumbHash the others keep theirs
-    fewer = colours(plot(figures, ("psnr",), "svg"))
-    assert len(expected - fewer) == 1
-    assert fewer < expected
+
+def test_labels_of_a_plot_do_not_overlap(figures):
+    for other in figures["rows"][1]["baselines"][1:]:
+        other.update(_mean(other["codec"], 4, 98.0, 18.5))
+    drawn = ET.fromstring(plot(figures, ("psnr",)))
+    labels = drawn.findall(".//{*}g/{*}g/{*}text")
+    assert len(labels) == 5
+    heights = sorted(float(label.get("y")) for label in labels if label.text != "ThumbHash")
+    assert min(np.diff(heights)) >= 12
 
 
-def test_without_its_packages_it_says_what_to_install(run, monkeypatch):
+# LPIPS, packages, the command
+
+
+def test_lpips_is_measured_if_its_network_is_there(monkeypatch, photo):
+    # A stub in the place of the network, which would be downloaded.
+    network = torch.nn.Module()
+    network.forward = lambda a, b, normalize: (
+        (a - b).abs().mean().view(1, 1, 1, 1) * (1 + normalize)
+    )
+    monkeypatch.setattr(metrics, "_lpips_network", lambda: network)
+    metrics.require_lpips()
+    original = np.asarray(photo.resize((200, 200)))
+    assert score(original, 255 - original, lpips=True).lpips > 0.1
+    assert score(original, original, lpips=True).lpips == 0
+
+
+def test_lpips_that_cannot_be_measured_is_refused(photos, monkeypatch):
+    def fails():
+        raise ModuleNotFoundError("it requires that torchvision is installed.\nOr so.")
+
+    monkeypatch.setattr(metrics, "_lpips_network", fails)
+    with pytest.raises(EvaluationError, match="torchvision"):
+        tokcodec.evaluate([str(photos)], lpips=True)
+
+
+def test_missing_packages_are_named(photos, monkeypatch):
     monkeypatch.setattr(
-        "tokcodec.cli.evaluate.find_spec",
-        lambda name: None if name == "torchmetrics" else find_spec(name),
+        calls, "find_spec", lambda name: None if name == "torchmetrics" else find_spec(name)
     )
-    done = run("evaluate", PHOTOS[0], status=1)
-    assert (
-        done.stderr == b"tokcodec: measuring needs torchmetrics: pip install 'tokcodec[metrics]'\n"
-    )
+    with pytest.raises(EvaluationError, match="torchmetrics"):
+        tokcodec.evaluate([str(photos)])
 
 
-def test_bad_input_is_named(run, tmp_path):
+def test_the_command_prints_the_report(run, photos, tiny, tmp_path):
+    shutil.copy(photos / "flat.png", tmp_path)
     (tmp_path / "bad.png").write_bytes(b"not an image")
-    done = run(
-        *("evaluate", tmp_path / "bad.png", DATA / "chelsea.png", "--against", "thumbhash"),
-        *("--weights", "tokcodec"),
-        status=3,
+    (tmp_path / "small").mkdir()
+    Image.new("RGB", (300, 100)).save(tmp_path / "small" / "small.png")
+    command = ("evaluate", tmp_path, "--weights", tiny, "--against", "thumbhash")
+    options = ("--bytes", "100,40", "--workers", "1", "--device", "cpu")
+    done = run(*command, *options, "--json", status=3)
+    assert b"bad.png" in done.stderr
+    assert b"small.png" in done.stderr
+    report = json.loads(done.stdout)
+    assert (report["images"], report["failed"]) == (1, 2)
+    assert [row["max_bytes"] for row in report["rows"]] == [40, 100]
+    shown = run(*command, *options, status=3).stdout.decode()
+    assert "ThumbHash" in shown
+    assert f"{report['rows'][0]['own']['psnr']:.2f}" in shown
+
+
+@pytest.mark.parametrize(
+    ("status", "options"),
+    [
+        (1, ["bad.png"]),
+        (2, ["-"]),
+        (2, ["flat.png", "--against", "webp,gif"]),
+        (2, ["flat.png", "--bytes", "0"]),
+        (2, ["flat.png", "--bytes", "much"]),
+        (2, ["flat.png", "--bytes", "40", "--tokens", "16"]),
+        (1, ["flat.png", "-o", "bad.png"]),
+        (1, ["flat.png", "-o", "."]),
+        (2, ["flat.png", "-o", "s3://bucket/report"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_mistakes(run, photos, tiny, tmp_path, status, options):
+    shutil.copy(photos / "flat.png", tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    said = run(
+        *("evaluate", *options, "--weights", tiny, "--workers", "1"), status=status, cwd=tmp_path
     )
-    assert b"bad.png: cannot read the image" in done.stderr
-    assert b"means over 1 image (" in done.stdout
-    only = run("evaluate", tmp_path / "bad.png", "--against", "", status=1)
-    assert b"no image to measure" in only.stderr
-    for command in ("evaluate", "verify"):
-        piped = run(command, "-", status=2, stdin=PHOTOS[0].read_bytes())
-        assert b"standard input is not read here" in piped.stderr
-    occupied = run("evaluate", PHOTOS[0], "-o", tmp_path / "bad.png", status=1)
-    assert b"bad.png: cannot be a folder: File exists" in occupied.stderr
-    twice = run("evaluate", PHOTOS[0], *["--weights", "tokcodec"] * 2, status=1)
-    assert b"tokcodec: the name of several" in twice.stderr
-    unknown = run("evaluate", PHOTOS[0], "--against", "webp,gif", status=2)
-    assert b"--against: 'gif' is none of thumbhash, blurhash, webp" in unknown.stderr
+    assert said.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.png", "flat.png"}

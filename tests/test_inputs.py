@@ -13,6 +13,7 @@ import typer
 from conftest import GOLDEN, PHOTOS
 from PIL import Image
 
+import tokcodec
 from tokcodec import Codec, TokenFile
 from tokcodec.batch.jobs import images
 from tokcodec.cli.decode import decode
@@ -239,17 +240,17 @@ def test_parquet_needs_its_package(tmp_path, monkeypatch):
 
 
 @pytest.mark.metrics
-def test_evaluate_takes_them(photos, tmp_path, monkeypatch, capsys):
+def test_evaluate_takes_them(tmp_path, monkeypatch):
     pytest.importorskip("torchmetrics")
-    from tokcodec.cli.evaluate import evaluate
-
+    buffer = io.BytesIO()
+    Image.new("RGB", (200, 180), (90, 120, 150)).save(buffer, "PNG")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "one.png").write_bytes(photos[NAMES[0]])
-    pack(tmp_path / "some.tar", [(NAMES[1], photos[NAMES[1]]), ("bad.png", b"no image")])
-    with pytest.raises(typer.Exit):
-        evaluate(["*.png", "some.tar"], ["tokcodec"], "", tmp_path / "report")
-    said = capsys.readouterr().err
-    assert "some.tar/bad.png: cannot read the image: not an image" in said
+    (tmp_path / "one.png").write_bytes(buffer.getvalue())
+    pack(tmp_path / "some.tar", [(NAMES[1], buffer.getvalue()), ("bad.png", b"no image")])
+    report = tokcodec.evaluate(
+        ["*.png", "some.tar"], tmp_path / "report", weights=[TINY], baselines=(), bytes=(60,)
+    )
+    assert (report.images, report.failed) == (2, 1)
     with (tmp_path / "report" / "images.csv").open() as file:
         found = {line["image"] for line in csv.DictReader(file)}
     assert found == {"one.png", f"some.tar/{NAMES[1]}"}

@@ -17,16 +17,17 @@ from PIL import Image
 
 pytest.importorskip("torchmetrics")
 
-from tokcodec.config import PreprocessingConfig
+import tokcodec
+from tokcodec import Codec
+from tokcodec.errors import EvaluationError, OutputError, TokcodecError
 from tokcodec.evaluate.metrics import psnr
-from tokcodec.image import read_tiles
 
 pytestmark = pytest.mark.metrics
 
-OWN = ("own", "thumbhash")
-
 # What an image's name must not become on the page.
 WICKED = "</script><img src=x onerror=alert(1)>&amp;'\".png"
+LIMITS = (50, 120, 300)
+EDGE = 224
 
 
 def read(folder):
@@ -40,14 +41,23 @@ def read(folder):
     return text, data, elements
 
 
-def read_after(run, *command):
-    """The images on the page that a command writes into its last argument."""
-    run(*command)
-    return read(command[-1])[1]["images"]
+def page(sources, folder, *weights, **options):
+    """A page by one process; gives its report and its data."""
+    report = tokcodec.page(
+        [str(source) for source in sources],
+        folder,
+        **{
+            "weights": [str(name) for name in weights],
+            "device": "cpu",
+            "max_edge": EDGE,
+            **options,
+        },
+    )
+    return report, read(folder)[1]
 
 
 @pytest.fixture(scope="module")
-def measured(run, tmp_path_factory):
+def measured(tiny, tmp_path_factory):
     """A page of three photos, one of a wicked name, and of a flat image that any codec can."""
     photos = tmp_path_factory.mktemp("photos")
     for photo in PHOTOS[:2]:
@@ -56,39 +66,39 @@ def measured(run, tmp_path_factory):
     shutil.copy(PHOTOS[2], photos / WICKED)
     Image.new("RGB", (300, 300), (90, 120, 150)).save(photos / "flat.png")
     folder = tmp_path_factory.mktemp("page")
-    run(
-        *("page", photos, "-o", folder, "--against", "webp,thumbhash"),
-        *("--weights", "tokcodec", "--weights", "tokcodec"),
-    )
+    options = {"baselines": ("webp", "thumbhash"), "bytes": LIMITS}
+    report, _ = page([photos], folder, tiny, **options)
+    assert report.images == 4
     return folder
 
 
-def test_every_version_of_every_image_is_there(run, measured):
+def test_every_version_of_every_image_is_there(measured):
     _, data, elements = read(measured)
-    assert [choice["label"] for choice in data["choices"]] == [
-        *("original", "tokcodec, entropy-coded", "ThumbHash", "WebP"),
-        *("tokcodec, entropy-coded", "ThumbHash", "WebP"),
+    assert [(choice["label"], choice.get("rate")) for choice in data["choices"]] == [
+        ("original", None),
+        *(
+            (label, f"{limit} bytes")
+            for limit in LIMITS
+            for label in ("patch", "ThumbHash", "WebP")
+        ),
     ]
-    own = [choice["id"] for choice in data["choices"] if choice.get("own")]
     for number, image in enumerate(data["images"]):
-        assert image["shape"] == [256, 256]
         chosen, versions = image["chosen"], image["versions"]
-        # The same ThumbHash serves in the bytes of both checkpoints.
-        assert chosen["1 thumbhash"] == chosen["3 thumbhash"]
-        assert versions[chosen["3 webp"]]["bytes"] <= versions[chosen["3 own"]]["bytes"]
+        assert chosen["0 thumbhash"] == chosen["1 thumbhash"] == chosen["2 thumbhash"]
+        for place, limit in enumerate(LIMITS):
+            for codec in ("own", "webp"):
+                if (choice := f"{place} {codec}") in chosen:
+                    assert versions[chosen[choice]]["bytes"] <= limit
+        size = tuple(image["shape"])
         for index in range(len(versions)):
-            assert Image.open(measured / f"images/{number}-{index}.webp").size == (256, 256)
-        assert Image.open(measured / f"images/{number}-small.webp").size == (144, 144)
-    assert {p["name"] for p in data["images"]} >= {"astronaut.png", WICKED}
-    astronaut = next(p for p in data["images"] if p["name"] == "astronaut.png")
-    assert "1 webp" not in astronaut["chosen"]
-    # The figures of evaluate.
-    command = ("evaluate", PHOTOS[0], "--weights", "tokcodec", "--against", "webp", "--json")
-    _, entropy_coded = json.loads(run(*command).stdout)["rows"]
-    for choice, mean in ((own[1], entropy_coded["own"]), ("3 webp", entropy_coded["baselines"][0])):
-        version = astronaut["versions"][astronaut["chosen"][choice]]
-        assert version["bytes"] == mean["file_bytes"]
-        assert version["scores"] == [mean["psnr"], mean["ms_ssim"]]
+            assert Image.open(measured / f"images/{number}-{index}.webp").size == size
+        small = Image.open(measured / f"images/{number}-small.webp").size
+        assert max(small) == 144
+        assert small[0] / small[1] == pytest.approx(size[0] / size[1], rel=0.02)
+    shapes = {image["name"]: image["shape"] for image in data["images"]}
+    assert set(shapes) >= {"astronaut.png", WICKED}
+    assert shapes["astronaut.png"] == [EDGE, EDGE]
+    assert shapes["chelsea.png"] == [265, 176]  # the shorter edge as MS-SSIM needs it
     shown = {
         attributes["src"] for tag, attributes in elements if tag == "img" and attributes.get("src")
     }
@@ -112,90 +122,123 @@ def test_nothing_of_a_name_becomes_markup(measured):
     assert "://" not in text
 
 
-def test_of_token_files_and_their_originals(run, tmp_path):
+# Token files and datasets
+
+
+@pytest.fixture(scope="module")
+def codec(tiny):
+    return Codec.load(str(tiny), device="cpu")
+
+
+@pytest.fixture
+def encoded(codec, tmp_path):
+    """Two photos, and folders of their token files at two numbers of tokens, of any grids."""
     photos = tmp_path / "photos"
     (photos / "sub").mkdir(parents=True)
     shutil.copy(PHOTOS[0], photos / "a.png")
     shutil.copy(PHOTOS[1], photos / "sub" / "b.png")
-    for name in ("tokcodec", "tokcodec"):
-        run("encode", photos, "-o", tmp_path / name, "--weights", name, "--entropy-coded")
-    both = [tmp_path / name for name in ("tokcodec", "tokcodec")]
+    folders = []
+    for tokens in (100, 400):
+        folder = tmp_path / f"{tokens} tokens"
+        folders.append(folder)
+        for name in ("a.png", "sub/b.png"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            file = codec.compress(photos / name, fit="aspect", tokens=tokens)
+            file.save(folder / f"{name}.tok")
+    return photos, folders
 
-    run("page", *both, "-o", tmp_path / "bare")
-    _, data, elements = read(tmp_path / "bare")
-    assert [choice["label"] for choice in data["choices"]] == [
-        "tokcodec, entropy-coded",
-        "tokcodec, entropy-coded",
-    ]
+
+def test_token_files_are_shown_as_they_are(encoded, tiny, tmp_path):
+    _, folders = encoded
+    report, data = page(folders, tmp_path / "page", tiny)
+    assert not report.compared
+    labels = [choice["label"] for choice in data["choices"]]
+    assert labels == ["patch, 100 tokens", "patch, 400 tokens"]
     assert [image["name"] for image in data["images"]] == ["a.png", "sub/b.png"]
-    assert data["images"][1]["shape"] == list(Image.open(PHOTOS[1]).size)
-    sizes = [(folder / "sub" / "b.png.tok").stat().st_size for folder in both]
-    assert [version["bytes"] for version in data["images"][1]["versions"]] == sizes
-    assert all(version["scores"] == [] for version in data["images"][1]["versions"])
-    assert "img" not in [tag for tag, attributes in elements if "src" in attributes]
+    sizes = [(folder / "sub" / "b.png.tok").stat().st_size for folder in folders]
+    versions = data["images"][1]["versions"]
+    assert [version["bytes"] for version in versions] == sizes
+    assert all(version["scores"] == [] for version in versions)
+    width, height = data["images"][1]["shape"]
+    original = Image.open(PHOTOS[1]).size
+    assert width / height == pytest.approx(original[0] / original[1], rel=0.02)
 
+
+def test_token_files_are_compared_with_their_originals(encoded, codec, tiny, tmp_path):
+    photos, folders = encoded
     (photos / "a.png").unlink()
-    done = run(
-        *("page", *both, "--originals", photos, "--against", "thumbhash", "-o", tmp_path / "page"),
-        status=3,
-    )
-    assert b"a.png: its image is not in --originals" in done.stderr
-    _, data, _ = read(tmp_path / "page")
+    options = {"originals": [str(photos)], "baselines": ("thumbhash",)}
+    report, data = page(folders, tmp_path / "page", tiny, **options)
+    assert (report.images, report.failed, report.compared) == (1, 1, True)
     (image,) = data["images"]
-    assert set(image["chosen"]) == {"original", *(f"{n} {o}" for n in (0, 1) for o in OWN)}
-    square = read_tiles(PHOTOS[1], PreprocessingConfig(), "stretch").pixels[0]
-    for place, folder in enumerate(both):
+    assert set(image["chosen"]) == {
+        "original",
+        *(f"{place} {codec}" for place in (0, 1) for codec in ("own", "thumbhash")),
+    }
+    size = tuple(image["shape"])
+    original = Image.open(PHOTOS[1]).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    for place, folder in enumerate(folders):
         version = image["versions"][image["chosen"][f"{place} own"]]
-        run(
-            *("decode", folder / "sub" / "b.png.tok", "--size", "256x256"),
-            *("-o", tmp_path / f"{place}.png"),
-        )
-        decoded = np.asarray(Image.open(tmp_path / f"{place}.png"))
-        assert version["scores"][0] == pytest.approx(psnr(square, decoded), abs=5e-5)
-        assert version["bytes"] == sizes[place]
+        decoded = np.asarray(codec.decompress(folder / "sub" / "b.png.tok", size=size))
+        assert version["scores"][0] == pytest.approx(psnr(np.asarray(original), decoded), abs=5e-3)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "tile"])
+def test_originals_are_cut_as_the_fit_cuts_them(codec, tiny, tmp_path, fit):
+    codec.compress(PHOTOS[1], fit=fit).save(tmp_path / "a.tok")
+    shutil.copy(PHOTOS[1], tmp_path / "a")
+    options = {"originals": [str(tmp_path / "a")], "baselines": ()}
+    report, data = page([tmp_path / "a.tok"], tmp_path / "page", tiny, **options)
+    assert report.images == 1
+    width, height = data["images"][0]["shape"]
+    assert (width == height) == (fit == "crop")
+    assert report.rows[0].own.psnr > 8
 
 
 @pytest.mark.parquet
-def test_of_a_dataset(run, tmp_path, tiny):
+def test_rows_of_a_dataset(run, tmp_path, tiny):
     pytest.importorskip("pyarrow")
     (tmp_path / "bad.png").write_bytes(b"no image")
     inputs = (*PHOTOS, tmp_path / "bad.png")
     run("tokenize", *inputs, "-o", tmp_path / "set", "--weights", tiny, status=3)
-    done = run("page", tmp_path / "set", "--weights", tiny, "-o", tmp_path / "page", status=3)
-    assert b"bad.png: has no tokens" in done.stderr
-    _, data, _ = read(tmp_path / "page")
+    report, data = page([tmp_path / "set"], tmp_path / "page", tiny)
+    assert (report.images, report.failed) == (3, 1)
     assert [image["name"] for image in data["images"]] == [photo.name for photo in PHOTOS]
-    assert {v["bytes"] for p in data["images"] for v in p["versions"]} == {29}
-    done = run("page", tmp_path / "set", "--weights", tiny, "-o", tmp_path / "page", status=1)
-    assert b"holds index.html already (-f overwrites it)" in done.stderr
-    command = ("page", tmp_path / "set", "--weights", tiny, "-f", "-o", tmp_path / "page")
-    assert b"the first 2 images" in run(*command, "--limit", 2).stderr
+    with pytest.raises(OutputError):
+        page([tmp_path / "set"], tmp_path / "page", tiny)
+    report, _ = page([tmp_path / "set"], tmp_path / "page", tiny, overwrite=True, limit=2)
+    assert (report.images, report.cut) == (2, True)
     assert len(list((tmp_path / "page" / "images").glob("*-small.webp"))) == 2
+
+
+@pytest.mark.parquet
+def test_ten_crops_have_no_original(run, tmp_path, tiny):
+    pytest.importorskip("pyarrow")
     run("tokenize", PHOTOS[0], "-o", tmp_path / "ten", "--weights", tiny, "--views", "ten-crop")
-    command = ("page", tmp_path / "ten", "--weights", tiny, "-f", "-o", tmp_path / "page")
-    assert len(read_after(run, *command)) == 10
-    assert b"ten crops" in run(*command, "--originals", DATA, status=1).stderr
+    _, data = page([tmp_path / "ten"], tmp_path / "page", tiny)
+    assert len(data["images"]) == 10
+    with pytest.raises(TokcodecError):
+        page([tmp_path / "ten"], tmp_path / "other", tiny, originals=[str(DATA)])
 
 
-def test_bad_input_is_named(run, tmp_path, tiny):
-    run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--weights", tiny)
-    run("encode", PHOTOS[0], "-o", tmp_path / "b.tok", "--weights", tiny, "--fit", "crop")
-    run("encode", PHOTOS[0], "-o", tmp_path / "c.tok", "--weights", tiny, "--fit", "tile")
-    out = ("-o", tmp_path / "page")
+def test_sources_that_make_no_page(run, codec, tmp_path, tiny):
+    codec.compress(PHOTOS[0]).save(tmp_path / "a.tok")
+    (tmp_path / "bad.tok").write_bytes(b"no tokens")
+    for sources, error, options in (
+        ([tmp_path / "a.tok", PHOTOS[0]], EvaluationError, {}),
+        ([PHOTOS[0]], EvaluationError, {"originals": [str(DATA)]}),
+        ([tmp_path / "a.tok"], TokcodecError, {}),  # of an unknown model
+        ([tmp_path / "bad.tok"], TokcodecError, {}),
+    ):
+        with pytest.raises(error):
+            page(sources, tmp_path / "page", **options)
+        assert not (tmp_path / "page" / "index.html").exists()
+    run("page", "-", "-o", tmp_path / "page", status=2)
+    run("page", tmp_path / "a.tok", "--weights", tiny, "-o", tmp_path / "page", "--workers", 1)
+    assert (tmp_path / "page" / "index.html").exists()
 
-    def said(*arguments, status=1):
-        return run("page", *arguments, *out, status=status).stderr
 
-    assert b"token files have theirs" in said(tmp_path / "a.tok", "--fit", "crop", status=2)
-    assert b"take one kind" in said(tmp_path / "a.tok", PHOTOS[0], status=2)
-    assert b"their own originals" in said(PHOTOS[0], "--originals", DATA, status=2)
-    assert b"a: its tokens are of model" in said(tmp_path / "a.tok")
-    two = (tmp_path / "a.tok", tmp_path / "b.tok", "--weights", tiny)
-    assert b"token files of several fits, crop, stretch: take one" in said(*two)
-    assert b"its fit is tile, and a page shows single tiles: decode it" in said(
-        tmp_path / "c.tok", "--weights", tiny
-    )
-    assert not (tmp_path / "page" / "index.html").exists()
+# In a browser
 
 
 @pytest.fixture(scope="module")
@@ -211,101 +254,141 @@ def browser():
     driver.quit()
 
 
+class Opened:
+    """A page in the browser."""
+
+    def __init__(self, browser, folder):
+        self.browser = browser
+        browser.set_window_size(1200, 900)
+        browser.get(f"file://{folder}/index.html")
+        self.data = read(folder)[1]
+        self.given = [image["name"] for image in self.data["images"]]
+
+    def find(self, selector):
+        return self.browser.find_element("css selector", selector)
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def text(self, selector):
+        return self.find(selector).text
+
+    def source(self, side):
+        return self.find(f"#{side}").get_attribute("src").rpartition("/")[2]
+
+    def names(self):
+        return [label.get_attribute("title") for label in self.all("#grid label")]
+
+    def choose(self, select, value):
+        self.find(f"#{select} option[value='{value}']").click()
+
+    def show(self, name):
+        number = next(n for n, given in enumerate(self.names()) if given.endswith(name))
+        self.all("#grid img")[number].click()
+
+
+@pytest.fixture
+def opened(browser, measured):
+    return Opened(browser, measured)
+
+
 @pytest.mark.browser
-def test_in_a_browser(browser, measured):
+def test_the_slider_moves_by_keyboard_and_pointer(opened):
     from selenium.webdriver.common.keys import Keys
 
-    def find(selector):
-        return browser.find_element("css selector", selector)
-
-    def text(selector):
-        return find(selector).text
-
     def view():
-        """What is seen of the right image."""
-        return find("#right").value_of_css_property("clip-path")
+        return opened.find("#right").value_of_css_property("clip-path")
 
-    def source(side):
-        return find(f"#{side}").get_attribute("src").rpartition("/")[2]
+    assert view() == "inset(0px 0px 0px 50%)"
+    opened.find("#slider").send_keys(Keys.HOME)
+    assert view() == "inset(0px 0px 0px 0%)"
+    opened.find("#slider").send_keys(Keys.ARROW_RIGHT * 3)
+    assert view() == "inset(0px 0px 0px 3%)"
+    opened.find("#slider").click()
+    assert view() == "inset(0px 0px 0px 50%)"
+    assert "solid" in opened.find("#stage").value_of_css_property("outline")
 
-    def names():
-        return [
-            label.get_attribute("title")
-            for label in browser.find_elements("css selector", "#grid label")
-        ]
+
+@pytest.mark.browser
+def test_either_side_shows_what_is_chosen(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    opened.show("flat.png")
+    image = next(image for image in opened.data["images"] if image["name"] == "flat.png")
+    assert opened.text("#left-caption") == "original"
+    assert opened.text("#right-caption").startswith("patch\n")
+    webp = next(row for row in opened.all("#versions tr") if "WebP" in row.text)
+    webp.find_elements("css selector", "input")[0].click()
+    assert opened.text("#left-caption").startswith("WebP\n")
+    version = image["versions"][int(opened.source("left").partition("-")[2][:-5])]
+    facts = f"{version['bytes']} bytes, {version['scores'][0]:.2f} dB"
+    assert facts in opened.text("#left-caption")
+    # A row of radio buttons is one stop, whose arrows choose.
+    before = opened.source("left")
+    opened.browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert opened.source("left") != before
+
+
+@pytest.mark.browser
+def test_the_limit_changes_what_is_shown(opened):
+    opened.show("chelsea.png")
+    image = next(image for image in opened.data["images"] if image["name"] == "chelsea.png")
+    for place, limit in enumerate(LIMITS):
+        opened.choose("rate", f"{limit} bytes")
+        expected = {
+            image["chosen"][choice]
+            for choice in ("original", *(f"{place} {c}" for c in ("own", "webp", "thumbhash")))
+            if choice in image["chosen"]
+        }
+        assert len(opened.all("#versions tr")) == len(expected)
+        own = image["versions"][image["chosen"][f"{place} own"]]
+        assert f"{own['bytes']} bytes" in opened.text("#right-caption")
+        assert opened.text("#left-caption") == "original"
+    opened.show(WICKED)
+    opened.choose("rate", f"{LIMITS[0]} bytes")
+    assert "WebP" in opened.text("#absent")  # in words, because there is no file this small
+
+
+@pytest.mark.browser
+def test_images_are_sorted_by_their_gains(opened):
+    from selenium.webdriver.common.keys import Keys
 
     def gains():
-        shown = browser.find_elements("css selector", "#grid label span:last-child")
+        shown = opened.all("#grid label span:last-child")
         return [float(span.text.removesuffix(" dB")) for span in shown]
 
-    browser.set_window_size(1200, 900)
-    browser.get(f"file://{measured}/index.html")
-    data = read(measured)[1]
-    given = [image["name"] for image in data["images"]]
-    assert names() == given
-    assert browser.execute_script("return right.complete && right.naturalWidth") == 256
-
-    # The slider, by the keyboard and by the pointer.
-    assert view() == "inset(0px 0px 0px 50%)"
-    find("#slider").send_keys(Keys.HOME)
-    assert view() == "inset(0px 0px 0px 0%)"
-    find("#slider").send_keys(Keys.ARROW_RIGHT * 3)
-    assert view() == "inset(0px 0px 0px 3%)"
-    find("#slider").click()
-    assert view() == "inset(0px 0px 0px 50%)"
-    assert "solid" in find("#stage").value_of_css_property("outline")
-
-    # Either side shows what is chosen.
-    assert (source("left"), text("#left-caption")) == ("0-0.webp", "original")
-    assert text("#right-caption").startswith("tokcodec, entropy-coded\n")
-    rows = browser.find_elements("css selector", "#versions tr")
-    assert len(rows) == len(data["images"][0]["versions"])
-    webp = next(row for row in rows if "WebP" in row.text)
-    webp.find_elements("css selector", "input")[0].click()
-    assert text("#left-caption").startswith("WebP\n")
-    version = data["images"][0]["versions"][int(source("left")[2:-5])]
-    assert f"{version['bytes']} bytes, {version['scores'][0]:.2f} dB" in text("#left-caption")
-    assert f"{version['bytes']} {version['scores'][0]:.2f}" in webp.text
-    # A row of radio buttons is one stop, whose arrows choose.
-    browser.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
-    assert source("left") != f"0-{data['images'][0]['versions'].index(version)}.webp"
-
-    # Sorting, by gains that are those of the figures.
     def gain(image):
         scores = {
             choice: image["versions"][image["chosen"][choice]]["scores"][0]
-            for choice in ("3 own", "3 webp", "3 thumbhash")
+            for choice in ("1 own", "1 webp", "1 thumbhash")
             if choice in image["chosen"]
         }
-        return scores.pop("3 own") - max(scores.values())
+        return scores.pop("1 own") - max(scores.values())
 
-    expected = sorted(map(gain, data["images"]))
-    assert gains() == pytest.approx(list(map(gain, data["images"])), abs=0.0051)
-    find("#order option[value=least]").click()
+    assert opened.names() == opened.given
+    expected = [gain(image) for image in opened.data["images"]]
     assert gains() == pytest.approx(expected, abs=0.0051)
-    find("#order option[value=most]").click()
-    assert gains() == pytest.approx(expected[::-1], abs=0.0051)
-    assert text("#name") == names()[0]
-    ordered = names()
-    find("#grid input:checked").send_keys(Keys.ARROW_RIGHT)
-    assert text("#name") == ordered[1]
-    find("#previous").click()
-    find("#previous").click()
-    assert text("#name") == ordered[-1]
-    find("#order option[value=given]").click()
-    assert names() == given
+    opened.choose("order", "least")
+    assert gains() == pytest.approx(sorted(expected), abs=0.0051)
+    opened.choose("order", "most")
+    assert gains() == pytest.approx(sorted(expected, reverse=True), abs=0.0051)
+    assert opened.text("#name") == opened.names()[0]
+    ordered = opened.names()
+    opened.find("#grid input:checked").send_keys(Keys.ARROW_RIGHT)
+    assert opened.text("#name") == ordered[1]
+    opened.find("#previous").click()
+    opened.find("#previous").click()
+    assert opened.text("#name") == ordered[-1]
+    opened.choose("order", "given")
+    assert opened.names() == opened.given
 
-    # The name of an image is text.
-    wicked = next(n for n, name in enumerate(given) if name.endswith(WICKED))
-    browser.find_elements("css selector", "#grid img")[wicked].click()
-    assert text("#name") == given[wicked]
-    # What a codec has no file for is said in words.
-    browser.find_elements("css selector", "#grid img")[
-        given.index(next(n for n in given if "astronaut" in n))
-    ].click()
-    assert "no file this small: WebP" in text("#absent")
 
-    messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+@pytest.mark.browser
+def test_names_are_text_and_nothing_is_asked_of_others(opened, measured):
+    opened.show(WICKED)
+    assert opened.text("#name").endswith(WICKED)
+    log = opened.browser.get_log("performance")
+    messages = [json.loads(line["message"])["message"] for line in log]
     asked = [
         message["params"]["request"]["url"]
         for message in messages
@@ -313,7 +396,7 @@ def test_in_a_browser(browser, measured):
     ]
     assert len(asked) > 5
     assert all(url.startswith(f"file://{measured}/") for url in asked)
-    assert browser.get_log("browser") == []
+    assert opened.browser.get_log("browser") == []
 
 
 @pytest.mark.browser

@@ -25,7 +25,8 @@ LAYERS = (
     {"codec"},
     {"dataset"},
     {"batch"},
-    {"__init__", "tokenize", "evaluate", "train"},
+    {"tokenize", "evaluate", "train"},
+    {"__init__"},
     {"cli"},
     {"__main__"},
 )

@@ -2,9 +2,16 @@
 
 import json
 import shutil
+from functools import partial
 
+import numpy as np
 from conftest import DATA
+from PIL import Image
 from tokenized import TINY
+
+from tokcodec import checkpoint
+from tokcodec.evaluate.agreement import Way, compare
+from tokcodec.image import read_tiles
 
 
 def test_verify(start, run, tmp_path):
@@ -19,4 +26,21 @@ def test_verify(start, run, tmp_path):
         if way["way"]["dtype"] == "float32" and way["differing"]:
             assert way["largest_margin"] < 1e-3
     text = run("verify", tmp_path / "photos", "--weights", TINY, "--limit", "2").stdout.decode()
-    assert "2 images, patch; compared with cpu, float32, batch 16" in text
+    assert text.startswith("2 images")
+    assert len(text.splitlines()) == len(found)
+
+
+def test_images_of_different_grids_are_compared_together(tmp_path):
+    for number, size in enumerate(((64, 48), (48, 64), (64, 48))):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    header = checkpoint.find(TINY)
+    place = partial(header.config.place, "aspect")
+    tiles = [
+        read_tiles(path, header.config.preprocessing, lambda size: place(size)[0]).pixels
+        for path in sorted(tmp_path.iterdir())
+    ]
+    first, second = compare(header, tiles, [Way(), Way(batch_size=2)])
+    assert first.images == 3
+    assert first.tokens == sum(tile.shape[1] * tile.shape[2] // 64 for tile in tiles)
+    assert (first.differing, second.tokens) == (0, first.tokens)

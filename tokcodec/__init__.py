@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tokcodec.dataset.reader import load_tokens
     from tokcodec.dataset.torch_dataset import TokenDataset
     from tokcodec.errors import TokcodecError
+    from tokcodec.evaluate.run import evaluate, page
     from tokcodec.tokenfile import TokenFile
     from tokcodec.tokenize.api import tokenize
     from tokcodec.train.api import train
@@ -29,8 +30,10 @@ __all__ = [
     "__version__",
     "decode_files",
     "encode_files",
+    "evaluate",
     "export",
     "load_tokens",
+    "page",
     "tokenize",
     "train",
 ]
@@ -42,8 +45,10 @@ _MODULES = {
     "TokenFile": "tokenfile",
     "decode_files": "batch.decode",
     "encode_files": "batch.encode",
+    "evaluate": "evaluate.run",
     "export": "dataset.export",
     "load_tokens": "dataset.reader",
+    "page": "evaluate.run",
     "tokenize": "tokenize.api",
     "train": "train.api",
 }

@@ -1,10 +1,11 @@
 """An image of a page of ``tokcodec page``: python tests/tools/screenshot.py PAGE OUT.jpg [IMAGE]
 
-WebP stands on the left and tokcodec on the right, sorted by gain; IMAGE is part of the name
-of the image that is shown, the first one if not given. weights/evaluation/page.jpg is of the
+WebP stands on the left and tokcodec on the right, sorted by gain, at the limit in the middle;
+IMAGE is part of the name of the image that is shown, the first one if not given.
+weights/evaluation/page.jpg is of the
 24 photos of Kodak, in a folder ``kodak`` that holds nothing else:
 
-    tokcodec page kodak --against thumbhash,webp,jxl -o page
+    tokcodec page kodak --against thumbhash,webp,jxl --bytes 100,232,434 -o page
     python tests/tools/screenshot.py page weights/evaluation/page.jpg kodim23
 """
 
@@ -37,18 +38,9 @@ def screenshot(page, image):
         browser.get(f"file://{Path(page).resolve()}/index.html")
         browser.find_element("css selector", "#order option[value=most]").click()
         browser.find_element("css selector", f"#grid label[title*='{image}']").click()
-        # The last WebP in no more bytes than tokcodec, which is chosen on the right.
         rows = browser.find_elements("css selector", "#versions tr")
-        names = [row.find_element("css selector", "th").text for row in rows]
-        own = next(n for n, name in enumerate(names) if name.startswith("tokcodec"))
-        budget = int(rows[own].find_elements("css selector", "td")[2].text)
-        webp = [
-            row
-            for row, name in zip(rows, names, strict=True)
-            if name.startswith("WebP")
-            and int(row.find_elements("css selector", "td")[2].text) <= budget
-        ]
-        webp[-1].find_element("css selector", "input").click()
+        webp = next(row for row in rows if row.text.startswith("WebP"))
+        webp.find_element("css selector", "input").click()
         browser.execute_async_script(
             "Promise.all([left.decode(), right.decode()]).then(arguments[0])"
         )

@@ -1,6 +1,7 @@
 """Checkpoints: their file, their identities, and where they are found. No torch."""
 
-from tokcodec.checkpoint.find import find, find_own, write_converted
+from tokcodec.checkpoint.facts import describe
+from tokcodec.checkpoint.find import convert, find, find_own, write_converted
 from tokcodec.checkpoint.format import (
     SUFFIX,
     Header,
@@ -28,6 +29,8 @@ __all__ = [
     "check_fit",
     "check_token_count",
     "checkpoint_id",
+    "convert",
+    "describe",
     "find",
     "find_by_model_id",
     "find_own",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
-from tokcodec.errors import CheckpointError, OutputError
+from tokcodec.errors import CheckpointError, Hint, OutputError
+from tokcodec.io.files import is_stream
 from tokcodec.io.tensorfile import open_tensors
 
 if TYPE_CHECKING:
@@ -48,6 +49,46 @@ def find(weights: str) -> Header:
             "TOKCODEC_CACHE, or use tokcodec convert",
             name=folder,
         ) from error
+
+
+def convert(
+    source: str,
+    output: Path | None = None,
+    *,
+    family: str | None = None,
+    image_size: int | None = None,
+    overwrite: bool = False,
+) -> Header:
+    """Converts a published checkpoint to one of tokcodec's.
+
+    Args:
+        source: a folder with a weights file and its config, a weights file, or a model on the hub.
+        output: a file or a folder; NAME.safetensors in the current folder if None.
+        family: name of the published model, if its files do not tell.
+        image_size: side of the square that a convolutional model is to see; its own if None.
+        overwrite: replace a file that is there.
+
+    Raises:
+        CheckpointError: the source cannot be read, is of no known family, or needs no conversion.
+        OutputError: the output is there already, or cannot be written.
+    """
+    from tokcodec.families import known, locate
+
+    if family and family not in known():
+        names = ", ".join(known())
+        raise CheckpointError(f"{family!r} is no published model that is known: {names}")
+    if find_own(source):
+        raise CheckpointError("is a checkpoint of tokcodec's already", name=source)
+    found = locate(source)
+    target = output or Path(found.name + SUFFIX)
+    if target.is_dir():
+        target = target / (found.name + SUFFIX)
+    if target.exists() and not is_stream(target):
+        if target.samefile(found.weights):
+            raise OutputError("is the input", name=target, hint=Hint.OTHER_OUTPUT)
+        if not overwrite:
+            raise OutputError("is there already", name=target, hint=Hint.OVERWRITE)
+    return write_converted(found, target, family, image_size)
 
 
 def write_converted(

@@ -7,8 +7,6 @@ import typer
 
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, show
-from tokcodec.errors import CheckpointError, OutputError
-from tokcodec.io.files import is_stream
 
 
 def _complete_family(incomplete: str) -> list[str]:
@@ -42,8 +40,8 @@ def convert(
         typer.Option(
             metavar="MODEL",
             autocompletion=_complete_family,
-            help="The published model, where its files do not tell it: a name of "
-            "tokcodec models --known.",
+            help="The name of the published model, as tokcodec models --known lists it, if its "
+            "files do not tell.",
         ),
     ] = None,
     image_size: Annotated[
@@ -51,37 +49,24 @@ def convert(
         typer.Option(
             min=16,
             metavar="N",
-            help="Side of the square that a convolutional model is to see; its own if not given. "
-            "It is part of what its tokens mean.",
+            help="Side of the square that a convolutional model sees; its own if not given. "
+            "It decides what the tokens mean.",
         ),
     ] = None,
 ) -> None:
-    """Turn a published checkpoint into tokcodec's own.
+    """Convert a published checkpoint to one of tokcodec's.
 
-    tokcodec models --known lists what is known. --weights takes the same sources directly, and
-    keeps what it converts in a cache.
+    tokcodec models --known lists the models. --weights takes the same sources directly, and keeps
+    the converted checkpoint in a cache.
+
+    Example: tokcodec convert tokenizer_titok_s128.bin --family titok-s128 -o s128.safetensors
     """
-    from tokcodec.checkpoint import SUFFIX, find_own, write_converted
-    from tokcodec.families import known, locate
+    from tokcodec.checkpoint import convert as run
 
-    if family and family not in known():
-        names = ", ".join(known())
-        raise typer.BadParameter(f"{family!r} is none of {names}", param_hint="--family")
-    if find_own(source):
-        raise CheckpointError(f"{source}: is a checkpoint of tokcodec's already")
-    found = locate(source)
-    target = output or Path(found.name + SUFFIX)
-    if target.is_dir():
-        target = target / (found.name + SUFFIX)
-    if target.exists() and not is_stream(target):
-        if target.samefile(found.weights):
-            raise OutputError(f"{target}: is what is to be converted; name another file with -o")
-        if not force:
-            raise OutputError(f"{target}: is there already; -f overwrites it, -o names another")
-    header = write_converted(found, target, family, image_size)
+    header = run(source, output, family=family, image_size=image_size, overwrite=force)
     config = header.config
     note(
-        f"{found.origin}: {config.num_tokens} tokens of {config.quantizer.codebook_size}, "
-        f"model_id {header.model_id[:6]}"
+        f"{header.provenance['converted_from']}: {config.num_tokens} tokens of "
+        f"{config.quantizer.codebook_size}, model_id {header.model_id[:6]}"
     )
     show(str(header.path))

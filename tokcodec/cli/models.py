@@ -1,6 +1,6 @@
 """``tokcodec models``."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -8,22 +8,19 @@ from tokcodec.cli.options import Json
 from tokcodec.cli.terminal import cell, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
 
-if TYPE_CHECKING:
-    from tokcodec.checkpoint import Header
-
 
 def models(
     known: Annotated[
         bool,
-        typer.Option("--known", help="The published models that convert and --weights take."),
+        typer.Option("--known", help="List the published models that convert and --weights take."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the bundled checkpoints.
+    """List the bundled checkpoints, or the published models that can be converted.
 
-    Their bytes, ids, and quality on images held out from training.
+    Example: tokcodec models --known
     """
-    from tokcodec.checkpoint import bundled
+    from tokcodec.checkpoint import bundled, describe
 
     if known:
         _known(as_json)
@@ -66,13 +63,15 @@ def models(
     console = Console(width=max(Console().width, 100))
     console.print(table)
     console.print(
-        f"* mean over {' or '.join(sorted(counts))} images held out from training, 256x256; the "
-        "README and the model card\n  have the evaluation's figures, which are of other photos",
+        f"* mean over {' or '.join(sorted(counts))} images held out from training; the README and "
+        "the model card\n  have the figures of the evaluation, which are of other photos",
         highlight=False,
     )
 
 
 def _known(as_json: bool) -> None:
+    from tokcodec.families import published
+
     rows = published()
     if as_json:
         print_json(rows)
@@ -109,55 +108,7 @@ def _known(as_json: bool) -> None:
     console.print(table)
     console.print(
         "* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with\n"
-        "  the published code on seeded weights, tokens (and z and pixels) or the tensors' shapes",
+        "  the published code on seeded weights: tokens (and z and pixels), or only the shapes of "
+        "tensors",
         highlight=False,
     )
-
-
-def published() -> list[dict[str, Any]]:
-    """The facts of every published model that is known."""
-    from tokcodec.coding.bitpack import packed_size
-    from tokcodec.families import FAMILIES
-
-    return [
-        {
-            "family": family.title,
-            "model": model.name,
-            "tokens": model.tokens,
-            "codebook_size": model.codebook_size,
-            "payload_bytes": packed_size(model.tokens, (model.codebook_size - 1).bit_length()),
-            "published": model.published,
-            "licence": model.licence or family.licence,
-            "rfid": model.rfid,
-            "verified": model.verified,
-        }
-        for family in FAMILIES
-        for model in family.models
-    ]
-
-
-def describe(header: "Header") -> dict[str, Any]:
-    """The facts of a checkpoint that people choose by."""
-    from tokcodec.coding.bitpack import packed_size
-
-    config = header.config
-    prior = header.provenance.get("prior")
-    entropy_coded = prior.get("held_out_payload_bytes") if isinstance(prior, dict) else None
-    return {
-        "name": header.name,
-        "path": str(header.path),
-        "encoder": config.encoder.kind,
-        "image_size": config.preprocessing.image_size,
-        "num_tokens": config.num_tokens,
-        "codebook_size": config.quantizer.codebook_size,
-        "bits_per_token": config.quantizer.bits,
-        "payload_bytes": packed_size(config.num_tokens, config.quantizer.bits),
-        "weights_bytes": header.path.stat().st_size,
-        "default_fit": config.default_fit,
-        "held_out_entropy_coded_bytes": entropy_coded,
-        "held_out_images": header.provenance.get("held_out_images"),
-        "held_out_psnr": header.provenance.get("held_out_psnr"),
-        "model_id": header.model_id,
-        "checkpoint_id": header.checkpoint_id,
-        "prior_id": header.prior_id,
-    }

@@ -1,20 +1,16 @@
 """``tokcodec stats``."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tokcodec.cli.hints import explain
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, require_pyarrow, say, show, why_unknown
-from tokcodec.dataset.folder import is_dataset
-from tokcodec.errors import DatasetError, FailedRowError, TokenFileError
-from tokcodec.io.files import find_files
-from tokcodec.io.remote import location
+from tokcodec.cli.terminal import print_json, say, show, why_unknown
 
 if TYPE_CHECKING:
-    from tokcodec.evaluate.stats import Collector, Report
+    from tokcodec.evaluate.stats import Report
 
 
 def stats(
@@ -27,57 +23,25 @@ def stats(
     weights: WeightsOf = None,
     as_json: Json = False,
 ) -> None:
-    """Report what token files cost.
+    """Report the size of token files and the use of the codebook.
 
-    Against raw pixels, and against the images where those lie beside their token files.
+    Sizes are compared with raw pixels, and with the images if these lie beside their token files.
+
+    Example: tokcodec stats tokens/
     """
-    from tokcodec.checkpoint import find
-    from tokcodec.evaluate.stats import Collector
-    from tokcodec.tokenfile import SUFFIX, TokenFile
+    from tokcodec.evaluate.stats import stats as run
 
-    header = find(weights) if weights else None
-    collector = Collector(header)
-    for source in map(location, sources):
-        if is_dataset(source):
-            _add_dataset(collector, source)
-            continue
-        for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
-            try:
-                collector.add(TokenFile.load(path), path)
-            except TokenFileError as error:
-                say(f"{path}: {str(error).removeprefix(f'{path}: ')}")
-                collector.failed += 1
-    report = collector.report()
+    report = run(sources, weights=weights, failed=lambda error: say(explain(error)))
     if not report.images:
-        if not collector.failed:
+        if not report.failed:
             say(f"no token files in {', '.join(sources)}")
         raise typer.Exit(1)
     if as_json:
         print_json(dataclasses.asdict(report))
     else:
         _print(report)
-    if collector.failed:
+    if report.failed:
         raise typer.Exit(3)
-
-
-def _add_dataset(collector: "Collector", path: Path) -> None:
-    require_pyarrow()
-    from tokcodec.dataset.reader import open_dataset, token_files
-
-    dataset = open_dataset(path)
-    collector.add_bytes(dataset.file_bytes)
-    without = 0
-    for name, row in token_files(dataset):
-        if isinstance(row, FailedRowError):
-            without += 1
-        elif isinstance(row, DatasetError):
-            say(f"{name}: {row}")
-            collector.failed += 1
-        else:
-            collector.add_row(row)
-    if without:
-        say(f"{path}: {without:,} of {len(dataset):,} rows failed when they were made")
-    collector.failed += without
 
 
 def _print(report: "Report") -> None:
@@ -96,6 +60,7 @@ def _print(report: "Report") -> None:
     row("raw bytes (W x H x 3)", report.raw_bytes)
     row("source files, bytes", report.source_bytes)
     row("token files, bytes", report.file_bytes)
+    row("tokens", report.tokens)
     row("payload, bits", report.payload_bits)
     row("bits per pixel", report.bits_per_pixel, ".5f")
     row("raw : token files", report.ratio_raw, ",.1f", " : 1")
@@ -110,9 +75,10 @@ def _print(report: "Report") -> None:
     if len(report.models) > 1:
         models = ", ".join(report.models)
         show(
-            f"of several models ({models}), whose tokens mean different things: name one at a time"
+            f"several models ({models}), whose tokens mean different things: "
+            "give the files of one model at a time for the use of its codebook"
         )
     elif report.codebook_size is None:
         show(f"model {why_unknown(report.models[0])}")
     if report.source_bytes is None:
-        show("source files: known where every image lies beside its token file")
+        show("source files: known only if every image lies beside its token file")

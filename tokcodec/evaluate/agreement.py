@@ -1,6 +1,6 @@
-"""Do tokens agree across devices, dtypes, thread counts and batch sizes? Measured, not promised."""
+"""Whether tokens agree across devices, dtypes, thread counts and batch sizes, as measured."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from tokcodec import checkpoint
-from tokcodec.config import ModelConfig
+from tokcodec.batch.jobs import images
+from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
+from tokcodec.config.geometry import Placement, Size
+from tokcodec.errors import ImageError, TokcodecError
+from tokcodec.image import Pixels, read_tiles
+from tokcodec.io.tar import MAX_BYTES
 from tokcodec.model.runtime import Dtype, default_batch_size
 from tokcodec.model.torch_runtime import TorchRuntime
 
@@ -35,6 +40,7 @@ class Agreement:
 
     Attributes:
         way: how they were computed.
+        images: how many.
         tokens: how many.
         differing: how many of them differ.
         largest_margin: of those that differ, how much better the first way's token was at most than
@@ -42,6 +48,7 @@ class Agreement:
     """
 
     way: Way
+    images: int
     tokens: int
     differing: int
     largest_margin: float | None
@@ -62,11 +69,60 @@ def ways_at_hand(config: ModelConfig) -> list[Way]:
     return [first, *others]
 
 
+def verify(
+    sources: Sequence[str],
+    *,
+    weights: str = DEFAULT_WEIGHTS,
+    limit: int = 64,
+    max_image_bytes: int = MAX_BYTES,
+    failed: Callable[[TokcodecError], None] = lambda _: None,
+) -> list[Agreement]:
+    """Compares the tokens of images in all ways that this machine has.
+
+    Args:
+        sources: images: files, folders, globs, WebDataset tars, Parquet files; paths or URLs.
+        weights: the checkpoint.
+        limit: most images.
+        max_image_bytes: images of more bytes fail.
+        failed: is given what is wrong with each image that cannot be read.
+
+    Raises:
+        ImageError: none can be read.
+        TokcodecError: the checkpoint or a source cannot be read.
+    """
+    header = checkpoint.find(weights)
+    config = header.config
+
+    def place(size: Size) -> Placement:
+        return config.place(config.default_fit, size)[0]
+
+    tiles: list[Pixels] = []
+    for record in images(sources, max_image_bytes)[1]:
+        if len(tiles) == limit:
+            break
+        try:
+            tiles.append(read_tiles(record, config.preprocessing, place).pixels[:1])
+        except ImageError as error:
+            failed(error)
+    if not tiles:
+        raise ImageError("no image could be read", name=", ".join(sources))
+    return list(compare(header, tiles, ways_at_hand(config)))
+
+
 def compare(
-    header: checkpoint.Header, tiles: NDArray[np.uint8], ways: list[Way]
+    header: checkpoint.Header, tiles: Sequence[Pixels], ways: list[Way]
 ) -> Iterator[Agreement]:
-    """Encodes tiles as ``image.read_tiles`` gives them, uint8 [n, S, S, 3], in each way and
-    compares with the first."""
+    """Encodes tiles in each way, and compares their tokens with those of the first.
+
+    Args:
+        header: the checkpoint.
+        tiles: as ``image.read_tiles`` gives them, uint8 [n, H, W, 3], of any shapes.
+        ways: the ways.
+    """
+    by_shape: dict[tuple[int, ...], list[Pixels]] = {}
+    for tile in tiles:
+        by_shape.setdefault(tile.shape[1:], []).append(tile)
+    groups = [np.concatenate(group) for group in by_shape.values()]
     config = header.config.preprocessing
     scale = config.pixel_scale // config.read_scale
     expected = margins = None
@@ -75,22 +131,23 @@ def compare(
         for way in ways:
             torch.set_num_threads(way.threads)
             runtime = TorchRuntime.load(header, way.device, way.batch_size, way.dtype, way.compiled)
-            tokens = runtime.encode(tiles, scale)
+            tokens = np.concatenate([runtime.encode(group, scale).ravel() for group in groups])
             if expected is None or margins is None:
-                expected, margins = tokens, _margins(runtime, tiles, scale)
+                expected = tokens
+                margins = np.concatenate([_margins(runtime, group, scale) for group in groups])
             differ = tokens != expected
             largest = float(margins[differ].max()) if differ.any() else None
-            yield Agreement(way, tokens.size, int(differ.sum()), largest)
+            yield Agreement(way, len(tiles), tokens.size, int(differ.sum()), largest)
     finally:
         torch.set_num_threads(before)
 
 
 @torch.inference_mode()
-def _margins(runtime: TorchRuntime, tiles: NDArray[np.uint8], scale: int) -> NDArray[np.float64]:
-    """[n, *token_shape]: how much better the token of each z is than the second best."""
+def _margins(runtime: TorchRuntime, tiles: Pixels, scale: int) -> NDArray[np.float64]:
+    """Of all tokens: how much better the token of each z is than the second best."""
     model = runtime.model
     parts = [
-        model.quantizer.margins(model.z(runtime.preprocess(part, scale)))
+        model.quantizer.margins(model.z(runtime.preprocess(part, scale))).flatten()
         for part in torch.split(torch.from_numpy(tiles), runtime.batch_size)
     ]
     return torch.cat(parts).numpy()

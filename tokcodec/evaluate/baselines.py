@@ -1,18 +1,18 @@
-"""Other codecs, each at its best within a number of bytes.
+"""Baselines: other codecs, each at its best within a number of bytes.
 
-An image may be made smaller before it is coded, as at these sizes it must be: what counts is
-the whole file, and the image enlarged again.
+At a few hundred bytes an image must be made smaller before it is encoded. What counts is the whole
+file, and the decoded image enlarged to the original size.
 """
 
 import io
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, cached_property
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 from PIL import Image, features
 
+from tokcodec.config.geometry import Size
 from tokcodec.errors import EvaluationError
 from tokcodec.evaluate.metrics import psnr
 
@@ -27,136 +27,174 @@ TITLES: dict[str, str] = {
     "jpeg": "JPEG",
 }
 
-_SIDES = (*range(8, 96, 4), *range(96, 160, 16), *range(160, 257, 32))
-_NEAR = 3  # qualities around the last that fits; sizes do not always grow with quality
-_BEST_QUALITY = 95  # above it formats change their ways, and files grow for nothing
-_HASHED_SIDE = 64  # of what the hashes see, who keep nine waves at most
+# Pixels of the longer edge, in steps of a sixth to a fourth, and qualities: closer steps gain less
+# than 0.05 dB.
+EDGES = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256,
+         320, 384, 448, 512, 640, 768)  # fmt: skip
+QUALITIES = (0, 2, 4, 6, 8, 10, 13, 16, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 95)
+_REFINED = 2  # edges, the best by PSNR, of which every quality is tried
+_HASHED_EDGE = 64  # of what the hashes see; they keep nine waves at most
 
 
-@dataclass(frozen=True)
 class Attempt:
-    """One way to code an image: the bytes of the whole file, the settings, the result."""
+    """One way to encode an image.
 
-    file_bytes: int
-    settings: str
-    image: Image.Image
+    Attributes:
+        file_bytes: of the whole file.
+        settings: for people.
+        image: the decoded image, at the size of the original.
+        psnr: of it, in dB.
+    """
+
+    def __init__(self, file_bytes: int, settings: str, small: Image.Image, original: Image.Image):
+        self.file_bytes, self.settings = file_bytes, settings
+        self._small, self._original = small, original
+
+    @cached_property
+    def image(self) -> Image.Image:
+        return _resize(self._small, self._original.size)
+
+    @cached_property
+    def psnr(self) -> float:
+        return psnr(np.asarray(self._original), np.asarray(self.image))
 
 
 class Baseline(Protocol):
-    def attempts(self, budget: int) -> Iterator[Attempt]:
-        """Every attempt worth comparing of no more than ``budget`` bytes."""
+    def best(self, limit: int) -> Attempt | None:
+        """The attempt of highest PSNR of at most ``limit`` bytes; None if no file is that small."""
         ...
 
 
-def open_baseline(name: Name, square: Image.Image) -> Baseline:
-    """A codec on one square image; what it has coded once, it remembers."""
+def open_baseline(name: Name, image: Image.Image) -> Baseline:
+    """A codec on one RGB image. Nothing is encoded twice, whatever the limits."""
     if name == "thumbhash":
-        return _ThumbHash(square)
+        return _ThumbHash(image)
     if name == "blurhash":
-        return _BlurHash(square)
-    return _FileFormat(name, square)
-
-
-def best(baseline: Baseline, square: Image.Image, budget: int) -> Attempt | None:
-    """The attempt of highest PSNR; None where not even the smallest file fits."""
-    original = np.asarray(square)
-    return max(
-        baseline.attempts(budget),
-        key=lambda attempt: psnr(original, np.asarray(attempt.image)),
-        default=None,
-    )
+        return _BlurHash(image)
+    return _FileFormat(name, image)
 
 
 def require(names: tuple[Name, ...]) -> None:
-    """Refuses a codec that this machine lacks, before anything is measured.
+    """Checks that this machine has the codecs.
 
     Raises:
-        EvaluationError: this build of Pillow is without it.
+        EvaluationError: Pillow was built without one of them.
     """
     for name in names:
         if name in ("webp", "avif") and not features.check(name):
-            raise EvaluationError(f"this Pillow cannot write {name}: leave it out")
+            raise EvaluationError(f"this Pillow cannot write {name}: leave out this baseline")
+
+
+def _best(attempts: Iterator[Attempt]) -> Attempt | None:
+    return max(attempts, key=lambda attempt: attempt.psnr, default=None)
 
 
 class _FileFormat:
-    def __init__(self, name: Name, square: Image.Image) -> None:
-        if name == "jxl":
-            import pillow_jxl  # noqa: F401  registers the format
-
-        self._save: Callable[[Image.Image, io.BytesIO, int], None] = {
-            "webp": lambda i, f, q: i.save(f, "WEBP", quality=q, method=6),
-            "avif": lambda i, f, q: i.save(f, "AVIF", quality=q, speed=2),
-            "jxl": lambda i, f, q: i.save(f, "JXL", quality=q, effort=7, num_threads=1),
-            "jpeg": lambda i, f, q: i.save(f, "JPEG", quality=q, optimize=True),
-        }[name]
-        self._square = square
+    def __init__(self, name: Name, image: Image.Image) -> None:
+        self._name, self._image = name, image
+        longer = max(image.size)
+        self._edges = (*(edge for edge in EDGES if edge < longer), longer)
+        self._small = cache(self._shrink)
         self._encode = cache(self._encode_once)
+        self._attempt = cache(self._decode)
 
-    def attempts(self, budget: int) -> Iterator[Attempt]:
-        """For every smaller size that fits at all, about the best quality that fits."""
-        for side in _SIDES:
-            if side > self._square.width or len(self._encode(side, 0)) > budget:
+    def best(self, limit: int) -> Attempt | None:
+        """Takes for every smaller size the best quality that fits, on a coarse scale; for those
+        few that give the highest PSNR, then on a fine one."""
+        found = []  # edge, and index of the quality
+        for edge in self._edges:
+            index = self._largest_that_fits(edge, QUALITIES, limit)
+            if index is None:
                 break
-            low, high = 0, _BEST_QUALITY  # the last that fits lies in low..high
-            while low < high:
-                middle = (low + high + 1) // 2
-                if len(self._encode(side, middle)) <= budget:
-                    low = middle
-                else:
-                    high = middle - 1
-            for quality in range(max(0, low - _NEAR), min(_BEST_QUALITY, low + _NEAR) + 1):
-                data = self._encode(side, quality)
-                if len(data) <= budget:
-                    small = Image.open(io.BytesIO(data)).convert("RGB")
-                    image = _resize(small, self._square.width)
-                    yield Attempt(len(data), f"{side} px, quality {quality}", image)
+            found.append((edge, index))
+        found.sort(key=lambda item: self._attempt(item[0], QUALITIES[item[1]]).psnr, reverse=True)
+        attempts = [self._attempt(edge, QUALITIES[index]) for edge, index in found]
+        for edge, index in found[:_REFINED]:
+            finer = range(*QUALITIES[index : index + 2])
+            best = self._largest_that_fits(edge, finer, limit) if finer else None
+            if best is not None:
+                attempts.append(self._attempt(edge, finer[best]))
+        return _best(iter(attempts))
 
-    def _encode_once(self, side: int, quality: int) -> bytes:
+    def _largest_that_fits(
+        self, edge: int, qualities: tuple[int, ...] | range, limit: int
+    ) -> int | None:
+        """Index of the last quality whose file fits; None if that of the first does not."""
+        if len(self._encode(edge, qualities[0])) > limit:
+            return None
+        low, high = 0, len(qualities) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if len(self._encode(edge, qualities[middle])) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _shrink(self, edge: int) -> Image.Image:
+        return _resize(self._image, _scaled(self._image.size, edge))
+
+    def _encode_once(self, edge: int, quality: int) -> bytes:
         file = io.BytesIO()
-        self._save(_resize(self._square, side), file, quality)
+        image = self._small(edge)
+        if self._name == "webp":
+            image.save(file, "WEBP", quality=quality, method=6)
+        elif self._name == "avif":
+            image.save(file, "AVIF", quality=quality, speed=4, max_threads=1)
+        elif self._name == "jxl":
+            import pillow_jxl  # noqa: F401  (registers the format)
+
+            image.save(file, "JXL", quality=quality, effort=7, num_threads=1)
+        else:
+            image.save(file, "JPEG", quality=quality, optimize=True)
         return file.getvalue()
+
+    def _decode(self, edge: int, quality: int) -> Attempt:
+        data = self._encode(edge, quality)
+        small = Image.open(io.BytesIO(data)).convert("RGB")
+        return Attempt(len(data), f"{edge} px, quality {quality}", small, self._image)
 
 
 class _ThumbHash:
-    def __init__(self, square: Image.Image) -> None:
+    def __init__(self, image: Image.Image) -> None:
         import thumbhash
 
-        side = min(_HASHED_SIDE, square.width)
-        rgba = _resize(square, side).convert("RGBA").tobytes()
-        code = thumbhash.rgba_to_thumb_hash(side, side, rgba)
-        width, height, pixels = thumbhash.thumb_hash_to_rgba(code)
-        small = Image.frombytes("RGBA", (width, height), bytes(pixels)).convert("RGB")
-        image = _resize(small, square.width)
-        self._attempt = Attempt(len(code), "as it is", image)
+        small = _resize(image, _scaled(image.size, min(_HASHED_EDGE, max(image.size))))
+        data = thumbhash.rgba_to_thumb_hash(*small.size, small.convert("RGBA").tobytes())
+        width, height, pixels = thumbhash.thumb_hash_to_rgba(data)
+        decoded = Image.frombytes("RGBA", (width, height), bytes(pixels)).convert("RGB")
+        self._attempt = Attempt(len(data), "", decoded, image)
 
-    def attempts(self, budget: int) -> Iterator[Attempt]:
-        if self._attempt.file_bytes <= budget:
-            yield self._attempt
+    def best(self, limit: int) -> Attempt | None:
+        return self._attempt if self._attempt.file_bytes <= limit else None
 
 
 class _BlurHash:
-    def __init__(self, square: Image.Image) -> None:
-        self._square = square
-        self._small = _resize(square, min(_HASHED_SIDE, square.width))
+    def __init__(self, image: Image.Image) -> None:
+        self._image = image
+        self._small = _resize(image, _scaled(image.size, min(_HASHED_EDGE, max(image.size))))
         self._encode = cache(self._encode_once)
 
-    def attempts(self, budget: int) -> Iterator[Attempt]:
-        """The largest number of waves that fits for every number of columns, up to 9 each way."""
-        for columns in range(1, 10):
-            rows = min(9, (budget - 4) // 2 // columns)
-            if rows:
-                yield self._encode(columns, rows)
+    def best(self, limit: int) -> Attempt | None:
+        """Takes for every number of columns, up to nine, the most rows that fit."""
+        waves = ((columns, min(9, (limit - 4) // 2 // columns)) for columns in range(1, 10))
+        return _best(self._encode(columns, rows) for columns, rows in waves if rows > 0)
 
     def _encode_once(self, columns: int, rows: int) -> Attempt:
         import blurhash
 
-        # A copy, as it closes what it is given.
+        # A copy, because ``encode`` closes the image that it is given.
         code = blurhash.encode(self._small.copy(), columns, rows)
-        image = blurhash.decode(code, self._square.width, self._square.height).convert("RGB")
-        return Attempt(len(code), f"{columns} x {rows} waves", image)
+        decoded = blurhash.decode(code, *self._small.size).convert("RGB")
+        return Attempt(len(code), f"{columns} x {rows} waves", decoded, self._image)
 
 
-def _resize(image: Image.Image, side: int) -> Image.Image:
-    if image.width == side:
-        return image
-    return image.resize((side, side), Image.Resampling.LANCZOS)
+def _scaled(size: Size, edge: int) -> Size:
+    """The size of the same shape whose longer edge has ``edge`` pixels."""
+    longer = max(size)
+    width, height = (max(1, round(edge * length / longer)) for length in size)
+    return width, height
+
+
+def _resize(image: Image.Image, size: Size) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""How near a decoded image is to its original. PSNR alone takes no torch."""
+"""How near a decoded image is to its original. PSNR needs no torch."""
 
 import math
 from dataclasses import dataclass
@@ -13,19 +13,26 @@ from tokcodec.image import Pixels
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SMALLEST_SIDE = 176  # of the five scales of MS-SSIM
+# How scores are shown: a title, and the number of decimals.
+SCORES = {
+    "psnr": ("PSNR, dB", 2),
+    "ssim": ("SSIM", 3),
+    "ms_ssim": ("MS-SSIM", 3),
+    "lpips": ("LPIPS", 3),
+}
+SMALLEST_EDGE = 176  # in pixels, for the five scales of MS-SSIM
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one image, or means over several.
+    """Scores of one image, or means over several.
 
     Attributes:
         psnr: dB, on 8-bit pixels.
         ssim: structural similarity (Wang et al. 2004), up to 1.
         ms_ssim: on five scales (Wang et al. 2003), up to 1.
         lpips: distance in AlexNet's features (Zhang et al. 2018, arXiv 1801.03924), from 0; None
-            where it was not asked for.
+            if it was not measured.
     """
 
     psnr: float
@@ -41,7 +48,7 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
 
 
 def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
-    """Scores of uint8 images [S, S, 3], S at least ``SMALLEST_SIDE``."""
+    """Scores of uint8 images [H, W, 3], H and W at least ``SMALLEST_EDGE``."""
     import torch
     from torchmetrics.functional import image
 
@@ -58,7 +65,7 @@ def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
 
 
 def require_lpips() -> None:
-    """Loads the network, which may be fetched for this, before anything is measured.
+    """Loads the network of LPIPS, and downloads it if it must, before anything is measured.
 
     Raises:
         EvaluationError: LPIPS cannot be measured.
@@ -67,7 +74,7 @@ def require_lpips() -> None:
         _lpips_network()
     except Exception as error:  # of the import, the download, or a damaged file in torch's cache
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise EvaluationError(f"no LPIPS: {reason.rstrip('.')}; or do without LPIPS") from error
+        raise EvaluationError(f"cannot measure LPIPS: {reason.rstrip('.')}") from error
 
 
 @cache

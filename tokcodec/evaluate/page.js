@@ -2,12 +2,16 @@
 "use strict";
 const { choices, images } = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const own = choices.filter((choice) => choice.own);
+const rates = [...new Set(choices.filter(({ own }) => own).map(({ rate }) => rate))];
 const measured = choices[0].id === "original";
 const compared = choices.some((choice) => choice.point !== undefined && !choice.own);
 const labels = new Map(choices.map((choice) => [choice.id, choice]));
-const sides = { left: choices[0].id, right: own[own.length > 2 ? 1 : own.length - 1].id };
 let current = 0;
+let rate = rates[rates.length >> 1];
+// What may be chosen at this rate; the original at every one.
+const offered = () => choices.filter((choice) => (choice.rate ?? rate) === rate);
+const own = () => offered().filter((choice) => choice.own);
+const sides = { left: measured ? "original" : own()[0].id, right: own().at(-1).id };
 
 function element(name, text, attributes = {}) {
   const made = document.createElement(name);
@@ -19,8 +23,8 @@ const file = (number, version) => `images/${number}-${version}.webp`;
 const chosen = (number, id) => images[number].versions[images[number].chosen[id]];
 const decimals = (value, digits) => (value === undefined ? "" : value.toFixed(digits));
 
-// What images are sorted by: dB over the best other codec in the bytes of a checkpoint; where
-// there is no other, its PSNR, and its bytes where there is no original.
+// What images are sorted by: dB over the best baseline in no more bytes than the checkpoint; its
+// PSNR if there are no baselines, and its bytes if there is no original.
 function gain(number, { id, point }) {
   const version = chosen(number, id);
   if (!version) return -Infinity;
@@ -32,7 +36,7 @@ function gain(number, { id, point }) {
 
 function spell(value) {
   if (value === -Infinity) return "not encoded";
-  if (value === Infinity) return "no other";
+  if (value === Infinity) return "no baseline";
   if (!measured) return `${value} bytes`;
   return `${compared && value >= 0 ? "+" : ""}${value.toFixed(2)} dB`;
 }
@@ -52,10 +56,13 @@ function showSide(side) {
   at(`${side}-caption`).replaceChildren(element("b", choice.label), facts.join(", "));
 }
 
+// The choices of this rate that stand for a version of the image.
+const standing = (index) =>
+  offered().filter(({ id }) => images[current].chosen[id] === index).map(({ id }) => id);
+
 function choose(side, index) {
   const input = Object.assign(document.createElement("input"), { type: "radio", name: side });
-  const { chosen: places } = images[current];
-  const ids = Object.keys(places).filter((id) => places[id] === index);
+  const ids = standing(index);
   input.checked = ids.includes(sides[side]);
   input.setAttribute("aria-label", `${labels.get(ids[0]).label} on the ${side}`);
   input.addEventListener("change", () => {
@@ -70,8 +77,7 @@ function choose(side, index) {
 }
 
 function row(version, index) {
-  const { chosen: places } = images[current];
-  const choice = labels.get(Object.keys(places).find((id) => places[id] === index));
+  const choice = labels.get(standing(index)[0]);
   const [title, ...rest] = choice.label.split(", ");
   const name = element("th", `${title} `, { scope: "row" });
   name.append(element("small", [...rest, version.settings ?? ""].filter(Boolean).join(", ")));
@@ -88,15 +94,12 @@ function show(number) {
   const { name, shape, versions, chosen: places } = images[number];
   at("name").textContent = name;
   at("stage").style.setProperty("--ratio", shape[0] / shape[1]);
-  const order = versions.map((_, index) => index);
+  const order = versions.map((_, index) => index).filter((index) => standing(index).length);
   order.sort((a, b) => (versions[a].bytes ?? 0) - (versions[b].bytes ?? 0));
   at("versions").replaceChildren(...order.map((index) => row(versions[index], index)));
-  const absent = choices.filter(({ id, own }) => !own && !(id in places));
-  const said = own.map(({ point, label }) => {
-    const names = absent.filter((choice) => choice.point === point).map(({ label }) => label);
-    return names.length ? `In the bytes of ${label} no file this small: ${names.join(", ")}. ` : "";
-  });
-  at("absent").textContent = said.join("");
+  const absent = offered().filter(({ id }) => !(id in places)).map(({ label }) => label);
+  const names = [...new Set(absent)].join(", ");
+  at("absent").textContent = names ? `No file this small: ${names}.` : "";
   showSide("left");
   showSide("right");
 }
@@ -113,7 +116,8 @@ const thumbs = images.map(({ name }, number) => {
 });
 
 function sort() {
-  const gains = images.map((_, number) => gain(number, own[at("gain").value]));
+  const chosenOwn = labels.get(at("gain").value);
+  const gains = images.map((_, number) => gain(number, chosenOwn));
   thumbs.forEach((thumb, number) => {
     thumb.lastChild.textContent = spell(gains[number]);
     thumb.lastChild.className = compared ? (gains[number] >= 0 ? "up" : "down") : "";
@@ -137,6 +141,24 @@ function step(by) {
   pick(shown[(place + shown.length) % shown.length]);
 }
 
+// Fills what depends on the rate; the checkpoint whose gain is shown stays if it can.
+function offer() {
+  const before = labels.get(at("gain").value)?.codec;
+  at("gain").replaceChildren(...own().map(({ id, label }) => element("option", label, { value: id })));
+  at("gain").value = (own().find(({ codec }) => codec === before) ?? own().at(-1)).id;
+}
+
+function changeRate() {
+  rate = at("rate").value;
+  for (const side of Object.keys(sides)) {
+    const { codec } = labels.get(sides[side]);
+    sides[side] = (offered().find((choice) => choice.codec === codec) ?? own()[0]).id;
+  }
+  offer();
+  sort();
+  show(current);
+}
+
 function cut() {
   at("stage").style.setProperty("--cut", `${at("slider").value}%`);
 }
@@ -144,15 +166,18 @@ function cut() {
 const heads = ["left", "right", "", "bytes", ...(measured ? ["PSNR", "MS-SSIM"] : [])];
 at("versions-head").append(element("tr", ""));
 at("versions-head").firstChild.append(...heads.map((text) => element("th", text, { scope: "col" })));
-at("gain").append(...own.map(({ label }, value) => element("option", label, { value })));
-at("gain").value = own.findIndex(({ id }) => id === sides.right);
+at("rate").append(...rates.map((value) => element("option", value, { value })));
+at("rate").value = rate;
+at("rate").parentElement.hidden = rates.length < 2;
 at("gain").parentElement.firstChild.data = compared ? "Gain of " : measured ? "PSNR of " : "Bytes of ";
 at("gain").addEventListener("change", sort);
+at("rate").addEventListener("change", changeRate);
 at("order").addEventListener("change", () => pick(thumbs[sort()[0]]));
 at("slider").addEventListener("input", cut);
 at("previous").addEventListener("click", () => step(-1));
 at("next").addEventListener("click", () => step(1));
 cut();
+offer();
 sort();
 thumbs[0].firstChild.checked = true;
 show(0);

@@ -1,7 +1,7 @@
-"""A page to look at images: what checkpoints made of them, beside originals and other codecs.
+"""A page to look at images: what checkpoints made of them, beside originals and baselines.
 
-``index.html`` holds its style, program and data, and shows the images beside it, from a server or
-from the disk. Its policy lets it load nothing else, and run nothing but its own program.
+``index.html`` holds its style, program and data, and shows the image files beside it, from a server
+or from the disk. Its policy lets it load nothing else, and run nothing but its own program.
 """
 
 import base64
@@ -14,59 +14,54 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from tokcodec.errors import OutputError
 from tokcodec.evaluate.baselines import TITLES, Name
-from tokcodec.evaluate.report import SCORES, form, plot, shown_points, table, to_json
+from tokcodec.evaluate.measure import Report, Result
+from tokcodec.evaluate.metrics import SCORES
+from tokcodec.evaluate.plot import plot
+from tokcodec.evaluate.points import Point
+from tokcodec.evaluate.report import table, to_json
 from tokcodec.inputs.records import printable
 from tokcodec.io.files import write_atomically
-
-if TYPE_CHECKING:
-    from tokcodec.evaluate.run import Evaluation, Point, Result
 
 INDEX = "index.html"
 _IMAGES = "images"
 _THUMB = 144  # pixels of the longer edge
 _MEASURES = ("psnr", "ms_ssim")
-_SHOWN_AS = "Figures are of the images themselves; they are shown here as WebP of quality 92."
-_GAIN = " A gain is the PSNR of a checkpoint over that of the best other codec in no more bytes."
-_SCHEMES = (False, True)  # dark
+_NOTE = "Scores are of the images themselves; they are shown here as WebP of quality 92."
+_GAIN = " A gain is the PSNR of a checkpoint over that of the best baseline in no more bytes."
 _PARTS = Path(__file__).parent
 # Globs of what a page is.
-FILES = (
-    INDEX,
-    *(f"{measure}{'-dark' * dark}.svg" for measure in _MEASURES for dark in _SCHEMES),
-    f"{_IMAGES}/[0-9]*.webp",
-)
+FILES = (INDEX, *(f"{measure}.svg" for measure in _MEASURES), f"{_IMAGES}/[0-9]*.webp")
 
 
 class Page:
-    """Writes the images of results as they come, and the page that shows them at the end.
+    """Writes the images of results as they come, and at the end the page that shows them.
 
     Args:
-        folder: gets ``index.html``, ``images`` and plots; those of an earlier page are gone.
-        points: of the evaluator.
-        baselines: the other codecs.
+        folder: gets ``index.html``, ``images`` and plots; those of an earlier page are removed.
+        points: of the evaluation.
+        baselines: names of the baselines.
 
     Raises:
         OutputError: the file system refused.
     """
 
-    def __init__(self, folder: Path, points: "Sequence[Point]", baselines: Sequence[Name]) -> None:
+    def __init__(self, folder: Path, points: Sequence[Point], baselines: Sequence[Name]) -> None:
         self.folder, self._points, self._baselines = folder, points, baselines
-        self._shown = shown_points(points)
         self._images: list[dict[str, Any]] = []
         try:
             (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
             for old in [path for pattern in FILES for path in folder.glob(pattern)]:
                 old.unlink()
         except OSError as error:
-            raise OutputError(f"{folder}: cannot write: {error.strerror}") from error
+            raise OutputError(f"cannot write: {error.strerror}", name=folder) from error
 
-    def add(self, result: "Result") -> None:
+    def add(self, result: Result) -> None:
         """Writes the images of one result, each once.
 
         Raises:
@@ -86,19 +81,19 @@ class Page:
         if example.original:
             version("original", "original", example.original)
         for measured in result.measured:
-            place, baseline = measured.point, measured.baseline
-            if place in self._shown:
-                scores = measured.scores
-                version(
-                    f"{place} {baseline or 'own'}",
-                    (baseline or place, measured.file_bytes, measured.settings),
-                    measured.image,
-                    bytes=measured.file_bytes,
-                    settings=measured.settings,
-                    scores=[round(getattr(scores, name), 4) for name in _MEASURES]
-                    if scores
-                    else [],
-                )
+            place, baseline, scores = measured.point, measured.baseline, measured.scores
+            shown = [round(getattr(scores, name), 4) for name in _MEASURES] if scores else []
+            settings = measured.settings
+            if not baseline:
+                settings = f"{example.own[place][0].num_tokens} tokens"
+            version(
+                f"{place} {baseline or 'own'}",
+                (baseline or place, measured.file_bytes, settings),
+                measured.image,
+                bytes=measured.file_bytes,
+                settings=settings,
+                scores=shown,
+            )
         for index, image in enumerate(images):
             self._save(image, f"{number}-{index}")
         longer = max(example.shape)
@@ -121,20 +116,18 @@ class Page:
         try:
             path.write_bytes(file.getvalue())  # not synced: the page is, which is written last
         except OSError as error:
-            raise OutputError(f"{path}: cannot write: {error.strerror}") from error
+            raise OutputError(f"cannot write: {error.strerror}", name=path) from error
 
-    def write(self, evaluation: "Evaluation") -> None:
-        """Writes the page, and its plots where there was something to measure.
+    def write(self, report: Report) -> None:
+        """Writes the page, and its plots if there was something to measure.
 
         Raises:
             OutputError: the file system refused.
         """
-        figures = to_json(evaluation)
-        measured = evaluation.size is not None
-        for measure in _MEASURES if measured else ():
-            for dark in _SCHEMES:
-                drawn = plot(figures, (measure,), "svg", dark)
-                write_atomically(self.folder / _plot_name(measure, dark), partial(_put, drawn))
+        figures = to_json(report)
+        for measure in _MEASURES if report.compared else ():
+            drawn = plot(figures, (measure,))
+            write_atomically(self.folder / f"{measure}.svg", partial(_put, drawn))
         style, program = (_PARTS / "page.css").read_text(), (_PARTS / "page.js").read_text()
         page = Template((_PARTS / "page.html").read_text()).substitute(
             style=style,
@@ -142,9 +135,9 @@ class Page:
             program=program,
             program_hash=_hash(program),
             data=json.dumps(self._data()).replace("<", "\\u003c"),
-            about=html.escape(_about(evaluation)),
-            note=_SHOWN_AS + measured * _GAIN,
-            plots="".join(map(_plot_element, _MEASURES)) if measured else "",
+            about=html.escape(_about(report)),
+            note=_NOTE + report.compared * _GAIN,
+            plots="".join(map(_plot_element, _MEASURES)) if report.compared else "",
             table="".join(map(_row, table(figures))),
         )
         write_atomically(self.folder / INDEX, partial(_put, page.encode()))
@@ -154,55 +147,47 @@ class Page:
         compared = any("original" in image["chosen"] for image in self._images)
         choices: list[dict[str, Any]] = []
         if compared:
-            choices.append({"id": "original", "label": "original"})
-        shown = [self._points[place].name for place in self._shown]
-        for place in self._shown:
-            point = self._points[place]
-            label = point.name + form(point.entropy_coded)
-            if shown.count(point.name) > 1:
-                label += f", {point.tokens} tokens"
-            for other in (None, *self._baselines):
+            choices.append({"id": "original", "label": "original", "codec": "original"})
+        for place, point in enumerate(self._points):
+            label = ", ".join(filter(None, (point.name, point.variant)))
+            for baseline in (None, *self._baselines):
                 choices.append(
                     {
-                        "id": f"{place} {other or 'own'}",
-                        "label": TITLES[other] if other else label,
+                        "id": f"{place} {baseline or 'own'}",
+                        "label": TITLES[baseline] if baseline else label,
+                        "codec": baseline or label,
+                        "rate": point.rate,
                         "point": place,
-                        "own": other is None,
+                        "own": baseline is None,
                     }
                 )
-        # Without the folder that all are in: a page may go to others, whom that does not concern.
+        # Without the folder that all of them are in: the page may be given to others.
         names = [image["name"] for image in self._images]
         common = os.path.commonprefix(names).rfind("/") + 1  # noqa: RUF071 (also of URLs)
         images = [{**image, "name": image["name"][common:]} for image in self._images]
         return {"choices": choices, "images": images}
 
 
-def _about(evaluation: "Evaluation") -> str:
-    images = f"{evaluation.images:,} image{'s' * (evaluation.images != 1)}"
-    if evaluation.size is None:
-        return f"{images}, fit {evaluation.fit}, without originals"
-    return (
-        f"{images}, {evaluation.fit} to {evaluation.size}x{evaluation.size}. Every other codec "
-        "shows its best by PSNR in no more bytes than the checkpoint's whole file."
-    )
-
-
-def _plot_name(measure: str, dark: bool) -> str:
-    return f"{measure}{'-dark' * dark}.svg"
+def _about(report: Report) -> str:
+    images = f"{report.images:,} image{'s' * (report.images != 1)}"
+    if not report.compared:
+        return f"{images}, without originals to compare with"
+    shape = f"at most {report.max_edge} pixels along the longer edge"
+    if report.size:
+        shape = f"{report.fit} to {report.size}x{report.size}"
+    return f"{images}, {shape}. Each baseline shows its best by PSNR within the bytes."
 
 
 def _plot_element(measure: str) -> str:
     title, _ = SCORES[measure]
     return (
-        f'<image><source srcset="{_plot_name(measure, True)}" '
-        'media="(prefers-color-scheme: dark)">'
-        f'<img src="{_plot_name(measure, False)}" width="396" height="324" loading="lazy" '
-        f'alt="{title} over bytes of the whole file; the table holds its figures"></image>'
+        f'<img src="{measure}.svg" width="560" height="380" loading="lazy" '
+        f'alt="{title} over bytes of the whole file; the table holds its figures">'
     )
 
 
 def _row(cells: Sequence[str]) -> str:
-    """Of the table of means; that of a checkpoint has a number of tokens, the head is the first."""
+    """A row of the table of means: the head has no name, that of a checkpoint has tokens."""
     name, tokens, *figures = map(html.escape, cells)
     if not name:
         heads = "".join(f'<th scope="col">{cell}</th>' for cell in ("codec", tokens, *figures))
@@ -213,7 +198,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _hash(text: str) -> str:
-    """What a policy calls an element of this text by."""
+    """The source expression of a policy for an element of this text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

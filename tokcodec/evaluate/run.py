@@ -1,434 +1,284 @@
-"""Measures checkpoints on images, and other codecs at the bytes of every image."""
+"""``evaluate`` and ``page``: the two calls behind the commands of these names."""
 
-import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby, islice
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from tokcodec.batch.jobs import images as images_of
+from tokcodec.batch.jobs import refuse_remote
 from tokcodec.codec import Codec
-from tokcodec.config import PreprocessingConfig, geometry
-from tokcodec.config.geometry import Fit, Size
-from tokcodec.errors import EvaluationError, ImageError, TokcodecError
-from tokcodec.evaluate.baselines import NAMES, Attempt, Name, best, open_baseline, require
-from tokcodec.evaluate.metrics import SMALLEST_SIDE, Scores, score
-from tokcodec.evaluate.stats import Collector
-from tokcodec.image import read_tiles
-from tokcodec.inputs.records import Record
-from tokcodec.parallel import map_ahead
-from tokcodec.tokenfile import TokenFile
+from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.errors import EvaluationError, Hint, OutputError, TokcodecError
+from tokcodec.evaluate.baselines import NAMES, Name
+from tokcodec.evaluate.measure import Means, Report, Result, measure
+from tokcodec.evaluate.metrics import require_lpips
+from tokcodec.evaluate.page import FILES as PAGE_FILES
+from tokcodec.evaluate.page import Page
+from tokcodec.evaluate.points import (
+    BYTES,
+    MAX_EDGE,
+    Example,
+    Point,
+    encoded,
+    points_of,
+    square_size,
+)
+from tokcodec.evaluate.report import FILES as REPORT_FILES
+from tokcodec.evaluate.report import ReportFolder
+from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
+from tokcodec.io.tar import MAX_BYTES
 
-T = TypeVar("T")
+SquareFit = Literal["crop", "stretch", "pad"]
 
-_SHORTEST_PREFIX = 16
-_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Point:
-    """A checkpoint, the number of tokens an image, and whether they are entropy-coded."""
-
-    codec: Codec
-    tokens: int
-    entropy_coded: bool
-
-    @property
-    def name(self) -> str:
-        return self.codec.header.name
-
-    @property
-    def side(self) -> int:
-        return self.codec.config.preprocessing.image_size
+UNFINISHED = ".unfinished"  # lies in a folder whose files may be overwritten
+# What the extra ``metrics`` installs, by the names that are imported.
+_PACKAGES = ("torchmetrics", "pillow_jxl", "thumbhash", "blurhash")
 
 
-@dataclass(frozen=True)
-class Example:
-    """One image, and what the points make of it.
+class Progress(Protocol):
+    """Follows the work; ``total`` is set when the number of images is known."""
 
-    Attributes:
-        name: of the image.
-        original: its square; None where it is not at hand.
-        shape: width and height that the square stands for; its own, but in the stretch fit.
-        own: by index of the point the token file, and the square that is decoded from it.
-    """
+    total: int | None
 
-    name: str
-    original: Image.Image | None
-    shape: Size
-    own: Mapping[int, tuple[TokenFile, Image.Image]]
+    def move(self) -> None: ...
+    def fail(self, error: TokcodecError) -> None: ...
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One image at one point, by the checkpoint itself or by another codec.
+class _Silent:
+    """Follows nothing."""
 
-    Attributes:
-        point: index in the points.
-        baseline: the other codec; None for the checkpoint itself.
-        file_bytes: of the whole file.
-        settings: of the other codec.
-        scores: how near the image is to its original; None where that is not at hand.
-        image: the decoded image.
-    """
+    total: int | None = None
 
-    point: int
-    baseline: Name | None
-    file_bytes: int
-    settings: str
-    scores: Scores | None
-    image: Image.Image
+    def move(self) -> None: ...
+    def fail(self, error: TokcodecError) -> None: ...
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one image gave; ``measured`` lacks the codecs of which no file was small enough."""
-
-    example: Example
-    measured: tuple[Measured, ...]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """One codec at the bytes of one point: means over all images.
-
-    Attributes:
-        codec: name of the checkpoint or of the other codec.
-        images: that it could token in no more bytes than the checkpoint.
-        file_bytes: mean of the whole files; None, like the scores, unless it could token all.
-        lpips: None, too, where it was not asked for.
-    """
-
-    codec: str
-    images: int
-    file_bytes: float | None
-    psnr: float | None
-    ssim: float | None
-    ms_ssim: float | None
-    lpips: float | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A point: the checkpoint, how it uses its codebook, and the others at its bytes.
-
-    Attributes:
-        checkpoint_id: of the checkpoint.
-        tokens: tokens an image.
-        coded: whether the files are entropy-coded, where that makes them shorter.
-        payload_bytes: of the tokens alone, the mean rounded up.
-        usage: share of the codebook that the images use.
-        perplexity: 2 to the entropy of the tokens.
-        own: the checkpoint's means.
-        baselines: of the other codecs, at no more bytes for every image.
-    """
-
-    checkpoint_id: str
-    tokens: int
-    entropy_coded: bool
-    payload_bytes: int
-    usage: float
-    perplexity: float
-    own: Mean
-    baselines: tuple[Mean, ...]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Means over all images.
-
-    Attributes:
-        images: measured.
-        failed: that could not be read; in no other figure.
-        fit: how they were fitted to the square of ``size`` pixels.
-        size: None where nothing was compared.
-        rows: a point each, in the order of the checkpoints.
-    """
-
-    images: int
-    failed: int
-    fit: Fit
-    size: int | None
-    rows: tuple[Row, ...]
-
-
-class Evaluator:
-    """Measures images one after the other, and adds them up.
+def evaluate(
+    sources: Sequence[str],
+    output: Path | None = None,
+    *,
+    weights: Sequence[str] = (DEFAULT_WEIGHTS,),
+    baselines: Sequence[Name] = NAMES,
+    tokens: Sequence[int] | None = None,
+    bytes: Sequence[int] = BYTES,  # noqa: A002 (as the option is called)
+    packed: bool = False,
+    fit: SquareFit = "crop",
+    max_edge: int = MAX_EDGE,
+    lpips: bool = False,
+    device: str = "auto",
+    workers: int = 1,
+    max_image_bytes: int = MAX_BYTES,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Measures checkpoints and baselines on images, at several rates.
 
     Args:
-        points: of all images.
-        baselines: names of the other codecs.
-        fit: of the images: what is compared is the square that it gives.
-        size: see ``compared_size``; None where there are no originals.
-        lpips: whether to measure it; ``metrics.require_lpips`` says if it can be.
+        sources: images: files, folders, globs, WebDataset tars, Parquet files; paths or URLs.
+        output: a folder for report.json, images.csv, a plot and sheets of images; None for none.
+        weights: checkpoints.
+        baselines: other codecs; each shows its best by PSNR in no more bytes.
+        tokens: most tokens of an image, for models of any size, in place of ``bytes``.
+        bytes: limits of the whole file, for models of any size.
+        packed: do not entropy-code the token files.
+        fit: how images become squares, if a checkpoint takes only squares of one size.
+        max_edge: larger images are first resized to this many pixels along the longer edge.
+        lpips: measure LPIPS, too; needs torchvision, and downloads a network.
+        device: where the models run.
+        workers: processes that measure. With more than one, a script that calls this needs
+            ``if __name__ == "__main__":``.
+        max_image_bytes: images of more bytes fail.
+        overwrite: replace a report that is there.
+        progress: follows the work, and is told of the images that cannot be read.
 
     Raises:
-        EvaluationError: checkpoints of one name, or a codec that is not at hand.
+        EvaluationError: the checkpoints cannot be compared, a package or a baseline is missing,
+            or no image could be measured.
+        OutputError: the output holds a report already, or cannot be written.
     """
-
-    def __init__(
-        self,
-        points: Sequence[Point],
-        baselines: tuple[Name, ...],
-        fit: Fit,
-        size: int | None,
-        lpips: bool = False,
-    ) -> None:
-        names = [codec.header.name for codec in {point.codec: None for point in points}]
-        for name in names:
-            if names.count(name) > 1 or name in NAMES:
-                raise EvaluationError(f"{name}: the name of several; rename the checkpoint's file")
-        require(baselines)
-        self.points, self.baselines, self.fit, self.size = points, baselines, fit, size
-        self._lpips = lpips
-        self.images = self.failed = 0
-        self._collectors = [Collector(point.codec.header) for point in points]
-        self._figures: dict[tuple[int, str | None], list[tuple[int, Scores | None]]]
-        self._figures = defaultdict(list)
-
-    def run(
-        self,
-        examples: Iterable[Example | TokcodecError],
-        workers: int,
-        failed: Callable[[str], None],
-    ) -> Iterator[Result]:
-        """Results in the order of ``examples``; ``failed`` is told of what cannot be read."""
-        for result in map_ahead(self._measure, examples, workers, workers):
-            if isinstance(result, TokcodecError):
-                self.failed += 1
-                failed(str(result))
-                continue
-            self.images += 1
-            for place, (token_file, _) in result.example.own.items():
-                self._collectors[place].add_row(token_file)
-                self._collectors[place].add_bytes(token_file.file_bytes)
-            for measured in result.measured:
-                figures = (measured.file_bytes, measured.scores)
-                self._figures[measured.point, measured.baseline].append(figures)
-            yield result
-
-    def evaluation(self) -> Evaluation:
-        rows = []
-        for place, point in enumerate(self.points):
-            report = self._collectors[place].report()
-            if not report.images:
-                continue
-            quantizer = point.codec.config.quantizer
-            assert report.tokens_used is not None
-            assert report.perplexity is not None
-            rows.append(
-                Row(
-                    checkpoint_id=point.codec.header.checkpoint_id,
-                    tokens=point.tokens,
-                    entropy_coded=point.entropy_coded,
-                    payload_bytes=math.ceil(report.payload_bits / report.images / 8),
-                    usage=report.tokens_used / quantizer.codebook_size,
-                    perplexity=report.perplexity,
-                    own=self._mean(place, None),
-                    baselines=tuple(self._mean(place, name) for name in self.baselines),
-                )
-            )
-        return Evaluation(self.images, self.failed, self.fit, self.size, tuple(rows))
-
-    def _measure(self, example: Example | TokcodecError) -> Result | TokcodecError:
-        if isinstance(example, TokcodecError):
-            return example
-        original = example.original
-        opened = {other: open_baseline(other, original) for other in self.baselines if original}
-        known: dict[int, Scores] = {}  # by image: of several points where only bytes differ
-        measured = []
-        for place, (token_file, decoded) in example.own.items():
-            budget = token_file.file_bytes
-            attempts: dict[Name | None, Attempt | None]
-            attempts = {None: Attempt(budget, "", decoded)}
-            if original:
-                attempts |= {name: best(r, original, budget) for name, r in opened.items()}
-            for other, attempt in attempts.items():
-                if attempt:
-                    image = attempt.image
-                    if original and id(image) not in known:
-                        known[id(image)] = score(
-                            np.asarray(original), np.asarray(image), self._lpips
-                        )
-                    scores = known.get(id(image))
-                    measured.append(
-                        Measured(place, other, attempt.file_bytes, attempt.settings, scores, image)
-                    )
-        return Result(example, tuple(measured))
-
-    def _mean(self, place: int, baseline: Name | None) -> Mean:
-        figures = self._figures[place, baseline]
-        complete = len(figures) == self.images
-
-        def mean(values: Iterable[float | None]) -> float | None:
-            known = [value for value in values if value is not None]
-            return math.fsum(known) / len(known) if known and complete else None
-
-        def mean_of(name: str) -> float | None:
-            return mean(getattr(scores, name) for _, scores in figures if scores)
-
-        return Mean(
-            codec=baseline or self.points[place].name,
-            images=len(figures),
-            file_bytes=mean(size for size, _ in figures),
-            psnr=mean_of("psnr"),
-            ssim=mean_of("ssim"),
-            ms_ssim=mean_of("ms_ssim"),
-            lpips=mean_of("lpips"),
-        )
+    names = _checked(baselines)
+    images, records = images_of(sources, max_image_bytes)
+    if output:
+        _prepare(output, REPORT_FILES, overwrite)
+    if lpips:
+        require_lpips()
+    points = points_of((Codec.load(name, device) for name in weights), tokens, bytes)
+    size = square_size(points)
+    means = Means(points, names)
+    folder = ReportFolder(points, names, images)
+    examples = encoded(records, points, fit, size, max_edge, packed, workers)
+    take = folder.add if output else None  # it keeps images, which nothing else needs
+    _measure(means, examples, lpips, workers, images, progress, take)
+    _require_images(means, sources)
+    report = Report(
+        images=means.images,
+        failed=means.failed,
+        compared=True,
+        max_edge=max_edge,
+        size=size,
+        fit=fit if size else None,
+        packed=packed,
+        cut=False,
+        rows=means.rows(),
+    )
+    if output:
+        folder.write(output, report)
+        (output / UNFINISHED).unlink()
+    return report
 
 
-def points_of(codecs: Iterable[Codec]) -> tuple[Point, ...]:
-    """All tokens; of a checkpoint that decodes prefixes, also half of them, down to 16; packed, and
-    entropy-coded too if there is a prior."""
-    points = []
-    for codec in codecs:
-        counts = [codec.config.num_tokens]
-        while codec.config.prefix_tokens and counts[0] // 2 >= _SHORTEST_PREFIX:
-            counts.insert(0, counts[0] // 2)
-        forms = (False, True) if codec.header.prior_id else (False,)
-        points += [
-            Point(codec, count, entropy_coded) for count in counts for entropy_coded in forms
-        ]
-    return tuple(points)
+def page(
+    sources: Sequence[str],
+    output: Path,
+    *,
+    weights: Sequence[str] = (),
+    originals: Sequence[str] = (),
+    baselines: Sequence[Name] = NAMES,
+    tokens: Sequence[int] | None = None,
+    bytes: Sequence[int] = BYTES,  # noqa: A002 (as the option is called)
+    packed: bool = False,
+    fit: SquareFit = "crop",
+    max_edge: int = MAX_EDGE,
+    limit: int | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    max_image_bytes: int = MAX_BYTES,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Writes a page to compare images on: of images, as ``evaluate`` measures them, or of token
+    files and token datasets, as they are.
 
-
-def compared_size(points: Sequence[Point]) -> int:
-    """Side of the square on which the points are compared.
+    Args:
+        sources: images, or token files: files, folders, globs, token datasets.
+        output: the folder of the page, whose index.html needs no network.
+        weights: checkpoints; of token files those that are neither bundled nor cached.
+        originals: the images that token files are of, by the same names, to compare with.
+        baselines, tokens, bytes, packed, fit: as of ``evaluate``.
+        max_edge: pixels of the longer edge that images are measured and shown at.
+        limit: show only this many images, the first ones; None for all.
+        device, workers, max_image_bytes, overwrite, progress: as of ``evaluate``.
 
     Raises:
-        EvaluationError: they have tiles of different or too small sizes.
+        EvaluationError: as ``evaluate``; or sources of both kinds.
+        OutputError: the output holds a page already, or cannot be written.
     """
-    sizes = {point.side for point in points}
-    if len(sizes) > 1:
-        raise EvaluationError("checkpoints of different image sizes cannot be compared")
-    (size,) = sizes
-    if size < SMALLEST_SIDE:
-        raise EvaluationError(f"tiles of {size} pixels: MS-SSIM needs {SMALLEST_SIDE} or more")
-    return size
+    kinds = {is_tokens(source) for source in sources}
+    if len(kinds) > 1:
+        raise EvaluationError("images and token files together: make a page of one kind")
+    of_tokens = kinds == {True}
+    if originals and not of_tokens:
+        raise EvaluationError("originals are for token files: images are compared with themselves")
+    compared = bool(originals) or not of_tokens
+    names = _checked(baselines) if compared else ()
+    _prepare(output, PAGE_FILES, overwrite)
+    images: int | None
+    size: int | None = None
+    examples: Iterable[Example | TokcodecError]
+    points: tuple[Point, ...]
+    if of_tokens:
+        gathered = gather_tokens(sources, weights, compared, limit, device)
+        points, images, cut = gathered.points, len(gathered.files), gathered.cut
+        known = named(originals, gathered.files) if originals else None
+        examples = decoded(gathered, known, max_edge, workers)
+    else:
+        found, records = images_of(sources, max_image_bytes)
+        images = min(found, limit) if found and limit else found
+        cut = found is not None and images != found
+        loaded = (Codec.load(name, device) for name in weights or (DEFAULT_WEIGHTS,))
+        points = points_of(loaded, tokens, bytes)
+        size = square_size(points)
+        shown = islice(records, limit)
+        examples = encoded(shown, points, fit, size, max_edge, packed, workers)
+    means = Means(points, names)
+    made = Page(output, points, names)
+    _measure(means, examples, False, workers, images, progress, made.add)
+    _require_images(means, sources)
+    report = Report(
+        images=means.images,
+        failed=means.failed,
+        compared=compared,
+        max_edge=max_edge,
+        size=size,
+        fit=fit if size else None,
+        packed=packed,
+        cut=cut,
+        rows=means.rows(),
+    )
+    made.write(report)
+    (output / UNFINISHED).unlink()
+    return report
 
 
-def encoded(
-    records: Iterable[Record], points: Sequence[Point], fit: Fit, size: int
-) -> Iterator[Example | TokcodecError]:
-    """What the points make of images; for a bad image, its error in that place.
+def _checked(baselines: Sequence[Name]) -> tuple[Name, ...]:
+    """The baselines in the order in which they are shown.
 
-    Args:
-        records: the images.
-        points: all forms of one checkpoint and number of tokens stand together.
-        fit: ``crop``, ``stretch`` or ``pad``.
-        size: of the points.
+    Raises:
+        EvaluationError: one is not known, or the extra ``metrics`` is not installed.
     """
-    for batch in _batches(records):
-        read = [_read(record, fit, size) for record in batch]
-        images = [found[0] for found in read if not isinstance(found, TokcodecError)]
-        own: list[dict[int, tuple[TokenFile, Image.Image]]] = [{} for _ in images]
-        for (codec, tokens), group in groupby(
-            enumerate(points), lambda item: (item[1].codec, item[1].tokens)
-        ):
-            forms = {point.entropy_coded: place for place, point in group}
-            files = _results(
-                codec.compress_stream(
-                    enumerate(images), fit="crop", tokens=tokens, packed=True not in forms
-                )
-            )
-            decoded = _results(codec.decompress_stream(enumerate(files)))
-            for entropy_coded, place in forms.items():
-                for results, file, image in zip(own, files, decoded, strict=True):
-                    results[place] = (
-                        file if entropy_coded else _packed(file, file.tokens, size),
-                        image,
-                    )
-        made = iter(own)
-        for record, found in zip(batch, read, strict=True):
-            if isinstance(found, TokcodecError):
-                yield found
-            else:
-                yield Example(record.name, *found, next(made))
-
-
-def decoded(
-    images: Iterable[tuple[str, Mapping[int, TokenFile]]],
-    points: Sequence[Point],
-    fit: Fit,
-    originals: Mapping[str, Record] | None,
-) -> Iterator[Example | TokcodecError]:
-    """What token files hold; where something is wrong with an image, its error in that place.
-
-    Args:
-        images: a name, and by index of the point its token file.
-        points: of the token files.
-        fit: of all token files: ``crop``, ``stretch`` or ``pad``.
-        originals: images by their names; None where there is nothing to compare with.
-    """
-    for batch in _batches(images):
-        own: list[dict[int, tuple[TokenFile, Image.Image]]] = [{} for _ in batch]
-        failed: dict[int, TokcodecError] = {}
-        for place, point in enumerate(points):
-            tiles = {}
-            for n, (_, files) in enumerate(batch):
-                if place in files:
-                    try:
-                        tokens = files[place].tokens_with(point.codec.header)
-                        tiles[n] = _packed(files[place], tokens, point.side)
-                    except TokcodecError as error:
-                        failed[n] = error
-            for n, image in point.codec.decompress_stream(tiles.items()):
-                if isinstance(image, TokcodecError):
-                    failed[n] = image
-                else:
-                    own[n][place] = batch[n][1][place], image
-        for n, (name, files) in enumerate(batch):
-            if n in failed:
-                yield type(failed[n])(f"{name}: {failed[n]}")
-                continue
-            place, file = next(iter(files.items()))
-            side = points[place].side
-            shape = (file.width, file.height) if fit == "stretch" else (side, side)
-            if originals is None:
-                yield Example(name, None, shape, own[n])
-            elif name not in originals:
-                yield ImageError("its image is not among the originals", name=name)
-            else:
-                found = _read(originals[name], fit, side)
-                yield found if isinstance(found, TokcodecError) else Example(name, *found, own[n])
-
-
-def _read(record: Record, fit: Fit, size: int) -> tuple[Image.Image, Size] | ImageError:
-    """The square of an image, and the width and height that it stands for."""
-    try:
-        read = read_tiles(
-            record,
-            PreprocessingConfig(),
-            lambda original: geometry.place(fit, original, (size, size)),
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise EvaluationError(
+            f"measuring needs {', '.join(missing)}: pip install 'tokcodec[metrics]'"
         )
-    except ImageError as error:
-        return error
-    shape = (read.width, read.height) if fit == "stretch" else (size, size)
-    return Image.fromarray(read.pixels[0]), shape
+    if unknown := [name for name in baselines if name not in NAMES]:
+        raise EvaluationError(f"{unknown[0]!r} is no baseline: choose from {', '.join(NAMES)}")
+    return tuple(name for name in NAMES if name in baselines)
 
 
-def _packed(file: TokenFile, tokens: NDArray[Any], side: int) -> TokenFile:
-    """Of the same tokens the file of a square image, packed."""
-    grid = tokens.reshape(file.shape)
-    return TokenFile.packed(grid, file.bits, file.model_id, side, side, "crop")
-
-
-def _results(results: Iterable[tuple[int, T | TokcodecError]]) -> list[T]:
-    """Those of a stream, in order; raises the first error."""
-    found = []
-    for _, result in results:
+def _measure(
+    means: Means,
+    examples: Iterable[Example | TokcodecError],
+    lpips: bool,
+    workers: int,
+    images: int | None,
+    progress: Progress | None,
+    take: Callable[[Result], object] | None,
+) -> None:
+    """Measures all examples; each result is also given to ``take``."""
+    progress = progress or _Silent()
+    progress.total = images
+    for result in measure(examples, means.points, means.baselines, lpips, workers):
         if isinstance(result, TokcodecError):
-            raise result
-        found.append(result)
-    return found
+            means.failed += 1
+            progress.fail(result)
+            continue
+        means.add(result)
+        if take:
+            take(result)
+        progress.move()
 
 
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    ahead = iter(items)
-    while batch := list(islice(ahead, _BATCH)):
-        yield batch
+def _require_images(means: Means, sources: Sequence[str]) -> None:
+    """
+    Raises:
+        EvaluationError: no image was measured.
+    """
+    if not means.images:
+        raise EvaluationError("no image could be measured", name=", ".join(sources))
+
+
+def _prepare(folder: Path, files: Iterable[str], overwrite: bool) -> None:
+    """Makes the folder of a report or a page before anything is measured.
+
+    Args:
+        folder: the folder.
+        files: globs of what will be written.
+        overwrite: whether what is there may be overwritten.
+
+    Raises:
+        OutputError: something of it is there already, or the folder cannot be made.
+    """
+    refuse_remote(folder)
+    if str(folder) in ("-", "."):
+        raise OutputError("cannot take the output", name=folder, hint=Hint.OTHER_OUTPUT)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = (folder / UNFINISHED).exists()  # by a run that was stopped
+        taken = [path.name for pattern in files for path in folder.glob(pattern)]
+        if taken and not unfinished and not overwrite:
+            raise OutputError(f"holds {taken[0]} already", name=folder, hint=Hint.OVERWRITE)
+        (folder / UNFINISHED).touch()
+    except OSError as error:
+        raise OutputError(f"cannot be a folder: {error.strerror}", name=folder) from error

@@ -1,13 +1,18 @@
 """The compression report of a set of token files: true bytes, and how the codebook is used."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tokcodec import checkpoint
+from tokcodec.dataset import require_pyarrow
+from tokcodec.dataset.folder import is_dataset
+from tokcodec.errors import DatasetError, FailedRowError, TokcodecError, TokenFileError
+from tokcodec.io.files import find_files
+from tokcodec.io.remote import location
 from tokcodec.tokenfile import SUFFIX, TokenFile
 
 
@@ -21,6 +26,7 @@ class Report:
         raw_bytes: width · height · 3 of the originals.
         source_bytes: bytes of the original files; None unless every one lies beside its tokens.
         file_bytes: bytes of the token files, headers and checksums included, or of the Parquet.
+        tokens: in all files.
         payload_bits: bits of the tokens alone, as they are in the files.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
@@ -37,6 +43,7 @@ class Report:
     raw_bytes: int
     source_bytes: int | None
     file_bytes: int
+    tokens: int
     payload_bits: int
     bits_per_pixel: float | None
     ratio_raw: float | None
@@ -58,7 +65,7 @@ class Collector:
     def __init__(self, header: checkpoint.Header | None = None) -> None:
         self.failed = 0
         self._header = header
-        self._images = self._pixels = self._file_bytes = self._payload_bits = 0
+        self._images = self._pixels = self._file_bytes = self._tokens = self._payload_bits = 0
         self._source_bytes: int | None = 0
         self._counts: dict[bytes, dict[int, int]] = {}
 
@@ -88,6 +95,7 @@ class Collector:
         tokens = token_file.tokens_with(self._header)
         self._images += 1
         self._pixels += token_file.width * token_file.height
+        self._tokens += token_file.num_tokens
         self._payload_bits += token_file.payload_bits
         counts = self._counts.setdefault(token_file.model_id, {})
         for token, count in zip(*np.unique(tokens, return_counts=True), strict=True):
@@ -111,6 +119,7 @@ class Collector:
             raw_bytes=raw_bytes,
             source_bytes=source_bytes,
             file_bytes=self._file_bytes,
+            tokens=self._tokens,
             payload_bits=self._payload_bits,
             bits_per_pixel=8 * self._file_bytes / self._pixels if self._pixels else None,
             ratio_raw=raw_bytes / self._file_bytes if self._images else None,
@@ -122,6 +131,57 @@ class Collector:
             perplexity=perplexity,
             entropy_bits_per_token=entropy,
         )
+
+
+def stats(
+    sources: Sequence[str],
+    *,
+    weights: str | None = None,
+    failed: Callable[[TokcodecError], None] = lambda _: None,
+) -> Report:
+    """Adds up token files and token datasets, whatever their grids.
+
+    Args:
+        sources: token files, folders of them, token datasets; datasets also by URL.
+        weights: the checkpoint of the token files, if it is neither bundled nor cached.
+        failed: is given what is wrong with each file or row that cannot be read.
+
+    Raises:
+        TokcodecError: a source or the checkpoint cannot be read.
+    """
+    collector = Collector(checkpoint.find(weights) if weights else None)
+    for source in map(location, sources):
+        if is_dataset(source):
+            _add_dataset(collector, source, failed)
+            continue
+        for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
+            try:
+                collector.add(TokenFile.load(path), path)
+            except TokenFileError as error:
+                failed(error.named(path))
+                collector.failed += 1
+    return collector.report()
+
+
+def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecError], None]) -> None:
+    require_pyarrow()
+    from tokcodec.dataset.reader import open_dataset, token_files
+
+    dataset = open_dataset(path)
+    collector.add_bytes(dataset.file_bytes)
+    without = 0
+    for name, row in token_files(dataset):
+        if isinstance(row, FailedRowError):
+            without += 1
+        elif isinstance(row, DatasetError):
+            failed(row.named(name))
+            collector.failed += 1
+        else:
+            collector.add_row(row)
+    if without:
+        reason = f"{without:,} of {len(dataset):,} rows failed when they were made"
+        failed(FailedRowError(reason, name=path))
+    collector.failed += without
 
 
 def _entropy(counts: Iterable[int]) -> float:

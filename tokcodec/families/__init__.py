@@ -4,7 +4,9 @@ Another family is a module with a ``Family``, and its place in ``FAMILIES``.
 """
 
 from collections.abc import Collection
+from typing import Any
 
+from tokcodec.coding.bitpack import packed_size
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.families import (
@@ -32,7 +34,17 @@ FAMILIES: list[Family] = [
     maskgit_vqgan.FAMILY,
 ]
 
-__all__ = ["FAMILIES", "Family", "Model", "Source", "convert", "known", "locate", "recognise"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Model",
+    "Source",
+    "convert",
+    "known",
+    "locate",
+    "published",
+    "recognise",
+]
 
 
 def known() -> dict[str, tuple[Family, Model]]:
@@ -90,3 +102,22 @@ def convert(
         if str(error).startswith(str(source.weights)):
             raise
         raise CheckpointError(f"{source.weights}: {error.reason}", hint=error.hint) from error
+
+
+def published() -> list[dict[str, Any]]:
+    """The facts of every published model, as plain data."""
+    return [
+        {
+            "family": family.title,
+            "model": model.name,
+            "tokens": model.tokens,
+            "codebook_size": model.codebook_size,
+            "payload_bytes": packed_size(model.tokens, (model.codebook_size - 1).bit_length()),
+            "published": model.published,
+            "licence": model.licence or family.licence,
+            "rfid": model.rfid,
+            "verified": model.verified,
+        }
+        for family in FAMILIES
+        for model in family.models
+    ]

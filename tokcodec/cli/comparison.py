@@ -1,0 +1,170 @@
+"""The options that ``evaluate`` and ``page`` share, as values, and the table of a report."""
+
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+
+from tokcodec.cli.hints import explain
+from tokcodec.cli.options import INPUT, MODEL, WEIGHTS
+from tokcodec.cli.terminal import Bar, cell
+from tokcodec.errors import TokcodecError
+
+if TYPE_CHECKING:
+    from tokcodec.evaluate.baselines import Name
+    from tokcodec.evaluate.measure import Report
+
+RATES = "Rates"
+
+Weights = Annotated[
+    list[str] | None,
+    typer.Option(
+        **WEIGHTS,
+        rich_help_panel=MODEL,
+        help="A checkpoint; may be repeated. The bundled one if not given.",
+    ),
+]
+Baselines = Annotated[
+    str,
+    typer.Option(
+        "--against",
+        metavar="NAMES",
+        rich_help_panel=MODEL,
+        help="The baselines, separated by commas; an empty text for none.",
+    ),
+]
+ALL = "thumbhash,blurhash,webp,avif,jxl,jpeg"
+Bytes = Annotated[
+    str,
+    typer.Option(
+        "--bytes",
+        metavar="N,N,...",
+        rich_help_panel=RATES,
+        help="Limits of the whole file, for models of any size.",
+    ),
+]
+BYTES = "40,64,100,150,232,434,600,800"
+MaxTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--tokens",
+        metavar="N,N,...",
+        rich_help_panel=RATES,
+        help="Numbers of tokens, in place of --bytes; also for models that keep the first tokens.",
+    ),
+]
+Packed = Annotated[
+    bool, typer.Option("--packed", rich_help_panel=RATES, help="Do not entropy-code the files.")
+]
+MaxEdge = Annotated[
+    int,
+    typer.Option(
+        "--max-edge",
+        metavar="N",
+        min=176,
+        max=4096,
+        rich_help_panel=INPUT,
+        help="Resize larger images to this many pixels along the longer edge.",
+    ),
+]
+SquareFit = Annotated[
+    Literal["crop", "stretch", "pad"],
+    typer.Option(
+        rich_help_panel=INPUT,
+        help="How images become squares, for checkpoints that take only squares of one size.",
+    ),
+]
+
+
+class Following:
+    """Follows an evaluation with a bar."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        bar.again = "the same command starts again"
+
+    @property
+    def total(self) -> int | None:
+        return self._bar.total
+
+    @total.setter
+    def total(self, images: int | None) -> None:
+        self._bar.total = images
+
+    def move(self) -> None:
+        self._bar.move()
+
+    def fail(self, error: TokcodecError) -> None:
+        self._bar.fail(explain(error))
+
+
+def baseline_names(text: str) -> "tuple[Name, ...]":
+    """The names in a text, separated by commas.
+
+    Raises:
+        typer.BadParameter: one of them is no baseline.
+    """
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    known = ALL.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise typer.BadParameter(
+            f"{unknown[0]!r} is none of {', '.join(known)}", param_hint="--against"
+        )
+    return cast("tuple[Name, ...]", tuple(names))
+
+
+def byte_limits(limits: str, tokens: str | None) -> tuple[int, ...]:
+    """The limits of bytes.
+
+    Raises:
+        typer.BadParameter: they are no numbers, or there are numbers of tokens as well.
+    """
+    if limits != BYTES and tokens:
+        raise typer.BadParameter("give either --bytes or --tokens", param_hint="--bytes")
+    return _numbers(limits, "--bytes")
+
+
+def token_counts(tokens: str | None) -> tuple[int, ...] | None:
+    """The numbers of tokens, if there are any.
+
+    Raises:
+        typer.BadParameter: they are no numbers.
+    """
+    return _numbers(tokens, "--tokens") if tokens else None
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and 0 < int(word) <= 1 << 20 for word in words):
+        raise typer.BadParameter(
+            f"{text!r} is no list of numbers, such as 100,200", param_hint=option
+        )
+    return tuple(sorted(set(map(int, words))))
+
+
+def print_report(report: "Report") -> None:
+    """The table of means, and what it is of."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tokcodec.evaluate.report import table, to_json
+
+    head, *rows = table(to_json(report))
+    shown = Table(box=None)
+    shown.add_column("codec", no_wrap=True)
+    for name in head[1:]:
+        shown.add_column(name, justify="right", no_wrap=True)
+    for name, tokens, *figures in rows:
+        shown.add_row(cell(name) if tokens else f"  {cell(name)}", tokens, *figures)
+    # Figures must not be cut, in a pipe or a narrow terminal.
+    console = Console(width=max(Console().width, 130))
+    console.print(shown, highlight=False)
+    images = "image" if report.images == 1 else "images"
+    shape = f"at most {report.max_edge} pixels along the longer edge"
+    if report.size:
+        shape = f"{report.fit} to {report.size}x{report.size}"
+    console.print(
+        f"Means over {report.images} {images}, {shape}. Each baseline has at most the bytes of the "
+        "limit,\nor of the checkpoint's file, and is the best by PSNR over scale and quality. Gain "
+        "is over the best baseline.",
+        highlight=False,
+    )

@@ -1,0 +1,173 @@
+"""What a token file, a folder of them, a token dataset or a checkpoint holds. No torch."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tokcodec import checkpoint
+from tokcodec.checkpoint import Header, describe, find, find_by_model_id, find_own, find_with_prior
+from tokcodec.coding.prior import PREFIX
+from tokcodec.dataset import require_pyarrow
+from tokcodec.dataset.folder import is_dataset
+from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
+from tokcodec.io.files import SUFFIX, find_files
+from tokcodec.io.remote import is_remote, location
+from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
+
+
+def inspect(source: str, *, tokens: bool = False, weights: str | None = None) -> dict[str, Any]:
+    """Checks all of a source, and gives its facts as plain data.
+
+    Args:
+        source: a token file, a folder of them, a token dataset, or a checkpoint, also by its
+            bundled name; datasets also by URL.
+        tokens: of a token file, give the tokens, too.
+        weights: the checkpoint of the token files, if it is neither bundled nor cached.
+
+    Raises:
+        TokcodecError: the source cannot be read, is damaged, or is no single token file where
+            the tokens are asked for.
+    """
+    path = location(source)
+    if is_dataset(path):
+        _refuse(tokens, source, "a dataset; export its tokens")
+        return _dataset(path, weights)
+    if not is_remote(path) and not path.exists():
+        path = {header.name: header.path for header in checkpoint.bundled()}.get(source, path)
+    if not is_remote(path) and path.is_dir():
+        _refuse(tokens, source, "a folder; give a single token file")
+        return _folder(path, weights)
+    return _file(path, tokens, weights)
+
+
+def _refuse(tokens: bool, source: str, what: str) -> None:
+    """
+    Raises:
+        TokcodecError: tokens are asked for of this.
+    """
+    if tokens:
+        raise TokcodecError(f"cannot show tokens: it is {what}", name=source)
+
+
+def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(2)
+    except OSError as error:
+        raise TokcodecError(f"cannot read: {error.strerror}", name=file) from error
+    if is_token_file(start) or file.suffix != checkpoint.SUFFIX:
+        return _token_file(file, tokens, weights)
+    _refuse(tokens, str(file), "a checkpoint; give a token file")
+    return _checkpoint(file)
+
+
+def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
+    """The facts of the token files in a folder, or of the only checkpoint in it."""
+    given = find(weights) if weights else None
+    models, fits = Counter[str](), Counter[str]()
+    failures = []
+    size = 0
+    for path in find_files(folder, {SUFFIX}):
+        try:
+            token_file = TokenFile.load(path)
+        except TokenFileError as error:
+            failures.append({"key": str(path), "error": error.reason})
+            continue
+        header = find_by_model_id(token_file.model_id, given)
+        models[header.name if header else f"unknown ({token_file.model_id.hex()})"] += 1
+        fits[token_file.fit] += 1
+        size += token_file.file_bytes
+    if not models and not failures:
+        if own := find_own(str(folder)):
+            return _checkpoint(own.path)
+        raise TokcodecError("holds no token files, no token dataset, no checkpoint", name=folder)
+    return {
+        "kind": "folder",
+        "token_files": models.total(),
+        "failed": len(failures),
+        "file_bytes": size,
+        "models": dict(models),
+        "fits": dict(fits),
+        "failures": failures,
+    }
+
+
+def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
+    require_pyarrow()
+    from tokcodec.dataset.reader import open_dataset
+
+    dataset = open_dataset(path)
+    whole = sum(map(len, dataset.tokens()))  # which checks them
+    given = find(weights) if weights else None
+    header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id), given)
+    return {
+        "kind": "token dataset",
+        "shards": len(dataset.names),
+        "rows": len(dataset),
+        "failed": len(dataset) - whole,
+        "file_bytes": dataset.file_bytes,
+        "model_id": dataset.metadata.model_id,
+        "model": header.name if header else None,
+        "run": dataset.metadata.run,
+        "plan": dataset.metadata.plan,
+        "config": json.loads(dataset.metadata.model.to_json()),
+        "failures": [{"key": key, "error": error} for key, error in dataset.failures()],
+    }
+
+
+def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str, Any]:
+    given = find(weights) if weights else None
+    token_file = TokenFile.load(path)
+    header = find_by_model_id(token_file.model_id, given)
+    # Only the tokens of an entropy-coded file need its prior.
+    checked = "bytes"
+    tokens = None
+    try:
+        if header and (with_tokens or _has_prior(token_file, given)):
+            tokens = token_file.tokens_with(given)
+            check_tokens(tokens, header.config.quantizer.codebook_size)
+            checked = "tokens"
+        elif with_tokens:
+            tokens = token_file.tokens_with(given)
+    except TokenFileError as error:
+        raise error.named(path) from error
+    facts: dict[str, Any] = {
+        "kind": "token file",
+        "fit": token_file.fit,
+        "model_id": token_file.model_id.hex(),
+        "width": token_file.width,
+        "height": token_file.height,
+        "bits_per_token": token_file.bits,
+        "num_tokens": token_file.num_tokens,
+        "rows": token_file.rows,
+        "columns": token_file.columns,
+        "tiles": list(token_file.tiles),
+        "entropy_coded": token_file.entropy_coded,
+        "payload_bytes": len(token_file.payload),
+        "file_bytes": token_file.file_bytes,
+        "model": header.name if header else None,
+        "checked": checked,
+    }
+    if with_tokens and tokens is not None:
+        facts["tokens"] = tokens.tolist()
+    return facts
+
+
+def _has_prior(token_file: TokenFile, given: Header | None) -> bool:
+    """Whether there is the prior that its tokens need, if they need one."""
+    try:
+        return not token_file.entropy_coded or bool(find_with_prior(token_file.model_id, given))
+    except CheckpointError:
+        return False
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    header, tensors = checkpoint.read(path)
+    return {
+        "kind": "checkpoint",
+        **describe(header),
+        "parameters": sum(t.size for name, t in tensors.items() if not name.startswith(PREFIX)),
+        "config": json.loads(header.config.to_json()),
+        "provenance": header.provenance,
+    }

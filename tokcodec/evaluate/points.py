@@ -1,0 +1,250 @@
+"""Points of the curve: what checkpoints make of images at every rate that is measured."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+from PIL import Image
+
+from tokcodec.codec import Codec
+from tokcodec.config import PreprocessingConfig, geometry
+from tokcodec.config.geometry import Fit, Placement, Size
+from tokcodec.errors import EvaluationError, ImageError, TokcodecError
+from tokcodec.evaluate.metrics import SMALLEST_EDGE
+from tokcodec.image import Source, read_tiles
+from tokcodec.inputs.records import Record
+from tokcodec.tokenfile import TokenFile
+
+T = TypeVar("T")
+Own = dict[int, tuple[TokenFile, Image.Image]]
+
+BYTES = (40, 64, 100, 150, 232, 434, 600, 800)  # limits that are measured by default
+MAX_EDGE = 384  # pixels of the longer edge of the images that are measured, by default
+_SHORTEST_PREFIX = 16
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Point:
+    """A checkpoint at one rate.
+
+    Attributes:
+        codec: of the checkpoint.
+        max_bytes: most bytes of a token file, for a model of any size.
+        tokens: most tokens of an image, for a model of any size, or the tokens that are kept.
+        variant: further text that tells points apart.
+    """
+
+    codec: Codec
+    max_bytes: int | None = None
+    tokens: int | None = None
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint."""
+        return self.codec.header.name
+
+    @property
+    def rate(self) -> str:
+        """For people: ``150 bytes``, ``64 tokens``."""
+        if self.max_bytes:
+            return f"{self.max_bytes} bytes"
+        return f"{self.tokens} tokens" if self.tokens else ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image, and what the points make of it.
+
+    Attributes:
+        name: of the image.
+        original: None if it is not known.
+        shape: width and height to show it at.
+        own: the token file and its decoded image, by index of the point.
+    """
+
+    name: str
+    original: Image.Image | None
+    shape: Size
+    own: Mapping[int, tuple[TokenFile, Image.Image]]
+
+
+def any_size(codec: Codec) -> bool:
+    """Whether the model takes images of any size, not only squares of one size."""
+    return codec.config.multiple > 0
+
+
+def points_of(
+    codecs: Iterable[Codec], tokens: Sequence[int] | None, max_bytes: Sequence[int]
+) -> tuple[Point, ...]:
+    """The points of checkpoints.
+
+    A model of any size has one for each number of tokens or, if that is None, for each limit of
+    bytes. A model of prefixes has one for each number of tokens that it can keep; by default
+    these are all, and half of them, down to 16. Other models have one.
+    """
+    points: list[Point] = []
+    for codec in codecs:
+        if any_size(codec):
+            points += (
+                [Point(codec, tokens=count) for count in tokens]
+                if tokens
+                else [Point(codec, max_bytes=limit) for limit in max_bytes]
+            )
+            continue
+        counts = [codec.config.num_tokens]
+        if codec.config.prefix_tokens:
+            if tokens:
+                counts = [count for count in tokens if count <= counts[0]] or counts
+            while not tokens and counts[0] // 2 >= _SHORTEST_PREFIX:
+                counts.insert(0, counts[0] // 2)
+        points += [Point(codec, tokens=count) for count in counts]
+    return tuple(points)
+
+
+def square_size(points: Sequence[Point]) -> int | None:
+    """Side of the squares that images must become for models of one size; None if all models
+    take any size.
+
+    Raises:
+        EvaluationError: they need squares of different sizes, or too small ones.
+    """
+    sizes = {
+        point.codec.config.preprocessing.image_size for point in points if not any_size(point.codec)
+    }
+    if len(sizes) > 1:
+        raise EvaluationError(
+            f"the checkpoints take squares of {' and '.join(map(str, sorted(sizes)))} pixels: "
+            "evaluate them one at a time"
+        )
+    size = sizes.pop() if sizes else None
+    if size and size < SMALLEST_EDGE:
+        raise EvaluationError(
+            f"the checkpoint takes squares of {size} pixels; MS-SSIM needs at least {SMALLEST_EDGE}"
+        )
+    return size
+
+
+def encoded(
+    records: Iterable[Record],
+    points: Sequence[Point],
+    fit: Fit,
+    size: int | None,
+    max_edge: int,
+    packed: bool,
+    workers: int,
+) -> Iterator[Example | TokcodecError]:
+    """What the points make of images; for an image that cannot be read, its error.
+
+    Args:
+        records: the images.
+        points: of all images.
+        fit: how images become squares: ``crop``, ``stretch`` or ``pad``.
+        size: side of the squares; None to leave images in their own shape.
+        max_edge: pixels of the longer edge that larger images are resized to.
+        packed: do not entropy-code the token files.
+        workers: threads.
+    """
+    for batch in _batches(records):
+        found = [_read(record, fit, size, max_edge) for record in batch]
+        images = {n: image for n, image in enumerate(found) if isinstance(image, Image.Image)}
+        own: dict[int, Own] = {n: {} for n in images}
+        for place, point in enumerate(points):
+            for n, file, image in _through(point, images, packed, workers):
+                own[n][place] = file, image
+        for n, record in enumerate(batch):
+            read = found[n]
+            if isinstance(read, TokcodecError):
+                yield read
+            else:
+                yield Example(record.name, read, read.size, own[n])
+
+
+def _through(
+    point: Point, images: Mapping[int, Image.Image], packed: bool, workers: int
+) -> Iterator[tuple[int, TokenFile, Image.Image]]:
+    """Encodes and decodes images; those of which no file is small enough are left out."""
+    codec = point.codec
+    compressed = codec.compress_stream(
+        images.items(),
+        fit="aspect" if any_size(codec) else "stretch",
+        tokens=point.tokens if any_size(codec) or codec.config.prefix_tokens else None,
+        max_bytes=point.max_bytes,
+        packed=packed,
+        workers=workers,
+    )
+    files: dict[int, TokenFile] = {}
+    for n, file in compressed:
+        if isinstance(file, TokenFile):
+            files[n] = file
+        elif not point.max_bytes:
+            raise file
+    for n, image in codec.decompress_stream(files.items(), workers=workers):
+        if isinstance(image, TokcodecError):
+            raise image
+        yield n, files[n], image
+
+
+def _read(record: Record, fit: Fit, size: int | None, max_edge: int) -> Image.Image | TokcodecError:
+    try:
+        return read_square(record, size, fit) if size else read_image(record, max_edge)
+    except ImageError as error:
+        return error
+
+
+def read_square(source: Source, size: int, fit: Fit) -> Image.Image:
+    """An image, as a square of this size.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    return _tile(source, lambda original: geometry.place(fit, original, (size, size)))
+
+
+def read_image(record: Record, max_edge: int) -> Image.Image:
+    """An image in its own shape, resized to ``within(size, max_edge)``.
+
+    Raises:
+        ImageError: it cannot be read, or is too small to be measured.
+    """
+
+    def place(original: Size) -> Placement:
+        return geometry.place("aspect", original, within(original, max_edge))
+
+    image = _tile(record, place)
+    require_size(record.name, image.size)
+    return image
+
+
+def _tile(source: Source, place: Callable[[Size], Placement]) -> Image.Image:
+    return Image.fromarray(read_tiles(source, PreprocessingConfig(), place).pixels[0])
+
+
+def within(size: Size, max_edge: int) -> Size:
+    """The size to which an image is resized before it is measured: the same shape, the longer edge
+    at most ``max_edge`` pixels, unless the shorter one would be too short for MS-SSIM."""
+    scale = max(max_edge / max(size), SMALLEST_EDGE / min(size))
+    if scale >= 1:
+        return size
+    width, height = (max(1, round(scale * length)) for length in size)
+    return width, height
+
+
+def require_size(name: str, size: Size) -> None:
+    """
+    Raises:
+        ImageError: an image of this size is too small to be measured.
+    """
+    if min(size) < SMALLEST_EDGE:
+        raise ImageError(
+            f"{size[0]}x{size[1]} pixels: MS-SSIM needs at least {SMALLEST_EDGE} along each edge",
+            name=name,
+        )
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    ahead = iter(items)
+    while batch := list(islice(ahead, _BATCH)):
+        yield batch
