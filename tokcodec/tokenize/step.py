@@ -14,7 +14,7 @@ from tokcodec.codec import Codec
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.table import GRID_FITS, Row, write_rows
 from tokcodec.dataset.views import read_views
-from tokcodec.errors import ImageError
+from tokcodec.errors import ImageError, one_line
 from tokcodec.image import Tiles
 from tokcodec.inputs.records import Record
 from tokcodec.tokenize.plan import Shard
@@ -103,7 +103,7 @@ class ShardStep:
         except ImageError as error:
             return image, str(error).removeprefix("image: ")
         except OSError as error:
-            return image, f"cannot read: {error.strerror or error}"
+            return image, one_line(f"cannot read: {error.strerror or error}")  # no credentials
         return dataclasses.replace(image, width=tiles.width, height=tiles.height), tiles
 
 
