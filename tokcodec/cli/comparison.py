@@ -1,28 +1,25 @@
 """The options that ``evaluate`` and ``page`` share, as values, and the table of a report."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from tokcodec.batch.jobs import DECODE, STANDARD, refuse_others
 from tokcodec.cli.hints import explain
-from tokcodec.cli.options import WEIGHTS
+from tokcodec.cli.options import INPUT, MODEL, WEIGHTS
 from tokcodec.cli.terminal import Bar, cell
 from tokcodec.errors import TokcodecError
-from tokcodec.io.files import SUFFIX
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.baselines import Name
     from tokcodec.evaluate.measure import Report
 
-MODELS, RATES, IMAGES, OUTPUT = "Models and baselines", "Rates", "Images", "Output"
+RATES = "Rates"
 
 Weights = Annotated[
     list[str] | None,
     typer.Option(
         **WEIGHTS,
-        rich_help_panel=MODELS,
+        rich_help_panel=MODEL,
         help="A checkpoint; may be repeated. The bundled one if not given.",
     ),
 ]
@@ -31,7 +28,7 @@ Baselines = Annotated[
     typer.Option(
         "--against",
         metavar="NAMES",
-        rich_help_panel=MODELS,
+        rich_help_panel=MODEL,
         help="The baselines, separated by commas; an empty text for none.",
     ),
 ]
@@ -65,14 +62,14 @@ MaxEdge = Annotated[
         metavar="N",
         min=176,
         max=4096,
-        rich_help_panel=IMAGES,
+        rich_help_panel=INPUT,
         help="Resize larger images to this many pixels along the longer edge.",
     ),
 ]
 SquareFit = Annotated[
     Literal["crop", "stretch", "pad"],
     typer.Option(
-        rich_help_panel=IMAGES,
+        rich_help_panel=INPUT,
         help="How images become squares, for checkpoints that take only squares of one size.",
     ),
 ]
@@ -83,7 +80,7 @@ class Following:
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        bar.again = "the same command begins again"
+        bar.again = "the same command starts again"
 
     @property
     def total(self) -> int | None:
@@ -142,13 +139,6 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
             f"{text!r} is no list of numbers, such as 100,200", param_hint=option
         )
     return tuple(sorted(set(map(int, words))))
-
-
-def refuse_no_images(sources: Sequence[str]) -> None:
-    """Refuses standard input, and token files where images are measured."""
-    if STANDARD in sources:
-        raise typer.BadParameter("standard input is not read here", param_hint="SRC")
-    refuse_others(sources, {SUFFIX}, DECODE)
 
 
 def print_report(report: "Report") -> None:

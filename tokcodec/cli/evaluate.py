@@ -5,12 +5,9 @@ from typing import Annotated
 
 import typer
 
-from tokcodec.batch.jobs import refuse_remote
 from tokcodec.cli.comparison import (
     ALL,
     BYTES,
-    MODELS,
-    OUTPUT,
     Baselines,
     Bytes,
     Following,
@@ -22,11 +19,12 @@ from tokcodec.cli.comparison import (
     baseline_names,
     byte_limits,
     print_report,
-    refuse_no_images,
     token_counts,
 )
 from tokcodec.cli.options import (
     CORES,
+    MODEL,
+    OUTPUT,
     AllowLarge,
     Device,
     Force,
@@ -49,7 +47,7 @@ def evaluate(
         bool,
         typer.Option(
             "--lpips",
-            rich_help_panel=MODELS,
+            rich_help_panel=MODEL,
             help="Measure LPIPS, too; needs torchvision, and downloads a network.",
         ),
     ] = False,
@@ -84,8 +82,6 @@ def evaluate(
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """
     names, rates = baseline_names(against), byte_limits(limits, tokens)
-    refuse_no_images(sources)
-    refuse_remote(output)
     if allow:
         allow_large()
     from tokcodec.evaluate.report import to_json

@@ -5,12 +5,9 @@ from typing import Annotated
 
 import typer
 
-from tokcodec.batch.jobs import STANDARD, refuse_remote
 from tokcodec.cli.comparison import (
     ALL,
     BYTES,
-    IMAGES,
-    OUTPUT,
     Baselines,
     Bytes,
     Following,
@@ -25,6 +22,8 @@ from tokcodec.cli.comparison import (
 )
 from tokcodec.cli.options import (
     CORES,
+    INPUT,
+    OUTPUT,
     AllowLarge,
     Device,
     Force,
@@ -64,13 +63,13 @@ def page(
         list[str] | None,
         typer.Option(
             metavar="SRC",
-            rich_help_panel=IMAGES,
+            rich_help_panel=INPUT,
             help="The images that token files are of, to compare with; may be repeated.",
         ),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=IMAGES, help="Show the first images, at most N."),
+        typer.Option(min=1, rich_help_panel=INPUT, help="Show the first images, at most N."),
     ] = 1000,
     max_edge: MaxEdge = 384,
     fit: SquareFit = "crop",
@@ -90,9 +89,6 @@ def page(
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """
     names, rates = baseline_names(against), byte_limits(limits, tokens)
-    if STANDARD in sources:
-        raise typer.BadParameter("standard input is not read here", param_hint="SRC")
-    refuse_remote(output)
     if allow:
         allow_large()
     from tokcodec.evaluate.page import INDEX

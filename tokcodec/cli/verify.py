@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.comparison import refuse_no_images
 from tokcodec.cli.hints import explain
 from tokcodec.cli.options import WEIGHTS, AllowLarge, Images, Json, MaxImageBytes, allow_large
 from tokcodec.cli.terminal import print_json, say, show
@@ -34,7 +33,6 @@ def verify(
 
     Example: tokcodec verify photos --limit 16
     """
-    refuse_no_images(sources)
     if allow:
         allow_large()
     from tokcodec.evaluate.agreement import verify as run

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from tokcodec import checkpoint
+from tokcodec.batch.jobs import images
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import ImageError, TokcodecError
 from tokcodec.image import Pixels, read_tiles
-from tokcodec.inputs.listing import list_inputs
 from tokcodec.io.tar import MAX_BYTES
 from tokcodec.model.runtime import Dtype, default_batch_size
 from tokcodec.model.torch_runtime import TorchRuntime
@@ -97,9 +96,8 @@ def verify(
     def place(size: Size) -> Placement:
         return config.place(config.default_fit, size)[0]
 
-    batches = list_inputs(sources, max_bytes=max_image_bytes)
     tiles: list[Pixels] = []
-    for record in chain.from_iterable(batch.records() for batch in batches):
+    for record in images(sources, max_image_bytes)[1]:
         if len(tiles) == limit:
             break
         try:

@@ -1,11 +1,13 @@
 """``evaluate`` and ``page``: the two calls behind the commands of these names."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
+from tokcodec.batch.jobs import images as images_of
+from tokcodec.batch.jobs import refuse_remote
 from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import EvaluationError, Hint, OutputError, TokcodecError
@@ -26,8 +28,6 @@ from tokcodec.evaluate.points import (
 from tokcodec.evaluate.report import FILES as REPORT_FILES
 from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
-from tokcodec.inputs.listing import count, list_inputs
-from tokcodec.inputs.records import Record
 from tokcodec.io.tar import MAX_BYTES
 
 SquareFit = Literal["crop", "stretch", "pad"]
@@ -99,7 +99,7 @@ def evaluate(
         OutputError: the output holds a report already, or cannot be written.
     """
     names = _checked(baselines)
-    images, records = _records(sources, max_image_bytes)
+    images, records = images_of(sources, max_image_bytes)
     if output:
         _prepare(output, REPORT_FILES, overwrite)
     if lpips:
@@ -184,7 +184,7 @@ def page(
         known = named(originals, gathered.files) if originals else None
         examples = decoded(gathered, known, max_edge, workers)
     else:
-        found, records = _records(sources, max_image_bytes)
+        found, records = images_of(sources, max_image_bytes)
         images = min(found, limit) if found and limit else found
         cut = found is not None and images != found
         loaded = (Codec.load(name, device) for name in weights or (DEFAULT_WEIGHTS,))
@@ -225,12 +225,6 @@ def _checked(baselines: Sequence[Name]) -> tuple[Name, ...]:
     if unknown := [name for name in baselines if name not in NAMES]:
         raise EvaluationError(f"{unknown[0]!r} is no baseline: choose from {', '.join(NAMES)}")
     return tuple(name for name in NAMES if name in baselines)
-
-
-def _records(sources: Sequence[str], max_bytes: int) -> tuple[int | None, Iterator[Record]]:
-    """The images of the sources, and how many there are if that is known before reading."""
-    batches = list_inputs(sources, max_bytes=max_bytes)
-    return count(batches), chain.from_iterable(batch.records() for batch in batches)
 
 
 def _measure(
@@ -276,6 +270,7 @@ def _prepare(folder: Path, files: Iterable[str], overwrite: bool) -> None:
     Raises:
         OutputError: something of it is there already, or the folder cannot be made.
     """
+    refuse_remote(folder)
     if str(folder) in ("-", "."):
         raise OutputError("cannot take the output", name=folder, hint=Hint.OTHER_OUTPUT)
     try:
