@@ -36,22 +36,21 @@ def models(
         "name",
         "tokens",
         "K",
-        "payload",
-        "coded*",
+        "packed",
+        "entropy-coded*",
         "weights",
         "held-out PSNR*",
         "model_id",
     ):
         left = name in ("name", "model_id")
         table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    counts = set()
     for header in bundled():
         facts = describe(header)
-        counts.add(f"{facts['held_out_images']}")
-        psnr, entropy_coded = facts["held_out_psnr"], facts["held_out_entropy_coded_bytes"]
+        tokens, entropy_coded = str(facts["num_tokens"]), facts["held_out_entropy_coded_bytes"]
+        psnr = (facts["held_out_psnr"] or {}).get(tokens)
         table.add_row(
             cell(header.name) + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
-            str(facts["num_tokens"]),
+            tokens,
             str(facts["codebook_size"]),
             f"{facts['payload_bytes']} B",
             "unknown" if entropy_coded is None else f"{entropy_coded:.0f} B",
@@ -63,8 +62,8 @@ def models(
     console = Console(width=max(Console().width, 100))
     console.print(table)
     console.print(
-        f"* mean over {' or '.join(sorted(counts))} images held out from training; the README and "
-        "the model card\n  have the figures of the evaluation, which are of other photos",
+        "* means over photos held out from training, at this number of tokens. The README and the\n"
+        "  model card have figures of other photos, and of other numbers of tokens.",
         highlight=False,
     )
 
