@@ -95,7 +95,7 @@ def test_convolutional_golden_tokens(name, tmp_path):
         margins = model.quantizer.margins(z).flatten(1).numpy()
         np.testing.assert_allclose(margins, golden["margins"], rtol=0, atol=2e-3)
         given = torch.from_numpy(golden["tokens"][:1]).long().view(1, 16, 16)
-        decoded = model.enlarge(model.decoder(model.quantizer.lookup(given)))
+        decoded = model.denormalize(model.decoder(model.quantizer.lookup(given)))
     expected = golden["reconstruction"]
     if name != "maskgit_vqgan":
         expected = expected / 2 + 0.5
@@ -183,7 +183,7 @@ def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
         with pytest.raises(CheckpointError, match=message):
             recognise({**shapes, more: ()}, None)
     with pytest.raises(
-        CheckpointError, match=r"VQGAN or IBQ, .* --family, one of vqgan-f16-1024, "
+        CheckpointError, match=r"VQGAN or IBQ, .*vqgan-f16-1024, "
     ):
         recognise(shapes, None)
 
@@ -194,7 +194,8 @@ def test_family_decides_where_the_tensors_do_not(run, tmp_path):
     published.save_torch(tensors, tmp_path / "last.ckpt")
     said = run("convert", "last.ckpt", "-o", "a.safetensors", cwd=tmp_path, status=1).stderr
     assert said.startswith(b"tokcodec: last.ckpt: its tensors may be of VQGAN or IBQ, ")
-    assert b" --family, one of vqgan-f16-1024, " in said
+    assert b"--family" in said
+    assert b"vqgan-f16-1024, " in said
     assert not (tmp_path / "a.safetensors").exists()
     metrics = {"vqgan-f16-1024": "euclidean", "ibq-8192": "dot"}
     for model, metric in metrics.items():

@@ -271,7 +271,7 @@ def test_direct_squares_lie_where_exact_ones_do(fit, width, height):
 def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
     Image.new("1", (400, 300)).save(tmp_path / "big.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
-    with pytest.raises(ImageError, match=r"big\.png: more pixels .*--allow-large"):
+    with pytest.raises(ImageError, match=r"big\.png: more pixels"):
         read_fitted(tmp_path / "big.png", SMALL, "stretch")
     black = np.zeros((1, 64, 64, 3), np.uint8)
     with pytest.raises(ImageError, match="400x300 pixels are more"):

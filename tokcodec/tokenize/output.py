@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 from tokcodec.dataset.folder import ONE_FILE, DatasetFolder
-from tokcodec.errors import Hint, OutputError
+from tokcodec.errors import ArgumentError, Hint, OutputError
 from tokcodec.io.files import same_file
 from tokcodec.io.remote import location
 
@@ -24,8 +24,8 @@ class Output:
     def __init__(self, path: str | Path) -> None:
         """
         Raises:
-            OutputError: the path cannot be an output: it has the suffix of another format, or is a
-                URL that cannot be opened here.
+            ArgumentError: the path has the suffix of another format.
+            OutputError: it is a URL that cannot be opened here.
         """
         name = PurePath(path)
         self.one_file = name.suffix == ONE_FILE
@@ -36,8 +36,8 @@ class Output:
             and not str(path).endswith(os.sep)
             and not Path(path).is_dir()
         ):
-            raise OutputError(
-                f"is no dataset: name a folder (NAME{os.sep} whatever its name), or one "
+            raise ArgumentError(
+                f"is not a dataset: name a folder (NAME{os.sep} whatever its name), or one "
                 "file.parquet",
                 name=path,
             )
