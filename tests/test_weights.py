@@ -9,9 +9,9 @@ from tokcodec import checkpoint
 
 # PSNR in dB of the whole photo in its own size, by the number of tokens.
 MEASURED = {
-    16: {"astronaut.png": 0.0, "chelsea.png": 0.0, "coffee.png": 0.0},
-    64: {"astronaut.png": 0.0, "chelsea.png": 0.0, "coffee.png": 0.0},
-    256: {"astronaut.png": 0.0, "chelsea.png": 0.0, "coffee.png": 0.0},
+    16: {"astronaut.png": 14.02, "chelsea.png": 20.28, "coffee.png": 16.85},
+    64: {"astronaut.png": 16.55, "chelsea.png": 22.96, "coffee.png": 19.77},
+    256: {"astronaut.png": 19.47, "chelsea.png": 25.69, "coffee.png": 22.07},
 }
 
 
