@@ -182,9 +182,7 @@ def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
     ):
         with pytest.raises(CheckpointError, match=message):
             recognise({**shapes, more: ()}, None)
-    with pytest.raises(
-        CheckpointError, match=r"VQGAN or IBQ, .*vqgan-f16-1024, "
-    ):
+    with pytest.raises(CheckpointError, match=r"VQGAN or IBQ, .*vqgan-f16-1024, "):
         recognise(shapes, None)
 
 
