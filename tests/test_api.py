@@ -94,7 +94,7 @@ def test_what_is_no_image(codec, image, message):
 
 
 def test_another_fit_is_told_which_there_are(codec):
-    with pytest.raises(ValueError, match="one of aspect, .*, not 'squash'"):
+    with pytest.raises(ValueError, match=r"one of aspect, .*, not 'squash'"):
         codec.compress(PHOTOS[0], fit="squash")
 
 
