@@ -35,11 +35,11 @@ def test_objects_say_what_they_are_in_a_line(codec, tmp_path, run):
     assert repr(codec) == "<Codec patch: 16 tokens of 6 bits for 32x32 pixels, float32 on cpu>"
     token_file = codec.compress(PHOTOS[1], fit="tile")
     assert repr(token_file) == (
-        f"<TokenFile 451x300, tile: 2400 tokens of 6 bits, {len(token_file.to_bytes())} bytes, "
-        f"model {own}>"
+        f"<TokenFile 451x300, tile: 4x4 tokens of 6 bits in 10x15 tiles, "
+        f"{len(token_file.to_bytes())} bytes, model {own[:6]}>"
     )
     entropy_coded = Codec.load("tokcodec", device="cpu", batch_size=1).compress(PHOTOS[1])
-    assert "16 tokens of 13 bits, entropy-coded, " in repr(entropy_coded)
+    assert " tokens of 13 bits, entropy-coded, " in repr(entropy_coded)
     pytest.importorskip("pyarrow")
     for label in ("a", "b"):
         (tmp_path / "photos" / label).mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_what_is_no_image(codec, image, message):
 
 
 def test_another_fit_is_told_which_there_are(codec):
-    with pytest.raises(ValueError, match="one of stretch, crop, pad, tile, native, not 'squash'"):
+    with pytest.raises(ValueError, match=r"one of aspect, .*, not 'squash'"):
         codec.compress(PHOTOS[0], fit="squash")
 
 
@@ -134,8 +134,8 @@ def test_missing_extras_are_named(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("encode --fit ", ["stretch", "crop", "pad", "tile", "native"]),
-        ("decode --weights tokcodec-2", ["tokcodec"]),
+        ("encode --fit ", ["aspect", "stretch", "crop", "pad", "tile", "native"]),
+        ("decode --weights tokc", ["tokcodec"]),
         ("tokenize --weights ./", ["./a.pt", "./mine.safetensors", "./folder/"]),
         ("train --tokens-of mi", ["mine.safetensors"]),
         ("convert --family titok-s", ["titok-s128", "titok-sl256-vq8k"]),

@@ -114,9 +114,12 @@ def test_token_files_say_what_they_are(codec, images):
             width, height = image.size
             tiles = -(-width // 32) * -(-height // 32) if fit == "tile" else 1
             assert (token_file.width, token_file.height) == image.size
-            assert len(token_file.tokens) == 16 * tiles
+            if fit == "aspect":
+                assert 1 <= len(token_file.tokens) <= 16
+            else:
+                assert token_file.grid.shape == (tiles, 4, 4)
             assert (token_file.fit, token_file.bits) == (fit, 6)
-            assert token_file.model_id.hex() == codec.header.model_id[:8]
+            assert token_file.model_id.hex() == codec.header.model_id[:6]
             assert TokenFile.from_bytes(token_file.to_bytes()) == token_file
             back = codec.decompress(token_file)
             assert back.size == ((min(width, height),) * 2 if fit == "crop" else image.size)
@@ -171,22 +174,23 @@ def test_bad_images_stand_in_their_place(codec, images, tmp_path):
 
 
 def altered(token_file, **changes):
-    names = ("tokens", "bits", "model_id", "width", "height", "fit")
-    return TokenFile.packed(**{name: getattr(token_file, name) for name in names} | changes)
+    names = ("bits", "model_id", "width", "height", "fit", "tiles")
+    kept = {name: getattr(token_file, name) for name in names}
+    return TokenFile.packed(**{"tokens": token_file.grid} | kept | changes)
 
 
 def test_token_files_that_do_not_fit(codec, images):
     good = codec.compress(images[0])
-    own = codec.header.model_id[:8]
+    own = codec.header.model_id[:6]
     for changes, message in [
         (
-            {"model_id": b"\0\1\2\3"},
-            f"model 00010203, patch is {own}; no bundled or cached one fits",
+            {"model_id": b"\0\1\2"},
+            f"model 000102, patch is {own}; no bundled or cached one fits",
         ),
-        ({"tokens": good.tokens[:15]}, "15 tokens of 6 bits where patch has 16 of 6"),
-        ({"bits": 7}, "16 tokens of 7 bits"),
-        ({"fit": "tile", "width": 33}, "16 tokens of 6 bits where patch has 32"),
-        ({"tokens": np.full(16, 60)}, "token 60 of a codebook of 60"),
+        ({"tokens": good.grid[:, :3]}, "not 3x4 tokens"),
+        ({"bits": 7}, "tokens of 7 bits"),
+        ({"fit": "tile", "width": 33}, r"\(1, 1\) tiles of tokens"),
+        ({"tokens": np.full((1, 4, 4), 60)}, "token 60 of a codebook of 60"),
     ]:
         with pytest.raises(TokenFileError, match=message):
             codec.decompress(altered(good, **changes))

@@ -19,7 +19,7 @@ from tokcodec.batch.jobs import images
 from tokcodec.cli.decode import decode
 from tokcodec.cli.encode import encode
 from tokcodec.config import PreprocessingConfig
-from tokcodec.errors import DatasetError
+from tokcodec.errors import ArgumentError, DatasetError
 from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.train.data import load_images
 
@@ -107,10 +107,10 @@ def test_encode_takes_it_and_goes_on(make, photos, tmp_path, capsys, kind):
 
     # Again: what is there is skipped, what is not is done, what is older is named.
     assert end(encode, [source], str(out)) == 0
-    assert last(capsys) == "tokcodec: 0 encoded, 3 skipped as done"
+    assert last(capsys).startswith("tokcodec: 0 encoded, 3 skipped")
     (out / f"{names[0]}.tok").unlink()
     assert end(encode, [source], str(out)) == 0
-    assert " 2 skipped as done" in last(capsys)
+    assert ", 2 skipped" in last(capsys)
     if not kind.startswith("url"):
         os.utime(held, (2**32, 2**32))
         older = 1 if held.suffix == ".png" else 3
@@ -127,7 +127,7 @@ def test_results_stand_beside_local_files_alone(make, tmp_path, kind):
         assert set(files(tmp_path)) - set(before) == {f"in/{name}.tok" for name in names}
         return
     for options in ({}, {"output": "-"}):
-        with pytest.raises(typer.BadParameter, match=r"name a folder for|result of one file"):
+        with pytest.raises(ArgumentError):
             encode([source], weights=TINY, **options)
     assert files(tmp_path) == before
 
@@ -177,11 +177,11 @@ def test_token_files_come_out_of_tars(make, photos, tmp_path, capsys):
     assert end(decode, [str(tokens)], str(tmp_path / "back")) == 3
     assert files(tmp_path / "back") == sorted(f"tokens.tar/{name}.png" for name in names)
     said = capsys.readouterr().err
-    assert f"{tokens}/../up.tok: its name leaves the folder {tmp_path}/back; not written" in said
+    assert f"{tokens}/../up.tok: its name leaves the folder {tmp_path}/back" in said
     assert said.splitlines()[-1].startswith("tokcodec: 3 decoded (")
     assert end(decode, [str(tmp_path / "tokens" / "**" / "*.tok")]) == 0
     assert set(files(tmp_path / "back" / "tokens.tar")) <= set(files(tmp_path / "tokens"))
-    with pytest.raises(typer.BadParameter, match=r"folder for what \S+tokens.tar gives"):
+    with pytest.raises(ArgumentError, match=r"tokens\.tar"):
         decode([str(tokens)])
 
 
@@ -193,7 +193,7 @@ def test_names_that_leave_the_folder(photos, tmp_path, capsys):
     inner = tmp_path / "inner"
     assert end(encode, [str(tar)], str(inner / "out"), as_json=True) == 3
     said = capsys.readouterr().err
-    assert said.count(f"its name leaves the folder {inner}/out; not written") == 3
+    assert said.count(f"its name leaves the folder {inner}/out") == 3
     assert said.count("good.png: not written: ") == 1
     assert said.count(".png.tok: cannot write: File name too long") == 1
     assert said.splitlines()[-1].endswith(" 5 failed")

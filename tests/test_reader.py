@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tokcodec import Codec, TokenDataset, TokenFile, load_tokens
-from tokcodec.errors import DatasetError, OutputError
+from tokcodec.errors import DatasetError, Hint, OutputError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -59,7 +59,7 @@ def test_keys_that_leave_the_folder(run, dataset, tmp_path):
     (tmp_path / "inner").mkdir()
     arguments = (tmp_path / "evil.parquet", "-o", "out", "--weights", TINY)
     said = run("decode", *arguments, cwd=tmp_path / "inner", status=3).stderr.decode()
-    assert said.count("its key leaves the folder of the images; not written") == 4
+    assert said.count("its key leaves the folder of the images") == 4
     assert said.count("a second row of this key") == 1
     found = {p.name for p in tmp_path.rglob("*.png")}
     assert found == {"good.png.png"}
@@ -226,20 +226,21 @@ def test_a_damaged_file_is_named_by_whatever_reads_it(dataset, tmp_path):
         with pytest.raises(DatasetError, match=r"bad/shard-00001\.parquet: damaged: .*again$"):
             read(tmp_path / "bad")
     sources = [dataset.parent / "in"]
-    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: damaged: .*; delete it, or beg"):
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: damaged: .*; delete it"):
         go(sources, tmp_path / "bad")
     assert go(sources, tmp_path / "bad", force=True) == (150, 3)
     with (
-        pytest.raises(OutputError, match=r"bad: it says no more; choose another -o"),
+        pytest.raises(OutputError, match="bad: it says no more") as refused,
         DatasetFolder(tmp_path / "bad").lock(),
     ):
         raise OSError("it says no more")  # as pyarrow's, without a strerror
+    assert refused.value.hint is Hint.OTHER_OUTPUT
 
 
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     shutil.copytree(dataset, tmp_path / "half")
     (tmp_path / "half" / "shard-00000.parquet").unlink()
-    with pytest.raises(DatasetError, match=r"half: holds 1 of 2 shards; run its tokenize"):
+    with pytest.raises(DatasetError, match="half: holds 1 of 2 shards"):
         load_tokens(tmp_path / "half")
     with pytest.raises(DatasetError, match="no token dataset"):
         load_tokens(tmp_path / "nothing")
@@ -250,5 +251,5 @@ def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     table = pq.read_table(share)
     facts = {**table.schema.metadata, b"tokcodec.config": b"{}"}
     pq.write_table(table.replace_schema_metadata(facts), share)
-    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: config\.encoder: missing"):
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: .*encoder"):
         load_tokens(share)
