@@ -22,7 +22,7 @@ from training import (
 
 import tokcodec
 from tokcodec import checkpoint
-from tokcodec.errors import TrainingError
+from tokcodec.errors import DatasetError, TrainingError
 from tokcodec.train.folder import RunFolder
 from tokcodec.train.loop import deterministic
 
@@ -167,6 +167,16 @@ def test_a_folder_is_of_one_process(tmp_path):
     other.communicate(b"\n")
     with folder.locked():
         pass
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_that_was_not_begun_leaves_nothing(tmp_path, there):
+    output = tmp_path / "run"
+    if there:
+        output.mkdir()
+    with pytest.raises(DatasetError):
+        tokcodec.train(tmp_path / "missing", output, steps=1)
+    assert list(tmp_path.rglob("*")) == [output] * there
 
 
 @pytest.mark.parametrize("kind", [PATCH, LATENT], ids=["patch", "latent"])

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import torch
+from reading import CENTRE
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -28,7 +29,7 @@ def ratio(pixels: Tensor, patch_size: int) -> float:
 def main(paths: list[str]) -> None:
     for header in bundled():
         codec, config = Codec.load(header, "cpu"), header.config
-        read = [read_tiles(path, PreprocessingConfig(), "crop").pixels for path in paths]
+        read = [read_tiles(path, PreprocessingConfig(), CENTRE).pixels for path in paths]
         originals = torch.from_numpy(np.concatenate(read)).permute(0, 3, 1, 2) / 255
         decoded = codec.decode(codec.encode(originals))
         scale, side = config.preprocessing.pixel_scale, config.encoder.patch_size

@@ -28,7 +28,7 @@ def plain_loop(model: Tokenizer, folder: Path, output: Path) -> int:
     keys, tokens = [], []
     for path in sorted(folder.rglob("*.jpg")):
         image = Image.open(path).convert("RGB")
-        placement = place("crop", *image.size, side)
+        placement = place("crop", image.size, (side, side))
         left, top = (-offset for offset in placement.offset)
         image = image.resize(placement.resized, Image.Resampling.BICUBIC)
         image = image.crop((left, top, left + side, top + side))

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tokcodec.image import read_tiles
 
 PHOTOS = Path(__file__).parents[1] / "data"
 EXACT = PreprocessingConfig()
+CENTRE = partial(place, "crop", tile=(EXACT.image_size, EXACT.image_size))
 DIRECT = PreprocessingConfig(pixel_scale=4, reduced_jpeg=True, resize="direct")
 CORES = os.cpu_count() or 1
 ROUNDS = 5
@@ -32,7 +34,7 @@ def former(file: io.BytesIO, reduced: bool = True) -> NDArray[np.uint8]:
     """Reads as was done before: to 256 pixels whatever the model sees, all of the image resized,
     a profile's transform made for every image. uint8 [1, 256, 256, 3]."""
     with Image.open(file) as image:
-        placement = place("crop", *image.size, EXACT.image_size)
+        placement = CENTRE(image.size)
         if reduced:
             image.draft(None, (2 * placement.resized[0], 2 * placement.resized[1]))
         profile = image.info.get("icc_profile")
@@ -97,8 +99,8 @@ def main() -> None:
 
     ways: dict[str, Callable[[bytes], object]] = {
         "former": lambda data: former(io.BytesIO(data)),
-        "exact": lambda data: read_tiles(io.BytesIO(data), EXACT, "crop"),
-        "direct": lambda data: read_tiles(io.BytesIO(data), DIRECT, "crop"),
+        "exact": lambda data: read_tiles(io.BytesIO(data), EXACT, CENTRE),
+        "direct": lambda data: read_tiles(io.BytesIO(data), DIRECT, CENTRE),
     }
     print(f"Pillow {Image.__version__}, milliseconds an image")
     files = kinds()

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from speed import matrix_product
 
 import tokcodec
 from tokcodec import Codec, checkpoint
+from tokcodec.config.geometry import place
 from tokcodec.image import read_tiles
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
@@ -69,6 +71,7 @@ def measure(name: str, codec: Codec, folder: Path) -> None:
     config = codec.config.preprocessing
     side = config.read_size
     ready = np.random.default_rng(0).integers(0, 256, (codec.batch_size, side, side, 3), np.uint8)
+    crop = partial(place, "crop", tile=(config.image_size, config.image_size), resize=config.resize)
     batches = max(WORKERS, count // 4 // len(ready))
 
     def tokenize() -> None:
@@ -89,7 +92,7 @@ def measure(name: str, codec: Codec, folder: Path) -> None:
             pass
 
     def read() -> None:
-        on_workers(lambda path: read_tiles(path, config, "crop"), files)
+        on_workers(lambda path: read_tiles(path, config, crop), files)
 
     def encoder() -> None:
         on_workers(lambda _: codec.encode_tiles(ready), range(batches))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from reading import CENTRE
 from torch import Tensor, nn
 
 from tokcodec import Codec
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--weights", action="append", required=True)
     arguments = parser.parse_args()
     paths = sorted(path for path in arguments.photos.iterdir() if path.is_file())
-    read = [read_tiles(path, PreprocessingConfig(), "crop").pixels for path in paths]
+    read = [read_tiles(path, PreprocessingConfig(), CENTRE).pixels for path in paths]
     originals = torch.from_numpy(np.concatenate(read)).permute(0, 3, 1, 2)
     tested = torch.tensor([hashlib.sha256(p.name.encode()).digest()[0] % 2 == 1 for p in paths])
     for name in arguments.weights:
