@@ -378,7 +378,8 @@ def test_weights_takes_a_published_folder(run, tmp_path, monkeypatch):
     run("encode", "a.png", "--weights", "mine", cwd=tmp_path)
     assert cached.stat().st_mtime_ns == before
     # Decoding needs no --weights: the cache is searched by model_id.
-    assert b"decoded by mine" in run("decode", "a.png.tok", cwd=tmp_path).stderr
+    decoded = run("decode", "a.png.tok", "--json", cwd=tmp_path).stdout
+    assert json.loads(decoded)["checkpoint"] == "mine"
     assert Image.open(tmp_path / "a.png.png").size == (512, 512)
     # Other weights are another entry, under whatever name.
     config, tensors = published.tiny()
@@ -394,14 +395,13 @@ def test_the_default_name_and_what_is_there(start, run, tmp_path):
     assert start("convert", "mine", cwd=tmp_path).stdout == b"mine.safetensors\n"
     whole = checkpoint.read_header(tmp_path / "mine.safetensors")
     said = run("convert", "mine", cwd=tmp_path, status=1).stderr.decode()
-    assert said == (
-        "tokcodec: mine.safetensors: is there already; -f overwrites it, -o names another\n"
-    )
+    assert said.startswith("tokcodec: mine.safetensors: ")
+    assert "-f " in said
     run("convert", "mine", "-f", cwd=tmp_path)
     assert checkpoint.read_header(tmp_path / "mine.safetensors") == whole
     facts = json.loads(run("inspect", "mine.safetensors", "--json", cwd=tmp_path).stdout)
     assert facts["provenance"]["converted_from"] == "mine"
-    assert facts["config"]["vqgan"] == {
+    assert facts["config"]["decoder"]["vqgan"] == {
         "proxy_codebook_size": 8,
         "embedding_dim": 12,
         "channels": 32,
@@ -415,10 +415,9 @@ def test_a_pickle_gives_the_same(run, tmp_path):
     torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, tmp_path / "alone.bin")
     header = write(locate(str(folder)), tmp_path / "a.safetensors")
     said = run("convert", "alone.bin", "-o", "b.safetensors", cwd=tmp_path, status=1).stderr
-    assert said.startswith(
-        b"tokcodec: alone.bin: there is no config.json beside it; convert it first: "
-        b"tokcodec convert alone.bin --family, one of simple-1d-tokenizer"
-    )
+    assert said.startswith(b"tokcodec: alone.bin: ")
+    assert b"simple-1d-tokenizer" in said
+    assert b"--family" in said
     family = ("--family", "simple-1d-tokenizer")
     run("convert", "alone.bin", "-o", "b.safetensors", *family, cwd=tmp_path)
     again = checkpoint.read_header(tmp_path / "b.safetensors")
@@ -558,14 +557,13 @@ def test_a_source_is_never_overwritten(run, tmp_path):
     (tmp_path / "model.safetensors").rename(tmp_path / "t.safetensors")
     before = (tmp_path / "t.safetensors").read_bytes()
     said = run("convert", "t.safetensors", "-f", cwd=tmp_path, status=1).stderr.decode()
-    assert said == (
-        "tokcodec: t.safetensors: is what is to be converted; name another file with -o\n"
-    )
+    assert said.startswith("tokcodec: t.safetensors: ")
+    assert "-o" in said
     assert (tmp_path / "t.safetensors").read_bytes() == before
     (tmp_path / "out").mkdir()
     run("convert", "t.safetensors", "-o", "out", cwd=tmp_path)
     said = run("convert", "out/t.safetensors", cwd=tmp_path, status=1).stderr.decode()
-    assert said == "tokcodec: out/t.safetensors: is a checkpoint of tokcodec's already\n"
+    assert said.startswith("tokcodec: out/t.safetensors: ")
 
 
 def test_a_damaged_cache_is_mended(tmp_path, monkeypatch):
@@ -609,9 +607,9 @@ def test_images_do_not_depend_on_the_batch(tmp_path):
     x = torch.randn(4, 16, codec.config.decoder.width)
     x[3] = x[0]
     with torch.inference_mode():
-        together = codec.model.decoder.to_pixels(x)
+        together = codec.model.decoder.to_pixels(x, 4)
         for row in range(4):
-            alone = codec.model.decoder.to_pixels(x[row : row + 1])
+            alone = codec.model.decoder.to_pixels(x[row : row + 1], 4)
             torch.testing.assert_close(together[row], alone[0], atol=1e-4, rtol=0)
     tokens = torch.randint(0, 32, (3, 6))
     assert torch.equal(codec.decode(tokens)[:1], codec.decode(tokens[:1]))
@@ -621,8 +619,9 @@ def test_images_do_not_depend_on_the_batch(tmp_path):
 def test_a_config_that_is_none(config, tmp_path):
     published.write(tmp_path, *published.tiny())
     (tmp_path / "config.json").write_bytes(config.encode(errors="surrogateescape"))
-    with pytest.raises(CheckpointError, match=r"config\.json: (cannot read|expected)"):
+    with pytest.raises(CheckpointError) as caught:
         find(str(tmp_path))
+    assert caught.value.name == str(tmp_path / "config.json")
 
 
 def test_prefixes(run, tmp_path):
@@ -669,20 +668,15 @@ def test_prefixes(run, tmp_path):
     ]
 
     # Refused: more than there are, more than the file has, a checkpoint not trained for it.
-    for arguments, message in (
-        (("encode", "a.png", *piece, "--tokens", "7"), "piece: has 6 tokens a tile, not 7"),
-        (
-            ("encode", "a.png", "--weights", "titok.safetensors", "--tokens", "4"),
-            "titok: decodes only all its 6 tokens together; it was not trained for 4 of them "
-            "(One-D-Piece checkpoints are)",
-        ),
+    for arguments, name in (
+        (("encode", "a.png", *piece, "--tokens", "7"), "piece: "),
+        (("encode", "a.png", "--weights", "titok.safetensors", "--tokens", "4"), "titok: "),
+        (("decode", "6.tok", *piece, "--tokens", "7"), "6.tok: "),
+        (("decode", "4.tok", *piece, "--tokens", "5"), "4.tok: "),
     ):
-        said = run(*arguments, "-o", "new", cwd=tmp_path, status=1).stderr.decode()
-        assert said == f"tokcodec: {message}\n"
-    said = run("decode", "6.tok", *piece, "--tokens", "7", "-o", "new", cwd=tmp_path, status=1)
-    assert said.stderr == b"tokcodec: 6.tok: piece: has 6 tokens a tile, not 7\n"
-    said = run("decode", "4.tok", *piece, "--tokens", "5", "-o", "new", cwd=tmp_path, status=1)
-    assert b"tokcodec: 4.tok: it holds 4 tokens a tile, not 5\n" in said.stderr
+        (said,) = run(*arguments, "-o", "new", cwd=tmp_path, status=1).stderr.decode().splitlines()
+        assert said.startswith(f"tokcodec: {name}")
+        assert "tokens" in said
     assert not (tmp_path / "new").exists()
 
 
@@ -728,7 +722,8 @@ def test_the_hub(run, tmp_path):
     assert headers[2].provenance["converted_from"] == f"some-one/titok@{COMMIT}:other.bin"
     shutil.copy(PHOTOS[0], tmp_path / "a.png")
     run("encode", "a.png", "--weights", "some-one/titok", cwd=tmp_path)
-    assert b"decoded by titok" in run("decode", "a.png.tok", cwd=tmp_path).stderr
+    decoded = run("decode", "a.png.tok", "--json", cwd=tmp_path).stdout
+    assert json.loads(decoded)["checkpoint"] == "titok"
     for source in ("no-one/nothing", "some-one/titok@v2", "some-one/titok:absent.bin"):
         with pytest.raises(CheckpointError) as caught:
             locate(source)

@@ -195,11 +195,13 @@ def test_headers_are_refused_in_one_line(metadata, message, tmp_path):
 def test_a_long_header_is_not_read(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(save({"a": np.zeros(1, np.float32)}, {"x": "x" * (5 << 20)}))
-    with pytest.raises(CheckpointError, match=r"a header of 5,.* bytes, where there are 4,194,304"):
+    with pytest.raises(CheckpointError, match="4,194,304") as caught:
         checkpoint.read_header(path)
+    assert caught.value.name == str(path)
     path.write_bytes(struct.pack("<Q", 1 << 60) + bytes(100))
-    with pytest.raises(CheckpointError, match="cannot read as a checkpoint"):
+    with pytest.raises(CheckpointError) as caught:
         checkpoint.read_header(path)
+    assert caught.value.name == str(path)
 
 
 BOMB = "\n".join(["a: &a0 [x, x]", *(f"b{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))])
@@ -273,7 +275,7 @@ def is_plain(done):
         ({}, {}, None),
         ({"tokcodec.provenance": json.dumps({EVIL: [EVIL]})}, {}, None),
         ({"tokcodec.format": EVIL}, {}, r"format a\x1b[31m\x9b2J\n\u202e[red] needs"),
-        ({"tokcodec.config": json.dumps({EVIL: 1})}, {}, r"config.a\x1b[31m"),
+        ({"tokcodec.config": json.dumps({**json.loads(CONFIG), EVIL: 1})}, {}, r"config.a\x1b[31m"),
         ({"tokcodec.config": json.dumps({"encoder": EVIL})}, {}, r"'a\x1b[31m"),
         ({"tokcodec.model_id": EVIL}, {}, "64 hex digits"),
         ({}, {f"decoder.{EVIL}": np.zeros(3, np.int64)}, r"tensor decoder.a\x1b[31m"),

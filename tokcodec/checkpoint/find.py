@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
-from tokcodec.errors import CheckpointError, Hint, OutputError
+from tokcodec.errors import ArgumentError, CheckpointError, Hint, OutputError
 from tokcodec.io.files import is_stream
 from tokcodec.io.tensorfile import open_tensors
 
@@ -69,6 +69,7 @@ def convert(
         overwrite: replace a file that is there.
 
     Raises:
+        ArgumentError: no published model is called ``family``.
         CheckpointError: the source cannot be read, is of no known family, or needs no conversion.
         OutputError: the output is there already, or cannot be written.
     """
@@ -76,7 +77,7 @@ def convert(
 
     if family and family not in known():
         names = ", ".join(known())
-        raise CheckpointError(f"{family!r} is no published model that is known: {names}")
+        raise ArgumentError(f"{family!r} is not one of the published models: {names}")
     if find_own(source):
         raise CheckpointError("is a checkpoint of tokcodec's already", name=source)
     found = locate(source)

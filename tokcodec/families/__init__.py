@@ -98,10 +98,13 @@ def convert(
                     hint=Hint.NAME_FAMILY,
                 )
             return family.convert(Tensors(tensors), config or {}, image_size)
-    except (CheckpointError, ConfigError) as error:
-        if str(error).startswith(str(source.weights)):
-            raise
-        raise CheckpointError(f"{source.weights}: {error.reason}", hint=error.hint) from error
+    except CheckpointError as error:
+        if error.name or error.reason.startswith(f"{source.weights}: "):
+            raise  # it names the file already, which may be the config
+        raise error.named(source.weights) from error
+    except ConfigError as error:
+        named = error.named(source.weights)
+        raise CheckpointError(named.reason, name=named.name, hint=named.hint) from error
 
 
 def published() -> list[dict[str, Any]]:

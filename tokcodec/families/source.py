@@ -56,7 +56,7 @@ class Source:
                     with path.open("rb") as file:
                         total.update(hashlib.file_digest(file, "sha256").digest())
                 except OSError as error:
-                    raise CheckpointError(f"{path}: cannot read: {error.strerror}") from error
+                    raise CheckpointError(f"cannot read: {error.strerror}", name=path) from error
         return total.hexdigest()
 
     def read_config(self) -> dict[str, Any] | None:
@@ -74,7 +74,7 @@ class Source:
             fields = parse(self.config.read_text(encoding="utf-8"))
         except ImportError as error:
             raise CheckpointError(
-                f"{self.config}: needs PyYAML: pip install 'tokcodec[yaml]'"
+                "needs PyYAML: pip install 'tokcodec[yaml]'", name=self.config
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             reason = str(error).splitlines()[0]
@@ -83,7 +83,7 @@ class Source:
                 f"cannot read as {kind}: {reason}", name=self.config, hint=Hint.NAME_FAMILY
             ) from error
         if not isinstance(fields, dict):
-            raise CheckpointError(f"{self.config}: expected an object")
+            raise CheckpointError("expected an object", name=self.config, hint=Hint.NAME_FAMILY)
         return fields
 
     @contextlib.contextmanager
@@ -97,7 +97,7 @@ class Source:
         if path.suffix.lower() in _PICKLES:
             with open_torch(path) as content:
                 if not (tensors := _state(content)):
-                    raise CheckpointError(f"{path}: expected tensors by name, found none")
+                    raise CheckpointError("expected tensors by name, found none", name=path)
                 yield tensors
             return
         with open_tensors(path) as file:
