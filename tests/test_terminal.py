@@ -130,7 +130,7 @@ def test_bars_of_commands_end_full(images, tmp_path, command):
     else:
         arguments += ["--weights", TINY]
         full = [b"300/300"]
-        line = rf"tokcodec: 300 {command[:6]}\w+ \([\d,]+ bytes to [\d,]+, .* images/s.*"
+        line = rf"tokcodec: 300 {command[:6]}\w+ \([\d,]+ bytes to [\d,]+\) in .* images/s.*"
     shown = OnTerminal(*arguments)
     assert shown.wait() == 0
     for text in full:

@@ -128,12 +128,13 @@ def test_other_settings_are_refused_and_named(images, tmp_path):
     train(PATCH, RECIPE, images, tmp_path)
     larger = with_decoder(PATCH, layers=2, pixel_overlap=1)
     for other, said in (
-        ((larger, RECIPE, images), "decoder.layers 1, not 2.* pixel_overlap none, not 1"),
-        ((PATCH, dataclasses.replace(RECIPE, seed=1), images), "seed 0, not 1"),
-        ((PATCH, RECIPE, dataclasses.replace(images, fingerprint="0")), "the images"),
+        ((larger, RECIPE, images), ("decoder.layers 1, not 2", "decoder.pixel_overlap")),
+        ((PATCH, dataclasses.replace(RECIPE, seed=1), images), ("seed 0, not 1",)),
+        ((PATCH, RECIPE, dataclasses.replace(images, fingerprint="0")), ("the images",)),
     ):
-        with pytest.raises(TrainingError, match=said):
+        with pytest.raises(TrainingError) as error:
             train(*other, tmp_path)
+        assert all(words in str(error.value) for words in said)
 
 
 @pytest.mark.parametrize("state", [b"", b"junk", b"PK\3\4", [], {"settings": "[]", "step": 1}])
