@@ -596,7 +596,7 @@ def output_size(token_file: TokenFile, size: Size | int | None) -> Size | None:
 
 def _source(image: Any) -> Source:
     """What ``image.read_tiles`` takes."""
-    if not hasattr(image, "detach"):  # it is no tensor
+    if not hasattr(image, "movedim"):  # no tensor; binary files have a ``detach`` too
         source: Source = image
         return source
     if image.ndim == 3:
