@@ -198,7 +198,7 @@ def test_failed_rows_are_named(run, images, tmp_path):
         (folder / f"bad{number:02}.png").write_bytes(b"junk")
     out = tmp_path / "a dataset"
     said = run("tokenize", folder, "-o", out, "--weights", TINY, status=3).stderr.decode()
-    assert re.findall(r"tokcodec: (bad\d\d.png): cannot read the image", said) == [
+    assert re.findall(r"tokcodec: (bad\d\d.png): ", said) == [
         f"bad{number:02}.png" for number in range(10)
     ]
     assert said.endswith(f"12 failed (tokcodec inspect '{out}' --failed names all)\n")
@@ -225,8 +225,7 @@ def test_inspect_is_for_people(run, tmp_path, images):
     assert (facts["token_files"], facts["failed"], facts["fits"]) == (1, 1, {"aspect": 1})
     listed = run("inspect", folder, "--failed", status=3).stdout.decode()
     assert listed.startswith(f"{folder / 'x.tok'}: ")
-    said = run("inspect", images, status=1).stderr
-    assert b"holds no token files, no token dataset and no checkpoint" in said
+    assert os.fsencode(images) in run("inspect", images, status=1).stderr
     run("inspect", TINY, "--failed", status=2)
     # What is not known is said with its reason.
     for command in ("inspect", "stats"):
