@@ -182,7 +182,7 @@ class Codec:
             most = 1  # there is no choice
         elif most is None:
             most = min(2 * limit, MAX_TILE_TOKENS) if any_grid else config.num_tokens
-        size = size_of(_source(image)) or (1, 1)  # _compress refuses what is no image
+        size = size_of(_source(image)) or (1, 1)  # _compress reports a file that is not an image
 
         def tokens_of(count: int) -> int:
             return math.prod(config.place(fit, size, count)[1]) if any_grid else count

@@ -151,4 +151,4 @@ class TrainingError(TokcodecError):
 
 
 class EvaluationError(TokcodecError):
-    """Images that cannot be measured, or another codec that is not at hand."""
+    """Images that cannot be measured, or a baseline that is not installed."""

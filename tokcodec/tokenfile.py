@@ -28,7 +28,7 @@ ID_BYTES = 3  # of a model_id that a file holds
 MAX_TOKENS = 1 << 24
 
 # Reading takes time in proportion to the number of tokens, so a file that claims more than this
-# must have one byte of payload for every so many tokens.
+# must have a byte of payload for every ``_TOKENS_PER_BYTE`` tokens.
 _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 
 MAGIC = 0x54

@@ -1,4 +1,4 @@
-"""From sources to jobs: what is read, where its result goes, and whether that is there already."""
+"""From sources to jobs: what is read, where its result goes, and whether that exists already."""
 
 import glob
 import os
@@ -147,7 +147,7 @@ def make_plan(
         sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
         output: a file, a folder, or ``-``, standard output.
         rename: from the name of an input to that of its result.
-        judge: the state of a file that is there.
+        judge: the state of an existing file.
         kinds: see ``listing.gather``.
         max_image_bytes: ``max_bytes`` of ``listing.gather``.
         selection: see ``listing.expand``.
@@ -229,7 +229,7 @@ def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
 
 
 def _is_far(stamp: Stamp, batch: Batch) -> bool:
-    """Whether no result can lie beside it."""
+    """Whether no result can be written to the folder of the input."""
     return is_remote(stamp.path) or not isinstance(batch, Files)
 
 

@@ -66,7 +66,7 @@ def convert(
         output: a file or a folder; NAME.safetensors in the current folder if None.
         family: name of the published model, if its files do not tell.
         image_size: side of the square that a convolutional model is to see; its own if None.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Raises:
         ArgumentError: no published model is called ``family``.

@@ -25,7 +25,7 @@ def stats(
 ) -> None:
     """Report the size of token files and the use of the codebook.
 
-    Sizes are compared with raw pixels, and with the images if these lie beside their token files.
+    Sizes are compared with raw pixels, and with the images if these are in the same folder.
 
     Example: tokcodec stats tokens/
     """
@@ -81,4 +81,4 @@ def _print(report: "Report") -> None:
     elif report.codebook_size is None:
         show(f"model {why_unknown(report.models[0])}")
     if report.source_bytes is None:
-        show("source files: known only if every image lies beside its token file")
+        show("source files: known only if every image is in the folder of its token file")

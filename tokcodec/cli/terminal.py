@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 quiet = False  # see ``verbosity``
 
-NAMED = 10  # failures that are named as they come
+NAMED = 10  # failures that are printed as they occur
 _FIRST, _EVERY = 10.0, 30.0  # seconds to a line about work that no terminal shows
 
 
@@ -61,7 +61,7 @@ def cell(text: str) -> str:
 
 
 def why_unknown(model_id: str) -> str:
-    """What to do about the model of a ``model_id`` that is not at hand."""
+    """What to do about the model of a ``model_id`` that was not found."""
     return f"{model_id} is neither bundled nor cached; name its checkpoint with --weights"
 
 

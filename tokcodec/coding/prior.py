@@ -28,8 +28,8 @@ TOTAL = 1 << 15
 WIDTH = 32  # of the vector of a neighbour
 HIDDEN = 64
 NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # of a token, in rows and columns from it
-SIZES = 32  # of grids that are told apart, by half powers of 2 of the number of their tokens
-BANDS = 16  # of rows, and of columns, that are told apart
+SIZES = 32  # classes of grids, by half powers of 2 of the number of their tokens
+BANDS = 16  # classes of rows, and of columns
 PREFIX = "prior."
 ALTERED = "damaged, or entropy-coded with another prior"
 # Binary places of the fixed-point numbers of a prior; of ``powers``, of its index.

@@ -1,4 +1,4 @@
-"""The kinds of quantizers: a learned codebook, or one that is there without learning."""
+"""The kinds of quantizers: a learned codebook, or a fixed one."""
 
 import math
 from typing import Annotated, ClassVar, Literal, Self

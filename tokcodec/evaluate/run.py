@@ -90,8 +90,8 @@ def evaluate(
         workers: processes that measure. With more than one, a script that calls this needs
             ``if __name__ == "__main__":``.
         max_image_bytes: images of more bytes fail.
-        overwrite: replace a report that is there.
-        progress: follows the work, and is told of the images that cannot be read.
+        overwrite: replace an existing report.
+        progress: follows the work, and receives the images that cannot be read.
 
     Raises:
         EvaluationError: the checkpoints cannot be compared, a package or a baseline is missing,

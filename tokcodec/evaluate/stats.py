@@ -24,14 +24,14 @@ class Report:
         images: token files, or rows of datasets, read.
         failed: token files that could not be read, and failed rows; in no other figure.
         raw_bytes: width · height · 3 of the originals.
-        source_bytes: bytes of the original files; None unless every one lies beside its tokens.
+        source_bytes: bytes of the original files; None unless every one is in the folder of its tokens.
         file_bytes: bytes of the token files, headers and checksums included, or of the Parquet.
         tokens: in all files.
         payload_bits: bits of the tokens alone, as they are in the files.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
         models: the ``model_id``s of all, in hex.
-        codebook_size: K; None if the model is not at hand, or there are several.
+        codebook_size: K; None if the model was not found, or there are several.
         tokens_used: distinct tokens; this and what follows is None if there are several models.
         usage: ``tokens_used`` over K.
         perplexity: 2 to the entropy.
@@ -70,7 +70,7 @@ class Collector:
         self._counts: dict[bytes, dict[int, int]] = {}
 
     def add(self, token_file: TokenFile, path: Path) -> None:
-        """Counts a token file read from ``path``, and its image if that lies beside it.
+        """Counts a token file read from ``path``, and its image if that is in the same folder.
 
         Raises:
             TokenFileError: its tokens cannot be read.
@@ -83,7 +83,7 @@ class Collector:
             self._source_bytes = self._source_bytes + source.stat().st_size if found else None
 
     def add_row(self, row: TokenFile) -> None:
-        """Counts a row of a token dataset; its bytes on disk are told by ``add_bytes``."""
+        """Counts a row of a token dataset; ``add_bytes`` counts its bytes on disk."""
         self._source_bytes = None
         self._count(row)
 

@@ -63,7 +63,7 @@ class Source:
         """The config as parsed, if there is one.
 
         Raises:
-            CheckpointError: it is no JSON or YAML object, or YAML without PyYAML at hand.
+            CheckpointError: not a JSON or YAML object, or YAML and PyYAML is not installed.
         """
         if not self.config:
             return None

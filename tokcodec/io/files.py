@@ -105,7 +105,7 @@ def is_stream(path: Path) -> bool:
 
 
 def same_file(one: str | Path, other: str | Path) -> bool:
-    """Whether two paths, also by links, lead to one file that is there."""
+    """Whether two paths, also by links, lead to one existing file."""
     try:
         return os.path.samefile(str(one), str(other))  # noqa: PTH121 (URLs, too)
     except (OSError, ValueError):

@@ -192,7 +192,7 @@ class LatentDecoder(Trunk):
         return PatchHead(config)
 
     def forward(self, z_q: Tensor, kept: Tensor | None = None) -> Tensor:
-        """With ``kept``, int64 [B], as if each image had only its first so many tokens."""
+        """With ``kept``, int64 [B], as if each image had only its first ``kept`` tokens."""
         x = self.from_embedding(z_q) + self.token_positions[: z_q.shape[1]]
         masks = (self.mask_token + self.patch_positions).expand(len(x), -1, -1)
         x = torch.cat([masks.to(x.dtype), x], dim=1)  # [B, g² + n, width]

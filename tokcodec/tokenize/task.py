@@ -152,7 +152,7 @@ class Task:
         verify_inputs: bool = False,
         retry_failed: bool = False,
     ) -> Job:
-        """How a file that is there stands to this task.
+        """How an existing file stands to this task.
 
         Args:
             folder, name: the file.

@@ -27,7 +27,7 @@ from tokcodec.train.recipe import Recipe
 from tokcodec.train.run import Run, describe, require_trainable
 from tokcodec.train.start import can_warm_start_decoder
 
-_NAMED = 10  # skipped images that are named
+_NAMED = 10  # skipped images that are listed
 
 
 @dataclass(frozen=True)

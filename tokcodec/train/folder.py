@@ -156,7 +156,7 @@ class RunFolder:
     def require_same(
         self, begun: Begun, settings: Mapping[str, Any], images: str | None = None
     ) -> None:
-        """Refuses to continue a run with other settings or images than it was begun with.
+        """Refuses to continue a run with other settings or images than it was started with.
 
         Raises:
             TrainingError: it names those that differ.

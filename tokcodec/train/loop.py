@@ -43,7 +43,7 @@ def train_model(
         stepped: called with the steps that were done before, and after each step.
 
     Raises:
-        TrainingError: as ``require_trainable``; the run was begun with other settings or images;
+        TrainingError: as ``require_trainable``; the run was started with other settings or images;
             the training diverges; or the weights of the source are not float16 numbers, so tokens
             would not stay.
         OutputError: a file cannot be written.
