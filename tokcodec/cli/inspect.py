@@ -36,7 +36,9 @@ def inspect(
 
     facts = run(source, tokens=tokens, weights=weights)
     if failed and "failures" not in facts:
-        raise typer.BadParameter(f"{source} is neither a dataset nor a folder", param_hint="--failed")
+        raise typer.BadParameter(
+            f"{source} is neither a dataset nor a folder", param_hint="--failed"
+        )
     if as_json:
         print_json(facts)
     elif failed:

@@ -24,7 +24,7 @@ class Report:
         images: token files, or rows of datasets, read.
         failed: token files that could not be read, and failed rows; in no other figure.
         raw_bytes: width · height · 3 of the originals.
-        source_bytes: bytes of the original files; None unless every one is in the folder of its tokens.
+        source_bytes: bytes of the original files; None unless all stay with their tokens.
         file_bytes: bytes of the token files, headers and checksums included, or of the Parquet.
         tokens: in all files.
         payload_bits: bits of the tokens alone, as they are in the files.
