@@ -19,7 +19,12 @@ from tokcodec.config.convolutional import ConvolutionalDecoderConfig, Convolutio
 from tokcodec.config.model import Decoder, Encoder, Quantizer
 from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
-from tokcodec.config.vit import LatentEncoderConfig, ProxyDecoderConfig, VqganConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    ProxyDecoderConfig,
+    VqganConfig,
+)
 from tokcodec.model import binary, finite_scalar
 from tokcodec.model.binary import Binary
 from tokcodec.model.codebook import Codebook
@@ -36,6 +41,12 @@ VQGAN = VqganConfig(
 )
 SQUARE = {"preprocessing": PreprocessingConfig(image_size=32)}
 CONFIGS = PRESETS | {
+    "latent": ModelConfig(
+        encoder=LatentEncoderConfig(**VIT, num_latents=6),
+        quantizer=CodebookConfig(codebook_size=60, embedding_dim=5),
+        decoder=LatentDecoderConfig(**VIT),
+        **SQUARE,
+    ),
     "proxy": ModelConfig(
         encoder=LatentEncoderConfig(
             **VIT, num_latents=6, class_token=True, outer_norms=True, legacy_latents=True
