@@ -206,7 +206,7 @@ def test_failed_rows_are_named(run, images, tmp_path):
     assert [line.split(": ")[0] for line in listed] == [f"bad{n:02}.png" for n in range(12)]
     facts = json.loads(run("inspect", out, "--json").stdout)
     assert [f"{row['key']}: {row['error']}" for row in facts["failures"]] == listed
-    assert b"failed            12 (--failed names them)" in run("inspect", out).stdout
+    assert b"failed            12 (--failed" in run("inspect", out).stdout
 
 
 def test_inspect_is_for_people(run, tmp_path, images):
