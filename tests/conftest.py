@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import contextlib
 import io
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ from hypothesis import settings
 from tokcodec.cli import main
 from tokcodec.config.geometry import place
 from tokcodec.image import WHITE, read_tiles
+
+# A shell starts background jobs with Ctrl-C ignored, which the commands under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 DATA = TESTS / "data"
