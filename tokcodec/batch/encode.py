@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tokcodec.batch.jobs import (
     CORES,
@@ -42,9 +42,6 @@ from tokcodec.io.remote import is_remote
 from tokcodec.io.tar import MAX_BYTES
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import MAGIC, TokenFile, check_tokens
-
-if TYPE_CHECKING:
-    pass
 
 _BESIDE_TOKENS = 20  # bytes of a token file that are not its tokens, at most
 

@@ -168,7 +168,7 @@ class QuantizerConfig(Part):
         codebook_size: number of tokens K.
     """
 
-    if TYPE_CHECKING:  # a field of some kinds, and a property of others
+    if TYPE_CHECKING:  # some kinds have a field, the other ones a property
 
         @property
         def embedding_dim(self) -> int: ...
