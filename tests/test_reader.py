@@ -3,11 +3,14 @@
 import io
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
+from conftest import PHOTOS
 from PIL import Image
 
+import tokcodec
 from tokcodec import Codec, TokenDataset, TokenFile, load_tokens
 from tokcodec.errors import DatasetError, Hint, OutputError
 
@@ -71,12 +74,12 @@ def test_token_dataset(dataset):
 
     kept = [row for row in rows(dataset) if row["status"] == "ok"]
     found = TokenDataset(dataset)
-    assert (len(found), found.classes) == (147, ["cat", "dog"])
+    assert (len(found), found.class_to_idx) == (147, {"cat": 0, "dog": 1})
     for index in (0, 1, 76, 146, -1):
         tokens, label = found[index]
         assert tokens.dtype == torch.int64
         assert tokens.tolist() == kept[index]["tokens"]
-        assert found.classes[label] == kept[index]["label"]
+        assert label == found.class_to_idx[kept[index]["label"]]
     with pytest.raises(IndexError):
         found[147]
     torch.manual_seed(0)
@@ -235,6 +238,71 @@ def test_a_damaged_file_is_named_by_whatever_reads_it(dataset, tmp_path):
     ):
         raise OSError("it says no more")  # as pyarrow's, without a strerror
     assert refused.value.hint is Hint.OTHER_OUTPUT
+
+
+def test_shards_are_those_of_the_run_each_once(dataset, tmp_path):
+    for source, target in ((0, 1), (1, 0), (1, 2)):
+        bad = tmp_path / f"{source}-{target}"
+        shutil.copytree(dataset, bad)
+        names = [f"shard-{number:05}.parquet" for number in (source, target)]
+        shutil.copy(bad / names[0], bad / names[1])
+        for read in (
+            load_tokens,
+            TokenDataset,
+            partial(tokcodec.export, output=tmp_path / "x.npy"),
+        ):
+            with pytest.raises(DatasetError, match=names[1]):
+                read(bad)
+        assert not (tmp_path / "x.npy").exists()
+
+
+def test_numeric_labels_are_their_own_class(run, tmp_path):
+    for label in ("2", "10"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        shutil.copy(PHOTOS[0], tmp_path / "in" / label)
+    run("tokenize", tmp_path / "in", "-o", tmp_path / "numbers", "--weights", TINY)
+    found = TokenDataset(tmp_path / "numbers")
+    assert sorted(label for _, label in found) == [2, 10]
+    assert tokcodec.export(tmp_path / "numbers", tmp_path / "t.jsonl") == 2
+    lines = map(json.loads, (tmp_path / "t.jsonl").open())
+    assert sorted(line["class_id"] for line in lines) == [2, 10]
+    assert not (tmp_path / "t.jsonl.classes.json").exists()
+
+
+@pytest.mark.parametrize("state", ["ok", "failed"])
+def test_status_and_tokens_that_disagree_are_refused(dataset, tmp_path, state):
+    def change(columns, _):
+        columns["status"] = pa.array([state] * len(columns["status"]))
+        if state == "ok":
+            columns["tokens"] = pa.array([None] * len(columns["tokens"]), columns["tokens"].type)
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    for read in (load_tokens, lambda path: TokenDataset(path)[0], list_token_files):
+        with pytest.raises((DatasetError, IndexError)):
+            read(tmp_path / "bad.parquet")
+
+
+def list_token_files(path):
+    return list(token_files(open_dataset(path)))
+
+
+def test_no_flipped_bit_changes_tokens(dataset, tmp_path):
+    data = (dataset / "shard-00001.parquet").read_bytes()
+    expected = load_tokens(dataset / "shard-00001.parquet")
+    rng = np.random.default_rng(0)
+    path = tmp_path / "flipped.parquet"
+    refused = 0
+    for place in rng.choice(8 * len(data), 1500, replace=False):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            found = load_tokens(path)
+        except DatasetError:
+            refused += 1
+        else:
+            assert np.array_equal(found, expected)
+    assert refused > 500
 
 
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):

@@ -132,7 +132,7 @@ class DatasetFolder:
         require_pyarrow()
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self._storage.source(self / name))
+        return pq.ParquetFile(self._storage.source(self / name), page_checksum_verification=True)
 
     @contextlib.contextmanager
     def reading(
@@ -156,7 +156,7 @@ class DatasetFolder:
 
         try:
             schema = self.open(name).schema_arrow
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise DatasetError(
                 f"cannot read as Parquet: {reason_of(error)}", name=self / name
             ) from error

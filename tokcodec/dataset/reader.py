@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.dataset import require_pyarrow
-from tokcodec.dataset.folder import DatasetFolder, damaged, files_of
+from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
 from tokcodec.dataset.table import GRID, Metadata
 from tokcodec.errors import DatasetError, FailedRowError
 from tokcodec.io.remote import location, reason_of
@@ -63,14 +63,18 @@ class TokenRows:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
 
         Raises:
-            DatasetError: a file cannot be read.
+            DatasetError: a file cannot be read; or rows have tokens though they failed, or none
+                though they did not.
         """
+        read = {*names, "status"} if "tokens" in names else set(names)
         for file in self.names:
             with self.folder.reading(file) as source:
                 for group in range(source.num_row_groups):
-                    table = source.read_row_group(group, list(names))
-                    columns = {name: table.column(name).combine_chunks() for name in names}
-                    yield self.folder / file, columns
+                    table = source.read_row_group(group, sorted(read))
+                    columns = {name: table.column(name).combine_chunks() for name in read}
+                    if "tokens" in names:
+                        check_status(columns["tokens"], columns["status"], self.folder / file)
+                    yield self.folder / file, {name: columns[name] for name in names}
 
     def tokens(self) -> Iterator[NDArray[Any]]:
         """All tokens, a row group at a time: [n, N] in the smallest unsigned type, without failed
@@ -166,12 +170,31 @@ def open_dataset(path: str | Path) -> TokenRows:
             first.run,
         ):
             raise DatasetError(f"is of another run than {names[0]}", name=folder / name)
+        if not one_file and name != shard_name(metadata.number):
+            raise DatasetError(
+                f"is a copy of {shard_name(metadata.number)} or was renamed; delete it, and "
+                "tokenize the same sources to finish the dataset",
+                name=folder / name,
+            )
     if not one_file and len(names) != first.shards:
         raise DatasetError(
             f"holds {len(names)} of {first.shards} shards; tokenize the same sources to finish it",
             name=path,
         )
     return TokenRows(path, folder, names, first)
+
+
+def check_status(tokens: "pa.Array", status: "pa.Array", file: Path) -> None:
+    """Refuses a row that failed and has tokens, or did not fail and has none.
+
+    Raises:
+        DatasetError: there is one; with the name of the ``file`` it is from.
+    """
+    import pyarrow.compute as pc
+
+    succeeded = pc.equal(status, "ok").fill_null(False)
+    if not tokens.is_valid().equals(succeeded):
+        raise DatasetError("damaged: rows whose status is not that of their tokens", name=file)
 
 
 def load_tokens(path: str | Path) -> NDArray[Any] | list[NDArray[Any]]:
@@ -263,6 +286,21 @@ def _token_file(
         )
     except (TypeError, ValueError) as error:
         raise DatasetError(f"damaged: {reason_of(error)}", name=file) from error
+
+
+def class_numbers(labels: Iterable[str]) -> dict[str, int]:
+    """The class of each label: the number that it is if all labels are numbers, else its place
+    among the sorted labels.
+
+    >>> class_numbers(["10", "2"])
+    {'2': 2, '10': 10}
+    >>> class_numbers(["dog", "cat"])
+    {'cat': 0, 'dog': 1}
+    """
+    distinct = set(labels)
+    if all(label.isdecimal() and str(int(label)) == label for label in distinct):
+        return {label: int(label) for label in sorted(distinct, key=int)}
+    return {label: number for number, label in enumerate(sorted(distinct))}
 
 
 def smallest_type(metadata: Metadata) -> Any:

@@ -139,6 +139,7 @@ class Task:
             run=run,
             plan=plan.digest,
             shards=len(plan.shards),
+            number=0,
             shard="",
             inputs="",
         )
@@ -169,7 +170,9 @@ class Task:
             return Job(shard, target, "foreign", why)
         if not shard and (found.shards, found.shard) != (1, ""):
             return Job(shard, target, "foreign", "is one shard of a dataset")
-        if found.plan != self.metadata.plan or (shard and found.shard != shard.digest):
+        if found.plan != self.metadata.plan or (
+            shard and (found.number, found.shard) != (shard.number, shard.digest)
+        ):
             why = "its inputs have changed since (names, sizes or times)"
             return Job(shard, target, "stale", why)
         if verify_inputs and found.inputs != self._inputs_now(shard):
