@@ -13,7 +13,7 @@ from tokcodec.config import ModelConfig
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batch, Batches
-from tokcodec.train.exporter import Exporter, diverged
+from tokcodec.train.export import Exporter, diverged
 from tokcodec.train.folder import Report
 from tokcodec.train.interrupts import DelayedInterrupt
 from tokcodec.train.run import Run, require_trainable
