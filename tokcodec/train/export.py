@@ -20,6 +20,7 @@ from tokcodec.errors import TrainingError
 from tokcodec.io.files import write_atomically
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import longest_grid
+from tokcodec.train.data import Images
 from tokcodec.train.run import Run
 from tokcodec.train.trainer import Trainer
 
@@ -40,16 +41,15 @@ class Exporter:
         start_psnr: of the weights before the first step.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, images: Images) -> None:
+        self.run, self.images = run, images
         self.start_psnr: Mapping[str, float] = {}
         self.kept = run.source if run.tokens_stay else None  # whose tokens stay
         self.prior = checkpoint.read_prior(self.kept) if self.kept and self.kept.prior_id else None
-        stored = run.images.held_out.shape[-1]
-        longest = longest_grid(run.config, stored) if run.config.multiple else 0
+        held_out = images.held_out
+        longest = longest_grid(run.config, held_out.shape[-1]) if run.config.multiple else 0
         self.grids = [count for count in _REPORTED if math.isqrt(count) <= longest]
         self.grids = self.grids or [run.config.num_tokens]
-        held_out = run.images.held_out
         self.measured = held_out[:: -(-len(held_out) // _MEASURED)]
 
     def export(self, trainer: Trainer) -> dict[str, float]:
@@ -71,7 +71,7 @@ class Exporter:
                 "would change its tokens",
                 name=self.kept.path,
             )
-        drawn = sheet(model, run.images.held_out)
+        drawn = sheet(model, self.images.held_out)
         write_atomically(
             run.folder.sheet, lambda file: drawn.save(file, "JPEG", quality=92, subsampling=0)
         )
@@ -94,7 +94,7 @@ class Exporter:
         raise diverged(step)
 
     def _facts(self, step: int, psnr: Mapping[str, float]) -> dict[str, Any]:
-        run, images = self.run, self.run.images
+        run, images = self.run, self.images
         facts: dict[str, Any] = {
             "step": step,
             "held_out_psnr": psnr,
