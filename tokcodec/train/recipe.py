@@ -89,8 +89,6 @@ class Recipe:
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         """A block in which matrix products are of ``dtype``."""
-        if self.dtype == "float32":
-            return (
-                contextlib.nullcontext()
-            )  # unlike autocast, for any device, torch's meta included
+        if self.dtype == "float32":  # for any device: autocast does not know torch's meta
+            return contextlib.nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
