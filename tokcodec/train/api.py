@@ -134,9 +134,9 @@ def train(
     """
     if from_ and tokens_of:
         raise TrainingError("from_ and tokens_of exclude each other: both begin with a checkpoint")
-    for name, value in (("workers", workers), ("max_image_bytes", max_image_bytes)):
+    for option, value in (("workers", workers), ("max_image_bytes", max_image_bytes)):
         if value < 1:
-            raise TrainingError(f"{name} is {value}, but must be 1 or more")
+            raise TrainingError(f"{option} is {value}, but must be 1 or more")
     config = model if isinstance(model, ModelConfig) else read_config(str(model))
     source = find(name) if (name := from_ or tokens_of) else None
     recipe = Recipe(

@@ -8,11 +8,12 @@ from tokcodec.config.vit import PatchDecoderConfig, PatchEncoderConfig
 def _of_any_grid(width: int, heads: int, layers: int, decoder_layers: int) -> ModelConfig:
     """A token is 16 pixels wide. The encoder sees half of their resolution, because one token
     cannot say more of them; the decoder makes all of them, so edges come out sharp."""
-    size = {"width": width, "heads": heads}
     return ModelConfig(
-        encoder=PatchEncoderConfig(**size, layers=layers, patch_size=8),
+        encoder=PatchEncoderConfig(width=width, heads=heads, layers=layers, patch_size=8),
         quantizer=CodebookConfig(codebook_size=8192, embedding_dim=33),
-        decoder=PatchDecoderConfig(**size, layers=decoder_layers, patch_size=16, pixel_overlap=8),
+        decoder=PatchDecoderConfig(
+            width=width, heads=heads, layers=decoder_layers, patch_size=16, pixel_overlap=8
+        ),
         preprocessing=PreprocessingConfig(
             image_size=128, pixel_scale=2, reduced_jpeg=True, resize="direct"
         ),
