@@ -33,13 +33,13 @@ _NAMED = 10  # skipped images that are listed
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is.
+    """How far a training is.
 
     Attributes:
         stage: ``reading`` images, ``starting``, or ``training``.
-        done, total: images, or steps; ``total`` is None if it is not known; 0 in messages.
-        message: what is done now, or was found.
-        report: at the steps that have one.
+        done, total: images or steps; 0 in messages. ``total`` is None if it is not known.
+        message: what is being done, or was found.
+        report: the report on the steps since the last one, at steps that have one.
     """
 
     stage: Literal["reading", "starting", "training"]
@@ -51,12 +51,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """What a training has made.
+    """The result of a training.
 
     Attributes:
-        checkpoint: the file.
-        report: the last one.
-        resumed_at: the number of steps that an earlier call had done.
+        checkpoint: its file.
+        report: the last report.
+        resumed_at: the number of steps that earlier calls did.
     """
 
     checkpoint: Path
@@ -107,17 +107,17 @@ def train(
         model: a preset (see ``presets``), a JSON file with a ``ModelConfig``, or one.
         from_: a checkpoint whose weights training begins with. It has the same encoder and
             codebook, and the same decoder or one of fewer layers or less ``pixel_overlap``.
-        tokens_of: a checkpoint for whose tokens only a decoder is trained.
+        tokens_of: a checkpoint; only a decoder for its tokens is trained.
         steps, learning_rate, rate_weight, deblocking, spectra, lpips, adversarial, report_every,
             seed: see ``Recipe``.
         batch_tokens: tokens per step, ``Recipe.tokens``.
         warmup: see ``Recipe``; if None, a tenth of the steps, 500 at most.
         held_out: images that are kept from training to measure on: their keys (see
-            ``load_images``), or a file with one key per line. If None, one in 32.
-        dtype: of matrix products. ``auto`` is that of the run if it resumes, else bfloat16 if the
-            device has it in hardware.
+            ``load_images``), or a file with one key per line. If None, the first image and one in
+            32 of the others.
+        dtype: of matrix products. ``auto`` is that of the run if it resumes, else the faster one.
         device: ``auto`` is CUDA if there is a GPU.
-        compiled: use ``torch.compile``; if None, as the run if it resumes, else on CUDA.
+        compiled: use ``torch.compile``. If None, as before if the run resumes, else on CUDA.
         deterministic: get the same weights from the same call on CUDA too, more slowly.
         workers: threads that read images.
         max_image_bytes: larger images are skipped.
@@ -126,7 +126,7 @@ def train(
 
     Raises:
         TrainingError: an option is out of its range; another process is training in ``output``, or
-            it is of a run with other settings; see also ``train_model``.
+            that holds a run with other settings; see also ``Run`` and ``train_model``.
         ConfigError, CheckpointError: the model or a checkpoint cannot be read.
         DatasetError: there are no images.
         DeviceError: there is no such device.

@@ -115,8 +115,8 @@ class Batches:
 
 
 def longest_grid(config: ModelConfig, stored: int) -> int:
-    """The most tokens along a side of a grid: as many as images of ``stored`` pixels have pixels
-    for."""
+    """The most tokens along a side of a grid for which images of ``stored`` pixels have enough
+    pixels."""
     pixels = config.multiple // config.preprocessing.pixel_scale  # of a token, for the encoder
     return max(1, min(_LONGEST, stored // pixels))
 

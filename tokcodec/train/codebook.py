@@ -62,18 +62,18 @@ class MovingAverages:
         self.codebook, self.recipe = codebook, recipe
         self.mean_uses = recipe.tokens / len(codebook)
         self.uses = codebook.new_full((len(codebook),), self.mean_uses)
-        if recipe.rate_weight:  # of a checkpoint that was trained so, the uses can be told
+        if recipe.rate_weight:  # a checkpoint that was trained so holds the uses
             bits = codebook[:, -1].square() / recipe.rate_weight
             self.uses = torch.softmax(-bits * math.log(2), dim=0) * recipe.tokens
         self.sums = codebook * self.uses[:, None]
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor, revival: Tensor) -> None:
-        """Takes in a step.
+        """Updates the averages and the codebook after a step.
 
         Args:
             z: float32 [M, d], of this process.
-            tokens: int64 [M], that they chose.
+            tokens: int64 [M], the nearest vectors.
             revival: see ``Batch``.
         """
         decay, dead_below = self.recipe.codebook_decay, self.recipe.dead_below

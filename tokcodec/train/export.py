@@ -125,8 +125,7 @@ def export(
     provenance: Mapping[str, Any],
     prior: Prior | None = None,
 ) -> checkpoint.Header:
-    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, and a prior
-    that its tokens have already."""
+    """Writes a ``rounded`` model as a checkpoint, with a prior if its tokens have one."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
     tables = prior.tensors() if prior else {}
     return checkpoint.write(path, model.config, {**tensors, **tables}, provenance)

@@ -162,7 +162,7 @@ def _interrupted_with_the_first(interrupt: DelayedInterrupt) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """A block in which torch adds up in the same order each time, on CUDA too, if ``wanted``."""
+    """A block in which torch uses deterministic algorithms, if ``wanted``."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS asks for

@@ -201,10 +201,10 @@ class _Examples(NamedTuple):
 class _Network(nn.Module):
     """A ``Prior`` in floating point, rounded wherever that one is in integers.
 
-    Vectors of tokens, as neighbours and for scores, are functions of those of the codebook, plus
-    something of their ``own`` that weight decay keeps small where tokens are too few to tell it.
-    The functions are linear in the vector of the codebook, its squares, with which scores can
-    stand for a normal distribution of any width, and learned features.
+    Vectors of tokens, as neighbours and for scores, are functions of those of the codebook plus a
+    part of their ``own``, which weight decay keeps small where there are too few tokens to learn
+    it. The functions are linear in the vector of the codebook, its squares (with which scores can
+    be those of a normal distribution of any width), and learned features.
     """
 
     def __init__(
@@ -304,7 +304,7 @@ class _Network(nn.Module):
         return torch.stack(bits).sum() / len(batch.tokens)
 
     def prior(self) -> Prior:
-        """In integers. What no token told of a size or a place is taken from the nearest one."""
+        """In integers. A size or place that no token had takes the bias of the nearest one."""
         with torch.no_grad():
             tables = self.tables()
         for name, seen in self.seen.items():
