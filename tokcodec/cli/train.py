@@ -91,7 +91,7 @@ def train(
             "name.tar/member or file.parquet/row.",
             metavar="FILE",
             min=None,
-            show_default="one image in 32",
+            show_default="the first image and one in 32",
         ),
     ] = None,
     workers: Annotated[int, _input("Read images in N threads.")] = 2,

@@ -94,9 +94,9 @@ class MovingAverages:
             bits = (self.uses.sum() / self.uses).log2()
             self.codebook[:, -1] = (self.recipe.rate_weight * bits).sqrt()
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {"uses": self.uses, "sums": self.sums}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.uses.copy_(state["uses"])
         self.sums.copy_(state["sums"])
