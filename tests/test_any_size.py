@@ -149,6 +149,22 @@ def test_the_other_images_of_a_stream_change_no_token(codec):
             assert np.array_equal(codec.decompress(alone[number]), image)
 
 
+def test_images_of_one_shape_are_encoded_together(codec, monkeypatch):
+    batches = []
+    encode = codec.runtime.encode
+    monkeypatch.setattr(
+        codec.runtime, "encode", lambda x, *rest: batches.append(len(x)) or encode(x, *rest)
+    )
+    wide, tall = noise(96, 32), noise(32, 96)
+    count = max(2, codec.batch_size)
+    mixed = [wide, tall] * count
+    alone = [codec.compress(image) for image in mixed]
+    batches.clear()
+    assert [file for _, file in codec.compress_stream(enumerate(mixed))] == alone
+    assert sum(batches) == len(mixed)
+    assert len(batches) <= 2 * -(-len(mixed) // codec.batch_size)
+
+
 def test_byte_limits_are_kept_and_used(bundled):
     used = []
     for number, limit in enumerate(LIMITS):

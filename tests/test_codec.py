@@ -119,7 +119,7 @@ def test_token_files_say_what_they_are(codec, images):
             else:
                 assert token_file.grid.shape == (tiles, 4, 4)
             assert (token_file.fit, token_file.bits) == (fit, 6)
-            assert token_file.model_id.hex() == codec.header.model_id[:6]
+            assert token_file.model_id.hex() == codec.header.model_id[:4]
             assert TokenFile.from_bytes(token_file.to_bytes()) == token_file
             back = codec.decompress(token_file)
             assert back.size == ((min(width, height),) * 2 if fit == "crop" else image.size)
@@ -184,8 +184,8 @@ def test_token_files_that_do_not_fit(codec, images):
     own = codec.header.model_id[:6]
     for changes, message in [
         (
-            {"model_id": b"\0\1\2"},
-            f"model 000102, patch is {own}; no bundled or cached one fits",
+            {"model_id": b"\0\1"},
+            f"model 0001, patch is {own}; no bundled or cached one fits",
         ),
         ({"tokens": good.grid[:, :3]}, "not 3x4 tokens"),
         ({"bits": 7}, "tokens of 7 bits"),

@@ -388,15 +388,16 @@ class Codec:
         items at once. What is no array is passed on."""
 
         def work(group: list[tuple[Tag, Rows | Other]]) -> list[tuple[Tag, R | Other]]:
-            results: list[tuple[Tag, R | Other]] = []
-            parts = [rows for _, rows in group if isinstance(rows, np.ndarray)]
-            done = run(np.concatenate(parts)) if parts else _NOTHING
-            for tag, rows in group:
+            results: list[Any] = list(group)
+            by_shape: dict[tuple[int, ...], list[tuple[int, Tag, Rows]]] = {}
+            for index, (tag, rows) in enumerate(group):
                 if isinstance(rows, np.ndarray):
-                    results.append((tag, finish(tag, done[: len(rows)])))
+                    by_shape.setdefault(rows.shape[1:], []).append((index, tag, rows))
+            for alike in by_shape.values():
+                done = run(np.concatenate([rows for _, _, rows in alike]))
+                for index, tag, rows in alike:
+                    results[index] = (tag, finish(tag, done[: len(rows)]))
                     done = done[len(rows) :]
-                else:
-                    results.append((tag, rows))
             return results
 
         groups = _groups(items, self.batch_size)
@@ -652,20 +653,13 @@ def _require_unit_range(pixels: "Tensor") -> None:
 def _groups(
     items: Iterable[tuple[Tag, Rows | Other]], least: int
 ) -> Iterator[list[tuple[Tag, Rows | Other]]]:
-    """As many items as have ``least`` rows together, all of one shape, in order."""
+    """As many items as have ``least`` rows together, in order."""
     group: list[tuple[Tag, Rows | Other]] = []
     count = 0
-    shape: tuple[int, ...] = ()  # of a row, where there is one
     for entry in items:
-        rows = entry[1]
-        if isinstance(rows, np.ndarray):
-            if count and rows.shape[1:] != shape:
-                yield group
-                group, count = [], 0
-            shape = rows.shape[1:]
-            count += len(rows)
         group.append(entry)
-        if count >= least or len(group) >= least:
+        count += len(entry[1]) if isinstance(entry[1], np.ndarray) else 1
+        if count >= least:
             yield group
             group, count = [], 0
     if group:

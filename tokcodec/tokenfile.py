@@ -6,9 +6,9 @@ tokens of an entropy-coded file need one, for its prior.
 """
 
 import base64
+import binascii
 import contextlib
 import os
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,18 +24,16 @@ from tokcodec.errors import CheckpointError, Hint, TokenFileError
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 
-ID_BYTES = 3  # of a model_id that a file holds
+ID_BYTES = 2  # of a model_id that a file holds
 MAX_TOKENS = 1 << 24
 
 # Reading takes time in proportion to the number of tokens, so a file that claims more than this
 # must have a byte of payload for every ``_TOKENS_PER_BYTE`` tokens.
 _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 
-MAGIC = 0x54
-_FORMAT = 0xB0  # the upper half of the second byte; bits 1-3 hold the version
-_VERSION = 0
+_PACKED, _ENTROPY_CODED = _FORMS = 0xB6, 0xB7  # the first byte
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
-_CRC_BYTES = 3
+_CRC_BYTES = 2
 _MAX_EDGE = 0xFFFF  # of an image in pixels, of a grid in tokens, of a canvas in tiles
 
 
@@ -44,7 +42,7 @@ class TokenFile:
     """One image: what its file says.
 
     Attributes:
-        model_id: the first 3 bytes of the model's ``model_id``.
+        model_id: the first 2 bytes of the model's ``model_id``.
         width, height: of the original after EXIF orientation, in pixels.
         fit: how the image was fitted to the model's input size.
         bits: bits per token, b.
@@ -90,7 +88,7 @@ class TokenFile:
         Args:
             tokens: int64 [n, rows, columns] of n tiles, row by row; or [n, N] without rows.
             bits: bits per token.
-            model_id: its first 3 bytes.
+            model_id: its first 2 bytes.
             width, height: of the original.
             fit: how it was fitted.
             tiles: rows and columns of the n tiles.
@@ -245,41 +243,32 @@ class TokenFile:
         numbers = [self.width, self.height, self.rows, self.columns]
         if self.fit == "tile":
             numbers += self.tiles
-        start = bytes(
-            [
-                MAGIC,
-                _FORMAT | _VERSION << 1 | self.entropy_coded,
-                _FITS.index(self.fit) << 5 | self.bits - 1,
-            ]
-        )
-        return start + self.model_id + b"".join(map(_leb128, numbers))
+        start = [_FORMS[self.entropy_coded], _FITS.index(self.fit) << 5 | self.bits - 1]
+        return bytes(start) + self.model_id + b"".join(map(_leb128, numbers))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Parses a whole file, and nothing but a whole file; or its text, with any white space.
 
         Raises:
-            TokenFileError: another kind of file, a newer version, truncated, damaged, or with
-                bytes after its end.
+            TokenFileError: another kind of file, truncated, damaged, or with bytes after its end.
         """
         if not is_token_file(data):
             data = _from_text(data)
         if not is_token_file(data):
             raise TokenFileError("not a token file, nor the text of one")
-        version, entropy_coded = data[1] >> 1 & 0b111, bool(data[1] & 1)
-        if version != _VERSION:
-            raise TokenFileError(f"token file of version {version}: needs a newer tokcodec")
         body = data[:-_CRC_BYTES]
-        if len(body) < 3 + ID_BYTES or data[-_CRC_BYTES:] != _checksum(body):
+        if len(body) < 2 + ID_BYTES or data[-_CRC_BYTES:] != _checksum(body):
             raise TokenFileError("truncated or damaged: its checksum does not match")
-        number, bits = body[2] >> 5, (body[2] & 0b11111) + 1
+        number, bits = body[1] >> 5, (body[1] & 0b11111) + 1
         if number >= len(_FITS):
             raise TokenFileError(f"fit {number}: needs a newer tokcodec")
         fit = cast(Fit, _FITS[number])
-        reader = _Leb128Reader(body, 3 + ID_BYTES)
+        reader = _Leb128Reader(body, 2 + ID_BYTES)
         width, height, rows, columns = (reader.read() for _ in range(4))
         tiles = (reader.read(), reader.read()) if fit == "tile" else (1, 1)
-        payload, model_id = body[reader.place :], body[3 : 3 + ID_BYTES]
+        payload, model_id = body[reader.place :], body[2 : 2 + ID_BYTES]
+        entropy_coded = data[0] == _ENTROPY_CODED
         file = cls(model_id, width, height, fit, bits, rows, columns, tiles, payload, entropy_coded)
         file._check_payload()
         return file
@@ -336,8 +325,8 @@ class TokenFile:
 
 
 def is_token_file(start: bytes) -> bool:
-    """Whether a file that starts with these bytes, 2 or more, is a token file, not as text."""
-    return len(start) > 1 and start[0] == MAGIC and start[1] & 0xF0 == _FORMAT
+    """Whether a file that starts with these bytes is a token file, and not the text of one."""
+    return bool(start) and start[0] in _FORMS
 
 
 def check_tokens(tokens: Tokens, codebook_size: int) -> None:
@@ -373,7 +362,7 @@ def _may_be_entropy_coded(count: int, bits: int, size: int) -> bool:
 
 
 def _checksum(body: bytes) -> bytes:
-    return (zlib.crc32(body) & 0xFFFFFF).to_bytes(_CRC_BYTES, "little")
+    return binascii.crc_hqx(body, 0xFFFF).to_bytes(_CRC_BYTES, "little")
 
 
 def _from_text(data: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """A reader and a writer of token files, written from TOKEN_FILE.md alone, in Python's integers."""
 
-import zlib
+import binascii
 
 FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")
 TOTAL = 32768
@@ -27,20 +27,20 @@ def write(image, prior=None):
     numbers = [image[name] for name in ("width", "height", "rows", "columns")]
     if image["fit"] == "tile":
         numbers += [image["tile_rows"], image["tile_columns"]]
-    body = bytes([0x54, 0xB0 | entropy_coded, FITS.index(image["fit"]) << 5 | image["bits"] - 1])
+    body = bytes([0xB6 + entropy_coded, FITS.index(image["fit"]) << 5 | image["bits"] - 1])
     body += bytes.fromhex(image["model_id"]) + b"".join(map(leb128, numbers)) + payload
-    return body + (zlib.crc32(body) % 2**24).to_bytes(3, "little")
+    return body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "little")
 
 
 def read(data, prior=None):
     """A file -> its fields; without a prior an entropy-coded file has no ``tokens``."""
-    body = data[:-3]
-    refuse_unless(len(body) >= 6)
-    refuse_unless(body[0] == 0x54 and body[1] >> 1 == 0xB0 >> 1)
-    refuse_unless(int.from_bytes(data[-3:], "little") == zlib.crc32(body) % 2**24)
-    refuse_unless(body[2] >> 5 < len(FITS))
-    image = {"fit": FITS[body[2] >> 5], "bits": body[2] % 32 + 1, "model_id": body[3:6].hex()}
-    rest = body[6:]
+    body = data[:-2]
+    refuse_unless(len(body) >= 4)
+    refuse_unless(body[0] in (0xB6, 0xB7))
+    refuse_unless(int.from_bytes(data[-2:], "little") == binascii.crc_hqx(body, 0xFFFF))
+    refuse_unless(body[1] >> 5 < len(FITS))
+    image = {"fit": FITS[body[1] >> 5], "bits": body[1] % 32 + 1, "model_id": body[2:4].hex()}
+    rest = body[4:]
     names = ["width", "height", "rows", "columns"]
     if image["fit"] == "tile":
         names += ["tile_rows", "tile_columns"]
@@ -48,7 +48,7 @@ def read(data, prior=None):
         image |= {"tile_rows": 1, "tile_columns": 1}
     for name in names:
         image[name], rest = read_leb128(rest)
-    image["entropy_coded"] = bool(body[1] & 1)
+    image["entropy_coded"] = body[0] == 0xB7
     tiles = image["tile_rows"] * image["tile_columns"]
     count = tiles * image["rows"] * image["columns"]
     size = (count * image["bits"] + 7) // 8

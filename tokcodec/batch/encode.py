@@ -41,7 +41,7 @@ from tokcodec.io.files import SUFFIX
 from tokcodec.io.remote import is_remote
 from tokcodec.io.tar import MAX_BYTES
 from tokcodec.parallel import map_ahead
-from tokcodec.tokenfile import MAGIC, TokenFile, check_tokens
+from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
 _BESIDE_TOKENS = 20  # bytes of a token file that are not its tokens, at most
 
@@ -243,7 +243,7 @@ class _Settings:
         if not (there.entropy_coded or self.packed) and self._gets_shorter(there, tokens):
             return "is there, packed"
         with target.open("rb") as opened:
-            if (opened.read(1)[0] != MAGIC) != self.text:
+            if is_token_file(opened.read(1)) == self.text:
                 return "is there, not as text" if self.text else "is there, as text"
         return None
 
