@@ -75,7 +75,9 @@ def train(
     ] = None,
     seed: Annotated[int, _training("Random seed.", min=0)] = 0,
     report_every: Annotated[int, _training("Report and write the checkpoint every N steps.")] = 500,
-    rate_weight: Annotated[float, _loss("Squared distance that a bit of a token costs.")] = 0.0,
+    rate_weight: Annotated[
+        float, _loss("Cost of a bit when a token is chosen, as a squared distance.")
+    ] = 0.0,
     deblocking: Annotated[
         float, _loss("Weight of the deblocking loss; 0.08 hides borders of patches.")
     ] = 0.0,
@@ -87,8 +89,8 @@ def train(
     held_out: Annotated[
         Path | None,
         _input(
-            "Measure on the images of this list: on each line a path below SRC, "
-            "name.tar/member or file.parquet/row.",
+            "Measure on the images of this list and do not train on them: on each line a path "
+            "below SRC, name.tar/member or file.parquet/row.",
             metavar="FILE",
             min=None,
             show_default="the first image and one in 32",
@@ -98,7 +100,7 @@ def train(
     max_image_bytes: MaxImageBytes = MAX_BYTES,
     device: Device = "auto",
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], _processing("Type of the matrix products.")
+        Literal["auto", "float32", "bfloat16"], _processing("Precision of matrix products.")
     ] = "auto",
     compiled: Annotated[
         bool | None,

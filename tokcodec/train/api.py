@@ -133,7 +133,7 @@ def train(
         OutputError: a file cannot be written.
     """
     if from_ and tokens_of:
-        raise TrainingError("from_ and tokens_of exclude each other: both begin with a checkpoint")
+        raise TrainingError("from_ and tokens_of cannot be given together")
     for option, value in (("workers", workers), ("max_image_bytes", max_image_bytes)):
         if value < 1:
             raise TrainingError(f"{option} is {value}, but must be 1 or more")
