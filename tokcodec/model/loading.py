@@ -42,13 +42,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def fastest_dtype(device: torch.device) -> Dtype:
-    """``bfloat16`` where the device multiplies matrices of it in hardware: GPUs of compute
-    capability 8.0 or newer, processors with AVX512-BF16 (as all with AMX are).
+    """The faster type for matrix products: ``bfloat16`` on GPUs of compute capability 8.0 or newer
+    and on processors with AMX, else ``float32``.
 
-    Others may emulate it hundreds of times slower than float32.
+    Older devices emulate bfloat16, up to hundreds of times slower than float32. Processors with
+    AVX512-BF16 but without AMX have it in hardware, and still take twice as long as in float32.
     """
     if device.type == "cuda":
-        has_it = torch.cuda.get_device_capability(device) >= (8, 0)
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        has_it = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if has_it else "float32"
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"

@@ -25,17 +25,17 @@ _IN_WORDS = {  # settings that are digests
 
 @dataclass(frozen=True)
 class Report:
-    """How a training stands.
+    """The state of a training, and the steps since the last report.
 
     Attributes:
-        step, steps: done, and of the whole run.
-        loss: mean over the images since the last report.
-        terms: the same of its terms, before they are weighted.
+        step, steps: the number of steps that are done, and of the whole run.
+        loss: mean over the images.
+        terms: means of its terms, before they are weighted.
         psnr: in dB, of held-out images, by the number of tokens.
-        usage: the share of the codebook that was used since the last report.
+        usage: the share of the codebook that was used.
         learning_rate: of the last step.
-        seconds: since the last report.
-        tokens_per_second: that were trained on.
+        seconds: the time taken.
+        tokens_per_second: the number of tokens trained on per second.
         utilization: MFU, see ``operations``.
     """
 
@@ -56,7 +56,7 @@ class Begun:
     """A run that was begun.
 
     Attributes:
-        settings: with which it was.
+        settings: see ``Run.settings``.
         images: the fingerprint of its images.
         step: the number of steps that are done.
     """
