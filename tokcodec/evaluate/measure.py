@@ -162,8 +162,8 @@ class Means:
     def add(self, result: Result) -> None:
         self.images += 1
         for place, (token_file, _) in result.example.own.items():
-            self._collectors[place].add_row(token_file)
-            self._collectors[place].add_bytes(token_file.file_bytes)
+            self._collectors[place].add(token_file)
+            self._collectors[place].file_bytes += token_file.file_bytes
         for measured in result.measured:
             figures = (measured.file_bytes, measured.scores)
             self._figures[measured.point, measured.baseline].append(figures)
