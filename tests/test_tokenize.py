@@ -21,6 +21,7 @@ from PIL import Image
 from tokcodec import Codec, load_tokens
 from tokcodec.errors import DatasetError, OutputError
 from tokcodec.inputs import records
+from tokcodec.io.lock import LOCK, locked
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -343,6 +344,17 @@ def test_a_second_run_holds_the_lock_file_that_is_there(tmp_path, monkeypatch):
         DatasetFolder(out).lock(),
     ):
         pass
+
+
+def test_a_pipe_or_a_link_is_no_lock_file(tmp_path):
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / LOCK).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / LOCK)
+    for folder in ("link", "pipe"):
+        with pytest.raises(OutputError), locked(tmp_path / folder):
+            pass
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_failures(tmp_path):

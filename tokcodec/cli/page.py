@@ -117,6 +117,6 @@ def page(
         note("nothing is compared without --originals")
     if report.cut:
         note(f"only the first {limit:,} images are shown; --limit changes that")
-    note(f"{report.images:,} images in {output / INDEX}")
+    note(f"{report.images:,} image{'s' * (report.images != 1)} in {output / INDEX}")
     if report.failed:
         raise typer.Exit(3)
