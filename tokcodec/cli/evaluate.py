@@ -10,16 +10,15 @@ from tokcodec.cli.comparison import (
     BYTES,
     Baselines,
     Bytes,
-    Following,
     MaxEdge,
     MaxTokens,
     Packed,
     SquareFit,
     Weights,
     baseline_names,
-    byte_limits,
+    follow,
     print_report,
-    token_counts,
+    rates,
 )
 from tokcodec.cli.options import (
     CORES,
@@ -81,7 +80,8 @@ def evaluate(
 
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """
-    names, rates = baseline_names(against), byte_limits(limits, tokens)
+    names = baseline_names(against)
+    byte_limits, token_counts = rates(limits, tokens)
     if allow:
         allow_large()
     from tokcodec.evaluate.report import to_json
@@ -93,8 +93,8 @@ def evaluate(
             output,
             weights=weights or (DEFAULT_WEIGHTS,),
             baselines=names,
-            tokens=token_counts(tokens),
-            bytes=rates,
+            tokens=token_counts,
+            bytes=byte_limits,
             packed=packed,
             fit=fit,
             max_edge=max_edge,
@@ -103,7 +103,7 @@ def evaluate(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=Following(bar),
+            progress=follow(bar),
         )
     if output:
         note(f"report in {output}")

@@ -10,15 +10,14 @@ from tokcodec.cli.comparison import (
     BYTES,
     Baselines,
     Bytes,
-    Following,
     MaxEdge,
     MaxTokens,
     Packed,
     SquareFit,
     Weights,
     baseline_names,
-    byte_limits,
-    token_counts,
+    follow,
+    rates,
 )
 from tokcodec.cli.options import (
     CORES,
@@ -88,7 +87,8 @@ def page(
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """
-    names, rates = baseline_names(against), byte_limits(limits, tokens)
+    names = baseline_names(against)
+    byte_limits, token_counts = rates(limits, tokens)
     if allow:
         allow_large()
     from tokcodec.evaluate.page import INDEX
@@ -101,8 +101,8 @@ def page(
             weights=weights or (),
             originals=originals or (),
             baselines=names,
-            tokens=token_counts(tokens),
-            bytes=rates,
+            tokens=token_counts,
+            bytes=byte_limits,
             packed=packed,
             fit=fit,
             max_edge=max_edge,
@@ -111,12 +111,12 @@ def page(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=Following(bar),
+            progress=follow(bar),
         )
     if not report.compared:
         note("nothing is compared without --originals")
     if report.cut:
         note(f"only the first {limit:,} images are shown; --limit changes that")
-    note(f"{report.images:,} images in {output / INDEX}")
+    note(f"{report.images:,} image{'s' * (report.images != 1)} in {output / INDEX}")
     if report.failed:
         raise typer.Exit(3)

@@ -124,12 +124,11 @@ def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str,
     checked = "bytes"
     tokens = None
     try:
-        if header and (with_tokens or _has_prior(token_file, given)):
+        if with_tokens or (header and _has_prior(token_file, given)):
             tokens = token_file.tokens_with(given)
-            check_tokens(tokens, header.config.quantizer.codebook_size)
-            checked = "tokens"
-        elif with_tokens:
-            tokens = token_file.tokens_with(given)
+            if header:
+                check_tokens(tokens, header.config.quantizer.codebook_size)
+                checked = "tokens"
     except TokenFileError as error:
         raise error.named(path) from error
     facts: dict[str, Any] = {
