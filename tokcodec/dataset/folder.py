@@ -280,8 +280,7 @@ class _Disk:
         def lock(path: Path, kind: int) -> None:
             while True:
                 folder.mkdir(parents=True, exist_ok=True)
-                # Opened for writing, as locks on network file systems ask for.
-                file = stack.enter_context(path.open("ab"))
+                file = stack.enter_context(files.open_lock(path))
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
                 # A run that has just ended may have removed the file: then others lock a new one.
                 with contextlib.suppress(FileNotFoundError):

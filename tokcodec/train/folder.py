@@ -13,7 +13,7 @@ from typing import IO, Any
 import torch
 
 from tokcodec.errors import Hint, OutputError, TrainingError
-from tokcodec.io.files import write_atomically
+from tokcodec.io.files import open_lock, write_atomically
 from tokcodec.io.remote import reason_of
 
 _LOCK = ".lock"
@@ -118,7 +118,7 @@ class RunFolder:
         path = self.path / _LOCK
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
+            file = open_lock(path)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
