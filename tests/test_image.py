@@ -18,6 +18,7 @@ from tokcodec.errors import ImageError, OutputError
 from tokcodec.image import (
     _FORMATS,
     _to_srgb,
+    check_output,
     extensions,
     save,
     to_image,
@@ -273,12 +274,15 @@ def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
     with pytest.raises(ImageError, match=r"big\.png: more pixels"):
         read_fitted(tmp_path / "big.png", SMALL, "stretch")
-    black = np.zeros((1, 64, 64, 3), np.uint8)
+    stretched, tiled = (placed(fit, (400, 300), 64) for fit in ("stretch", "tile"))
     with pytest.raises(ImageError, match="400x300 pixels are more"):
-        to_image(black, placed("stretch", (400, 300), 64), None)
+        check_output(stretched, (400, 300))
+    check_output(stretched, (40, 30))
+    with pytest.raises(ImageError, match="448x320 pixels are more"):  # whatever becomes of them
+        check_output(tiled, (40, 30))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert read_fitted(tmp_path / "big.png", SMALL, "stretch").width == 400
-    assert to_image(black, placed("stretch", (400, 300), 64), None).size == (400, 300)
+    check_output(tiled, (400, 300))
 
 
 def test_an_edge_too_long_for_the_header(tmp_path):
@@ -328,7 +332,8 @@ def test_what_goes_in_comes_out(fit, width, height):
     if fit != "native":
         assert tiles.pixels.shape[1:] == (64, 64, 3)
         assert direct.shape[1:] == (32, 32, 3)
-    back = to_image(tiles.pixels, placed(fit, (width, height), 64), None)
+    placement = placed(fit, (width, height), 64)
+    back = to_image(tiles.pixels, placement, placement.output)
     short = min(width, height)
     assert back.size == ((short, short) if fit == "crop" else (width, height))
     assert back.getcolors() == [(back.width * back.height, (12, 200, 99))]
@@ -338,7 +343,8 @@ def test_what_goes_in_comes_out(fit, width, height):
 def test_tiles_lose_nothing(width, height, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     tiles = read_fitted(Image.fromarray(pixels), SMALL, "tile")
-    back = to_image(tiles.pixels, placed("tile", (width, height), 64), None)
+    placement = placed("tile", (width, height), 64)
+    back = to_image(tiles.pixels, placement, placement.output)
     assert np.array_equal(np.asarray(back), pixels)
 
 

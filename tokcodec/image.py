@@ -6,7 +6,7 @@ import io
 import math
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -208,33 +208,33 @@ def to_rgb(image: Image.Image, background: tuple[int, int, int] = WHITE) -> Imag
     return image
 
 
-def to_image(tiles: Pixels, placement: Placement, size: Size | None) -> Image.Image:
-    """uint8 [n, S, S, 3] -> the image, at its original size or at ``size`` (width, height).
+def to_image(tiles: Iterable[Pixels], placement: Placement, output: Size) -> Image.Image:
+    """Draw an image of the size ``output`` from its tiles, each uint8 [H, W, 3], row by row.
 
-    Raises:
-        ImageError: the image would be above Pillow's decompression bomb limit.
+    Tiles are taken one at a time, so a generator need not hold all of them.
     """
-    output = size or placement.output
-    check_output(output)
-    (columns, rows), (width, height) = placement.grid, placement.tile
-    canvas = tiles.reshape(rows, columns, height, width, 3).transpose(0, 2, 1, 3, 4)
-    image = Image.fromarray(canvas.reshape(rows * height, columns * width, 3))
-    image = image.crop(placement.visible)
+    left, top, right, bottom = placement.visible
+    columns, (width, height) = placement.grid[0], placement.tile
+    image = Image.new("RGB", (right - left, bottom - top))
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, columns)
+        image.paste(Image.fromarray(tile), (column * width - left, row * height - top))
     return image.resize(output, Image.Resampling.BICUBIC) if output != image.size else image
 
 
-def check_output(size: Size) -> None:
-    """Refuses, like Pillow on opening, to make an image of twice ``MAX_IMAGE_PIXELS``.
+def check_output(placement: Placement, output: Size) -> None:
+    """Refuse to draw more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, as Pillow does on opening.
 
     Raises:
-        ImageError: it is too large.
+        ImageError: the tiles together, or the image, would have more pixels.
     """
     limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and size[0] * size[1] > 2 * limit:
-        raise ImageError(
-            f"{size[0]}x{size[1]} pixels are more than Pillow's decompression bomb limit",
-            hint=Hint.SMALLER_SIZE,
-        )
+    for size, hint in ((placement.canvas, Hint.ALLOW_LARGE), (output, Hint.SMALLER_SIZE)):
+        if limit is not None and size[0] * size[1] > 2 * limit:
+            raise ImageError(
+                f"{size[0]}x{size[1]} pixels are more than Pillow's decompression bomb limit",
+                hint=hint,
+            )
 
 
 def extensions() -> frozenset[str]:
