@@ -16,7 +16,6 @@ from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import FITS
 from tokcodec.errors import ImageError, OutputError
 from tokcodec.image import (
-    _FORMATS,
     _to_srgb,
     check_output,
     extensions,
@@ -24,6 +23,7 @@ from tokcodec.image import (
     to_image,
     to_rgb,
 )
+from tokcodec.io.imagefile import _FORMATS
 
 SMALL = PreprocessingConfig(image_size=64)
 REDUCED = PreprocessingConfig(image_size=64, reduced_jpeg=True)
@@ -177,7 +177,7 @@ def ppm(values):
 @pytest.mark.parametrize(
     ("make", "white"),
     [
-        (lambda values: encoded(Image.fromarray(values)).getvalue(), 65535),
+        (lambda values: encoded(Image.fromarray(values), transparency=9).getvalue(), 65535),
         (ppm, 65535),
         (lambda values: tiff(values, 16, 1), 65535),
         (lambda values: tiff(values, 12, 1), 4095),
@@ -348,7 +348,11 @@ def test_scans_of_a_progressive_jpeg_are_limited(tmp_path):
 
 def test_headers_of_ppm_are_limited(tmp_path):
     pixels = bytes(range(16))
-    for magic, rest in ((b"P5", b"255\n" + pixels), (b"P4", b"\xf0" * 4)):
+    for magic, rest in (
+        (b"P5", b"255\n" + pixels),
+        (b"P4", b"\xf0" * 4),
+        (b"P0CMYK", b"255\n" + pixels * 4),
+    ):
         for comments in (b"", b"# short\n" * 1000, b"#" + b"x" * 60_000 + b"\r"):
             file = magic + b" 4" + comments + b" 4 " + rest
             assert read_fitted(io.BytesIO(file), SMALL, "stretch").width == 4

@@ -4,48 +4,33 @@ The pixels that a model sees depend on this module. A change that moves a pixel 
 ``PreprocessingConfig``.
 """
 
-import contextlib
-import ctypes
 import io
 import math
 import os
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps
 
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import Hint, ImageError
 from tokcodec.io.files import is_stream, write_atomically
+from tokcodec.io.imagefile import Readable, image_errors, open_image
+from tokcodec.io.imagefile import extensions as extensions
 
 Pixels = NDArray[np.uint8]
-
-
-class Readable(Protocol):
-    """A binary file, or any object whose ``read`` returns the bytes of one.
-
-    Messages use its ``name``, if it has one.
-    """
-
-    def read(self) -> bytes: ...
-
-
 # A path, the bytes of an image file, a binary file, a PIL image, or pixels uint8 [H, W, 3]; [H, W]
 # and [H, W, 1] are grey, [H, W, 4] has alpha.
 Source = str | os.PathLike[str] | bytes | Readable | Image.Image | Pixels
 
 MAX_EDGE = 65535  # the largest width and height that a token file can store
-_MAX_SCANS = 100  # of a progressive JPEG; encoders write about 10. Each takes as long as the image.
-_MAX_PPM_HEADER = 1 << 16  # bytes, with comments, which Pillow reads one by one
 _BAND = 1 << 22  # pixels that are converted to RGB at once
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -53,37 +38,6 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "direct": Image.Resampling.BICUBIC,
 }
-# The formats that are read, and the extensions of their files: those that Pillow decodes in this
-# process, and whose size it knows before decoding. (It hands EPS to Ghostscript, and accepts any
-# format inside IPTC and JPEG XL.) Common ones are tried first, TGA, which has no signature, last.
-_FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),  # and MPO, whose first image is one
-    "PNG": (".png", ".apng"),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "DIB": (".dib",),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "AVIF": (".avif", ".avifs"),
-    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-    "QOI": (".qoi",),
-    "PSD": (".psd",),
-    "ICO": (".ico",),
-    "ICNS": (".icns",),
-    "DDS": (".dds",),
-    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
-    "PCX": (".pcx",),
-    "TGA": (".tga", ".icb", ".vda", ".vst"),
-}
-_HEIF = "HEIF"  # if pillow-heif is installed
-_HEIF_EXTENSIONS = (".heic", ".heics", ".heif", ".heifs", ".hif")
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-_HEIF_BRANDS |= {b"mif1", b"msf1"}  # of the container, which AVIF uses too
-_AVIF_BRANDS = {b"avif", b"avis"}
-_START = 64  # bytes at the start of a file that identify HEIF
-_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # those that have a length
-_PPM_COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 _PLAIN = ("L", "RGB", "CMYK")  # modes that can be resized without a conversion
 _PROFILES = 16  # color transforms that are cached; those of printers take megabytes
 _ROUNDING = 1e-6  # pixels, the error of a computed edge
@@ -139,17 +93,14 @@ def read_tiles(
             "expected an image (a path, bytes, a binary file, a PIL image, an array), "
             f"not {type(source).__name__}"
         )
-    with _image_errors(_name(source)), _open(source) as image:
+    with image_errors(_name(source)), _open(source) as image:
         turned = _is_turned(image)
         width, height = image.size[::-1] if turned else image.size
         if max(width, height) > MAX_EDGE:
             raise ImageError(f"{width}x{height} pixels; the limit is {MAX_EDGE} an edge")
         placement = place((width, height))
         # For HEIF, Pillow's ``draft`` would take a thumbnail, which may show anything.
-        is_jpeg = image.format in ("JPEG", "MPO")
-        if is_jpeg and image.info.get("progressive"):
-            _check_scans(image)
-        if config.reduced_jpeg and is_jpeg:
+        if config.reduced_jpeg and image.format in ("JPEG", "MPO"):
             columns, rows = _least(placement, config)
             image.draft(None, (rows, columns) if turned else (columns, rows))
         part = _Part.of(placement, config.read_scale)
@@ -162,35 +113,12 @@ def read_tiles(
         return Tiles(_tiles(rgb, placement, part), width, height)
 
 
-@contextlib.contextmanager
-def _image_errors(name: str) -> Iterator[None]:
-    """Raise what goes wrong while an image is read as an ``ImageError`` with its name."""
-    try:
-        yield
-    except ImageError as error:
-        raise error.named(name) from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            "more pixels than Pillow's decompression bomb limit", name=name, hint=Hint.ALLOW_LARGE
-        ) from error
-    except Exception as error:
-        # Pillow's plugins raise nearly any exception on damaged files: OSError, SyntaxError,
-        # struct.error, ValueError, IndexError, zlib.error...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            formats = ", ".join((*_FORMATS, _HEIF))
-            reason = f"not an image, or of none of the formats {formats}; convert it to PNG, say"
-        elif isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        raise ImageError(f"cannot read the image: {reason}", name=name) from error
-
-
 def size_of(source: Source) -> Size | None:
     """Width and height of an image after EXIF orientation; None if they cannot be read."""
     try:
         with _open(source) as image:
             return image.size[::-1] if _is_turned(image) else image.size
-    except Exception:  # any, as in ``_image_errors``; reading the image reports it
+    except Exception:  # any, as in ``image_errors``; reading the image reports it
         return None
 
 
@@ -228,6 +156,7 @@ def _band_to_rgb(
     """The band in sRGB, its place in the image, and its alpha channel."""
     profile, alpha = band.info.get("icc_profile"), None
     if band.mode.startswith("I"):
+        band.info.pop("transparency", None)  # a number of 16 bits
         band = band.convert("I").point(_levels(white), "L")
     if band.has_transparency_data:
         band = band.convert("RGBA")
@@ -270,11 +199,6 @@ def check_output(placement: Placement, output: Size) -> None:
             )
 
 
-def extensions() -> frozenset[str]:
-    """The lower-case extensions of the formats that are read, with their dots."""
-    return frozenset(chain(_HEIF_EXTENSIONS, *_FORMATS.values()))
-
-
 def save(
     image: Image.Image, target: Path | BinaryIO, extension: str = ".png", png_level: int = 1
 ) -> int:
@@ -311,6 +235,11 @@ def save(
     return len(data)
 
 
+def _open(source: str | os.PathLike[str] | bytes | Readable | Image.Image) -> Image.Image:
+    # The caller's image stays open and unchanged.
+    return source.copy() if isinstance(source, Image.Image) else open_image(source)
+
+
 def _name(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
@@ -326,74 +255,6 @@ def _from_array(pixels: Pixels) -> Image.Image:
             f"not {pixels.dtype} {list(pixels.shape)}"
         )
     return Image.fromarray(pixels[..., 0] if channels == (1,) else pixels)
-
-
-def _open(source: Source) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.copy()  # the caller's image stays open and unchanged
-    Image.preinit()  # loads the common formats; to load all takes as long again
-    if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    if isinstance(source, str | os.PathLike):
-        with Path(source).open("rb") as begun:
-            formats = _formats(begun)
-        return Image.open(Path(source), formats=formats)
-    file: Any = source
-    try:
-        file.seek(0)
-    except (AttributeError, io.UnsupportedOperation):
-        file = io.BytesIO(file.read())
-    return Image.open(file, formats=_formats(file))
-
-
-def _formats(file: BinaryIO) -> tuple[str, ...]:
-    """The formats to try on a file, by its first bytes.
-
-    Raises:
-        ImageError: it is HEIF and pillow-heif is not installed, or PPM with too long a header.
-    """
-    start = file.read(_START)
-    if re.match(rb"P[1-6f]", start):
-        _check_ppm_header(start + file.read(_MAX_PPM_HEADER - _START))
-    elif start.startswith((b"II", b"MM")):
-        _silence_libtiff()
-    # HEIF begins with a size, ``ftyp``, a brand, a version, more brands (ISO 14496-12, 4.3).
-    end = min(len(start), int.from_bytes(start[:4], "big"))
-    brands = {start[place : place + 4] for place in range(8, end, 4)}
-    if start[4:8] != b"ftyp" or brands & _AVIF_BRANDS or not brands & _HEIF_BRANDS:
-        return tuple(_FORMATS)
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise ImageError("HEIF: pip install 'tokcodec[heif]'") from error
-    pillow_heif.register_heif_opener()
-    return (_HEIF,)
-
-
-def _check_ppm_header(start: bytes) -> None:
-    words = _PPM_COMMENT.sub(b"", start).split(maxsplit=4)
-    if len(start) == _MAX_PPM_HEADER and len(words) < (3 if start[1:2] in b"14" else 4):
-        raise ImageError(f"its header has more than {_MAX_PPM_HEADER} bytes; remove its comments")
-
-
-def _check_scans(image: Image.Image) -> None:
-    file: Any = image.fp
-    file.seek(0)
-    data, place, scans = file.read(), 2, 0
-    while (marker := _JPEG_MARKER.search(data, place)) and marker[0] != b"\xff\xd9":  # the end
-        scans += marker[0] == b"\xff\xda"
-        place = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
-    if scans > _MAX_SCANS:
-        raise ImageError(f"{scans} scans of a progressive JPEG; save it again with fewer")
-
-
-@cache
-def _silence_libtiff() -> None:
-    # It prints errors of damaged files to standard error. Pillow raises them, too.
-    with contextlib.suppress(AttributeError, OSError):  # a Pillow without libtiff
-        library = ctypes.CDLL(Image.core.__file__)
-        library.TIFFSetErrorHandler(None)
-        library.TIFFSetWarningHandler(None)
 
 
 @dataclass(frozen=True)
