@@ -350,7 +350,7 @@ class Codec:
                 yield tag, first
             else:
                 assert shown
-                rest = (tile for _, tile in islice(done, shown[0].num_tiles - 1))
+                rest: Iterator[Any] = (tile for _, tile in islice(done, shown[0].num_tiles - 1))
                 yield tag, to_image(chain([first], rest), *shown)
 
     def _encoding(

@@ -116,6 +116,8 @@ def read_tiles(
 def size_of(source: Source) -> Size | None:
     """Width and height of an image after EXIF orientation; None if they cannot be read."""
     try:
+        if isinstance(source, np.ndarray):
+            return source.shape[1], source.shape[0]
         with _open(source) as image:
             return image.size[::-1] if _is_turned(image) else image.size
     except Exception:  # any, as in ``image_errors``; reading the image reports it

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 
 from tokcodec.errors import Hint, ImageError
 
@@ -146,8 +146,9 @@ def _check_ppm_header(start: bytes) -> None:
         raise ImageError(f"its header has more than {_MAX_PPM_HEADER} bytes; remove its comments")
 
 
-def _check_scans(image: Image.Image) -> None:
-    file: Any = image.fp
+def _check_scans(image: ImageFile.ImageFile) -> None:
+    file = image.fp
+    assert file
     file.seek(0)
     data, place, scans = file.read(), 2, 0
     while (marker := _JPEG_MARKER.search(data, place)) and marker[0] != b"\xff\xd9":  # the end
@@ -161,6 +162,6 @@ def _check_scans(image: Image.Image) -> None:
 def _silence_libtiff() -> None:
     # It prints errors of damaged files to standard error. Pillow raises them, too.
     with contextlib.suppress(AttributeError, OSError):  # a Pillow without libtiff
-        library = ctypes.CDLL(Image.core.__file__)
+        library = ctypes.CDLL(_imaging.__file__)
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
