@@ -144,9 +144,9 @@ def tokenize(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
-        DatasetError: there are no inputs, another run is writing there, the output is of another
-            run or of other inputs, or there are too many failures.
-        OutputError: the output cannot be written.
+        DatasetError: there are no inputs, the output is of another run or of other inputs, or
+            there are too many failures.
+        OutputError: the output cannot be written, or another run is writing there.
         CheckpointError: the checkpoint cannot be read, or does not have this fit.
         DeviceError: there is no such device, or it has too little memory.
     """

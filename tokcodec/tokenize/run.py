@@ -80,9 +80,9 @@ def run(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
-        DatasetError: another run is writing there, the output is of another run or of other
-            inputs, or there are too many failures.
-        OutputError: the file system or the store refused.
+        DatasetError: the output is of another run or of other inputs, or there are too many
+            failures.
+        OutputError: another run is writing there, or the file system or the store refused.
     """
     if output.one_file and output.path.is_dir():
         raise DatasetError("is a folder; name a file, or a folder without .parquet", name=output)

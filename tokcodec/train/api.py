@@ -13,6 +13,7 @@ import torch
 from tokcodec.checkpoint import find
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
+from tokcodec.io.lock import locked
 from tokcodec.io.tar import MAX_BYTES
 from tokcodec.model.loading import fastest_dtype, resolve_device
 from tokcodec.model.runtime import Dtype
@@ -124,8 +125,9 @@ def train(
         progress: called for every image that is read, step, and message.
 
     Raises:
-        TrainingError: an option is out of its range; another process is training in ``output``, or
-            it is of a run with other settings; see also ``train_model``.
+        TrainingError: an option is out of its range, or ``output`` is of a run with other settings;
+            see also ``train_model``.
+        OutputError: another run is writing to ``output``.
         ConfigError, CheckpointError: the model or a checkpoint cannot be read.
         DatasetError: there are no images.
         DeviceError: there is no such device.
@@ -158,7 +160,7 @@ def train(
     with (
         ranks.process_group(device) as own,
         deterministic_torch(deterministic),
-        contextlib.nullcontext() if ranks.rank() else folder.locked(),
+        contextlib.nullcontext() if ranks.rank() else locked(folder.path),
     ):
         if ranks.rank():
             progress = _silent
