@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import numpy as np
@@ -309,9 +310,11 @@ class Codec:
         >>> codec.decompress(token_file, size=100).size
         (100, 67)
         """
-        decoding = self._decoding(size, tokens)
-        shown, rows = decoding.open(_token_file(token_file))
-        return decoding.image(shown, self.runtime.decode(rows))
+        items = [(None, _token_file(token_file))]
+        ((_, result),) = self.decompress_stream(items, size=size, tokens=tokens)
+        if isinstance(result, TokcodecError):
+            raise result
+        return result
 
     def decompress_stream(
         self,
@@ -331,24 +334,24 @@ class Codec:
         """
         decoding = self._decoding(size, tokens)
 
-        def rows(
-            item: tuple[Tag, TokenFile],
-        ) -> tuple[tuple[Tag, _Shown | None], Rows | TokcodecError]:
-            tag, token_file = item
-            try:
-                shown, tokens = decoding.open(token_file)
-            except TokcodecError as error:
-                return (tag, None), error
-            return (tag, shown), tokens
+        def tiles() -> Iterator[tuple[tuple[Tag, _Shown | None], Rows | TokcodecError]]:
+            for tag, token_file in items:
+                try:
+                    shown, found = decoding.open(token_file)
+                except TokcodecError as error:
+                    yield (tag, None), error
+                    continue
+                yield from (((tag, shown), found[n : n + 1]) for n in range(len(found)))
 
-        def image(of: tuple[Tag, _Shown | None], pixels: Rows) -> Image.Image:
-            assert of[1]
-            return decoding.image(of[1], pixels)
-
-        for (tag, _), result in self._in_batches(
-            map(rows, items), self.runtime.decode, image, workers
-        ):
-            yield tag, result
+        # Tile by tile: of a large image, only the batches that are being decoded are in memory.
+        done = self._in_batches(tiles(), self.runtime.decode, lambda _, rows: rows[0], workers)
+        for (tag, shown), first in done:
+            if isinstance(first, TokcodecError):
+                yield tag, first
+            else:
+                assert shown
+                rest: Iterator[Any] = (tile for _, tile in islice(done, shown[0].num_tiles - 1))
+                yield tag, to_image(chain([first], rest), *shown)
 
     def _encoding(
         self,
@@ -542,16 +545,13 @@ class _Decoding:
         config = self.header.config
         placement, shape = self._check(token_file)
         output = output_size(token_file, self.size) or placement.output
-        check_output(output)
+        check_output(placement, output)
         found = token_file.tokens_with(self.header).reshape(placement.num_tiles, -1)
         check_tokens(found, config.quantizer.codebook_size)
         if self.tokens and found.shape[1] < self.tokens:
             raise TokenFileError(f"it holds {found.shape[1]} tokens a tile, not {self.tokens}")
         found = found[:, : self.used] if len(shape) == 1 else found.reshape(-1, *shape)
         return (placement, output), found
-
-    def image(self, shown: "_Shown", pixels: Rows) -> Image.Image:
-        return to_image(pixels, *shown)
 
     def _check(self, token_file: TokenFile) -> tuple[Placement, tuple[int, ...]]:
         header, config = self.header, self.header.config

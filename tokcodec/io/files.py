@@ -19,6 +19,7 @@ from tokcodec.errors import FullDiskError, Hint, OutputError, TokcodecError
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
 _STALE = 3600  # seconds after which a temporary file belongs to no process
+_READER_SECONDS = 5.0  # that a pipe is waited for until a program reads it
 
 Write = Callable[[IO[bytes]], object]  # fills a file
 
@@ -115,7 +116,8 @@ def same_file(one: str | Path, other: str | Path) -> bool:
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
     """Writes a file so that it is either as it was or whole, whatever goes wrong.
 
-    What goes to a device or a pipe (``is_stream``) goes there when it is whole.
+    What goes to a device or a pipe (``is_stream``) goes there when it is whole. A pipe that no
+    program opens for reading within five seconds is an error.
 
     Args:
         path: the file; missing parent folders are made.
@@ -132,7 +134,7 @@ def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
     with output_errors(path), tempfile.TemporaryFile() as whole:
         write(whole)
         whole.seek(0)
-        with path.open("ab") as stream:
+        with open(path, "ab", opener=_open_stream) as stream:
             shutil.copyfileobj(whole, stream)
 
 
@@ -156,7 +158,7 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent.absolute())
         try:
-            with open(temporary, "xb", opener=_open_new) as file:
+            with open(temporary, "xb", opener=_open_regular) as file:
                 with contextlib.suppress(FileNotFoundError):
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 yield file
@@ -169,8 +171,47 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
-def _open_new(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a lock file, and create it if it is missing.
+
+    It is opened for writing, which network file systems require of locks.
+
+    Raises:
+        OSError: the path is a link or not a regular file, or cannot be opened.
+    """
+    return open(path, "ab", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # Others may be able to write to the folder: follow no link, and wait for no pipe.
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
+        os.close(file)
+    raise OSError(errno.EINVAL, f"{Path(path).name} is a link or not a regular file")
+
+
+def _open_stream(path: str, flags: int) -> int:
+    if not Path(path).is_fifo():
+        return os.open(path, flags)
+    end = time.monotonic() + _READER_SECONDS
+    while True:
+        try:
+            file = os.open(path, flags | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > end:
+                raise OSError(errno.ENXIO, "no program reads from this pipe") from error
+            time.sleep(0.05)
+        else:
+            os.set_blocking(file, True)
+            return file
 
 
 @contextlib.contextmanager

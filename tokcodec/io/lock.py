@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from tokcodec.errors import Hint, OutputError
+from tokcodec.io.files import open_lock
 from tokcodec.io.remote import reason_of
 
 LOCK = ".lock"
@@ -57,8 +58,7 @@ def _open_locked(path: Path, kind: int) -> IO[bytes]:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A run that ends at this moment may remove the file or the folder: then again.
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
-            # Opened for writing, as locks on network file systems ask for.
-            file = stack.enter_context(open(path, "ab", opener=_open_file))
+            file = stack.enter_context(open_lock(path))
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -68,8 +68,3 @@ def _open_locked(path: Path, kind: int) -> IO[bytes]:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 stack.pop_all()
                 return file
-
-
-def _open_file(path: str, flags: int) -> int:
-    # A pipe of this name fails instead of waiting for a reader; a link is not followed.
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

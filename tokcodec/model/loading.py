@@ -1,4 +1,4 @@
-"""From a checkpoint to a ``Tokenizer`` that is ready to run."""
+"""Load a checkpoint as a ``Tokenizer`` that is ready to run."""
 
 import torch
 
@@ -9,7 +9,9 @@ from tokcodec.model.tokenizer import Tokenizer
 
 
 def load(header: Header, device: torch.device) -> Tokenizer:
-    """Reads, verifies and strictly loads the weights, as float32, in evaluation mode.
+    """Load the weights of a checkpoint as float32, in evaluation mode.
+
+    They are verified, and must be exactly the tensors that the config needs.
 
     Raises:
         CheckpointError: as ``read_weights``.
@@ -25,7 +27,7 @@ def load(header: Header, device: torch.device) -> Tokenizer:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device of that name; ``auto`` is CUDA where there is one, else the CPU.
+    """The torch device of this name; ``auto`` is CUDA if there is a GPU, else the CPU.
 
     Raises:
         DeviceError: there is no such device.
