@@ -1,6 +1,7 @@
 """The commands, gathered."""
 
 import inspect as signatures
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
 from tokcodec.cli.train_prior import train_prior
 from tokcodec.cli.verify import verify
-from tokcodec.errors import ArgumentError
+from tokcodec.errors import ArgumentError, without_credentials
 
 _MAY_BE_EMPTY = {"against"}  # names by commas
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
@@ -69,7 +70,7 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
             except Exception:
                 if not (debug or before["debug"]):
                     raise
-                traceback.print_exc()
+                print(without_credentials(traceback.format_exc()), end="", file=sys.stderr)
                 raise typer.Exit(1) from None
 
     signature = signatures.signature(command)

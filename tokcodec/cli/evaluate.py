@@ -36,7 +36,7 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Bar, note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def evaluate(

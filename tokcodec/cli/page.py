@@ -32,7 +32,7 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Bar, note
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def page(

@@ -10,7 +10,7 @@ import typer
 
 from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxImageBytes, command_line
 from tokcodec.cli.terminal import Bar, note, show
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.train.api import Progress

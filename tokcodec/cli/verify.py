@@ -9,7 +9,7 @@ from tokcodec.cli.hints import explain
 from tokcodec.cli.options import WEIGHTS, AllowLarge, Images, Json, MaxImageBytes, allow_large
 from tokcodec.cli.terminal import print_json, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.errors import TokcodecError

@@ -28,7 +28,7 @@ from tokcodec.evaluate.points import (
 from tokcodec.evaluate.report import FILES as REPORT_FILES
 from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 SquareFit = Literal["crop", "stretch", "pad"]
 

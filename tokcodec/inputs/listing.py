@@ -19,7 +19,8 @@ from tokcodec.inputs.records import ABSENT, Files, Stamp, printable
 from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
 from tokcodec.io.files import SUFFIX
 from tokcodec.io.find import find, is_one_file, stamp_of
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES, read_text
+from tokcodec.io.remote import reason_of
 
 _DECODED = (".png", ".jpg", ".webp")  # what decode writes
 _MOST_KINDS = 8  # of what was skipped, by name
@@ -102,16 +103,17 @@ def list_inputs(
     return gather(stamps, size, label, max_bytes=max_bytes)
 
 
-def read_list(file: str | Path | IO[str]) -> list[str]:
+def read_list(file: str | Path | IO[bytes]) -> list[str]:
     """The names that a text file lists, one on each line.
 
     Raises:
-        DatasetError: it cannot be read as text.
+        DatasetError: it cannot be read as text, or is too large.
     """
     try:
-        text = Path(file).read_text("utf-8-sig") if isinstance(file, str | Path) else file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read as text: {error}", name=file) from error
+        text = read_text(file)
+    except OSError as error:
+        name = file if isinstance(file, str | Path) else "standard input"
+        raise DatasetError(f"cannot read as text: {reason_of(error)}", name=name) from error
     return [line for line in (line.rstrip("\r") for line in text.split("\n")) if line]
 
 
