@@ -30,6 +30,7 @@ from tokcodec.cli.verify import verify
 from tokcodec.errors import ArgumentError, without_credentials
 
 _MAY_BE_EMPTY = {"against"}  # names by commas
+_MEANT = {"--model": "--weights", "--checkpoint": "--weights", "--out": "--output"}
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -39,7 +40,13 @@ class _Command(TyperCommand):
     which the last would hold."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        except TyperException as error:
+            meant = _MEANT.get(getattr(error, "option_name", ""))
+            if any(meant in parameter.opts for parameter in self.params):
+                error.possibilities = [meant]  # type: ignore[attr-defined]
+            raise
         options = {parameter for parameter in order if isinstance(parameter, TyperOption)}
         once = {option for option in options if not option.is_flag and not option.multiple}
         for parameter in order:

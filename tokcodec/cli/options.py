@@ -163,7 +163,8 @@ BatchSize = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Give the model N tiles at once. It is part of what decides tokens.",
+        max=1_000_000,
+        help="Run the model on N tiles at a time. Another N may change a few tokens.",
         rich_help_panel=PROCESSING,
     ),
 ]

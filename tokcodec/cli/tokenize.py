@@ -82,7 +82,7 @@ def tokenize(
     device: shared.Device = "auto",
     dtype: shared.Dtype = "float32",
     compiled: Annotated[bool, _COMPUTE("Compile the encoder first.", "--compile")] = False,
-    batch_size: Annotated[int | None, _COMPUTE(_BATCH, min=1)] = None,
+    batch_size: Annotated[int | None, _COMPUTE(_BATCH, min=1, max=1_000_000)] = None,
     workers: Annotated[
         int | None, _COMPUTE("Threads that read images. Default: cores; 1 per Ray actor.", min=1)
     ] = None,

@@ -4,6 +4,7 @@ Listing reads no image. A listing is a sequence of ``Batch``es: files together, 
 range of a Parquet file; a batch can be read again at any time and gives the same records.
 """
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -20,7 +21,7 @@ from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
 from tokcodec.io.files import SUFFIX
 from tokcodec.io.find import find, is_one_file, stamp_of
 from tokcodec.io.read import MAX_BYTES, read_text
-from tokcodec.io.remote import reason_of
+from tokcodec.io.remote import is_remote, reason_of
 
 _DECODED = (".png", ".jpg", ".webp")  # what decode writes
 _MOST_KINDS = 8  # of what was skipped, by name
@@ -94,13 +95,24 @@ def list_inputs(
             and not own.path.startswith(tuple(path + "/" for path in excluded))
         ]
         if all(own.mtime == ABSENT for own in found):
-            raise DatasetError("no such file, or no images in it", name=source)
+            raise DatasetError(_why_empty(source), name=source)
         stamps += found
     for name in listed:
         if _is_container(name, None):
             raise DatasetError("lists hold images; give tars and Parquet as sources", name=name)
         stamps.append(stamp_of(name, "", name))
     return gather(stamps, size, label, max_bytes=max_bytes)
+
+
+def _why_empty(source: str) -> str:
+    """Why a source has no images."""
+    if is_remote(source):
+        return "there are no images at this URL"
+    if Path(source).is_dir():
+        return "there are no images in this folder"
+    if Path(source).exists():
+        return "is part of the output"
+    return "no file matches" if glob.has_magic(source) else "no such file or folder"
 
 
 def read_list(file: str | Path | IO[bytes]) -> list[str]:
