@@ -84,7 +84,7 @@ def train(
         int, _training("Steps between reports, which write the checkpoint.", min=1)
     ] = 500,
     rate_weight: Annotated[
-        float, _loss("Squared distance that a bit costs when a token is chosen.", min=0)
+        float, _loss("Cost of a bit when a token is chosen, as a squared distance.", min=0)
     ] = 0.0,
     deblocking: Annotated[
         float, _loss("Weight of the deblocking loss; 0.08 hides the borders of patches.", min=0)
@@ -101,7 +101,7 @@ def train(
     held_out: Annotated[
         Path | None,
         _images(
-            "List of images to measure on instead of training on them, one key per line: the path "
+            "A list of images that are not trained on but measured, one key per line: the path "
             "below SRC, name.tar/member or file.parquet/row.",
             metavar="FILE",
             show_default="one image in 32",
@@ -112,7 +112,7 @@ def train(
     device: Device = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        _device("Of matrix products; auto is bfloat16 if the device has it in hardware."),
+        _device("Precision of matrix products; auto is bfloat16 if the device supports it."),
     ] = "auto",
     compiled: Annotated[
         bool | None,
