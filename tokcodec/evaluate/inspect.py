@@ -15,9 +15,10 @@ from tokcodec.coding.prior import PREFIX
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
-from tokcodec.io.files import SUFFIX, find_files
+from tokcodec.io.files import SUFFIX
 from tokcodec.io.read import read_at_most
 from tokcodec.io.remote import is_remote, location, read_bytes, reason_of
+from tokcodec.io.walk import find_files
 from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
 

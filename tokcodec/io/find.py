@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokcodec.errors import DatasetError, without_credentials
-from tokcodec.io.files import find_files
 from tokcodec.io.remote import file_system, is_http, is_remote, reason_of, retried
+from tokcodec.io.walk import find_files
 
 ABSENT = "absent"  # the mtime of a file that is not there
 _CHANGED = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
@@ -81,7 +81,7 @@ def find(
     Args:
         source: a folder, a glob or a file; a path or a URL.
         endings: of the lower-case names that are taken in local folders and at URLs.
-        follow, skipped: see ``files.find_files``.
+        follow, skipped: see ``walk.find_files``.
 
     Raises:
         TokcodecError: a folder cannot be read, or a store cannot be reached (``DatasetError``).
