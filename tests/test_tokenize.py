@@ -187,10 +187,10 @@ def test_parts_are_together_one_run(many, tmp_path):
 def test_the_next_shard_is_read_while_one_is_written(many, tmp_path, monkeypatch):
     begun = threading.Event()
 
-    def read(path):
+    def read(path, limit):
         if path.endswith("0150.png"):
             begun.set()
-        return read_file(path)
+        return read_file(path, limit)
 
     def write(*arguments):
         assert begun.wait(60)

@@ -59,7 +59,7 @@ def test_lists_at_the_command_line(start, run, tmp_path, many):
     assert len(rows(tmp_path / "a.parquet")) == 5
     for arguments, message in (
         (["-o", "x"], "no images: name sources"),
-        (["nowhere", "-o", "x"], "nowhere: no such file, or no images in it"),
+        (["nowhere", "-o", "x"], "nowhere: no such file or folder"),
         ([many, "-o", "x", "--shard", "2/2"], "I/N"),
         ([many, "-o", "x.parquet", "--shard", "0/2"], "parts need a folder"),
         (["--from-file", "absent", "-o", "x"], "absent: cannot read as text"),

@@ -23,6 +23,7 @@ from tokcodec.config.geometry import Fit
 from tokcodec.errors import CheckpointError, Hint, TokenFileError
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
+from tokcodec.io.remote import read_bytes, reason_of
 
 ID_BYTES = 2  # of a model_id that a file holds
 MAX_TOKENS = 1 << 24
@@ -297,17 +298,17 @@ class TokenFile:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a file.
+        """Reads a file, local or at a URL.
 
         Raises:
             TokenFileError: it cannot be read, or as ``from_bytes``; with its name.
         """
         try:
-            return cls.from_bytes(Path(path).read_bytes())
+            return cls.from_bytes(read_bytes(str(path)))
         except OSError as error:
-            raise TokenFileError(f"cannot read: {error.strerror}", name=os.fspath(path)) from error
+            raise TokenFileError(f"cannot read: {reason_of(error)}", name=path) from error
         except TokenFileError as error:
-            raise error.named(os.fspath(path)) from error
+            raise error.named(path) from error
 
     def save(self, path: str | os.PathLike[str], text: bool = False) -> int:
         """Writes the file, whole or not at all, over an existing one; returns the number of bytes.

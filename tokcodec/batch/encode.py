@@ -38,8 +38,8 @@ from tokcodec.image import WHITE, extensions, size_of
 from tokcodec.inputs.listing import Selection
 from tokcodec.inputs.records import ABSENT, Record
 from tokcodec.io.files import SUFFIX
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import is_remote
-from tokcodec.io.tar import MAX_BYTES
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 

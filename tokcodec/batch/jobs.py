@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -22,8 +23,8 @@ from tokcodec.inputs.listing import (
 )
 from tokcodec.inputs.records import ABSENT, Files, Record, Stamp
 from tokcodec.io.files import SUFFIX, is_stream, same_file
+from tokcodec.io.read import MAX_BYTES, read_at_most
 from tokcodec.io.remote import is_remote
-from tokcodec.io.tar import MAX_BYTES
 from tokcodec.tokenfile import TokenFile
 
 Name = str | os.PathLike[str]
@@ -170,7 +171,8 @@ def make_plan(
         if folder:
             raise ArgumentError(f"{output}: name a file for what standard input gives")
         stamp = Stamp("", 0, ABSENT, "", "standard input")
-        record = Record(STANDARD, None, sys.stdin.buffer.read, stamp)
+        read = partial(read_at_most, sys.stdin.buffer, max_image_bytes)
+        record = Record(STANDARD, None, read, stamp)
         return Plan(1, (judged(job, judge) for job in [Job(record, out)]), selection)
 
     stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))

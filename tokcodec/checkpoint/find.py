@@ -28,11 +28,16 @@ def find(weights: str) -> Header:
     """
     if own := find_own(weights):
         return own
-    from tokcodec.families import locate  # whose modules take as long as all else here
+    from tokcodec.families import known, locate  # whose modules take as long as all else here
 
     try:
         source = locate(weights)
     except CheckpointError as error:
+        if weights in known():
+            where = known()[weights][1].published
+            on_hub = " " not in where
+            use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
+            raise CheckpointError(f"is a published model: {use}", name=weights) from error
         names = ", ".join(header.name for header in bundled())
         raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
     if own := find_own(str(source.weights)):  # one of ours, on the hub

@@ -21,7 +21,7 @@ Weights = Annotated[
     typer.Option(
         **WEIGHTS,
         rich_help_panel=MODEL,
-        help="A checkpoint; may be repeated. The bundled one if not given.",
+        help="Use this checkpoint; by default the bundled one. May be repeated.",
     ),
 ]
 Baselines = Annotated[
@@ -30,7 +30,7 @@ Baselines = Annotated[
         "--against",
         metavar="NAMES",
         rich_help_panel=MODEL,
-        help="The baselines, separated by commas; an empty text for none.",
+        help="Compare with these codecs, separated by commas; '' for none.",
     ),
 ]
 ALL = "thumbhash,blurhash,webp,avif,jxl,jpeg"
@@ -40,7 +40,7 @@ Bytes = Annotated[
         "--bytes",
         metavar="N,N,...",
         rich_help_panel=RATES,
-        help="Limits of the whole file, for models of any size.",
+        help="Compare at these file sizes, for models of any grid.",
     ),
 ]
 BYTES = "40,64,100,150,232,434,600,800"
@@ -50,7 +50,7 @@ MaxTokens = Annotated[
         "--tokens",
         metavar="N,N,...",
         rich_help_panel=RATES,
-        help="Numbers of tokens, in place of --bytes; also for models that keep the first tokens.",
+        help="Compare at these numbers of tokens instead of --bytes, if a model supports them.",
     ),
 ]
 Packed = Annotated[
@@ -71,7 +71,7 @@ SquareFit = Annotated[
     Literal["crop", "stretch", "pad"],
     typer.Option(
         rich_help_panel=INPUT,
-        help="How images become squares, for checkpoints that take only squares of one size.",
+        help="How to fit images to checkpoints that take only squares of one size.",
     ),
 ]
 

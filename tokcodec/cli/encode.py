@@ -32,7 +32,7 @@ from tokcodec.cli.options import (
     selection_of,
 )
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def encode(

@@ -35,7 +35,7 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Bar, note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def evaluate(
@@ -47,7 +47,7 @@ def evaluate(
         typer.Option(
             "--lpips",
             rich_help_panel=MODEL,
-            help="Measure LPIPS, too; needs torchvision, and downloads a network.",
+            help="Also measure LPIPS; needs torchvision, and downloads a network.",
         ),
     ] = False,
     limits: Bytes = BYTES,
@@ -72,11 +72,11 @@ def evaluate(
     allow: AllowLarge = False,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
 ) -> None:
-    """Compare checkpoints with other codecs at the same bytes.
+    """Compare checkpoints with other codecs at the same file sizes.
 
-    At each limit, a checkpoint takes the largest grid of tokens whose file fits, and each baseline
-    the scale and quality of highest PSNR whose whole file fits. Images keep their own shape.
-    Checkpoints that take only squares of one size are measured at that size.
+    At each size, a checkpoint uses as many tokens as fit, and each baseline uses the scale and
+    quality with the highest PSNR that fit. Images keep their shape, except for checkpoints that
+    take only squares of one size.
 
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """

@@ -14,8 +14,8 @@ def inspect(
         str,
         typer.Argument(
             metavar="FILE|FOLDER|NAME",
-            help="A token file, a folder of them, a token dataset or a checkpoint, also by its "
-            "bundled name; datasets also by URL.",
+            help="A token file (- for standard input), a folder of them, a token dataset, or a "
+            "checkpoint or its bundled name. Token files and datasets may be URLs.",
         ),
     ],
     tokens: Annotated[

@@ -31,7 +31,7 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Bar, note
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def page(
@@ -63,12 +63,12 @@ def page(
         typer.Option(
             metavar="SRC",
             rich_help_panel=INPUT,
-            help="The images that token files are of, to compare with; may be repeated.",
+            help="The original images of token files. May be repeated.",
         ),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=INPUT, help="Show the first images, at most N."),
+        typer.Option(min=1, rich_help_panel=INPUT, help="Show only the first N images."),
     ] = 1000,
     max_edge: MaxEdge = 384,
     fit: SquareFit = "crop",
@@ -78,12 +78,12 @@ def page(
     allow: AllowLarge = False,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
 ) -> None:
-    """Write a page to compare images on.
+    """Write a web page to compare images.
 
-    It shows each image, what checkpoints make of it, and what other codecs make of it in no more
-    bytes; images are encoded and measured as evaluate does it. Token files and rows of datasets
-    are shown as they are, and compared if --originals has images of the same names (those of the
-    token files without .tok, or the keys of the rows). The page needs no network.
+    The page shows each image next to the results of checkpoints, and of other codecs in no more
+    bytes; they are encoded and measured as by evaluate. Token files and rows of datasets are
+    decoded and shown. With --originals they are compared with the images of the same names (the
+    names of token files without .tok, or the keys of rows). The page needs no network.
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """

@@ -1,6 +1,6 @@
-"""What people and programs see: messages, progress, JSON lines, and the status at the end.
+"""What a command prints: messages, progress, JSON and a last line.
 
-Text of files passes ``errors.escaped`` on its way to a terminal; JSON says it exactly.
+Text that comes from files passes ``errors.escaped`` before it reaches a terminal. JSON keeps it.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _FIRST, _EVERY = 10.0, 30.0  # seconds to a line about work that no terminal sho
 
 @contextlib.contextmanager
 def verbosity(only_errors: bool) -> Iterator[None]:
-    """Only errors are said in the block, as --quiet asks for."""
+    """Prints only errors in the block, if ``only_errors`` is set (--quiet)."""
     global quiet
     before, quiet = quiet, only_errors
     try:
@@ -38,23 +38,23 @@ def verbosity(only_errors: bool) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """One line on standard error, under the program's name; above a bar, where there is one."""
+    """Prints one line on standard error, with the program's name before it."""
     print(f"tokcodec: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def note(message: str) -> None:
-    """As ``say``, what ``--quiet`` leaves out."""
+    """Prints one line as ``say`` does, but not with ``--quiet``."""
     if not quiet:
         say(message)
 
 
 def show(line: str) -> None:
-    """One line of a result on standard output, however long."""
+    """Prints one line of a result on standard output, uncut."""
     print(escaped(line))
 
 
 def cell(text: str) -> str:
-    """Text of a file for a table of rich's, to which square brackets are markup."""
+    """Escapes text from a file for a table of rich, which reads square brackets as markup."""
     from rich.markup import escape
 
     return escape(escaped(text))
@@ -70,17 +70,17 @@ def print_json(value: Any) -> None:
 
 
 class Bar:
-    """Progress of long work, and one line about it when it ends.
+    """Shows the progress of long work, and prints one line when it ends.
 
-    On a terminal it is a bar, elsewhere a line every half minute. The first failures are named as
-    they come. An interrupt, or an error that ends the work, comes with what is done.
+    On a terminal it is a bar, elsewhere a line every half minute. The first failures are printed as
+    they occur. If an interrupt or an error ends the work, the last line says how much is done.
 
     Attributes:
-        total: how many there are; None if that is not known. If it is 0, nothing is said.
-        done, skipped, failed: what became of them; skipped are those that were done before.
-        bytes_in, bytes_out: read and written; in the last line, if there are any.
-        remark: text behind the bar and in the last line.
-        again: how the work continues after an interrupt.
+        total: the number of items; None if it is unknown. If it is 0, nothing is printed.
+        done, skipped, failed: the number of items so far; an earlier run did the skipped ones.
+        bytes_in, bytes_out: bytes read and written, for the last line.
+        remark: text after the bar and at the end of the last line.
+        again: how to continue after an interrupt.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Bar:
     ) -> None:
         """
         Args:
-            done: what becomes of one, in a participle: ``encoded``.
+            done: a participle that says what happens to each item: ``encoded``.
             total: see above.
-            unit: what they are.
-            where_failed: what names all that failed.
+            unit: the plural of the items.
+            where_failed: where all failures are listed.
         """
         self.verb, self.total, self.unit, self.where_failed = done, total, unit, where_failed
         self.done = self.skipped = self.failed = 0
@@ -131,17 +131,17 @@ class Bar:
             note(f"stopped: {standing}")
 
     def move(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Counts items as done."""
         self.done += count
         self._show()
 
     def skip(self, count: int = 1) -> None:
-        """So many were done before."""
+        """Counts items that an earlier run did."""
         self.skipped += count
         self._show()
 
     def fail(self, reason: str = "", count: int = 1) -> None:
-        """So many failed; ``reason``, which is of one, begins with its name."""
+        """Counts items as failed; ``reason`` is the message about one of them."""
         if reason and self.failed < NAMED:
             say(reason)
         self.failed += count
@@ -153,7 +153,7 @@ class Bar:
 
     @property
     def _rate(self) -> float:
-        """A second; what was skipped took no time to speak of."""
+        """Items per second, without those that were skipped."""
         return (self.done + self.failed) / max(time.monotonic() - self._begun, 1e-3)
 
     def _show(self) -> None:
@@ -189,7 +189,7 @@ class Bar:
 
 
 def _progress(verb: str, total: int | None, unit: str) -> "Progress":
-    """A bar that disappears when it ends."""
+    """A progress bar that is erased at its end."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

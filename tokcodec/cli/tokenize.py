@@ -14,7 +14,7 @@ from tokcodec.cli.options import STANDARD, colour_of
 from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.tokenize.api import Overview
@@ -82,7 +82,7 @@ def tokenize(
     device: shared.Device = "auto",
     dtype: shared.Dtype = "float32",
     compiled: Annotated[bool, _COMPUTE("Compile the encoder first.", "--compile")] = False,
-    batch_size: Annotated[int | None, _COMPUTE(_BATCH, min=1)] = None,
+    batch_size: Annotated[int | None, _COMPUTE(_BATCH, min=1, max=1_000_000)] = None,
     workers: Annotated[
         int | None, _COMPUTE("Threads that read images. Default: cores; 1 per Ray actor.", min=1)
     ] = None,
@@ -139,7 +139,8 @@ def tokenize(
             stack.enter_context(bar)
             return None
 
-        listed = read_list(sys.stdin if from_file == STANDARD else from_file) if from_file else ()
+        names = sys.stdin.buffer if from_file == STANDARD else from_file
+        listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (), output, listed=listed, weights=weights, fit=fit, tokens=tokens,
             views=views, background=colour_of(background), label=label, limit=limit,

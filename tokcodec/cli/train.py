@@ -19,7 +19,7 @@ from tokcodec.cli.options import (
     command_line,
 )
 from tokcodec.cli.terminal import Bar, note, show
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.train.api import Progress

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def train_prior(
-    dataset: Annotated[str, typer.Argument(help="A token dataset of many images; or its URL.")],
+    dataset: Annotated[str, typer.Argument(help="A token dataset of many images, or its URL.")],
     weights: Annotated[
         str,
-        typer.Option(**WEIGHTS, help="The checkpoint that its tokens are of, in rows and columns."),
+        typer.Option(**WEIGHTS, help="The checkpoint that made the tokens; it must use a grid."),
     ],
     output: Annotated[
         Path,
@@ -32,16 +32,16 @@ def train_prior(
     held_out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATASET", help="A token dataset of other images, to say what is saved."
+            metavar="DATASET", help="Measure the prior on this token dataset of other images."
         ),
     ] = None,
     force: Force = False,
 ) -> None:
     """Fit a prior to the tokens of many images, and add it to their checkpoint.
 
-    With a prior, encode writes smaller files. The images may have any grids of tokens; the time is
-    in proportion to the number of tokens, a few minutes for a million. The model_id stays the
-    same. Files that were entropy-coded with an earlier prior can only be read with that one.
+    With a prior, encode writes smaller files. The images may have grids of any shape. A million
+    tokens take a few minutes. The model_id does not change. Files that were entropy-coded with
+    another prior still need that prior.
 
     Example: tokcodec train-prior tokens --weights model.safetensors -o with-prior.safetensors
     """

@@ -1,7 +1,7 @@
 """``DatasetFolder``: the folder that holds the files of a token dataset, on disk or in a store.
 
-This is the only place that knows how shards are named, listed, written and locked. Files appear
-whole or not at all.
+This module alone decides how shards are named, listed, written and locked. A file is complete
+when its name appears.
 """
 
 import contextlib

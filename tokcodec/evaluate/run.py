@@ -25,7 +25,7 @@ from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
 from tokcodec.io.files import output_errors
 from tokcodec.io.lock import locked
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 SquareFit = Literal["crop", "stretch", "pad"]
 # Called for each image, with the number of all images if it is known, and with its error if it

@@ -12,8 +12,8 @@ from tokcodec import checkpoint
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import DatasetError, FailedRowError, TokcodecError, TokenFileError
-from tokcodec.io.files import find_files
 from tokcodec.io.remote import location
+from tokcodec.io.walk import find_files
 from tokcodec.tokenfile import SUFFIX, TokenFile
 
 

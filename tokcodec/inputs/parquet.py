@@ -7,8 +7,8 @@ from typing import Any
 
 from tokcodec.errors import DatasetError
 from tokcodec.inputs.records import Record, Stamp, stored, too_large
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
-from tokcodec.io.tar import MAX_BYTES
 
 PARQUET_SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")

@@ -6,8 +6,8 @@ from functools import partial
 
 from tokcodec.io.find import ABSENT as ABSENT
 from tokcodec.io.find import Stamp as Stamp
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import read_bytes
-from tokcodec.io.tar import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Files:
 
     def records(self) -> Iterator[Record]:
         for key, label, stamp in zip(self.keys, self.labels, self.stamps, strict=True):
-            read = partial(read_bytes, stamp.path)
+            read = partial(read_bytes, stamp.path, self.max_bytes)
             if stamp.size > self.max_bytes:
                 read = partial(stored, too_large(stamp.size, self.max_bytes))
             yield Record(key, label, read, stamp)

@@ -1,4 +1,4 @@
-"""Files on disk: found in a stable order, and written so that a reader never sees half of one."""
+"""Writes files on disk so that a reader never sees half of one."""
 
 import contextlib
 import errno
@@ -8,13 +8,12 @@ import shutil
 import stat
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO
 
-from tokcodec.errors import FullDiskError, Hint, OutputError, TokcodecError
+from tokcodec.errors import FullDiskError, Hint, OutputError
 
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
@@ -22,76 +21,6 @@ _STALE = 3600  # seconds after which a temporary file belongs to no process
 _READER_SECONDS = 5.0  # that a pipe is waited for until a program reads it
 
 Write = Callable[[IO[bytes]], object]  # fills a file
-
-
-def find_files(
-    source: Path,
-    extensions: Set[str],
-    follow: bool = False,
-    skipped: Counter[str] | None = None,
-) -> Iterator[Path]:
-    """The files below a folder whose lower-case names end in one of these, in a stable order: those
-    of a folder before those of its folders, both sorted.
-
-    Hidden files and folders are left out. A link to a file is a file.
-
-    Args:
-        source: the folder.
-        extensions: with their dots.
-        follow: into links to folders, too, each folder once.
-        skipped: counts what else lies there, by extension or kind.
-
-    Raises:
-        TokcodecError: a folder cannot be read.
-    """
-    skipped = Counter() if skipped is None else skipped
-    endings = tuple(extensions)
-    seen: set[tuple[int, int]] = set()
-    todo = [str(source)]
-    while todo:
-        folder = todo.pop()
-        try:
-            found = os.stat(folder)  # noqa: PTH116 (of thousands)
-            with os.scandir(folder) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            raise TokcodecError(f"cannot read: {error.strerror}", name=folder) from error
-        if (found.st_dev, found.st_ino) in seen:
-            continue
-        seen.add((found.st_dev, found.st_ino))
-        below = []
-        for entry in sorted(shown, key=lambda entry: entry.name):
-            kind = _kind(entry)
-            if kind == stat.S_IFDIR and (follow or not entry.is_symlink()):
-                below.append(entry.path)
-            elif kind in _NO_FILES:
-                skipped[_NO_FILES[kind]] += 1
-            elif entry.name.lower().endswith(endings):
-                yield Path(entry.path)
-            else:
-                skipped[os.path.splitext(entry.name)[1].lower() or "no extension"] += 1  # noqa: PTH122
-        todo += reversed(below)
-
-
-_NO_FILES = {
-    stat.S_IFDIR: "links to folders",
-    stat.S_IFIFO: "pipes",
-    stat.S_IFSOCK: "sockets",
-    stat.S_IFCHR: "devices",
-    stat.S_IFBLK: "devices",
-}
-
-
-def _kind(entry: "os.DirEntry[str]") -> int:
-    """Of what it is, or of what a link leads to; nothing's where that cannot be told, as reading
-    will say."""
-    try:
-        # What the folder says itself is asked first: to look at every file takes longer.
-        if entry.is_file():
-            return stat.S_IFREG
-        return stat.S_IFDIR if entry.is_dir() else stat.S_IFMT(entry.stat().st_mode)
-    except OSError:
-        return 0
 
 
 def is_stream(path: Path) -> bool:

@@ -17,7 +17,7 @@ from tokcodec.dataset.views import COUNTS, Views
 from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
 from tokcodec.inputs.listing import Selection, count
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.model.loading import fastest_dtype, resolve_device
 from tokcodec.model.runtime import Dtype, default_batch_size
 from tokcodec.tokenize.output import Output

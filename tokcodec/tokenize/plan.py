@@ -13,7 +13,7 @@ from tokcodec.inputs.listing import Batch, Selection, list_inputs
 from tokcodec.inputs.parquet import Rows
 from tokcodec.inputs.records import Files
 from tokcodec.inputs.webdataset import Tar
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tokcodec.checkpoint import find
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
 from tokcodec.io.lock import locked
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.model.loading import fastest_dtype, resolve_device
 from tokcodec.model.runtime import Dtype
 from tokcodec.train import ranks
@@ -226,7 +226,7 @@ def read_config(model: str) -> ModelConfig:
         names = ", ".join(PRESETS)
         raise TrainingError(f"is neither a preset ({names}) nor a file", name=model)
     try:
-        return ModelConfig.from_json(_read_text(Path(model)))
+        return ModelConfig.from_json(_read_text(model))
     except ConfigError as error:
         raise error.named(model) from error
 
@@ -234,15 +234,15 @@ def read_config(model: str) -> ModelConfig:
 def _read_keys(held_out: str | Path | Iterable[str] | None) -> frozenset[str]:
     if held_out is None:
         return frozenset()
-    lines = _read_text(Path(held_out)).split("\n") if isinstance(held_out, str | Path) else held_out
+    lines = _read_text(held_out).split("\n") if isinstance(held_out, str | Path) else held_out
     return frozenset(lines) - {""}
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: str | Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"cannot read it as text: {error}", name=path) from error
+        return read_text(path)
+    except OSError as error:
+        raise TrainingError(f"cannot read it as text: {error.strerror}", name=path) from error
 
 
 def _by_machine(

@@ -20,8 +20,8 @@ from tokcodec.image import read_tiles
 from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.inputs.records import Record, printable
 from tokcodec.io.files import write_atomically
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import reason_of
-from tokcodec.io.tar import MAX_BYTES
 
 # Pixels along a side of a stored image. The encoder of the bundled model sees 8x8 pixels of a
 # token, so this is as much as it sees of the longest grid in training, 32 tokens; a decoder that
