@@ -36,7 +36,7 @@ def test_images_come_back(run, dataset, codec, tmp_path):
     token_file = codec.compress(io.BytesIO(image(4)))
     image_again = np.asarray(Image.open(tmp_path / "all" / "cat" / "0004.png.png"))
     assert np.array_equal(image_again, np.asarray(codec.decompress(token_file)))
-    some = ("--select", "cat/0004.png", "--select", "5")
+    some = ("--select", "cat/0004.png", "--row", "5")
     run("decode", dataset, "-o", tmp_path / "some", *weights, *some)
     assert {p.name for p in (tmp_path / "some" / "cat").iterdir()} == {
         "0004.png.png",
@@ -46,6 +46,20 @@ def test_images_come_back(run, dataset, codec, tmp_path):
         "decode", dataset, "-o", "x", *weights, "--select", "nothing", status=1, cwd=tmp_path
     )
     assert b": no row nothing" in said.stderr
+
+
+def test_keys_of_digits_are_not_row_numbers(run, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number + 1}.png").write_bytes(image(number))
+    go([], tmp_path / "d.parquet", listed=[str(tmp_path / f"{n}.png") for n in (1, 2, 3)])
+    table = pq.read_table(tmp_path / "d.parquet")
+    table = table.set_column(0, table.schema.field(0), pa.array(["1", "2", "3"]))
+    pq.write_table(table, tmp_path / "d.parquet")
+    for option, names in (("--select", {"1.png"}), ("--row", {"2.png"})):
+        out = tmp_path / option
+        run("decode", tmp_path / "d.parquet", "-o", out, "--weights", TINY, option, "1")
+        assert {path.name for path in out.iterdir()} == names
+    run("decode", tmp_path / "d.parquet", "-o", "x", "--weights", TINY, "--row", "3", status=1)
 
 
 def test_keys_that_leave_the_folder(run, dataset, tmp_path):

@@ -180,6 +180,15 @@ def size_of(source: Source) -> Size | None:
         return None
 
 
+def is_transparent(source: Source) -> bool:
+    """Whether an image can have transparent parts; False where it cannot be read."""
+    try:
+        with _open(source) as image:
+            return image.has_transparency_data
+    except Exception:  # as of ``size_of``
+        return False
+
+
 def _is_turned(image: Image.Image) -> bool:
     # Of a TIFF, Pillow gives the size that it has when turned.
     return image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)

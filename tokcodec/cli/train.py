@@ -173,7 +173,7 @@ class _Display(ExitStack):
 
     def _open_bar(self, progress: "Progress") -> None:
         reading = progress.stage == "reading"
-        self.bar = Bar("read", progress.total) if reading else Bar("steps trained", 0, "steps")
+        self.bar = Bar("read", progress.total) if reading else Bar("steps trained", 0, "step")
         self.bar.again = f"the same command {'reads them again' if reading else 'resumes it'}"
         self.enter_context(self.bar)
         if not reading:

@@ -191,20 +191,21 @@ def load_tokens(path: str | Path) -> NDArray[Any] | list[NDArray[Any]]:
 
 
 def token_files(
-    dataset: TokenRows, selected: Collection[str] = ()
+    dataset: TokenRows, keys: Collection[str] = (), numbers: Collection[int] = ()
 ) -> Iterator[tuple[str, TokenFile | DatasetError]]:
     """A name and the token file of every row, or of the selected ones; for rows that failed or
     are damaged an error.
 
     Args:
         dataset: the rows.
-        selected: keys, or numbers of rows from 0; all rows if empty. Another view than 0 has it
+        keys, numbers: of the rows, from 0; all rows if both are empty. Another view than 0 has it
             in its name: ``a.jpg.view1``.
 
     Raises:
-        DatasetError: nothing has a selected key or number.
+        DatasetError: no row has one of these keys or numbers.
     """
-    chosen, missing = set(selected), set(selected)
+    missing: set[str | int] = {*keys, *numbers}
+    chosen = frozenset(missing)
     number = -1
     names = (
         "key",
@@ -222,10 +223,9 @@ def token_files(
                 key, view = row["key"].as_py(), row["view"].as_py()
             except UnicodeDecodeError:
                 key = view = None
-            known = {str(number)} if key is None else {key, str(number)}
-            if chosen and not known & chosen:
+            if chosen and not {key, number} & chosen:
                 continue
-            missing -= known
+            missing -= {key, number}
             name = f"row {number}" if key is None else key + (f".view{view}" if view else "")
             found: TokenFile | DatasetError
             try:
@@ -234,7 +234,7 @@ def token_files(
                 found = error
             yield name, found
     if missing:
-        raise DatasetError(f"no row {sorted(missing)[0]}", name=dataset.path)
+        raise DatasetError(f"no row {min(map(str, missing))}", name=dataset.path)
 
 
 def _token_file(
