@@ -131,6 +131,29 @@ def test_tokens_that_cannot_be_are_named(dataset, tmp_path, row, message):
     assert sum(message in str(file) for file in found.values()) == 1
 
 
+def test_status_and_tokens_that_disagree(dataset, tmp_path):
+    """Else labels would be given to the tokens of other rows."""
+    for name in ("shard-00000.parquet", "shard-00001.parquet"):
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        shutil.copy(dataset / name, tmp_path / "bad")
+    file = tmp_path / "bad" / "shard-00001.parquet"
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("status")
+    states = table.column("status").to_pylist()
+    for changed_states in (["failed", *states[1:]], [None, *states[1:]]):
+        assert states[0] == "ok"
+        column = pa.array(changed_states, pa.string())
+        pq.write_table(table.set_column(place, table.schema.field(place), column), file)
+        message = "shard-00001.parquet: damaged: rows whose status and tokens disagree"
+        for read in (
+            load_tokens,
+            lambda path: TokenDataset(path)[-1],
+            lambda path: list(token_files(open_dataset(path))),
+        ):
+            with pytest.raises(DatasetError, match=message):
+                read(tmp_path / "bad")
+
+
 def test_commands_name_what_is_damaged(run, dataset, tmp_path):
     changed(dataset, tmp_path / "bad", pa.list_(pa.uint16()), [60] * 16)
     message = b"bad/shard-00001.parquet: damaged: token 60 of a codebook of 60"

@@ -297,7 +297,12 @@ def _name(source: Source) -> str:
 
 def _from_array(pixels: Pixels) -> Image.Image:
     channels = pixels.shape[2:]
-    if pixels.dtype != np.uint8 or channels not in ((), (1,), (3,), (4,)) or not pixels.size:
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim < 2
+        or channels not in ((), (1,), (3,), (4,))
+        or not pixels.size
+    ):
         raise ValueError(
             "expected pixels uint8 [H, W, 3], [H, W] or [H, W, 4], "
             f"not {pixels.dtype} {list(pixels.shape)}"

@@ -122,8 +122,11 @@ class TokenFile:
             prior: of the checkpoint; None packs the tokens.
 
         Raises:
-            ValueError: the prior has no such token, or they do not fill the image's tiles.
+            ValueError: the codebook has no such token, or they do not fill the image's tiles.
         """
+        size = header.config.quantizer.codebook_size
+        if np.max(check_integers(tokens), initial=0) >= size or np.min(tokens, initial=0) < 0:
+            raise ValueError(f"tokens must be from 0 to {size - 1}")
         bits, model_id = header.config.quantizer.bits, bytes.fromhex(header.model_id)[:ID_BYTES]
         tiles = (1, 1)
         if fit == "tile":
@@ -147,6 +150,8 @@ class TokenFile:
         edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
         if not all(1 <= edge <= _MAX_EDGE for edge in edges):
             raise ValueError(f"sizes must be from 1 to {_MAX_EDGE}")
+        if file.fit not in _FITS:
+            raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
         if not file.fit == "tile" and file.tiles != (1, 1):
             raise ValueError(f"the fit {file.fit} has one tile")
         if file.num_tokens > MAX_TOKENS:
@@ -340,12 +345,28 @@ def check_tokens(tokens: Tokens, codebook_size: int) -> None:
         raise TokenFileError(f"damaged: token {largest} of a codebook of {codebook_size}")
 
 
+def check_integers(tokens: object) -> Tokens:
+    """The tokens, which are an array of integers.
+
+    Raises:
+        TypeError: they are no array.
+        ValueError: they are not integers; floats and booleans are not rounded.
+    """
+    if not isinstance(tokens, np.ndarray):
+        raise TypeError(f"expected tokens in an array, not {type(tokens).__name__}")
+    if tokens.dtype.kind not in "iu":
+        raise ValueError(f"expected tokens of an integer type, not {tokens.dtype}")
+    return tokens
+
+
 def _grid(tokens: Tokens, tiles: tuple[int, int]) -> tuple[int, int, int]:
     """Tiles, rows and columns of tokens [n, rows, columns] or [n, N].
 
     Raises:
-        ValueError: another number of dimensions or of tiles.
+        TypeError: no array.
+        ValueError: not integers, or another number of dimensions or of tiles.
     """
+    check_integers(tokens)
     if tokens.ndim not in (2, 3) or len(tokens) != tiles[0] * tiles[1]:
         raise ValueError(
             f"expected tokens of {tiles[0]}x{tiles[1]} tiles, [n, rows, columns] or [n, N], "

@@ -63,12 +63,15 @@ class TokenRows:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
 
         Raises:
-            DatasetError: a file cannot be read.
+            DatasetError: a file cannot be read, or rows with tokens are not those that are ok.
         """
+        wanted = {*names, "status"} if "tokens" in names else {*names}
         for file in self.names:
             with self.folder.reading(file) as source:
                 for group in range(source.num_row_groups):
-                    table = source.read_row_group(group, list(names))
+                    table = source.read_row_group(group, sorted(wanted))
+                    if "tokens" in names:
+                        check_status(table, self.folder / file)
                     columns = {name: table.column(name).combine_chunks() for name in names}
                     yield self.folder / file, columns
 
@@ -144,6 +147,18 @@ class TokenRows:
             with self.folder.reading(name) as source:
                 count += source.metadata.num_rows
         return count
+
+
+def check_status(table: "pa.Table", file: Path) -> None:
+    """
+    Raises:
+        DatasetError: the rows with tokens are not those whose status is ``ok``.
+    """
+    import pyarrow.compute as pc
+
+    ok = pc.equal(table.column("status"), "ok").fill_null(False)
+    if not ok.equals(pc.is_valid(table.column("tokens"))):
+        raise DatasetError("damaged: rows whose status and tokens disagree", name=file)
 
 
 def open_dataset(path: str | Path) -> TokenRows:

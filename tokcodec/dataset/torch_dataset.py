@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tokcodec.dataset.folder import damaged
-from tokcodec.dataset.reader import open_dataset
-from tokcodec.errors import DatasetError
+from tokcodec.dataset.reader import check_status, open_dataset
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -91,12 +90,10 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                 if len(self._files) >= _OPEN_FILES:
                     self._files.pop(next(iter(self._files))).close()
                 self._files[number] = self._rows.folder.open(name)
-            column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
-        parts = self._rows.rows(file, column.combine_chunks())
-        found = [row for part in parts for row in part]
-        if len(found) != self._starts[group + 1] - self._starts[group]:
-            raise DatasetError("damaged: other rows have tokens than are ok", name=file)
-        return found
+            table = self._files[number].read_row_group(row_group, ["tokens", "status"])
+            check_status(table, file)
+        parts = self._rows.rows(file, table.column("tokens").combine_chunks())
+        return [row for part in parts for row in part]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to workers
