@@ -36,7 +36,7 @@ def test_objects_say_what_they_are_in_a_line(codec, tmp_path, run):
     token_file = codec.compress(PHOTOS[1], fit="tile")
     assert repr(token_file) == (
         f"<TokenFile 451x300, tile: 4x4 tokens of 6 bits in 10x15 tiles, "
-        f"{len(token_file.to_bytes())} bytes, model {own[:4]}>"
+        f"{len(token_file.to_bytes()):,} bytes, model {own[:4]}>"
     )
     entropy_coded = Codec.load("tokcodec", device="cpu", batch_size=1).compress(PHOTOS[1])
     assert " tokens of 13 bits, entropy-coded, " in repr(entropy_coded)

@@ -86,7 +86,7 @@ def test_states(here):
         ({}, {"text": True}),
         ({}, {"fit": "pad"}),
         ({}, {"tokens": 9}),
-        ({}, {"max_bytes": 24}),
+        ({}, {"max_bytes": 20}),
     ],
     ids=str,
 )

@@ -1,10 +1,10 @@
 """``Codec``: images to token files and back, with one checkpoint."""
 
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from operator import index
 from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, overload
 
 import numpy as np
@@ -16,7 +16,7 @@ from tokcodec.budget import largest_within
 from tokcodec.coding.prior import Prior
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Placement, Size, place
-from tokcodec.errors import CheckpointError, ImageError, TokcodecError, TokenFileError
+from tokcodec.errors import CheckpointError, ImageError, TokcodecError, TokenFileError, counted
 from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, size_of, to_image
 from tokcodec.model.runtime import Dtype, Runtime, RuntimeName, choose_runtime
 from tokcodec.parallel import map_ahead
@@ -365,7 +365,9 @@ class Codec:
         packed: bool,
         max_bytes: int | None,
     ) -> "_Encoding":
-        if len(background) != 3 or not all(0 <= index(value) <= 255 for value in background):
+        if len(background) != 3 or not all(
+            0 <= operator.index(value) <= 255 for value in background
+        ):
             raise ValueError(f"background must be three values from 0 to 255, not {background}")
         _require_counts("tokens", tokens)
         _require_counts("max_bytes", max_bytes)
@@ -384,10 +386,10 @@ class Codec:
             if len(size) != 2:
                 raise ValueError(f"size must be a width and a height, or one edge, not {size}")
             _require_counts("width and height", *size)
-            size = (index(size[0]), index(size[1]))
+            size = (operator.index(size[0]), operator.index(size[1]))
         elif size is not None:
             _require_counts("size", size)
-            size = index(size)
+            size = operator.index(size)
         if tokens is not None and self.config.multiple:
             raise CheckpointError(f"{self.header.name}: decodes only all tokens of a file together")
         return _Decoding(
@@ -492,7 +494,7 @@ class Codec:
         if not (own == tile or prefix or grid):
             raise ValueError(f"expected tokens {['B', *tile]}, not {list(tokens.shape)}")
         if math.prod(tokens.shape) and not (tokens.min() >= 0 and tokens.max() < size):
-            raise ValueError(f"tokens must be from 0 to {size - 1}")
+            raise ValueError(f"tokens must be from 0 to {size - 1:,}")
         return self._torch().decode_tensor(tokens) if is_tensor else self.runtime.decode(tokens)
 
     def encode_tiles(self, tiles: Pixels) -> Rows:
@@ -576,7 +578,9 @@ class _Decoding:
         found = token_file.tokens_with(self.header).reshape(placement.num_tiles, -1)
         check_tokens(found, config.quantizer.codebook_size)
         if self.tokens and found.shape[1] < self.tokens:
-            raise TokenFileError(f"it holds {found.shape[1]} tokens a tile, not {self.tokens}")
+            raise TokenFileError(
+                f"it holds {counted(found.shape[1], 'token')} a tile, not {self.tokens:,}"
+            )
         found = found[:, : self.used] if len(shape) == 1 else found.reshape(-1, *shape)
         return (placement, output), found
 
@@ -682,7 +686,7 @@ def _require_counts(name: str, *values: int | None) -> None:
         ValueError: it is less than 1.
     """
     for value in values:
-        if value is not None and index(value) < 1:
+        if value is not None and operator.index(value) < 1:
             raise ValueError(f"{name} must be 1 or more, not {value}")
 
 

@@ -20,7 +20,7 @@ from tokcodec.checkpoint import Header, find_with_prior, read_prior
 from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.config.geometry import Fit
-from tokcodec.errors import CheckpointError, Hint, TokenFileError
+from tokcodec.errors import CheckpointError, Hint, TokenFileError, counted
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 
@@ -68,7 +68,7 @@ class TokenFile:
         tiles = f" in {self.tiles[0]}x{self.tiles[1]} tiles" if self.fit == "tile" else ""
         return (
             f"<TokenFile {self.width}x{self.height}, {self.fit}: {self.rows}x{self.columns} "
-            f"tokens of {self.bits} bits{tiles}{form}, {self.file_bytes} bytes, "
+            f"tokens of {self.bits} bits{tiles}{form}, {counted(self.file_bytes, 'byte')}, "
             f"model {self.model_id.hex()}>"
         )
 
@@ -126,7 +126,7 @@ class TokenFile:
         """
         size = header.config.quantizer.codebook_size
         if np.max(check_integers(tokens), initial=0) >= size or np.min(tokens, initial=0) < 0:
-            raise ValueError(f"tokens must be from 0 to {size - 1}")
+            raise ValueError(f"tokens must be from 0 to {size - 1:,}")
         bits, model_id = header.config.quantizer.bits, bytes.fromhex(header.model_id)[:ID_BYTES]
         tiles = (1, 1)
         if fit == "tile":
@@ -155,7 +155,7 @@ class TokenFile:
         if not file.fit == "tile" and file.tiles != (1, 1):
             raise ValueError(f"the fit {file.fit} has one tile")
         if file.num_tokens > MAX_TOKENS:
-            raise ValueError(f"a token file holds up to {MAX_TOKENS} tokens")
+            raise ValueError(f"a token file holds up to {MAX_TOKENS:,} tokens")
         vars(file)["tokens"] = tokens.reshape(-1)  # known already
         return file
 
@@ -285,17 +285,17 @@ class TokenFile:
         """
         count, size = self.num_tokens, packed_size(self.num_tokens, self.bits)
         if count > MAX_TOKENS:
-            raise TokenFileError(f"{count} tokens: a token file holds up to {MAX_TOKENS}")
+            raise TokenFileError(f"{count:,} tokens: a token file holds up to {MAX_TOKENS:,}")
         if self.entropy_coded:
             if not _may_be_entropy_coded(count, self.bits, len(self.payload)):
                 raise TokenFileError(
-                    f"damaged: {count} tokens of {self.bits} bits, entropy-coded in "
-                    f"{len(self.payload)} bytes"
+                    f"damaged: {counted(count, 'token')} of {self.bits} bits, entropy-coded in "
+                    f"{counted(len(self.payload), 'byte')}"
                 )
         elif len(self.payload) != size:
             raise TokenFileError(
-                f"damaged: {count} tokens of {self.bits} bits take {size} bytes, not "
-                f"{len(self.payload)}"
+                f"damaged: {counted(count, 'token')} of {self.bits} bits take "
+                f"{counted(size, 'byte')}, not {len(self.payload):,}"
             )
         else:
             self.tokens  # noqa: B018 (refuses padding that is not zeros)
@@ -342,7 +342,7 @@ def check_tokens(tokens: Tokens, codebook_size: int) -> None:
     """
     largest = int(np.max(tokens, initial=0))
     if largest >= codebook_size:
-        raise TokenFileError(f"damaged: token {largest} of a codebook of {codebook_size}")
+        raise TokenFileError(f"damaged: token {largest:,} of a codebook of {codebook_size:,}")
 
 
 def check_integers(tokens: object) -> Tokens:

@@ -8,7 +8,7 @@ import typer
 
 from tokcodec.cli.options import WEIGHTS, Force, command_line
 from tokcodec.cli.terminal import Bar, note, require_pyarrow, show
-from tokcodec.errors import DatasetError
+from tokcodec.errors import DatasetError, counted
 from tokcodec.io.job import single_job
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ def train_prior(
     facts = header.provenance["prior"]
     if "held_out_payload_bytes" in facts:
         packed, coded = facts["held_out_packed_bytes"], facts["held_out_payload_bytes"]
+        images = counted(facts["held_out_images"], "image")
         note(
-            f"{facts['held_out_images']:,} images held out: {coded:.1f} bytes of payload on "
+            f"{images} held out: {coded:.1f} bytes of payload on "
             f"average, {1 - coded / packed:.1%} less than {packed:.1f}"
         )
     show(str(header.path))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import DatasetFolder, damaged, files_of
 from tokcodec.dataset.table import GRID, Metadata
-from tokcodec.errors import DatasetError, FailedRowError
+from tokcodec.errors import DatasetError, FailedRowError, counted
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
 
@@ -30,14 +30,14 @@ class TokenRows:
     metadata: Metadata
 
     def __repr__(self) -> str:
-        files = "1 file" if len(self.names) == 1 else f"{len(self.names)} files"
+        files = counted(len(self.names), "file")
         return f"<TokenRows {self.path}: {files}, rows of {self.row}>"
 
     @property
     def row(self) -> str:
         """What a row holds, in words."""
         metadata = self.metadata
-        count = f"{metadata.run['tokens']} " if metadata.run["tokens"] else ""
+        count = f"{metadata.run['tokens']:,} " if metadata.run["tokens"] else ""
         if metadata.has_grids and count:
             count = f"up to {count}"
         tokens = f"{count}tokens of {metadata.model.quantizer.bits} bits"
@@ -103,7 +103,9 @@ class TokenRows:
                 shapes = zip(*own, strict=True)
             for tokens, shape in zip(parts, shapes, strict=True):
                 if None in shape or math.prod(shape) != tokens.shape[1]:
-                    raise DatasetError(f"damaged: {tokens.shape[1]} tokens as {shape}", name=file)
+                    raise DatasetError(
+                        f"damaged: {counted(tokens.shape[1], 'token')} as {shape}", name=file
+                    )
                 yield tokens.reshape(-1, *shape)
 
     def rows(self, file: Path, column: "pa.ListArray") -> list[NDArray[Any]]:
@@ -118,11 +120,11 @@ class TokenRows:
         kept = column.drop_null()
         lengths, flat = kept.value_lengths().to_numpy(), kept.flatten()
         if flat.null_count or not (self.metadata.has_grids or (lengths == width).all()):
-            raise DatasetError(f"damaged: a row that has not {width} tokens", name=file)
+            raise DatasetError(f"damaged: a row that has not {counted(width, 'token')}", name=file)
         tokens = flat.to_numpy(zero_copy_only=False)
         for token in (tokens.min(initial=0), tokens.max(initial=0)):
             if not 0 <= token < size:
-                raise DatasetError(f"damaged: token {token} of a codebook of {size}", name=file)
+                raise DatasetError(f"damaged: token {token:,} of a codebook of {size:,}", name=file)
         tokens = tokens.astype(smallest_type(self.metadata))
         if not self.metadata.has_grids:
             return [tokens.reshape(-1, width)]
@@ -183,7 +185,8 @@ def open_dataset(path: str | Path) -> TokenRows:
             raise DatasetError(f"is of another run than {names[0]}", name=folder / name)
     if not one_file and len(names) != first.shards:
         raise DatasetError(
-            f"holds {len(names)} of {first.shards} shards; tokenize the same sources to finish it",
+            f"holds {len(names):,} of {counted(first.shards, 'shard')}; tokenize the same "
+            "sources to finish it",
             name=path,
         )
     return TokenRows(path, folder, names, first)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from tokcodec.dataset.folder import damaged
 from tokcodec.dataset.reader import check_status, open_dataset
+from tokcodec.errors import counted
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -52,7 +53,8 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
 
     def __repr__(self) -> str:
         classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"<TokenDataset {self._rows.path}: {len(self)} rows of {self._rows.row}{classes}>"
+        rows = counted(len(self), "row")
+        return f"<TokenDataset {self._rows.path}: {rows} of {self._rows.row}{classes}>"
 
     def __len__(self) -> int:
         return self._starts[-1]

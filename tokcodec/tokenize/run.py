@@ -144,7 +144,7 @@ class _Totals:
     def _check(self, failed: int) -> None:
         if self.max_failures is not None and failed > self.max_failures:
             raise DatasetError(
-                f"stopped at failed image {failed} of at most {self.max_failures}; the same "
+                f"stopped at failed image {failed:,} of at most {self.max_failures:,}; the same "
                 "command resumes after the last whole shard",
                 name=self.output,
             )
