@@ -369,7 +369,8 @@ class Codec:
             0 <= operator.index(value) <= 255 for value in background
         ):
             raise ValueError(f"background must be three values from 0 to 255, not {background}")
-        _require_counts("tokens", tokens)
+        if tokens is not None:
+            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
         _require_counts("max_bytes", max_bytes)
         checkpoint.check_token_count(self.header, tokens)
         fit = fit or self.config.default_fit
@@ -381,7 +382,8 @@ class Codec:
         return _Encoding(self.header, fit, tokens, (red, green, blue), prior)
 
     def _decoding(self, size: Size | int | None, tokens: int | None) -> "_Decoding":
-        _require_counts("tokens", tokens)
+        if tokens is not None:
+            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
         if isinstance(size, tuple | list):
             if len(size) != 2:
                 raise ValueError(f"size must be a width and a height, or one edge, not {size}")
