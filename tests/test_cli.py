@@ -179,7 +179,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path, tiny):
         for dry in (["--dry-run"], []):
             done = run(*command, *options, "--json", *dry, status=0 if dry else 1)
             assert [line["state"] for line in json_lines(done)] == [state]
-        assert "-f overwrites it" in lines(run(*command, *options, status=1))[0]
+        assert "overwrite it with -f" in lines(run(*command, *options, status=1))[0]
         assert token_file.read_bytes() == data
     token_file.write_bytes(whole)
     os.utime(token_file, ns=(1, 1))
@@ -449,5 +449,5 @@ def test_a_folder_shows_one_bar_on_a_terminal(folder, tmp_path):
             break
     os.close(leader)
     assert process.wait() == 3
-    assert b"5/5" in shown
+    assert b"5 of 5 images" in shown
     assert re.search(rb"3 encoded \([\d,]+ bytes to \d+\) .* images/s, 2 failed\r\n$", shown)

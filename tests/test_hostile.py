@@ -274,7 +274,7 @@ def test_priors_that_lie_about_their_sizes_are_refused(tmp_path):
                 checkpoint.read_prior(header)
             assert str(caught.value).isprintable()
     header = checkpoint.write(tmp_path / "b.safetensors", own, prior, {})
-    with pytest.raises(CheckpointError, match="its prior is of 8192 tokens"):
+    with pytest.raises(CheckpointError, match="its prior is of 8,192 tokens"):
         checkpoint.read_prior(header)
 
 

@@ -39,7 +39,7 @@ def test_images_come_back(run, dataset, codec, tmp_path):
     token_file = codec.compress(io.BytesIO(image(4)))
     image_again = np.asarray(Image.open(tmp_path / "all" / "cat" / "0004.png.png"))
     assert np.array_equal(image_again, np.asarray(codec.decompress(token_file)))
-    some = ("--select", "cat/0004.png", "--select", "5")
+    some = ("--select", "cat/0004.png", "--row", "5")
     run("decode", dataset, "-o", tmp_path / "some", *weights, *some)
     assert {p.name for p in (tmp_path / "some" / "cat").iterdir()} == {
         "0004.png.png",
@@ -49,6 +49,20 @@ def test_images_come_back(run, dataset, codec, tmp_path):
         "decode", dataset, "-o", "x", *weights, "--select", "nothing", status=1, cwd=tmp_path
     )
     assert b": no row nothing" in said.stderr
+
+
+def test_keys_of_digits_are_not_row_numbers(run, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number + 1}.png").write_bytes(image(number))
+    go([], tmp_path / "d.parquet", listed=[str(tmp_path / f"{n}.png") for n in (1, 2, 3)])
+    table = pq.read_table(tmp_path / "d.parquet")
+    table = table.set_column(0, table.schema.field(0), pa.array(["1", "2", "3"]))
+    pq.write_table(table, tmp_path / "d.parquet")
+    for option, names in (("--select", {"1.png"}), ("--row", {"2.png"})):
+        out = tmp_path / option
+        run("decode", tmp_path / "d.parquet", "-o", out, "--weights", TINY, option, "1")
+        assert {path.name for path in out.iterdir()} == names
+    run("decode", tmp_path / "d.parquet", "-o", "x", "--weights", TINY, "--row", "3", status=1)
 
 
 def test_keys_that_leave_the_folder(run, dataset, tmp_path):
@@ -118,6 +132,29 @@ def test_tokens_that_cannot_be_are_named(dataset, tmp_path, row, message):
     found = dict(token_files(open_dataset(tmp_path / "bad")))
     assert sum(isinstance(file, TokenFile) for file in found.values()) == 146
     assert sum(message in str(file) for file in found.values()) == 1
+
+
+def test_status_and_tokens_that_disagree(dataset, tmp_path):
+    """Else labels would be given to the tokens of other rows."""
+    for name in ("shard-00000.parquet", "shard-00001.parquet"):
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        shutil.copy(dataset / name, tmp_path / "bad")
+    file = tmp_path / "bad" / "shard-00001.parquet"
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("status")
+    states = table.column("status").to_pylist()
+    for changed_states in (["failed", *states[1:]], [None, *states[1:]]):
+        assert states[0] == "ok"
+        column = pa.array(changed_states, pa.string())
+        pq.write_table(table.set_column(place, table.schema.field(place), column), file)
+        message = "shard-00001.parquet: damaged: rows whose status and tokens disagree"
+        for read in (
+            load_tokens,
+            lambda path: TokenDataset(path)[-1],
+            lambda path: list(token_files(open_dataset(path))),
+        ):
+            with pytest.raises(DatasetError, match=message):
+                read(tmp_path / "bad")
 
 
 def test_commands_name_what_is_damaged(run, dataset, tmp_path):

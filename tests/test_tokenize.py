@@ -48,7 +48,7 @@ def test_columns_metadata_and_tokens(run, codec, tmp_path):
     (source / "broken.jpg").write_bytes((DATA / "coffee.jpg").read_bytes()[:9000])
     (source / "zero.png").write_bytes(b"")
     said = run("tokenize", source, "-o", tmp_path / "t.parquet", "--weights", TINY, status=3)
-    assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shards, 2 failed\n")
+    assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shard, 2 failed\n")
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.names == COLUMNS
     types = ["string", "string", "uint8", "int32", "int32", "list<element: uint16>"]
@@ -264,13 +264,13 @@ def test_killed_between_joining_and_clearing(many, tmp_path):
 def test_parts_must_agree(many, tmp_path):
     more = {"limit": 60, "rows_per_shard": 10}
     go([many], tmp_path / "out", shard=(0, 2), **more)
-    with pytest.raises(DatasetError, match="was made with fit stretch, not crop"):
+    with pytest.raises(OutputError, match="was made with fit stretch, not crop"):
         go([many], tmp_path / "out", shard=(1, 2), fit="crop", **more)
     # A smaller plan leaves no shard of the larger one.
     go([many], tmp_path / "out", limit=60, rows_per_shard=30, force=True)
     assert len(open_dataset(tmp_path / "out")) == 60
     path = tmp_path / "out" / "shard-00000.parquet"
-    with pytest.raises(DatasetError, match="is one shard of a dataset"):
+    with pytest.raises(OutputError, match="is one shard of a dataset"):
         go([many], path, limit=60, rows_per_shard=30)
 
 
@@ -281,22 +281,22 @@ def test_other_runs_are_refused(many, tmp_path):
     go([source], out, limit=150)
     finished = contents(out)
     other = str(GOLDEN / "latent.safetensors")
-    with pytest.raises(DatasetError, match="is of model"):
+    with pytest.raises(OutputError, match="is of model"):
         go([source], out, limit=150, weights=other, fit="stretch")
-    with pytest.raises(DatasetError, match="was made with views one, not hflip"):
+    with pytest.raises(OutputError, match="was made with views one, not hflip"):
         go([source], out, limit=150, views="hflip")
-    with pytest.raises(DatasetError, match="was made with limit 150, not 160"):
+    with pytest.raises(OutputError, match="was made with limit 150, not 160"):
         go([source], out, limit=160)
     first = sorted(source.glob("*.png"))[0]
     data, times = first.read_bytes(), first.stat()
     first.write_bytes(image(99) + b" ")
-    with pytest.raises(DatasetError, match="its inputs have changed"):
+    with pytest.raises(OutputError, match="its inputs have changed"):
         go([source], out, limit=150)
     # The same size and time, and other bytes: only a look at the bytes tells.
     first.write_bytes(data[:-1] + b"X")
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
     go([source], out, limit=150)
-    with pytest.raises(DatasetError, match="the bytes of its inputs have changed"):
+    with pytest.raises(OutputError, match="the bytes of its inputs have changed"):
         go([source], out, limit=150, verify_inputs=True)
     first.write_bytes(data)
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -307,7 +307,7 @@ def test_other_runs_are_refused(many, tmp_path):
     go([source], one, limit=150, verify_inputs=True)
     first.write_bytes(data[:-1] + b"X")
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(DatasetError, match="the bytes of its inputs have changed"):
+    with pytest.raises(OutputError, match="the bytes of its inputs have changed"):
         go([source], one, limit=150, verify_inputs=True)
     first.write_bytes(data)
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -32,6 +32,11 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: ``1 image``, ``1,000 images``."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+
+
 def without_credentials(text: str) -> str:
     """A text, of whose URLs neither user, password, query nor fragment are left."""
     return _QUERY.sub(r"\1", _USER.sub(r"\1", text)) if ":/" in text else text
@@ -69,15 +74,13 @@ class Hint(Enum):
 
     ALLOW_LARGE = "lift Pillow's limit (PIL.Image.MAX_IMAGE_PIXELS) if you trust the file"
     SMALLER_SIZE = "ask for a smaller size, or lift Pillow's limit (PIL.Image.MAX_IMAGE_PIXELS)"
-    OVERWRITE = "allow overwriting to replace it"
+    OVERWRITE = "choose another output, or allow overwriting"
     OTHER_OUTPUT = "choose another output"
-    OTHER_OUTPUT_OR_RESTART = "choose another output, or start again with overwriting allowed"
     NAME_WEIGHTS = "name its checkpoint"
     NAME_FAMILY = "name the published model that it is"
     OTHER_FIT = "choose another fit"
     SMALLER_BATCH = "choose a smaller batch size"
     NAME_OUTPUT = "if it is what to write, give it as the output"
-    SELECT_ROW = "choose the row by its number"
 
 
 class TokcodecError(Exception):

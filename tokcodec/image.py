@@ -124,6 +124,15 @@ def size_of(source: Source) -> Size | None:
         return None
 
 
+def is_transparent(source: Source) -> bool:
+    """Whether an image can have transparent parts; False where it cannot be read."""
+    try:
+        with _open(_from_array(source) if isinstance(source, np.ndarray) else source) as image:
+            return image.has_transparency_data
+    except Exception:  # as of ``size_of``
+        return False
+
+
 def _is_turned(image: Image.Image) -> bool:
     # For TIFF, Pillow reports the size after orientation.
     return image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -251,7 +260,12 @@ def _name(source: Source) -> str:
 
 def _from_array(pixels: Pixels) -> Image.Image:
     channels = pixels.shape[2:]
-    if pixels.dtype != np.uint8 or channels not in ((), (1,), (3,), (4,)) or not pixels.size:
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim < 2
+        or channels not in ((), (1,), (3,), (4,))
+        or not pixels.size
+    ):
         raise ValueError(
             "expected pixels uint8 [H, W, 3], [H, W] or [H, W, 4], "
             f"not {pixels.dtype} {list(pixels.shape)}"

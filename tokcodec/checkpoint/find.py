@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
-from tokcodec.errors import ArgumentError, CheckpointError, Hint, OutputError
-from tokcodec.io.files import is_stream
+from tokcodec.errors import ArgumentError, CheckpointError, OutputError
+from tokcodec.io.job import single_job
 from tokcodec.io.tensorfile import open_tensors
 
 if TYPE_CHECKING:
@@ -89,11 +89,7 @@ def convert(
     target = output or Path(found.name + SUFFIX)
     if target.is_dir():
         target = target / (found.name + SUFFIX)
-    if target.exists() and not is_stream(target):
-        if target.samefile(found.weights):
-            raise OutputError("is the input", name=target, hint=Hint.OTHER_OUTPUT)
-        if not overwrite:
-            raise OutputError("is there already", name=target, hint=Hint.OVERWRITE)
+    single_job(found.weights, target).check(overwrite)
     return write_converted(found, target, family, image_size)
 
 

@@ -67,7 +67,8 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(context: typer.Context, quiet: bool, debug: bool, **options: Any) -> None:
         root = context.find_root()
         before, arguments = root.params, root.obj["arguments"]
-        with terminal.verbosity(quiet or before["quiet"]), command_running(arguments):
+        terminal.quiet = quiet or before["quiet"]
+        with command_running(arguments):
             try:
                 command(**options)
             except (typer.Exit, TyperException):

@@ -7,6 +7,7 @@ import typer
 
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, show
+from tokcodec.errors import counted
 
 
 def _complete_family(incomplete: str) -> list[str]:
@@ -66,7 +67,7 @@ def convert(
     header = run(source, output, family=family, image_size=image_size, overwrite=force)
     config = header.config
     note(
-        f"{header.provenance['converted_from']}: {config.num_tokens} tokens of "
-        f"{config.quantizer.codebook_size}, model_id {header.model_id[:6]}"
+        f"{header.provenance['converted_from']}: {counted(config.num_tokens, 'token')} of "
+        f"{config.quantizer.codebook_size:,}, model_id {header.model_id[:6]}"
     )
     show(str(header.path))

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tokcodec.cli.hints import why_unknown
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import note, print_json, show, why_unknown
+from tokcodec.cli.terminal import note, print_json, show
 
 
 def inspect(

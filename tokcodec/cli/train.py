@@ -162,7 +162,7 @@ class _Display(ExitStack):
         if progress.stage == "reading":
             self.bar, again = Bar("read", progress.total), "reads them again"
         else:
-            self.bar, again = Bar("steps trained", progress.total, "steps"), "resumes it"
+            self.bar, again = Bar("steps trained", progress.total, "step"), "resumes it"
         self.bar.again = f"the same command {again}"
         self.enter_context(self.bar)
         if progress.stage == "training":

@@ -9,6 +9,7 @@ from tokcodec.cli.hints import explain
 from tokcodec.cli.options import WEIGHTS, AllowLarge, Images, Json, MaxImageBytes, allow_large
 from tokcodec.cli.terminal import print_json, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.errors import counted
 from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ def verify(
 
 def _print(found: "list[Agreement]") -> None:
     first, *others = found
-    show(f"{first.images} images; compared with {first.way}:")
+    show(f"{counted(first.images, 'image')}; compared with {first.way}:")
     for agreement in others:
         share = 1 - agreement.differing / agreement.tokens
         margin = agreement.largest_margin
         note = f", margins up to {margin:.2g}" if margin is not None else ""
         show(
             f"{agreement.way}: {share:.3%} equal, "
-            f"{agreement.differing} of {agreement.tokens} differ{note}"
+            f"{agreement.differing:,} of {counted(agreement.tokens, 'token')} differ{note}"
         )

@@ -10,9 +10,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset, smallest_type
-from tokcodec.errors import DatasetError, Hint, OutputError
-from tokcodec.io.files import is_stream, replacement, same_file, write_atomically
-from tokcodec.io.remote import is_remote
+from tokcodec.errors import DatasetError
+from tokcodec.io.files import is_stream, refuse_remote, replacement, write_atomically
+from tokcodec.io.job import single_job
 
 SUFFIXES = (".npy", ".safetensors", ".jsonl")
 
@@ -40,15 +40,12 @@ def export(dataset: str | Path, output: str | Path, *, force: bool = False) -> i
     Raises:
         DatasetError: the dataset cannot be read; the extension is none of these; rows for a
             ``.jsonl`` have no label, or rows for another format differ in length.
+        ArgumentError: the output is a URL.
         OutputError: the file is there already, is the input, or cannot be written.
     """
+    refuse_remote(output)
     target = Path(output)
-    if same_file(target, dataset):
-        raise OutputError("is the input itself", name=target, hint=Hint.OTHER_OUTPUT)
-    if is_remote(output):
-        raise OutputError("is a URL; name a local file", name=output)
-    if target.exists() and not is_stream(target) and not force:
-        raise OutputError("is there already", name=target, hint=Hint.OVERWRITE)
+    single_job(dataset, target).check(force)
     if target.suffix not in SUFFIXES:
         raise DatasetError(f"name it {', '.join(SUFFIXES)}", name=target)
     rows = open_dataset(dataset)

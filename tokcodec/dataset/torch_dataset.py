@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from tokcodec.dataset.folder import damaged
 from tokcodec.dataset.reader import check_status, class_numbers, open_dataset
+from tokcodec.errors import counted
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -52,8 +53,10 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
         )
 
     def __repr__(self) -> str:
-        classes = f", {len(self.class_to_idx)} classes" if self.class_to_idx else ""
-        return f"<TokenDataset {self._rows.path}: {len(self)} rows of {self._rows.row}{classes}>"
+        count = len(self.class_to_idx)
+        classes = f", {count:,} classes" if count else ""
+        rows = counted(len(self), "row")
+        return f"<TokenDataset {self._rows.path}: {rows} of {self._rows.row}{classes}>"
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -92,9 +95,9 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                     self._files.pop(next(iter(self._files))).close()
                 self._files[number] = self._rows.folder.open(name)
             table = self._files[number].read_row_group(row_group, ["tokens", "status"])
-            tokens, status = (table.column(name).combine_chunks() for name in table.column_names)
-        check_status(tokens, status, file)
-        return [row for part in self._rows.rows(file, tokens) for row in part]
+            check_status(table, file)
+        parts = self._rows.rows(file, table.column("tokens").combine_chunks())
+        return [row for part in parts for row in part]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to workers

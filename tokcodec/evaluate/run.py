@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from tokcodec.batch.jobs import images as images_of
-from tokcodec.batch.jobs import refuse_remote
 from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import EvaluationError, Hint, OutputError, TokcodecError
@@ -23,7 +22,7 @@ from tokcodec.evaluate.points import BYTES, MAX_EDGE, Example, encoded, points_o
 from tokcodec.evaluate.report import FILES as REPORT_FILES
 from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
-from tokcodec.io.files import output_errors
+from tokcodec.io.files import output_errors, refuse_remote
 from tokcodec.io.lock import locked
 from tokcodec.io.read import MAX_BYTES
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -13,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-from tokcodec.errors import FullDiskError, Hint, OutputError
+from tokcodec.errors import ArgumentError, FullDiskError, Hint, OutputError
 
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
@@ -40,6 +41,15 @@ def same_file(one: str | Path, other: str | Path) -> bool:
         return os.path.samefile(str(one), str(other))  # noqa: PTH121 (URLs, too)
     except (OSError, ValueError):
         return False
+
+
+def refuse_remote(output: str | Path | None) -> None:
+    """
+    Raises:
+        ArgumentError: it is a URL, to which only ``tokenize`` writes.
+    """
+    if output and re.match(r"\w+:/", str(output)):
+        raise ArgumentError(f"{output} is a URL; name a path")
 
 
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
