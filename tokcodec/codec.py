@@ -662,8 +662,14 @@ def _reread(image: ImageLike) -> ImageLike:
 
 
 def _token_file(given: Compressed) -> TokenFile:
+    """
+    Raises:
+        TypeError: neither a token file nor a path.
+    """
     if isinstance(given, TokenFile):
         return given
+    if not isinstance(given, str | os.PathLike | bytes):
+        raise TypeError(f"expected a TokenFile, a path or bytes, not {type(given).__name__}")
     return TokenFile.from_bytes(given) if isinstance(given, bytes) else TokenFile.load(given)
 
 

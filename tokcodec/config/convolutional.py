@@ -64,6 +64,9 @@ class ConvolutionalConfig(Config):
         )
         return self
 
+    def peak_activation(self, side: int) -> int:
+        return side**2 * self.channels
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of every level, the full resolution first."""
@@ -96,9 +99,6 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
 
     def token_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.multiple, width // self.multiple
-
-    def peak_activation(self, side: int) -> int:
-        return side**2 * self.channels
 
 
 class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):

@@ -88,14 +88,20 @@ def choose_runtime(
     return "numpy" if can and (few or find_spec("torch") is None) else "torch"
 
 
-def default_batch_size(config: ModelConfig, kind: str) -> int:
-    """The default number of tiles in a batch: 64 on CUDA, else 16, or fewer for a large model.
+def default_batch_size(
+    config: ModelConfig, kind: str, part: Literal["encoder", "decoder"] = "encoder"
+) -> int:
+    """The default number of tiles in a batch: 64 on CUDA, else 16, or fewer for a large part.
 
     It depends only on the model and the kind of device, because tokens depend on the batch size.
     """
     if kind == "cuda":
         return _CUDA_BATCH_SIZE
-    tile = 4 * config.encoder.peak_activation(config.preprocessing.model_size)  # float32
+    sizes = {
+        "encoder": config.preprocessing.model_size,
+        "decoder": config.preprocessing.image_size,
+    }
+    tile = 4 * getattr(config, part).peak_activation(sizes[part])  # float32
     size = BATCH_SIZE
     while kind == "cpu" and size > 1 and size * tile > _CACHE_BYTES:
         size //= 2

@@ -36,9 +36,11 @@ class TorchRuntime:
         batch_size: int,
         any_size_batch: int = 1,
         dtype: Dtype = "float32",
+        decoder_batch: int | None = None,
     ) -> None:
         self.model, self.dtype = model, dtype
         self.batch_size, self.any_size_batch = batch_size, any_size_batch
+        self.decoder_batch = decoder_batch or batch_size
         self.torch_device = next(model.parameters()).device
         self._streams: SimpleQueue[torch.cuda.Stream] | None = None
         if self.torch_device.type == "cuda":
@@ -67,7 +69,8 @@ class TorchRuntime:
             # Only models of any size need dynamic shapes, which are slower.
             model.encoder.compile(dynamic=None if header.config.multiple else False)
         size = batch_size or default_batch_size(header.config, where.type)
-        return cls(model, size, batch_size or 1, dtype)
+        decoder_batch = batch_size or default_batch_size(header.config, where.type, "decoder")
+        return cls(model, size, batch_size or 1, dtype, decoder_batch)
 
     @property
     def device(self) -> str:
@@ -82,7 +85,7 @@ class TorchRuntime:
             tokens = self._run(
                 lambda part: self.model.encode(self.preprocess(part, scale)),
                 rows.to(self.torch_device, non_blocking=True),
-                tuple(rows.shape[1:3]) == (side, side),
+                self.batch_size if tuple(rows.shape[1:3]) == (side, side) else self.any_size_batch,
             )
             return tokens.cpu().numpy()
 
@@ -97,7 +100,7 @@ class TorchRuntime:
         return self._run(
             lambda part: self.model.encode(self.model.shrink(part)),
             pixels.to(self.torch_device, torch.float32),
-            tuple(pixels.shape[2:]) == (side, side),
+            self.batch_size if tuple(pixels.shape[2:]) == (side, side) else self.any_size_batch,
         )
 
     def decode_tensor(self, tokens: Tensor) -> Tensor:
@@ -108,7 +111,8 @@ class TorchRuntime:
         config = self.model.config
         side = config.preprocessing.image_size
         tile = tokens.ndim == 2 or tuple(tokens.shape[1:]) == config.token_shape(side, side)
-        return self._run(self.model.decode, tokens.to(self.torch_device, torch.int64), tile)
+        size = self.decoder_batch if tile else self.any_size_batch
+        return self._run(self.model.decode, tokens.to(self.torch_device, torch.int64), size)
 
     def preprocess(self, pixels: Tensor, scale: int) -> Tensor:
         """Pixels uint8 [B, H, W, 3] -> float32 [B, 3, h, w] in [0, 1], as the encoder sees them."""
@@ -123,15 +127,14 @@ class TorchRuntime:
         return pixels.to(torch.uint8).permute(0, 2, 3, 1)
 
     @torch.inference_mode()
-    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, tiles: bool) -> Tensor:
-        """Run the model on rows, in batches of tiles or of images of any size.
+    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+        """Run the model on rows, in batches of this size.
 
         Raises:
             DeviceError: the device has too little memory for a batch.
         """
         if not len(rows):  # the result is empty, but has a shape
             return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
-        size = self.batch_size if tiles else self.any_size_batch
         low = self.dtype == "bfloat16"
         try:
             with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=low):
