@@ -136,7 +136,10 @@ def _batch_size(file: "pq.ParquetFile", group: int, image: str) -> int:
         raise DatasetError(
             f"the images of row group {group} expand from {stored:,} to {expanded:,} bytes"
         )
-    fitting: int = _BATCH_BYTES * row_group.num_rows // max(1, expanded)
+    # Of a dictionary, every row may have the largest image.
+    shared = any(chunk.has_dictionary_page for chunk in chunks)
+    rows = 1 if shared else row_group.num_rows
+    fitting: int = _BATCH_BYTES * rows // max(1, expanded)
     return max(1, min(_BATCH_ROWS, fitting))
 
 
