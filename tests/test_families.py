@@ -63,44 +63,51 @@ def check(model, name):
     return len(golden)
 
 
+# Metric, family, pixels of a token's side.
 CONVOLUTIONAL = {
-    "taming_f16": ("euclidean", "VQGAN"),
-    "llamagen_vq16": ("cosine", "LlamaGen"),
-    "ibq_f16": ("dot", "IBQ"),
-    "open_magvit2": (None, "Open-MAGVIT2"),
-    "maskgit_vqgan": ("euclidean", "MaskGIT-VQGAN"),
+    "taming_f16": ("euclidean", "VQGAN", 16),
+    "llamagen_vq16": ("cosine", "LlamaGen", 16),
+    "ibq_f16": ("dot", "IBQ", 16),
+    "open_magvit2": (None, "Open-MAGVIT2", 16),
+    "maskgit_vqgan": ("euclidean", "MaskGIT-VQGAN", 16),
+    "diffusers_vq": ("euclidean", "diffusers' VQModel", 16),
 }
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_convolutional_golden_tokens(name, tmp_path):
+    metric, title, multiple = CONVOLUTIONAL[name]
+    side = 256 // multiple
     source = locate(str(published.write_golden(name, tmp_path)))
     with source.open() as stored:
-        assert recognise(stored, source.read_config()).title == CONVOLUTIONAL[name][1]
-    config, tensors = convert(source)
+        assert recognise(stored, source.read_config()).title == title
+    config, tensors = convert(source, image_size=256)
     assert ModelConfig.from_json(config.to_json()) == config
-    assert getattr(config.quantizer, "metric", None) == CONVOLUTIONAL[name][0]
-    assert (config.num_tokens, config.multiple, config.default_fit) == (256, 16, "crop")
+    assert getattr(config.quantizer, "metric", None) == metric
+    assert (config.num_tokens, config.multiple) == (side**2, multiple)
+    assert config.default_fit == "crop"
     model = network(config, tensors)
     golden = {path.stem: np.load(path) for path in (published.FOLDER / name).glob("*.npy")}
     pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         z = model.z(pixels)
-        theirs = golden["z"].reshape(3, -1, 16, 16).transpose(0, 2, 3, 1)
+        theirs = golden["z"].reshape(3, -1, side, side).transpose(0, 2, 3, 1)
         np.testing.assert_allclose(z.numpy(), theirs, rtol=0, atol=1e-3)
         decided = golden["margins"] > 1e-3
         assert decided.mean() > 0.95
         tokens = model.quantizer.tokens(z).flatten(1).numpy()
         assert np.array_equal(tokens[decided], golden["tokens"][decided])
         margins = model.quantizer.margins(z).flatten(1).numpy()
+        if config.quantizer.kind == "finite_scalar":
+            margins = margins / 2  # the distance to the border, not to the second best
         np.testing.assert_allclose(margins, golden["margins"], rtol=0, atol=2e-3)
-        given = torch.from_numpy(golden["tokens"][:1]).long().view(1, 16, 16)
-        decoded = model.denormalize(model.decoder(model.quantizer.lookup(given)))
+        given = torch.from_numpy(golden["tokens"][:1]).long().view(1, side, side)
+        decoded = model.decoder(model.quantizer.lookup(given)).permute(0, 2, 3, 1)
     expected = golden["reconstruction"]
-    if name != "maskgit_vqgan":
-        expected = expected / 2 + 0.5
-    decoded = decoded.permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(255 * decoded, 255 * expected, rtol=0, atol=0.1)
+    step = 256 // expected.shape[1]  # of some sets only every fourth row and column is kept
+    levels = 255 * (1 if name in ("maskgit_vqgan", "diffusers_vq") else 0.5)
+    decoded = decoded.numpy()[:, ::step, ::step]
+    np.testing.assert_allclose(levels * decoded, levels * expected, rtol=0, atol=0.1)
 
 
 F4, F8, F16 = (1, 2, 4), (1, 2, 2, 4), (1, 1, 2, 2, 4)
@@ -118,6 +125,9 @@ def llamagen(levels, prefix=""):
 def janus():
     return llamagen(F16, JANUS) | {"gen_embed.weight": (16384, 8), "language_model.norm": (2048,)}
 
+
+diffusers = published.diffusers_names
+AMUSED = (diffusers(vqgan(128, (1, 2, 2, 4, 6), 2, 64, (8192, 64), (), False)), 146_244_675)
 
 # The tensors of every convolutional model, and how many parameters it has without its training's,
 # counted from the published code.
@@ -144,6 +154,8 @@ SIZES = {
     "open-magvit2-262144": (unbiased(F16, 4, 18), 115_127_829),
     "open-magvit2-262144-128": (unbiased(F8, 4, 18), 112_021_653),
     "maskgit-vqgan": (unbiased(F16, 2, 256, 1024), 54_515_587),
+    **dict.fromkeys(("amused-256", "amused-512", "lumina-dimoo", "meissonic"), AMUSED),
+    "ldm-celebahq-256": (diffusers(vqgan(128, F4, 2, 3, (8192, 3), ())), 55_322_782),
 }
 
 

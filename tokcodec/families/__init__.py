@@ -10,6 +10,7 @@ from tokcodec.coding.bitpack import packed_size
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.families import (
+    diffusers,
     ibq,
     llamagen,
     maskgit_vqgan,
@@ -28,6 +29,7 @@ FAMILIES: list[Family] = [
     one_d_piece.FAMILY,
     simple_1d.FAMILY,
     taming.FAMILY,
+    diffusers.FAMILY,
     llamagen.FAMILY,
     ibq.FAMILY,
     open_magvit2.FAMILY,

@@ -96,6 +96,16 @@ class Tensors:
             raise CheckpointError(f"tensor {name} holds NaN or infinite values")
         return tensor
 
+    def take_1x1(self, name: str, width: int, before: int) -> Array:
+        """As ``take``, a 1x1 convolution [width, before, 1, 1]; a linear layer is one, too."""
+        linear = name in self and len(self._left[name].shape) == 2
+        taken = self.take(name, width, before, *(() if linear else (1, 1)))
+        return taken.reshape(width, before, 1, 1)
+
+    def has_below(self, prefix: str) -> bool:
+        """Whether the name of one that is left begins so."""
+        return any(name.startswith(prefix) for name in self._left)
+
     def count(self, prefix: str) -> int:
         """How many are numbered behind ``prefix``: one more than the largest number there."""
         rests = [name[len(prefix) :] for name in self._left if name.startswith(prefix)]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,14 @@ _STATES = ("ema", "model", "state_dict")
 _CONFIG = 1 << 17  # bytes of the largest config that is read
 _PICKLES = {".bin", ".pth", ".pt", ".ckpt", ".jit"}
 # What a folder's weights are called, the better one first.
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "autoencoder.jit",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?", re.ASCII
 )
@@ -228,17 +235,21 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
         if file:
             weights = fetch(file, revision)
         else:
-            better, other = _WEIGHTS
-            try:
-                weights = fetch(better, revision)
-            except EntryNotFoundError:
-                weights = fetch(other, revision)
+            *better, last = _WEIGHTS
+            for name in better:
+                try:
+                    weights = fetch(name, revision)
+                    break
+                except EntryNotFoundError:
+                    continue
+            else:
+                weights = fetch(last, revision)
         # Below the cache: models--OWNER--NAME/snapshots/COMMIT/FILE, the file's name with folders.
         commit = weights.parts[-1 - len(Path(file or weights.name).parts)]
         config: Path | None = None
-        for name in _CONFIGS:  # of the same commit as the weights
+        for name in _CONFIGS:  # beside the weights, and of the same commit
             try:
-                config = fetch(name, commit)
+                config = fetch(str(PurePosixPath(file or "").parent / name), commit)
                 break
             except LocalEntryNotFoundError:
                 raise  # it may have one; whether is not known here
