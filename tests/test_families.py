@@ -71,6 +71,7 @@ CONVOLUTIONAL = {
     "open_magvit2": (None, "Open-MAGVIT2", 16),
     "maskgit_vqgan": ("euclidean", "MaskGIT-VQGAN", 16),
     "diffusers_vq": ("euclidean", "diffusers' VQModel", 16),
+    "movqgan": ("euclidean", "MoVQGAN", 8),
 }
 
 
@@ -129,6 +130,12 @@ def janus():
 diffusers = published.diffusers_names
 AMUSED = (diffusers(vqgan(128, (1, 2, 2, 4, 6), 2, 64, (8192, 64), (), False)), 146_244_675)
 
+
+def movqgan(channels, blocks):
+    shapes = vqgan(channels, F8, blocks, 4, (16384, 4), (3,))
+    return published.spatial(shapes, 4)
+
+
 # The tensors of every convolutional model, and how many parameters it has without its training's,
 # counted from the published code.
 SIZES = {
@@ -155,6 +162,12 @@ SIZES = {
     "open-magvit2-262144-128": (unbiased(F8, 4, 18), 112_021_653),
     "maskgit-vqgan": (unbiased(F16, 2, 256, 1024), 54_515_587),
     **dict.fromkeys(("amused-256", "amused-512", "lumina-dimoo", "meissonic"), AMUSED),
+    "movqgan-67m": (movqgan(128, 2), 67_832_495),
+    "movqgan-102m": (movqgan(128, 4), 101_614_255),
+    "movqgan-270m": (movqgan(256, 2), 270_669_103),
+    "kandinsky-2.1": (diffusers(movqgan(128, 2)), 67_832_495),
+    "kandinsky-2.2": (diffusers(movqgan(128, 2)), 67_832_495),
+    "kandinsky-3": (diffusers(movqgan(256, 2)), 270_669_103),
     "ldm-celebahq-256": (diffusers(vqgan(128, F4, 2, 3, (8192, 3), ())), 55_322_782),
 }
 
@@ -178,6 +191,34 @@ def test_published_convolutional_sizes(name):
     assert sum(value.numel() for value in expected.values()) == parameters
     assert (ours.num_tokens, ours.quantizer.codebook_size) == (model.tokens, model.codebook_size)
     assert ours.preprocessing.image_size == model.image_size
+
+
+def test_the_same_network_under_the_names_of_diffusers(tmp_path):
+    with locate(str(published.write_golden("movqgan", tmp_path))).open() as stored:
+        theirs = {name: tensor.read() for name, tensor in stored.items()}
+    _, expected = recognise(theirs, None).convert(Tensors(theirs), {}, None)
+    for older in (False, True):
+        shapes = diffusers({name: array.shape for name, array in theirs.items()})
+        pairs = zip(theirs.values(), shapes.items(), strict=True)
+        renamed = {name: array.reshape(shape) for array, (name, shape) in pairs}
+        if older:
+            new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+            for to, name in new.items():
+                renamed = {key.replace(to, name): x for key, x in renamed.items()}
+        config = {"_class_name": "VQModel", "norm_type": "spatial"}
+        ours, tensors = recognise(renamed, config).convert(Tensors(renamed), config, None)
+        assert (ours.decoder.norm, ours.preprocessing.mean) == ("spatial", (0.5,) * 3)
+        assert tensors.keys() == expected.keys()
+        assert all(np.array_equal(x, expected[name]) for name, x in tensors.items())
+    for config, message in (
+        ({"norm_type": "group"}, "norm_type: 'group'"),
+        ({"norm_num_groups": 16}, "norm_num_groups: 16"),
+        ({"act_fn": "relu"}, "act_fn: 'relu'"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            recognise(renamed, config).convert(Tensors(renamed), config, None)
+    with pytest.raises(CheckpointError, match="continuous"):
+        recognise([name for name in renamed if not name.startswith("quantize.")], None)
 
 
 def test_kin_that_cannot_run_are_refused_and_doubt_is_named():

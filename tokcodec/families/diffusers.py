@@ -97,6 +97,18 @@ FAMILY = Family(
         _model("lumina-dimoo", 256, 8192, f"Alpha-VLLM/Lumina-DiMOO:{_VQVAE}", "Apache-2.0"),
         _model("meissonic", 256, 8192, f"MeissonFlow/Meissonic:{_VQVAE}", "Apache-2.0"),
         _model(
+            "kandinsky-2.1", 1024, 16384, f"kandinsky-community/kandinsky-2-1:{_MOVQ}",
+            "Apache-2.0", False,
+        ),
+        _model(
+            "kandinsky-2.2", 1024, 16384, f"kandinsky-community/kandinsky-2-2-decoder:{_MOVQ}",
+            "Apache-2.0", False,
+        ),
+        _model(
+            "kandinsky-3", 1024, 16384, f"kandinsky-community/kandinsky-3:{_MOVQ}", "Apache-2.0",
+            False,
+        ),
+        _model(
             "ldm-celebahq-256", 4096, 8192,
             "CompVis/ldm-celebahq-256:vqvae/diffusion_pytorch_model.bin", "Apache-2.0", False,
         ),
