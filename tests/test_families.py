@@ -72,6 +72,7 @@ CONVOLUTIONAL = {
     "maskgit_vqgan": ("euclidean", "MaskGIT-VQGAN", 16),
     "diffusers_vq": ("euclidean", "diffusers' VQModel", 16),
     "movqgan": ("euclidean", "MoVQGAN", 8),
+    "showo_magvit2": (None, "Show-o's MAGVITv2", 16),
 }
 
 
@@ -165,6 +166,7 @@ SIZES = {
     "movqgan-67m": (movqgan(128, 2), 67_832_495),
     "movqgan-102m": (movqgan(128, 4), 101_614_255),
     "movqgan-270m": (movqgan(256, 2), 270_669_103),
+    "showo-magvit2": (published.widened("showo_magvit2", 4), 95_387_004),
     "kandinsky-2.1": (diffusers(movqgan(128, 2)), 67_832_495),
     "kandinsky-2.2": (diffusers(movqgan(128, 2)), 67_832_495),
     "kandinsky-3": (diffusers(movqgan(256, 2)), 270_669_103),

@@ -52,6 +52,17 @@ def golden(name):
     return json.loads((FOLDER / name / "config.json").read_text()), tensors
 
 
+def widened(name, factor):
+    """Tensor names and shapes of a set of golden/published, with so many times the channels."""
+    spec = json.loads((FOLDER / name / "parameters.json").read_text())
+    return {
+        key: tuple(shape)
+        if key.startswith("quantize.")
+        else tuple(n * factor if n % 32 == 0 else n for n in shape)
+        for key, shape in spec["shapes"].items()
+    } | {key: array.shape for key, array in constants(spec).items()}
+
+
 def write_golden(name, folder):
     """A convolutional set of golden/published, in the file and form that it is published in."""
     spec = json.loads((FOLDER / name / "parameters.json").read_text())

@@ -17,6 +17,7 @@ from tokcodec.families import (
     movqgan,
     one_d_piece,
     open_magvit2,
+    showo,
     simple_1d,
     taming,
     titok,
@@ -35,6 +36,7 @@ FAMILIES: list[Family] = [
     llamagen.FAMILY,
     ibq.FAMILY,
     open_magvit2.FAMILY,
+    showo.FAMILY,
     maskgit_vqgan.FAMILY,
 ]
 
