@@ -18,7 +18,7 @@ from tokcodec import Codec, checkpoint
 from tokcodec.checkpoint import find
 from tokcodec.checkpoint import write_converted as write
 from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.errors import CheckpointError, OutputError
+from tokcodec.errors import CheckpointError, ConfigError, OutputError
 from tokcodec.families import convert, known, locate, recognise
 from tokcodec.families.reading import Tensors
 from tokcodec.model.loading import load
@@ -73,6 +73,7 @@ CONVOLUTIONAL = {
     "diffusers_vq": ("euclidean", "diffusers' VQModel", 16),
     "movqgan": ("euclidean", "MoVQGAN", 8),
     "showo_magvit2": (None, "Show-o's MAGVITv2", 16),
+    "cosmos_di16": (None, "Cosmos DI", 16),
 }
 
 
@@ -137,6 +138,14 @@ def movqgan(channels, blocks):
     return published.spatial(shapes, 4)
 
 
+def cosmos(halvings):
+    """Of those with two Haar transforms and three levels."""
+    kept = [f"encoder.down.{level}.downsample" for level in range(halvings, 3)]
+    kept += [f"decoder.up.{level}.upsample" for level in range(3 - halvings)]
+    shapes = published.widened("cosmos_di16", 4)
+    return {name: shape for name, shape in shapes.items() if not name.startswith(tuple(kept))}
+
+
 # The tensors of every convolutional model, and how many parameters it has without its training's,
 # counted from the published code.
 SIZES = {
@@ -167,6 +176,8 @@ SIZES = {
     "movqgan-102m": (movqgan(128, 4), 101_614_255),
     "movqgan-270m": (movqgan(256, 2), 270_669_103),
     "showo-magvit2": (published.widened("showo_magvit2", 4), 95_387_004),
+    "cosmos-di16x16": (cosmos(2), 83_723_958),
+    "cosmos-di8x8": (cosmos(1), 79_004_342),
     "kandinsky-2.1": (diffusers(movqgan(128, 2)), 67_832_495),
     "kandinsky-2.2": (diffusers(movqgan(128, 2)), 67_832_495),
     "kandinsky-3": (diffusers(movqgan(256, 2)), 270_669_103),
@@ -186,6 +197,8 @@ def test_published_convolutional_sizes(name):
     assert recognise(shapes, model.config) is family
     zero = np.zeros(1, np.float32)
     arrays = {key: np.broadcast_to(zero, shape) for key, shape in shapes.items()}
+    if "quantizer._levels" in shapes:
+        arrays["quantizer._levels"] = np.array([8, 8, 8, 5, 5, 5], np.float32)
     ours, tensors = family.convert(Tensors(arrays), model.config, None)
     with torch.device("meta"):
         expected = Tokenizer(ours).state_dict()
@@ -221,6 +234,30 @@ def test_the_same_network_under_the_names_of_diffusers(tmp_path):
             recognise(renamed, config).convert(Tensors(renamed), config, None)
     with pytest.raises(CheckpointError, match="continuous"):
         recognise([name for name in renamed if not name.startswith("quantize.")], None)
+
+
+def test_half_and_damaged_torchscript_tokenizers_are_refused(tmp_path):
+    folder = published.write_golden("cosmos_di16", tmp_path)
+    with locate(str(folder)).open() as stored:
+        names = list(stored)
+    encoder = [name for name in names if not name.startswith("decoder.")]
+    decoder = [name.replace("quantizer.", "inv_quant.quantizer.") for name in names]
+    for half in (encoder, decoder):
+        with pytest.raises(CheckpointError, match=r"autoencoder\.jit"):
+            recognise(half, None)
+    (archive,) = folder.iterdir()
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"autoencoder\.jit: damaged"):
+        convert(locate(str(folder)))
+
+
+@pytest.mark.parametrize("levels", [[8, 8, 8, 5, 5, 0], [8, 8, 8, 5, 5, np.nan], [1e30] * 6, []])
+def test_levels_of_a_hostile_cosmos_are_refused(levels):
+    zero = np.zeros(1, np.float32)
+    arrays = {k: np.broadcast_to(zero, shape) for k, shape in cosmos(2).items()}
+    arrays["quantizer._levels"] = np.array(levels, np.float32)
+    with pytest.raises((CheckpointError, ConfigError)):
+        known()["cosmos-di16x16"][0].convert(Tensors(arrays), {}, None)
 
 
 def test_kin_that_cannot_run_are_refused_and_doubt_is_named():

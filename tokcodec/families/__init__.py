@@ -10,6 +10,7 @@ from tokcodec.coding.bitpack import packed_size
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.families import (
+    cosmos,
     diffusers,
     ibq,
     llamagen,
@@ -37,6 +38,7 @@ FAMILIES: list[Family] = [
     ibq.FAMILY,
     open_magvit2.FAMILY,
     showo.FAMILY,
+    cosmos.FAMILY,
     maskgit_vqgan.FAMILY,
 ]
 
