@@ -73,6 +73,7 @@ CONVOLUTIONAL = {
     "diffusers_vq": ("euclidean", "diffusers' VQModel", 16),
     "movqgan": ("euclidean", "MoVQGAN", 8),
     "showo_magvit2": (None, "Show-o's MAGVITv2", 16),
+    "emu3_vq": ("euclidean", "Emu3", 8),
     "cosmos_di16": (None, "Cosmos DI", 16),
 }
 
@@ -176,6 +177,7 @@ SIZES = {
     "movqgan-102m": (movqgan(128, 4), 101_614_255),
     "movqgan-270m": (movqgan(256, 2), 270_669_103),
     "showo-magvit2": (published.widened("showo_magvit2", 4), 95_387_004),
+    "emu3": (published.widened("emu3_vq", 8), 270_736_739),
     "cosmos-di16x16": (cosmos(2), 83_723_958),
     "cosmos-di8x8": (cosmos(1), 79_004_342),
     "kandinsky-2.1": (diffusers(movqgan(128, 2)), 67_832_495),
@@ -195,7 +197,7 @@ def test_published_convolutional_sizes(name):
     shapes, parameters = SIZES[name]
     family, model = known()[name]
     assert recognise(shapes, model.config) is family
-    zero = np.zeros(1, np.float32)
+    zero = np.zeros((), np.float32)
     arrays = {key: np.broadcast_to(zero, shape) for key, shape in shapes.items()}
     if "quantizer._levels" in shapes:
         arrays["quantizer._levels"] = np.array([8, 8, 8, 5, 5, 5], np.float32)
@@ -253,11 +255,20 @@ def test_half_and_damaged_torchscript_tokenizers_are_refused(tmp_path):
 
 @pytest.mark.parametrize("levels", [[8, 8, 8, 5, 5, 0], [8, 8, 8, 5, 5, np.nan], [1e30] * 6, []])
 def test_levels_of_a_hostile_cosmos_are_refused(levels):
-    zero = np.zeros(1, np.float32)
+    zero = np.zeros((), np.float32)
     arrays = {k: np.broadcast_to(zero, shape) for k, shape in cosmos(2).items()}
     arrays["quantizer._levels"] = np.array(levels, np.float32)
     with pytest.raises((CheckpointError, ConfigError)):
         known()["cosmos-di16x16"][0].convert(Tensors(arrays), {}, None)
+
+
+def test_variances_below_zero_are_refused():
+    ones = np.ones((), np.float32)
+    arrays = {k: np.broadcast_to(ones, shape) for k, shape in SIZES["emu3"][0].items()}
+    name = "encoder.time_res_stack.1.norm2.running_var"
+    arrays[name] = np.full(4, -1, np.float32)
+    with pytest.raises(CheckpointError, match=r"encoder\.head\.blocks\.1\.conv1"):
+        known()["emu3"][0].convert(Tensors(arrays), {}, None)
 
 
 def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
@@ -409,7 +420,7 @@ def test_published_sizes(name, encoder, decoder, codebook, num_latents):
     later = "vq8k" in name
     more = {"vqgan": None} if later else {}
     shapes = published.titok_shapes(encoder, decoder, num_latents, codebook, **more)
-    zero = np.zeros(1, np.float32)
+    zero = np.zeros((), np.float32)
     family, model = known()[name]
     zeros = {k: np.broadcast_to(zero, v) for k, v in shapes.items()}
     ours, tensors = family.convert(Tensors(zeros), model.config, None)

@@ -12,6 +12,7 @@ from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.families import (
     cosmos,
     diffusers,
+    emu3,
     ibq,
     llamagen,
     maskgit_vqgan,
@@ -34,6 +35,7 @@ FAMILIES: list[Family] = [
     taming.FAMILY,
     diffusers.FAMILY,
     movqgan.FAMILY,
+    emu3.FAMILY,
     llamagen.FAMILY,
     ibq.FAMILY,
     open_magvit2.FAMILY,

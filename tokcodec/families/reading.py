@@ -46,6 +46,10 @@ class Tensors:
         beginnings = tuple(prefixes)
         return Tensors({n: t for n, t in self._left.items() if not n.startswith(beginnings)})
 
+    def with_arrays(self, arrays: Arrays) -> "Tensors":
+        """Those that are left, and these."""
+        return Tensors({**self._left, **arrays})
+
     def averaged(self, prefix: str) -> "Tensors":
         """The moving averages of all, where there are any: they lie under ``prefix`` and the name
         without its dots.

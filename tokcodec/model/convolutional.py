@@ -18,6 +18,7 @@ from tokcodec.config.convolutional import (
     ConvolutionalEncoderConfig,
 )
 from tokcodec.config.parts import ModelShape
+from tokcodec.errors import ConfigError
 from tokcodec.model import haar, winograd
 from tokcodec.model.head import DecoderHead, EncoderHead
 from tokcodec.model.quantizer import in_float32
@@ -76,6 +77,11 @@ class Decoder(nn.Module):
             if config.embedding_channels
             else nn.Identity()
         )
+        if config.head_widths and channels != model_shape.embedding_dim:
+            raise ConfigError(
+                f"a head needs vectors of {channels} channels, not {model_shape.embedding_dim}",
+                name="config.decoder",
+            )
         self.head = DecoderHead(config, channels) if config.head_widths else nn.Identity()
         before = config.widths[-1]
         norm_channels = model_shape.embedding_dim if config.norm == "spatial" else 0
