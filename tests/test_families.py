@@ -167,9 +167,12 @@ SIZES = {
     "ibq-8192": (vqgan(128, F16, 4, 256, (8192, 256), (4,)), 110_982_019 - 8192 * 256),
     "ibq-16384": (vqgan(128, F16, 4, 256, (16384, 256), (4,)), 110_982_019),
     "ibq-262144": (vqgan(128, F16, 4, 256, (262144, 256), (4,)), 173_896_579),
+    "ibq-16384-pretrain": (vqgan(128, F16, 4, 256, (16384, 256), (4,)), 110_982_019),
+    "ibq-262144-pretrain": (vqgan(128, F16, 4, 256, (262144, 256), (4,)), 173_896_579),
     "emu3.5": (vqgan(256, F16, 4, 256, (131072, 256), (4,)), 455_336_963),
     "open-magvit2-16384": (unbiased(F16, 4, 14), 115_094_033),
     "open-magvit2-262144": (unbiased(F16, 4, 18), 115_127_829),
+    "open-magvit2-262144-pretrain": (unbiased(F16, 4, 18), 115_127_829),
     "open-magvit2-262144-128": (unbiased(F8, 4, 18), 112_021_653),
     "maskgit-vqgan": (unbiased(F16, 2, 256, 1024), 54_515_587),
     **dict.fromkeys(("amused-256", "amused-512", "lumina-dimoo", "meissonic"), AMUSED),
@@ -316,6 +319,16 @@ def test_averages_count_and_none_may_lack():
     del averages["model_ema.encoderconv_inweight"]
     with pytest.raises(CheckpointError, match=r"encoder\.conv_in\.weight has no moving average"):
         family.convert(Tensors({**live, **averages}), model.config, None)
+
+
+def test_llamagen_as_the_hub_has_it(tmp_path):
+    file = published.write_golden("llamagen_vq16", tmp_path / "file")
+    with locate(str(file)).open() as stored:
+        tensors = {name: tensor.read() for name, tensor in stored.items()}
+    hub = published.write(tmp_path / "hub", {"codebook_size": 16384, "dropout_p": 0.0}, tensors)
+    (ours, expected), (other, found) = convert(locate(str(file))), convert(locate(str(hub)))
+    assert ours == other
+    assert all(np.array_equal(array, found[name]) for name, array in expected.items())
 
 
 def test_other_squares_and_janus(run, tmp_path):
