@@ -147,6 +147,21 @@ def cosmos(halvings):
     return {name: shape for name, shape in shapes.items() if not name.startswith(tuple(kept))}
 
 
+def commavq(shapes):
+    """A VQGAN's as one file of an encoder and one of a decoder, both with the codebook."""
+    moved = {
+        "quant_conv": "encoder.quant_conv",
+        "post_quant_conv": "decoder.post_quant_conv",
+        "quantize.embedding": "encoder.quantize._embedding",
+    }
+    out = {}
+    for name, value in shapes.items():
+        owner, _, leaf = name.rpartition(".")
+        out[f"{moved.get(owner, owner)}.{leaf}"] = value
+    copy = "quantize._embedding.weight"
+    return {**out, f"decoder.{copy}": out[f"encoder.{copy}"]}
+
+
 # The tensors of every convolutional model, and how many parameters it has without its training's,
 # counted from the published code.
 SIZES = {
@@ -179,6 +194,7 @@ SIZES = {
     "movqgan-67m": (movqgan(128, 2), 67_832_495),
     "movqgan-102m": (movqgan(128, 4), 101_614_255),
     "movqgan-270m": (movqgan(256, 2), 270_669_103),
+    "commavq": (commavq(vqgan(128, F16, 2, 256, (1024, 256), (4,))), 72_141_699),
     "showo-magvit2": (published.widened("showo_magvit2", 4), 95_387_004),
     "emu3": (published.widened("emu3_vq", 8), 270_736_739),
     "cosmos-di16x16": (cosmos(2), 83_723_958),
@@ -329,6 +345,36 @@ def test_llamagen_as_the_hub_has_it(tmp_path):
     (ours, expected), (other, found) = convert(locate(str(file))), convert(locate(str(hub)))
     assert ours == other
     assert all(np.array_equal(array, found[name]) for name, array in expected.items())
+
+
+def test_commavq_is_two_files_and_sees_levels(tmp_path):
+    shapes = vqgan(32, (1, 2), 1, 8, (16, 8), (1,))
+    plain = {name: published.draw(name, shape, 1, True) for name, shape in shapes.items()}
+    family, model = known()["vqgan-f16-1024"]
+    reference = network(*family.convert(Tensors(plain), model.config, 16))
+    theirs = commavq(plain)
+    theirs["encoder.conv_in.weight"] = theirs["encoder.conv_in.weight"] / 255
+    for side in ("encoder", "decoder"):
+        state = {n: torch.from_numpy(x) for n, x in theirs.items() if n.startswith(side)}
+        state = {name.removeprefix(f"{side}."): tensor for name, tensor in state.items()}
+        torch.save(state, tmp_path / f"{side}_pytorch_model.bin")
+    config, tensors = convert(locate(str(tmp_path)), image_size=16)
+    found = network(config, tensors)
+    pixels = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        # VQGAN's encoder sees [-1, 1], this one 0 to 255.
+        z = found.encoder(255 * pixels)
+        torch.testing.assert_close(z, reference.encoder(pixels), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.z(pixels), z, rtol=0, atol=1e-4)
+        tokens = torch.arange(16).view(1, 8, 2)
+        shown, expected = found.decode(tokens), reference.decode(tokens)
+        torch.testing.assert_close(shown, expected, rtol=0, atol=1e-5)
+    theirs["decoder.quantize._embedding.weight"] = theirs["encoder.quantize._embedding.weight"] + 1
+    with pytest.raises(CheckpointError, match="different codebooks"):
+        recognise(theirs, None).convert(Tensors(theirs), {}, None)
+    (tmp_path / "decoder_pytorch_model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"decoder_pytorch_model\.bin"):
+        convert(locate(str(tmp_path)))
 
 
 def test_other_squares_and_janus(run, tmp_path):

@@ -10,6 +10,7 @@ from tokcodec.coding.bitpack import packed_size
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.families import (
+    commavq,
     cosmos,
     diffusers,
     emu3,
@@ -33,6 +34,7 @@ FAMILIES: list[Family] = [
     one_d_piece.FAMILY,
     simple_1d.FAMILY,
     taming.FAMILY,
+    commavq.FAMILY,
     diffusers.FAMILY,
     movqgan.FAMILY,
     emu3.FAMILY,

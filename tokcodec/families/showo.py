@@ -40,7 +40,7 @@ FAMILY = Family(
     title="Show-o's MAGVITv2",
     paper="2408.12528",
     licence="MIT",
-    recognises=lambda names, _: "encoder.quant_conv.weight" in names,
+    recognises=lambda names, _: {"encoder.quant_conv.weight", *_CONSTANTS} <= set(names),
     convert=convert,
     models=(Model("showo-magvit2", 256, 8192, "showlab/magvitv2", verified="tokens"),),
 )
