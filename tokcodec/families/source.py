@@ -203,8 +203,8 @@ def locate(text: str) -> Source:
 
 
 def _in_folder(folder: Path) -> Source:
-    names = [*_WEIGHTS, _ENCODER]
-    found = [folder / name for name in names if (folder / name).is_file()]
+    usual = (folder / name for name in (*_WEIGHTS, _ENCODER))
+    found = [path for path in usual if path.is_file()]
     if not found:
         suffixes = {".safetensors", *_PICKLES}
         try:
