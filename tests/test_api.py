@@ -36,7 +36,7 @@ def test_objects_say_what_they_are_in_a_line(codec, tmp_path, run):
     token_file = codec.compress(PHOTOS[1], fit="tile")
     assert repr(token_file) == (
         f"<TokenFile 451x300, tile: 4x4 tokens of 6 bits in 10x15 tiles, "
-        f"{len(token_file.to_bytes())} bytes, model {own[:4]}>"
+        f"{len(token_file.to_bytes()):,} bytes, model {own[:4]}>"
     )
     entropy_coded = Codec.load("tokcodec", device="cpu", batch_size=1).compress(PHOTOS[1])
     assert " tokens of 13 bits, entropy-coded, " in repr(entropy_coded)
@@ -73,7 +73,7 @@ def test_images_come_in_many_forms(codec, tmp_path):
     back = codec.decompress(token_files[0])
     for form in (tmp_path / "a.tok", str(tmp_path / "a.tok"), token_files[0].to_bytes()):
         assert codec.decompress(form) == back
-    with pytest.raises(TokenFileError, match=r"b\.tok: cannot read: No such file"):
+    with pytest.raises(TokenFileError, match=r"b\.tok: cannot read: not found"):
         codec.decompress(tmp_path / "b.tok")
 
 
@@ -168,3 +168,75 @@ def test_completion_installs_itself(tmp_path):
     (script,) = (tmp_path / ".bash_completions").iterdir()
     assert "_TOKCODEC_COMPLETE=complete_bash" in script.read_text()
     assert str(script) in (tmp_path / ".bashrc").read_text()
+
+
+FLOATS = np.full((1, 4, 4), 0.7)
+TILE = np.zeros((1, 32, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "options"),
+    [
+        ("decode", FLOATS, {}),
+        ("decode", torch.tensor(FLOATS), {}),
+        ("decode", FLOATS > 0, {}),
+        ("decode", torch.tensor(FLOATS) > 0, {}),
+        ("decode", FLOATS.astype(object), {}),
+        ("decode", np.full((1, 4, 4), 2**64 - 1, np.uint64), {}),
+        ("decode", FLOATS.tolist(), {}),
+        ("encode", TILE.tolist(), {}),
+        ("encode", TILE.astype(np.float32), {}),
+        ("encode", TILE[..., :1], {}),
+        ("encode", np.concatenate([TILE, TILE[..., :1]], 3), {}),
+        ("encode", torch.full((1, 3, 32, 32), 255.0), {}),
+        ("encode", torch.full((1, 3, 32, 32), float("nan")), {}),
+        ("encode_tiles", TILE.astype(np.float32), {}),
+        ("encode_tiles", TILE[..., :1], {}),
+        ("compress", TILE[0, 0, :, 0], {}),
+        ("compress", torch.from_numpy(TILE[0, 0, :, 0]), {}),
+        ("compress", TILE[0] / 255, {}),
+        ("compress", TILE[0, ..., :2], {}),
+        ("compress", TILE[0], {"background": (300, 0, 0)}),
+        ("compress", TILE[0], {"background": (-1, 0, 0)}),
+        ("compress", TILE[0], {"background": (0, 0)}),
+        ("compress", TILE[0], {"background": "red"}),
+        ("compress", TILE[0], {"tokens": 2.5}),
+        ("compress", TILE[0], {"max_bytes": 0}),
+        ("compress", TILE[0], {"max_bytes": 99.5}),
+        ("decompress", 5, {}),
+        ("decompress", "a token file", {"size": 0}),
+        ("decompress", "a token file", {"size": -5}),
+        ("decompress", "a token file", {"size": 2.5}),
+        ("decompress", "a token file", {"size": (1,)}),
+        ("decompress", "a token file", {"size": (10, 0)}),
+    ],
+)
+def test_wrong_arguments_are_errors_and_not_wrong_results(codec, method, value, options):
+    if isinstance(value, str):
+        value = codec.compress(TILE[0])
+    with pytest.raises((ValueError, TypeError)):
+        getattr(codec, method)(value, **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"dtype": "float16"}, {"batch_size": 0}, {"batch_size": 2.5}, {"runtime": "jax"}]
+)
+def test_wrong_options_of_load(tiny, options):
+    with pytest.raises((ValueError, TypeError)):
+        Codec.load(str(tiny), "cpu", **options)
+
+
+def test_integers_of_any_type_are_tokens(codec):
+    tokens = codec.encode(TILE)
+    for kind in (np.uint8, np.uint16, np.int32, np.uint64):
+        assert np.array_equal(codec.decode(tokens.astype(kind)), codec.decode(tokens))
+    tensor = torch.from_numpy(tokens)
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        assert torch.equal(codec.decode(tensor.to(dtype)), codec.decode(tensor))
+    assert codec.decompress(codec.compress(TILE[0]), size=np.int64(20)).size == (20, 20)
+
+
+@pytest.mark.parametrize("tokens", [FLOATS, FLOATS > 0, FLOATS.tolist(), np.full((1, 4, 4), 60)])
+def test_token_files_hold_tokens_of_the_codebook(codec, tokens):
+    with pytest.raises((ValueError, TypeError)):
+        tokcodec.TokenFile.of(codec.header, tokens, 32, 32, "crop")

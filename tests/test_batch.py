@@ -2,12 +2,13 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from conftest import DATA, GOLDEN
 from PIL import Image
 
-from tokcodec import TokenFile, decode_files, encode_files
+from tokcodec import RunOptions, TokenFile, decode_files, encode_files
 from tokcodec.batch.jobs import escapes_folder
 from tokcodec.errors import ArgumentError, Hint, ImageError, OutputError, TokenFileError
 
@@ -57,8 +58,8 @@ def test_states(here):
     assert states(encode("in", "out")) == {"in/a.jpg": done, "in/deep/b.png": done} | bad
     os.utime("in/a.jpg")  # newer than its token file
     (here / "out" / "deep" / "b.png.tok").write_bytes(b"something else")
-    for options in ({"dry_run": True}, {}):
-        found = encode("in", "out", **options)
+    for options in (RunOptions(dry_run=True), RunOptions()):
+        found = encode("in", "out", options=options)
         assert {name: state for name, (state, _) in states(found).items()} == {
             "in/a.jpg": "stale",
             "in/c.png": "new",
@@ -71,8 +72,40 @@ def test_states(here):
         assert outcome.error.hint is Hint.OVERWRITE
         assert outcome.error.name == str(outcome.job.target)
     assert (here / "out" / "deep" / "b.png.tok").read_bytes() == b"something else"
-    again = encode("in", "out", overwrite=True)
+    again = encode("in", "out", options=RunOptions(overwrite=True))
     assert sorted(outcome.status for outcome in again) == ["failed", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"background": (0, 0, 0)}),
+        ({"background": (0, 0, 0)}, {}),
+        ({"max_bytes": 24}, {"max_bytes": 30}),
+        ({"max_bytes": 24}, {"max_bytes": 30, "text": True}),
+        ({}, {"text": True}),
+        ({}, {"fit": "pad"}),
+        ({}, {"tokens": 9}),
+        ({}, {"max_bytes": 20}),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("here")
+def test_a_file_of_other_options_is_stale(first, second):
+    """Also where the file does not record them."""
+    image = Image.new("RGBA", (90, 60))
+    image.paste((200, 30, 60, 255), (0, 0, 40, 60))
+    if "background" not in {*first, *second}:
+        image = image.convert("RGB")
+    image.save("a.png")
+    encode("a.png", **first)
+    (outcome,) = encode("a.png", **first)
+    assert (outcome.job.state, outcome.status) == ("current", "skipped")
+    before = Path("a.png.tok").read_bytes()
+    (outcome,) = encode("a.png", **second)
+    assert (outcome.job.state, outcome.status) == ("stale", "failed")
+    assert outcome.error.hint is Hint.OVERWRITE
+    assert Path("a.png.tok").read_bytes() == before
 
 
 @pytest.mark.usefixtures("here")

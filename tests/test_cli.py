@@ -16,6 +16,7 @@ from conftest import COMMAND, DATA, PHOTOS, TESTS
 from PIL import Image
 
 from tokcodec import TokenFile, checkpoint
+from tokcodec.io.read import MAX_BYTES
 
 # Of a model that is neither bundled nor cached.
 UNKNOWN = TESTS / "fuzz" / "corpus" / "token_file" / "aspect.tok"
@@ -178,7 +179,7 @@ def test_running_again_does_what_is_left(run, folder, tmp_path, tiny):
         for dry in (["--dry-run"], []):
             done = run(*command, *options, "--json", *dry, status=0 if dry else 1)
             assert [line["state"] for line in json_lines(done)] == [state]
-        assert "-f overwrites it" in lines(run(*command, *options, status=1))[0]
+        assert "overwrite it with -f" in lines(run(*command, *options, status=1))[0]
         assert token_file.read_bytes() == data
     token_file.write_bytes(whole)
     os.utime(token_file, ns=(1, 1))
@@ -240,6 +241,8 @@ def test_inspect(start, run, tmp_path):
     assert (facts["width"], facts["height"], facts["num_tokens"]) == (451, 300, file.num_tokens)
     assert (facts["file_bytes"], facts["model"]) == (file.file_bytes, "tokcodec")
     assert np.ravel(facts["tokens"]).tolist() == file.tokens.tolist()
+    text = run("encode", PHOTOS[1], "--text", "-o", "-").stdout
+    assert json.loads(run("inspect", "-", "--json", "--tokens", stdin=text).stdout) == facts
     # Without its checkpoint all but the tokens is told.
     facts = json.loads(run("inspect", UNKNOWN, "--json").stdout)
     assert facts["model"] is None
@@ -356,6 +359,20 @@ def test_bombs(run, tmp_path):
         (["decode", "good.tok", "-o", "a.xyz"], 1, "a.xyz: "),
         (["decode", "good.tok", "-o", "good.tok/a.png"], 1, "good.tok/a.png: "),
         (["encode", "a.png", "--weights", "x"], 1, "x: "),
+        (["encode", "a.png", "--model", "tokcodec"], 2, "--weights"),
+        (["encode", "a.png", "--weights", "titok-s128"], 1, "yucornetto/tokenizer_titok_s128"),
+        (["encode", "a.png", "--weights", "a.png"], 1, "a.png: not a checkpoint"),
+        (["convert", "list.txt"], 1, "list.txt: not a checkpoint"),
+        (["tokenize", "empty", "-o", "x"], 1, "empty: there are no images in this folder"),
+        (["tokenize", "a.png", "-o", "x", "--batch-size", "0"], 2, "--batch-size"),
+        (["tokenize", "a.png", "-o", "x", "--batch-size", "1" * 30], 2, "--batch-size"),
+        (["encode", "a.png", "--batch-size", "1" * 30], 2, "--batch-size"),
+        (["tokenize", "--from-file", "a.png", "-o", "x"], 1, "a.png: cannot read as text"),
+        (["tokenize", "--from-file", "huge", "-o", "x"], 1, "huge: cannot read as text: more than"),
+        (["train", "one", "-o", "run", "--held-out", "a.png"], 1, "a.png: cannot read it as text"),
+        (["inspect", "huge"], 1, "huge: cannot read: more than"),
+        (["stats", "huge"], 1, "huge: cannot read: more than"),
+        (["inspect", "-"], 1, "standard input: "),
         (["inspect", "nothere"], 1, "nothere: "),
         (["inspect", "one/x.png"], 1, "one/x.png: "),
         (["stats", "empty"], 1, "empty"),
@@ -369,6 +386,9 @@ def test_usage_and_errors(run, tmp_path, arguments, status, names):
         (tmp_path / name).mkdir()
     for name in ("one/x.png", "two/x.png", "a.png"):
         shutil.copy(PHOTOS[1], tmp_path / name)
+    (tmp_path / "list.txt").write_text("one/x.png\n")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
     run("encode", "a.png", "-o", "good.tok", cwd=tmp_path)
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     done = run(*arguments, status=status, cwd=tmp_path)
@@ -429,5 +449,5 @@ def test_a_folder_shows_one_bar_on_a_terminal(folder, tmp_path):
             break
     os.close(leader)
     assert process.wait() == 3
-    assert b"5/5" in shown
+    assert b"5 of 5 images" in shown
     assert re.search(rb"3 encoded \([\d,]+ bytes to \d+\) .* images/s, 2 failed\r\n$", shown)

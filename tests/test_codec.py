@@ -4,12 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, PHOTOS, read_fitted, results
+from conftest import GOLDEN, PHOTOS, placed, read_fitted, results
 from PIL import Image
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.config.geometry import FITS as ALL_FITS
 from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokenFileError
+from tokcodec.image import to_image
 from tokcodec.model.runtime import default_batch_size
 from tokcodec.train.presets import PRESETS
 
@@ -78,6 +79,28 @@ def test_squares_of_several_tiled_images_fill_a_batch(codec, images, monkeypatch
     two = [images[3].crop((0, 0, 64, 32))] * 8
     assert len(results(codec.compress_stream(enumerate(two), fit="tile"))) == 8
     assert rows == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_large_images_are_decoded_a_batch_at_a_time(codec, images, monkeypatch, workers):
+    files = [codec.compress(image, fit="tile") for image in (images[1], images[0], images[6])]
+    alone = [codec.decode(file.tokens_with(codec.header).reshape(-1, 4, 4)) for file in files]
+    rows, decode = [], codec.runtime.decode
+    monkeypatch.setattr(codec.runtime, "decode", lambda x: rows.append(len(x)) or decode(x))
+    together = results(codec.decompress_stream(enumerate(files), workers=workers))
+    assert rows == [4, 4, 4, 3]  # tiles: 8, 1, 6
+    for file, tiles, image in zip(files, alone, together, strict=True):
+        placement = placed("tile", (file.width, file.height), 32)
+        assert image == to_image(tiles, placement, placement.output) == codec.decompress(file)
+
+
+def test_the_limit_of_pixels_holds_for_any_size(codec, images, monkeypatch):
+    tiled, stretched = (codec.compress(images[1], fit=fit) for fit in ("tile", "stretch"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)  # of 128x64 and 100x40
+    for file, size in ((tiled, (8, 8)), (tiled, None), (stretched, None)):
+        with pytest.raises(ImageError, match="bomb limit"):
+            codec.decompress(file, size=size)
+    assert codec.decompress(stretched, size=(8, 8)).size == (8, 8)
 
 
 def test_what_the_caller_set_outlives_workers(codec, images):

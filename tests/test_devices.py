@@ -204,8 +204,9 @@ def test_the_fastest_dtype_of_a_gpu(monkeypatch, capability, expected):
 
 @pytest.mark.parametrize(("has_it", "expected"), [(False, "float32"), (True, "bfloat16")])
 def test_the_fastest_dtype_of_a_processor(monkeypatch, has_it, expected):
-    assert isinstance(torch.cpu._is_avx512_bf16_supported(), bool)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
+    assert isinstance(torch.cpu._is_amx_tile_supported(), bool)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_it)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert fastest_dtype(torch.device("cpu")) == expected
     assert fastest_dtype(torch.device("mps")) == "float32"
 

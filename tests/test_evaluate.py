@@ -26,6 +26,7 @@ from tokcodec.evaluate import run as calls
 from tokcodec.evaluate.metrics import SMALLEST_EDGE, psnr, score
 from tokcodec.evaluate.plot import plot
 from tokcodec.evaluate.report import table, to_json
+from tokcodec.io.lock import LOCK, locked
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.export import export
 
@@ -233,7 +234,30 @@ def test_a_report_is_not_overwritten_unless_it_is_wanted(photos, tiny, tmp_path)
     assert [path.name for path in tmp_path.glob("sheet-*")] == ["sheet-patch-60-bytes.jpg"]
 
 
-def test_processes_change_no_figure(evaluated, photos, tiny):
+@pytest.mark.parametrize("command", ["evaluate", "page"])
+def test_one_run_at_a_time_writes_to_a_folder(run, photos, tiny, tmp_path, command):
+    options = ("--weights", tiny, "--against", "", "--bytes", "40", "-o", tmp_path / "out")
+    with locked(tmp_path / "out"):
+        refused = run(command, photos / "flat.png", *options, status=1)
+        assert len(refused.stderr.splitlines()) == 1
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK}
+    run(command, photos / "flat.png", *options)
+    assert not {LOCK, calls.UNFINISHED} & {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize("call", [tokcodec.evaluate, tokcodec.page])
+@pytest.mark.parametrize("below", [".", "sub/report"])
+def test_an_output_in_a_source_is_refused(photos, tmp_path, call, below):
+    source, link = tmp_path / "source", tmp_path / "link"
+    shutil.copytree(photos, source)
+    link.symlink_to(source)
+    for output in (source / below, link / below):
+        with pytest.raises(OutputError):
+            call([str(source)], output)
+    assert len(list(source.iterdir())) == 3
+
+
+def test_threads_change_no_figure(evaluated, photos, tiny):
     report, _ = evaluated
     assert report == tokcodec.evaluate(
         [str(photos)],

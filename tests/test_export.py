@@ -30,12 +30,16 @@ def test_export(start, run, dataset, tmp_path):
 
     assert np.array_equal(load_file(tmp_path / "t.safetensors")["tokens"], expected)
     index = [json.loads(line) for line in (tmp_path / "t.npy.index.jsonl").open()]
-    assert index == [{k: row[k] for k in ("key", "label", "view")} for row in kept]
+    classes = {"cat": 0, "dog": 1}
+    assert index == [
+        {"class_id": classes[row["label"]], **{k: row[k] for k in ("key", "label", "view")}}
+        for row in kept
+    ]
     lines = [json.loads(line) for line in (tmp_path / "t.jsonl").open()]
     assert [line["tokens"] for line in lines] == expected.tolist()
-    assert [line["class_id"] for line in lines] == [
-        {"cat": 0, "dog": 1}[row["label"]] for row in kept
-    ]
+    assert [line["class_id"] for line in lines] == [classes[row["label"]] for row in kept]
+    for name in ("t.npy", "t.safetensors", "t.jsonl"):
+        assert json.loads((tmp_path / f"{name}.classes.json").read_text()) == classes
     said = run("export", dataset, "-o", tmp_path / "t.npy", status=1).stderr
     assert b"is there already" in said
     with pytest.raises(DatasetError, match=r"name it \.npy"):

@@ -438,7 +438,7 @@ def test_golden_tokens(name):
 def test_golden_tokens_through_the_command(s128, run, tmp_path):
     said = run("convert", s128, "-o", tmp_path / "s128.safetensors")
     assert said.stdout.decode().strip() == str(tmp_path / "s128.safetensors")
-    assert b"128 tokens of 4096" in said.stderr
+    assert b"128 tokens of 4,096" in said.stderr
     header = checkpoint.read_header(tmp_path / "s128.safetensors")
     assert header.config.default_fit == "crop"
     assert check(load(header, CPU), "titok_s128") == 4
@@ -558,7 +558,7 @@ def test_the_default_name_and_what_is_there(start, run, tmp_path):
     whole = checkpoint.read_header(tmp_path / "mine.safetensors")
     said = run("convert", "mine", cwd=tmp_path, status=1).stderr.decode()
     assert said.startswith("tokcodec: mine.safetensors: ")
-    assert "-f " in said
+    assert "-f" in said
     run("convert", "mine", "-f", cwd=tmp_path)
     assert checkpoint.read_header(tmp_path / "mine.safetensors") == whole
     facts = json.loads(run("inspect", "mine.safetensors", "--json", cwd=tmp_path).stdout)
@@ -720,7 +720,6 @@ def test_a_source_is_never_overwritten(run, tmp_path):
     before = (tmp_path / "t.safetensors").read_bytes()
     said = run("convert", "t.safetensors", "-f", cwd=tmp_path, status=1).stderr.decode()
     assert said.startswith("tokcodec: t.safetensors: ")
-    assert "-o" in said
     assert (tmp_path / "t.safetensors").read_bytes() == before
     (tmp_path / "out").mkdir()
     run("convert", "t.safetensors", "-o", "out", cwd=tmp_path)

@@ -225,13 +225,28 @@ BOMB = "\n".join(["a: &a0 [x, x]", *(f"b{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n
     [
         ("config.json", '{"a":' * 20_000, "cannot read as JSON: nested deeper than 32 levels"),
         ("config.json", '{"a":1,"a":2}', "cannot read as JSON: a twice in an object"),
-        ("config.json", " " * (2 << 20) + "{}", "cannot read as JSON: more than 131,072 bytes"),
+        ("config.json", " " * (2 << 20) + "{}", "cannot read as JSON: more than .* 131,072 bytes"),
+        ("config.json", b'{"a": "\xff"}', "cannot read as JSON: not UTF-8 text: byte 7"),
+        ("config.yaml", b"a: \xff", "cannot read as YAML: not UTF-8 text: byte 3"),
+        (
+            "config.yaml",
+            "a: !!python/name:os.system",
+            "cannot read as YAML: it has tags",
+        ),
+        ("config.yaml", "a: !!bool x", "cannot read as YAML: it has tags"),
+        ("config.yaml", "!!timestamp a", "cannot read as YAML: it has tags"),
+        ("config.yaml", "a: 2024-01-01", "cannot read as YAML: it has a value or a key"),
+        ("config.yaml", "2024-01-01: a", "cannot read as YAML: it has a value or a key"),
+        ("config.yaml", "? [1, 2]\n: a", "cannot read as YAML: "),
+        ("config.yaml", f"a: 0x{'f' * 9000}", "cannot read as YAML: Exceeds the limit"),
+        ("config.yaml", "- a", "expected an object"),
+        ("config.yaml", "", "expected an object"),
         ("config.yaml", BOMB, "cannot read as YAML: it has aliases, which are not read"),
         ("config.yaml", "[" * 50_000, "cannot read as YAML: nested deeper than 32 levels"),
     ],
 )
 def test_configs_of_published_checkpoints_are_refused_in_one_line(name, text, message, tmp_path):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     (tmp_path / "model.safetensors").write_bytes(save({"a": np.zeros(1, np.float32)}))
     with pytest.raises(CheckpointError, match=message) as caught:
         convert(locate(str(tmp_path)))
@@ -272,7 +287,7 @@ def test_priors_that_lie_about_their_sizes_are_refused(tmp_path):
                 checkpoint.read_prior(header)
             assert str(caught.value).isprintable()
     header = checkpoint.write(tmp_path / "b.safetensors", own, prior, {})
-    with pytest.raises(CheckpointError, match="its prior is of 8192 tokens"):
+    with pytest.raises(CheckpointError, match="its prior is of 8,192 tokens"):
         checkpoint.read_prior(header)
 
 

@@ -16,13 +16,14 @@ from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import FITS
 from tokcodec.errors import ImageError, OutputError
 from tokcodec.image import (
-    _FORMATS,
     _to_srgb,
+    check_output,
     extensions,
     save,
     to_image,
     to_rgb,
 )
+from tokcodec.io.imagefile import _FORMATS
 
 SMALL = PreprocessingConfig(image_size=64)
 REDUCED = PreprocessingConfig(image_size=64, reduced_jpeg=True)
@@ -147,7 +148,6 @@ def test_exif_orientation(orientation, kind, config):
         ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
         ("I;16", 65535, (255, 255, 255)),
         ("I;16", 257 * 100, (100, 100, 100)),
-        ("I", 257 * 100, (100, 100, 100)),
         ("YCbCr", (77, 128, 128), (77, 77, 77)),
     ],
 )
@@ -155,10 +155,58 @@ def test_modes(mode, value, expected):
     assert one_pixel(Image.new(mode, (2, 2), value)) == expected
 
 
-def test_16_bit_png():
-    values = np.full((4, 4), 257 * 200, np.uint16)
-    tiles = read_fitted(encoded(Image.fromarray(values)), SMALL, "stretch")
-    assert (tiles.pixels == 200).all()
+def tiff(values, bits, kind):
+    """An uncompressed grey TIFF with these pixels, and SampleFormat ``kind``."""
+    height, width = values.shape
+    data = values.tobytes()
+    if bits == 12:
+        pairs = values.reshape(-1, 2).astype(int)
+        whole = (pairs[:, 0] << 12 | pairs[:, 1]).astype(">u4")
+        data = whole.view(np.uint8).reshape(-1, 4)[:, 1:].tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: kind}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    return start + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def ppm(values):
+    return b"P5 4 4 65535\n" + values.astype(">u2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "white"),
+    [
+        (lambda values: encoded(Image.fromarray(values), transparency=9).getvalue(), 65535),
+        (ppm, 65535),
+        (lambda values: tiff(values, 16, 1), 65535),
+        (lambda values: tiff(values, 12, 1), 4095),
+    ],
+    ids=["PNG", "PPM", "TIFF", "TIFF of 12 bits"],
+)
+def test_numbers_of_16_bits_are_scaled(make, white):
+    for level in (0, 1, 200, 255):
+        values = np.full((4, 4), round(white * level / 255), np.uint16)
+        assert (read_fitted(make(values), SMALL, "stretch").pixels == level).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Pf\n4 4\n-1.0\n" + np.ones(16, "<f4").tobytes(),
+        tiff(np.ones((4, 4), "<f4"), 32, 3),
+        tiff(np.ones((4, 4), "<u4"), 32, 1),
+        tiff(np.ones((4, 4), "<i4"), 32, 2),
+        tiff(np.ones((4, 4), "<i2"), 16, 2),
+    ],
+    ids=["PFM", "float TIFF", "32-bit TIFF", "signed 32-bit TIFF", "signed TIFF"],
+)
+def test_pixels_without_a_range_are_refused(data, tmp_path):
+    (tmp_path / "a.img").write_bytes(data)
+    for config in (SMALL, DIRECT):
+        with pytest.raises(ImageError, match=r"a\.img: .* no defined range; convert") as caught:
+            read_fitted(tmp_path / "a.img", config, "stretch")
+        assert "\n" not in str(caught.value)
 
 
 def test_palette_with_transparency():
@@ -273,12 +321,90 @@ def test_bombs_are_refused_and_can_be_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
     with pytest.raises(ImageError, match=r"big\.png: more pixels"):
         read_fitted(tmp_path / "big.png", SMALL, "stretch")
-    black = np.zeros((1, 64, 64, 3), np.uint8)
+    stretched, tiled = (placed(fit, (400, 300), 64) for fit in ("stretch", "tile"))
     with pytest.raises(ImageError, match="400x300 pixels are more"):
-        to_image(black, placed("stretch", (400, 300), 64), None)
+        check_output(stretched, (400, 300))
+    check_output(stretched, (40, 30))
+    with pytest.raises(ImageError, match="448x320 pixels are more"):  # whatever becomes of them
+        check_output(tiled, (40, 30))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert read_fitted(tmp_path / "big.png", SMALL, "stretch").width == 400
-    assert to_image(black, placed("stretch", (400, 300), 64), None).size == (400, 300)
+    check_output(tiled, (400, 300))
+
+
+def test_scans_of_a_progressive_jpeg_are_limited(tmp_path):
+    data = encoded(Image.open(COFFEE), "JPEG", progressive=True).getvalue()
+    last = data.rindex(b"\xff\xda")
+    start, scan = data[:last], data[last:-2]
+    # Markers in other segments, and behind the image, are none of its scans.
+    comment = b"\xff\xfe" + struct.pack(">H", 402) + b"\xff\xda" * 200
+    harmless = data[:2] + comment + start[2:] + scan * 50 + b"\xff\xd9" + b"\xff\xda" * 200
+    assert read_fitted(harmless, SMALL, "crop").width == 600
+    (tmp_path / "a.jpg").write_bytes(start + scan * 200 + b"\xff\xd9")
+    for config in (SMALL, DIRECT):
+        with pytest.raises(ImageError, match=r"a\.jpg: 2\d\d scans of a progressive JPEG; save"):
+            read_fitted(tmp_path / "a.jpg", config, "crop")
+
+
+def test_headers_of_ppm_are_limited(tmp_path):
+    pixels = bytes(range(16))
+    for magic, rest in (
+        (b"P5", b"255\n" + pixels),
+        (b"P4", b"\xf0" * 4),
+        (b"P0CMYK", b"255\n" + pixels * 4),
+    ):
+        for comments in (b"", b"# short\n" * 1000, b"#" + b"x" * 60_000 + b"\r"):
+            file = magic + b" 4" + comments + b" 4 " + rest
+            assert read_fitted(io.BytesIO(file), SMALL, "stretch").width == 4
+        for comments in (b"#" + b"x" * 70_000 + b"\n", b"#\n" * 40_000, b" " * 70_000):
+            (tmp_path / "a.ppm").write_bytes(magic + b" 4#\n" + comments + b" 4 " + rest)
+            with pytest.raises(ImageError, match=r"a\.ppm: its header has more than 65536 bytes"):
+                read_fitted(tmp_path / "a.ppm", SMALL, "stretch")
+
+
+def test_transparent_images_take_twice_their_memory(tmp_path):
+    Image.new("RGBA", (5000, 5000), (200, 0, 0, 51)).save(tmp_path / "a.png", compress_level=1)
+    program = (
+        "import resource, sys, test_image as t\n"
+        "used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "before = used()\n"
+        "pixels = t.read_fitted(sys.argv[1], t.SMALL, 'stretch').pixels\n"
+        "assert (pixels == (244, 204, 204)).all()\n"
+        "print(used() - before)\n"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "a.png"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=True)
+    assert int(done.stdout) < 1.25 * 2 * 4 * 25_000_000 / 2**20  # 4 bytes a pixel, twice
+
+
+def test_bands_of_a_large_image_are_those_of_a_whole_one(monkeypatch):
+    image = Image.open(COFFEE).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.info["icc_profile"] = profile_with_red_and_green_swapped()
+    whole = to_rgb(image, (1, 2, 3))
+    monkeypatch.setattr("tokcodec.image._BAND", 7000)
+    assert to_rgb(image, (1, 2, 3)) == whole
+
+
+def test_libraries_print_nothing(tmp_path, capfd, run):
+    data = bytearray(encoded(Image.open(COFFEE), "TIFF", compression="tiff_lzw").getvalue())
+    data[3000:3100] = bytes(100)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(ImageError, match=r"a\.tif: cannot read"):
+        read_fitted(tmp_path / "a.tif", SMALL, "stretch")
+    assert capfd.readouterr() == ("", "")
+    data = bytearray(file_of("ICO"))
+    data[6] = data[7] = 17  # not the size of the image in it
+    (tmp_path / "b.ico").write_bytes(data)
+    done = run(
+        "encode",
+        tmp_path / "b.ico",
+        "-o",
+        tmp_path / "b.tok",
+        "--weights",
+        GOLDEN / "patch.safetensors",
+    )
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_an_edge_too_long_for_the_header(tmp_path):
@@ -328,7 +454,8 @@ def test_what_goes_in_comes_out(fit, width, height):
     if fit != "native":
         assert tiles.pixels.shape[1:] == (64, 64, 3)
         assert direct.shape[1:] == (32, 32, 3)
-    back = to_image(tiles.pixels, placed(fit, (width, height), 64), None)
+    placement = placed(fit, (width, height), 64)
+    back = to_image(tiles.pixels, placement, placement.output)
     short = min(width, height)
     assert back.size == ((short, short) if fit == "crop" else (width, height))
     assert back.getcolors() == [(back.width * back.height, (12, 200, 99))]
@@ -338,7 +465,8 @@ def test_what_goes_in_comes_out(fit, width, height):
 def test_tiles_lose_nothing(width, height, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     tiles = read_fitted(Image.fromarray(pixels), SMALL, "tile")
-    back = to_image(tiles.pixels, placed("tile", (width, height), 64), None)
+    placement = placed("tile", (width, height), 64)
+    back = to_image(tiles.pixels, placement, placement.output)
     assert np.array_equal(np.asarray(back), pixels)
 
 

@@ -162,9 +162,9 @@ def test_names_and_numbers(make, tmp_path, monkeypatch):
         *((f"some.tar/{name}", f"some.tar/{name}") for name in NAMES),
     ]
     assert count(list_inputs(["in"])) == 3
-    with pytest.raises(DatasetError, match="nowhere: no such file, or no images in it"):
+    with pytest.raises(DatasetError, match="nowhere: no such file or folder"):
         images(["in", "nowhere"])
-    with pytest.raises(DatasetError, match=r"n\*\.png: no such file, or no images in it"):
+    with pytest.raises(DatasetError, match=r"n\*\.png: no file matches"):
         images(["n*.png"])
 
 

@@ -221,6 +221,13 @@ def test_ten_crops_have_no_original(run, tmp_path, tiny):
         page([tmp_path / "ten"], tmp_path / "other", tiny, originals=[str(DATA)])
 
 
+def test_an_output_among_the_originals_is_refused(encoded, tiny):
+    photos, folders = encoded
+    with pytest.raises(OutputError):
+        page(folders, photos / "page", tiny, originals=[str(photos)])
+    assert not (photos / "page").exists()
+
+
 def test_sources_that_make_no_page(run, codec, tmp_path, tiny):
     codec.compress(PHOTOS[0]).save(tmp_path / "a.tok")
     (tmp_path / "bad.tok").write_bytes(b"no tokens")

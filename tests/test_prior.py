@@ -345,6 +345,19 @@ def test_a_fitted_prior_saves_what_it_says(tmp_path):
         add_prior(latent, parts, [], path, {})
 
 
+def test_the_work_of_a_fit_is_in_proportion_to_the_tokens():
+    """A few dozen images take a few dozen steps."""
+    generator = np.random.default_rng(0)
+    vectors = torch.randn(70, 5, generator=torch.Generator().manual_seed(0))
+    taken = []
+    for images in (40, 160):
+        steps = []
+        tokens = generator.integers(0, 70, (images, 8, 8))
+        fit([tokens], vectors, lambda done, total: steps.append(total))  # noqa: ARG005, B023
+        taken.append(len(steps))
+    assert taken == [20, 80]  # 4 epochs of 512 tokens a step
+
+
 def test_a_fit_takes_grids_of_any_mixture():
     generator = np.random.default_rng(0)
     parts = [generator.integers(0, 70, (5, *grid)) for grid in ((4, 4), (1, 9), (20, 3))]

@@ -3,11 +3,14 @@
 import io
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
+from conftest import PHOTOS
 from PIL import Image
 
+import tokcodec
 from tokcodec import Codec, TokenDataset, TokenFile, load_tokens
 from tokcodec.errors import DatasetError, Hint, OutputError
 
@@ -36,7 +39,7 @@ def test_images_come_back(run, dataset, codec, tmp_path):
     token_file = codec.compress(io.BytesIO(image(4)))
     image_again = np.asarray(Image.open(tmp_path / "all" / "cat" / "0004.png.png"))
     assert np.array_equal(image_again, np.asarray(codec.decompress(token_file)))
-    some = ("--select", "cat/0004.png", "--select", "5")
+    some = ("--select", "cat/0004.png", "--row", "5")
     run("decode", dataset, "-o", tmp_path / "some", *weights, *some)
     assert {p.name for p in (tmp_path / "some" / "cat").iterdir()} == {
         "0004.png.png",
@@ -46,6 +49,20 @@ def test_images_come_back(run, dataset, codec, tmp_path):
         "decode", dataset, "-o", "x", *weights, "--select", "nothing", status=1, cwd=tmp_path
     )
     assert b": no row nothing" in said.stderr
+
+
+def test_keys_of_digits_are_not_row_numbers(run, tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number + 1}.png").write_bytes(image(number))
+    go([], tmp_path / "d.parquet", listed=[str(tmp_path / f"{n}.png") for n in (1, 2, 3)])
+    table = pq.read_table(tmp_path / "d.parquet")
+    table = table.set_column(0, table.schema.field(0), pa.array(["1", "2", "3"]))
+    pq.write_table(table, tmp_path / "d.parquet")
+    for option, names in (("--select", {"1.png"}), ("--row", {"2.png"})):
+        out = tmp_path / option
+        run("decode", tmp_path / "d.parquet", "-o", out, "--weights", TINY, option, "1")
+        assert {path.name for path in out.iterdir()} == names
+    run("decode", tmp_path / "d.parquet", "-o", "x", "--weights", TINY, "--row", "3", status=1)
 
 
 def test_keys_that_leave_the_folder(run, dataset, tmp_path):
@@ -71,12 +88,12 @@ def test_token_dataset(dataset):
 
     kept = [row for row in rows(dataset) if row["status"] == "ok"]
     found = TokenDataset(dataset)
-    assert (len(found), found.classes) == (147, ["cat", "dog"])
+    assert (len(found), found.class_to_idx) == (147, {"cat": 0, "dog": 1})
     for index in (0, 1, 76, 146, -1):
         tokens, label = found[index]
         assert tokens.dtype == torch.int64
         assert tokens.tolist() == kept[index]["tokens"]
-        assert found.classes[label] == kept[index]["label"]
+        assert label == found.class_to_idx[kept[index]["label"]]
     with pytest.raises(IndexError):
         found[147]
     torch.manual_seed(0)
@@ -115,6 +132,29 @@ def test_tokens_that_cannot_be_are_named(dataset, tmp_path, row, message):
     found = dict(token_files(open_dataset(tmp_path / "bad")))
     assert sum(isinstance(file, TokenFile) for file in found.values()) == 146
     assert sum(message in str(file) for file in found.values()) == 1
+
+
+def test_status_and_tokens_that_disagree(dataset, tmp_path):
+    """Else labels would be given to the tokens of other rows."""
+    for name in ("shard-00000.parquet", "shard-00001.parquet"):
+        (tmp_path / "bad").mkdir(exist_ok=True)
+        shutil.copy(dataset / name, tmp_path / "bad")
+    file = tmp_path / "bad" / "shard-00001.parquet"
+    table = pq.read_table(file)
+    place = table.schema.get_field_index("status")
+    states = table.column("status").to_pylist()
+    for changed_states in (["failed", *states[1:]], [None, *states[1:]]):
+        assert states[0] == "ok"
+        column = pa.array(changed_states, pa.string())
+        pq.write_table(table.set_column(place, table.schema.field(place), column), file)
+        message = "shard-00001.parquet: damaged: rows whose status and tokens disagree"
+        for read in (
+            load_tokens,
+            lambda path: TokenDataset(path)[-1],
+            lambda path: list(token_files(open_dataset(path))),
+        ):
+            with pytest.raises(DatasetError, match=message):
+                read(tmp_path / "bad")
 
 
 def test_commands_name_what_is_damaged(run, dataset, tmp_path):
@@ -235,6 +275,71 @@ def test_a_damaged_file_is_named_by_whatever_reads_it(dataset, tmp_path):
     ):
         raise OSError("it says no more")  # as pyarrow's, without a strerror
     assert refused.value.hint is Hint.OTHER_OUTPUT
+
+
+def test_shards_are_those_of_the_run_each_once(dataset, tmp_path):
+    for source, target in ((0, 1), (1, 0), (1, 2)):
+        bad = tmp_path / f"{source}-{target}"
+        shutil.copytree(dataset, bad)
+        names = [f"shard-{number:05}.parquet" for number in (source, target)]
+        shutil.copy(bad / names[0], bad / names[1])
+        for read in (
+            load_tokens,
+            TokenDataset,
+            partial(tokcodec.export, output=tmp_path / "x.npy"),
+        ):
+            with pytest.raises(DatasetError, match=names[1]):
+                read(bad)
+        assert not (tmp_path / "x.npy").exists()
+
+
+def test_numeric_labels_are_their_own_class(run, tmp_path):
+    for label in ("2", "10"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        shutil.copy(PHOTOS[0], tmp_path / "in" / label)
+    run("tokenize", tmp_path / "in", "-o", tmp_path / "numbers", "--weights", TINY)
+    found = TokenDataset(tmp_path / "numbers")
+    assert sorted(label for _, label in found) == [2, 10]
+    assert tokcodec.export(tmp_path / "numbers", tmp_path / "t.jsonl") == 2
+    lines = map(json.loads, (tmp_path / "t.jsonl").open())
+    assert sorted(line["class_id"] for line in lines) == [2, 10]
+    assert not (tmp_path / "t.jsonl.classes.json").exists()
+
+
+@pytest.mark.parametrize("state", ["ok", "failed"])
+def test_status_and_tokens_that_disagree_are_refused(dataset, tmp_path, state):
+    def change(columns, _):
+        columns["status"] = pa.array([state] * len(columns["status"]))
+        if state == "ok":
+            columns["tokens"] = pa.array([None] * len(columns["tokens"]), columns["tokens"].type)
+
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    for read in (load_tokens, lambda path: TokenDataset(path)[0], list_token_files):
+        with pytest.raises((DatasetError, IndexError)):
+            read(tmp_path / "bad.parquet")
+
+
+def list_token_files(path):
+    return list(token_files(open_dataset(path)))
+
+
+def test_no_flipped_bit_changes_tokens(dataset, tmp_path):
+    data = (dataset / "shard-00001.parquet").read_bytes()
+    expected = load_tokens(dataset / "shard-00001.parquet")
+    rng = np.random.default_rng(0)
+    path = tmp_path / "flipped.parquet"
+    refused = 0
+    for place in rng.choice(8 * len(data), 1500, replace=False):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            found = load_tokens(path)
+        except DatasetError:
+            refused += 1
+        else:
+            assert np.array_equal(found, expected)
+    assert refused > 500
 
 
 def test_half_a_dataset_is_no_dataset(dataset, tmp_path):

@@ -14,7 +14,7 @@ PACKAGE = Path(tokcodec.__file__).parent
 
 # The parts of the package, lowest first: each imports only itself and parts of the lines before.
 LAYERS = (
-    {"calls", "errors", "parallel"},
+    {"calls", "errors", "interrupts", "parallel"},
     {"io"},
     {"config", "coding"},
     {"families"},

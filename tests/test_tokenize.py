@@ -21,6 +21,7 @@ from PIL import Image
 from tokcodec import Codec, load_tokens
 from tokcodec.errors import DatasetError, OutputError
 from tokcodec.inputs import records
+from tokcodec.io.lock import LOCK, locked
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -47,7 +48,7 @@ def test_columns_metadata_and_tokens(run, codec, tmp_path):
     (source / "broken.jpg").write_bytes((DATA / "coffee.jpg").read_bytes()[:9000])
     (source / "zero.png").write_bytes(b"")
     said = run("tokenize", source, "-o", tmp_path / "t.parquet", "--weights", TINY, status=3)
-    assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shards, 2 failed\n")
+    assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shard, 2 failed\n")
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.names == COLUMNS
     types = ["string", "string", "uint8", "int32", "int32", "list<element: uint16>"]
@@ -186,10 +187,10 @@ def test_parts_are_together_one_run(many, tmp_path):
 def test_the_next_shard_is_read_while_one_is_written(many, tmp_path, monkeypatch):
     begun = threading.Event()
 
-    def read(path):
+    def read(path, limit):
         if path.endswith("0150.png"):
             begun.set()
-        return read_file(path)
+        return read_file(path, limit)
 
     def write(*arguments):
         assert begun.wait(60)
@@ -228,7 +229,7 @@ def test_killed_at_any_moment_it_ends_like_an_unbroken_run(run, many, tmp_path, 
     if name == "out":
         assert contents(broken) == contents(whole)
         assert len(contents(whole)) == 50
-        assert {p.name for p in broken.iterdir()} == {".lock", *contents(broken)}
+        assert {p.name for p in broken.iterdir()} == set(contents(broken))
     else:
         assert broken.read_bytes() == whole.read_bytes()
         assert [p.name for p in broken.parent.iterdir()] == [name]
@@ -263,13 +264,13 @@ def test_killed_between_joining_and_clearing(many, tmp_path):
 def test_parts_must_agree(many, tmp_path):
     more = {"limit": 60, "rows_per_shard": 10}
     go([many], tmp_path / "out", shard=(0, 2), **more)
-    with pytest.raises(DatasetError, match="was made with fit stretch, not crop"):
+    with pytest.raises(OutputError, match="was made with fit stretch, not crop"):
         go([many], tmp_path / "out", shard=(1, 2), fit="crop", **more)
     # A smaller plan leaves no shard of the larger one.
     go([many], tmp_path / "out", limit=60, rows_per_shard=30, force=True)
     assert len(open_dataset(tmp_path / "out")) == 60
     path = tmp_path / "out" / "shard-00000.parquet"
-    with pytest.raises(DatasetError, match="is one shard of a dataset"):
+    with pytest.raises(OutputError, match="is one shard of a dataset"):
         go([many], path, limit=60, rows_per_shard=30)
 
 
@@ -280,22 +281,22 @@ def test_other_runs_are_refused(many, tmp_path):
     go([source], out, limit=150)
     finished = contents(out)
     other = str(GOLDEN / "latent.safetensors")
-    with pytest.raises(DatasetError, match="is of model"):
+    with pytest.raises(OutputError, match="is of model"):
         go([source], out, limit=150, weights=other, fit="stretch")
-    with pytest.raises(DatasetError, match="was made with views one, not hflip"):
+    with pytest.raises(OutputError, match="was made with views one, not hflip"):
         go([source], out, limit=150, views="hflip")
-    with pytest.raises(DatasetError, match="was made with limit 150, not 160"):
+    with pytest.raises(OutputError, match="was made with limit 150, not 160"):
         go([source], out, limit=160)
     first = sorted(source.glob("*.png"))[0]
     data, times = first.read_bytes(), first.stat()
     first.write_bytes(image(99) + b" ")
-    with pytest.raises(DatasetError, match="its inputs have changed"):
+    with pytest.raises(OutputError, match="its inputs have changed"):
         go([source], out, limit=150)
     # The same size and time, and other bytes: only a look at the bytes tells.
     first.write_bytes(data[:-1] + b"X")
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
     go([source], out, limit=150)
-    with pytest.raises(DatasetError, match="the bytes of its inputs have changed"):
+    with pytest.raises(OutputError, match="the bytes of its inputs have changed"):
         go([source], out, limit=150, verify_inputs=True)
     first.write_bytes(data)
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -306,7 +307,7 @@ def test_other_runs_are_refused(many, tmp_path):
     go([source], one, limit=150, verify_inputs=True)
     first.write_bytes(data[:-1] + b"X")
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(DatasetError, match="the bytes of its inputs have changed"):
+    with pytest.raises(OutputError, match="the bytes of its inputs have changed"):
         go([source], one, limit=150, verify_inputs=True)
     first.write_bytes(data)
     os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -318,12 +319,12 @@ def test_a_second_run_is_refused(many, tmp_path):
     out = tmp_path / "out"
     with DatasetFolder(out).lock():
         for share in ((0, 1), (1, 2)):
-            with pytest.raises(DatasetError, match="another run is writing"):
+            with pytest.raises(OutputError, match="another run is writing"):
                 go([many], out, limit=10, shard=share)
     with DatasetFolder(out).lock(0, 2):
         go([many], out, limit=10, rows_per_shard=5, shard=(1, 2))
         for share in ((0, 1), (0, 2)):
-            with pytest.raises(DatasetError, match="another run is writing"):
+            with pytest.raises(OutputError, match="another run is writing"):
                 go([many], out, limit=10, rows_per_shard=5, shard=share)
     assert go([many], out, limit=10, rows_per_shard=5) == (10, 0)
 
@@ -339,10 +340,21 @@ def test_a_second_run_holds_the_lock_file_that_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", ended_before)
     with (
         DatasetFolder(out).lock(),
-        pytest.raises(DatasetError, match="another run is writing"),
+        pytest.raises(OutputError, match="another run is writing"),
         DatasetFolder(out).lock(),
     ):
         pass
+
+
+def test_a_pipe_or_a_link_is_no_lock_file(tmp_path):
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / LOCK).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / LOCK)
+    for folder in ("link", "pipe"):
+        with pytest.raises(OutputError), locked(tmp_path / folder):
+            pass
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_failures(tmp_path):
@@ -381,7 +393,7 @@ def test_a_full_disk(run, many, tmp_path):
     said = done.stderr.decode().splitlines()  # first a hint, where bfloat16 is faster
     assert all(line.startswith("tokcodec: ") for line in said)
     assert "shard-00000.parquet: cannot write: File too large" in said[-1]
-    assert [p.name for p in (tmp_path / "out").iterdir()] == [".lock"]
+    assert not (tmp_path / "out").exists()
     run(*command[1:])
     assert len(rows(tmp_path / "out")) == 300
 

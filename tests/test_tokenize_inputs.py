@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tokcodec import Codec, load_tokens
@@ -59,7 +60,7 @@ def test_lists_at_the_command_line(start, run, tmp_path, many):
     assert len(rows(tmp_path / "a.parquet")) == 5
     for arguments, message in (
         (["-o", "x"], "no images: name sources"),
-        (["nowhere", "-o", "x"], "nowhere: no such file, or no images in it"),
+        (["nowhere", "-o", "x"], "nowhere: no such file or folder"),
         ([many, "-o", "x", "--shard", "2/2"], "I/N"),
         ([many, "-o", "x.parquet", "--shard", "0/2"], "parts need a folder"),
         (["--from-file", "absent", "-o", "x"], "absent: cannot read as text"),
@@ -225,6 +226,42 @@ def test_parquet_inputs(codec, tmp_path):
     (tmp_path / "junk.parquet").write_bytes(b"junk")
     with pytest.raises(DatasetError, match=r"junk\.parquet: cannot read as Parquet"):
         go([tmp_path / "junk.parquet"], tmp_path / "x.parquet")
+
+
+def test_hostile_parquet_inputs(tmp_path, monkeypatch):
+    photo = image(0)
+    read = []
+    batches = pq.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "iter_batches",
+        lambda self, size, *rest: read.append(size) or batches(self, size, *rest),
+    )
+    # Cells of 3 MB of which the file stores few bytes, and then images of 3 MB as they are.
+    noise = np.random.default_rng(0).bytes(3 << 20)
+    for name, cell in (("bomb", photo + bytes(3 << 20)), ("large", photo + noise)):
+        table = pa.table({"image": pa.array([cell] * 40 if name == "bomb" else [cell] * 30)})
+        pq.write_table(
+            table, tmp_path / f"{name}.parquet", compression="zstd", use_dictionary=False
+        )
+    go([tmp_path / "bomb.parquet"], tmp_path / "bomb")
+    assert {"expand" in row["error"] for row in rows(tmp_path / "bomb")} == {True}
+    assert not read
+    go([tmp_path / "large.parquet"], tmp_path / "large")
+    assert {row["status"] for row in rows(tmp_path / "large")} == {"ok"}
+    assert read == [21]
+    with pytest.raises(DatasetError, match="is a token dataset"):
+        go([tmp_path / "large"], tmp_path / "x.parquet")
+    two = pa.Table.from_arrays([pa.array([photo]), pa.array([photo])], ["image", "image"])
+    pq.write_table(two, tmp_path / "two.parquet")
+    with pytest.raises(DatasetError, match=r"two\.parquet: "):
+        go([tmp_path / "two.parquet"], tmp_path / "x.parquet")
+    # A bit of a column's name that makes it no UTF-8.
+    pq.write_table(pa.table({"image": [photo], "name": ["x"]}), tmp_path / "a.parquet")
+    data = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(data.replace(b"name", b"n\xe1me"))
+    with pytest.raises(DatasetError, match=r"a\.parquet: "):
+        go([tmp_path / "a.parquet"], tmp_path / "x.parquet")
 
 
 def test_urls(many, tmp_path):

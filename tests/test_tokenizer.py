@@ -8,7 +8,7 @@ from tokcodec import checkpoint
 from tokcodec.model.loading import load
 from tokcodec.model.positions import interpolation
 from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.model.vit import patchify, unpatchify
+from tokcodec.model.vit import Attention, patchify, unpatchify
 from tokcodec.train.presets import PRESETS
 
 CPU = torch.device("cpu")
@@ -30,6 +30,19 @@ def test_golden_outputs(name):
         assert torch.equal(model.encode(pixels), tokens)
         decoded = model.decode(tokens)
         torch.testing.assert_close(decoded, golden["decoded"], atol=1e-5, rtol=1e-5)
+
+
+def test_attention_in_training_is_that_of_inference():
+    """In bfloat16 on a CPU, training does not use torch's own attention."""
+    torch.manual_seed(0)
+    attention = Attention(32, 2)
+    x = torch.randn(3, 8, 32)
+    seen = (torch.arange(8) < torch.tensor([1, 5, 8])[:, None])[:, None, None]
+    for mask in (None, seen):
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.inference_mode():
+                expected = attention(x, mask)
+            torch.testing.assert_close(attention(x, mask), expected, atol=2e-3, rtol=0)
 
 
 def test_patches_go_back_where_they_came_from():

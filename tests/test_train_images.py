@@ -82,11 +82,11 @@ def test_few_images_and_unreadable_ones(tmp_path):
         "link.png",
         r"two\nlines.png",
     ]
-    # No key is drawn, so the last image is held out, just as if a list named it.
-    listed = load([photos], tmp_path / "b", {"3.png"})
+    # The first image is held out, just as if a list named it.
+    listed = load([photos], tmp_path / "b", {"0.png"})
     for images in (found, listed):
-        assert images.train[:, 0, 0, 0].tolist() == [0, 60, 120]
-        assert images.held_out[:, 0, 0, 0].tolist() == [180]
+        assert images.train[:, 0, 0, 0].tolist() == [60, 120, 180]
+        assert images.held_out[:, 0, 0, 0].tolist() == [0]
     for name, held_out in (("c", {"9.png"}), ("d", {f"{number}.png" for number in range(4)})):
         with pytest.raises(TrainingError):
             load([photos], tmp_path / name, held_out)

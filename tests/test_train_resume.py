@@ -22,7 +22,8 @@ from training import (
 
 import tokcodec
 from tokcodec import checkpoint
-from tokcodec.errors import DatasetError, TrainingError
+from tokcodec.errors import DatasetError, OutputError, TrainingError
+from tokcodec.io.lock import locked
 from tokcodec.train.folder import RunFolder
 from tokcodec.train.loop import deterministic
 
@@ -150,24 +151,22 @@ def test_a_damaged_state_is_named(tmp_path, state):
 
 
 def test_a_folder_is_of_one_process(tmp_path):
-    folder = RunFolder(tmp_path / "run")
     program = (
-        "import sys; from pathlib import Path; from tokcodec.train.folder import RunFolder\n"
-        "with RunFolder(Path(sys.argv[1])).locked(): print('locked', flush=True); input()"
+        "import sys; from pathlib import Path; from tokcodec.io.lock import locked\n"
+        "with locked(Path(sys.argv[1])): print('locked', flush=True); input()"
     )
     other = subprocess.Popen(
-        [sys.executable, "-c", program, folder.path],
+        [sys.executable, "-c", program, tmp_path / "run"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert other.stdout.readline() == b"locked\n"
-    with pytest.raises(TrainingError), folder.locked():
-        pass
-    with pytest.raises(TrainingError):
-        tokcodec.train([], folder.path, steps=1)
+    with pytest.raises(OutputError):
+        tokcodec.train([], tmp_path / "run", steps=1)
     other.communicate(b"\n")
-    with folder.locked():
+    with locked(tmp_path / "run"):
         pass
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("there", [True, False])

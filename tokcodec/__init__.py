@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokcodec.batch.decode import decode_files
     from tokcodec.batch.encode import encode_files
+    from tokcodec.batch.jobs import RunOptions
     from tokcodec.codec import Codec
     from tokcodec.dataset.export import export
     from tokcodec.dataset.reader import load_tokens
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Codec",
+    "RunOptions",
     "TokcodecError",
     "TokenDataset",
     "TokenFile",
@@ -40,6 +42,7 @@ __all__ = [
 
 _MODULES = {
     "Codec": "codec",
+    "RunOptions": "batch.jobs",
     "TokcodecError": "errors",
     "TokenDataset": "dataset.torch_dataset",
     "TokenFile": "tokenfile",

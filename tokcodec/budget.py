@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tokcodec.errors import ImageError
+from tokcodec.errors import ImageError, counted
 from tokcodec.tokenfile import TokenFile
 
 _OVERHEAD = 15  # bytes of a usual file besides its tokens
@@ -47,5 +47,7 @@ def largest_within(
         count = max(fits + 1, min(count, misfit - 1))
     if best is None:
         assert smallest
-        raise ImageError(f"its smallest file has {size_of(smallest)} bytes, more than {limit}")
+        raise ImageError(
+            f"its smallest file has {counted(size_of(smallest), 'byte')}, more than {limit:,}"
+        )
     return best

@@ -1,10 +1,12 @@
 """``Codec``: images to token files and back, with one checkpoint."""
 
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Self, TypeVar, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +17,11 @@ from tokcodec.budget import largest_within
 from tokcodec.coding.prior import Prior
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Placement, Size, place
-from tokcodec.errors import CheckpointError, ImageError, TokcodecError, TokenFileError
+from tokcodec.errors import CheckpointError, ImageError, TokcodecError, TokenFileError, counted
 from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, size_of, to_image
 from tokcodec.model.runtime import Dtype, Runtime, RuntimeName, choose_runtime
 from tokcodec.parallel import map_ahead
-from tokcodec.tokenfile import TokenFile, check_tokens
+from tokcodec.tokenfile import TokenFile, check_integers, check_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,11 +86,15 @@ class Codec:
         Raises:
             CheckpointError: there is no such checkpoint, or it is damaged.
             DeviceError: there is no such device.
-            ValueError: the NumPy runtime does not run this model.
+            ValueError: the NumPy runtime does not run this model, or an argument has no such value.
 
         >>> Codec.load("tokcodec", device="cpu", runtime="numpy").runtime.device
         'cpu'
         """
+        _require_counts("batch_size", batch_size)
+        for value, known in ((dtype, get_args(Dtype)), (runtime, get_args(RuntimeName))):
+            if value not in known:
+                raise ValueError(f"{value!r} is none of {', '.join(known)}")
         header = checkpoint.find(weights) if isinstance(weights, str) else weights
         if runtime == "auto":
             runtime = choose_runtime(header.config, device, dtype)
@@ -156,14 +162,15 @@ class Codec:
         Raises:
             ImageError: the image cannot be read, or its smallest file is above ``max_bytes``.
             CheckpointError: the checkpoint does not support this fit or number of tokens.
-            ValueError: pixels of another shape or type, or an unknown fit.
+            TypeError: no image, or a number that is no integer.
+            ValueError: pixels of another shape or type, an unknown fit, or a number out of range.
 
         >>> codec.compress("tests/data/coffee.jpg", tokens=24).num_tokens
         24
         >>> codec.compress("tests/data/coffee.jpg", max_bytes=200).file_bytes <= 200
         True
         """
-        encoding = self._encoding(fit, tokens, background, packed)
+        encoding = self._encoding(fit, tokens, background, packed, max_bytes)
         if max_bytes is not None:
             return self._compress_within(encoding, image, max_bytes, text)
         return self._compress(encoding, image)
@@ -219,7 +226,7 @@ class Codec:
         tests/data/coffee.jpg 16
         tests/data/chelsea.png 16
         """
-        encoding = self._encoding(fit, tokens, background, packed)
+        encoding = self._encoding(fit, tokens, background, packed, max_bytes)
         if max_bytes is None:
             return self._compress_batches(encoding, items, workers)
 
@@ -305,13 +312,16 @@ class Codec:
             TokenFileError: the file cannot be read, is of another model, or does not fit it.
             CheckpointError: the checkpoint does not support this number of tokens.
             ImageError: the image would be above Pillow's decompression bomb limit.
+            TypeError, ValueError: no token file, or a size that is none.
 
         >>> codec.decompress(token_file, size=100).size
         (100, 67)
         """
-        decoding = self._decoding(size, tokens)
-        shown, rows = decoding.open(_token_file(token_file))
-        return decoding.image(shown, self.runtime.decode(rows))
+        items = [(None, _token_file(token_file))]
+        ((_, result),) = self.decompress_stream(items, size=size, tokens=tokens)
+        if isinstance(result, TokcodecError):
+            raise result
+        return result
 
     def decompress_stream(
         self,
@@ -331,24 +341,24 @@ class Codec:
         """
         decoding = self._decoding(size, tokens)
 
-        def rows(
-            item: tuple[Tag, TokenFile],
-        ) -> tuple[tuple[Tag, _Shown | None], Rows | TokcodecError]:
-            tag, token_file = item
-            try:
-                shown, tokens = decoding.open(token_file)
-            except TokcodecError as error:
-                return (tag, None), error
-            return (tag, shown), tokens
+        def tiles() -> Iterator[tuple[tuple[Tag, _Shown | None], Rows | TokcodecError]]:
+            for tag, token_file in items:
+                try:
+                    shown, found = decoding.open(token_file)
+                except TokcodecError as error:
+                    yield (tag, None), error
+                    continue
+                yield from (((tag, shown), found[n : n + 1]) for n in range(len(found)))
 
-        def image(of: tuple[Tag, _Shown | None], pixels: Rows) -> Image.Image:
-            assert of[1]
-            return decoding.image(of[1], pixels)
-
-        for (tag, _), result in self._in_batches(
-            map(rows, items), self.runtime.decode, image, workers
-        ):
-            yield tag, result
+        # Tile by tile: of a large image, only the batches that are being decoded are in memory.
+        done = self._in_batches(tiles(), self.runtime.decode, lambda _, rows: rows[0], workers)
+        for (tag, shown), first in done:
+            if isinstance(first, TokcodecError):
+                yield tag, first
+            else:
+                assert shown
+                rest: Iterator[Any] = (tile for _, tile in islice(done, shown[0].num_tiles - 1))
+                yield tag, to_image(chain([first], rest), *shown)
 
     def _encoding(
         self,
@@ -356,16 +366,35 @@ class Codec:
         tokens: int | None,
         background: tuple[int, int, int],
         packed: bool,
+        max_bytes: int | None,
     ) -> "_Encoding":
+        if len(background) != 3 or not all(
+            0 <= operator.index(value) <= 255 for value in background
+        ):
+            raise ValueError(f"background must be three values from 0 to 255, not {background}")
+        if tokens is not None:
+            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
+        _require_counts("max_bytes", max_bytes)
         checkpoint.check_token_count(self.header, tokens)
         fit = fit or self.config.default_fit
         checkpoint.check_fit(self.header, fit)
         prior = None
         if self.header.prior_id and not packed:
             prior = checkpoint.read_prior(self.header)
-        return _Encoding(self.header, fit, tokens, background, prior)
+        red, green, blue = background
+        return _Encoding(self.header, fit, tokens, (red, green, blue), prior)
 
     def _decoding(self, size: Size | int | None, tokens: int | None) -> "_Decoding":
+        if tokens is not None:
+            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
+        if isinstance(size, tuple | list):
+            if len(size) != 2:
+                raise ValueError(f"size must be a width and a height, or one edge, not {size}")
+            _require_counts("width and height", *size)
+            size = (operator.index(size[0]), operator.index(size[1]))
+        elif size is not None:
+            _require_counts("size", size)
+            size = operator.index(size)
         if tokens is not None and self.config.multiple:
             raise CheckpointError(f"{self.header.name}: decodes only all tokens of a file together")
         return _Decoding(
@@ -420,17 +449,15 @@ class Codec:
                 images of any size.
 
         Raises:
+            TypeError: neither an array nor a tensor.
             ValueError: another shape or type, or values beyond [0, 1].
 
         >>> import numpy as np
         >>> codec.encode(np.zeros((2, 64, 96, 3), np.uint8)).shape
         (2, 4, 6)
         """
-        if isinstance(pixels, np.ndarray):
-            if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
-                raise ValueError(
-                    f"expected pixels uint8 [B, H, W, 3], not {pixels.dtype} {list(pixels.shape)}"
-                )
+        if not hasattr(pixels, "movedim"):
+            _require_pixels(pixels)
             self._check_edges(pixels.shape[1:3])
             return self.runtime.encode(pixels, self.config.preprocessing.pixel_scale)
         if pixels.ndim != 4 or pixels.shape[1] != 3:
@@ -452,11 +479,19 @@ class Codec:
                 decodes prefixes; any grid [B, rows, columns] if it takes images of any size.
 
         Raises:
-            ValueError: another shape, or a token outside the codebook.
+            TypeError: neither an array nor a tensor.
+            ValueError: not integers, another shape, or a token outside the codebook.
 
         >>> codec.decode(np.zeros((2, 4, 6), np.int64)).shape
         (2, 64, 96, 3)
         """
+        is_tensor = hasattr(tokens, "movedim")
+        if not is_tensor:
+            tokens = check_integers(tokens).astype(np.int64, copy=False)
+        elif str(tokens.dtype).removeprefix("torch.").startswith(("int", "uint")):
+            tokens = tokens.long()
+        else:
+            raise ValueError(f"expected tokens of an integer type, not {tokens.dtype}")
         size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
         tile, own = self.config.token_shape(side, side), tuple(tokens.shape[1:])
         prefix = self.config.prefix_tokens and len(own) == 1 and 1 <= own[0] <= tile[0]
@@ -464,18 +499,20 @@ class Codec:
         if not (own == tile or prefix or grid):
             raise ValueError(f"expected tokens {['B', *tile]}, not {list(tokens.shape)}")
         if math.prod(tokens.shape) and not (tokens.min() >= 0 and tokens.max() < size):
-            raise ValueError(f"tokens must be from 0 to {size - 1}")
-        if isinstance(tokens, np.ndarray):
-            return self.runtime.decode(tokens.astype(np.int64, copy=False))
-        return self._torch().decode_tensor(tokens)
+            raise ValueError(f"tokens must be from 0 to {size - 1:,}")
+        return self._torch().decode_tensor(tokens) if is_tensor else self.runtime.decode(tokens)
 
     def encode_tiles(self, tiles: Pixels) -> Rows:
         """Encode tiles as ``image.read_tiles`` gives them, uint8 [n, H, W, 3], to tokens int64
         [n, *token_shape].
 
+        Raises:
+            TypeError, ValueError: no such pixels.
+
         >>> codec.encode_tiles(np.zeros((1, 64, 64, 3), np.uint8)).shape
         (1, 8, 8)
         """
+        _require_pixels(tiles)
         config = self.config.preprocessing
         return self.runtime.encode(tiles, config.pixel_scale // config.read_scale)
 
@@ -542,16 +579,15 @@ class _Decoding:
         config = self.header.config
         placement, shape = self._check(token_file)
         output = output_size(token_file, self.size) or placement.output
-        check_output(output)
+        check_output(placement, output)
         found = token_file.tokens_with(self.header).reshape(placement.num_tiles, -1)
         check_tokens(found, config.quantizer.codebook_size)
         if self.tokens and found.shape[1] < self.tokens:
-            raise TokenFileError(f"it holds {found.shape[1]} tokens a tile, not {self.tokens}")
+            raise TokenFileError(
+                f"it holds {counted(found.shape[1], 'token')} a tile, not {self.tokens:,}"
+            )
         found = found[:, : self.used] if len(shape) == 1 else found.reshape(-1, *shape)
         return (placement, output), found
-
-    def image(self, shown: "_Shown", pixels: Rows) -> Image.Image:
-        return to_image(pixels, *shown)
 
     def _check(self, token_file: TokenFile) -> tuple[Placement, tuple[int, ...]]:
         header, config = self.header, self.header.config
@@ -626,9 +662,40 @@ def _reread(image: ImageLike) -> ImageLike:
 
 
 def _token_file(given: Compressed) -> TokenFile:
+    """
+    Raises:
+        TypeError: neither a token file nor a path.
+    """
     if isinstance(given, TokenFile):
         return given
+    if not isinstance(given, str | os.PathLike | bytes):
+        raise TypeError(f"expected a TokenFile, a path or bytes, not {type(given).__name__}")
     return TokenFile.from_bytes(given) if isinstance(given, bytes) else TokenFile.load(given)
+
+
+def _require_pixels(pixels: object) -> None:
+    """
+    Raises:
+        TypeError: no array.
+        ValueError: pixels of another shape or type than uint8 [B, H, W, 3].
+    """
+    if not isinstance(pixels, np.ndarray):
+        raise TypeError(f"expected pixels in an array, not {type(pixels).__name__}")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
+        raise ValueError(
+            f"expected pixels uint8 [B, H, W, 3], not {pixels.dtype} {list(pixels.shape)}"
+        )
+
+
+def _require_counts(name: str, *values: int | None) -> None:
+    """
+    Raises:
+        TypeError: a value is no integer.
+        ValueError: it is less than 1.
+    """
+    for value in values:
+        if value is not None and operator.index(value) < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")
 
 
 def _require_unit_range(pixels: "Tensor") -> None:

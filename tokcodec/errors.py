@@ -12,8 +12,14 @@ import reprlib
 from enum import Enum
 from typing import Any, Self
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
-_QUERY = re.compile(r"(?<=://)([^\s?]+)\?[^\s?=]+=[^\s:;,)'\"]*")  # where signatures of URLs stand
+# Of URLs, also where a slash was lost on the way through a path.
+_USER = re.compile(r"(?<=[a-z0-9]:/)(/?)[^/\s]*@", re.IGNORECASE)
+# Signatures stand in the query, or behind #; keys of object stores may have both characters, too.
+_QUERY = re.compile(
+    r"""(https?://?[^\s?\#]+ | [a-z0-9+.-]+://?[^\s?\#]+(?=[?\#][^\s?=]+=))
+        [?\#]\S*?(?=[:;,.)\]}>'"]*(?:\s|$))""",
+    re.IGNORECASE | re.VERBOSE,
+)
 WINDOWS = "tokcodec runs on Linux and macOS; on Windows, use it in WSL"
 _MOST = 1000  # characters of a message; the names of all published models are half as many
 
@@ -26,9 +32,14 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: ``1 image``, ``1,000 images``."""
+    return f"{number:,} {noun}" + ("s" if number != 1 else "")
+
+
 def without_credentials(text: str) -> str:
-    """A text, of whose URLs neither user, password nor query are left."""
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)) if "://" in text else text
+    """A text, of whose URLs neither user, password, query nor fragment are left."""
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text)) if ":/" in text else text
 
 
 def one_line(text: str) -> str:
@@ -63,15 +74,13 @@ class Hint(Enum):
 
     ALLOW_LARGE = "lift Pillow's limit (PIL.Image.MAX_IMAGE_PIXELS) if you trust the file"
     SMALLER_SIZE = "ask for a smaller size, or lift Pillow's limit (PIL.Image.MAX_IMAGE_PIXELS)"
-    OVERWRITE = "allow overwriting to replace it"
+    OVERWRITE = "choose another output, or allow overwriting"
     OTHER_OUTPUT = "choose another output"
-    OTHER_OUTPUT_OR_RESTART = "choose another output, or start again with overwriting allowed"
     NAME_WEIGHTS = "name its checkpoint"
     NAME_FAMILY = "name the published model that it is"
     OTHER_FIT = "choose another fit"
     SMALLER_BATCH = "choose a smaller batch size"
     NAME_OUTPUT = "if it is what to write, give it as the output"
-    SELECT_ROW = "choose the row by its number"
 
 
 class TokcodecError(Exception):
@@ -85,13 +94,13 @@ class TokcodecError(Exception):
 
     def __init__(self, reason: str, *, name: object = None, hint: Hint | None = None) -> None:
         super().__init__(reason)
-        self.reason = reason
-        self.name = None if name is None else str(name)
+        self.reason = without_credentials(reason)
+        self.name = None if name is None else without_credentials(str(name))
         self.hint = hint
 
     def named(self, name: object) -> Self:
         """The same error about ``name``; another name that it has is kept behind that."""
-        if self.name == str(name):
+        if self.name == without_credentials(str(name)):
             return self
         reason = self.reason if self.name is None else f"{self.name}: {self.reason}"
         return type(self)(reason, name=name, hint=self.hint)

@@ -20,9 +20,10 @@ from tokcodec.checkpoint import Header, find_with_prior, read_prior
 from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.config.geometry import Fit
-from tokcodec.errors import CheckpointError, Hint, TokenFileError
+from tokcodec.errors import CheckpointError, Hint, TokenFileError, counted
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
+from tokcodec.io.remote import read_bytes, reason_of
 
 ID_BYTES = 2  # of a model_id that a file holds
 MAX_TOKENS = 1 << 24
@@ -68,7 +69,7 @@ class TokenFile:
         tiles = f" in {self.tiles[0]}x{self.tiles[1]} tiles" if self.fit == "tile" else ""
         return (
             f"<TokenFile {self.width}x{self.height}, {self.fit}: {self.rows}x{self.columns} "
-            f"tokens of {self.bits} bits{tiles}{form}, {self.file_bytes} bytes, "
+            f"tokens of {self.bits} bits{tiles}{form}, {counted(self.file_bytes, 'byte')}, "
             f"model {self.model_id.hex()}>"
         )
 
@@ -122,8 +123,11 @@ class TokenFile:
             prior: of the checkpoint; None packs the tokens.
 
         Raises:
-            ValueError: the prior has no such token, or they do not fill the image's tiles.
+            ValueError: the codebook has no such token, or they do not fill the image's tiles.
         """
+        size = header.config.quantizer.codebook_size
+        if np.max(check_integers(tokens), initial=0) >= size or np.min(tokens, initial=0) < 0:
+            raise ValueError(f"tokens must be from 0 to {size - 1:,}")
         bits, model_id = header.config.quantizer.bits, bytes.fromhex(header.model_id)[:ID_BYTES]
         tiles = (1, 1)
         if fit == "tile":
@@ -147,10 +151,12 @@ class TokenFile:
         edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
         if not all(1 <= edge <= _MAX_EDGE for edge in edges):
             raise ValueError(f"sizes must be from 1 to {_MAX_EDGE}")
+        if file.fit not in _FITS:
+            raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
         if not file.fit == "tile" and file.tiles != (1, 1):
             raise ValueError(f"the fit {file.fit} has one tile")
         if file.num_tokens > MAX_TOKENS:
-            raise ValueError(f"a token file holds up to {MAX_TOKENS} tokens")
+            raise ValueError(f"a token file holds up to {MAX_TOKENS:,} tokens")
         vars(file)["tokens"] = tokens.reshape(-1)  # known already
         return file
 
@@ -280,34 +286,34 @@ class TokenFile:
         """
         count, size = self.num_tokens, packed_size(self.num_tokens, self.bits)
         if count > MAX_TOKENS:
-            raise TokenFileError(f"{count} tokens: a token file holds up to {MAX_TOKENS}")
+            raise TokenFileError(f"{count:,} tokens: a token file holds up to {MAX_TOKENS:,}")
         if self.entropy_coded:
             if not _may_be_entropy_coded(count, self.bits, len(self.payload)):
                 raise TokenFileError(
-                    f"damaged: {count} tokens of {self.bits} bits, entropy-coded in "
-                    f"{len(self.payload)} bytes"
+                    f"damaged: {counted(count, 'token')} of {self.bits} bits, entropy-coded in "
+                    f"{counted(len(self.payload), 'byte')}"
                 )
         elif len(self.payload) != size:
             raise TokenFileError(
-                f"damaged: {count} tokens of {self.bits} bits take {size} bytes, not "
-                f"{len(self.payload)}"
+                f"damaged: {counted(count, 'token')} of {self.bits} bits take "
+                f"{counted(size, 'byte')}, not {len(self.payload):,}"
             )
         else:
             self.tokens  # noqa: B018 (refuses padding that is not zeros)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads a file.
+        """Reads a file, local or at a URL.
 
         Raises:
             TokenFileError: it cannot be read, or as ``from_bytes``; with its name.
         """
         try:
-            return cls.from_bytes(Path(path).read_bytes())
+            return cls.from_bytes(read_bytes(str(path)))
         except OSError as error:
-            raise TokenFileError(f"cannot read: {error.strerror}", name=os.fspath(path)) from error
+            raise TokenFileError(f"cannot read: {reason_of(error)}", name=path) from error
         except TokenFileError as error:
-            raise error.named(os.fspath(path)) from error
+            raise error.named(path) from error
 
     def save(self, path: str | os.PathLike[str], text: bool = False) -> int:
         """Writes the file, whole or not at all, over an existing one; returns the number of bytes.
@@ -337,15 +343,31 @@ def check_tokens(tokens: Tokens, codebook_size: int) -> None:
     """
     largest = int(np.max(tokens, initial=0))
     if largest >= codebook_size:
-        raise TokenFileError(f"damaged: token {largest} of a codebook of {codebook_size}")
+        raise TokenFileError(f"damaged: token {largest:,} of a codebook of {codebook_size:,}")
+
+
+def check_integers(tokens: object) -> Tokens:
+    """The tokens, which are an array of integers.
+
+    Raises:
+        TypeError: they are no array.
+        ValueError: they are not integers; floats and booleans are not rounded.
+    """
+    if not isinstance(tokens, np.ndarray):
+        raise TypeError(f"expected tokens in an array, not {type(tokens).__name__}")
+    if tokens.dtype.kind not in "iu":
+        raise ValueError(f"expected tokens of an integer type, not {tokens.dtype}")
+    return tokens
 
 
 def _grid(tokens: Tokens, tiles: tuple[int, int]) -> tuple[int, int, int]:
     """Tiles, rows and columns of tokens [n, rows, columns] or [n, N].
 
     Raises:
-        ValueError: another number of dimensions or of tiles.
+        TypeError: no array.
+        ValueError: not integers, or another number of dimensions or of tiles.
     """
+    check_integers(tokens)
     if tokens.ndim not in (2, 3) or len(tokens) != tiles[0] * tiles[1]:
         raise ValueError(
             f"expected tokens of {tiles[0]}x{tiles[1]} tiles, [n, rows, columns] or [n, N], "

@@ -71,10 +71,10 @@ def make_images(count=100, side=64, scale=3):
 def train(config, recipe, images, folder, *, report=lambda _: None, **options):
     """Trains on the CPU; gives the checkpoint's header."""
     folder.mkdir(parents=True, exist_ok=True)
-    run = Run(config, recipe, images, RunFolder(folder), options.pop("device", CPU), **options)
+    run = Run(config, recipe, RunFolder(folder), options.pop("device", CPU), **options)
 
     def stepped(step, now):  # noqa: ARG001
         if now:
             report(now)
 
-    return train_model(run, stepped=stepped)
+    return train_model(run, images, stepped=stepped)

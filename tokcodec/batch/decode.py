@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 
 from tokcodec.batch.jobs import (
-    CORES,
     ENCODE,
     STANDARD,
-    Job,
+    FileJob,
     Name,
     Outcome,
     Outcomes,
     Plan,
-    State,
+    RunOptions,
     escapes_folder,
     file_extension,
     judged,
@@ -41,16 +40,16 @@ from tokcodec.errors import (
     TokenFileError,
 )
 from tokcodec.image import extensions, save, size_of
-from tokcodec.inputs.listing import Selection
 from tokcodec.inputs.records import Record, Stamp
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.remote import is_remote, location
+from tokcodec.io.job import Job, State
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile
 
 if TYPE_CHECKING:
     from tokcodec.codec import Codec
 
+_Opened = tuple[FileJob, TokenFile]
 _CHUNK = 1024  # token files read before the first of them is decoded
 
 
@@ -63,14 +62,9 @@ def decode_files(
     tokens: int | None = None,
     image_format: Literal["png", "jpg", "webp"] | None = None,
     png_level: int = 1,
-    rows: Sequence[str] = (),
-    overwrite: bool = False,
-    dry_run: bool = False,
-    device: str = "auto",
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    batch_size: int | None = None,
-    workers: int = CORES,
-    selection: Selection | None = None,
+    keys: Sequence[str] = (),
+    rows: Sequence[int] = (),
+    options: RunOptions = RunOptions(),  # noqa: B008 (frozen)
 ) -> Outcomes:
     """Decode token files to images, ``a.jpg.tok`` to ``a.jpg.png``.
 
@@ -85,12 +79,9 @@ def decode_files(
         size, tokens: see ``Codec.decompress``.
         image_format: of images in folders and on standard output; PNG if None.
         png_level: how hard PNG files are compressed, 1 fast to 9 small.
-        rows: keys or numbers of the rows of a token dataset; all if empty.
-        overwrite: replace files that exist.
-        dry_run: give the jobs, and do nothing.
-        device, dtype, batch_size: see ``Codec.load``.
-        workers: threads.
-        selection: which files of folders are taken.
+        keys, rows: the rows of a token dataset with these keys, or of these numbers from 0; all
+            rows if both are empty.
+        options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
         ArgumentError: as ``jobs.make_plan``.
@@ -98,10 +89,11 @@ def decode_files(
     """
     names = names_of(sources)
     output = None if output is None else os.fspath(output)
-    datasets = [name for name in names if _is_dataset(name, alone=len(names) == 1)]
+    several = (name for name in names if name != STANDARD and not name.endswith(SUFFIX))
+    datasets = [name for name in several if is_dataset(name)]
     if datasets and len(names) > 1:
         raise ArgumentError(f"{datasets[0]}: give one token dataset alone")
-    if rows and not datasets:
+    if (keys or rows) and not datasets:
         raise ArgumentError("rows are chosen of one token dataset")
     refuse_others(names, extensions(), ENCODE)
     extension = f".{image_format or 'png'}"
@@ -109,68 +101,50 @@ def decode_files(
     if image_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
         raise ArgumentError(f"{output} is not the name of a {image_format} image")
     given = find(weights) if weights else None
-    work = _Work(given, cache(find_by_model_id), size, tokens, extension, png_level)
+    files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
     if datasets:
-        plan = _plan_rows(location(names[0]), output, extension, rows, work)
+        plan = _plan_rows(names[0], output, extension, keys, rows, files)
     else:
         plan = make_plan(
             names,
             output,
             lambda name: name.removesuffix(SUFFIX) + extension,
-            work.judge,
+            files.judge,
             kinds={SUFFIX},
-            selection=selection,
+            selection=options.selection,
         )
 
     codecs: dict[str, Codec] = {}
 
-    def codec_of(header: Header) -> "Codec":
-        from tokcodec.codec import Codec
-        from tokcodec.model.runtime import choose_runtime
-
-        if header.checkpoint_id not in codecs:
-            runtime = choose_runtime(header.config, device, dtype, plan.count)
-            codecs[header.checkpoint_id] = Codec.load(
-                header, device, runtime=runtime, batch_size=batch_size, dtype=dtype
-            )
-        return codecs[header.checkpoint_id]
-
-    def results() -> Iterator[Outcome]:
-        if dry_run:
-            yield from (Outcome(job, None if overwrite else job.error) for job in plan.jobs)
-            return
-        while jobs := list(islice(plan.jobs, _CHUNK)):
+    def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
+        while chunk := list(islice(jobs, _CHUNK)):
             # They may be tokens of several models; each model is loaded once.
-            groups: dict[str, tuple[Header, list[tuple[Job, TokenFile]]]] = {}
-            for job in jobs:
-                if not job.is_to_do(overwrite):
-                    yield Outcome(job, job.error)
-                    continue
+            groups: dict[str, tuple[Header, list[_Opened]]] = {}
+            for job in chunk:
                 try:
-                    token_file, header = work.open(job.record)
+                    token_file, header = files.open(job.source)
                 except TokcodecError as error:
                     yield Outcome(job, error.named(job.name))
                     continue
                 group = groups.setdefault(header.checkpoint_id, (header, []))[1]
                 group.append((job, token_file))
             for header, group in groups.values():
-                images = codec_of(header).decompress_stream(
-                    ((pair, pair[1]) for pair in group), size=size, tokens=tokens, workers=workers
+                if header.checkpoint_id not in codecs:
+                    codecs[header.checkpoint_id] = options.load(header, plan.count)
+                images = codecs[header.checkpoint_id].decompress_stream(
+                    ((opened, opened[1]) for opened in group),
+                    size=size,
+                    tokens=tokens,
+                    workers=options.workers,
                 )
-                write = partial(work.write, header)
+                write, workers = partial(files.write, header), options.workers
                 yield from map_ahead(write, images, workers, 2 * workers, at_once=True)
 
-    return Outcomes(results(), plan.count, plan.selection.told())
-
-
-def _is_dataset(name: str, alone: bool) -> bool:
-    if name == STANDARD or (is_remote(name) and not alone):
-        return False
-    return is_dataset(location(name))
+    return options.run(plan, work)
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Files:
     """How one token file becomes one image; ``given`` is the checkpoint that was named,
     ``fitting`` finds the one of a model id."""
 
@@ -232,7 +206,7 @@ class _Work:
     def write(
         self,
         header: Header,
-        pair: tuple[tuple[Job, TokenFile], Image.Image | TokcodecError],
+        pair: tuple[_Opened, Image.Image | TokcodecError],
     ) -> Outcome:
         (job, token_file), result = pair
         if isinstance(result, TokcodecError):
@@ -251,7 +225,12 @@ class _Work:
 
 
 def _plan_rows(
-    path: Path, output: str | None, extension: str, rows: Sequence[str], work: _Work
+    name: str,
+    output: str | None,
+    extension: str,
+    keys: Sequence[str],
+    rows: Sequence[int],
+    files: _Files,
 ) -> Plan:
     """A job for each row of a token dataset; images go into the folder ``output``."""
     from tokcodec.dataset import require_pyarrow
@@ -262,35 +241,35 @@ def _plan_rows(
     if output is None or output == STANDARD:
         raise ArgumentError("name a folder for the images of a dataset")
     folder = Path(output)
-    dataset = open_dataset(path)
+    dataset = open_dataset(name)
     mtime = "" if dataset.written_at is None else str(dataset.written_at)
 
-    def record(name: str, row: TokenFile | TokcodecError) -> Record:
+    def record(key: str, row: TokenFile | TokcodecError) -> Record:
         def read() -> bytes:
             if isinstance(row, TokcodecError):
                 raise row
             return row.to_bytes()
 
-        return Record(name, None, read, Stamp(name, 0, mtime, "", name))
+        return Record(key, None, read, Stamp(key, 0, mtime, "", key))
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[FileJob]:
         claimed: set[Path] = set()
         try:
-            for name, row in token_files(dataset, rows):
-                target = folder / (name + extension)
-                job = Job(record(name, row), target)
-                if escapes_folder(name):
+            for key, row in token_files(dataset, keys, rows):
+                target = folder / (key + extension)
+                job = Job(record(key, row), target)
+                if escapes_folder(key):
                     why = "its key leaves the folder of the images"
                     yield replace(job, target=None, state="foreign", why=why)
                 elif isinstance(row, TokcodecError):
                     yield replace(job, target=None)  # reading it says what is wrong
                 elif target in claimed:
-                    why = "a second row of this key; choose it by its number"
+                    why = "a second row of this key; choose it by its row number"
                     yield replace(job, target=None, state="foreign", why=why)
                 else:
                     claimed.add(target)
-                    yield judged(job, work.judge)
+                    yield judged(job, files.judge)
         except TokcodecError as error:  # told behind the rows before it, which are decoded
-            yield Job(record(str(path), error), None, "foreign", error.reason)
+            yield Job(record(name, error), None, "foreign", error.reason)
 
-    return Plan(len(rows) or len(dataset), jobs())
+    return Plan(len(keys) + len(rows) or len(dataset), jobs())

@@ -2,21 +2,19 @@
 
 import math
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from tokcodec.batch.jobs import (
-    CORES,
     DECODE,
-    Job,
+    FileJob,
     Name,
     Outcome,
     Outcomes,
-    State,
+    RunOptions,
     file_extension,
     make_plan,
     names_of,
@@ -33,17 +31,20 @@ from tokcodec.errors import (
     OutputError,
     TokcodecError,
     TokenFileError,
+    counted,
 )
-from tokcodec.image import WHITE, extensions, size_of
-from tokcodec.inputs.listing import Selection
+from tokcodec.image import WHITE, extensions, is_transparent, size_of
 from tokcodec.inputs.records import ABSENT, Record
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.remote import is_remote
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.job import State
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
-_BESIDE_TOKENS = 20  # bytes of a token file that are not its tokens, at most
+if TYPE_CHECKING:
+    from tokcodec.codec import Codec
+
+_Result = TokenFile | TokcodecError
 
 
 def encode_files(
@@ -57,21 +58,17 @@ def encode_files(
     packed: bool = False,
     text: bool = False,
     background: tuple[int, int, int] = WHITE,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    device: str = "auto",
-    dtype: Literal["float32", "bfloat16"] = "float32",
-    batch_size: int | None = None,
-    workers: int = CORES,
-    selection: Selection | None = None,
     max_image_bytes: int = MAX_BYTES,
+    options: RunOptions = RunOptions(),  # noqa: B008 (frozen)
 ) -> Outcomes:
     """Encode images to token files, ``a.jpg`` to ``a.jpg.tok``.
 
     Images whose token file is up to date are skipped. Other files that exist fail unless
-    ``overwrite`` is set, and so does a bad image; the others are encoded all the same. The work is
-    done as the outcomes are taken; that of a skipped image may come before those of images listed
-    before it:
+    ``overwrite`` is set, and so does a bad image; the others are encoded all the same. A token file
+    does not say which background or ``max_bytes`` it was made with: if the image has transparent
+    parts, or ``max_bytes`` is given, it is compared with what the image is encoded to now. The work
+    is done as the outcomes are taken; that of a skipped image may come before those of images
+    listed before it:
 
         for outcome in encode_files("photos", "tokens"):
             print(outcome.job.name, outcome.status, outcome.error or "")
@@ -79,15 +76,12 @@ def encode_files(
     Args:
         sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
         output: a file, a folder, or ``-``, standard output; beside the images if None.
-        weights: the checkpoint, see ``Codec.load``, as for ``device``, ``dtype``, ``batch_size``.
+        weights: the checkpoint, see ``Codec.load``.
         fit, tokens, packed, background: see ``Codec.compress``.
         max_bytes: use as many tokens as fit into files of this size; with ``text``, characters.
         text: write base64url instead of bytes.
-        overwrite: replace files that exist.
-        dry_run: give the jobs, and do nothing.
-        workers: threads.
-        selection: which files of folders are taken.
         max_image_bytes: larger image files fail.
+        options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
         ArgumentError: as ``jobs.make_plan``.
@@ -101,77 +95,52 @@ def encode_files(
     header = find(weights)
     check_token_count(header, tokens)
     check_fit(header, fit or header.config.default_fit)
-    limit = max_bytes * 3 // 4 if max_bytes and text else max_bytes  # four characters, three bytes
-    settings = _Settings(header, fit or header.config.default_fit, tokens, limit, packed, text)
+    how: dict[str, Any] = {
+        "fit": fit or header.config.default_fit,
+        "tokens": tokens,
+        "max_bytes": max_bytes,
+        "text": text,
+        "background": background,
+        "packed": packed,
+    }
+
+    @cache
+    def codec() -> "Codec":
+        return options.load(header, plan.count)
+
+    settings = _Settings(header, lambda image: codec().compress(image, **how), **how)
     plan = make_plan(
         names,
         output,
         lambda name: name + SUFFIX,
         settings.judge,
         max_image_bytes=max_image_bytes,
-        selection=selection,
+        selection=options.selection,
     )
 
-    def encoded(images: Iterator[tuple["_Read", "_Read"]]) -> Iterator[tuple["_Read", Any]]:
-        from tokcodec.codec import Codec
-        from tokcodec.model.runtime import choose_runtime
-
-        runtime = choose_runtime(header.config, device, dtype, plan.count)
-        codec = Codec.load(header, device, runtime=runtime, batch_size=batch_size, dtype=dtype)
-        return codec.compress_stream(
-            images,
-            fit=fit,
-            tokens=tokens,
-            background=background,
-            packed=packed,
-            workers=workers,
-            max_bytes=max_bytes,
-            text=text,
+    def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
+        images = (_Image(job, keep=max_bytes is not None) for job in jobs)
+        results = codec().compress_stream(
+            ((image, image) for image in images), workers=options.workers, **how
         )
+        workers = options.workers
+        return map_ahead(settings.write, results, workers, 4 * workers, at_once=True)
 
-    def results() -> Iterator[Outcome]:
-        if dry_run:
-            yield from (Outcome(job, None if overwrite else job.error) for job in plan.jobs)
-            return
-        passed: deque[Outcome] = deque()  # jobs that need no encoding
-        first: list[_Read] = []
-        for job in plan.jobs:  # without the model, while nothing is to be encoded
-            if job.is_to_do(overwrite):
-                first.append(_Read(job, bool(max_bytes)))
-                break
-            yield Outcome(job, job.error)
-        if not first:
-            return
-
-        def to_do() -> Iterator[tuple[_Read, _Read]]:
-            for read in chain(first, (_Read(job, bool(max_bytes)) for job in plan.jobs)):
-                if read.job.is_to_do(overwrite):
-                    yield read, read
-                else:
-                    passed.append(Outcome(read.job, read.job.error))
-
-        done = map_ahead(settings.write, encoded(to_do()), workers, 4 * workers, at_once=True)
-        for outcome in done:
-            while passed:
-                yield passed.popleft()
-            yield outcome
-        yield from passed
-
-    return Outcomes(results(), plan.count, plan.selection.told())
+    return options.run(plan, work)
 
 
-class _Read:
+class _Image:
     """The image of a job, which counts the bytes that are read of it, and for a search of its best
     file keeps them: a pipe can be read once."""
 
-    def __init__(self, job: Job, keep: bool) -> None:
+    def __init__(self, job: FileJob, keep: bool) -> None:
         self.job, self.keep = job, keep
         self.name = job.name
         self.bytes = 0
         self._kept: bytes | None = None
 
     def read(self) -> bytes:
-        data = self.job.record.read() if self._kept is None else self._kept
+        data = self.job.source.read() if self._kept is None else self._kept
         self.bytes = len(data)
         self._kept = data if self.keep else None
         return data
@@ -179,29 +148,35 @@ class _Read:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What decides whether a token file that exists is what this run would write."""
+    """How token files are written, and whether one that exists is what this run would write.
+
+    ``encode`` gives the token file of an image; the other fields are arguments of
+    ``Codec.compress``.
+    """
 
     header: Header
+    encode: Callable[[Record], TokenFile]
     fit: Fit
     tokens: int | None
     max_bytes: int | None
-    packed: bool
     text: bool
+    background: tuple[int, int, int]
+    packed: bool
 
-    def write(self, pair: tuple[_Read, TokenFile | TokcodecError]) -> Outcome:
-        read, result = pair
+    def write(self, pair: tuple[_Image, _Result]) -> Outcome:
+        image, result = pair
         if isinstance(result, TokcodecError):
-            return Outcome(read.job, result.named(read.name))
+            return Outcome(image.job, result.named(image.name))
         try:
-            if read.job.target:
-                size = result.save(read.job.target, self.text)
+            if image.job.target:
+                size = result.save(image.job.target, self.text)
             else:
                 data = result.to_text().encode() + b"\n" if self.text else result.to_bytes()
                 size = write_out(data)
         except OutputError as error:
-            return Outcome(read.job, error)
+            return Outcome(image.job, error)
         pixels = result.width * result.height
-        return Outcome(read.job, None, read.bytes, size, pixels, result, self.header.name)
+        return Outcome(image.job, None, image.bytes, size, pixels, result, self.header.name)
 
     def judge(self, record: Record, target: Path) -> tuple[State, str | None]:
         """The state of the file ``target``, which should be the image's token file, and why."""
@@ -209,9 +184,8 @@ class _Settings:
             there = TokenFile.load(target)
         except TokenFileError as error:
             return "foreign", f"is there, unreadable: {error.reason}"
-        path = record.stamp.path
         size = (there.width, there.height)
-        if not is_remote(path) and size_of(record if record.member else path) not in (None, size):
+        if record.local and size_of(record.local) not in (None, size):
             return "foreign", f"is there, of another image ({there.width}x{there.height})"
         try:
             why = self._why_stale(there, target)
@@ -223,21 +197,24 @@ class _Settings:
             return "foreign", "is there already"
         if record.since is not None and target.stat().st_mtime_ns < record.since:
             return "stale", "is there, older than the image"
+        if self.max_bytes is not None or (record.local and is_transparent(record.local)):
+            try:
+                if self.encode(record) != there:
+                    return "stale", "is there, and is not what these options give"
+            except ImageError as error:
+                return "stale", f"is there, and cannot be compared: {error.reason}"
         return "current", None
 
     def _why_stale(self, there: TokenFile, target: Path) -> str | None:
-        size = (there.width, there.height)
         if not self.header.model_id.startswith(there.model_id.hex()):
             return "is there, of another model"
         if there.fit != self.fit:
             return f"is there, with fit {there.fit}"
         tokens = there.tokens_with(self.header)
         check_tokens(tokens, self.header.config.quantizer.codebook_size)
-        if self.max_bytes and there.file_bytes > self.max_bytes:
-            return f"is there, with {there.file_bytes} bytes"
-        fewer = there.num_tokens < self._token_count(size)
-        if fewer or (not self.max_bytes and there.num_tokens != self._token_count(size)):
-            return f"is there, with {there.num_tokens} tokens"
+        expected = self._token_count((there.width, there.height))
+        if self.max_bytes is None and there.num_tokens != expected:
+            return f"is there, with {counted(there.num_tokens, 'token')}"
         if there.entropy_coded and self.packed:
             return "is there, entropy-coded"
         if not (there.entropy_coded or self.packed) and self._gets_shorter(there, tokens):
@@ -248,14 +225,8 @@ class _Settings:
         return None
 
     def _token_count(self, size: Size) -> int:
-        """Tokens that a file of an image of ``size`` has; within ``max_bytes``, at least.
-
-        Packed tokens take the most bytes, so that as many surely fit.
-        """
+        """Tokens that a file of an image of ``size`` has."""
         config, most = self.header.config, self.tokens
-        if self.max_bytes and config.multiple:
-            fitting = 8 * (self.max_bytes - _BESIDE_TOKENS) // config.quantizer.bits
-            most = max(1, min(fitting, most or fitting))
         placement, shape = config.place(self.fit, size, most)
         count = most if most and config.prefix_tokens else math.prod(shape)
         return placement.num_tiles * count

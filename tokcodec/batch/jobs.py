@@ -1,15 +1,16 @@
 """From sources to jobs: what is read, where its result goes, and whether that exists already."""
 
-import glob
 import os
-import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from tokcodec.checkpoint import Header
 from tokcodec.errors import ArgumentError, Hint, OutputError, TokcodecError
 from tokcodec.inputs.listing import (
     Batch,
@@ -21,52 +22,19 @@ from tokcodec.inputs.listing import (
     names_one_file,
 )
 from tokcodec.inputs.records import ABSENT, Files, Record, Stamp
-from tokcodec.io.files import SUFFIX, is_stream, same_file
-from tokcodec.io.remote import is_remote
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.files import SUFFIX, is_stream, refuse_remote, same_file
+from tokcodec.io.find import is_one_file
+from tokcodec.io.job import Job, State, is_taken
+from tokcodec.io.read import MAX_BYTES, read_at_most
 from tokcodec.tokenfile import TokenFile
+
+if TYPE_CHECKING:
+    from tokcodec.codec import Codec
 
 Name = str | os.PathLike[str]
 CORES = os.cpu_count() or 1
 STANDARD = "-"  # standard input, or standard output
-State = Literal["new", "current", "stale", "foreign"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One input and its output.
-
-    Attributes:
-        record: the input.
-        target: the file to write; None for standard output, or if nothing may be written.
-        state: ``new``: there is no such file. ``current``: it is what this run would write.
-            ``stale``: it is the result of this input, but an older one or one of other options.
-            ``foreign``: it is something else, or the job may not write at all.
-        why: the reason of ``stale`` and ``foreign``.
-    """
-
-    record: Record
-    target: Path | None
-    state: State = "new"
-    why: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def error(self) -> TokcodecError | None:
-        """Why the job fails if overwriting is not allowed."""
-        if self.state in ("new", "current"):
-            return None
-        if self.target is None:
-            return OutputError(str(self.why), name=self.name)
-        return OutputError(str(self.why), name=self.target, hint=Hint.OVERWRITE)
-
-    def is_to_do(self, overwrite: bool) -> bool:
-        return self.state == "new" or (overwrite and self.target is not None)
-
-
+FileJob = Job[Record]
 Judge = Callable[[Record, Path], tuple[State, str | None]]
 
 
@@ -78,7 +46,7 @@ class Plan:
     """
 
     count: int | None
-    jobs: Iterator[Job]
+    jobs: Iterator[FileJob]
     selection: Selection = field(default_factory=Selection)
 
 
@@ -95,7 +63,7 @@ class Outcome:
         checkpoint: the name of the checkpoint that did it.
     """
 
-    job: Job
+    job: FileJob
     error: TokcodecError | None = None
     source_bytes: int = 0
     file_bytes: int | None = None
@@ -125,6 +93,72 @@ class Outcomes(Iterator[Outcome]):
 
     def __next__(self) -> Outcome:
         return next(self.results)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How ``encode_files`` and ``decode_files`` run.
+
+    Attributes:
+        overwrite: replace files that exist.
+        dry_run: give the jobs, and do nothing.
+        device, dtype, batch_size: see ``Codec.load``.
+        workers: threads.
+        selection: which files of folders are taken.
+    """
+
+    overwrite: bool = False
+    dry_run: bool = False
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int | None = None
+    workers: int = CORES
+    selection: Selection | None = None
+
+    def load(self, header: Header, images: int | None) -> "Codec":
+        """The codec of a checkpoint, for this many images."""
+        from tokcodec.codec import Codec
+        from tokcodec.model.runtime import choose_runtime
+
+        runtime = choose_runtime(header.config, self.device, self.dtype, images)
+        return Codec.load(
+            header, self.device, runtime=runtime, batch_size=self.batch_size, dtype=self.dtype
+        )
+
+    def run(self, plan: Plan, work: Callable[[Iterator[FileJob]], Iterator[Outcome]]) -> Outcomes:
+        """What becomes of all jobs; ``work`` does those that are not skipped or refused. It is
+        called with the first of them, and need not load a model where there is none."""
+
+        def outcomes() -> Iterator[Outcome]:
+            if self.dry_run:
+                yield from (
+                    Outcome(job, None if self.overwrite else job.error) for job in plan.jobs
+                )
+                return
+            passed: deque[Outcome] = deque()  # while work reads ahead
+
+            def to_do() -> Iterator[FileJob]:
+                for job in plan.jobs:
+                    if job.is_to_do(self.overwrite):
+                        yield job
+                    else:
+                        passed.append(Outcome(job, job.error))
+
+            for job in plan.jobs:
+                if job.is_to_do(self.overwrite):
+                    for outcome in work(chain([job], to_do())):
+                        yield from _taken(passed)
+                        yield outcome
+                    yield from passed
+                else:
+                    yield Outcome(job, job.error)
+
+        return Outcomes(outcomes(), plan.count, plan.selection.told())
+
+
+def _taken(queue: deque[Outcome]) -> Iterator[Outcome]:
+    while queue:
+        yield queue.popleft()
 
 
 def make_plan(
@@ -170,7 +204,8 @@ def make_plan(
         if folder:
             raise ArgumentError(f"{output}: name a file for what standard input gives")
         stamp = Stamp("", 0, ABSENT, "", "standard input")
-        record = Record(STANDARD, None, sys.stdin.buffer.read, stamp)
+        read = partial(read_at_most, sys.stdin.buffer, max_image_bytes)
+        record = Record(STANDARD, None, read, stamp)
         return Plan(1, (judged(job, judge) for job in [Job(record, out)]), selection)
 
     stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))
@@ -182,7 +217,7 @@ def make_plan(
         raise ArgumentError(f"name a folder for what {stamp} gives")
     claimed: dict[Path | None, str] = {}
 
-    def to_job(record: Record, is_file: bool) -> Job:
+    def to_job(record: Record, is_file: bool) -> FileJob:
         target = None if output == STANDARD else out
         if target is None or folder:
             if folder and any(map(escapes_folder, (record.below, record.member or "file"))):
@@ -200,7 +235,7 @@ def make_plan(
             raise ArgumentError(f"{target} is the input itself")
         return Job(record, target)
 
-    def to_jobs(batch: Batch) -> Iterator[Job]:
+    def to_jobs(batch: Batch) -> Iterator[FileJob]:
         return (to_job(record, isinstance(batch, Files)) for record in batch.records())
 
     # Files at once, so that what is wrong with them is said before anything is done.
@@ -209,11 +244,11 @@ def make_plan(
     return Plan(count(batches), (judged(job, judge) for job in chain(files, rest)), selection)
 
 
-def judged(job: Job, judge: Judge) -> Job:
+def judged(job: FileJob, judge: Judge) -> FileJob:
     """The job with the state that ``judge`` gives it, if its target exists."""
     if job.state == "foreign" or not job.target or not is_taken(job.target):
         return job
-    state, why = judge(job.record, job.target)
+    state, why = judge(job.source, job.target)
     return replace(job, state=state, why=why)
 
 
@@ -230,12 +265,7 @@ def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
 
 def _is_far(stamp: Stamp, batch: Batch) -> bool:
     """Whether no result can be written to the folder of the input."""
-    return is_remote(stamp.path) or not isinstance(batch, Files)
-
-
-def is_taken(target: Path) -> bool:
-    """Whether a file would be replaced; not where no file can have that name."""
-    return os.path.exists(target) and not is_stream(target)  # noqa: PTH110 (which raises)
+    return stamp.folder is None or not isinstance(batch, Files)
 
 
 def images(
@@ -264,15 +294,6 @@ def is_standard(sources: Sequence[str], output: str | None) -> bool:
     return output == STANDARD or (list(sources) == [STANDARD] and output is None)
 
 
-def refuse_remote(output: str | Path | None) -> None:
-    """
-    Raises:
-        ArgumentError: it is a URL, to which only ``tokenize`` writes.
-    """
-    if output and re.match(r"\w+:/", str(output)):
-        raise ArgumentError(f"{output} is a URL; name a path")
-
-
 DECODE = "is a token file; decode it instead"
 ENCODE = "is an image; encode it instead"
 
@@ -287,10 +308,7 @@ def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> 
     found = [
         source
         for source in sources
-        if not is_remote(source)
-        and Path(source).suffix.lower() in extensions
-        and not Path(source).is_dir()
-        and not glob.has_magic(source)
+        if is_one_file(source) and Path(source).suffix.lower() in extensions
     ]
     absent = [source for source in found if not Path(source).exists()]
     if absent and len(sources) > 1:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
-from tokcodec.errors import ArgumentError, CheckpointError, Hint, OutputError
-from tokcodec.io.files import is_stream
+from tokcodec.errors import ArgumentError, CheckpointError, OutputError
+from tokcodec.io.job import single_job
 from tokcodec.io.tensorfile import open_tensors
 
 if TYPE_CHECKING:
@@ -28,11 +28,16 @@ def find(weights: str) -> Header:
     """
     if own := find_own(weights):
         return own
-    from tokcodec.families import locate  # whose modules take as long as all else here
+    from tokcodec.families import known, locate  # whose modules take as long as all else here
 
     try:
         source = locate(weights)
     except CheckpointError as error:
+        if weights in known():
+            where = known()[weights][1].published
+            on_hub = " " not in where
+            use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
+            raise CheckpointError(f"is a published model: {use}", name=weights) from error
         names = ", ".join(header.name for header in bundled())
         raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
     if own := find_own(str(source.weights)):  # one of ours, on the hub
@@ -84,11 +89,7 @@ def convert(
     target = output or Path(found.name + SUFFIX)
     if target.is_dir():
         target = target / (found.name + SUFFIX)
-    if target.exists() and not is_stream(target):
-        if target.samefile(found.weights):
-            raise OutputError("is the input", name=target, hint=Hint.OTHER_OUTPUT)
-        if not overwrite:
-            raise OutputError("is there already", name=target, hint=Hint.OVERWRITE)
+    single_job(found.weights, target).check(overwrite)
     return write_converted(found, target, family, image_size)
 
 

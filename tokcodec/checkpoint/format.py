@@ -32,7 +32,7 @@ from tokcodec.checkpoint.identities import Tensors, checkpoint_id, model_id, pri
 from tokcodec.coding.prior import PREFIX, Prior
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, Fit
-from tokcodec.errors import CheckpointError, ConfigError, Hint
+from tokcodec.errors import CheckpointError, ConfigError, Hint, counted
 from tokcodec.io.files import write_atomically
 from tokcodec.io.json import parse_json
 from tokcodec.io.tensorfile import open_tensors
@@ -169,7 +169,9 @@ def read_prior(header: Header) -> Prior:
         raise CheckpointError("only tokens in rows and columns have a prior", name=header.path)
     prior = _read_prior(header.path, header.prior_id)
     if len(prior.group) != header.config.quantizer.codebook_size:
-        raise CheckpointError(f"its prior is of {len(prior.group)} tokens", name=header.path)
+        raise CheckpointError(
+            f"its prior is of {counted(len(prior.group), 'token')}", name=header.path
+        )
     return prior
 
 
@@ -237,14 +239,16 @@ def check_token_count(header: Header, tokens: int | None) -> int:
     if header.config.multiple:
         if not 1 <= tokens <= MAX_TILE_TOKENS:
             raise CheckpointError(
-                f"takes from 1 to {MAX_TILE_TOKENS} tokens, not {tokens}", name=header.name
+                f"takes from 1 to {MAX_TILE_TOKENS:,} tokens, not {tokens:,}", name=header.name
             )
         return tokens
     if not 1 <= tokens <= count:
-        raise CheckpointError(f"has {count} tokens per tile, not {tokens}", name=header.name)
+        raise CheckpointError(
+            f"has {counted(count, 'token')} per tile, not {tokens:,}", name=header.name
+        )
     if not header.config.prefix_tokens:
         raise CheckpointError(
-            f"decodes only all its {count} tokens together; it was not trained for {tokens} of "
+            f"decodes only all its {count:,} tokens together; it was not trained for {tokens:,} of "
             "them (One-D-Piece checkpoints are)",
             name=header.name,
         )

@@ -34,11 +34,11 @@ def _run(arguments: list[str]) -> int:
     from typer.exceptions import TyperException
 
     from tokcodec.cli.app import app
-    from tokcodec.errors import escaped
+    from tokcodec.errors import escaped, without_credentials
 
     with warnings.catch_warnings():
-        # Between Pillow's limit and twice that it would only warn.
-        warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
+        # Of images above half its limit, and of odd metadata in files that it reads all the same.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             status: int | None = app(
                 arguments,
@@ -48,7 +48,8 @@ def _run(arguments: list[str]) -> int:
             )
         except TyperException as error:
             if arguments:  # which may be files of any name; without them, its text is the help
-                error.message = escaped(error.message).replace("Value error, ", "")
+                message = escaped(without_credentials(error.message))
+                error.message = message.replace("Value error, ", "")
             error.show()  # type: ignore[attr-defined]
             return error.exit_code
     return status or 0

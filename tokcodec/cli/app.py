@@ -1,6 +1,7 @@
 """The commands, gathered."""
 
 import inspect as signatures
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -26,9 +27,10 @@ from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
 from tokcodec.cli.train_prior import train_prior
 from tokcodec.cli.verify import verify
-from tokcodec.errors import ArgumentError
+from tokcodec.errors import ArgumentError, without_credentials
 
 _MAY_BE_EMPTY = {"against"}  # names by commas
+_MEANT = {"--model": "--weights", "--checkpoint": "--weights", "--out": "--output"}
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -38,7 +40,13 @@ class _Command(TyperCommand):
     which the last would hold."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        except TyperException as error:
+            meant = _MEANT.get(getattr(error, "option_name", ""))
+            if any(meant in parameter.opts for parameter in self.params):
+                error.possibilities = [meant]  # type: ignore[attr-defined]
+            raise
         options = {parameter for parameter in order if isinstance(parameter, TyperOption)}
         once = {option for option in options if not option.is_flag and not option.multiple}
         for parameter in order:
@@ -59,7 +67,8 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(context: typer.Context, quiet: bool, debug: bool, **options: Any) -> None:
         root = context.find_root()
         before, arguments = root.params, root.obj["arguments"]
-        with terminal.verbosity(quiet or before["quiet"]), command_running(arguments):
+        terminal.quiet = quiet or before["quiet"]
+        with command_running(arguments):
             try:
                 command(**options)
             except (typer.Exit, TyperException):
@@ -69,7 +78,7 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
             except Exception:
                 if not (debug or before["debug"]):
                     raise
-                traceback.print_exc()
+                print(without_credentials(traceback.format_exc()), end="", file=sys.stderr)
                 raise typer.Exit(1) from None
 
     signature = signatures.signature(command)

@@ -12,6 +12,7 @@ from tokcodec.errors import TokcodecError
 if TYPE_CHECKING:
     from tokcodec.evaluate.baselines import Name
     from tokcodec.evaluate.measure import Report
+    from tokcodec.evaluate.run import Progress
 
 RATES = "Rates"
 
@@ -20,7 +21,7 @@ Weights = Annotated[
     typer.Option(
         **WEIGHTS,
         rich_help_panel=MODEL,
-        help="A checkpoint; may be repeated. The bundled one if not given.",
+        help="Use this checkpoint; by default the bundled one. May be repeated.",
     ),
 ]
 Baselines = Annotated[
@@ -29,7 +30,7 @@ Baselines = Annotated[
         "--against",
         metavar="NAMES",
         rich_help_panel=MODEL,
-        help="The baselines, separated by commas; an empty text for none.",
+        help="Compare with these codecs, separated by commas; '' for none.",
     ),
 ]
 ALL = "thumbhash,blurhash,webp,avif,jxl,jpeg"
@@ -39,7 +40,7 @@ Bytes = Annotated[
         "--bytes",
         metavar="N,N,...",
         rich_help_panel=RATES,
-        help="Limits of the whole file, for models of any size.",
+        help="Compare at these file sizes, for models of any grid.",
     ),
 ]
 BYTES = "40,64,100,150,232,434,600,800"
@@ -49,7 +50,7 @@ MaxTokens = Annotated[
         "--tokens",
         metavar="N,N,...",
         rich_help_panel=RATES,
-        help="Numbers of tokens, in place of --bytes; also for models that keep the first tokens.",
+        help="Compare at these numbers of tokens instead of --bytes, if a model supports them.",
     ),
 ]
 Packed = Annotated[
@@ -70,31 +71,23 @@ SquareFit = Annotated[
     Literal["crop", "stretch", "pad"],
     typer.Option(
         rich_help_panel=INPUT,
-        help="How images become squares, for checkpoints that take only squares of one size.",
+        help="How to fit images to checkpoints that take only squares of one size.",
     ),
 ]
 
 
-class Following:
-    """Follows an evaluation with a bar."""
+def follow(bar: Bar) -> "Progress":
+    """Shows the progress of an evaluation on a bar."""
+    bar.again = "the same command starts again"
 
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        bar.again = "the same command starts again"
+    def progress(images: int | None, error: TokcodecError | None) -> None:
+        bar.total = images
+        if error:
+            bar.fail(explain(error))
+        else:
+            bar.move()
 
-    @property
-    def total(self) -> int | None:
-        return self._bar.total
-
-    @total.setter
-    def total(self, images: int | None) -> None:
-        self._bar.total = images
-
-    def move(self) -> None:
-        self._bar.move()
-
-    def fail(self, error: TokcodecError) -> None:
-        self._bar.fail(explain(error))
+    return progress
 
 
 def baseline_names(text: str) -> "tuple[Name, ...]":
@@ -112,24 +105,15 @@ def baseline_names(text: str) -> "tuple[Name, ...]":
     return cast("tuple[Name, ...]", tuple(names))
 
 
-def byte_limits(limits: str, tokens: str | None) -> tuple[int, ...]:
-    """The limits of bytes.
+def rates(limits: str, tokens: str | None) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """The limits of bytes, and the numbers of tokens if there are any.
 
     Raises:
-        typer.BadParameter: they are no numbers, or there are numbers of tokens as well.
+        typer.BadParameter: they are no numbers, or both are given.
     """
     if limits != BYTES and tokens:
         raise typer.BadParameter("give either --bytes or --tokens", param_hint="--bytes")
-    return _numbers(limits, "--bytes")
-
-
-def token_counts(tokens: str | None) -> tuple[int, ...] | None:
-    """The numbers of tokens, if there are any.
-
-    Raises:
-        typer.BadParameter: they are no numbers.
-    """
-    return _numbers(tokens, "--tokens") if tokens else None
+    return _numbers(limits, "--bytes"), _numbers(tokens, "--tokens") if tokens else None
 
 
 def _numbers(text: str, option: str) -> tuple[int, ...]:
@@ -159,12 +143,9 @@ def print_report(report: "Report") -> None:
     console = Console(width=max(Console().width, 130))
     console.print(shown, highlight=False)
     images = "image" if report.images == 1 else "images"
-    shape = f"at most {report.max_edge} pixels along the longer edge"
-    if report.size:
-        shape = f"{report.fit} to {report.size}x{report.size}"
     console.print(
-        f"Means over {report.images} {images}, {shape}. Each baseline has at most the bytes of the "
-        "limit,\nor of the checkpoint's file, and is the best by PSNR over scale and quality. Gain "
-        "is over the best baseline.",
+        f"Means over {report.images} {images}, {report.shape}. Each baseline is the best by PSNR "
+        "over scale and quality\nwhose file has at most the bytes of the limit, or of the "
+        "checkpoint's file. The gain is over the best baseline.",
         highlight=False,
     )

@@ -7,6 +7,7 @@ import typer
 
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, show
+from tokcodec.errors import counted
 
 
 def _complete_family(incomplete: str) -> list[str]:
@@ -40,8 +41,8 @@ def convert(
         typer.Option(
             metavar="MODEL",
             autocompletion=_complete_family,
-            help="The name of the published model, as tokcodec models --known lists it, if its "
-            "files do not tell.",
+            help="The published model (see tokcodec models --known), if its files do not "
+            "identify it.",
         ),
     ] = None,
     image_size: Annotated[
@@ -49,15 +50,15 @@ def convert(
         typer.Option(
             min=16,
             metavar="N",
-            help="Side of the square that a convolutional model sees; its own if not given. "
-            "It decides what the tokens mean.",
+            help="Input size of a convolutional model, in pixels; by default its own. Another "
+            "size changes the model_id.",
         ),
     ] = None,
 ) -> None:
-    """Convert a published checkpoint to one of tokcodec's.
+    """Convert a published checkpoint to tokcodec's format.
 
-    tokcodec models --known lists the models. --weights takes the same sources directly, and keeps
-    the converted checkpoint in a cache.
+    tokcodec models --known lists the models. --weights takes the same sources, and keeps the
+    converted checkpoint in a cache.
 
     Example: tokcodec convert tokenizer_titok_s128.bin --family titok-s128 -o s128.safetensors
     """
@@ -66,7 +67,7 @@ def convert(
     header = run(source, output, family=family, image_size=image_size, overwrite=force)
     config = header.config
     note(
-        f"{header.provenance['converted_from']}: {config.num_tokens} tokens of "
-        f"{config.quantizer.codebook_size}, model_id {header.model_id[:6]}"
+        f"{header.provenance['converted_from']}: {counted(config.num_tokens, 'token')} of "
+        f"{config.quantizer.codebook_size:,}, model_id {header.model_id[:6]}"
     )
     show(str(header.path))

@@ -72,8 +72,17 @@ def decode(
     select: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY|ROW",
-            help="Decode only this row of a token dataset. May be repeated.",
+            metavar="KEY",
+            help="Decode only the rows of a token dataset with this key. May be repeated.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    row: Annotated[
+        list[int] | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Decode only the row of this number, from 0, of a token dataset. May be repeated.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -100,8 +109,11 @@ def decode(
     if allow_large_images:
         allow_large()
     from tokcodec.batch.decode import decode_files
+    from tokcodec.batch.jobs import RunOptions
     from tokcodec.cli.outcomes import report
 
+    selection = selection_of(include, exclude, follow)
+    options = RunOptions(force, dry_run, device, dtype, batch_size, workers, selection)
     outcomes = decode_files(
         sources,
         output,
@@ -110,16 +122,11 @@ def decode(
         tokens=tokens,
         image_format=image_format,
         png_level=png_level,
-        rows=select or (),
-        overwrite=force,
-        dry_run=dry_run,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        workers=workers,
-        selection=selection_of(include, exclude, follow),
+        keys=select or (),
+        rows=row or (),
+        options=options,
     )
-    report("decoded", outcomes, as_json, dry_run)
+    report("decoded", outcomes, as_json, options)
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | int | None:

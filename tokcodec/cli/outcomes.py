@@ -1,17 +1,20 @@
-"""What encode and decode print of their jobs."""
+"""What commands print of their jobs."""
 
 import contextlib
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import typer
 
-from tokcodec.batch.jobs import Job, Outcome, Outcomes
+from tokcodec.batch.jobs import Outcome, Outcomes, RunOptions
 from tokcodec.cli.hints import explain
 from tokcodec.cli.terminal import Bar, note, print_json, say, show
+from tokcodec.errors import counted
+from tokcodec.io.job import Job
 
 
-def report(done: str, outcomes: Outcomes, as_json: bool, dry_run: bool) -> None:
+def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) -> None:
     """Takes all outcomes and prints them: a line of JSON each, or a progress bar; a single job, or
     a dry run, has a line each.
 
@@ -19,15 +22,15 @@ def report(done: str, outcomes: Outcomes, as_json: bool, dry_run: bool) -> None:
         done: what becomes of a job, in a participle: ``encoded``.
         outcomes: of the jobs.
         as_json: print JSON.
-        dry_run: nothing is done.
+        options: of the run.
 
     Raises:
         typer.Exit: status 3 if some of several jobs failed, 1 if the only one did.
     """
     if outcomes.skipped:
         note(outcomes.skipped)
-    if dry_run:
-        _report_plan(outcomes, as_json)
+    if options.dry_run:
+        report_jobs((outcome.job for outcome in outcomes), as_json, options.overwrite)
         return
     single = outcomes.count == 1
     failed = False
@@ -64,8 +67,8 @@ def _move(bar: Bar, outcome: Outcome) -> None:
 def _summary(outcome: Outcome) -> str:
     assert outcome.token_file
     return (
-        f"{outcome.file_bytes:,} bytes, {outcome.token_file.num_tokens:,} tokens of "
-        f"{outcome.checkpoint}"
+        f"{counted(outcome.file_bytes or 0, 'byte')}, "
+        f"{counted(outcome.token_file.num_tokens, 'token')} of {outcome.checkpoint}"
     )
 
 
@@ -83,25 +86,23 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _job_facts(job: Job) -> dict[str, Any]:
+def _job_facts(job: Job[Any]) -> dict[str, Any]:
     target = str(job.target) if job.target else None
     return {"source": job.name, "output": target, "state": job.state, "why": job.why}
 
 
-def _report_plan(outcomes: Outcomes, as_json: bool) -> None:
-    """A line for each job, with its state, and how many there are of each."""
+def report_jobs(jobs: Iterable[Job[Any]], as_json: bool, overwrite: bool, inputs: str = "") -> None:
+    """A line for each job of a dry run, with its state, and how many there are of each."""
     counts: Counter[str] = Counter()
-    size = 0
-    for outcome in outcomes:
-        job = outcome.job
+    for job in jobs:
         counts[job.state] += 1
-        size += job.record.stamp.size
         if as_json:
-            print_json({**_job_facts(job), "source_bytes": job.record.stamp.size})
+            print_json(_job_facts(job))
         else:
             target = job.target or ("standard output" if job.state == "new" else "nothing")
             show(f"{job.name} -> {target}: {job.state}" + (f" ({job.why})" if job.why else ""))
-    listed = ", ".join(f"{number:,} {state}" for state, number in counts.items())
-    kept = counts["stale"] or counts["foreign"]
-    remedy = "; stale and foreign files are overwritten with -f only" if kept else ""
-    say(f"dry run, nothing is written: {counts.total():,} inputs, {listed}{remedy}")
+    states = ", ".join(f"{number:,} {state}" for state, number in counts.items())
+    refused = (counts["stale"] or counts["foreign"]) and not overwrite
+    remedy = "; stale and foreign files are overwritten with -f only" if refused else ""
+    inputs = inputs or counted(counts.total(), "input")
+    say(f"dry run, nothing is written: {inputs}: {states}{remedy}")

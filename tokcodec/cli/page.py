@@ -10,15 +10,14 @@ from tokcodec.cli.comparison import (
     BYTES,
     Baselines,
     Bytes,
-    Following,
     MaxEdge,
     MaxTokens,
     Packed,
     SquareFit,
     Weights,
     baseline_names,
-    byte_limits,
-    token_counts,
+    follow,
+    rates,
 )
 from tokcodec.cli.options import (
     CORES,
@@ -32,7 +31,7 @@ from tokcodec.cli.options import (
     allow_large,
 )
 from tokcodec.cli.terminal import Bar, note
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 def page(
@@ -64,12 +63,12 @@ def page(
         typer.Option(
             metavar="SRC",
             rich_help_panel=INPUT,
-            help="The images that token files are of, to compare with; may be repeated.",
+            help="The original images of token files. May be repeated.",
         ),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=INPUT, help="Show the first images, at most N."),
+        typer.Option(min=1, rich_help_panel=INPUT, help="Show only the first N images."),
     ] = 1000,
     max_edge: MaxEdge = 384,
     fit: SquareFit = "crop",
@@ -79,16 +78,17 @@ def page(
     allow: AllowLarge = False,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
 ) -> None:
-    """Write a page to compare images on.
+    """Write a web page to compare images.
 
-    It shows each image, what checkpoints make of it, and what other codecs make of it in no more
-    bytes; images are encoded and measured as evaluate does it. Token files and rows of datasets
-    are shown as they are, and compared if --originals has images of the same names (those of the
-    token files without .tok, or the keys of the rows). The page needs no network.
+    The page shows each image next to the results of checkpoints, and of other codecs in no more
+    bytes; they are encoded and measured as by evaluate. Token files and rows of datasets are
+    decoded and shown. With --originals they are compared with the images of the same names (the
+    names of token files without .tok, or the keys of rows). The page needs no network.
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """
-    names, rates = baseline_names(against), byte_limits(limits, tokens)
+    names = baseline_names(against)
+    byte_limits, token_counts = rates(limits, tokens)
     if allow:
         allow_large()
     from tokcodec.evaluate.page import INDEX
@@ -101,8 +101,8 @@ def page(
             weights=weights or (),
             originals=originals or (),
             baselines=names,
-            tokens=token_counts(tokens),
-            bytes=rates,
+            tokens=token_counts,
+            bytes=byte_limits,
             packed=packed,
             fit=fit,
             max_edge=max_edge,
@@ -111,12 +111,12 @@ def page(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=Following(bar),
+            progress=follow(bar),
         )
     if not report.compared:
         note("nothing is compared without --originals")
     if report.cut:
         note(f"only the first {limit:,} images are shown; --limit changes that")
-    note(f"{report.images:,} images in {output / INDEX}")
+    note(f"{report.images:,} image{'s' * (report.images != 1)} in {output / INDEX}")
     if report.failed:
         raise typer.Exit(3)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokcodec.cli.hints import explain
+from tokcodec.cli.hints import explain, why_unknown
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, say, show, why_unknown
+from tokcodec.cli.terminal import print_json, say, show
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.stats import Report

@@ -1,68 +1,49 @@
-"""What people and programs see: messages, progress, JSON lines, and the status at the end.
+"""What a command prints: messages, progress, JSON and a last line.
 
-Text of files passes ``errors.escaped`` on its way to a terminal; JSON says it exactly.
+Text that comes from files passes ``errors.escaped`` before it reaches a terminal. JSON keeps it.
 """
 
-import contextlib
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tokcodec.cli.interrupt import Interrupted
 from tokcodec.dataset import require_pyarrow as require_pyarrow
-from tokcodec.errors import escaped, one_line
+from tokcodec.errors import counted, escaped, one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-quiet = False  # see ``verbosity``
-
+quiet = False  # whether only errors are printed, as --quiet asks for
 NAMED = 10  # failures that are printed as they occur
 _FIRST, _EVERY = 10.0, 30.0  # seconds to a line about work that no terminal shows
 
 
-@contextlib.contextmanager
-def verbosity(only_errors: bool) -> Iterator[None]:
-    """Only errors are said in the block, as --quiet asks for."""
-    global quiet
-    before, quiet = quiet, only_errors
-    try:
-        yield
-    finally:
-        quiet = before
-
-
 def say(message: str) -> None:
-    """One line on standard error, under the program's name; above a bar, where there is one."""
+    """Prints one line on standard error, with the program's name before it."""
     print(f"tokcodec: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def note(message: str) -> None:
-    """As ``say``, what ``--quiet`` leaves out."""
+    """Prints one line as ``say`` does, but not with ``--quiet``."""
     if not quiet:
         say(message)
 
 
 def show(line: str) -> None:
-    """One line of a result on standard output, however long."""
+    """Prints one line of a result on standard output, uncut."""
     print(escaped(line))
 
 
 def cell(text: str) -> str:
-    """Text of a file for a table of rich's, to which square brackets are markup."""
+    """Escapes text from a file for a table of rich, which reads square brackets as markup."""
     from rich.markup import escape
 
     return escape(escaped(text))
-
-
-def why_unknown(model_id: str) -> str:
-    """What to do about the model of a ``model_id`` that was not found."""
-    return f"{model_id} is neither bundled nor cached; name its checkpoint with --weights"
 
 
 def print_json(value: Any) -> None:
@@ -70,54 +51,54 @@ def print_json(value: Any) -> None:
 
 
 class Bar:
-    """Progress of long work, and one line about it when it ends.
+    """Shows the progress of long work, and prints one line when it ends.
 
-    On a terminal it is a bar, elsewhere a line every half minute. The first failures are named as
-    they come. An interrupt, or an error that ends the work, comes with what is done.
+    On a terminal it is a bar, elsewhere a line every half minute. The first failures are printed as
+    they occur. If an interrupt or an error ends the work, the last line says how much is done.
 
     Attributes:
-        total: how many there are; None if that is not known. If it is 0, nothing is said.
-        done, skipped, failed: what became of them; skipped are those that were done before.
-        bytes_in, bytes_out: read and written; in the last line, if there are any.
-        remark: text behind the bar and in the last line.
-        again: how the work continues after an interrupt.
+        verb: a participle that says what happens to each item: ``encoded``.
+        total: the number of items; None if it is unknown. If it is 0, nothing is printed.
+        unit: the singular of the items.
+        where_failed: where all failures are listed.
+        done, skipped, failed: the number of items so far; an earlier run did the skipped ones.
+        bytes_in, bytes_out: bytes read and written, for the last line.
+        remark: text after the bar and at the end of the last line.
+        again: how to continue after an interrupt.
     """
 
     def __init__(
-        self, done: str, total: int | None, unit: str = "images", where_failed: str = ""
+        self, verb: str, total: int | None, unit: str = "image", where_failed: str = ""
     ) -> None:
-        """
-        Args:
-            done: what becomes of one, in a participle: ``encoded``.
-            total: see above.
-            unit: what they are.
-            where_failed: what names all that failed.
-        """
-        self.verb, self.total, self.unit, self.where_failed = done, total, unit, where_failed
-        self.done = self.skipped = self.failed = 0
-        self.bytes_in = self.bytes_out = 0
+        self.verb, self.total, self.unit, self.where_failed = verb, total, unit, where_failed
+        self.done = self.skipped = self.failed = self.bytes_in = self.bytes_out = 0
         self.remark = ""
         self.again = "the same command continues"
-        self._begun = time.monotonic()
-        self._next = self._begun + _FIRST
+        self._begun = self._next = math.inf
         self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
         self._begun = time.monotonic()
         self._next = self._begun + _FIRST
         if not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            self._progress = _progress(self.verb, self.total, self.unit)
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress
+
+            self._progress = Progress(
+                "{task.description}",
+                BarColumn(20),
+                "{task.fields[standing]}",
+                console=Console(stderr=True, markup=False),
+                transient=True,  # the line that follows says more
+                redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar is
+            )
+            self._progress.add_task(self.verb, total=self.total, standing="")
             self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self._progress:
-            self._progress.update(self._progress.task_ids[0], completed=self._moved, refresh=True)
+            self._show()
             self._progress.stop()
         if not error:
             if self.total != 0:
@@ -131,17 +112,17 @@ class Bar:
             note(f"stopped: {standing}")
 
     def move(self, count: int = 1) -> None:
-        """So many more are done."""
+        """Counts items as done."""
         self.done += count
         self._show()
 
     def skip(self, count: int = 1) -> None:
-        """So many were done before."""
+        """Counts items that an earlier run did."""
         self.skipped += count
         self._show()
 
     def fail(self, reason: str = "", count: int = 1) -> None:
-        """So many failed; ``reason``, which is of one, begins with its name."""
+        """Counts items as failed; ``reason`` is the message about one of them."""
         if reason and self.failed < NAMED:
             say(reason)
         self.failed += count
@@ -151,75 +132,49 @@ class Bar:
     def _moved(self) -> int:
         return self.done + self.skipped + self.failed
 
-    @property
-    def _rate(self) -> float:
-        """A second; what was skipped took no time to speak of."""
-        return (self.done + self.failed) / max(time.monotonic() - self._begun, 1e-3)
-
     def _show(self) -> None:
+        now = time.monotonic()
         if self._progress:
             task = self._progress.task_ids[0]
-            self._progress.update(task, total=self.total, completed=self._moved, remark=self.remark)
-        elif (now := time.monotonic()) >= self._next:
+            moved, standing = self._moved, self._standing(now)
+            self._progress.update(task, total=self.total, completed=moved, standing=standing)
+        elif now >= self._next:
             self._next = now + _EVERY
-            of = f" of {self.total:,}" if self.total is not None else ""
-            parts = [f"{self._moved:,}{of} {self.unit}", f"{_short(self._rate)} {self.unit}/s"]
-            if self.total is not None and self._rate:
-                left = (self.total - self._moved) / self._rate
-                parts.append(f"{timedelta(seconds=int(max(0, left)))} left")
-            note(", ".join([*parts, *([self.remark] if self.remark else [])]))
+            note(self._standing(now))
+
+    def _standing(self, now: float) -> str:
+        """``12 of 1,000 images, 3.4 images/s, 0:04:50 left``."""
+        if self.total is None:
+            return _joined(counted(self._moved, self.unit), self._speed(now), self.remark)
+        moved = f"{self._moved:,} of {counted(self.total, self.unit)}"
+        left = ""
+        if timed := self.done + self.failed:
+            seconds = max(0, self.total - self._moved) * (now - self._begun) / timed
+            left = f"{timedelta(seconds=int(seconds))} left"
+        return _joined(moved, self._speed(now), left, self.remark)
+
+    def _speed(self, now: float) -> str:
+        """``12.3 images/s`` or ``2.5 s/image``; what was skipped took no time to speak of."""
+        rate = (self.done + self.failed) / max(now - self._begun, 1e-3)
+        if rate >= 1:
+            return f"{rate:,.1f} {self.unit}s/s"
+        return f"{1 / rate:,.1f} s/{self.unit}" if rate else ""
 
     def _summary(self) -> str:
-        parts = [f"{self.done:,} {self.verb}"]
-        if self.bytes_in and self.bytes_out:
-            parts[0] += f" ({self.bytes_in:,} bytes to {self.bytes_out:,})"
-        if self.done:
-            seconds = time.monotonic() - self._begun
-            long = seconds >= 60
-            parts[0] += f" in {timedelta(seconds=int(seconds)) if long else f'{seconds:.1f} s'}"
-            parts.append(f"{_short(self._rate)} {self.unit}/s")
-        if self.skipped:
-            parts.append(f"{self.skipped:,} skipped as up to date")
-        if self.remark:
-            parts.append(self.remark)
-        if self.failed:
-            more = self.where_failed if self.failed > NAMED else ""
-            parts.append(f"{self.failed:,} failed" + (f" ({more})" if more else ""))
-        return ", ".join(parts)
+        now = time.monotonic()
+        seconds = now - self._begun
+        spent = timedelta(seconds=int(seconds)) if seconds >= 60 else f"{seconds:.1f} s"
+        size = f" ({counted(self.bytes_in, 'byte')} to {self.bytes_out:,})"
+        where = f" ({self.where_failed})" if self.failed > NAMED and self.where_failed else ""
+        return _joined(
+            f"{self.done:,} {self.verb}{size if self.bytes_in and self.bytes_out else ''}"
+            + (f" in {spent}" if self.done else ""),
+            self._speed(now) if self.done else "",
+            f"{self.skipped:,} skipped as up to date" if self.skipped else "",
+            self.remark,
+            f"{self.failed:,} failed{where}" if self.failed else "",
+        )
 
 
-def _progress(verb: str, total: int | None, unit: str) -> "Progress":
-    """A bar that disappears when it ends."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{_short(task.finished_speed or task.speed or 0)} {unit}/s")
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(20),
-        MofNCompleteColumn(),
-        Speed(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}", markup=False),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar is
-    )
-    bar.add_task(verb, total=total, remark="")
-    return bar
-
-
-def _short(value: float) -> str:
-    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)

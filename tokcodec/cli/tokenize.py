@@ -3,7 +3,6 @@
 import re
 import shlex
 import sys
-from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,10 +10,12 @@ import typer
 
 from tokcodec.cli import options as shared
 from tokcodec.cli.options import STANDARD, colour_of
-from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow, say, show
+from tokcodec.cli.outcomes import report_jobs
+from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow
 from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.errors import counted
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.tokenize.api import Overview
@@ -82,7 +83,7 @@ def tokenize(
     device: shared.Device = "auto",
     dtype: shared.Dtype = "float32",
     compiled: Annotated[bool, _COMPUTE("Compile the encoder first.", "--compile")] = False,
-    batch_size: Annotated[int | None, _COMPUTE(_BATCH, min=1)] = None,
+    batch_size: Annotated[int | None, _COMPUTE(_BATCH, min=1, max=1_000_000)] = None,
     workers: Annotated[
         int | None, _COMPUTE("Threads that read images. Default: cores; 1 per Ray actor.", min=1)
     ] = None,
@@ -130,7 +131,9 @@ def tokenize(
             if line := run.skipped.told():
                 note(line)
             if dry_run:
-                return _show_jobs(run, force, as_json)
+                images = "unknown images" if run.images is None else counted(run.images, "image")
+                size, shards = counted(run.source_bytes, "byte"), counted(run.shards, "shard")
+                return report_jobs(run.jobs, as_json, force, f"{images}, {size}, {shards}")
             if run.faster_dtype:
                 note(f"--dtype {run.faster_dtype} is faster here, and changes some tokens")
             if not run.shards:
@@ -139,7 +142,8 @@ def tokenize(
             stack.enter_context(bar)
             return None
 
-        listed = read_list(sys.stdin if from_file == STANDARD else from_file) if from_file else ()
+        names = sys.stdin.buffer if from_file == STANDARD else from_file
+        listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (), output, listed=listed, weights=weights, fit=fit, tokens=tokens,
             views=views, background=colour_of(background), label=label, limit=limit,
@@ -152,29 +156,12 @@ def tokenize(
         )  # fmt: skip
         if not bar.skipped:  # else the files hold more than was read now
             bar.bytes_out = result.file_bytes or 0
-        bar.remark = f"{output}: {result.rows:,} rows of {result.shards:,} shards"
+        rows, shards = counted(result.rows, "row"), counted(result.shards, "shard")
+        bar.remark = f"{output}: {rows} of {shards}"
     if as_json and not dry_run:
         print_json({"output": output, "rows": result.rows, "failed": result.failed})
     if result.failed:
         raise typer.Exit(3)
-
-
-def _show_jobs(run: "Overview", force: bool, as_json: bool) -> None:
-    """What a run would do: how many files are in which state, and why some are."""
-    states = Counter(job.state for job in run.jobs)
-    if as_json:
-        facts = {"images": run.images, "source_bytes": run.source_bytes, "shards": run.shards}
-        jobs = [{"output": str(j.target), "state": j.state, "why": j.why} for j in run.jobs]
-        print_json({"output": str(run.output), **facts, "states": states, "jobs": jobs})
-    for job in run.jobs:
-        if job.why and not as_json:
-            show(f"{job.target}: {job.state}: {job.why}")
-    images = "unknown" if run.images is None else f"{run.images:,}"
-    listed = ", ".join(f"{number:,} {state}" for state, number in states.items())
-    say(
-        f"dry run, nothing is written: images {images}, bytes {run.source_bytes:,}, shards "
-        f"{run.shards:,} of {run.output}: {listed}{'; all are made again' if force else ''}"
-    )
 
 
 def _part(text: str | None) -> tuple[int, int]:

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tokcodec.cli.options import MANY, WEIGHTS, Device, MaxImageBytes, command_line
+from tokcodec.cli.options import (
+    INPUT,
+    MANY,
+    MODEL,
+    PROCESSING,
+    WEIGHTS,
+    Device,
+    MaxImageBytes,
+    command_line,
+)
 from tokcodec.cli.terminal import Bar, note, show
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.train.api import Progress
@@ -32,9 +41,10 @@ def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
 
 
-_model, _training, _loss, _images, _device = (
-    partial(_option, panel) for panel in ("Model", "Training", "Loss", "Images", "Device")
-)
+_model, _processing = partial(_option, MODEL), partial(_option, PROCESSING)
+_training, _input = (partial(_option, panel, metavar="N", min=1) for panel in ("Training", INPUT))
+_loss = partial(_option, "Loss (0 by default)", metavar="W", min=0, show_default=False)
+_CHECKPOINT = {**WEIGHTS, "metavar": "WEIGHTS"}  # as of --weights, in less space
 
 
 def train(
@@ -43,84 +53,61 @@ def train(
         Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
     ],
     model: Annotated[
-        str, _model("A preset (tokcodec, base or original) or a JSON file.", metavar="NAME|FILE")
+        str, _model("Preset (tokcodec, base, original) or JSON file.", metavar="NAME|FILE")
     ] = "tokcodec",
     print_config: Annotated[
         str | None,
-        _model(
-            "Print the JSON of a preset and exit.",
-            metavar="NAME",
-            callback=_print_config,
-            is_eager=True,
-        ),
+        _model("Print a preset as JSON.", metavar="NAME", callback=_print_config, is_eager=True),
     ] = None,
     from_: Annotated[
         str | None,
-        _model(
-            "Begin with the weights of this checkpoint; the decoder may have more layers or more "
-            "pixel_overlap.",
-            "--from",
-            **WEIGHTS,
-        ),
+        _model("Begin with this checkpoint; its decoder may be smaller.", "--from", **_CHECKPOINT),
     ] = None,
     tokens_of: Annotated[
-        str | None, _model("Train only a decoder for the tokens of this checkpoint.", **WEIGHTS)
+        str | None, _model("Train only a decoder, for tokens of this checkpoint.", **_CHECKPOINT)
     ] = None,
-    steps: Annotated[int, _training("Optimizer steps.", min=1)] = 20_000,
-    batch_tokens: Annotated[
-        int, _training("Tokens per step, of all processes together.", min=1)
-    ] = 4096,
+    steps: Annotated[int, _training("Optimizer steps.")] = 20_000,
+    batch_tokens: Annotated[int, _training("Tokens per step, of all processes together.")] = 4096,
     learning_rate: Annotated[float, _training("Highest learning rate of AdamW.", min=0)] = 1e-3,
     warmup: Annotated[
         int | None,
-        _training(
-            "Steps over which the learning rate rises.",
-            min=0,
-            show_default="a tenth of the steps, at most 500",
-        ),
+        _training("Steps of warm-up.", min=0, show_default="a tenth of the steps, at most 500"),
     ] = None,
-    seed: Annotated[int, _training("Random seed.")] = 0,
-    report_every: Annotated[
-        int, _training("Steps between reports, which write the checkpoint.", min=1)
-    ] = 500,
+    seed: Annotated[int, _training("Random seed.", min=0)] = 0,
+    report_every: Annotated[int, _training("Report and write the checkpoint every N steps.")] = 500,
     rate_weight: Annotated[
-        float, _loss("Squared distance that a bit costs when a token is chosen.", min=0)
+        float, _loss("Cost of a bit when a token is chosen, as a squared distance.")
     ] = 0.0,
     deblocking: Annotated[
-        float, _loss("Weight of the deblocking loss; 0.08 hides the borders of patches.", min=0)
+        float, _loss("Weight of the deblocking loss; 0.08 hides borders of patches.")
     ] = 0.0,
-    spectra: Annotated[
-        float, _loss("Weight of the windowed Fourier (Watson-DFT) loss.", min=0)
-    ] = 0.0,
-    lpips: Annotated[
-        float, _loss("Weight of LPIPS; needs torchmetrics and torchvision.", min=0)
-    ] = 0.0,
+    spectra: Annotated[float, _loss("Weight of the windowed Fourier (Watson-DFT) loss.")] = 0.0,
+    lpips: Annotated[float, _loss("Weight of LPIPS; needs torchmetrics and torchvision.")] = 0.0,
     adversarial: Annotated[
-        float, _loss("Weight of the adversarial loss; needs --tokens-of.", min=0)
+        float, _loss("Weight of the adversarial loss; needs --tokens-of.")
     ] = 0.0,
     held_out: Annotated[
         Path | None,
-        _images(
-            "List of images to measure on instead of training on them, one key per line: the path "
+        _input(
+            "Measure on the images of this list and do not train on them: on each line a path "
             "below SRC, name.tar/member or file.parquet/row.",
             metavar="FILE",
-            show_default="one image in 32",
+            min=None,
+            show_default="the first image and one in 32",
         ),
     ] = None,
-    workers: Annotated[int, _images("Threads that read images.", min=1)] = 2,
+    workers: Annotated[int, _input("Read images in N threads.")] = 2,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
     device: Device = "auto",
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"],
-        _device("Of matrix products; auto is bfloat16 if the device has it in hardware."),
+        Literal["auto", "float32", "bfloat16"], _processing("Precision of matrix products.")
     ] = "auto",
     compiled: Annotated[
         bool | None,
-        _device("Use torch.compile.", "--compile/--no-compile", show_default="on CUDA"),
+        _processing("Use torch.compile.", "--compile/--no-compile", show_default="on CUDA"),
     ] = None,
     deterministic: Annotated[
-        bool,
-        _device("Get the same weights each time on CUDA too, more slowly.", "--deterministic"),
+        bool, _processing("Get the same weights each time on CUDA too.", "--deterministic")
     ] = False,
 ) -> None:
     """Train a tokenizer on your own images.
@@ -172,12 +159,13 @@ class _Display(ExitStack):
         self.done = progress.done
 
     def _open_bar(self, progress: "Progress") -> None:
-        reading = progress.stage == "reading"
-        self.bar = Bar("read", progress.total) if reading else Bar("steps trained", 0, "steps")
-        self.bar.again = f"the same command {'reads them again' if reading else 'resumes it'}"
+        if progress.stage == "reading":
+            self.bar, again = Bar("read", progress.total), "reads them again"
+        else:
+            self.bar, again = Bar("steps trained", progress.total, "step"), "resumes it"
+        self.bar.again = f"the same command {again}"
         self.enter_context(self.bar)
-        if not reading:
-            self.bar.total = progress.total
+        if progress.stage == "training":
             self.bar.skip(progress.done)
             self.done = progress.done
 

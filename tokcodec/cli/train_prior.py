@@ -8,8 +8,8 @@ import typer
 
 from tokcodec.cli.options import WEIGHTS, Force, command_line
 from tokcodec.cli.terminal import Bar, note, require_pyarrow, show
-from tokcodec.errors import DatasetError, OutputError
-from tokcodec.io.files import is_stream, same_file
+from tokcodec.errors import DatasetError, counted
+from tokcodec.io.job import single_job
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def train_prior(
-    dataset: Annotated[str, typer.Argument(help="A token dataset of many images; or its URL.")],
+    dataset: Annotated[str, typer.Argument(help="A token dataset of many images, or its URL.")],
     weights: Annotated[
         str,
-        typer.Option(**WEIGHTS, help="The checkpoint that its tokens are of, in rows and columns."),
+        typer.Option(**WEIGHTS, help="The checkpoint that made the tokens; it must use a grid."),
     ],
     output: Annotated[
         Path,
@@ -32,16 +32,16 @@ def train_prior(
     held_out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DATASET", help="A token dataset of other images, to say what is saved."
+            metavar="DATASET", help="Measure the prior on this token dataset of other images."
         ),
     ] = None,
     force: Force = False,
 ) -> None:
     """Fit a prior to the tokens of many images, and add it to their checkpoint.
 
-    With a prior, encode writes smaller files. The images may have any grids of tokens; the time is
-    in proportion to the number of tokens, a few minutes for a million. The model_id stays the
-    same. Files that were entropy-coded with an earlier prior can only be read with that one.
+    With a prior, encode writes smaller files. The images may have grids of any shape. A million
+    tokens take a few minutes. The model_id does not change. Files that were entropy-coded with
+    another prior still need that prior.
 
     Example: tokcodec train-prior tokens --weights model.safetensors -o with-prior.safetensors
     """
@@ -49,12 +49,9 @@ def train_prior(
     from tokcodec.checkpoint import find
     from tokcodec.train.prior import add_prior
 
-    if same_file(output, dataset):
-        raise OutputError(f"{output}: is the input itself; name another file with -o")
-    if output.exists() and not is_stream(output) and not force:
-        raise OutputError(f"{output}: is there already; -f overwrites it")
+    single_job(dataset, output).check(force)
     source = find(weights)
-    with Bar("steps done", None, "steps") as bar:
+    with Bar("steps done", None, "step") as bar:
         bar.again = "the same command starts again"
 
         def progress(done: int, total: int) -> None:  # noqa: ARG001
@@ -72,8 +69,9 @@ def train_prior(
     facts = header.provenance["prior"]
     if "held_out_payload_bytes" in facts:
         packed, coded = facts["held_out_packed_bytes"], facts["held_out_payload_bytes"]
+        images = counted(facts["held_out_images"], "image")
         note(
-            f"{facts['held_out_images']:,} images held out: {coded:.1f} bytes of payload on "
+            f"{images} held out: {coded:.1f} bytes of payload on "
             f"average, {1 - coded / packed:.1%} less than {packed:.1f}"
         )
     show(str(header.path))

@@ -9,7 +9,8 @@ from tokcodec.cli.hints import explain
 from tokcodec.cli.options import WEIGHTS, AllowLarge, Images, Json, MaxImageBytes, allow_large
 from tokcodec.cli.terminal import print_json, say, show
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.errors import counted
+from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:
     from tokcodec.errors import TokcodecError
@@ -18,18 +19,16 @@ if TYPE_CHECKING:
 
 def verify(
     sources: Images,
-    weights: Annotated[
-        str, typer.Option(**WEIGHTS, help="The checkpoint, as for encode.")
-    ] = DEFAULT_WEIGHTS,
-    limit: Annotated[int, typer.Option(min=1, help="Read the first images, at most N.")] = 64,
+    weights: Annotated[str, typer.Option(**WEIGHTS, help="Use this checkpoint.")] = DEFAULT_WEIGHTS,
+    limit: Annotated[int, typer.Option(min=1, help="Read only the first N images.")] = 64,
     allow: AllowLarge = False,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
     """Compare tokens across devices, dtypes, thread counts and batch sizes.
 
-    Each way to compute them that this machine has is compared with the default one. The margin
-    says by how much the token was better than the second best, in the quantizer's measure.
+    Every combination that this machine supports is compared with the default one. The margin of a
+    token is the quantizer's measure of it, less that of the second best.
 
     Example: tokcodec verify photos --limit 16
     """
@@ -56,12 +55,12 @@ def verify(
 
 def _print(found: "list[Agreement]") -> None:
     first, *others = found
-    show(f"{first.images} images; compared with {first.way}:")
+    show(f"{counted(first.images, 'image')}; compared with {first.way}:")
     for agreement in others:
         share = 1 - agreement.differing / agreement.tokens
         margin = agreement.largest_margin
         note = f", margins up to {margin:.2g}" if margin is not None else ""
         show(
             f"{agreement.way}: {share:.3%} equal, "
-            f"{agreement.differing} of {agreement.tokens} differ{note}"
+            f"{agreement.differing:,} of {counted(agreement.tokens, 'token')} differ{note}"
         )

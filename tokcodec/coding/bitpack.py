@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from tokcodec.errors import TokenFileError
+from tokcodec.errors import TokenFileError, counted
 
 MAX_BITS = 32
 
@@ -25,7 +25,7 @@ def pack(tokens: Tokens, bits: int) -> bytes:
         raise ValueError(f"bits must be from 1 to {MAX_BITS}, not {bits}")
     tokens = np.asarray(tokens)
     if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < 1 << bits):
-        raise ValueError(f"tokens must be from 0 to {(1 << bits) - 1} to fit {bits} bits")
+        raise ValueError(f"tokens must be from 0 to {(1 << bits) - 1:,} to fit {bits} bits")
     planes = tokens.astype(np.uint64)[:, None] >> np.arange(bits, dtype=np.uint64) & np.uint64(1)
     return np.packbits(planes.astype(np.uint8), bitorder="little").tobytes()
 
@@ -38,7 +38,9 @@ def unpack(data: bytes, count: int, bits: int) -> Tokens:
         ValueError: ``data`` is not ``packed_size(count, bits)`` bytes long.
     """
     if len(data) != packed_size(count, bits):
-        raise ValueError(f"{count} tokens of {bits} bits are not {len(data)} bytes")
+        raise ValueError(
+            f"{counted(count, 'token')} of {bits} bits are not {counted(len(data), 'byte')}"
+        )
     flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
     if flat[count * bits :].any():
         raise TokenFileError("a padding bit is set")

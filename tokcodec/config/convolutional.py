@@ -89,6 +89,9 @@ class ConvolutionalConfig(Config):
         require(bool(self.head_widths) or not self.head_blocks, "head_blocks need head_widths")
         return self
 
+    def peak_activation(self, side: int) -> int:
+        return (side >> self.haar_steps) ** 2 * self.channels
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of every level, the full resolution first."""
@@ -133,9 +136,6 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
 
     def token_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.multiple, width // self.multiple
-
-    def peak_activation(self, side: int) -> int:
-        return side**2 * self.channels
 
 
 class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):

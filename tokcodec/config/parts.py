@@ -202,3 +202,7 @@ class DecoderConfig(Part):
             ValueError: it cannot make a square of ``side`` pixels from tokens of this shape.
         """
         raise NotImplementedError
+
+    def peak_activation(self, side: int) -> int:
+        """Numbers in the widest activations of a square, which a processor's caches should hold."""
+        raise NotImplementedError

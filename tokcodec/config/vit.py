@@ -56,6 +56,9 @@ class VitConfig(Config):
         require(grid <= _GRID, f"{grid} patches along a side, where there are {_GRID} at most")
         return grid
 
+    def peak_activation(self, side: int) -> int:
+        return self.grid(side) ** 2 * round(self.width * self.mlp_ratio)
+
 
 class PatchEncoderConfig(VitConfig, EncoderConfig):
     """A token per patch, of images of any size.
@@ -79,9 +82,6 @@ class PatchEncoderConfig(VitConfig, EncoderConfig):
 
     def token_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.patch_size, width // self.patch_size
-
-    def peak_activation(self, side: int) -> int:
-        return self.grid(side) ** 2 * round(self.width * self.mlp_ratio)
 
 
 class LatentEncoderConfig(VitConfig, EncoderConfig):
@@ -225,3 +225,6 @@ class ProxyDecoderConfig(VitConfig, DecoderConfig):
     def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         self.grid(side)
         require(len(token_shape) == 1, "a proxy decoder needs a latent encoder")
+
+    def peak_activation(self, side: int) -> int:
+        return max(super().peak_activation(side), side**2 * self.vqgan.channels)

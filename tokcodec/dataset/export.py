@@ -9,10 +9,10 @@ from typing import IO, Any
 import numpy as np
 from safetensors.numpy import save
 
-from tokcodec.dataset.reader import TokenRows, open_dataset, smallest_type
-from tokcodec.errors import DatasetError, Hint, OutputError
-from tokcodec.io.files import is_stream, replacement, same_file, write_atomically
-from tokcodec.io.remote import is_remote
+from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset, smallest_type
+from tokcodec.errors import DatasetError
+from tokcodec.io.files import is_stream, refuse_remote, replacement, write_atomically
+from tokcodec.io.job import single_job
 
 SUFFIXES = (".npy", ".safetensors", ".jsonl")
 
@@ -21,11 +21,13 @@ def export(dataset: str | Path, output: str | Path, *, force: bool = False) -> i
     """Writes a dataset in the format of the output's extension; returns the number of rows.
 
     - ``.npy``, ``.safetensors`` (tensor ``tokens``): tokens [n, N] in the smallest unsigned type,
-      without failed rows; and ``NAME.index.jsonl`` next to it, with the key, label and view of each
-      row on a line.
+      without failed rows; and ``NAME.index.jsonl`` next to it, with the key, label, class_id and
+      view of each row on a line.
     - ``.jsonl``: a line ``{"class_id": int, "tokens": [...]}`` for each row, as TiTok's trainers
-      read it. Class numbers are indices into the sorted labels, or the labels where all of these
-      are numbers.
+      read it.
+
+    Labels that are all numbers are their own class_id. Other labels are numbered in sorted order,
+    and ``NAME.classes.json`` next to the export has the class_id of each.
 
     >>> export("dataset", "tokens.npy")  # doctest: +SKIP
     3
@@ -38,22 +40,24 @@ def export(dataset: str | Path, output: str | Path, *, force: bool = False) -> i
     Raises:
         DatasetError: the dataset cannot be read; the extension is none of these; rows for a
             ``.jsonl`` have no label, or rows for another format differ in length.
+        ArgumentError: the output is a URL.
         OutputError: the file is there already, is the input, or cannot be written.
     """
+    refuse_remote(output)
     target = Path(output)
-    if same_file(target, dataset):
-        raise OutputError("is the input itself", name=target, hint=Hint.OTHER_OUTPUT)
-    if is_remote(output):
-        raise OutputError("is a URL; name a local file", name=output)
-    if target.exists() and not is_stream(target) and not force:
-        raise OutputError("is there already", name=target, hint=Hint.OVERWRITE)
+    single_job(dataset, target).check(force)
     if target.suffix not in SUFFIXES:
         raise DatasetError(f"name it {', '.join(SUFFIXES)}", name=target)
     rows = open_dataset(dataset)
-    return _jsonl(rows, target) if target.suffix == ".jsonl" else _array(rows, target)
+    classes = class_numbers(
+        row["label"] for row in _rows(rows, "label") if row["label"] is not None
+    )
+    if target.suffix == ".jsonl":
+        return _jsonl(rows, classes, target)
+    return _array(rows, classes, target)
 
 
-def _array(dataset: TokenRows, target: Path) -> int:
+def _array(dataset: TokenRows, classes: dict[str, int], target: Path) -> int:
     metadata = dataset.metadata
     if metadata.has_grids:
         raise DatasetError("rows differ in length; export to .jsonl", name=target)
@@ -89,9 +93,9 @@ def _array(dataset: TokenRows, target: Path) -> int:
 
     def write_index(file: IO[bytes]) -> None:
         text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
-        for _, columns in _all(dataset):
-            for row in _kept(columns):
-                text.write(json.dumps({k: row[k] for k in ("key", "label", "view")}) + "\n")
+        for row in _rows(dataset, "key", "label", "view"):
+            row["class_id"] = classes.get(row["label"])
+            text.write(json.dumps(row) + "\n")
         text.detach()
 
     if is_stream(target):
@@ -102,6 +106,7 @@ def _array(dataset: TokenRows, target: Path) -> int:
         write(file)
         write_index(index)
         target.unlink(missing_ok=True)
+        _write_classes(classes, target)
     return count
 
 
@@ -110,38 +115,41 @@ def index_of(target: Path) -> Path:
     return target.with_name(target.name + ".index.jsonl")
 
 
-def _jsonl(dataset: TokenRows, target: Path) -> int:
-    labels = {row["label"] for _, columns in _all(dataset) for row in _kept(columns)}
-    if None in labels:
+def classes_of(target: Path) -> Path:
+    """The file of classes next to an export whose labels are not numbers."""
+    return target.with_name(target.name + ".classes.json")
+
+
+def _write_classes(classes: dict[str, int], target: Path) -> None:
+    if any(label != str(number) for label, number in classes.items()):
+        text = json.dumps(classes, indent=1, ensure_ascii=False)
+        write_atomically(classes_of(target), lambda file: file.write(f"{text}\n".encode()))
+
+
+def _jsonl(dataset: TokenRows, classes: dict[str, int], target: Path) -> int:
+    if any(row["label"] is None for row in _rows(dataset, "label")):
         raise DatasetError("rows without a label; .jsonl needs one for each", name=dataset.path)
-    numeric = all(label.isdecimal() and str(int(label)) == label for label in labels)
-    classes = {
-        label: int(label) if numeric else number for number, label in enumerate(sorted(labels))
-    }
     count = 0
 
     def write(file: IO[bytes]) -> None:
         nonlocal count
-        for source, columns in _all(dataset):
-            parts = dataset.rows(source, columns["tokens"])
-            tokens = [own for part in parts for own in part.tolist()]
-            for row, own in zip(_kept(columns), tokens, strict=True):
-                line = {"class_id": classes[row["label"]], "tokens": own}
-                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-                count += 1
+        labels = (row["label"] for row in _rows(dataset, "label"))
+        tokens = (row for part in dataset.tokens() for row in part.tolist())
+        for label, own in zip(labels, tokens, strict=True):
+            line = {"class_id": classes[label], "tokens": own}
+            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            count += 1
 
+    if not is_stream(target):
+        _write_classes(classes, target)
     write_atomically(target, write, durable=True)
     return count
 
 
-def _all(dataset: TokenRows) -> Iterator[tuple[Path, dict[str, Any]]]:
-    return dataset.columns("key", "label", "view", "tokens")
-
-
-def _kept(columns: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    kept = columns["tokens"].is_valid().to_pylist()
-    names = ("key", "label", "view")
-    values = zip(*(columns[name].to_pylist() for name in names), strict=True)
-    for ok, row in zip(kept, values, strict=True):
-        if ok:
-            yield dict(zip(names, row, strict=True))
+def _rows(dataset: TokenRows, *names: str) -> Iterator[dict[str, Any]]:
+    """These columns of the rows that did not fail."""
+    for _, columns in dataset.columns(*names, "status"):
+        values = zip(*(columns[name].to_pylist() for name in names), strict=True)
+        for state, row in zip(columns["status"].to_pylist(), values, strict=True):
+            if state == "ok":
+                yield dict(zip(names, row, strict=True))

@@ -1,12 +1,10 @@
 """``DatasetFolder``: the folder that holds the files of a token dataset, on disk or in a store.
 
-This is the only place that knows how shards are named, listed, written and locked. Files appear
-whole or not at all.
+This module alone decides how shards are named, listed, written and locked. A file is complete
+when its name appears.
 """
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -15,6 +13,7 @@ from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import Metadata, parse_metadata
 from tokcodec.errors import DatasetError, Hint, OutputError
 from tokcodec.io import files, remote
+from tokcodec.io.lock import LOCK, locked
 from tokcodec.io.remote import is_remote, location, reason_of
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class DatasetFolder:
         require_pyarrow()
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self._storage.source(self / name))
+        return pq.ParquetFile(self._storage.source(self / name), page_checksum_verification=True)
 
     @contextlib.contextmanager
     def reading(
@@ -156,7 +155,7 @@ class DatasetFolder:
 
         try:
             schema = self.open(name).schema_arrow
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise DatasetError(
                 f"cannot read as Parquet: {reason_of(error)}", name=self / name
             ) from error
@@ -188,27 +187,25 @@ class DatasetFolder:
 
     @contextlib.contextmanager
     def lock(self, index: int = 0, count: int = 1) -> Iterator[None]:
-        """Keeps other runs out while shards are written; a lock ends with its process.
+        """Keeps other runs out while shards are written, see ``io.lock``.
 
         Parts ``index`` of ``count`` may run at the same time, each of them once; a whole run
-        (``count`` 1) runs alone. On NFS the lock holds for all machines unless it is mounted with
-        ``nolock`` or ``local_lock``. Stores have no locks: there a second run replaces nothing that
+        (``count`` 1) runs alone. Stores have no locks: there a second run replaces nothing that
         the first has written (see ``remote.put``).
 
         Raises:
-            DatasetError: another run holds the lock.
-            OutputError: the file system or the store refused something inside the ``with`` block.
+            OutputError: another run holds the lock, or the file system or the store refused
+                something inside the ``with`` block.
         """
         with contextlib.ExitStack() as stack:
+            if self.temporary:
+                stack.callback(self._storage.remove_folder, self.path)
             self._storage.lock(stack, self.path, index, count)
             try:
                 yield
             except OSError as error:
                 name = error.filename or self.path
                 raise OutputError(reason_of(error), name=name, hint=Hint.OTHER_OUTPUT) from error
-            finally:
-                if self.temporary:
-                    self._storage.remove_folder(self.path)
 
 
 @contextlib.contextmanager
@@ -277,35 +274,13 @@ class _Disk:
             files.sweep(folder)
 
     def lock(self, stack: contextlib.ExitStack, folder: Path, index: int, count: int) -> None:
-        def lock(path: Path, kind: int) -> None:
-            while True:
-                folder.mkdir(parents=True, exist_ok=True)
-                # Opened for writing, as locks on network file systems ask for.
-                file = stack.enter_context(path.open("ab"))
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-                # A run that has just ended may have removed the file: then others lock a new one.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                        return
-
-        try:
-            lock(folder / ".lock", fcntl.LOCK_EX if count == 1 else fcntl.LOCK_SH)
-            if count > 1:
-                lock(folder / f".lock-{index}-of-{count}", fcntl.LOCK_EX)
-        except BlockingIOError:
-            raise DatasetError(
-                "another run is writing to it; wait for its end, or stop it", name=folder
-            ) from None
-        except OSError as error:
-            raise OutputError(
-                f"cannot write: {reason_of(error)}", name=folder, hint=Hint.OTHER_OUTPUT
-            ) from error
+        stack.enter_context(locked(folder, shared=count > 1))
+        if count > 1:
+            stack.enter_context(locked(folder, f"{LOCK}-{index}-of-{count}"))
 
     def remove_folder(self, folder: Path) -> None:
-        if not any(folder.glob(_SHARDS)):
-            (folder / ".lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another program put something there
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
 class _Store:

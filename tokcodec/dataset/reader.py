@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.dataset import require_pyarrow
-from tokcodec.dataset.folder import DatasetFolder, damaged, files_of
+from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
 from tokcodec.dataset.table import GRID, Metadata
-from tokcodec.errors import DatasetError, FailedRowError
+from tokcodec.errors import DatasetError, FailedRowError, counted
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
 
@@ -30,14 +30,14 @@ class TokenRows:
     metadata: Metadata
 
     def __repr__(self) -> str:
-        files = "1 file" if len(self.names) == 1 else f"{len(self.names)} files"
+        files = counted(len(self.names), "file")
         return f"<TokenRows {self.path}: {files}, rows of {self.row}>"
 
     @property
     def row(self) -> str:
         """What a row holds, in words."""
         metadata = self.metadata
-        count = f"{metadata.run['tokens']} " if metadata.run["tokens"] else ""
+        count = f"{metadata.run['tokens']:,} " if metadata.run["tokens"] else ""
         if metadata.has_grids and count:
             count = f"up to {count}"
         tokens = f"{count}tokens of {metadata.model.quantizer.bits} bits"
@@ -63,12 +63,15 @@ class TokenRows:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
 
         Raises:
-            DatasetError: a file cannot be read.
+            DatasetError: a file cannot be read, or rows with tokens are not those that are ok.
         """
+        wanted = {*names, "status"} if "tokens" in names else {*names}
         for file in self.names:
             with self.folder.reading(file) as source:
                 for group in range(source.num_row_groups):
-                    table = source.read_row_group(group, list(names))
+                    table = source.read_row_group(group, sorted(wanted))
+                    if "tokens" in names:
+                        check_status(table, self.folder / file)
                     columns = {name: table.column(name).combine_chunks() for name in names}
                     yield self.folder / file, columns
 
@@ -100,7 +103,9 @@ class TokenRows:
                 shapes = zip(*own, strict=True)
             for tokens, shape in zip(parts, shapes, strict=True):
                 if None in shape or math.prod(shape) != tokens.shape[1]:
-                    raise DatasetError(f"damaged: {tokens.shape[1]} tokens as {shape}", name=file)
+                    raise DatasetError(
+                        f"damaged: {counted(tokens.shape[1], 'token')} as {shape}", name=file
+                    )
                 yield tokens.reshape(-1, *shape)
 
     def rows(self, file: Path, column: "pa.ListArray") -> list[NDArray[Any]]:
@@ -115,11 +120,11 @@ class TokenRows:
         kept = column.drop_null()
         lengths, flat = kept.value_lengths().to_numpy(), kept.flatten()
         if flat.null_count or not (self.metadata.has_grids or (lengths == width).all()):
-            raise DatasetError(f"damaged: a row that has not {width} tokens", name=file)
+            raise DatasetError(f"damaged: a row that has not {counted(width, 'token')}", name=file)
         tokens = flat.to_numpy(zero_copy_only=False)
         for token in (tokens.min(initial=0), tokens.max(initial=0)):
             if not 0 <= token < size:
-                raise DatasetError(f"damaged: token {token} of a codebook of {size}", name=file)
+                raise DatasetError(f"damaged: token {token:,} of a codebook of {size:,}", name=file)
         tokens = tokens.astype(smallest_type(self.metadata))
         if not self.metadata.has_grids:
             return [tokens.reshape(-1, width)]
@@ -146,6 +151,19 @@ class TokenRows:
         return count
 
 
+def check_status(table: "pa.Table", file: Path) -> None:
+    """Refuses a row that failed and has tokens, or did not fail and has none.
+
+    Raises:
+        DatasetError: there is one; with the name of the ``file`` it is from.
+    """
+    import pyarrow.compute as pc
+
+    ok = pc.equal(table.column("status"), "ok").fill_null(False)
+    if not ok.equals(pc.is_valid(table.column("tokens"))):
+        raise DatasetError("damaged: rows whose status and tokens disagree", name=file)
+
+
 def open_dataset(path: str | Path) -> TokenRows:
     """Opens a dataset: one Parquet file, or a folder of ``shard-*.parquet``; a path, or a URL.
 
@@ -166,9 +184,16 @@ def open_dataset(path: str | Path) -> TokenRows:
             first.run,
         ):
             raise DatasetError(f"is of another run than {names[0]}", name=folder / name)
+        if not one_file and name != shard_name(metadata.number):
+            raise DatasetError(
+                f"is a copy of {shard_name(metadata.number)} or was renamed; delete it, and "
+                "tokenize the same sources to finish the dataset",
+                name=folder / name,
+            )
     if not one_file and len(names) != first.shards:
         raise DatasetError(
-            f"holds {len(names)} of {first.shards} shards; tokenize the same sources to finish it",
+            f"holds {len(names):,} of {counted(first.shards, 'shard')}; tokenize the same "
+            "sources to finish it",
             name=path,
         )
     return TokenRows(path, folder, names, first)
@@ -191,20 +216,21 @@ def load_tokens(path: str | Path) -> NDArray[Any] | list[NDArray[Any]]:
 
 
 def token_files(
-    dataset: TokenRows, selected: Collection[str] = ()
+    dataset: TokenRows, keys: Collection[str] = (), numbers: Collection[int] = ()
 ) -> Iterator[tuple[str, TokenFile | DatasetError]]:
     """A name and the token file of every row, or of the selected ones; for rows that failed or
     are damaged an error.
 
     Args:
         dataset: the rows.
-        selected: keys, or numbers of rows from 0; all rows if empty. Another view than 0 has it
+        keys, numbers: of the rows, from 0; all rows if both are empty. Another view than 0 has it
             in its name: ``a.jpg.view1``.
 
     Raises:
-        DatasetError: nothing has a selected key or number.
+        DatasetError: no row has one of these keys or numbers.
     """
-    chosen, missing = set(selected), set(selected)
+    missing: set[str | int] = {*keys, *numbers}
+    chosen = frozenset(missing)
     number = -1
     names = (
         "key",
@@ -222,10 +248,9 @@ def token_files(
                 key, view = row["key"].as_py(), row["view"].as_py()
             except UnicodeDecodeError:
                 key = view = None
-            known = {str(number)} if key is None else {key, str(number)}
-            if chosen and not known & chosen:
+            if chosen and not {key, number} & chosen:
                 continue
-            missing -= known
+            missing -= {key, number}
             name = f"row {number}" if key is None else key + (f".view{view}" if view else "")
             found: TokenFile | DatasetError
             try:
@@ -234,7 +259,7 @@ def token_files(
                 found = error
             yield name, found
     if missing:
-        raise DatasetError(f"no row {sorted(missing)[0]}", name=dataset.path)
+        raise DatasetError(f"no row {min(map(str, missing))}", name=dataset.path)
 
 
 def _token_file(
@@ -263,6 +288,21 @@ def _token_file(
         )
     except (TypeError, ValueError) as error:
         raise DatasetError(f"damaged: {reason_of(error)}", name=file) from error
+
+
+def class_numbers(labels: Iterable[str]) -> dict[str, int]:
+    """The class of each label: the number that it is if all labels are numbers, else its place
+    among the sorted labels.
+
+    >>> class_numbers(["10", "2"])
+    {'2': 2, '10': 10}
+    >>> class_numbers(["dog", "cat"])
+    {'cat': 0, 'dog': 1}
+    """
+    distinct = set(labels)
+    if all(label.isdecimal() and str(int(label)) == label for label in distinct):
+        return {label: int(label) for label in sorted(distinct, key=int)}
+    return {label: number for number, label in enumerate(sorted(distinct))}
 
 
 def smallest_type(metadata: Metadata) -> Any:

@@ -12,6 +12,7 @@ Metadata of the file:
 ``tokcodec.run``      JSON: fit, views, dtype, device, compute batch, versions
 ``tokcodec.plan``     digest of the whole plan that the file is part of
 ``tokcodec.shards``   number of files that the plan has
+``tokcodec.number``   which of them this is, from 0
 ``tokcodec.shard``    digest of the inputs of this file
 ``tokcodec.inputs``   SHA-256 over the bytes of these inputs
 ===================  ===========================================================================
@@ -68,6 +69,7 @@ class Metadata:
     run: dict[str, Any]
     plan: str
     shards: int
+    number: int
     shard: str
     inputs: str
 
@@ -90,6 +92,7 @@ class Metadata:
             "tokcodec.run": json.dumps(self.run, sort_keys=True),
             "tokcodec.plan": self.plan,
             "tokcodec.shards": str(self.shards),
+            "tokcodec.number": str(self.number),
             "tokcodec.shard": self.shard,
             "tokcodec.inputs": self.inputs,
         }
@@ -115,6 +118,7 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
             run=parse_json(text("run")),
             plan=text("plan"),
             shards=int(text("shards")),
+            number=int(text("number")),
             shard=text("shard"),
             inputs=text("inputs"),
         )
@@ -213,7 +217,7 @@ def write_rows(
         [arrays[name] for name in columns.names],
         schema=columns.with_metadata(metadata.to_arrow()),
     )
-    pq.write_table(table, file, row_group_size=_GROUP)
+    pq.write_table(table, file, row_group_size=_GROUP, write_page_checksum=True)
 
 
 def join(file: IO[bytes], shards: Iterable["pq.ParquetFile"], metadata: Metadata) -> None:
@@ -224,7 +228,7 @@ def join(file: IO[bytes], shards: Iterable["pq.ParquetFile"], metadata: Metadata
     for shard in shards:
         if writer is None:
             columns = shard.schema_arrow.with_metadata(metadata.to_arrow())
-            writer = pq.ParquetWriter(file, columns)
+            writer = pq.ParquetWriter(file, columns, write_page_checksum=True)
         for group in range(shard.num_row_groups):
             table = shard.read_row_group(group)
             writer.write_table(table.cast(columns), row_group_size=_GROUP)

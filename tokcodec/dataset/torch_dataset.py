@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tokcodec.dataset.folder import damaged
-from tokcodec.dataset.reader import open_dataset
-from tokcodec.errors import DatasetError
+from tokcodec.dataset.reader import check_status, class_numbers, open_dataset
+from tokcodec.errors import counted
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -22,14 +22,14 @@ _OPEN_FILES = 16
 
 
 class TokenDataset(Dataset[tuple[Tensor, int]]):
-    """The rows of a dataset that did not fail: tokens int64 [N] and the class, -1 if it has none.
+    """The rows of a dataset that did not fail: tokens int64 [N] and the class, -1 without a label.
     Where every row has its own grid (fits ``aspect`` and ``native``), N differs from row to row.
 
     Rows are read when asked for, a row group at a time; the file is never loaded whole. Works with
     ``DataLoader`` and its workers, which fetch a batch's rows together.
 
     Attributes:
-        classes: the labels, sorted; a row's class is an index into them.
+        class_to_idx: the class of each label, see ``class_numbers``.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,13 +47,16 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                     labels += kept
                     self._groups.append((number, group))
                     self._starts.append(self._starts[-1] + len(kept))
-        self.classes = sorted({label for label in labels if label is not None})
-        numbers = {label: number for number, label in enumerate(self.classes)}
-        self._classes = np.array([numbers.get(label, -1) for label in labels], np.int64)  # type: ignore[arg-type]
+        self.class_to_idx = class_numbers(label for label in labels if label is not None)
+        self._classes = np.array(
+            [-1 if label is None else self.class_to_idx[label] for label in labels], np.int64
+        )
 
     def __repr__(self) -> str:
-        classes = f", {len(self.classes)} classes" if self.classes else ""
-        return f"<TokenDataset {self._rows.path}: {len(self)} rows of {self._rows.row}{classes}>"
+        count = len(self.class_to_idx)
+        classes = f", {count:,} classes" if count else ""
+        rows = counted(len(self), "row")
+        return f"<TokenDataset {self._rows.path}: {rows} of {self._rows.row}{classes}>"
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -91,12 +94,10 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                 if len(self._files) >= _OPEN_FILES:
                     self._files.pop(next(iter(self._files))).close()
                 self._files[number] = self._rows.folder.open(name)
-            column = self._files[number].read_row_group(row_group, ["tokens"]).column("tokens")
-        parts = self._rows.rows(file, column.combine_chunks())
-        found = [row for part in parts for row in part]
-        if len(found) != self._starts[group + 1] - self._starts[group]:
-            raise DatasetError("damaged: other rows have tokens than are ok", name=file)
-        return found
+            table = self._files[number].read_row_group(row_group, ["tokens", "status"])
+            check_status(table, file)
+        parts = self._rows.rows(file, table.column("tokens").combine_chunks())
+        return [row for part in parts for row in part]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_files": {}}  # open files do not travel to workers

@@ -13,7 +13,7 @@ from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import ImageError, TokcodecError
 from tokcodec.image import Pixels, read_tiles
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.model.runtime import Dtype, default_batch_size
 from tokcodec.model.torch_runtime import TorchRuntime
 

@@ -5,8 +5,9 @@ file, and the decoded image enlarged to the original size.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -32,6 +33,7 @@ TITLES: dict[str, str] = {
 EDGES = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256,
          320, 384, 448, 512, 640, 768)  # fmt: skip
 QUALITIES = (0, 2, 4, 6, 8, 10, 13, 16, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 95)
+_NEXT = dict(pairwise((*QUALITIES, QUALITIES[-1] + 1)))
 _REFINED = 2  # edges, the best by PSNR, of which every quality is tried
 _HASHED_EDGE = 64  # of what the hashes see; they keep nine waves at most
 
@@ -85,10 +87,6 @@ def require(names: tuple[Name, ...]) -> None:
             raise EvaluationError(f"this Pillow cannot write {name}: leave out this baseline")
 
 
-def _best(attempts: Iterator[Attempt]) -> Attempt | None:
-    return max(attempts, key=lambda attempt: attempt.psnr, default=None)
-
-
 class _FileFormat:
     def __init__(self, name: Name, image: Image.Image) -> None:
         self._name, self._image = name, image
@@ -101,25 +99,23 @@ class _FileFormat:
     def best(self, limit: int) -> Attempt | None:
         """Takes for every smaller size the best quality that fits, on a coarse scale; for those
         few that give the highest PSNR, then on a fine one."""
-        found = []  # edge, and index of the quality
+        found: list[tuple[int, int]] = []  # edges and qualities
         for edge in self._edges:
-            index = self._largest_that_fits(edge, QUALITIES, limit)
-            if index is None:
+            quality = self._highest_that_fits(edge, QUALITIES, limit)
+            if quality is None:
                 break
-            found.append((edge, index))
-        found.sort(key=lambda item: self._attempt(item[0], QUALITIES[item[1]]).psnr, reverse=True)
-        attempts = [self._attempt(edge, QUALITIES[index]) for edge, index in found]
-        for edge, index in found[:_REFINED]:
-            finer = range(*QUALITIES[index : index + 2])
-            best = self._largest_that_fits(edge, finer, limit) if finer else None
-            if best is not None:
-                attempts.append(self._attempt(edge, finer[best]))
-        return _best(iter(attempts))
+            found.append((edge, quality))
+        found.sort(key=self._psnr, reverse=True)
+        for edge, quality in found[:_REFINED]:
+            finer = range(quality, _NEXT[quality])
+            found.append((edge, self._highest_that_fits(edge, finer, limit) or quality))
+        return self._attempt(*max(found, key=self._psnr)) if found else None
 
-    def _largest_that_fits(
-        self, edge: int, qualities: tuple[int, ...] | range, limit: int
-    ) -> int | None:
-        """Index of the last quality whose file fits; None if that of the first does not."""
+    def _psnr(self, setting: tuple[int, int]) -> float:
+        return self._attempt(*setting).psnr
+
+    def _highest_that_fits(self, edge: int, qualities: Sequence[int], limit: int) -> int | None:
+        """The last quality whose file fits; None if that of the first does not."""
         if len(self._encode(edge, qualities[0])) > limit:
             return None
         low, high = 0, len(qualities) - 1
@@ -129,7 +125,7 @@ class _FileFormat:
                 low = middle
             else:
                 high = middle - 1
-        return low
+        return qualities[low]
 
     def _shrink(self, edge: int) -> Image.Image:
         return _resize(self._image, _scaled(self._image.size, edge))
@@ -159,7 +155,7 @@ class _ThumbHash:
     def __init__(self, image: Image.Image) -> None:
         import thumbhash
 
-        small = _resize(image, _scaled(image.size, min(_HASHED_EDGE, max(image.size))))
+        small = _thumbnail(image)
         data = thumbhash.rgba_to_thumb_hash(*small.size, small.convert("RGBA").tobytes())
         width, height, pixels = thumbhash.thumb_hash_to_rgba(data)
         decoded = Image.frombytes("RGBA", (width, height), bytes(pixels)).convert("RGB")
@@ -171,14 +167,14 @@ class _ThumbHash:
 
 class _BlurHash:
     def __init__(self, image: Image.Image) -> None:
-        self._image = image
-        self._small = _resize(image, _scaled(image.size, min(_HASHED_EDGE, max(image.size))))
+        self._image, self._small = image, _thumbnail(image)
         self._encode = cache(self._encode_once)
 
     def best(self, limit: int) -> Attempt | None:
         """Takes for every number of columns, up to nine, the most rows that fit."""
         waves = ((columns, min(9, (limit - 4) // 2 // columns)) for columns in range(1, 10))
-        return _best(self._encode(columns, rows) for columns, rows in waves if rows > 0)
+        attempts = [self._encode(columns, rows) for columns, rows in waves if rows > 0]
+        return max(attempts, key=lambda attempt: attempt.psnr, default=None)
 
     def _encode_once(self, columns: int, rows: int) -> Attempt:
         import blurhash
@@ -187,6 +183,10 @@ class _BlurHash:
         code = blurhash.encode(self._small.copy(), columns, rows)
         decoded = blurhash.decode(code, *self._small.size).convert("RGB")
         return Attempt(len(code), f"{columns} x {rows} waves", decoded, self._image)
+
+
+def _thumbnail(image: Image.Image) -> Image.Image:
+    return _resize(image, _scaled(image.size, min(_HASHED_EDGE, max(image.size))))
 
 
 def _scaled(size: Size, edge: int) -> Size:

@@ -1,18 +1,24 @@
 """What a token file, a folder of them, a token dataset or a checkpoint holds. No torch."""
 
+import contextlib
 import json
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tokcodec import checkpoint
+from tokcodec.batch.jobs import STANDARD
 from tokcodec.checkpoint import Header, describe, find, find_by_model_id, find_own, find_with_prior
 from tokcodec.coding.prior import PREFIX
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
-from tokcodec.io.files import SUFFIX, find_files
-from tokcodec.io.remote import is_remote, location
+from tokcodec.io.files import SUFFIX
+from tokcodec.io.read import read_at_most
+from tokcodec.io.remote import is_remote, location, read_bytes, reason_of
+from tokcodec.io.walk import find_files
 from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
 
@@ -21,7 +27,8 @@ def inspect(source: str, *, tokens: bool = False, weights: str | None = None) ->
 
     Args:
         source: a token file, a folder of them, a token dataset, or a checkpoint, also by its
-            bundled name; datasets also by URL.
+            bundled name; token files and datasets also by URL; ``-``, a token file or its text
+            on standard input.
         tokens: of a token file, give the tokens, too.
         weights: the checkpoint of the token files, if it is neither bundled nor cached.
 
@@ -29,6 +36,10 @@ def inspect(source: str, *, tokens: bool = False, weights: str | None = None) ->
         TokcodecError: the source cannot be read, is damaged, or is no single token file where
             the tokens are asked for.
     """
+    if source == STANDARD:
+        with _naming("standard input"):
+            data = read_at_most(sys.stdin.buffer)
+        return _token_file("standard input", data, tokens, weights)
     path = location(source)
     if is_dataset(path):
         _refuse(tokens, source, "a dataset; export its tokens")
@@ -51,15 +62,23 @@ def _refuse(tokens: bool, source: str, what: str) -> None:
 
 
 def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
+    with _naming(str(file)):
+        if not is_remote(file) and file.suffix == checkpoint.SUFFIX:
+            with file.open("rb") as opened:
+                start = opened.read(2)
+            if not is_token_file(start):
+                _refuse(tokens, str(file), "a checkpoint; give a token file")
+                return _checkpoint(file)
+        data = read_bytes(str(file))
+    return _token_file(str(file), data, tokens, weights)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
     try:
-        with file.open("rb") as opened:
-            start = opened.read(2)
+        yield
     except OSError as error:
-        raise TokcodecError(f"cannot read: {error.strerror}", name=file) from error
-    if is_token_file(start) or file.suffix != checkpoint.SUFFIX:
-        return _token_file(file, tokens, weights)
-    _refuse(tokens, str(file), "a checkpoint; give a token file")
-    return _checkpoint(file)
+        raise TokcodecError(f"cannot read: {reason_of(error)}", name=name) from error
 
 
 def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
@@ -116,22 +135,24 @@ def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     }
 
 
-def _token_file(path: Path, with_tokens: bool, weights: str | None) -> dict[str, Any]:
+def _token_file(name: str, data: bytes, with_tokens: bool, weights: str | None) -> dict[str, Any]:
     given = find(weights) if weights else None
-    token_file = TokenFile.load(path)
+    try:
+        token_file = TokenFile.from_bytes(data)
+    except TokenFileError as error:
+        raise error.named(name) from error
     header = find_by_model_id(token_file.model_id, given)
     # Only the tokens of an entropy-coded file need its prior.
     checked = "bytes"
     tokens = None
     try:
-        if header and (with_tokens or _has_prior(token_file, given)):
+        if with_tokens or (header and _has_prior(token_file, given)):
             tokens = token_file.tokens_with(given)
-            check_tokens(tokens, header.config.quantizer.codebook_size)
-            checked = "tokens"
-        elif with_tokens:
-            tokens = token_file.tokens_with(given)
+            if header:
+                check_tokens(tokens, header.config.quantizer.codebook_size)
+                checked = "tokens"
     except TokenFileError as error:
-        raise error.named(path) from error
+        raise error.named(name) from error
     facts: dict[str, Any] = {
         "kind": "token file",
         "fit": token_file.fit,

@@ -1,25 +1,22 @@
 """Measures checkpoints on images, and baselines in no more bytes."""
 
 import math
-import multiprocessing
-import signal
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from PIL import Image
 
 from tokcodec.config.geometry import Fit
 from tokcodec.errors import EvaluationError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Name, open_baseline, require
-from tokcodec.evaluate.metrics import Scores, score
+from tokcodec.evaluate.metrics import SCORES, Scores, score
 from tokcodec.evaluate.points import Example, Point
 from tokcodec.evaluate.stats import Collector
-
-Found = tuple[int, Image.Image]  # bytes of the whole file, and the decoded image
+from tokcodec.parallel import map_ahead
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,10 @@ class Result:
 
     example: Example
     measured: tuple[Measured, ...]
+
+    def by_codec(self, point: int) -> Mapping[str, Measured]:
+        """What it gave at one point, by the name of the baseline; empty for the checkpoint."""
+        return {found.baseline or "": found for found in self.measured if found.point == point}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Row:
     gain: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Means over all images.
 
@@ -117,15 +118,22 @@ class Report:
         rows: one for each point, in the order of the checkpoints.
     """
 
-    images: int
-    failed: int
+    images: int = 0
+    failed: int = 0
     compared: bool
     max_edge: int
     size: int | None
     fit: Fit | None
     packed: bool
-    cut: bool
-    rows: tuple[Row, ...]
+    cut: bool = False
+    rows: tuple[Row, ...] = ()
+
+    @property
+    def shape(self) -> str:
+        """For people: the shape at which images were measured."""
+        if self.size:
+            return f"{self.fit} to {self.size}x{self.size}"
+        return f"at most {self.max_edge} pixels along the longer edge"
 
 
 class Means:
@@ -154,8 +162,8 @@ class Means:
     def add(self, result: Result) -> None:
         self.images += 1
         for place, (token_file, _) in result.example.own.items():
-            self._collectors[place].add_row(token_file)
-            self._collectors[place].add_bytes(token_file.file_bytes)
+            self._collectors[place].add(token_file)
+            self._collectors[place].file_bytes += token_file.file_bytes
         for measured in result.measured:
             figures = (measured.file_bytes, measured.scores)
             self._figures[measured.point, measured.baseline].append(figures)
@@ -192,17 +200,14 @@ class Means:
             known = [value for value in values if value is not None]
             return math.fsum(known) / len(known) if known and complete else None
 
-        def mean_of(name: str) -> float | None:
-            return mean(getattr(scores, name) for _, scores in figures if scores)
-
         return Mean(
             codec=baseline or self.points[place].name,
             images=len(figures),
             file_bytes=mean(size for size, _ in figures),
-            psnr=mean_of("psnr"),
-            ssim=mean_of("ssim"),
-            ms_ssim=mean_of("ms_ssim"),
-            lpips=mean_of("lpips"),
+            **{
+                name: mean(getattr(scores, name) for _, scores in figures if scores)
+                for name in SCORES
+            },
         )
 
 
@@ -222,56 +227,26 @@ def measure(
         points: of the examples.
         baselines: names of the baselines.
         lpips: whether to measure it.
-        workers: processes; with one, this process does the work.
+        workers: threads; encoders and scores leave Python's lock to each other.
     """
     limits = [point.max_bytes for point in points]
     work = partial(_measure, limits=limits, baselines=baselines, lpips=lpips)
-    if workers == 1:
-        for example in examples:
-            if isinstance(example, TokcodecError):
-                yield example
-            else:
-                yield Result(example, work(example))
-        return
-    # The search of baselines is Python to a good part, so threads would wait for each other.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torchmetrics.functional.image"])
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, _begin_process)
-    waiting: deque[tuple[Example, Future[tuple[Measured, ...]]] | TokcodecError] = deque()
-
-    def first() -> Result | TokcodecError:
-        done = waiting.popleft()
-        return done if isinstance(done, TokcodecError) else Result(done[0], done[1].result())
-
+    threads = torch.get_num_threads()
     try:
-        for example in examples:
-            if isinstance(example, TokcodecError):
-                waiting.append(example)
-            else:
-                waiting.append((example, pool.submit(work, example)))
-            if len(waiting) > 2 * workers:
-                yield first()
-        while waiting:
-            yield first()
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()  # else the exit would wait for their images
-        raise
+        begin = partial(torch.set_num_threads, 1)  # each thread of ours computes on one core
+        yield from map_ahead(work, examples, workers, 2 * workers, begin)
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_process() -> None:
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its processes
-    torch.set_num_threads(1)
+        torch.set_num_threads(threads)
 
 
 def _measure(
-    example: Example, limits: Sequence[int | None], baselines: tuple[Name, ...], lpips: bool
-) -> tuple[Measured, ...]:
+    example: Example | TokcodecError,
+    limits: Sequence[int | None],
+    baselines: tuple[Name, ...],
+    lpips: bool,
+) -> Result | TokcodecError:
+    if isinstance(example, TokcodecError):
+        return example
     original = example.original
     opened = {name: open_baseline(name, original) for name in baselines if original}
     known: dict[int, Scores] = {}  # by id of the image: one may be the best at several points
@@ -290,11 +265,4 @@ def _measure(
         for name, baseline in opened.items():
             if attempt := baseline.best(limit):
                 add(place, name, attempt.file_bytes, attempt.settings, attempt.image)
-    return tuple(measured)
-
-
-def index_by_codec(result: Result, place: int) -> Mapping[str, Measured]:
-    """What one image gave at one point, by the name of the baseline; empty for the checkpoint."""
-    return {
-        measured.baseline or "": measured for measured in result.measured if measured.point == place
-    }
+    return Result(example, tuple(measured))

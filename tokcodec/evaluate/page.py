@@ -7,18 +7,15 @@ or from the disk. Its policy lets it load nothing else, and run nothing but its 
 import base64
 import hashlib
 import html
-import io
 import json
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from string import Template
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
-from tokcodec.errors import OutputError
 from tokcodec.evaluate.baselines import TITLES, Name
 from tokcodec.evaluate.measure import Report, Result
 from tokcodec.evaluate.metrics import SCORES
@@ -26,7 +23,7 @@ from tokcodec.evaluate.plot import plot
 from tokcodec.evaluate.points import Point
 from tokcodec.evaluate.report import table, to_json
 from tokcodec.inputs.records import printable
-from tokcodec.io.files import write_atomically
+from tokcodec.io.files import output_errors, write_atomically
 
 INDEX = "index.html"
 _IMAGES = "images"
@@ -54,12 +51,10 @@ class Page:
     def __init__(self, folder: Path, points: Sequence[Point], baselines: Sequence[Name]) -> None:
         self.folder, self._points, self._baselines = folder, points, baselines
         self._images: list[dict[str, Any]] = []
-        try:
-            (folder / _IMAGES).mkdir(parents=True, exist_ok=True)
+        with output_errors(folder):
+            (folder / _IMAGES).mkdir(exist_ok=True)
             for old in [path for pattern in FILES for path in folder.glob(pattern)]:
                 old.unlink()
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", name=folder) from error
 
     def add(self, result: Result) -> None:
         """Writes the images of one result, each once.
@@ -110,13 +105,9 @@ class Page:
         )
 
     def _save(self, image: Image.Image, name: str) -> None:
-        file = io.BytesIO()
-        image.save(file, "WEBP", quality=92)
         path = self.folder / _IMAGES / f"{name}.webp"
-        try:
-            path.write_bytes(file.getvalue())  # not synced: the page is, which is written last
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", name=path) from error
+        with output_errors(path):
+            image.save(path, quality=92)  # not synced: the page is, which is written last
 
     def write(self, report: Report) -> None:
         """Writes the page, and its plots if there was something to measure.
@@ -124,10 +115,13 @@ class Page:
         Raises:
             OutputError: the file system refused.
         """
+
+        def write(name: str, data: bytes) -> None:
+            write_atomically(self.folder / name, lambda file: file.write(data))
+
         figures = to_json(report)
         for measure in _MEASURES if report.compared else ():
-            drawn = plot(figures, (measure,))
-            write_atomically(self.folder / f"{measure}.svg", partial(_put, drawn))
+            write(f"{measure}.svg", plot(figures, (measure,)))
         style, program = (_PARTS / "page.css").read_text(), (_PARTS / "page.js").read_text()
         page = Template((_PARTS / "page.html").read_text()).substitute(
             style=style,
@@ -140,7 +134,7 @@ class Page:
             plots="".join(map(_plot_element, _MEASURES)) if report.compared else "",
             table="".join(map(_row, table(figures))),
         )
-        write_atomically(self.folder / INDEX, partial(_put, page.encode()))
+        write(INDEX, page.encode())
 
     def _data(self) -> dict[str, Any]:
         """What the program reads: images, and what one may choose to see of them."""
@@ -172,10 +166,7 @@ def _about(report: Report) -> str:
     images = f"{report.images:,} image{'s' * (report.images != 1)}"
     if not report.compared:
         return f"{images}, without originals to compare with"
-    shape = f"at most {report.max_edge} pixels along the longer edge"
-    if report.size:
-        shape = f"{report.fit} to {report.size}x{report.size}"
-    return f"{images}, {shape}. Each baseline shows its best by PSNR within the bytes."
+    return f"{images}, {report.shape}. Each baseline shows its best by PSNR within the bytes."
 
 
 def _plot_element(measure: str) -> str:
@@ -200,7 +191,3 @@ def _row(cells: Sequence[str]) -> str:
 def _hash(text: str) -> str:
     """The source expression of a policy for an element of this text."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _put(data: bytes, file: BinaryIO) -> None:
-    file.write(data)

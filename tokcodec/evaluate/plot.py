@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokcodec.evaluate.baselines import NAMES, TITLES
+from tokcodec.evaluate.baselines import TITLES
 from tokcodec.evaluate.metrics import SCORES
 
 _WIDTH, _HEIGHT = 560, 380  # of a panel
@@ -13,20 +13,14 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 104, 34, 46  # margins; labels of the lines s
 _LABEL = 13  # pixels between two labels
 _NEAR = 80  # pixels to the right margin, in which lines that end there have their labels
 # Colours on light and on dark ground: of the baselines, and of checkpoints in the report's order.
-_BASELINES: dict[str, tuple[str, str]] = dict(
-    zip(
-        NAMES,
-        (
-            ("#777777", "#9a9a9a"),
-            ("#9a7043", "#c49a6c"),
-            ("#1f8a7d", "#45b8aa"),
-            ("#6a57bd", "#9d8ee6"),
-            ("#2f73b3", "#65a9e6"),
-            ("#77852a", "#b0bd58"),
-        ),
-        strict=True,
-    )
-)
+_BASELINES = {
+    "thumbhash": ("#777777", "#9a9a9a"),
+    "blurhash": ("#9a7043", "#c49a6c"),
+    "webp": ("#1f8a7d", "#45b8aa"),
+    "avif": ("#6a57bd", "#9d8ee6"),
+    "jxl": ("#2f73b3", "#65a9e6"),
+    "jpeg": ("#77852a", "#b0bd58"),
+}
 _CHECKPOINTS = (
     ("#d9480f", "#ff8a4f"),
     ("#c2255c", "#f783ac"),
@@ -55,7 +49,9 @@ def plot(report: Mapping[str, Any], measures: Sequence[str]) -> bytes:
         report: the figures as plain data.
         measures: names of scores.
     """
-    colours = _colours(report)
+    colours = dict(_BASELINES)  # by class
+    for number in range(len(_checkpoints(report))):
+        colours[f"own{number}"] = _CHECKPOINTS[number % len(_CHECKPOINTS)]
     light, dark = (
         "".join(f".{name} {{ color: {pair[shade]}; }} " for name, pair in colours.items())
         for shade in (0, 1)
@@ -75,14 +71,6 @@ def plot(report: Mapping[str, Any], measures: Sequence[str]) -> bytes:
     for number, panel in enumerate(panels):
         lines += [f'<g transform="translate({number * _WIDTH} 0)">', *panel, "</g>"]
     return "\n".join([*lines, "</svg>\n"]).encode()
-
-
-def _colours(report: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Classes of the codecs and their colours: ``own0`` of the first checkpoint, ``webp``."""
-    colours: dict[str, tuple[str, str]] = {**_BASELINES}
-    for number in range(len(_checkpoints(report))):
-        colours[f"own{number}"] = _CHECKPOINTS[number % len(_CHECKPOINTS)]
-    return colours
 
 
 def _checkpoints(report: Mapping[str, Any]) -> list[str]:

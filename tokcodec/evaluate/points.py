@@ -1,9 +1,8 @@
 """Points of the curve: what checkpoints make of images at every rate that is measured."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeVar
 
 from PIL import Image
 
@@ -12,12 +11,11 @@ from tokcodec.config import PreprocessingConfig, geometry
 from tokcodec.config.geometry import Fit, Placement, Size
 from tokcodec.errors import EvaluationError, ImageError, TokcodecError
 from tokcodec.evaluate.metrics import SMALLEST_EDGE
-from tokcodec.image import Source, read_tiles
+from tokcodec.image import read_tiles
 from tokcodec.inputs.records import Record
 from tokcodec.tokenfile import TokenFile
 
-T = TypeVar("T")
-Own = dict[int, tuple[TokenFile, Image.Image]]
+Own = dict[int, tuple[TokenFile, Image.Image]]  # by index of the point
 
 BYTES = (40, 64, 100, 150, 232, 434, 600, 800)  # limits that are measured by default
 MAX_EDGE = 384  # pixels of the longer edge of the images that are measured, by default
@@ -68,7 +66,7 @@ class Example:
     name: str
     original: Image.Image | None
     shape: Size
-    own: Mapping[int, tuple[TokenFile, Image.Image]]
+    own: Own
 
 
 def any_size(codec: Codec) -> bool:
@@ -147,15 +145,15 @@ def encoded(
         packed: do not entropy-code the token files.
         workers: threads.
     """
-    for batch in _batches(records):
+    records = iter(records)
+    while batch := list(islice(records, _BATCH)):
         found = [_read(record, fit, size, max_edge) for record in batch]
         images = {n: image for n, image in enumerate(found) if isinstance(image, Image.Image)}
         own: dict[int, Own] = {n: {} for n in images}
         for place, point in enumerate(points):
             for n, file, image in _through(point, images, packed, workers):
                 own[n][place] = file, image
-        for n, record in enumerate(batch):
-            read = found[n]
+        for n, (record, read) in enumerate(zip(batch, found, strict=True)):
             if isinstance(read, TokcodecError):
                 yield read
             else:
@@ -189,37 +187,26 @@ def _through(
 
 def _read(record: Record, fit: Fit, size: int | None, max_edge: int) -> Image.Image | TokcodecError:
     try:
-        return read_square(record, size, fit) if size else read_image(record, max_edge)
+        return read_image(record, fit, size, max_edge)
     except ImageError as error:
         return error
 
 
-def read_square(source: Source, size: int, fit: Fit) -> Image.Image:
-    """An image, as a square of this size.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    return _tile(source, lambda original: geometry.place(fit, original, (size, size)))
-
-
-def read_image(record: Record, max_edge: int) -> Image.Image:
-    """An image in its own shape, resized to ``within(size, max_edge)``.
+def read_image(record: Record, fit: Fit, size: int | None, max_edge: int) -> Image.Image:
+    """An image as a square of this size; without one, in its own shape (see ``within``).
 
     Raises:
         ImageError: it cannot be read, or is too small to be measured.
     """
 
     def place(original: Size) -> Placement:
+        if size:
+            return geometry.place(fit, original, (size, size))
         return geometry.place("aspect", original, within(original, max_edge))
 
-    image = _tile(record, place)
+    image = Image.fromarray(read_tiles(record, PreprocessingConfig(), place).pixels[0])
     require_size(record.name, image.size)
     return image
-
-
-def _tile(source: Source, place: Callable[[Size], Placement]) -> Image.Image:
-    return Image.fromarray(read_tiles(source, PreprocessingConfig(), place).pixels[0])
 
 
 def within(size: Size, max_edge: int) -> Size:
@@ -242,9 +229,3 @@ def require_size(name: str, size: Size) -> None:
             f"{size[0]}x{size[1]} pixels: MS-SSIM needs at least {SMALLEST_EDGE} along each edge",
             name=name,
         )
-
-
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
-    ahead = iter(items)
-    while batch := list(islice(ahead, _BATCH)):
-        yield batch

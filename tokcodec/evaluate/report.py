@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from tokcodec.evaluate.baselines import TITLES, Name
-from tokcodec.evaluate.measure import Report, Result, index_by_codec
+from tokcodec.evaluate.measure import Report, Result
 from tokcodec.evaluate.metrics import SCORES
 from tokcodec.evaluate.plot import plot
 from tokcodec.evaluate.points import Point
@@ -30,17 +30,9 @@ _GAP, _HEAD = 4, 20
 
 def to_json(report: Report) -> dict[str, Any]:
     """The report as plain data, with four decimals."""
-    plain = _rounded(dataclasses.asdict(report))
-    assert isinstance(plain, dict)
+    text = json.dumps(dataclasses.asdict(report))
+    plain: dict[str, Any] = json.loads(text, parse_float=lambda value: round(float(value), 4))
     return plain
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def table(report: dict[str, Any]) -> list[list[str]]:
@@ -94,6 +86,7 @@ class ReportFolder:
     """Gathers results, and fills a folder with them.
 
     Args:
+        folder: the folder.
         points: of the evaluation.
         baselines: names of the baselines.
         images: how many there are; twelve of them, evenly spread, are shown on the sheets, or
@@ -101,40 +94,40 @@ class ReportFolder:
     """
 
     def __init__(
-        self, points: Sequence[Point], baselines: Sequence[Name], images: int | None
+        self, folder: Path, points: Sequence[Point], baselines: Sequence[Name], images: int | None
     ) -> None:
-        self.points, self.baselines = points, baselines
+        self.folder, self.points, self.baselines = folder, points, baselines
         images = SHEET_IMAGES if images is None else images
         count = min(SHEET_IMAGES, images)
-        self._shown = {n * images // count for n in range(count)} if count else set()
+        self._shown = {n * images // count for n in range(count)}
         self._results: list[Result] = []
         self._seen = 0
         self._lines: list[dict[str, Any]] = []
 
     def add(self, result: Result) -> None:
+        """Keeps the figures of one result and, for some, its images."""
         if self._seen in self._shown:
             self._results.append(result)
         self._seen += 1
         for measured in result.measured:
-            assert measured.scores
-            point, scores = self.points[measured.point], dataclasses.asdict(measured.scores)
-            if measured.scores.lpips is None:
-                del scores["lpips"]
+            point = self.points[measured.point]
             file = None if measured.baseline else result.example.own[measured.point][0]
-            line = {
-                "image": result.example.name,
-                "checkpoint": point.name,
-                "max_bytes": point.max_bytes,
-                "max_tokens": point.tokens,
-                "codec": measured.baseline or point.name,
-                "tokens": file.num_tokens if file else None,
-                "file_bytes": measured.file_bytes,
-                "settings": measured.settings,
-                **scores,
-            }
-            self._lines.append(_rounded(line))
+            scores = {name: getattr(measured.scores, name) for name in SCORES}
+            self._lines.append(
+                {
+                    "image": result.example.name,
+                    "checkpoint": point.name,
+                    "max_bytes": point.max_bytes,
+                    "max_tokens": point.tokens,
+                    "codec": measured.baseline or point.name,
+                    "tokens": file.num_tokens if file else None,
+                    "file_bytes": measured.file_bytes,
+                    "settings": measured.settings,
+                    **{name: round(s, 4) for name, s in scores.items() if s is not None},
+                }
+            )
 
-    def write(self, folder: Path, report: Report) -> None:
+    def write(self, report: Report) -> None:
         """Writes images.csv, plot.svg, sheet-CHECKPOINT-RATE.jpg and report.json.
 
         Files of an earlier report are removed.
@@ -142,12 +135,12 @@ class ReportFolder:
         Raises:
             OutputError: one of them cannot be written.
         """
-        (folder / FIGURES).unlink(missing_ok=True)
-        for old in folder.glob(_SHEETS):
+        (self.folder / FIGURES).unlink(missing_ok=True)
+        for old in self.folder.glob(_SHEETS):
             old.unlink()
 
         def write(name: str, data: bytes) -> None:
-            write_atomically(folder / name, lambda file: file.write(data))
+            write_atomically(self.folder / name, lambda file: file.write(data))
 
         lines = io.StringIO()
         writer = csv.DictWriter(lines, list(self._lines[0]))
@@ -170,7 +163,7 @@ def _sheet(
     place: int, point: Point, baselines: Sequence[Name], results: Sequence[Result]
 ) -> Image.Image:
     """A row for each image: the original, the checkpoint, then the baselines with any file."""
-    found = [index_by_codec(result, place) for result in results]
+    found = [result.by_codec(place) for result in results]
     codecs = ["", *(name for name in baselines if any(name in codecs for codecs in found))]
     shapes = [result.example.shape for result in results]
     step = max((width for width, _ in shapes), default=0) + _GAP

@@ -1,13 +1,15 @@
 """``evaluate`` and ``page``: the two calls behind the commands of these names."""
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
 from tokcodec.batch.jobs import images as images_of
-from tokcodec.batch.jobs import refuse_remote
 from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import EvaluationError, Hint, OutputError, TokcodecError
@@ -16,43 +18,22 @@ from tokcodec.evaluate.measure import Means, Report, Result, measure
 from tokcodec.evaluate.metrics import require_lpips
 from tokcodec.evaluate.page import FILES as PAGE_FILES
 from tokcodec.evaluate.page import Page
-from tokcodec.evaluate.points import (
-    BYTES,
-    MAX_EDGE,
-    Example,
-    Point,
-    encoded,
-    points_of,
-    square_size,
-)
+from tokcodec.evaluate.points import BYTES, MAX_EDGE, Example, encoded, points_of, square_size
 from tokcodec.evaluate.report import FILES as REPORT_FILES
 from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.files import output_errors, refuse_remote
+from tokcodec.io.lock import locked
+from tokcodec.io.read import MAX_BYTES
 
 SquareFit = Literal["crop", "stretch", "pad"]
+# Called for each image, with the number of all images if it is known, and with its error if it
+# could not be measured.
+Progress = Callable[[int | None, TokcodecError | None], object]
 
-UNFINISHED = ".unfinished"  # lies in a folder whose files may be overwritten
+UNFINISHED = ".unfinished"  # marks a folder whose files may be overwritten
 # What the extra ``metrics`` installs, by the names that are imported.
 _PACKAGES = ("torchmetrics", "pillow_jxl", "thumbhash", "blurhash")
-
-
-class Progress(Protocol):
-    """Follows the work; ``total`` is set when the number of images is known."""
-
-    total: int | None
-
-    def move(self) -> None: ...
-    def fail(self, error: TokcodecError) -> None: ...
-
-
-class _Silent:
-    """Follows nothing."""
-
-    total: int | None = None
-
-    def move(self) -> None: ...
-    def fail(self, error: TokcodecError) -> None: ...
 
 
 def evaluate(
@@ -71,7 +52,7 @@ def evaluate(
     workers: int = 1,
     max_image_bytes: int = MAX_BYTES,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda _total, _error: None,
 ) -> Report:
     """Measures checkpoints and baselines on images, at several rates.
 
@@ -87,46 +68,31 @@ def evaluate(
         max_edge: larger images are first resized to this many pixels along the longer edge.
         lpips: measure LPIPS, too; needs torchvision, and downloads a network.
         device: where the models run.
-        workers: processes that measure. With more than one, a script that calls this needs
-            ``if __name__ == "__main__":``.
+        workers: threads that measure.
         max_image_bytes: images of more bytes fail.
         overwrite: replace an existing report.
-        progress: follows the work, and receives the images that cannot be read.
+        progress: called for each image.
 
     Raises:
         EvaluationError: the checkpoints cannot be compared, a package or a baseline is missing,
             or no image could be measured.
-        OutputError: the output holds a report already, or cannot be written.
+        OutputError: the output holds a report already, lies in a source, is written to by another
+            run, or cannot be written.
     """
     names = _checked(baselines)
     images, records = images_of(sources, max_image_bytes)
-    if output:
-        _prepare(output, REPORT_FILES, overwrite)
-    if lpips:
-        require_lpips()
-    points = points_of((Codec.load(name, device) for name in weights), tokens, bytes)
-    size = square_size(points)
-    means = Means(points, names)
-    folder = ReportFolder(points, names, images)
-    examples = encoded(records, points, fit, size, max_edge, packed, workers)
-    take = folder.add if output else None  # it keeps images, which nothing else needs
-    _measure(means, examples, lpips, workers, images, progress, take)
-    _require_images(means, sources)
-    report = Report(
-        images=means.images,
-        failed=means.failed,
-        compared=True,
-        max_edge=max_edge,
-        size=size,
-        fit=fit if size else None,
-        packed=packed,
-        cut=False,
-        rows=means.rows(),
-    )
-    if output:
-        folder.write(output, report)
-        (output / UNFINISHED).unlink()
-    return report
+    with _writing(output, REPORT_FILES, sources, overwrite) if output else nullcontext():
+        if lpips:
+            require_lpips()
+        points = points_of((Codec.load(name, device) for name in weights), tokens, bytes)
+        size = square_size(points)
+        means = Means(points, names)
+        folder = ReportFolder(output, points, names, images) if output else None
+        examples = encoded(records, points, fit, size, max_edge, packed, workers)
+        settings = Report(
+            compared=True, max_edge=max_edge, size=size, fit=fit if size else None, packed=packed
+        )
+        return _run(settings, examples, means, lpips, workers, folder, images, sources, progress)
 
 
 def page(
@@ -146,10 +112,11 @@ def page(
     workers: int = 1,
     max_image_bytes: int = MAX_BYTES,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = lambda _total, _error: None,
 ) -> Report:
-    """Writes a page to compare images on: of images, as ``evaluate`` measures them, or of token
-    files and token datasets, as they are.
+    """Writes a page to compare images on.
+
+    It shows images as ``evaluate`` measures them, or token files and token datasets as they are.
 
     Args:
         sources: images, or token files: files, folders, globs, token datasets.
@@ -163,7 +130,7 @@ def page(
 
     Raises:
         EvaluationError: as ``evaluate``; or sources of both kinds.
-        OutputError: the output holds a page already, or cannot be written.
+        OutputError: as ``evaluate``.
     """
     kinds = {is_tokens(source) for source in sources}
     if len(kinds) > 1:
@@ -173,42 +140,73 @@ def page(
         raise EvaluationError("originals are for token files: images are compared with themselves")
     compared = bool(originals) or not of_tokens
     names = _checked(baselines) if compared else ()
-    _prepare(output, PAGE_FILES, overwrite)
-    images: int | None
-    size: int | None = None
-    examples: Iterable[Example | TokcodecError]
-    points: tuple[Point, ...]
-    if of_tokens:
-        gathered = gather_tokens(sources, weights, compared, limit, device)
-        points, images, cut = gathered.points, len(gathered.files), gathered.cut
-        known = named(originals, gathered.files) if originals else None
-        examples = decoded(gathered, known, max_edge, workers)
-    else:
-        found, records = images_of(sources, max_image_bytes)
-        images = min(found, limit) if found and limit else found
-        cut = found is not None and images != found
-        loaded = (Codec.load(name, device) for name in weights or (DEFAULT_WEIGHTS,))
-        points = points_of(loaded, tokens, bytes)
-        size = square_size(points)
-        shown = islice(records, limit)
-        examples = encoded(shown, points, fit, size, max_edge, packed, workers)
-    means = Means(points, names)
-    made = Page(output, points, names)
-    _measure(means, examples, False, workers, images, progress, made.add)
-    _require_images(means, sources)
-    report = Report(
-        images=means.images,
-        failed=means.failed,
-        compared=compared,
-        max_edge=max_edge,
-        size=size,
-        fit=fit if size else None,
-        packed=packed,
-        cut=cut,
-        rows=means.rows(),
-    )
-    made.write(report)
-    (output / UNFINISHED).unlink()
+    with _writing(output, PAGE_FILES, [*sources, *originals], overwrite):
+        size, images = None, None
+        examples: Iterator[Example | TokcodecError]
+        if of_tokens:
+            gathered = gather_tokens(sources, weights, compared, limit, device)
+            points, images, cut = gathered.points, len(gathered.files), gathered.cut
+            known = named(originals, gathered.files) if originals else None
+            examples = decoded(gathered, known, max_edge, workers)
+        else:
+            found, records = images_of(sources, max_image_bytes)
+            images = min(found, limit) if found and limit else found
+            cut = found != images
+            loaded = (Codec.load(name, device) for name in weights or (DEFAULT_WEIGHTS,))
+            points = points_of(loaded, tokens, bytes)
+            size = square_size(points)
+            shown = islice(records, limit)
+            examples = encoded(shown, points, fit, size, max_edge, packed, workers)
+        means = Means(points, names)
+        settings = Report(
+            compared=compared,
+            max_edge=max_edge,
+            size=size,
+            fit=fit if size else None,
+            packed=packed,
+            cut=cut,
+        )
+        folder = Page(output, points, names)
+        return _run(settings, examples, means, False, workers, folder, images, sources, progress)
+
+
+class _Folder(Protocol):
+    """What is made of results; ``write`` is called once, after the last one."""
+
+    def add(self, result: Result) -> None: ...
+    def write(self, report: Report) -> None: ...
+
+
+def _run(
+    settings: Report,
+    examples: Iterable[Example | TokcodecError],
+    means: Means,
+    lpips: bool,
+    workers: int,
+    folder: _Folder | None,
+    images: int | None,
+    sources: Sequence[str],
+    progress: Progress,
+) -> Report:
+    """Measures all examples, adds them to ``folder``, and fills in the report.
+
+    Raises:
+        EvaluationError: no image was measured.
+    """
+    for result in measure(examples, means.points, means.baselines, lpips, workers):
+        if isinstance(result, TokcodecError):
+            means.failed += 1
+            progress(images, result)
+            continue
+        means.add(result)
+        if folder:
+            folder.add(result)
+        progress(images, None)
+    if not means.images:
+        raise EvaluationError("no image could be measured", name=", ".join(sources))
+    report = replace(settings, images=means.images, failed=means.failed, rows=means.rows())
+    if folder:
+        folder.write(report)
     return report
 
 
@@ -227,58 +225,36 @@ def _checked(baselines: Sequence[Name]) -> tuple[Name, ...]:
     return tuple(name for name in NAMES if name in baselines)
 
 
-def _measure(
-    means: Means,
-    examples: Iterable[Example | TokcodecError],
-    lpips: bool,
-    workers: int,
-    images: int | None,
-    progress: Progress | None,
-    take: Callable[[Result], object] | None,
-) -> None:
-    """Measures all examples; each result is also given to ``take``."""
-    progress = progress or _Silent()
-    progress.total = images
-    for result in measure(examples, means.points, means.baselines, lpips, workers):
-        if isinstance(result, TokcodecError):
-            means.failed += 1
-            progress.fail(result)
-            continue
-        means.add(result)
-        if take:
-            take(result)
-        progress.move()
-
-
-def _require_images(means: Means, sources: Sequence[str]) -> None:
-    """
-    Raises:
-        EvaluationError: no image was measured.
-    """
-    if not means.images:
-        raise EvaluationError("no image could be measured", name=", ".join(sources))
-
-
-def _prepare(folder: Path, files: Iterable[str], overwrite: bool) -> None:
-    """Makes the folder of a report or a page before anything is measured.
+@contextmanager
+def _writing(
+    folder: Path, files: Iterable[str], sources: Iterable[str], overwrite: bool
+) -> Iterator[None]:
+    """Makes the folder of a report or a page, and keeps other runs out while the block runs.
 
     Args:
         folder: the folder.
         files: globs of what will be written.
-        overwrite: whether what is there may be overwritten.
+        sources: what is read.
+        overwrite: whether files may be overwritten; those of a run that was stopped always may.
 
     Raises:
-        OutputError: something of it is there already, or the folder cannot be made.
+        OutputError: there are such files already, the folder lies in a source, where later runs
+            would read what is written, another run is writing to it, or it cannot be written.
     """
     refuse_remote(folder)
     if str(folder) in ("-", "."):
         raise OutputError("cannot take the output", name=folder, hint=Hint.OTHER_OUTPUT)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        unfinished = (folder / UNFINISHED).exists()  # by a run that was stopped
+    path = Path(os.path.realpath(folder))
+    for source in filter(os.path.isdir, sources):
+        if path.is_relative_to(os.path.realpath(source)):
+            reason = f"lies in the source {source}, whose images later runs would read"
+            raise OutputError(reason, name=folder, hint=Hint.OTHER_OUTPUT)
+    marker = folder / UNFINISHED
+    with locked(folder):
         taken = [path.name for pattern in files for path in folder.glob(pattern)]
-        if taken and not unfinished and not overwrite:
+        if taken and not marker.exists() and not overwrite:
             raise OutputError(f"holds {taken[0]} already", name=folder, hint=Hint.OVERWRITE)
-        (folder / UNFINISHED).touch()
-    except OSError as error:
-        raise OutputError(f"cannot be a folder: {error.strerror}", name=folder) from error
+        with output_errors(folder):
+            marker.touch()
+        yield
+        marker.unlink(missing_ok=True)

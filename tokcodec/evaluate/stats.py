@@ -1,7 +1,8 @@
 """The compression report of a set of token files: true bytes, and how the codebook is used."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from tokcodec import checkpoint
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import DatasetError, FailedRowError, TokcodecError, TokenFileError
-from tokcodec.io.files import find_files
 from tokcodec.io.remote import location
+from tokcodec.io.walk import find_files
 from tokcodec.tokenfile import SUFFIX, TokenFile
 
 
@@ -59,47 +60,42 @@ class Report:
 class Collector:
     """Adds token files up, one at a time, in memory that does not grow with their number.
 
-    ``header`` is of their model, if that may be neither bundled nor cached.
+    Args:
+        header: of their model, if that may be neither bundled nor cached.
+
+    Attributes:
+        failed: token files and rows that could not be read.
+        file_bytes: of the token files, or of the files of a dataset.
     """
 
     def __init__(self, header: checkpoint.Header | None = None) -> None:
-        self.failed = 0
+        self.failed = self.file_bytes = 0
         self._header = header
-        self._images = self._pixels = self._file_bytes = self._tokens = self._payload_bits = 0
+        self._images = self._pixels = self._tokens = self._payload_bits = 0
         self._source_bytes: int | None = 0
-        self._counts: dict[bytes, dict[int, int]] = {}
+        self._counts: dict[bytes, Counter[int]] = defaultdict(Counter)
 
-    def add(self, token_file: TokenFile, path: Path) -> None:
-        """Counts a token file read from ``path``, and its image if that is in the same folder.
+    def add(self, token_file: TokenFile, source_bytes: int | None = None) -> None:
+        """Counts a token file, or a row of a dataset, but not its ``file_bytes``.
+
+        Args:
+            token_file: what is counted.
+            source_bytes: bytes of the image file, if that is known.
 
         Raises:
             TokenFileError: its tokens cannot be read.
         """
-        self._count(token_file)
-        self._file_bytes += token_file.file_bytes
-        source = path.with_name(path.name.removesuffix(SUFFIX))
-        if self._source_bytes is not None:
-            found = source != path and source.is_file()
-            self._source_bytes = self._source_bytes + source.stat().st_size if found else None
-
-    def add_row(self, row: TokenFile) -> None:
-        """Counts a row of a token dataset; ``add_bytes`` counts its bytes on disk."""
-        self._source_bytes = None
-        self._count(row)
-
-    def add_bytes(self, count: int) -> None:
-        """Counts the bytes of a dataset's files."""
-        self._file_bytes += count
-
-    def _count(self, token_file: TokenFile) -> None:
         tokens = token_file.tokens_with(self._header)
         self._images += 1
         self._pixels += token_file.width * token_file.height
         self._tokens += token_file.num_tokens
         self._payload_bits += token_file.payload_bits
-        counts = self._counts.setdefault(token_file.model_id, {})
-        for token, count in zip(*np.unique(tokens, return_counts=True), strict=True):
-            counts[int(token)] = counts.get(int(token), 0) + int(count)
+        known = source_bytes is not None and self._source_bytes is not None
+        self._source_bytes = self._source_bytes + source_bytes if known else None  # type: ignore[operator]
+        used, counts = np.unique(tokens, return_counts=True)
+        self._counts[token_file.model_id].update(
+            dict(zip(used.tolist(), counts.tolist(), strict=True))
+        )
 
     def report(self) -> Report:
         raw_bytes = 3 * self._pixels
@@ -111,19 +107,19 @@ class Collector:
             size = header.config.quantizer.codebook_size if header else None
             used = len(counts)
             usage = used / size if size else None
-            entropy = _entropy(counts.values())
+            entropy = _entropy(counts)
             perplexity = 2**entropy
         return Report(
             images=self._images,
             failed=self.failed,
             raw_bytes=raw_bytes,
             source_bytes=source_bytes,
-            file_bytes=self._file_bytes,
+            file_bytes=self.file_bytes,
             tokens=self._tokens,
             payload_bits=self._payload_bits,
-            bits_per_pixel=8 * self._file_bytes / self._pixels if self._pixels else None,
-            ratio_raw=raw_bytes / self._file_bytes if self._images else None,
-            ratio_source=source_bytes / self._file_bytes if source_bytes is not None else None,
+            bits_per_pixel=8 * self.file_bytes / self._pixels if self._pixels else None,
+            ratio_raw=raw_bytes / self.file_bytes if self._images else None,
+            ratio_source=source_bytes / self.file_bytes if source_bytes is not None else None,
             models=tuple(sorted(model_id.hex() for model_id in self._counts)),
             codebook_size=size,
             tokens_used=used,
@@ -156,7 +152,9 @@ def stats(
             continue
         for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
             try:
-                collector.add(TokenFile.load(path), path)
+                token_file = TokenFile.load(path)
+                collector.add(token_file, _source_bytes(path))
+                collector.file_bytes += token_file.file_bytes
             except TokenFileError as error:
                 failed(error.named(path))
                 collector.failed += 1
@@ -168,7 +166,7 @@ def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecErr
     from tokcodec.dataset.reader import open_dataset, token_files
 
     dataset = open_dataset(path)
-    collector.add_bytes(dataset.file_bytes)
+    collector.file_bytes += dataset.file_bytes
     without = 0
     for name, row in token_files(dataset):
         if isinstance(row, FailedRowError):
@@ -177,14 +175,19 @@ def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecErr
             failed(row.named(name))
             collector.failed += 1
         else:
-            collector.add_row(row)
+            collector.add(row)
     if without:
         reason = f"{without:,} of {len(dataset):,} rows failed when they were made"
         failed(FailedRowError(reason, name=path))
     collector.failed += without
 
 
-def _entropy(counts: Iterable[int]) -> float:
-    counts = list(counts)
-    total = sum(counts)
-    return math.fsum(-n / total * math.log2(n / total) for n in counts)
+def _source_bytes(path: Path) -> int | None:
+    """The bytes of the image in the folder of its token file; None if there is none."""
+    source = path.with_name(path.name.removesuffix(SUFFIX))
+    return source.stat().st_size if source != path and source.is_file() else None
+
+
+def _entropy(counts: Counter[int]) -> float:
+    total = counts.total()
+    return math.fsum(-n / total * math.log2(n / total) for n in counts.values())

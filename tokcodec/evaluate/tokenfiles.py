@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
-from PIL import Image
-
 from tokcodec.checkpoint import Header, find, find_by_model_id
 from tokcodec.codec import Codec
 from tokcodec.config.geometry import Size
@@ -25,7 +23,6 @@ from tokcodec.evaluate.points import (
     Own,
     Point,
     read_image,
-    read_square,
     require_size,
     within,
 )
@@ -168,59 +165,44 @@ def decoded(
     yield from gathered.problems
     names = list(gathered.files)
     for start in range(0, len(names), _BATCH):
-        batch = names[start : start + _BATCH]
-        shapes = {name: _shape(gathered.files[name].values(), max_edge) for name in batch}
-        own: dict[str, Own] = {name: {} for name in batch}
-        failed = {name: found for name, found in shapes.items() if isinstance(found, TokcodecError)}
+        batch = {name: gathered.files[name] for name in names[start : start + _BATCH]}
+        failed: dict[str, TokcodecError] = {}
+        shapes: dict[str, Size] = {}
+        for name, files in batch.items():
+            try:
+                shapes[name] = _shape(files.values(), max_edge)
+            except TokenFileError as error:
+                failed[name] = error
+        own: dict[str, Own] = {name: {} for name in shapes}
         for place, point in enumerate(gathered.points):
-            files = {
-                name: gathered.files[name][place]
-                for name in batch
-                if place in gathered.files[name] and name not in failed
-            }
-            for name, image in _decode(point.codec, files, shapes, workers):
-                if isinstance(image, TokcodecError):
-                    failed[name] = image
-                else:
-                    own[name][place] = files[name], image
+            there = sorted(
+                (name for name in shapes if place in batch[name]), key=shapes.__getitem__
+            )
+            for size, same in groupby(there, key=shapes.__getitem__):
+                items = [(name, batch[name][place]) for name in same]
+                for name, image in point.codec.decompress_stream(items, size=size, workers=workers):
+                    if isinstance(image, TokcodecError):
+                        failed[name] = image
+                    else:
+                        own[name][place] = batch[name][place], image
         for name in batch:
-            shape = shapes[name]
-            if name in failed or isinstance(shape, TokcodecError):
+            if name in failed:
                 yield failed[name].named(name)
-            elif originals is None:
-                yield Example(name, None, shape, own[name])
-            elif name not in originals:
-                yield ImageError("its image is not among the originals", name=name)
             else:
-                yield _compared(name, originals[name], shape, own[name], max_edge)
+                yield _example(name, shapes[name], own[name], originals, max_edge)
 
 
-def _decode(
-    codec: Codec,
-    files: Mapping[str, TokenFile],
-    shapes: Mapping[str, Size | TokcodecError],
-    workers: int,
-) -> Iterator[tuple[str, Image.Image | TokcodecError]]:
-    """Images at these shapes; those of one shape are decoded together."""
+def _shape(files: Collection[TokenFile], max_edge: int) -> Size:
+    """Width and height to show an image at, of which there are these token files.
 
-    def shape(name: str) -> Size:
-        found = shapes[name]
-        assert not isinstance(found, TokcodecError)
-        return found
-
-    for size, names in groupby(sorted(files, key=shape), key=shape):
-        items = [(name, files[name]) for name in names]
-        yield from codec.decompress_stream(items, size=size, workers=workers)
-
-
-def _shape(files: Collection[TokenFile], max_edge: int) -> Size | TokcodecError:
-    """Width and height to show an image at, of which there are these token files."""
+    Raises:
+        TokenFileError: they are of images of different sizes.
+    """
     found = {_output(file) for file in files}
     if len(found) > 1:
         sizes = " and ".join(sorted(f"{width}x{height}" for width, height in found))
-        return TokenFileError(f"its token files are of images of different sizes, {sizes}")
-    (size,) = found
-    return within(size, max_edge)
+        raise TokenFileError(f"its token files are of images of different sizes, {sizes}")
+    return within(found.pop(), max_edge)
 
 
 def _output(file: TokenFile) -> Size:
@@ -228,14 +210,18 @@ def _output(file: TokenFile) -> Size:
     return (short, short) if file.fit == "crop" else (file.width, file.height)
 
 
-def _compared(
-    name: str, record: Record, shape: Size, own: Own, max_edge: int
+def _example(
+    name: str, shape: Size, own: Own, originals: Mapping[str, Record] | None, max_edge: int
 ) -> Example | TokcodecError:
-    """An example with its original, brought to the shape of the decoded images."""
-    cropped = any(file.fit == "crop" for file, _ in own.values())
+    """An example; with originals, these are brought to the shape of the decoded images."""
+    if originals is None:
+        return Example(name, None, shape, own)
+    if name not in originals:
+        return ImageError("its image is not among the originals", name=name)
+    square = shape[0] if any(file.fit == "crop" for file, _ in own.values()) else None
     try:
         require_size(name, shape)
-        image = read_square(record, shape[0], "crop") if cropped else read_image(record, max_edge)
+        image = read_image(originals[name], "crop", square, max_edge)
     except ImageError as error:
         return error
     if image.size != shape:

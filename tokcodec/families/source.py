@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tokcodec.errors import CheckpointError, Hint
+from tokcodec.errors import CheckpointError, Hint, quoted
 from tokcodec.families.reading import Array, Stored
 from tokcodec.families.torch_file import open_torch
 from tokcodec.io.json import DEPTH, parse_json
+from tokcodec.io.read import read_text
+from tokcodec.io.remote import reason_of
 from tokcodec.io.tensorfile import open_tensors
 
 _CONFIGS = ("config.json", "config.yaml")
@@ -80,19 +83,15 @@ class Source:
             return None
         parse = parse_json if self.config.suffix == ".json" else _parse_yaml
         try:
-            if self.config.stat().st_size > _CONFIG:
-                raise ValueError(f"more than {_CONFIG:,} bytes")
-            fields = parse(self.config.read_text(encoding="utf-8"))
+            fields = parse(read_text(self.config, _CONFIG))
         except ImportError as error:
             raise CheckpointError(
                 "needs PyYAML: pip install 'tokcodec[yaml]'", name=self.config
             ) from error
         except (OSError, ValueError, RecursionError) as error:
-            reason = str(error).splitlines()[0]
             kind = self.config.suffix[1:].upper()
-            raise CheckpointError(
-                f"cannot read as {kind}: {reason}", name=self.config, hint=Hint.NAME_FAMILY
-            ) from error
+            reason = f"cannot read as {kind}: {reason_of(error)}"
+            raise CheckpointError(reason, name=self.config, hint=Hint.NAME_FAMILY) from error
         if not isinstance(fields, dict):
             raise CheckpointError("expected an object", name=self.config, hint=Hint.NAME_FAMILY)
         return fields
@@ -155,6 +154,11 @@ def _read(path: Path, file: Any, name: str) -> Array:
 
 
 def _parse_yaml(text: str) -> Any:
+    """The value of a YAML text that says what JSON can say.
+
+    Raises:
+        ValueError: it is none, or has tags, aliases, dates, or more levels than are read.
+    """
     import yaml
 
     try:
@@ -163,13 +167,17 @@ def _parse_yaml(text: str) -> Any:
             # A part that is named and taken many times may be larger than any memory.
             if isinstance(event, yaml.AliasEvent):
                 raise ValueError("it has aliases, which are not read")
+            if tag := getattr(event, "tag", None):  # it may name any type, and fit no value
+                raise ValueError(f"it has tags, which are not read: {quoted(tag)}")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH:
                 raise ValueError(f"nested deeper than {DEPTH} levels")
-        return yaml.safe_load(text)
+        return parse_json(json.dumps(yaml.safe_load(text)))
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except TypeError as error:  # of dates and binary data
+        raise ValueError(f"it has a value or a key that JSON has not: {error}") from error
 
 
 def locate(text: str) -> Source:

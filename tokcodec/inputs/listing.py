@@ -1,9 +1,10 @@
-"""What commands read: files, folders, globs, WebDataset tars, Parquet; local, or URLs for fsspec.
+"""Lists the images of files, folders, globs, WebDataset tars and Parquet files, local or at URLs.
 
-Listing reads no image. A listing is a sequence of ``Batch``es: files together, or one tar, or a
-range of a Parquet file; a batch can be read again at any time and gives the same records.
+Listing does not read images. It returns ``Batch``es: some files, one tar, or some rows of a Parquet
+file. A batch can be read again at any time, and then gives the same records.
 """
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -19,7 +20,8 @@ from tokcodec.inputs.records import ABSENT, Files, Stamp, printable
 from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
 from tokcodec.io.files import SUFFIX
 from tokcodec.io.find import find, is_one_file, stamp_of
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES, read_text
+from tokcodec.io.remote import is_remote, reason_of
 
 _DECODED = (".png", ".jpg", ".webp")  # what decode writes
 _MOST_KINDS = 8  # of what was skipped, by name
@@ -28,14 +30,14 @@ Batch = Files | Tar | Rows
 
 @dataclass
 class Selection:
-    """Which files of the sources are taken, and what those lie among.
+    """Selects files of the sources, and counts the others.
 
     Attributes:
-        include: globs, one of which fits the path below the source if there are any; ``*`` goes
-            across folders.
-        exclude: globs, none of which does.
-        follow: into links to folders, too.
-        skipped: what else lies in folders, counted by extension or kind.
+        include: globs; if there are any, the path below the source must match one. ``*`` also
+            matches ``/``.
+        exclude: globs that the path must not match.
+        follow: follow links to folders.
+        skipped: the number of other files in folders, by extension or kind.
     """
 
     include: Sequence[str] = ()
@@ -50,7 +52,8 @@ class Selection:
         return (not self.include or fits(self.include)) and not fits(self.exclude)
 
     def told(self) -> str | None:
-        """One line on what was skipped, but for what is an input, if of another command."""
+        """One line about skipped files; None if there are none. Inputs of other commands are left
+        out."""
         inputs = {*extensions(), SUFFIX, PARQUET_SUFFIX}
         counts = Counter({what: n for what, n in self.skipped.items() if what not in inputs})
         if not counts:
@@ -71,17 +74,18 @@ def list_inputs(
     max_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
 ) -> list[Batch]:
-    """All images of the sources, each file once, in a stable order: files, then tars and Parquet.
+    """Lists all images of the sources in a stable order: files, then tars and Parquet files. A file
+    that several sources name is listed once.
 
     Args:
         sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec.
-        listed: further image files, by name; their keys are these names.
+        listed: names of more image files; these names are their keys.
         size, label, max_bytes: see ``gather``.
-        without: files, and folders, that are no inputs wherever they lie.
+        without: files and folders to leave out, such as the output.
         selection: see ``expand``.
 
     Raises:
-        DatasetError: a source is not there or empty, or cannot be listed.
+        DatasetError: a source does not exist, has no images, or cannot be listed.
     """
     stamps: list[Stamp] = []
     excluded = tuple(str(path.absolute()) for path in without)
@@ -93,7 +97,7 @@ def list_inputs(
             and not own.path.startswith(tuple(path + "/" for path in excluded))
         ]
         if all(own.mtime == ABSENT for own in found):
-            raise DatasetError("no such file, or no images in it", name=source)
+            raise DatasetError(_why_empty(source), name=source)
         stamps += found
     for name in listed:
         if _is_container(name, None):
@@ -102,32 +106,45 @@ def list_inputs(
     return gather(stamps, size, label, max_bytes=max_bytes)
 
 
-def read_list(file: str | Path | IO[str]) -> list[str]:
-    """The names that a text file lists, one on each line.
+def _why_empty(source: str) -> str:
+    """Why a source has no images."""
+    if is_remote(source):
+        return "there are no images at this URL"
+    if Path(source).is_dir():
+        return "there are no images in this folder"
+    if Path(source).exists():
+        return "is part of the output"
+    return "no file matches" if glob.has_magic(source) else "no such file or folder"
+
+
+def read_list(file: str | Path | IO[bytes]) -> list[str]:
+    """Reads a list of names, one on each line of a text file.
 
     Raises:
-        DatasetError: it cannot be read as text.
+        DatasetError: it cannot be read as text, or is too large.
     """
     try:
-        text = Path(file).read_text("utf-8-sig") if isinstance(file, str | Path) else file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read as text: {error}", name=file) from error
+        text = read_text(file)
+    except OSError as error:
+        name = file if isinstance(file, str | Path) else "standard input"
+        raise DatasetError(f"cannot read as text: {reason_of(error)}", name=name) from error
     return [line for line in (line.rstrip("\r") for line in text.split("\n")) if line]
 
 
 def expand(
     source: str, kinds: Set[str] | None = None, selection: Selection | None = None
 ) -> Iterator[Stamp]:
-    """Every file of a source, in a stable order; the plain path of a file even if it is not there.
+    """Lists the files of a source in a stable order.
 
-    Hidden files, and images that decode has put beside their token files (``a.jpg.png``, where
-    ``a.jpg.tok`` is), are only taken if they are named.
+    A source that is the path of a single file is listed even if there is no such file; reading it
+    fails later. Folders are listed without hidden files, and without images that ``decode`` wrote
+    next to their token files (``a.jpg.png`` next to ``a.jpg.tok``).
 
     Args:
-        source: a folder, a glob, a file, a tar or a Parquet file, local or a URL for fsspec.
-        kinds: lower-case extensions of the files that are looked for in folders and tars;
-            images if None, and then Parquet files, too, as they hold images.
-        selection: of them; also counts what was skipped.
+        source: a folder, a glob, a file, a tar or a Parquet file; a path, or a URL for fsspec.
+        kinds: lower-case extensions of the files to look for in folders and tars. If None, these
+            are images, and Parquet files that hold images.
+        selection: selects some of the files, and counts those that are skipped.
 
     Raises:
         DatasetError: a store cannot be reached.
@@ -151,7 +168,7 @@ def _image_endings() -> Set[str]:
 
 
 def _is_decoded(path: Path) -> bool:
-    # Two extensions: the photo.png beside a photo.tok may be what that was made of.
+    # It has two extensions: photo.png next to photo.tok may be the image that was encoded.
     extension = Path(path.stem).suffix.lower()
     return (
         extension != ""
@@ -162,7 +179,7 @@ def _is_decoded(path: Path) -> bool:
 
 
 def names_one_file(source: str, kinds: Set[str] | None = None) -> bool:
-    """Whether a source is the path of a local file that holds one input, there or not."""
+    """Whether a source is the path of one local input, not of a container. It need not exist."""
     return is_one_file(source) and not _is_container(source, kinds)
 
 
@@ -173,15 +190,15 @@ def gather(
     kinds: Set[str] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> list[Batch]:
-    """Batches of files, each once; files first, then tars and Parquet files.
+    """Groups files into batches: first plain files, then tars and Parquet files, each file once.
 
     Args:
-        stamps: of the files.
-        size: images of a batch of files, or of a range of a Parquet file; all if None.
-        label: the label's column in Parquet files; ``label`` where there is one if None.
+        stamps: the files.
+        size: the number of images in a batch of files or rows; all if None.
+        label: the column of labels in Parquet files; if None, ``label`` if there is one.
         kinds: see ``expand``.
-        max_bytes: of an image, or of all images of one key in a tar; larger ones fail unread,
-            where their size is known before.
+        max_bytes: the most bytes of an image, or of all images of one key in a tar. Larger ones
+            fail, and are not read if their size is known before.
 
     Raises:
         DatasetError: a Parquet file cannot be read, or has no such columns.
@@ -209,10 +226,10 @@ def gather(
 
 
 def _apart(stamps: list[Stamp]) -> list[Stamp]:
-    """The same, but where two have one name below their sources, all named below the folder above
-    those.
+    """Keeps the names of files apart.
 
-    What lists name, and URLs, stay as they are.
+    If files of two sources have the same path below their source, all local files are named by
+    their path below the folder that holds all sources. Names of lists and URLs do not change.
     """
     local = [stamp for stamp in stamps if stamp.base and not stamp.is_remote]
     if len({stamp.below for stamp in local}) == len(local):
@@ -230,7 +247,7 @@ def _apart(stamps: list[Stamp]) -> list[Stamp]:
 
 
 def count(batches: Iterable[Batch]) -> int | None:
-    """The number of records; None where a tar's are not known before it is read."""
+    """The number of records; None if there are tars, which must be read to count theirs."""
     counts = [None if isinstance(batch, Tar) else len(batch) for batch in batches]
     known = [number for number in counts if number is not None]
     return sum(known) if len(known) == len(counts) else None

@@ -1,17 +1,24 @@
 """Parquet files with a column of images."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokcodec.errors import DatasetError
 from tokcodec.inputs.records import Record, Stamp, stored, too_large
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
-from tokcodec.io.tar import MAX_BYTES
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 PARQUET_SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
+# A batch of rows has about so many bytes of images, and at most so many rows.
+_BATCH_BYTES, _BATCH_ROWS = 64 << 20, 64
+_MOST_EXPANDED = 100  # times its bytes in the file that a column of images may have in memory
 
 
 @dataclass(frozen=True)
@@ -29,13 +36,10 @@ class Rows:
     max_bytes: int = MAX_BYTES
 
     def records(self) -> Iterator[Record]:
-        import pyarrow.parquet as pq
-
         (stamp,) = self.stamps
         row = self.start
         try:
-            with open_input(stamp.path) as opened:
-                file = pq.ParquetFile(opened)
+            with _open(stamp) as file:
                 image = image_column(stamp, file.schema_arrow)
                 columns = [image, *([self.label] if self.label else [])]
                 first = 0  # row of the group
@@ -45,7 +49,8 @@ class Rows:
                         break
                     if first + rows > row:
                         number = first
-                        for batch in file.iter_batches(64, [group], columns):
+                        size = _batch_size(file, group, image)
+                        for batch in file.iter_batches(size, [group], columns):
                             for values in batch.to_pylist():
                                 if number == row and row < self.stop:
                                     yield self._record(row, values, image)
@@ -80,17 +85,14 @@ def row_ranges(
     stamp: Stamp, name: str, size: int | None, label: str | None, max_bytes: int
 ) -> Iterator[Rows]:
     try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DatasetError(
-            "Parquet needs pyarrow: pip install 'tokcodec[parquet]'", name=stamp
-        ) from error
-    try:
-        with open_input(stamp.path) as opened:
-            file = pq.ParquetFile(opened)
+        with _open(stamp) as file:
             total, schema = file.metadata.num_rows, file.schema_arrow
+    except DatasetError:
+        raise
     except Exception as error:  # of pyarrow, or of a store behind fsspec
         raise DatasetError(f"cannot read as Parquet: {reason_of(error)}", name=stamp) from error
+    if len(set(schema.names)) < len(schema.names):
+        raise DatasetError("two of its columns have the same name; rename one", name=stamp)
     image_column(stamp, schema)
     if label is not None and label not in schema.names:
         raise DatasetError(f"no column {label} for the label", name=stamp)
@@ -98,6 +100,47 @@ def row_ranges(
     size = size or max(1, total)
     for start in range(0, total, size):
         yield Rows((stamp,), name, start, min(start + size, total), column, max_bytes)
+
+
+@contextlib.contextmanager
+def _open(stamp: Stamp) -> "Iterator[pq.ParquetFile]":
+    """Opens a file so that its row groups are read a page at a time.
+
+    Raises:
+        DatasetError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise DatasetError(
+            "Parquet needs pyarrow: pip install 'tokcodec[parquet]'", name=stamp
+        ) from error
+    with open_input(stamp.path) as opened:
+        yield pq.ParquetFile(
+            opened, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
+        )
+
+
+def _batch_size(file: "pq.ParquetFile", group: int, image: str) -> int:
+    """The rows of a row group to read at once, by the mean size of their images.
+
+    Raises:
+        DatasetError: its images have far more bytes in memory than in the file.
+    """
+    row_group = file.metadata.row_group(group)
+    chunks = [row_group.column(index) for index in range(row_group.num_columns)]
+    chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == image]
+    expanded = sum(chunk.total_uncompressed_size for chunk in chunks)
+    stored = sum(chunk.total_compressed_size for chunk in chunks)
+    if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored):
+        raise DatasetError(
+            f"the images of row group {group} expand from {stored:,} to {expanded:,} bytes"
+        )
+    # Of a dictionary, every row may have the largest image.
+    shared = any(chunk.has_dictionary_page for chunk in chunks)
+    rows = 1 if shared else row_group.num_rows
+    fitting: int = _BATCH_BYTES * rows // max(1, expanded)
+    return max(1, min(_BATCH_ROWS, fitting))
 
 
 def image_column(stamp: Stamp, schema: Any) -> str:
@@ -119,6 +162,10 @@ def image_column(stamp: Stamp, schema: Any) -> str:
     for name in names:
         if name in fitting:
             return name
+    if "tokens" in schema.names:
+        raise DatasetError(
+            "is a token dataset, not images; decode it to images, or export it", name=stamp
+        )
     raise DatasetError(
         "no column of images (binary, or a struct with bytes) that stands out; name it one of "
         f"{', '.join(IMAGE_COLUMNS)}",

@@ -6,8 +6,8 @@ from functools import partial
 
 from tokcodec.io.find import ABSENT as ABSENT
 from tokcodec.io.find import Stamp as Stamp
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import read_bytes
-from tokcodec.io.tar import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,9 @@ class Record:
     member: str = ""
     companions: dict[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def name(self) -> str:
         """For messages: the path as it was given, or the URL; of a tar's member ``tar/member``."""
@@ -39,6 +42,14 @@ class Record:
     def since(self) -> int | None:
         """When its file was written, in nanoseconds; None where that is not known."""
         return self.stamp.written_at
+
+    @property
+    def local(self) -> "str | Record | None":
+        """What is read to look at the image: its path, or this record of a local tar or Parquet
+        file; None on a URL, which would be fetched."""
+        if self.stamp.is_remote:
+            return None
+        return self if self.member else self.stamp.path
 
     @property
     def below(self) -> str:
@@ -57,7 +68,7 @@ class Files:
 
     def records(self) -> Iterator[Record]:
         for key, label, stamp in zip(self.keys, self.labels, self.stamps, strict=True):
-            read = partial(read_bytes, stamp.path)
+            read = partial(read_bytes, stamp.path, self.max_bytes)
             if stamp.size > self.max_bytes:
                 read = partial(stored, too_large(stamp.size, self.max_bytes))
             yield Record(key, label, read, stamp)

@@ -8,8 +8,9 @@ from itertools import islice
 
 from tokcodec.image import extensions
 from tokcodec.inputs.records import Record, Stamp, printable, stored, too_large
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
-from tokcodec.io.tar import LINK, MAX_BYTES, members
+from tokcodec.io.tar import LINK, members
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _COMPANIONS = (".cls", ".txt", ".json")

@@ -1,96 +1,27 @@
-"""Files on disk: found in a stable order, and written so that a reader never sees half of one."""
+"""Writes files on disk so that a reader never sees half of one."""
 
 import contextlib
 import errno
 import os
+import re
 import secrets
 import shutil
 import stat
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO
 
-from tokcodec.errors import FullDiskError, Hint, OutputError, TokcodecError
+from tokcodec.errors import ArgumentError, FullDiskError, Hint, OutputError
 
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
 _STALE = 3600  # seconds after which a temporary file belongs to no process
+_READER_SECONDS = 5.0  # that a pipe is waited for until a program reads it
 
 Write = Callable[[IO[bytes]], object]  # fills a file
-
-
-def find_files(
-    source: Path,
-    extensions: Set[str],
-    follow: bool = False,
-    skipped: Counter[str] | None = None,
-) -> Iterator[Path]:
-    """The files below a folder whose lower-case names end in one of these, in a stable order: those
-    of a folder before those of its folders, both sorted.
-
-    Hidden files and folders are left out. A link to a file is a file.
-
-    Args:
-        source: the folder.
-        extensions: with their dots.
-        follow: into links to folders, too, each folder once.
-        skipped: counts what else lies there, by extension or kind.
-
-    Raises:
-        TokcodecError: a folder cannot be read.
-    """
-    skipped = Counter() if skipped is None else skipped
-    endings = tuple(extensions)
-    seen: set[tuple[int, int]] = set()
-    todo = [str(source)]
-    while todo:
-        folder = todo.pop()
-        try:
-            found = os.stat(folder)  # noqa: PTH116 (of thousands)
-            with os.scandir(folder) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            raise TokcodecError(f"cannot read: {error.strerror}", name=folder) from error
-        if (found.st_dev, found.st_ino) in seen:
-            continue
-        seen.add((found.st_dev, found.st_ino))
-        below = []
-        for entry in sorted(shown, key=lambda entry: entry.name):
-            kind = _kind(entry)
-            if kind == stat.S_IFDIR and (follow or not entry.is_symlink()):
-                below.append(entry.path)
-            elif kind in _NO_FILES:
-                skipped[_NO_FILES[kind]] += 1
-            elif entry.name.lower().endswith(endings):
-                yield Path(entry.path)
-            else:
-                skipped[os.path.splitext(entry.name)[1].lower() or "no extension"] += 1  # noqa: PTH122
-        todo += reversed(below)
-
-
-_NO_FILES = {
-    stat.S_IFDIR: "links to folders",
-    stat.S_IFIFO: "pipes",
-    stat.S_IFSOCK: "sockets",
-    stat.S_IFCHR: "devices",
-    stat.S_IFBLK: "devices",
-}
-
-
-def _kind(entry: "os.DirEntry[str]") -> int:
-    """Of what it is, or of what a link leads to; nothing's where that cannot be told, as reading
-    will say."""
-    try:
-        # What the folder says itself is asked first: to look at every file takes longer.
-        if entry.is_file():
-            return stat.S_IFREG
-        return stat.S_IFDIR if entry.is_dir() else stat.S_IFMT(entry.stat().st_mode)
-    except OSError:
-        return 0
 
 
 def is_stream(path: Path) -> bool:
@@ -112,10 +43,20 @@ def same_file(one: str | Path, other: str | Path) -> bool:
         return False
 
 
+def refuse_remote(output: str | Path | None) -> None:
+    """
+    Raises:
+        ArgumentError: it is a URL, to which only ``tokenize`` writes.
+    """
+    if output and re.match(r"\w+:/", str(output)):
+        raise ArgumentError(f"{output} is a URL; name a path")
+
+
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
     """Writes a file so that it is either as it was or whole, whatever goes wrong.
 
-    What goes to a device or a pipe (``is_stream``) goes there when it is whole.
+    What goes to a device or a pipe (``is_stream``) goes there when it is whole. A pipe that no
+    program opens for reading within five seconds is an error.
 
     Args:
         path: the file; missing parent folders are made.
@@ -132,7 +73,7 @@ def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
     with output_errors(path), tempfile.TemporaryFile() as whole:
         write(whole)
         whole.seek(0)
-        with path.open("ab") as stream:
+        with open(path, "ab", opener=_open_stream) as stream:
             shutil.copyfileobj(whole, stream)
 
 
@@ -156,7 +97,7 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent.absolute())
         try:
-            with open(temporary, "xb", opener=_open_new) as file:
+            with open(temporary, "xb", opener=_open_regular) as file:
                 with contextlib.suppress(FileNotFoundError):
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 yield file
@@ -169,8 +110,47 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
-def _open_new(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+def open_lock(path: Path) -> IO[bytes]:
+    """Open a lock file, and create it if it is missing.
+
+    It is opened for writing, which network file systems require of locks.
+
+    Raises:
+        OSError: the path is a link or not a regular file, or cannot be opened.
+    """
+    return open(path, "ab", opener=_open_regular)
+
+
+def _open_regular(path: str, flags: int) -> int:
+    # Others may be able to write to the folder: follow no link, and wait for no pipe.
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return file
+        os.close(file)
+    raise OSError(errno.EINVAL, f"{Path(path).name} is a link or not a regular file")
+
+
+def _open_stream(path: str, flags: int) -> int:
+    if not Path(path).is_fifo():
+        return os.open(path, flags)
+    end = time.monotonic() + _READER_SECONDS
+    while True:
+        try:
+            file = os.open(path, flags | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > end:
+                raise OSError(errno.ENXIO, "no program reads from this pipe") from error
+            time.sleep(0.05)
+        else:
+            os.set_blocking(file, True)
+            return file
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokcodec.errors import DatasetError, without_credentials
-from tokcodec.io.files import find_files
-from tokcodec.io.remote import file_system, is_remote, reason_of, retried
+from tokcodec.io.remote import file_system, is_http, is_remote, reason_of, retried
+from tokcodec.io.walk import find_files
 
 ABSENT = "absent"  # the mtime of a file that is not there
 _CHANGED = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
@@ -43,6 +43,11 @@ class Stamp:
     def is_remote(self) -> bool:
         """Whether its path is a URL."""
         return is_remote(self.path)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is in; None of a URL."""
+        return None if self.is_remote else Path(self.path).parent
 
     @property
     def written_at(self) -> int | None:
@@ -81,7 +86,7 @@ def find(
     Args:
         source: a folder, a glob or a file; a path or a URL.
         endings: of the lower-case names that are taken in local folders and at URLs.
-        follow, skipped: see ``files.find_files``.
+        follow, skipped: see ``walk.find_files``.
 
     Raises:
         TokcodecError: a folder cannot be read, or a store cannot be reached (``DatasetError``).
@@ -109,12 +114,13 @@ def _at_url(source: str, endings: tuple[str, ...]) -> Iterator[Stamp]:
         if "*" in path or "[" in path:
             base = "/".join(_fixed_parts(tuple(path.split("/"))))
             return system, base, system.glob(path, detail=True)
-        if system.isdir(path):
+        # A web server sends a whole file where it is asked for the links in a folder's page.
+        if not (is_http(source) and _name(path).endswith(endings)) and system.isdir(path):
             base = path.rstrip("/")
             files = system.find(path, detail=True)
             shown = (name for name in files if "/." not in "/" + posixpath.relpath(name, base))
             return system, base, {name: files[name] for name in shown}
-        base = posixpath.dirname(path)
+        base = posixpath.dirname(without_credentials(path))
         return system, base, {path: system.info(path)} if system.exists(path) else {}
 
     try:
@@ -122,14 +128,18 @@ def _at_url(source: str, endings: tuple[str, ...]) -> Iterator[Stamp]:
     except (OSError, ImportError, TypeError, ValueError) as error:
         raise DatasetError(f"cannot reach it: {reason_of(error)}", name=source) from error
     for name in sorted(found):
-        if name.lower().endswith(endings):
+        if _name(name).endswith(endings):
             facts = found[name]
             changed = next((str(facts[mark]) for mark in _CHANGED if mark in facts), "")
-            below = posixpath.relpath(name, base) if base else name
+            shown = without_credentials(name)
+            below = posixpath.relpath(shown, without_credentials(base)) if base else shown
             url = system.unstrip_protocol(name)
-            yield Stamp(
-                url, int(facts.get("size") or 0), changed, source, without_credentials(below)
-            )
+            yield Stamp(url, int(facts.get("size") or 0), changed, source, below)
+
+
+def _name(url: str) -> str:
+    """A URL, or a path in a store, in lower case and without a query."""
+    return without_credentials(url).lower()
 
 
 def _fixed_parts(parts: tuple[str, ...]) -> list[str]:

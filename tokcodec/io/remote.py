@@ -5,20 +5,35 @@ import contextlib
 import errno
 import io
 import random
+import re
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from tokcodec.errors import OutputError
+from tokcodec.io.read import MAX_BYTES, TooLargeError, check_size, read_file
 
 T = TypeVar("T")
 
 _REMEDY = "URLs need pip install 'tokcodec[remote]', s3:// 'tokcodec[s3]', gs:// gcsfs"
 _PAUSES = (0.2, 1.0, 4.0)  # seconds between tries; each times a half to one and a half
-_FINAL = (FileExistsError, FileNotFoundError, PermissionError, ImportError, TypeError, ValueError)
+_SECONDS = 120.0  # that a web server may take for an answer to the end
+_SLOWEST = 1000  # bytes a second of an archive, after so many seconds of waiting for it
+_MAX_PAGE = 2**24  # bytes of a page with links to files
+_RANGE = re.compile(r"bytes=(\d+)-(\d+)")
+_FINAL = (
+    FileExistsError,
+    FileNotFoundError,
+    ImportError,
+    PermissionError,
+    TooLargeError,
+    TypeError,
+    ValueError,
+)
 
 
 def is_remote(path: str | Path) -> bool:
@@ -42,25 +57,64 @@ def location(name: str) -> Path:
         raise OutputError(f"{name}: {reason_of(error)}") from error
 
 
-def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it."""
+def file_system(url: str, timed: bool = True) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it.
+
+    Args:
+        url: the URL.
+        timed: give a web server ``_SECONDS`` for an answer; False where it may take hours.
+    """
     import fsspec
 
-    return cast(tuple[Any, str], fsspec.core.url_to_fs(url, **_options(url)))
+    return cast(tuple[Any, str], fsspec.core.url_to_fs(url, **_options(url, timed)))
 
 
-def _options(url: str) -> dict[str, Any]:
+def is_http(url: str) -> bool:
+    """Whether a URL is that of a web server, which may answer anything to any request."""
+    return url.lower().startswith(("http://", "https://"))
+
+
+def _options(url: str, timed: bool = True) -> dict[str, Any]:
     # A second look must see what was written since the first.
     options: dict[str, Any] = {"use_listings_cache": False}
-    if url.startswith("http"):
+    if is_http(url):
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
-        options["client_kwargs"] = {"timeout": timeout}
+        timeout = aiohttp.ClientTimeout(
+            total=_SECONDS if timed else None, sock_connect=10, sock_read=30
+        )
+        options["client_kwargs"] = {"timeout": timeout, "response_class": _bounded_response()}
     elif url.startswith("s3"):
         # s3fs tries again by itself, and so do we: a third time within each of those is too many.
         options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
     return options
+
+
+@cache  # fsspec has one session for equal options
+def _bounded_response() -> type:
+    """An answer of aiohttp's, of which fsspec takes no more than it asked for.
+
+    Servers may ignore a range. What is asked for without one is a page with links to files.
+    """
+    import aiohttp
+
+    class Response(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            if self._body is None:
+                asked = _RANGE.fullmatch(self.request_info.headers.get("Range", ""))
+                limit = int(asked[2]) - int(asked[1]) + 1 if asked else _MAX_PAGE
+                data = bytearray()
+                async for part in self.content.iter_any():
+                    data += part
+                    if len(data) > limit:
+                        self.close()
+                        if not asked:
+                            raise ValueError(f"a page of more than {limit:,} bytes")
+                        break
+                self._body = bytes(data[:limit])
+            return self._body
+
+    return Response
 
 
 def retried(act: Callable[[], T]) -> T:
@@ -87,25 +141,29 @@ def retried(act: Callable[[], T]) -> T:
 def reason_of(error: BaseException) -> str:
     """One line; where a package is missing, with what to install."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        reason = "no answer, or not all of it, in time"
+    elif isinstance(error, FileNotFoundError):
+        reason = "not found"
     line = str(reason).splitlines()[0]
     return f"{line}; {_REMEDY}" if isinstance(error, ImportError) else line
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a local file, or of a URL.
 
     Raises:
         OSError: they cannot be had.
+        TooLargeError: there are more than ``limit``.
     """
     if not is_remote(path):
-        try:
-            return Path(path).read_bytes()
-        except ValueError as error:  # of a name with a zero byte
-            raise OSError(None, str(error)) from error
+        return read_file(path, limit)
 
     def get() -> bytes:
         system, name = file_system(path)
-        return cast(bytes, system.cat_file(name))
+        data = cast(bytes, system.cat_file(name, start=0, end=limit + 1))
+        check_size(len(data), limit)
+        return data
 
     return retried(get)
 
@@ -124,12 +182,13 @@ class _Resumed(io.RawIOBase):
 
     def __init__(self, path: str) -> None:
         self._path, self._at = path, 0
+        self._received, self._waited = 0, 0.0  # bytes, and seconds
         self._file: Any = None
         self._ends: int | None = getattr(retried(self._opened), "size", None)
 
     def _opened(self) -> Any:
         if self._file is None:
-            system, name = file_system(self._path)
+            system, name = file_system(self._path, timed=False)
             self._file = system.open(name, "rb")
             try:
                 self._file.seek(self._at)
@@ -147,7 +206,12 @@ class _Resumed(io.RawIOBase):
                 self._forget()
                 raise
 
+        begun = time.monotonic()
         data = retried(attempt)
+        self._waited += time.monotonic() - begun
+        self._received += len(data)
+        if self._waited > max(_SECONDS, self._received / _SLOWEST):
+            raise OSError(None, f"comes slower than {_SLOWEST:,} bytes/s")
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -222,7 +286,7 @@ def put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             retried(send)
         except OSError as error:
             try:
-                same = read_bytes(str(path)) == Path(file.name).read_bytes()
+                same = retried(path.read_bytes) == Path(file.name).read_bytes()
             except OSError:
                 raise OutputError(f"{path}: cannot write: {reason_of(error)}") from error
             if not same:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
-MAX_BYTES = 2**28  # of an image, unless the caller gives another limit
 LINK = "a link in the tar, not a file"
 
 _BLOCK = tarfile.BLOCKSIZE

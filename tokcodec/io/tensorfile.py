@@ -32,8 +32,13 @@ def open_tensors(path: Path, framework: Literal["np", "pt"] = "np") -> Iterator[
             )
         with safe_open(path, framework=framework) as opened:
             yield opened
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"cannot read the checkpoint: {reason}", name=path) from error
+    except SafetensorError as error:
+        reason = str(error).removeprefix("Error while deserializing header: ")
         raise CheckpointError(
-            f"cannot read as a checkpoint: {reason}; fetch it again", name=path
+            f"not a checkpoint, or damaged (safetensors: {reason}); name another file, or download "
+            "it again",
+            name=path,
         ) from error

@@ -1,4 +1,4 @@
-"""Lookup-free quantization: a bit a channel."""
+"""Lookup-free quantization: one bit per channel."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from tokcodec.model.quantizer import Quantizer, require_finite
 
 
 class Binary(Quantizer):
-    """Tokens are the signs of the channels, as bits, 0 counting as negative; z_q is -1 or 1."""
+    """A token has one bit per channel: 1 where z is positive, else 0. z_q is 1 or -1."""
 
     def __init__(self, config: BinaryConfig, model_shape: ModelShape) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Binary(Quantizer):
         return (tokens[..., None] >> self._places(tokens) & 1).float() * 2 - 1
 
     def margins(self, z: Tensor) -> Tensor:
-        """float64 [...]: how far the channel that is nearest to another sign is from 0."""
+        """float64 [...]: the smallest distance of a channel from 0, where its sign changes."""
         return z.double().abs().amin(dim=-1)
 
     def _places(self, like: Tensor) -> Tensor:

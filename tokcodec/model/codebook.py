@@ -10,24 +10,22 @@ from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.model.quantizer import Quantizer
 
-# Scores held at once, so few that they stay in a processor's caches, and so many times as many on
-# other devices, which wait for the host at each chunk; of no fewer rows than so many; and
-# candidates compared at once: these bound the memory whatever K is.
-_SCORES = 1 << 20
-_ELSEWHERE = 16
-_ROWS = 8
-_CANDIDATES = 1 << 17
-_BLOCK = 128  # scores that are looked at together
+# These bound the memory for any K.
+_SCORES = 1 << 20  # computed at once on a CPU; they fit in its caches
+_ELSEWHERE = 16  # times as many on other devices, which wait for the host after each chunk
+_ROWS = 8  # the least number of rows in a chunk
+_CANDIDATES = 1 << 17  # numbers of candidates that are compared at once in float64
+_BLOCK = 128  # scores that are reduced to their maximum first
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
-_SPLIT_ROUNDOFF = 3 * 2.0**-16  # what ``_split`` leaves out of a product, over its size
+_SPLIT_ROUNDOFF = 3 * 2.0**-16  # relative error of a product of vectors from ``_split``
 
 
 class Codebook(Quantizer):
-    """The codebook, [K, d], and nothing else.
+    """Vector quantization with a codebook [K, d].
 
-    Tokens are the index of the nearest vector in squared Euclidean distance, in cosine distance,
-    or of the largest dot product; the lowest index among equals. z_q are the vectors as they are,
-    for the cosine metric of length 1.
+    A token is the index of the vector with the smallest squared Euclidean distance, the smallest
+    cosine distance, or the largest dot product; of equal ones, the lowest index. z_q is that
+    vector, with length 1 for the cosine metric.
     """
 
     codebook: Tensor
@@ -46,7 +44,7 @@ class Codebook(Quantizer):
         return F.normalize(z_q, dim=-1) if self.metric == "cosine" else z_q
 
     def margins(self, z: Tensor) -> Tensor:
-        """float64 [...]: how much better the best vector is than the second best, in squared
+        """float64 [...]: the difference between the best vector and the second best, in squared
         distance or dot product."""
         rows, codebook = self.compared(z)
         codebook = codebook.double()
@@ -61,7 +59,7 @@ class Codebook(Quantizer):
         return torch.cat(gaps).view(z.shape[:-1])
 
     def compared(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows [M, d] of z, and the codebook, as they are compared."""
+        """Rows [M, d] of z and the codebook [K, d], both normalized for the cosine metric."""
         rows, codebook = z.detach().float().reshape(-1, z.shape[-1]), self.codebook
         if self.metric == "cosine":
             return F.normalize(rows, dim=-1), F.normalize(codebook, dim=-1)
@@ -69,31 +67,35 @@ class Codebook(Quantizer):
 
 
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
-    """Indices, int64 [M], of the rows of ``codebook`` [K, d] nearest to those of ``z`` [M, d], the
-    lowest among equals.
+    """For each row of ``z`` [M, d], find the nearest row of ``codebook`` [K, d].
+
+    Returns:
+        int64 [M]: indices into the codebook, the lowest one among equals.
 
     Raises:
-        ValueError: the inputs hold NaN or infinity (or float32 overflows on them).
+        ValueError: the inputs hold NaN or infinity, or overflow float32.
     """
     return _best(z, codebook, dot=False)
 
 
 def as_products(z: Tensor, codebook: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows and vectors, of these lengths, whose products are ``z·e - |e|²/2``, which is larger the
-    nearer they are. The constant is one more channel, so it needs no second pass."""
+    """Extend rows and vectors by one channel, so that their products are ``z·e - |e|²/2``.
+
+    The product is larger the nearer they are. ``lengths`` are those of the vectors.
+    """
     constant = -(lengths * lengths / 2).unsqueeze(1)
     return F.pad(z, (0, 1), value=1.0), torch.cat([codebook, constant], dim=1)
 
 
 @torch.no_grad()
 def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
-    """As ``nearest``, or the largest dot products.
+    """As ``nearest``, or with ``dot`` the vector of the largest dot product.
 
-    The order of squared distances is that of ``|e|²/2 - z·e``, one float32 matrix product. All
-    candidates within its rounding error of the best are compared again in float64, so the answer
-    is exact, and of equals the first. Works in chunks: beside a copy of the codebook (three, where
-    products are split), the memory stays below 200 MB, on other devices than processors 16 times as
-    much, however large M is, for K up to 2^18.
+    Squared distances have the order of ``|e|²/2 - z·e``, one float32 matrix product. Candidates
+    within its rounding error of the best are compared again in float64, so the result is exact,
+    and the first of equal vectors. Rows are processed in chunks: besides a copy of the codebook
+    (three copies if products are split), this takes less than 200 MB on a CPU and 16 times as much
+    on other devices, for any M and for K up to 2^18.
     """
     lengths = torch.linalg.vector_norm(codebook, dim=1)
     longest = lengths.max()
@@ -103,9 +105,9 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
     split = _rounds_factors(z.device)
     if split:
         vectors = _split(vectors, "hhl")
-    # Each score errs by at most about (channels + few) roundings of the terms' size, whatever the
-    # order of summation (Higham, Accuracy and Stability, section 3.1), and by what a split leaves
-    # out; doubled for the pair compared.
+    # The error of a score is at most about (channels + a few) roundings of the size of its terms,
+    # in any order of summation (Higham, Accuracy and Stability, section 3.1), plus that of a split.
+    # It is doubled, because two scores are compared.
     slack = 4 * (vectors.shape[1] + 8) * _UNIT_ROUNDOFF + 2 * _SPLIT_ROUNDOFF * split
     tokens = torch.empty(len(z), dtype=torch.int64, device=z.device)
     rows = _at_once(codebook)
@@ -115,28 +117,28 @@ def _best(z: Tensor, codebook: Tensor, dot: bool) -> Tensor:
             own = part[:, : codebook.shape[1]]
             reach = torch.linalg.vector_norm(own, dim=1, keepdim=True) * longest
             factors = _split(part, "hlh") if split else part
-            # The scores bear no name, so that the next ones take their place in the caches.
+            # No variable keeps the scores, so that the next ones reuse their memory in the caches.
             candidates = _largest(factors @ vectors.T, slack * (reach + longest * longest))
             tokens[start : start + rows] = _exact(own, codebook, candidates, dot)
     return tokens
 
 
 def _rounds_factors(device: torch.device) -> bool:
-    """Whether the process lets torch round the factors of float32 products, to TF32 or bfloat16.
+    """Whether torch is set to round the factors of float32 products to TF32 or bfloat16.
 
-    The setting is the whole process's, and what an operation inherits cannot be told from what was
-    set for it; so it is read and left alone.
+    The setting belongs to the whole process, and an inherited value looks like one that was set.
+    So it is only read, never changed.
     """
     backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
     return backend.matmul.fp32_precision not in ("ieee", "none")
 
 
 def _split(x: Tensor, order: str) -> Tensor:
-    """[n, d] -> [n, d · len(order)]: of each number what bfloat16 holds of it (``h``) and of the
-    rest (``l``), side by side.
+    """Split numbers into two bfloat16 parts each: [n, d] -> [n, d · len(order)].
 
-    No setting rounds these any further: a product of x in one order and y in another is the sum of
-    three exact ones, less l·l and both second rests, at most 2^-16 of |x||y| each.
+    ``h`` in ``order`` is the high part, ``l`` the low part. No setting of torch rounds them
+    further: the product of x in one order and y in another is h·h + h·l + l·h. What that leaves
+    out, l·l and the two remainders, is at most 2^-16 of |x||y| each.
     """
     high = x.bfloat16().float()
     parts = {"h": high, "l": (x - high).bfloat16().float()}
@@ -144,10 +146,12 @@ def _split(x: Tensor, order: str) -> Tensor:
 
 
 def _largest(scores: Tensor, slack: Tensor) -> Tensor:
-    """The (row, column) pairs [C, 2], in order, of scores [M, K] that are no more than ``slack``
-    [M, 1] below the largest of their row.
+    """Find the scores [M, K] that are at most ``slack`` [M, 1] below the largest of their row.
 
-    Only the first pass sees all scores: few blocks have one that is large enough.
+    Only the first pass reads all scores, because few blocks have a large enough one.
+
+    Returns:
+        int64 [C, 2]: their (row, column) pairs, in order.
     """
     size = math.gcd(scores.shape[1], _BLOCK)
     blocks = scores.view(len(scores), -1, size)
@@ -161,13 +165,16 @@ def _largest(scores: Tensor, slack: Tensor) -> Tensor:
 
 
 def _at_once(codebook: Tensor) -> int:
-    """Rows that are compared with the whole codebook at once."""
+    """The number of rows that are compared with the whole codebook at once."""
     scores = _SCORES if codebook.device.type == "cpu" else _ELSEWHERE * _SCORES
     return max(_ROWS, scores // len(codebook))
 
 
 def _exact(z: Tensor, codebook: Tensor, candidates: Tensor, dot: bool) -> Tensor:
-    """The best of the (row, token) pairs [C, 2], in order, of each row; every row has one."""
+    """The best token of each row, int64 [M], among ordered (row, token) pairs [C, 2].
+
+    Every row has at least one pair.
+    """
     if len(candidates) == len(z):
         return candidates[:, 1]
     costs = []

@@ -1,8 +1,8 @@
-"""Convolutional encoders and decoders: residual blocks, a level after the other.
+"""Convolutional encoders and decoders: levels of residual blocks.
 
-The networks of VQGAN (arXiv 2012.09841, table 7) and of those that came after it; the config says
-in what they differ. Channels lie last in memory: so torch's convolutions are faster, and on
-processors more precise.
+These are the networks of VQGAN (arXiv 2012.09841, table 7) and of its successors; the config has
+their differences. Channels are last in memory, which makes torch's convolutions faster, and more
+precise on CPUs.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ from tokcodec.model.quantizer import in_float32
 
 _EPSILON = 1e-6
 _WINOGRAD_FROM = 32  # pixels a side: below, transforming the filters costs what it saves
-_PIECE = 1 << 18  # numbers of an image that a norm looks at at once
+_PIECE = 1 << 18  # numbers of an image that a norm processes at once
 
 
 class Encoder(nn.Module):
-    """Normalized pixels [B, 3, H, W] -> z [B, H / m, W / m, d], m being ``config.multiple``."""
+    """Normalized pixels [B, 3, H, W] -> z [B, H / m, W / m, d]; m is ``config.multiple``."""
 
     def __init__(self, config: ConvolutionalEncoderConfig, model_shape: ModelShape) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class Decoder(nn.Module):
 
 
 class EncoderLevel(nn.Module):
-    """Blocks at one resolution, then, but for the last, half the resolution."""
+    """Blocks at one resolution; all levels except the last then halve it."""
 
     def __init__(self, blocks: nn.Module, reduce: nn.Module | None) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class EncoderLevel(nn.Module):
 
 
 class DecoderLevel(nn.Module):
-    """Blocks at one resolution, then, but for the last, twice the resolution."""
+    """Blocks at one resolution; all levels except the last then double it."""
 
     def __init__(
         self, adapt: nn.Module | None, blocks: nn.Module, enlarge: nn.Module | None
@@ -152,13 +152,13 @@ class Blocks(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two norms, SiLUs and 3x3 convolutions beside a shortcut."""
+    """Two norms, SiLUs and 3x3 convolutions, with a shortcut."""
 
     def __init__(
         self, config: ConvolutionalConfig, before: int, width: int, norm_channels: int = 0
     ) -> None:
         super().__init__()
-        # Tokens are to be those of other implementations; decoded pixels may differ by roundings.
+        # Tokens must equal those of other programs; decoded pixels may differ by rounding errors.
         exact = isinstance(config, ConvolutionalEncoderConfig)
         self.norm1 = _norm(before, norm_channels)
         self.conv1 = Convolution(before, width, config.bias, exact)
@@ -177,7 +177,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention among all places of an image, with one head, beside a shortcut."""
+    """Self-attention with one head among all positions of an image, with a shortcut."""
 
     def __init__(self, width: int, norm_channels: int = 0) -> None:
         super().__init__()
@@ -196,11 +196,11 @@ class Attention(nn.Module):
 
 
 class Norm(nn.GroupNorm):
-    """A group norm, and a SiLU behind it where that is asked for.
+    """A group norm, optionally followed by a SiLU.
 
-    torch's own on processors, where channels lie last, takes the variance from sums of squares,
-    which loses up to half of the digits where the mean is large. Here it is taken around the mean,
-    in pieces that stay in the processor's caches.
+    On CPUs with channels last, torch computes the variance from sums of squares, which loses up to
+    half of the digits if the mean is large. Here it is computed around the mean, in pieces that
+    fit in the caches.
     """
 
     def __init__(self, width: int, affine: bool = True) -> None:
@@ -217,7 +217,7 @@ class Norm(nn.GroupNorm):
         return y.permute(0, 3, 1, 2)
 
     def _normalize(self, x: Tensor, y: Tensor, silu: bool) -> None:
-        """[places, channels] of one image."""
+        """Normalize one image x [positions, channels] into y."""
         parts = x.split(max(1, _PIECE // x.shape[1]))  # type: ignore[no-untyped-call]
         mean = self._by_group(sum(part.sum(dim=0) for part in parts), len(x))
         squares = sum((part - mean).square_().sum(dim=0) for part in parts)
@@ -231,7 +231,7 @@ class Norm(nn.GroupNorm):
                 F.silu(out, inplace=True)
 
     def _by_group(self, sums: Tensor, places: int) -> Tensor:
-        """Sums of every channel -> the mean of its group, for every channel."""
+        """Sums of each channel -> the mean of its group, for each channel."""
         means = sums.view(self.num_groups, -1).mean(dim=1) / places
         return means.repeat_interleave(len(sums) // self.num_groups)
 
@@ -258,8 +258,10 @@ class SpatialNorm(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """A group norm whose scale and shift are linear maps of the deviation and the mean of every
-    channel of the code over the image (Open-MAGVIT2, arXiv 2409.04410, section 3)."""
+    """A group norm with scale and shift from z_q (Open-MAGVIT2, arXiv 2409.04410, section 3).
+
+    They are linear maps of the standard deviation and the mean of each channel over the image.
+    """
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -269,7 +271,7 @@ class AdaptiveNorm(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         places = z.flatten(2)
-        # Of a single place there is no unbiased variance; the published code gives NaN.
+        # A single position has no unbiased variance; the published code returns NaN.
         variance = places.var(dim=-1, correction=min(1, places.shape[-1] - 1))
         scale = self.gamma((variance + _EPSILON).sqrt())[..., None, None]
         shift = self.beta(places.mean(dim=-1))[..., None, None]
@@ -277,21 +279,21 @@ class AdaptiveNorm(nn.Module):
 
 
 class _ZerosBehind(nn.Conv2d):
-    """3x3 of stride 2, with a row and a column of zeros behind the others."""
+    """A 3x3 convolution of stride 2, padded by zeros below and on the right."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
 class Convolution(nn.Conv2d):
-    """3x3; on a CPU by Winograd's way where that is allowed and the image large enough for it."""
+    """A 3x3 convolution; on a CPU by Winograd's method if ``exact`` is false and it is faster."""
 
     def __init__(self, before: int, width: int, bias: bool = True, exact: bool = True) -> None:
         super().__init__(before, width, 3, padding=1, bias=bias)
         self.exact = exact
 
     def forward(self, x: Tensor, doubled: bool = False) -> Tensor:
-        """[B, C, H, W] -> [B, K, H, W]; with ``doubled``, of x at twice its size."""
+        """[B, C, H, W] -> [B, K, H, W]; with ``doubled``, x is enlarged to twice its size first."""
         height, width = (side * (2 if doubled else 1) for side in x.shape[2:])
         one = len(x) == 1 and x.device.type == "cpu" and not torch.is_grad_enabled()
         fits = min(height, width) >= _WINOGRAD_FROM and not (height % 4 or width % 4)
@@ -303,7 +305,7 @@ class Convolution(nn.Conv2d):
 
 
 class _Nearest(Convolution):
-    """Each pixel repeated two by two, then a 3x3 convolution."""
+    """Repeat each pixel two by two, then apply a 3x3 convolution."""
 
     def forward(self, x: Tensor, doubled: bool = True) -> Tensor:
         return super().forward(x, doubled)
@@ -352,9 +354,10 @@ def _middle(config: ConvolutionalConfig, norm_channels: int = 0) -> Blocks:
 
 
 def one_by_one(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function`` of a batch; on a CPU of one row after the other, as the activations of more
-    would leave the processor's caches. Rows equal to the first only fill a batch up, and what
-    becomes of them is known."""
+    """Apply a function to a batch; on a CPU to one row at a time, whose activations fit in caches.
+
+    Rows that equal the first one, as those that fill a batch up, reuse its result.
+    """
     if x.device.type != "cpu" or len(x) == 1:
         return function(x)
     first = function(x[:1])

@@ -7,12 +7,15 @@ from tokcodec.config.parts import ModelShape
 from tokcodec.config.quantizers import FiniteScalarConfig
 from tokcodec.model.quantizer import Quantizer, require_finite
 
-_EPSILON = 1e-3  # by which the outermost levels lie inside of what tanh reaches
+_EPSILON = 1e-3  # keeps the outermost levels inside the range of tanh
 
 
 class FiniteScalar(Quantizer):
-    """A channel of L levels is bounded to -L/2..L/2 by a tanh and rounded (arXiv 2309.15505,
-    section 3.1 and appendix A.1); the digits, the first channel's the lowest, make the token."""
+    """Finite scalar quantization (arXiv 2309.15505, section 3.1 and appendix A.1).
+
+    A tanh bounds each channel of L levels to -L/2..L/2, and the result is rounded to a digit. The
+    token is the number with these digits; the first channel is the lowest digit.
+    """
 
     def __init__(self, config: FiniteScalarConfig, model_shape: ModelShape) -> None:
         super().__init__()
@@ -29,15 +32,15 @@ class FiniteScalar(Quantizer):
         return (digits - half).float() / half
 
     def margins(self, z: Tensor) -> Tensor:
-        """float64 [...]: how far the bounded channel nearest to another level is from the border
-        between the two, twice."""
+        """float64 [...]: twice the smallest distance of a bounded channel from the border between
+        two levels."""
         bounded = self._bounded(z.double())
         return (1 - 2 * (bounded - bounded.round()).abs()).amin(dim=-1)
 
     def _bounded(self, z: Tensor) -> Tensor:
         levels = self._levels(z)
         half = (levels - 1) * (1 + _EPSILON) / 2
-        offset = (1 - levels % 2) / 2  # an even number of levels lies half a step lower
+        offset = (1 - levels % 2) / 2  # an even number of levels is shifted down by half a step
         return (z + (offset / half).atanh()).tanh() * half - offset
 
     def _levels(self, like: Tensor) -> Tensor:

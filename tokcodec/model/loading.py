@@ -1,4 +1,4 @@
-"""From a checkpoint to a ``Tokenizer`` that is ready to run."""
+"""Load a checkpoint as a ``Tokenizer`` that is ready to run."""
 
 import torch
 
@@ -9,7 +9,9 @@ from tokcodec.model.tokenizer import Tokenizer
 
 
 def load(header: Header, device: torch.device) -> Tokenizer:
-    """Reads, verifies and strictly loads the weights, as float32, in evaluation mode.
+    """Load the weights of a checkpoint as float32, in evaluation mode.
+
+    They are verified, and must be exactly the tensors that the config needs.
 
     Raises:
         CheckpointError: as ``read_weights``.
@@ -25,7 +27,7 @@ def load(header: Header, device: torch.device) -> Tokenizer:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device of that name; ``auto`` is CUDA where there is one, else the CPU.
+    """The torch device of this name; ``auto`` is CUDA if there is a GPU, else the CPU.
 
     Raises:
         DeviceError: there is no such device.
@@ -42,13 +44,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def fastest_dtype(device: torch.device) -> Dtype:
-    """``bfloat16`` where the device multiplies matrices of it in hardware: GPUs of compute
-    capability 8.0 or newer, processors with AVX512-BF16 (as all with AMX are).
+    """The faster type for matrix products: ``bfloat16`` on GPUs of compute capability 8.0 or newer
+    and on processors with AMX, else ``float32``.
 
-    Others may emulate it hundreds of times slower than float32.
+    Older devices emulate bfloat16, up to hundreds of times slower than float32. Processors with
+    AVX512-BF16 but without AMX have it in hardware, and still take twice as long as in float32.
     """
     if device.type == "cuda":
-        has_it = torch.cuda.get_device_capability(device) >= (8, 0)
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        has_it = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if has_it else "float32"
+        fast = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if fast else "float32"

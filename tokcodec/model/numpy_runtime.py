@@ -1,7 +1,7 @@
-"""Models of the kind ``patch`` in NumPy alone: torch takes a second to load, this a tenth of one.
+"""Run models of the kind ``patch`` in NumPy, which loads in a tenth of the time of torch.
 
-It computes what ``model.vit`` and ``model.codebook`` do. Tokens are those of torch, but where
-rounding decides between two vectors; pixels differ by at most one level of 255.
+It computes the same as ``model.vit`` and ``model.codebook``. Tokens equal those of torch, except
+where rounding decides between two vectors; pixels differ by at most one level of 255.
 """
 
 import math
@@ -25,11 +25,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 _NORM_EPSILON = np.float32(1e-5)  # of torch's LayerNorm
 _UNIT_EPSILON = 1e-12  # of torch's normalize
-_QUERIES = 1024  # whose attention is computed at once
-_SCORES = 1 << 20  # of vectors of the codebook that are held at once
+_QUERIES = 1024  # tokens whose attention is computed at once
+_SCORES = 1 << 20  # scores of codebook vectors that are in memory at once
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
-# The rational approximation of erf that Eigen has (unsupported/Eigen/SpecialFunctions), highest
-# power of x² first; beyond 4, erf is 1 in float32.
+# Eigen's rational approximation of erf (unsupported/Eigen/SpecialFunctions), highest power of x²
+# first; above 4, erf is 1 in float32.
 _ERF_OVER = (
     -2.72614225801306e-10,
     2.77068142495902e-08,
@@ -49,7 +49,7 @@ _ERF_UNDER = (
 
 
 class NumpyRuntime:
-    """Runs one image after the other, on the CPU, in float32."""
+    """Run a model on one image at a time, on the CPU, in float32."""
 
     device = "cpu"
     dtype: Dtype = "float32"
@@ -70,7 +70,8 @@ class NumpyRuntime:
 
     @classmethod
     def load(cls, header: Header) -> "NumpyRuntime":
-        """
+        """Load a checkpoint.
+
         Raises:
             CheckpointError: as ``read_weights``.
             ValueError: the model is of another kind.
@@ -86,7 +87,7 @@ class NumpyRuntime:
         return np.stack([self._pixels(grid) for grid in tokens])
 
     def map(self, work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-        """In the caller's thread: the matrix products use all cores."""
+        """Run in the caller's thread, because the matrix products use all cores."""
         del workers
         return map(work, items)
 
@@ -105,7 +106,7 @@ class NumpyRuntime:
 
 
 class _Network:
-    """A vision transformer of float32 tensors."""
+    """A vision transformer with float32 weights."""
 
     def __init__(self, config: VitConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
         self._config = config
@@ -122,7 +123,7 @@ class _Network:
         return y
 
     def positions(self, rows: int, columns: int) -> Floats:
-        """Embeddings [rows · columns, width], as of ``model.vit.GridPositions``."""
+        """Embeddings [rows · columns, width], as in ``model.vit.GridPositions``."""
         table, scale = self.tensors["positions.table"], self.tensors["positions.scale"]
         down, across = (interpolation(len(table), size) for size in (rows, columns))
         spread = np.einsum("rs,std,ct->rcd", down, table, across, optimize=True)
@@ -131,7 +132,7 @@ class _Network:
         return embeddings
 
     def trunk(self, x: Floats) -> Floats:
-        """Tokens [T, width] -> the same behind all blocks."""
+        """Tokens [T, width] -> the output of the last block, [T, width]."""
         config = self._config
         if config.class_token:
             x = np.concatenate([self.tensors["class_token"][None], x])
@@ -185,7 +186,7 @@ class _Decoder(_Network):
         return self._smooth(pixels) if self._convolves else pixels
 
     def _unpatchify(self, patches: Floats, rows: int, columns: int) -> Floats:
-        """Patches [rows · columns, 3 · W · W] laid on the image, overlaps added."""
+        """Patches [rows · columns, 3 · W · W] -> the image [h, w, 3], in which overlaps add up."""
         side, overlap = self._config.patch_size, self._overlap
         window = side + 2 * overlap
         patches = patches.reshape(rows, columns, 3, window, window).transpose(0, 1, 3, 4, 2)
@@ -216,7 +217,7 @@ def gelu(x: Floats) -> Floats:
 
 
 def erf(x: Floats) -> Floats:
-    """The error function, float32, to within 4e-7."""
+    """The error function in float32, with an error of at most 4e-7."""
     x = x.clip(-4, 4)
     square = x * x
     over, under = np.full_like(x, _ERF_OVER[0]), np.full_like(x, _ERF_UNDER[0])
@@ -230,9 +231,13 @@ def erf(x: Floats) -> Floats:
 
 
 def best(z: Floats, codebook: Floats, dot: bool) -> Tokens:
-    """For each row of ``z`` [M, d] the nearest vector of ``codebook`` [K, d], or the one of the
-    largest dot product; the lowest index among equals. As ``model.codebook``: float32 finds the
-    candidates within its rounding error, float64 decides among them.
+    """For each row of ``z`` [M, d], find the nearest vector of ``codebook`` [K, d].
+
+    With ``dot``, find that of the largest dot product. As in ``model.codebook``, float32 finds the
+    candidates within its rounding error, and float64 decides among them.
+
+    Returns:
+        int64 [M]: indices into the codebook, the lowest one among equals.
 
     Raises:
         ValueError: ``z`` holds NaN or infinity.
@@ -271,7 +276,7 @@ def _unit(vectors: Floats) -> Floats:
 
 
 def _average(image: Pixels, scale: int) -> Floats:
-    """uint8 [H, W, 3] -> float32 in [0, 1], ``scale`` times smaller."""
+    """uint8 [H, W, 3] -> means of ``scale`` by ``scale`` pixels, float32 in [0, 1]."""
     height, width = (edge // scale for edge in image.shape[:2])
     pixels: Floats = image.astype(np.float32) / np.float32(255)
     if scale > 1:
@@ -284,7 +289,7 @@ def _below(prefix: str, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
 
 
 def _shapes(config: ModelConfig) -> Shapes:
-    """Of all tensors, as ``model.vit`` and ``model.codebook`` have them."""
+    """The shapes of all tensors, as in ``model.vit`` and ``model.codebook``."""
     encoder, decoder, dim = config.encoder, config.decoder, config.quantizer.embedding_dim
     assert isinstance(encoder, PatchEncoderConfig)
     assert isinstance(decoder, PatchDecoderConfig)

@@ -1,4 +1,4 @@
-"""How position embeddings of one grid become those of another, for torch and NumPy alike."""
+"""Interpolate position embeddings from one grid to another, for torch and NumPy."""
 
 import math
 from functools import lru_cache
@@ -6,8 +6,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-_SHARPNESS = -0.75  # of the cubic convolution, as torch's bicubic interpolation has it
-_MEDIAN = 6.0  # log2 of a usual number of tokens, at which the scale vector adds nothing
+_SHARPNESS = -0.75  # of the cubic convolution, as in torch's bicubic interpolation
+_MEDIAN = 6.0  # log2 of a typical number of tokens, for which the scale vector adds nothing
 
 
 @lru_cache(256)
@@ -15,8 +15,8 @@ def interpolation(source: int, target: int) -> NDArray[np.float32]:
     """The matrix [target, source] of bicubic interpolation of ``source`` values to ``target``.
 
     As ``torch.nn.functional.interpolate`` with ``mode="bicubic", align_corners=False``: pixel
-    centres are aligned, and the values at the edges are repeated beyond them (Keys, IEEE
-    Transactions on Acoustics, Speech, and Signal Processing 29(6), 1981).
+    centres are aligned, and edge values are repeated outside the grid (Keys, IEEE Transactions on
+    Acoustics, Speech, and Signal Processing 29(6), 1981).
     """
     centres = (np.arange(target) + 0.5) * source / target - 0.5
     first = np.floor(centres).astype(int)
@@ -31,5 +31,5 @@ def interpolation(source: int, target: int) -> NDArray[np.float32]:
 
 
 def log_size(rows: int, columns: int) -> float:
-    """What the scale vector of a grid is multiplied by."""
+    """The factor of the scale vector for a grid of this size."""
     return math.log2(rows * columns) - _MEDIAN

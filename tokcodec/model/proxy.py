@@ -15,8 +15,9 @@ from tokcodec.model.vit import LatentDecoder
 class ProxyHead(Decoder):
     """Tokens [B, g², width] -> pixels [B, 3, g·2^(levels - 1), ...] (TiTok, section 3.4).
 
-    An MLP turns each token into logits over the proxy tokens; the mean of the proxy codebook under
-    their softmax is what the VQGAN's decoder (MaskGIT, arXiv 2202.04200, section 3.1) sees.
+    An MLP turns each token into logits over the proxy tokens. The mean of the proxy codebook,
+    weighted by their softmax, is the input of the VQGAN's decoder (MaskGIT, arXiv 2202.04200,
+    section 3.1).
     """
 
     proxy_codebook: Tensor

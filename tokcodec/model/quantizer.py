@@ -1,14 +1,14 @@
-"""What every quantizer does."""
+"""The interface of all quantizers."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Quantizer(nn.Module):
-    """z [..., d] <-> tokens int64 [...], from 0 to K - 1."""
+    """Converts z [..., d] to tokens int64 [...], from 0 to K - 1, and back."""
 
     def tokens(self, z: Tensor) -> Tensor:
-        """z [..., d] -> tokens int64 [...].
+        """Quantize z [..., d] to tokens int64 [...].
 
         Raises:
             ValueError: ``z`` holds NaN or infinity.
@@ -16,16 +16,17 @@ class Quantizer(nn.Module):
         raise NotImplementedError
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """tokens int64 [...] -> z_q float32 [..., d]."""
+        """Look up tokens int64 [...]: their z_q, float32 [..., d]."""
         raise NotImplementedError
 
     def margins(self, z: Tensor) -> Tensor:
-        """float64 [...]: how much better the token of z is than the second best."""
+        """float64 [...]: how much better the token of z is than the second-best token."""
         raise NotImplementedError
 
 
 def require_finite(z: Tensor) -> None:
-    """
+    """Check that ``z`` can be quantized.
+
     Raises:
         ValueError: ``z`` holds NaN or infinity, which have no token.
     """
@@ -34,9 +35,11 @@ def require_finite(z: Tensor) -> None:
 
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer`` of x without autocast: what gives z, which lower precision would move over the
-    borders between tokens."""
-    if x.is_meta:  # which autocast does not know
+    """Apply a layer without autocast.
+
+    Layers that compute z use it, because lower precision would change tokens.
+    """
+    if x.is_meta:  # autocast does not support this device
         return layer(x)  # type: ignore[no-any-return]
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.float())  # type: ignore[no-any-return]

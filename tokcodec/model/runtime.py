@@ -1,4 +1,7 @@
-"""What a ``Codec`` runs a model with: torch, or NumPy alone. No torch here."""
+"""The interface of the runtimes, torch and NumPy, and the choice between them.
+
+This module does not import torch.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
@@ -24,16 +27,16 @@ RuntimeName = Literal["auto", "torch", "numpy"]
 
 BATCH_SIZE = 16
 _CUDA_BATCH_SIZE = 64
-_CACHE_BYTES = 16 << 20  # of a processor: what the widest activations of a batch should fit in
-_FEW_IMAGES = 8  # that NumPy is done with before torch is loaded
+_CACHE_BYTES = 16 << 20  # of a CPU; the largest activations of a batch should fit in it
+_FEW_IMAGES = 8  # NumPy has finished these before torch is loaded
 
 
 class Runtime(Protocol):
-    """A model that is ready to run. Methods may be called from several threads.
+    """A model that is ready to run. Its methods may be called from several threads.
 
     Attributes:
         dtype: of the matrix products.
-        batch_size: tiles that it runs at once.
+        batch_size: number of tiles in a batch.
     """
 
     dtype: Dtype
@@ -45,15 +48,18 @@ class Runtime(Protocol):
         ...
 
     def encode(self, pixels: Pixels, scale: int) -> Tokens:
-        """Pixels uint8 [n, H, W, 3], to be averaged by ``scale`` -> int64 [n, *token_shape]."""
+        """Encode pixels uint8 [n, H, W, 3] to tokens int64 [n, *token_shape].
+
+        The encoder sees the means of ``scale`` by ``scale`` pixels.
+        """
         ...
 
     def decode(self, tokens: Tokens) -> Pixels:
-        """Tokens int64 [n, *token_shape] -> pixels uint8 [n, H, W, 3]."""
+        """Decode tokens int64 [n, *token_shape] to pixels uint8 [n, H, W, 3]."""
         ...
 
     def map(self, work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-        """``work``, which calls ``encode`` or ``decode``, of each item, in order."""
+        """Call ``work``, which encodes or decodes, for each item; results are in order."""
         ...
 
 
@@ -69,25 +75,33 @@ def runs_without_torch(config: ModelConfig) -> bool:
 def choose_runtime(
     config: ModelConfig, device: str, dtype: Dtype, images: int | None = None
 ) -> RuntimeName:
-    """The runtime for so many images: NumPy for a few of them, as torch takes a second to load.
+    """The fastest runtime: NumPy for a few images, because torch takes a second to load.
 
     Args:
-        config: of the model.
+        config: the model.
         device: as for ``Codec.load``.
         dtype: of the matrix products.
-        images: how many there are; None if not known.
+        images: the number of images; None if it is not known.
     """
     can = runs_without_torch(config) and device in ("auto", "cpu") and dtype == "float32"
     few = images is not None and images <= _FEW_IMAGES
     return "numpy" if can and (few or find_spec("torch") is None) else "torch"
 
 
-def default_batch_size(config: ModelConfig, kind: str) -> int:
-    """64 tiles on CUDA, else 16; a large model is faster with fewer on a CPU. Depends on the model
-    and the kind of device alone: the batch size is part of what decides the tokens."""
+def default_batch_size(
+    config: ModelConfig, kind: str, part: Literal["encoder", "decoder"] = "encoder"
+) -> int:
+    """The default number of tiles in a batch: 64 on CUDA, else 16, or fewer for a large part.
+
+    It depends only on the model and the kind of device, because tokens depend on the batch size.
+    """
     if kind == "cuda":
         return _CUDA_BATCH_SIZE
-    tile = 4 * config.encoder.peak_activation(config.preprocessing.model_size)  # float32
+    sizes = {
+        "encoder": config.preprocessing.model_size,
+        "decoder": config.preprocessing.image_size,
+    }
+    tile = 4 * getattr(config, part).peak_activation(sizes[part])  # float32
     size = BATCH_SIZE
     while kind == "cpu" and size > 1 and size * tile > _CACHE_BYTES:
         size //= 2
@@ -97,7 +111,11 @@ def default_batch_size(config: ModelConfig, kind: str) -> int:
 def read_weights(
     header: checkpoint.Header, expected: dict[str, tuple[int, ...]]
 ) -> dict[str, NDArray[Any]]:
-    """The verified tensors of a checkpoint, without those of its prior.
+    """Read and verify the tensors of a checkpoint, without those of its prior.
+
+    Args:
+        header: the checkpoint.
+        expected: the shape of each tensor.
 
     Raises:
         CheckpointError: the file is damaged, or a tensor is missing, unknown, of another shape

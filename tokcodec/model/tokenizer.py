@@ -1,4 +1,4 @@
-"""The tokenizer: pixels -> z -> tokens -> z_q -> pixels, of parts of any kind."""
+"""The tokenizer: pixels -> z -> tokens -> z_q -> pixels, with parts of any kind."""
 
 from importlib import import_module
 from typing import Any
@@ -13,7 +13,7 @@ from tokcodec.model.quantizer import Quantizer
 
 
 def build(part: Part, model_shape: ModelShape) -> Any:
-    """The network of a part's kind."""
+    """Build the network of an encoder, a quantizer or a decoder."""
     module, name = part.network.split(":")
     return getattr(import_module(module), name)(part, model_shape)
 
@@ -32,26 +32,26 @@ class Tokenizer(nn.Module):
         self.decoder: nn.Module = build(config.decoder, model_shape)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """What the encoder sees, float32 [B, 3, h, w] in [0, 1] -> tokens int64 [B,
-        *token_shape]."""
+        """Pixels as the encoder sees them, float32 [B, 3, h, w] in [0, 1] -> tokens int64
+        [B, *token_shape]."""
         return self.quantizer.tokens(self.z(pixels))
 
     def z(self, pixels: Tensor) -> Tensor:
-        """The same -> z [B, *token_shape, d], before quantization."""
+        """Pixels as for ``encode`` -> z [B, *token_shape, d], before quantization."""
         return self.encoder(self.normalize(pixels))  # type: ignore[no-any-return]
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """tokens int64 [B, *token_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
+        """Tokens int64 [B, *token_shape], or a prefix [B, n] -> float32 [B, 3, H, W] in [0, 1]."""
         pixels = self.decoder(self.quantizer.lookup(tokens)).float()
         return self.denormalize(pixels).clamp(0, 1)
 
     def shrink(self, pixels: Tensor) -> Tensor:
-        """[B, 3, H, W] -> what the encoder sees of it, [B, 3, h, w]: means."""
+        """Pixels [B, 3, H, W] -> their means, as the encoder sees them, [B, 3, h, w]."""
         scale = self.config.preprocessing.pixel_scale
         return F.avg_pool2d(pixels, scale) if scale > 1 else pixels
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels in [0, 1] -> zero mean and unit deviation, by the config's figures."""
+        """Normalize pixels in [0, 1] by the mean and the standard deviation in the config."""
         mean, std = self._statistics(pixels)
         return (pixels - mean) / std
 
@@ -62,7 +62,7 @@ class Tokenizer(nn.Module):
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         config = self.config.preprocessing
-        # Written where the pixels are, for a copy from the host would have the device wait.
+        # Created on the device of the pixels: a copy from the host would make the device wait.
         mean, std = (
             torch.cat([like.new_full((1, 1, 1), value) for value in values])
             for values in (config.mean, config.std)

@@ -1,4 +1,4 @@
-"""Any model in torch: devices, batches of one size, streams of a GPU, threads."""
+"""Run any model in torch: devices, batches of a fixed size, CUDA streams, threads."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokcodec.checkpoint import Header
-from tokcodec.errors import DeviceError
+from tokcodec.errors import DeviceError, counted
 from tokcodec.model.loading import load, resolve_device
 from tokcodec.model.runtime import Dtype, Pixels, Tokens, default_batch_size
 from tokcodec.model.tokenizer import Tokenizer
@@ -19,14 +19,16 @@ from tokcodec.parallel import map_ahead
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCHES_AT_ONCE = 4  # on a GPU: while the host waits for one of them, the others are work for it
+BATCHES_AT_ONCE = 4  # on a GPU, which has work while the host waits for one of them
 
 
 class TorchRuntime:
-    """Runs the model on exactly ``batch_size`` tiles at a time; the last batch is filled up. So
-    tokens of an image are equal on one device, torch build and batch size, whatever is encoded with
-    it. Tiles of another shape than the model's square, of which every image may have its own,
-    run ``any_size_batch`` at a time."""
+    """Run a model on exactly ``batch_size`` tiles at a time; the last batch is filled up.
+
+    So the tokens of an image do not depend on the images that are encoded with it, on the same
+    device, build of torch and batch size. Tiles that are not the model's square run
+    ``any_size_batch`` at a time, because every image may have another shape.
+    """
 
     def __init__(
         self,
@@ -34,9 +36,11 @@ class TorchRuntime:
         batch_size: int,
         any_size_batch: int = 1,
         dtype: Dtype = "float32",
+        decoder_batch: int | None = None,
     ) -> None:
         self.model, self.dtype = model, dtype
         self.batch_size, self.any_size_batch = batch_size, any_size_batch
+        self.decoder_batch = decoder_batch or batch_size
         self.torch_device = next(model.parameters()).device
         self._streams: SimpleQueue[torch.cuda.Stream] | None = None
         if self.torch_device.type == "cuda":
@@ -53,7 +57,8 @@ class TorchRuntime:
         dtype: Dtype = "float32",
         compiled: bool = False,
     ) -> "TorchRuntime":
-        """
+        """Load a checkpoint; for the arguments see ``Codec.load``.
+
         Raises:
             CheckpointError: the weights are damaged.
             DeviceError: there is no such device.
@@ -61,10 +66,11 @@ class TorchRuntime:
         where = resolve_device(device)
         model = load(header, where)
         if compiled:
-            # Batches have one shape, but for images of any size; what is for any shape is slower.
+            # Only models of any size need dynamic shapes, which are slower.
             model.encoder.compile(dynamic=None if header.config.multiple else False)
         size = batch_size or default_batch_size(header.config, where.type)
-        return cls(model, size, batch_size or 1, dtype)
+        decoder_batch = batch_size or default_batch_size(header.config, where.type, "decoder")
+        return cls(model, size, batch_size or 1, dtype, decoder_batch)
 
     @property
     def device(self) -> str:
@@ -73,13 +79,13 @@ class TorchRuntime:
     def encode(self, pixels: Pixels, scale: int) -> Tokens:
         rows = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         if self.torch_device.type == "cuda":
-            rows = rows.pin_memory()  # they cross to the device as bytes
+            rows = rows.pin_memory()  # uint8, a quarter of the bytes of float32
         side = self.model.config.preprocessing.model_size * scale
         with self._cuda_stream():
             tokens = self._run(
                 lambda part: self.model.encode(self.preprocess(part, scale)),
                 rows.to(self.torch_device, non_blocking=True),
-                tuple(rows.shape[1:3]) == (side, side),
+                self.batch_size if tuple(rows.shape[1:3]) == (side, side) else self.any_size_batch,
             )
             return tokens.cpu().numpy()
 
@@ -94,7 +100,7 @@ class TorchRuntime:
         return self._run(
             lambda part: self.model.encode(self.model.shrink(part)),
             pixels.to(self.torch_device, torch.float32),
-            tuple(pixels.shape[2:]) == (side, side),
+            self.batch_size if tuple(pixels.shape[2:]) == (side, side) else self.any_size_batch,
         )
 
     def decode_tensor(self, tokens: Tensor) -> Tensor:
@@ -105,10 +111,11 @@ class TorchRuntime:
         config = self.model.config
         side = config.preprocessing.image_size
         tile = tokens.ndim == 2 or tuple(tokens.shape[1:]) == config.token_shape(side, side)
-        return self._run(self.model.decode, tokens.to(self.torch_device, torch.int64), tile)
+        size = self.decoder_batch if tile else self.any_size_batch
+        return self._run(self.model.decode, tokens.to(self.torch_device, torch.int64), size)
 
     def preprocess(self, pixels: Tensor, scale: int) -> Tensor:
-        """uint8 [B, H, W, 3] -> what the encoder sees, float32 [B, 3, h, w] in [0, 1]."""
+        """Pixels uint8 [B, H, W, 3] -> float32 [B, 3, h, w] in [0, 1], as the encoder sees them."""
         scaled = pixels.permute(0, 3, 1, 2).float() / 255
         return torch.nn.functional.avg_pool2d(scaled, scale) if scale > 1 else scaled
 
@@ -120,28 +127,30 @@ class TorchRuntime:
         return pixels.to(torch.uint8).permute(0, 2, 3, 1)
 
     @torch.inference_mode()
-    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, tiles: bool) -> Tensor:
-        """
+    def _run(self, model: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+        """Run the model on rows, in batches of this size.
+
         Raises:
             DeviceError: the device has too little memory for a batch.
         """
-        if not len(rows):  # nothing to compute, but the result has a shape
+        if not len(rows):  # the result is empty, but has a shape
             return model(rows.new_zeros((1, *rows.shape[1:])))[:0]
-        size = self.batch_size if tiles else self.any_size_batch
         low = self.dtype == "bfloat16"
         try:
             with torch.autocast(self.torch_device.type, torch.bfloat16, enabled=low):
                 return torch.cat([_filled(model, part, size) for part in torch.split(rows, size)])
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"{self.device}: not enough memory for batches of {size} tiles; use a smaller "
-                "batch size"
+                f"{self.device}: not enough memory for batches of {counted(size, 'tile')}; use a "
+                "smaller batch size"
             ) from error
 
     @contextlib.contextmanager
     def _cuda_stream(self) -> Iterator[None]:
-        """A stream of a GPU for work that begins and ends on the host. It is waited for, as there
-        is memory for so many batches only."""
+        """Run the block on one of the CUDA streams, and wait for a free one.
+
+        The number of streams bounds the memory for batches.
+        """
         if self._streams is None:
             yield
             return
@@ -154,9 +163,12 @@ class TorchRuntime:
             self._streams.put(stream)
 
     def map(self, work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-        """On a CPU in ``workers`` threads, which have one of torch's each, so that all cores have
-        work; a single item, or a single worker, has all of torch's. A GPU has several batches at
-        once, whatever ``workers`` is."""
+        """Call ``work`` for each item, in threads; results are in order.
+
+        On a CPU, each of the ``workers`` has one of torch's threads, so that all cores have work;
+        a single item, or a single worker, has all of them. A GPU has several batches at once, for
+        any number of ``workers``.
+        """
         workers = workers if self.torch_device.type == "cpu" else BATCHES_AT_ONCE
         items = iter(items)
         first = list(islice(items, 2)) if workers > 1 else []
@@ -174,11 +186,11 @@ class TorchRuntime:
                 at_once=True,
             )
         finally:
-            torch.set_num_threads(threads)  # of threads that begin from here on
+            torch.set_num_threads(threads)  # for threads that start after this
 
 
 def _filled(model: Callable[[Tensor], Tensor], part: Tensor, size: int) -> Tensor:
-    """``model`` of a batch filled up to ``size`` rows; the results of its own rows."""
+    """Run the model on a batch that is filled up to ``size`` rows; drop the added results."""
     missing = size - len(part)
     if not missing:
         return model(part)

@@ -1,4 +1,4 @@
-"""The vision transformers: encoders and decoders of the kinds ``patch`` and ``latent``."""
+"""Vision transformers: encoders and decoders of the kinds ``patch`` and ``latent``."""
 
 import math
 from typing import Any
@@ -31,8 +31,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Tokens [B, T, width] -> the same. Each attends to all, or to those that are ``seen``,
-        bool [B, 1, 1, T]."""
+        """Tokens [B, T, width] -> [B, T, width].
+
+        Each token attends to all tokens, or to those for which ``seen``, bool [B, 1, 1, T], is
+        true.
+        """
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, width / heads]
@@ -42,7 +45,7 @@ class Attention(nn.Module):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad:
-        # Backwards, torch's own takes three times as long here.
+        # The backward pass of torch's own function takes three times as long here.
         scores = (q * q.shape[-1] ** -0.5) @ k.mT
         if seen is not None:
             scores = scores.masked_fill(~seen, -torch.inf)
@@ -69,8 +72,11 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The blocks, and what stands around them where the config has it: a class token before all
-    others, norms before the first block and behind the last."""
+    """The transformer blocks, with two options of the config.
+
+    A class token is put before all other tokens; outer norms are applied before the first block
+    and after the last.
+    """
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
@@ -81,8 +87,10 @@ class Trunk(nn.Module):
         self.norm_out = nn.LayerNorm(width) if config.outer_norms else nn.Identity()
 
     def run(self, x: Tensor, kept: slice, seen: Tensor | None = None) -> Tensor:
-        """Tokens [B, T, width] -> those of ``kept``, without the class token. ``seen`` as of
-        ``Attention``, of all tokens."""
+        """Tokens [B, T, width] -> the output for the tokens in ``kept``, without the class token.
+
+        ``seen`` is that of ``Attention``, and includes the class token.
+        """
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
         x = self.norm_in(x)
@@ -94,8 +102,11 @@ class Trunk(nn.Module):
 
 
 class GridPositions(nn.Module):
-    """Position embeddings of a grid of any size: a table interpolated to its rows and columns, and
-    a vector times the logarithm of the number of positions, which tells the scale of an image."""
+    """Position embeddings for a grid of any size.
+
+    They are a table, interpolated to the rows and columns of the grid, plus a vector times the
+    logarithm of the number of positions, which encodes the scale of the image.
+    """
 
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
@@ -113,10 +124,11 @@ class GridPositions(nn.Module):
 
 
 class PatchEncoder(Trunk):
-    """Normalized pixels [B, 3, h, w] -> z [B, rows, columns, d], of any multiples of the patch.
+    """Normalized pixels [B, 3, h, w] -> z [B, rows, columns, d].
 
-    Without ``outer_norms``, where the blocks add nothing, z is a linear map of a patch, which is
-    what lets training start from the principal components of patches.
+    h and w are any multiples of the patch size. Without ``outer_norms`` and with blocks that add
+    nothing, z is a linear map of a patch, so training can start from the principal components of
+    patches.
     """
 
     def __init__(self, config: PatchEncoderConfig, model_shape: ModelShape) -> None:
@@ -134,7 +146,7 @@ class PatchEncoder(Trunk):
 
 
 class LatentEncoder(Trunk):
-    """Normalized pixels [B, 3, s, s] -> z [B, N, d], of the latent tokens (TiTok, section 3.2)."""
+    """Normalized pixels [B, 3, s, s] -> z [B, N, d] of the latent tokens (TiTok, section 3.2)."""
 
     def __init__(self, config: LatentEncoderConfig, model_shape: ModelShape) -> None:
         super().__init__(config)
@@ -192,7 +204,8 @@ class LatentDecoder(Trunk):
         return PatchHead(config)
 
     def forward(self, z_q: Tensor, kept: Tensor | None = None) -> Tensor:
-        """With ``kept``, int64 [B], as if each image had only its first ``kept`` tokens."""
+        """Decode z_q; if ``kept``, int64 [B], is given, only the first ``kept`` tokens of each
+        image."""
         x = self.from_embedding(z_q) + self.token_positions[: z_q.shape[1]]
         masks = (self.mask_token + self.patch_positions).expand(len(x), -1, -1)
         x = torch.cat([masks.to(x.dtype), x], dim=1)  # [B, g² + n, width]
@@ -206,10 +219,10 @@ class LatentDecoder(Trunk):
 
 
 class PatchHead(nn.Linear):
-    """Tokens [B, g², width] -> pixels [B, 3, g·P, g·P], a patch a token.
+    """Tokens [B, g², width] -> pixels [B, 3, g·P, g·P], one patch per token.
 
-    Patches reach ``overlap`` pixels over their borders, where neighbours add up; an optional 3x3
-    convolution smooths the whole.
+    A patch extends ``overlap`` pixels beyond its cell of the grid, where it is added to its
+    neighbours. An optional 3x3 convolution smooths the result.
     """
 
     def __init__(self, config: PatchHeadConfig) -> None:
@@ -235,8 +248,8 @@ def patchify(pixels: Tensor, patch_size: int) -> Tensor:
 def unpatchify(patches: Tensor, rows: int, patch_size: int, overlap: int = 0) -> Tensor:
     """[B, rows·columns, 3·W·W] -> [B, 3, rows·P, columns·P], W being P + 2·overlap.
 
-    Each patch is centred on its cell of the grid and added to what its neighbours give there;
-    what reaches beyond the square is cut off. Without overlap, the inverse of ``patchify``.
+    Each patch is centred on its cell of the grid, and overlapping patches add up; parts outside
+    the image are cut off. Without overlap, this is the inverse of ``patchify``.
     """
     size = (rows * patch_size, patches.shape[1] // rows * patch_size)
     window = patch_size + 2 * overlap

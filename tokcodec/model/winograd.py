@@ -1,8 +1,8 @@
-"""3x3 convolutions with a quarter of the multiplications, for processors.
+"""3x3 convolutions with a quarter of the multiplications, for CPUs.
 
 Winograd's minimal filtering F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308, section 4): a tile of
-4x4 results needs 36 products a pair of channels, where the direct sum needs 144. torch's own
-convolutions on processors are direct. The results differ from them by roundings.
+4x4 results needs 36 products per pair of channels; the direct sum, which torch computes on CPUs,
+needs 144. The results differ by rounding errors.
 
 A decode with LlamaGen VQ-16's decoder, 256x256 pixels on one thread, takes 4.6 s of processor time
 instead of 8.2 s: 1.76 times as fast (tests/benchmarks/winograd.py).
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# 6 numbers for the 3 of a filter, along one axis: the matrix G of the paper, section 4.2.
+# The matrix G of the paper, section 4.2: 6 numbers for the 3 of a filter along one axis.
 _FILTER = (
     (1 / 4, 0, 0),
     (-1 / 6, -1 / 6, -1 / 6),
@@ -22,18 +22,18 @@ _FILTER = (
     (1 / 24, -1 / 12, 1 / 6),
     (0, 0, 1),
 )
-# Where the 6 inputs of a tile begin, and how far it is to the next tile's: as they are, and where
-# every one stands for two neighbours of an image twice as large.
+# Offsets of the 6 inputs of a tile, and the step to the next tile: of a plain image, and of one in
+# which every pixel counts twice.
 _PLAIN = ((0, 1, 2, 3, 4, 5), 4)
 _DOUBLED = ((0, 1, 1, 2, 2, 3), 2)
-_STRIP = 128  # tiles at once: their numbers stay in the processor's caches
+_STRIP = 128  # tiles at once, which fit in the caches of a CPU
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, doubled: bool = False) -> Tensor:
-    """One image [1, C, H, W], channels last, -> [1, K, H, W], padded by one zero all around.
+    """Convolve one image [1, C, H, W], channels last, to [1, K, H, W], with a padding of one zero.
 
-    With ``doubled``, of the image at twice its size, each pixel repeated: [1, K, 2H, 2W]. The
-    result's height and width must be multiples of 4.
+    With ``doubled``, convolve the image at twice its size, with each pixel repeated, to
+    [1, K, 2H, 2W]. The height and width of the result must be multiples of 4.
     """
     offsets, step = _DOUBLED if doubled else _PLAIN
     channels, height, width = x.shape[1:]
@@ -41,7 +41,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, doubled: bool = Fal
     outputs = len(weight)
     filters = _transformed_filters(weight)  # [36, C, K]
     at_once = min(rows, max(1, _STRIP // columns))
-    # One set of buffers for all strips: fresh memory would cost as much as the sums.
+    # All strips share one set of buffers: allocating new ones would take as long as the sums.
     padded = x.new_zeros(at_once * step + 2, width + 2, channels)
     tall = x.new_empty(6, at_once, width + 2, channels)
     tiles = x.new_empty(6, 6, at_once, columns, channels)
@@ -77,7 +77,7 @@ def _transformed_filters(weight: Tensor) -> Tensor:
 
 
 def _transform_inputs(d: Sequence[Tensor], out: Tensor) -> None:
-    """``out`` [6, ...] = Bᵀ d, the common parts of its rows once."""
+    """Compute ``out`` [6, ...] = Bᵀ d, with common terms of its rows computed once."""
     a, b = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
     torch.add(a, b, out=out[1])
     torch.sub(a, b, out=out[2])
@@ -92,7 +92,7 @@ def _transform_inputs(d: Sequence[Tensor], out: Tensor) -> None:
 
 
 def _transform_outputs(m: Tensor, out: Tensor) -> None:
-    """``out`` [4, ...] = Aᵀ m for m [6, ...], the common parts of its rows once."""
+    """Compute ``out`` [4, ...] = Aᵀ m of m [6, ...], with common terms computed once."""
     near_sum, near_difference = m[1] + m[2], m[1] - m[2]
     far_sum, far_difference = m[3] + m[4], m[3] - m[4]
     torch.add(near_difference, far_difference, alpha=2, out=out[1])

@@ -17,14 +17,14 @@ from tokcodec.dataset.views import COUNTS, Views
 from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
 from tokcodec.inputs.listing import Selection, count
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.model.loading import fastest_dtype, resolve_device
 from tokcodec.model.runtime import Dtype, default_batch_size
 from tokcodec.tokenize.output import Output
 from tokcodec.tokenize.plan import make_plan
 from tokcodec.tokenize.run import Engine, list_jobs, run
 from tokcodec.tokenize.step import ShardStep
-from tokcodec.tokenize.task import Job, Progress, Settings, Task
+from tokcodec.tokenize.task import Progress, RunJob, Settings, Task
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Overview:
     all_shards: int
     skipped: Selection
     faster_dtype: Dtype | None = None
-    jobs: tuple[Job, ...] = ()
+    jobs: tuple[RunJob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,9 @@ def tokenize(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
-        DatasetError: there are no inputs, another run is writing there, the output is of another
-            run or of other inputs, or there are too many failures.
-        OutputError: the output cannot be written.
+        DatasetError: there are no inputs, or there are too many failures.
+        OutputError: the output is of another run or of other inputs, another run is writing there,
+            or it cannot be written.
         CheckpointError: the checkpoint cannot be read, or does not have this fit.
         DeviceError: there is no such device, or it has too little memory.
     """

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokcodec.dataset.folder import shard_name
-from tokcodec.errors import DatasetError
+from tokcodec.errors import DatasetError, counted
 from tokcodec.inputs.listing import Batch, Selection, list_inputs
 from tokcodec.inputs.parquet import Rows
 from tokcodec.inputs.records import Files
 from tokcodec.inputs.webdataset import Tar
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.read import MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Shard:
     batch: Batch
     digest: str
 
+    def __str__(self) -> str:
+        """Its inputs, in words."""
+        first, more = self.batch.stamps[0], len(self.batch.stamps) - 1
+        return f"{first} and {counted(more, 'other')}" if more else str(first)
+
     @property
     def name(self) -> str:
         """Of its file."""
@@ -43,6 +48,10 @@ class Plan:
     shards: tuple[Shard, ...]
     digest: str
     cut: dict[str, int | str | None]
+
+    def __str__(self) -> str:
+        """Its inputs, in words."""
+        return f"{self.shards[0]} to {self.shards[-1]}" if self.shards[1:] else str(self.shards[0])
 
     def share(self, index: int, count: int) -> tuple[Shard, ...]:
         """Part ``index`` of ``count``, from 0: every ``count``-th shard."""

@@ -7,11 +7,12 @@ refuses others, makes the rest, and ends with the same bytes as a run that was n
 from collections.abc import Callable, Iterable, Sequence
 
 from tokcodec.dataset.folder import DatasetFolder
-from tokcodec.errors import DatasetError, Hint, OutputError
+from tokcodec.errors import DatasetError, OutputError
 from tokcodec.inputs.records import Files
+from tokcodec.io.job import Job
 from tokcodec.tokenize.output import Output
 from tokcodec.tokenize.plan import Shard
-from tokcodec.tokenize.task import Job, Progress, Task
+from tokcodec.tokenize.task import Progress, RunJob, Task
 
 # Makes the files of shards, and gives the final progress of each as it is finished: a ``ShardStep``
 # in this process, or several elsewhere.
@@ -28,7 +29,7 @@ def list_jobs(
     *,
     verify_inputs: bool = False,
     retry_failed: bool = False,
-) -> list[Job]:
+) -> list[RunJob]:
     """The jobs of a run, one for each of its shards; a single one where the one file is finished.
 
     Arguments as of ``run``.
@@ -37,7 +38,7 @@ def list_jobs(
         DatasetError: a folder cannot be listed, or a file is damaged.
     """
 
-    def job(folder: DatasetFolder, name: str, shard: Shard | None) -> Job:
+    def job(folder: DatasetFolder, name: str, shard: Shard | None) -> RunJob:
         return task.job(folder, name, shard, verify_inputs=verify_inputs, retry_failed=retry_failed)
 
     if output.is_finished():
@@ -47,9 +48,7 @@ def list_jobs(
     folder = output.shards
     there = set(folder.shards())
     return [
-        job(folder, shard.name, shard)
-        if shard.name in there
-        else Job(shard, folder / shard.name, "new")
+        job(folder, shard.name, shard) if shard.name in there else Job(shard, folder / shard.name)
         for shard in task.plan.share(*share)
     ]
 
@@ -80,9 +79,9 @@ def run(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
-        DatasetError: another run is writing there, the output is of another run or of other
-            inputs, or there are too many failures.
-        OutputError: the file system or the store refused.
+        DatasetError: there are too many failures.
+        OutputError: the output is of another run or of other inputs, another run is writing there,
+            or the file system or the store refused.
     """
     if output.one_file and output.path.is_dir():
         raise DatasetError("is a folder; name a file, or a folder without .parquet", name=output)
@@ -96,16 +95,16 @@ def run(
             task, output, share, verify_inputs=verify_inputs, retry_failed=retry_failed
         )
         for job in (*jobs, *_others(task, folder, jobs)):
-            if job.state in ("stale", "foreign"):
-                raise DatasetError(job.why, name=job.target, hint=Hint.OTHER_OUTPUT_OR_RESTART)
-        if [job.shard for job in jobs] == [None]:
+            job.check(overwrite=False)
+        if [job.source for job in jobs] == [task.plan]:
             totals.finish(task.count(output.folder, output.path.name, None))
             output.remove_shards()  # a run may have been killed after it joined them
             return totals.rows, totals.failed
-        for job in jobs:
-            if job.shard and job.state == "current":
-                totals.finish(task.count(folder, job.shard.name, job.shard))
-        for done in engine([j.shard for j in jobs if j.shard and j.state == "new"], totals.watch):
+        to_do = {job.target for job in jobs if job.state == "new"}
+        for shard in shards:
+            if folder / shard.name not in to_do:
+                totals.finish(task.count(folder, shard.name, shard))
+        for done in engine([s for s in shards if folder / s.name in to_do], totals.watch):
             totals.finish(done)
         folder.sweep(alone=share[1] == 1)  # temporary files of an actor that was killed
         _check_all_there(folder, shards)
@@ -145,21 +144,21 @@ class _Totals:
     def _check(self, failed: int) -> None:
         if self.max_failures is not None and failed > self.max_failures:
             raise DatasetError(
-                f"stopped at failed image {failed} of at most {self.max_failures}; the same "
+                f"stopped at failed image {failed:,} of at most {self.max_failures:,}; the same "
                 "command resumes after the last whole shard",
                 name=self.output,
             )
 
 
-def _others(task: Task, folder: DatasetFolder, jobs: Sequence[Job]) -> list[Job]:
+def _others(task: Task, folder: DatasetFolder, jobs: Sequence[RunJob]) -> list[RunJob]:
     """Jobs of the other shards that are there: all parts of a dataset have one plan and one way
     to make it."""
     by_name = {shard.name: shard for shard in task.plan.shards}
-    own = {job.target.name for job in jobs}
+    own = {job.target for job in jobs}
     return [
         task.job(folder, name, by_name.get(name, _NO_SHARD))
         for name in folder.shards()
-        if name not in own
+        if folder / name not in own
     ]
 
 

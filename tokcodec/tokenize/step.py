@@ -58,7 +58,10 @@ class ShardStep:
     def _write(self, made: "_Made") -> None:
         shard = made.progress.shard
         metadata = dataclasses.replace(
-            self.task.metadata, shard=shard.digest, inputs=made.inputs.hexdigest()
+            self.task.metadata,
+            number=shard.number,
+            shard=shard.digest,
+            inputs=made.inputs.hexdigest(),
         )
         self.folder.write(
             shard.name, lambda file: write_rows(file, made.rows, metadata, self.task.companions)

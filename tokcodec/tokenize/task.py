@@ -6,10 +6,8 @@ import hashlib
 import math
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
-from typing import Literal
 
 from tokcodec import __version__
 from tokcodec.checkpoint import Header
@@ -21,10 +19,11 @@ from tokcodec.dataset.views import Views
 from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
 from tokcodec.inputs.webdataset import Tar
+from tokcodec.io.job import Job
 from tokcodec.model.runtime import BATCH_SIZE, Dtype
 from tokcodec.tokenize.plan import Plan, Shard
 
-State = Literal["new", "current", "stale", "foreign"]
+RunJob = Job[Shard | Plan]  # of one file: a shard, or all shards in one
 
 
 @dataclass(frozen=True)
@@ -67,24 +66,6 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One file of a run, and how what is there now stands to the run.
-
-    Attributes:
-        shard: what goes into it; None for all shards in one file, and where no shard does.
-        target: the file.
-        state: ``new``: it is to be made; ``current``: it is finished; ``stale``: its inputs have
-            changed since; ``foreign``: it is of another run, or no token dataset.
-        why: the reason for the state, where it needs one.
-    """
-
-    shard: Shard | None
-    target: Path
-    state: State
-    why: str = ""
-
-
-@dataclass(frozen=True)
 class Progress:
     """What was done of a shard.
 
@@ -108,7 +89,7 @@ class Progress:
 
     def since(self, before: "Progress") -> "Progress":
         """What came after ``before``."""
-        return dataclasses.replace(
+        return replace(
             self,
             rows=self.rows - before.rows,
             failed=self.failed - before.failed,
@@ -139,6 +120,7 @@ class Task:
             run=run,
             plan=plan.digest,
             shards=len(plan.shards),
+            number=0,
             shard="",
             inputs="",
         )
@@ -151,8 +133,8 @@ class Task:
         *,
         verify_inputs: bool = False,
         retry_failed: bool = False,
-    ) -> Job:
-        """How an existing file stands to this task.
+    ) -> RunJob:
+        """The job of an existing file: whether it is what this task would write there.
 
         Args:
             folder, name: the file.
@@ -160,23 +142,26 @@ class Task:
             verify_inputs: the bytes of the inputs are compared, too.
             retry_failed: a file with failed rows is to be made again.
         """
-        target = folder / name
+        job = Job(shard or self.plan, folder / name)
         try:
             found = folder.metadata(name)
         except DatasetError as error:
-            return Job(shard, target, "foreign", error.reason)
+            return replace(job, state="foreign", why=error.reason)
         if why := self._other_run(found):
-            return Job(shard, target, "foreign", why)
+            return replace(job, state="foreign", why=why)
         if not shard and (found.shards, found.shard) != (1, ""):
-            return Job(shard, target, "foreign", "is one shard of a dataset")
-        if found.plan != self.metadata.plan or (shard and found.shard != shard.digest):
+            return replace(job, state="foreign", why="is one shard of a dataset")
+        if found.plan != self.metadata.plan or (
+            shard and (found.number, found.shard) != (shard.number, shard.digest)
+        ):
             why = "its inputs have changed since (names, sizes or times)"
-            return Job(shard, target, "stale", why)
+            return replace(job, state="stale", why=why)
         if verify_inputs and found.inputs != self._inputs_now(shard):
-            return Job(shard, target, "stale", "the bytes of its inputs have changed since")
+            why = "the bytes of its inputs have changed since"
+            return replace(job, state="stale", why=why)
         if retry_failed and self.count(folder, name, shard).failed:
-            return Job(shard, target, "new", "has failed rows")
-        return Job(shard, target, "current")
+            return replace(job, why="has failed rows")
+        return replace(job, state="current")
 
     def count(self, folder: DatasetFolder, name: str, shard: Shard | None) -> Progress:
         """What is in a file that was finished before.
@@ -198,7 +183,7 @@ class Task:
         """
         names = [shard.name for shard in self.plan.shards]
         inputs = _joined(shards.metadata(own).inputs for own in names)
-        metadata = dataclasses.replace(self.metadata, shards=1, inputs=inputs)
+        metadata = replace(self.metadata, shards=1, inputs=inputs)
         folder.write(name, lambda file: join(file, map(shards.open, names), metadata))
 
     def _other_run(self, found: Metadata) -> str | None:

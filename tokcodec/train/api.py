@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,19 @@ import torch
 from tokcodec.checkpoint import find
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
-from tokcodec.io.tar import MAX_BYTES
+from tokcodec.io.lock import locked
+from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.model.loading import fastest_dtype, resolve_device
 from tokcodec.model.runtime import Dtype
 from tokcodec.train import ranks
-from tokcodec.train.data import FINGERPRINT, load_images
+from tokcodec.train.data import FINGERPRINT, Images, load_images
 from tokcodec.train.folder import Begun, Report, RunFolder
 from tokcodec.train.loop import deterministic as deterministic_torch
 from tokcodec.train.loop import train_model
 from tokcodec.train.perceptual import load_lpips
 from tokcodec.train.presets import PRESETS
 from tokcodec.train.recipe import Recipe
-from tokcodec.train.run import Run, describe, require_trainable
+from tokcodec.train.run import Run
 from tokcodec.train.start import can_warm_start_decoder
 
 _NAMED = 10  # skipped images that are listed
@@ -32,13 +34,13 @@ _NAMED = 10  # skipped images that are listed
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training is.
+    """How far a training is.
 
     Attributes:
         stage: ``reading`` images, ``starting``, or ``training``.
-        done, total: images, or steps; ``total`` is None if it is not known; 0 in messages.
-        message: what is done now, or was found.
-        report: at the steps that have one.
+        done, total: images or steps; 0 in messages. ``total`` is None if it is not known.
+        message: what is being done, or was found.
+        report: the report on the steps since the last one, at steps that have one.
     """
 
     stage: Literal["reading", "starting", "training"]
@@ -50,12 +52,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """What a training has made.
+    """The result of a training.
 
     Attributes:
-        checkpoint: the file.
-        report: the last one.
-        resumed_at: the number of steps that an earlier call had done.
+        checkpoint: its file.
+        report: the last report.
+        resumed_at: the number of steps that earlier calls did.
     """
 
     checkpoint: Path
@@ -106,17 +108,17 @@ def train(
         model: a preset (see ``presets``), a JSON file with a ``ModelConfig``, or one.
         from_: a checkpoint whose weights training begins with. It has the same encoder and
             codebook, and the same decoder or one of fewer layers or less ``pixel_overlap``.
-        tokens_of: a checkpoint for whose tokens only a decoder is trained.
+        tokens_of: a checkpoint; only a decoder for its tokens is trained.
         steps, learning_rate, rate_weight, deblocking, spectra, lpips, adversarial, report_every,
             seed: see ``Recipe``.
         batch_tokens: tokens per step, ``Recipe.tokens``.
         warmup: see ``Recipe``; if None, a tenth of the steps, 500 at most.
         held_out: images that are kept from training to measure on: their keys (see
-            ``load_images``), or a file with one key per line. If None, one in 32.
-        dtype: of matrix products. ``auto`` is that of the run if it resumes, else bfloat16 if the
-            device has it in hardware.
+            ``load_images``), or a file with one key per line. If None, the first image and one in
+            32 of the others.
+        dtype: of matrix products. ``auto`` is that of the run if it resumes, else the faster one.
         device: ``auto`` is CUDA if there is a GPU.
-        compiled: use ``torch.compile``; if None, as the run if it resumes, else on CUDA.
+        compiled: use ``torch.compile``. If None, as before if the run resumes, else on CUDA.
         deterministic: get the same weights from the same call on CUDA too, more slowly.
         workers: threads that read images.
         max_image_bytes: larger images are skipped.
@@ -124,15 +126,19 @@ def train(
         progress: called for every image that is read, step, and message.
 
     Raises:
-        TrainingError: an option is out of its range; another process is training in ``output``, or
-            it is of a run with other settings; see also ``train_model``.
+        TrainingError: an option is out of its range, or ``output`` holds a run with other settings;
+            see also ``Run`` and ``train_model``.
+        OutputError: another run is writing to ``output``.
         ConfigError, CheckpointError: the model or a checkpoint cannot be read.
         DatasetError: there are no images.
         DeviceError: there is no such device.
         OutputError: a file cannot be written.
     """
     if from_ and tokens_of:
-        raise TrainingError("from_ and tokens_of exclude each other: both begin with a checkpoint")
+        raise TrainingError("from_ and tokens_of cannot be given together")
+    for option, value in (("workers", workers), ("max_image_bytes", max_image_bytes)):
+        if value < 1:
+            raise TrainingError(f"{option} is {value}, but must be 1 or more")
     config = model if isinstance(model, ModelConfig) else read_config(str(model))
     source = find(name) if (name := from_ or tokens_of) else None
     recipe = Recipe(
@@ -149,7 +155,6 @@ def train(
         seed=seed,
         dtype="float32" if dtype == "auto" else dtype,
     )
-    require_trainable(config, recipe, source, bool(tokens_of))
     keys = _read_keys(held_out)
     several = [sources] if isinstance(sources, str | Path) else sources
     network = load_lpips() if lpips else None
@@ -158,29 +163,16 @@ def train(
     with (
         ranks.process_group(device) as own,
         deterministic_torch(deterministic),
-        contextlib.nullcontext() if ranks.rank() else folder.locked(),
+        contextlib.nullcontext() if ranks.rank() else locked(folder.path),
     ):
         if ranks.rank():
-            progress = _silent
+            progress = lambda _: None  # noqa: E731 (the first process reports for all)
         torch_device = resolve_device(own)
         begun = folder.begun()
         recipe = dataclasses.replace(recipe, **_by_machine(dtype, compiled, begun, torch_device))
-        if begun:
-            folder.require_same(begun, describe(config, recipe, source, bool(tokens_of)))
-        with ranks.main_process_first():
-            images = load_images(
-                [str(source) for source in several],
-                keys,
-                config.preprocessing,
-                folder.path,
-                workers,
-                _Counter(progress),
-                max_image_bytes,
-            )
         run = Run(
             config,
             recipe,
-            images,
             folder,
             torch_device,
             source,
@@ -188,11 +180,29 @@ def train(
             network,
             provenance or {},
         )
-        for message in _overview(run, begun):
+        if begun:
+            folder.require_same(begun, run.settings)
+        with ranks.main_process_first():
+            number = itertools.count(1)
+            images = load_images(
+                [str(source) for source in several],
+                keys,
+                config.preprocessing,
+                folder.path,
+                workers,
+                lambda total: progress(Progress("reading", next(number), total)),
+                max_image_bytes,
+            )
+
+        def tell(message: str) -> None:
             progress(Progress("starting", message=message))
+
+        for message in _overview(run, images, begun):
+            tell(message)
         header = train_model(
             run,
-            lambda message: progress(Progress("starting", message=message)),
+            images,
+            tell,
             lambda done, report: progress(Progress("training", done, steps, report=report)),
         )
         return Result(header.path, folder.last_report(), begun.step if begun else 0)
@@ -216,7 +226,7 @@ def read_config(model: str) -> ModelConfig:
         names = ", ".join(PRESETS)
         raise TrainingError(f"is neither a preset ({names}) nor a file", name=model)
     try:
-        return ModelConfig.from_json(_read_text(Path(model)))
+        return ModelConfig.from_json(_read_text(model))
     except ConfigError as error:
         raise error.named(model) from error
 
@@ -224,15 +234,15 @@ def read_config(model: str) -> ModelConfig:
 def _read_keys(held_out: str | Path | Iterable[str] | None) -> frozenset[str]:
     if held_out is None:
         return frozenset()
-    lines = _read_text(Path(held_out)).split("\n") if isinstance(held_out, str | Path) else held_out
+    lines = _read_text(held_out).split("\n") if isinstance(held_out, str | Path) else held_out
     return frozenset(lines) - {""}
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: str | Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"cannot read it as text: {error}", name=path) from error
+        return read_text(path)
+    except OSError as error:
+        raise TrainingError(f"cannot read it as text: {error.strerror}", name=path) from error
 
 
 def _by_machine(
@@ -247,13 +257,11 @@ def _by_machine(
     }
 
 
-def _overview(run: Run, begun: Begun | None) -> list[str]:
+def _overview(run: Run, images: Images, begun: Begun | None) -> list[str]:
     """What is said before training begins."""
-    skipped = run.images.skipped
-    lines = [f"skipped {line}" for line in skipped[:_NAMED]]
-    if len(skipped) > _NAMED:
-        path = run.folder.path / FINGERPRINT
-        lines.append(f"skipped {len(skipped) - _NAMED:,} more; {path} lists them all")
+    lines = [f"skipped {line}" for line in images.skipped[:_NAMED]]
+    if more := len(images.skipped[_NAMED:]):
+        lines.append(f"skipped {more:,} more; {run.folder.path / FINGERPRINT} lists them all")
     if (
         run.source
         and not begun
@@ -264,22 +272,7 @@ def _overview(run: Run, begun: Begun | None) -> list[str]:
     resumed = f"resuming at step {begun.step:,}, " if begun else ""
     several = f", {ranks.count()} processes" if ranks.count() > 1 else ""
     lines.append(
-        f"{len(run.images.train):,} images to train on, {len(run.images.held_out):,} held out; "
+        f"{len(images.train):,} images to train on, {len(images.held_out):,} held out; "
         f"{resumed}{run.recipe.dtype} on {run.device}{several}"
     )
     return lines
-
-
-class _Counter:
-    """Counts the images that are read."""
-
-    def __init__(self, progress: Callable[[Progress], None]) -> None:
-        self.progress, self.done = progress, 0
-
-    def __call__(self, total: int | None) -> None:
-        self.done += 1
-        self.progress(Progress("reading", self.done, total))
-
-
-def _silent(_: Progress) -> None:
-    """The first process reports for all."""

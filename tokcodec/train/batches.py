@@ -115,8 +115,8 @@ class Batches:
 
 
 def longest_grid(config: ModelConfig, stored: int) -> int:
-    """The most tokens along a side of a grid: as many as images of ``stored`` pixels have pixels
-    for."""
+    """The most tokens along a side of a grid for which images of ``stored`` pixels have enough
+    pixels."""
     pixels = config.multiple // config.preprocessing.pixel_scale  # of a token, for the encoder
     return max(1, min(_LONGEST, stored // pixels))
 
@@ -187,7 +187,8 @@ def crop_and_resize(images: Tensor, crops: Tensor, height: int, width: int) -> T
     rows = _area_weights(top, high, height, images.shape[-1])
     columns = _area_weights(left, wide, width, images.shape[-1])
     columns = torch.where(mirrored[:, None, None] > 0, columns.flip(1), columns)
-    return torch.matmul(rows[:, None] @ (images.float() / 255), columns[:, None].mT)
+    # The division by 255 is of the weights, which are fewer than the pixels.
+    return torch.matmul((rows / 255)[:, None] @ images.float(), columns[:, None].mT)
 
 
 def _area_weights(start: Tensor, length: Tensor, side: int, stored: int) -> Tensor:

@@ -62,18 +62,18 @@ class MovingAverages:
         self.codebook, self.recipe = codebook, recipe
         self.mean_uses = recipe.tokens / len(codebook)
         self.uses = codebook.new_full((len(codebook),), self.mean_uses)
-        if recipe.rate_weight:  # of a checkpoint that was trained so, the uses can be told
+        if recipe.rate_weight:  # a checkpoint that was trained so holds the uses
             bits = codebook[:, -1].square() / recipe.rate_weight
             self.uses = torch.softmax(-bits * math.log(2), dim=0) * recipe.tokens
         self.sums = codebook * self.uses[:, None]
 
     @torch.no_grad()
     def update(self, z: Tensor, tokens: Tensor, revival: Tensor) -> None:
-        """Takes in a step.
+        """Updates the averages and the codebook after a step.
 
         Args:
             z: float32 [M, d], of this process.
-            tokens: int64 [M], that they chose.
+            tokens: int64 [M], the nearest vectors.
             revival: see ``Batch``.
         """
         decay, dead_below = self.recipe.codebook_decay, self.recipe.dead_below
@@ -94,9 +94,9 @@ class MovingAverages:
             bits = (self.uses.sum() / self.uses).log2()
             self.codebook[:, -1] = (self.recipe.rate_weight * bits).sqrt()
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {"uses": self.uses, "sums": self.sums}
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.uses.copy_(state["uses"])
         self.sums.copy_(state["sums"])

@@ -20,8 +20,8 @@ from tokcodec.image import read_tiles
 from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.inputs.records import Record, printable
 from tokcodec.io.files import write_atomically
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import reason_of
-from tokcodec.io.tar import MAX_BYTES
 
 # Pixels along a side of a stored image. The encoder of the bundled model sees 8x8 pixels of a
 # token, so this is as much as it sees of the longest grid in training, 32 tokens; a decoder that
@@ -29,7 +29,7 @@ from tokcodec.io.tar import MAX_BYTES
 STORED = 256
 
 FINGERPRINT = "fingerprint"  # of the images; followed by a line for each that was skipped
-HELD_OUT_SHARE = 32  # one image of this many is held out, unless a list names them
+_HELD_OUT_SHARE = 32  # one image of this many is held out, unless a list names them
 _READ_AHEAD = 256  # images
 
 Pixels = NDArray[np.uint8]
@@ -69,8 +69,8 @@ def load_images(
     Args:
         sources: see ``list_inputs``.
         held_out: the keys of the images that are kept from training. A key is the path below the
-            source folder, ``name.tar/member`` or ``file.parquet/row``. If empty, one image in 32
-            is held out, by the hash of its key; if no key is drawn, the last image.
+            source folder, ``name.tar/member`` or ``file.parquet/row``. If empty, the first image
+            is held out, and of the others one in 32, by the hash of its key.
         config: how images are resized.
         folder: where the arrays are written.
         workers: threads that read images.
@@ -162,18 +162,17 @@ def _store(
                 continue
             for part in (image.key.encode(), image.data):
                 fingerprint.update(len(part).to_bytes(8, "little") + part)
-            held = image.key in listed if listed else _is_drawn(image.key)
+            first = not train.count + held_out.count
+            held = image.key in listed if listed else first or _is_drawn(image.key)
             (held_out if held else train).append(image.pixels)
-        if not listed and not held_out.count and train.count > 1:
-            held_out.append(train.pop())
         if not train.count or not held_out.count:
             raise TrainingError(
                 "some images are needed to train on, and others to hold out; "
                 f"{train.count + held_out.count} could be read, {held_out.count} are held out",
                 name=sources,
             )
-        train.close()
-        held_out.close()
+        train.write_header()
+        held_out.write_header()
 
     write_atomically(
         paths[0],
@@ -190,26 +189,13 @@ class _ArrayFile:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.count = file, 0
-        self._last: Pixels | None = None
-        self._write_header()
+        self.write_header()
 
     def append(self, pixels: Pixels) -> None:
-        self._last = np.ascontiguousarray(pixels)
-        self.file.write(self._last.data)
+        self.file.write(np.ascontiguousarray(pixels).data)
         self.count += 1
 
-    def pop(self) -> Pixels:
-        """Takes back the image that was appended last."""
-        assert self._last is not None
-        self.file.seek(-self._last.nbytes, io.SEEK_CUR)
-        self.file.truncate()
-        self.count -= 1
-        return self._last
-
-    def close(self) -> None:
-        self._write_header()
-
-    def _write_header(self) -> None:
+    def write_header(self) -> None:
         self.file.seek(0)
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, 3, STORED, STORED)}
         np.lib.format.write_array_header_1_0(self.file, header)
@@ -223,4 +209,4 @@ def _square(data: bytes, config: PreprocessingConfig) -> Pixels:
 
 
 def _is_drawn(key: str) -> bool:
-    return hashlib.sha256(key.encode()).digest()[0] % HELD_OUT_SHARE == 0
+    return hashlib.sha256(key.encode()).digest()[0] % _HELD_OUT_SHARE == 0

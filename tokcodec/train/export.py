@@ -1,6 +1,7 @@
-"""From a model in training to the checkpoint that ships: rounded to float16, measured, written."""
+"""The checkpoint of a run, at every report: rounded to float16, measured, and written."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,99 @@ from torch import Tensor
 
 from tokcodec import checkpoint
 from tokcodec.coding.prior import Prior
+from tokcodec.errors import TrainingError
+from tokcodec.io.files import write_atomically
 from tokcodec.model.tokenizer import Tokenizer
+from tokcodec.train.batches import longest_grid
+from tokcodec.train.data import Images
+from tokcodec.train.run import Run
+from tokcodec.train.trainer import Trainer
 
+_REPORTED = (16, 64, 256, 576)  # tokens of the square grids that are measured
+_MEASURED = 50  # held-out images, at most
 _ON_SHEET, _ON_SHEET_TOKENS = 8, 64  # images, and tokens of each if the model takes any grid
+
+
+def diverged(step: int) -> TrainingError:
+    """The error of a training whose numbers are not finite any more."""
+    return TrainingError(f"training diverged before step {step}; lower the learning rate")
+
+
+class Exporter:
+    """Measures the averaged weights and writes them as a checkpoint.
+
+    Attributes:
+        start_psnr: of the weights before the first step.
+    """
+
+    def __init__(self, run: Run, images: Images) -> None:
+        self.run, self.images = run, images
+        self.start_psnr: Mapping[str, float] = {}
+        self.kept = run.source if run.tokens_stay else None  # whose tokens stay
+        self.prior = checkpoint.read_prior(self.kept) if self.kept and self.kept.prior_id else None
+        held_out = images.held_out
+        longest = longest_grid(run.config, held_out.shape[-1]) if run.config.multiple else 0
+        self.grids = [count for count in _REPORTED if math.isqrt(count) <= longest]
+        self.grids = self.grids or [run.config.num_tokens]
+        self.measured = held_out[:: -(-len(held_out) // _MEASURED)]
+
+    def export(self, trainer: Trainer) -> dict[str, float]:
+        """Writes the checkpoint and the sheet; gives the PSNR by the number of tokens.
+
+        Raises:
+            TrainingError: the weights are not finite, or tokens would not stay.
+        """
+        run = self.run
+        model = rounded(trainer.averaged())
+        psnr = self._psnr(model, trainer.steps_done)
+        if not trainer.steps_done:
+            self.start_psnr = psnr
+        facts = {**run.provenance, **self._facts(trainer.steps_done, psnr)}
+        header = export(model, run.folder.checkpoint, facts, self.prior)
+        if self.kept and header.model_id != self.kept.model_id:
+            raise TrainingError(
+                "its weights are not float16 numbers, as a trained model's are; rounding them "
+                "would change its tokens",
+                name=self.kept.path,
+            )
+        drawn = sheet(model, self.images.held_out)
+        write_atomically(
+            run.folder.sheet, lambda file: drawn.save(file, "JPEG", quality=92, subsampling=0)
+        )
+        return psnr
+
+    def _psnr(self, model: Tokenizer, step: int) -> dict[str, float]:
+        try:
+            psnr = {
+                str(tokens): round(mean_psnr(model, self.measured, tokens), 3)
+                for tokens in self.grids
+            }
+        except ValueError:  # vectors that cannot be quantized
+            psnr = {}
+        if psnr and all(map(math.isfinite, psnr.values())):
+            return psnr
+        if self.run.source and not step:
+            raise TrainingError(
+                "its weights hold NaN or infinite values", name=self.run.source.path
+            )
+        raise diverged(step)
+
+    def _facts(self, step: int, psnr: Mapping[str, float]) -> dict[str, Any]:
+        run, images = self.run, self.images
+        facts: dict[str, Any] = {
+            "step": step,
+            "held_out_psnr": psnr,
+            "held_out_psnr_at_start": self.start_psnr,
+            "held_out_images": len(self.measured),
+            "training_images": len(images.train),
+            "images_sha256": images.fingerprint,
+            "recipe": dataclasses.asdict(run.recipe),
+        }
+        if run.source:
+            facts["tokens_of" if run.tokens_stay else "from"] = run.source.provenance
+        if self.prior and self.kept and "prior" in self.kept.provenance:
+            facts["prior"] = self.kept.provenance["prior"]
+        return facts
 
 
 def rounded(model: Tokenizer) -> Tokenizer:
@@ -34,8 +125,7 @@ def export(
     provenance: Mapping[str, Any],
     prior: Prior | None = None,
 ) -> checkpoint.Header:
-    """Writes a ``rounded`` model as an inference checkpoint: its codebook included, and a prior
-    that its tokens have already."""
+    """Writes a ``rounded`` model as a checkpoint, with a prior if its tokens have one."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
     tables = prior.tensors() if prior else {}
     return checkpoint.write(path, model.config, {**tensors, **tables}, provenance)

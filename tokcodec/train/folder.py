@@ -1,22 +1,18 @@
-"""The folder of a run: what it holds, and one process at a time that writes to it."""
+"""The folder of a run: what it holds."""
 
-import contextlib
 import dataclasses
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from tokcodec.errors import Hint, OutputError, TrainingError
+from tokcodec.errors import TrainingError
 from tokcodec.io.files import write_atomically
 from tokcodec.io.remote import reason_of
 
-_LOCK = ".lock"
 _IN_WORDS = {  # settings that are digests
     "from": "the checkpoint to begin with",
     "tokens_of": "the checkpoint whose tokens stay",
@@ -25,17 +21,17 @@ _IN_WORDS = {  # settings that are digests
 
 @dataclass(frozen=True)
 class Report:
-    """How a training stands.
+    """The state of a training, and the steps since the last report.
 
     Attributes:
-        step, steps: done, and of the whole run.
-        loss: mean over the images since the last report.
-        terms: the same of its terms, before they are weighted.
+        step, steps: the number of steps that are done, and of the whole run.
+        loss: mean over the images.
+        terms: means of its terms, before they are weighted.
         psnr: in dB, of held-out images, by the number of tokens.
-        usage: the share of the codebook that was used since the last report.
+        usage: the share of the codebook that was used.
         learning_rate: of the last step.
-        seconds: since the last report.
-        tokens_per_second: that were trained on.
+        seconds: the time taken.
+        tokens_per_second: the number of tokens trained on per second.
         utilization: MFU, see ``operations``.
     """
 
@@ -56,7 +52,7 @@ class Begun:
     """A run that was begun.
 
     Attributes:
-        settings: with which it was.
+        settings: see ``Run.settings``.
         images: the fingerprint of its images.
         step: the number of steps that are done.
     """
@@ -82,55 +78,6 @@ class RunFolder:
         self.state = path / "state.pt"
         self.log = path / "log.jsonl"
         self.sheet = path / "sheet.jpg"
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes out; the lock ends with this process.
-
-        A folder in which nothing was begun is left as it was found.
-
-        Raises:
-            TrainingError: another process is training there.
-            OutputError: the folder cannot be written.
-        """
-        found = self.path.exists()
-        try:
-            file = self._open_lock()
-        except BlockingIOError:
-            raise TrainingError(
-                "another process is training there; wait for its end, or stop it", name=self.path
-            ) from None
-        except OSError as error:
-            raise OutputError(
-                f"cannot write: {reason_of(error)}", name=self.path, hint=Hint.OTHER_OUTPUT
-            ) from error
-        with file:
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):  # another program changed the folder
-                    if [path.name for path in self.path.iterdir()] == [_LOCK]:
-                        (self.path / _LOCK).unlink()
-                        if not found:
-                            self.path.rmdir()
-
-    def _open_lock(self) -> IO[bytes]:
-        path = self.path / _LOCK
-        while True:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = path.open("ab")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                raise
-            except OSError:  # a file system without locks
-                return file
-            # A process that has just ended may have removed the file: then others lock a new one.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
-            file.close()
 
     def begun(self) -> Begun | None:
         """The run in this folder; None if there is none.

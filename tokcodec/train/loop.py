@@ -13,10 +13,11 @@ from tokcodec.config import ModelConfig
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train import operations, ranks
 from tokcodec.train.batches import Batch, Batches
-from tokcodec.train.exporter import Exporter, diverged
+from tokcodec.train.data import Images
+from tokcodec.train.export import Exporter, diverged
 from tokcodec.train.folder import Report
 from tokcodec.train.interrupts import DelayedInterrupt
-from tokcodec.train.run import Run, require_trainable
+from tokcodec.train.run import Run
 from tokcodec.train.start import Tell, begin
 from tokcodec.train.trainer import Trainer
 from tokcodec.train.window import Window
@@ -26,6 +27,7 @@ Stepped = Callable[[int, Report | None], None]  # takes the steps done, and a re
 
 def train_model(
     run: Run,
+    images: Images,
     tell: Tell = lambda _: None,
     stepped: Stepped = lambda _, __: None,
 ) -> Header:
@@ -38,23 +40,21 @@ def train_model(
     Every process calls this; the first one reports and writes.
 
     Args:
-        run: see there.
+        run, images: what is trained, and on what.
         tell: see ``Tell``.
         stepped: called with the steps that were done before, and after each step.
 
     Raises:
-        TrainingError: as ``require_trainable``; the run was started with other settings or images;
-            the training diverges; or the weights of the source are not float16 numbers, so tokens
-            would not stay.
+        TrainingError: the run was started with other settings or images; the training diverges; or
+            the weights of the source are not float16 numbers, so tokens would not stay.
         OutputError: a file cannot be written.
     """
-    require_trainable(run.config, run.recipe, run.source, run.tokens_stay)
     recipe, folder = run.recipe, run.folder
-    trainer, exporter, window = _start_or_resume(run, tell)
+    trainer, exporter, window = _start_or_resume(run, images, tell)
     stepped(trainer.steps_done, None)
     operations_per_token = operations.per_token(run.config, recipe, run.tokens_stay)
     reach = operations.reached(run.device, getattr(torch, recipe.dtype)) * ranks.count()
-    batches = Batches(run.images.train, run.config, recipe, run.device, run.tokens_stay)
+    batches = Batches(images.train, run.config, recipe, run.device, run.tokens_stay)
     with DelayedInterrupt() as interrupt, _interrupted_with_the_first(interrupt):
         window.resume()
         for batch in batches.since(trainer.steps_done):
@@ -79,21 +79,21 @@ def train_model(
     return read_header(folder.checkpoint)
 
 
-def _start_or_resume(run: Run, tell: Tell) -> tuple[Trainer, Exporter, Window]:
+def _start_or_resume(run: Run, images: Images, tell: Tell) -> tuple[Trainer, Exporter, Window]:
     """Everything as it was when the state was written, or as it is before the first step."""
     begun = run.folder.begun()
     if begun:
-        run.folder.require_same(begun, run.settings, run.images.fingerprint)
+        run.folder.require_same(begun, run.settings, images.fingerprint)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.recipe.seed)
         model = Tokenizer(run.config)
     if not begun and not ranks.rank():
         rate_channel = run.recipe.rate_weight > 0
-        begin(model, run.images.train, run.recipe.seed, run.source, rate_channel, tell)
+        begin(model, images.train, run.recipe.seed, run.source, rate_channel, tell)
     model = model.to(run.device)
     ranks.broadcast(model.state_dict().values())
     trainer = Trainer(model, run.recipe, run.tokens_stay, run.lpips)
-    exporter, window = Exporter(run), Window()
+    exporter, window = Exporter(run, images), Window()
     if begun:
         state = run.folder.load_state(run.device)
         trainer.load_state(state)
@@ -109,7 +109,7 @@ def _start_or_resume(run: Run, tell: Tell) -> tuple[Trainer, Exporter, Window]:
 
 def _save(run: Run, trainer: Trainer, exporter: Exporter, window: Window) -> None:
     state = {**trainer.state(), "start_psnr": exporter.start_psnr, "window": window.state()}
-    run.folder.save_state(run.settings, run.images.fingerprint, state)
+    run.folder.save_state(run.settings, exporter.images.fingerprint, state)
 
 
 def _count_tokens(config: ModelConfig, batch: Batch) -> float:
@@ -162,7 +162,7 @@ def _interrupted_with_the_first(interrupt: DelayedInterrupt) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """A block in which torch adds up in the same order each time, on CUDA too, if ``wanted``."""
+    """A block in which torch uses deterministic algorithms, if ``wanted``."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS asks for

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,16 +37,20 @@ from tokcodec.train.start import k_means
 
 Progress = Callable[[int, int], None]  # steps done, and of how many
 
-_EPOCHS = 4  # at most
-_SEEN = 5e6  # tokens seen in all epochs, about, beyond the first
-_BATCHES = 120  # an epoch, of
-_BATCH = (512, 8192)  # tokens, from and to; but of a large codebook at least
-_SHARE = 16  # of its tokens one in that many, as every step goes through all its vectors
+_EPOCHS = 4  # at most; fewer if they would have more than
+_SEEN = 5e6  # tokens in all
+_BATCHES = 120  # of an epoch, about; each has
+_BATCH = (
+    512,
+    8192,
+)  # tokens, at least and at most. Because a step goes through all vectors, it has
+_SHARE = 16  # at least one token for this many of them
 _MIX = 128  # learned features of a vector of the codebook
 _RATE = 1e-2
 _WARM_UP = 100  # steps, or a fifth of all
 _DECAY = 8e5  # weight decay, for one token that is seen, of what is not a function of the codebook
 _UNSEEN = 0.5  # occurrences that every token begins with
+_PLACE_BIASES = ("size_bias", "row_bias", "column_bias")  # of ``_Examples``
 
 
 def add_prior(
@@ -55,7 +59,7 @@ def add_prior(
     held_out: Iterable[NDArray[Any]],
     path: Path,
     provenance: Mapping[str, Any],
-    progress: Progress | None = None,
+    progress: Progress = lambda _, __: None,
 ) -> Header:
     """Writes the checkpoint ``source`` to ``path`` with a prior fit to its tokens.
 
@@ -105,7 +109,7 @@ def add_prior(
 
 
 def fit(
-    parts: Iterable[NDArray[Any]], vectors: Tensor, progress: Progress | None = None
+    parts: Iterable[NDArray[Any]], vectors: Tensor, progress: Progress = lambda _, __: None
 ) -> tuple[Prior, dict[str, Any]]:
     """A prior from tokens [n, rows, columns], of any mixture of grids, that stand for vectors
     [K, d]; and how many images and tokens there were.
@@ -123,6 +127,9 @@ def fit(
         raise TrainingError(
             f"the codebook has {largest} near-identical vectors; cannot fit a prior to it"
         )
+    parts = [part for part in parts if part.size]
+    if not parts:
+        raise TrainingError("there are no tokens to fit a prior to")
     examples = _Examples.of(parts, len(vectors))
     generator = torch.Generator().manual_seed(0)
     network = _Network(vectors, group, examples, generator)
@@ -143,32 +150,26 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / warm_up) * (1 - step / steps)
     )
-    done = 0
-    for _ in range(epochs):
-        order = torch.randperm(count, generator=generator)
-        for batch in order.split(size):  # type: ignore[no-untyped-call]
-            optimizer.zero_grad()
-            network.loss(examples.at(batch)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            done += 1
-            if progress:
-                progress(done, steps)
-    return network.prior(), {"images": examples.images, "tokens": count}
+    orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    batches = (order.split(size) for order in orders)  # type: ignore[no-untyped-call]
+    for done, batch in enumerate(chain.from_iterable(batches), 1):
+        optimizer.zero_grad()
+        network.loss(examples.at(batch)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        progress(done, steps)
+    return network.prior(), {"images": sum(map(len, parts)), "tokens": count}
 
 
-@dataclass
-class _Examples:
+class _Examples(NamedTuple):
     """Tokens, and what the prior knows of each.
 
     Attributes:
-        images: that they are of.
         tokens: int64 [m].
         around: int32 [m, 4], their neighbours.
         size, row, column: uint8 [m], indices of the tables of biases.
     """
 
-    images: int
     tokens: Tensor
     around: Tensor
     size: Tensor
@@ -177,44 +178,33 @@ class _Examples:
 
     @classmethod
     def of(cls, parts: Iterable[NDArray[Any]], codebook_size: int) -> "_Examples":
-        columns: list[tuple[NDArray[Any], ...]] = []
-        images = 0
-        for part in parts:
-            if not part.size:
-                continue
-            images += len(part)
-            tokens = part.astype(np.int64)
-            _, height, width = part.shape
-            row = np.broadcast_to(band_of(np.arange(height), height)[:, None], part.shape)
-            column = np.broadcast_to(band_of(np.arange(width), width), part.shape)
-            columns.append(
-                (
-                    tokens.reshape(-1),
-                    neighbours(tokens, codebook_size).astype(np.int32),
-                    np.full(part.size, size_of(height, width), np.uint8),
-                    row.reshape(-1).astype(np.uint8),
-                    column.reshape(-1).astype(np.uint8),
-                )
-            )
-        if not columns:
-            raise TrainingError("there are no tokens to fit a prior to")
-        return cls(
-            images, *(torch.from_numpy(np.concatenate(c)) for c in zip(*columns, strict=True))
-        )
+        """All tokens of parts [n, rows, columns]."""
+        columns = zip(*(cls._of_part(part, codebook_size) for part in parts), strict=True)
+        return cls(*(torch.from_numpy(np.concatenate(column)) for column in columns))
+
+    @staticmethod
+    def _of_part(part: NDArray[Any], codebook_size: int) -> list[NDArray[Any]]:
+        tokens = part.astype(np.int64)
+        _, rows, columns = part.shape
+        size = size_of(rows, columns)
+        row = band_of(np.arange(rows), rows)[:, None]
+        column = band_of(np.arange(columns), columns)
+        places = (np.broadcast_to(index, part.shape).reshape(-1) for index in (size, row, column))
+        around = neighbours(tokens, codebook_size).astype(np.int32)
+        return [tokens.reshape(-1), around, *(place.astype(np.uint8) for place in places)]
 
     def at(self, places: Tensor) -> "_Examples":
         """Those at these places."""
-        own = (self.tokens, self.around, self.size, self.row, self.column)
-        return _Examples(len(places), *(tensor[places] for tensor in own))
+        return _Examples(*(tensor[places] for tensor in self))
 
 
 class _Network(nn.Module):
     """A ``Prior`` in floating point, rounded wherever that one is in integers.
 
-    Vectors of tokens, as neighbours and for scores, are functions of those of the codebook, plus
-    something of their ``own`` that weight decay keeps small where tokens are too few to tell it.
-    The functions are linear in the vector of the codebook, its squares, with which scores can
-    stand for a normal distribution of any width, and learned features.
+    Vectors of tokens, as neighbours and for scores, are functions of those of the codebook plus a
+    part of their ``own``, which weight decay keeps small where there are too few tokens to learn
+    it. The functions are linear in the vector of the codebook, its squares (with which scores can
+    be those of a normal distribution of any width), and learned features.
     """
 
     def __init__(
@@ -233,9 +223,8 @@ class _Network(nn.Module):
         by_group = torch.zeros(GROUPS).index_add(0, group, counts)
         self.likely = (counts / by_group[group]).log2()
         self.seen = {
-            "size_bias": examples.size.unique(),  # type: ignore[no-untyped-call]
-            "row_bias": examples.row.unique(),  # type: ignore[no-untyped-call]
-            "column_bias": examples.column.unique(),  # type: ignore[no-untyped-call]
+            name: places.unique()  # type: ignore[no-untyped-call]
+            for name, places in zip(_PLACE_BIASES, examples[2:], strict=True)
         }
 
         def random(*shape: int, gain: float) -> nn.Parameter:
@@ -287,11 +276,7 @@ class _Network(nn.Module):
         """The mean information, in nats, in the tokens."""
         tables = self.tables()
         sums = F.embedding(batch.around, tables["vectors"]).flatten(1) @ tables["layer"]
-        for places, name in (
-            (batch.size, "size_bias"),
-            (batch.row, "row_bias"),
-            (batch.column, "column_bias"),
-        ):
+        for name, places in zip(_PLACE_BIASES, batch[2:], strict=True):
             sums = sums + F.embedding(places.int(), tables[name])
         half = 0.5 / (1 << PLACES["hidden"])  # there, rest bits are cut off
         hidden = _fixed_point((sums - half).relu(), "hidden", HIDDEN_MOST + 1)
@@ -319,7 +304,7 @@ class _Network(nn.Module):
         return torch.stack(bits).sum() / len(batch.tokens)
 
     def prior(self) -> Prior:
-        """In integers. What no token told of a size or a place is taken from the nearest one."""
+        """In integers. A size or place that no token had takes the bias of the nearest one."""
         with torch.no_grad():
             tables = self.tables()
         for name, seen in self.seen.items():

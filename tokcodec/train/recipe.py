@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
@@ -71,8 +70,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             least = 1 if name in ("steps", "tokens", "report_every") else 0
-            if isinstance(value, int | float) and name != "seed" and not least <= value < math.inf:
-                raise TrainingError(f"{name} is {value}, but must be a number from {least} on")
+            if isinstance(value, int | float) and not least <= value < 2**32:
+                raise TrainingError(f"{name} is {value}, but must be from {least} to below 2**32")
         if self.dtype not in get_args(Dtype):
             raise TrainingError(f"dtype is {self.dtype}, but must be float32 or bfloat16")
 
@@ -90,8 +89,6 @@ class Recipe:
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
         """A block in which matrix products are of ``dtype``."""
-        if self.dtype == "float32":
-            return (
-                contextlib.nullcontext()
-            )  # unlike autocast, for any device, torch's meta included
+        if self.dtype == "float32":  # for any device: autocast does not know torch's meta
+            return contextlib.nullcontext()
         return torch.autocast(device.type, torch.bfloat16)

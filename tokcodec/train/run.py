@@ -13,7 +13,6 @@ from tokcodec.checkpoint import Header
 from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.errors import TrainingError
-from tokcodec.train.data import Images
 from tokcodec.train.folder import RunFolder
 from tokcodec.train.recipe import Recipe
 from tokcodec.train.start import can_warm_start_decoder
@@ -21,20 +20,24 @@ from tokcodec.train.start import can_warm_start_decoder
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, how, on what and where.
+    """What is trained, how and where.
 
     Attributes:
-        config, recipe, images, folder, device: these.
+        config, recipe, folder, device: these.
         source: the checkpoint to begin with, instead of principal components and k-means.
         tokens_stay: train only a decoder for the tokens of the source, whose encoder and codebook
             stay, so ``model_id`` and prior stay the same.
         lpips: the network of ``load_lpips``, if the recipe has that term.
         provenance: further facts for the checkpoint.
+
+    Raises:
+        TrainingError: parts of other kinds than ViTs and codebooks; a source whose tokens mean
+            something else, or whose decoder does not fit although it is to be trained further; or
+            an adversarial loss for more than a decoder.
     """
 
     config: ModelConfig
     recipe: Recipe
-    images: Images
     folder: RunFolder
     device: torch.device
     source: Header | None = None
@@ -42,54 +45,48 @@ class Run:
     lpips: nn.Module | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _require_trainable(self.config)
+        if self.recipe.adversarial and not self.tokens_stay:
+            raise TrainingError(
+                "an adversarial loss needs tokens that stay: train a decoder for those of a "
+                "checkpoint"
+            )
+        if not self.source:
+            return
+        _require_trainable(self.source.config)
+        if self.source.config.encode_side_json() != self.config.encode_side_json():
+            raise TrainingError(
+                "cannot begin with it: the model has another encoder or codebook; only the "
+                "decoder may differ",
+                name=self.source.path,
+            )
+        if not self.tokens_stay and not can_warm_start_decoder(self.config, self.source.config):
+            raise TrainingError(
+                "cannot begin with its decoder: the model may only have more layers, more "
+                "pixel_overlap or a pixel_convolution; another decoder can be trained for its "
+                "tokens alone",
+                name=self.source.path,
+            )
+
     @property
     def settings(self) -> dict[str, Any]:
-        return describe(self.config, self.recipe, self.source, self.tokens_stay)
+        """What has to be the same when the run resumes, for JSON."""
+        settings = {
+            "config": json.loads(self.config.to_json()),
+            "recipe": dataclasses.asdict(self.recipe),
+        }
+        if self.source:
+            settings["tokens_of" if self.tokens_stay else "from"] = self.source.checkpoint_id
+        return settings
 
 
-def describe(
-    config: ModelConfig, recipe: Recipe, source: Header | None, tokens_stay: bool
-) -> dict[str, Any]:
-    """The settings that have to be the same when a run resumes, for JSON."""
-    settings = {"config": json.loads(config.to_json()), "recipe": dataclasses.asdict(recipe)}
-    if source:
-        settings["tokens_of" if tokens_stay else "from"] = source.checkpoint_id
-    return settings
-
-
-def require_trainable(
-    config: ModelConfig, recipe: Recipe, source: Header | None, tokens_stay: bool
-) -> None:
-    """Refuses what cannot be trained.
-
-    Raises:
-        TrainingError: parts of other kinds than ViTs and codebooks; a source whose tokens mean
-            something else, or whose decoder does not fit although it is to be trained further; or
-            an adversarial loss for more than a decoder.
-    """
-    for model in (config, *([source.config] if source else [])):
-        kinds = (model.encoder.kind, model.decoder.kind)
-        if kinds not in (("patch", "patch"), ("latent", "latent")):
-            raise TrainingError(
-                f"an encoder of the kind {kinds[0]} and a decoder of the kind {kinds[1]} cannot be "
-                "trained, only two of the kind patch or two of the kind latent"
-            )
-        if not isinstance(model.quantizer, CodebookConfig) or model.quantizer.metric == "dot":
-            raise TrainingError("only a codebook of nearest vectors can be trained")
-    if source and source.config.encode_side_json() != config.encode_side_json():
+def _require_trainable(model: ModelConfig) -> None:
+    kinds = (model.encoder.kind, model.decoder.kind)
+    if kinds not in (("patch", "patch"), ("latent", "latent")):
         raise TrainingError(
-            "cannot begin with it: the model has another encoder or codebook; only the decoder "
-            "may differ",
-            name=source.path,
+            f"an encoder of the kind {kinds[0]} and a decoder of the kind {kinds[1]} cannot be "
+            "trained, only two of the kind patch or two of the kind latent"
         )
-    if source and not tokens_stay and not can_warm_start_decoder(config, source.config):
-        raise TrainingError(
-            "cannot begin with its decoder: the model may only have more layers, more "
-            "pixel_overlap or a pixel_convolution; another decoder can be trained for its tokens "
-            "alone",
-            name=source.path,
-        )
-    if recipe.adversarial and not tokens_stay:
-        raise TrainingError(
-            "an adversarial loss needs tokens that stay: train a decoder for those of a checkpoint"
-        )
+    if not isinstance(model.quantizer, CodebookConfig) or model.quantizer.metric == "dot":
+        raise TrainingError("only a codebook of nearest vectors can be trained")

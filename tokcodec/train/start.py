@@ -51,7 +51,7 @@ def begin(
     rate_channel: bool = False,
     tell: Tell = lambda _: None,
 ) -> None:
-    """Sets every weight of ``model``, which is on the host.
+    """Sets every weight of ``model``, which is on the CPU.
 
     Args:
         images: training images uint8 [n, 3, T, T], which the weights are fitted to.

@@ -119,26 +119,19 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything that another process needs to continue to the same weights."""
-        return {
-            "step": self.steps_done,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "codebook_averages": self.codebook_averages.state(),
-            "used": self.used,
-            **({"critic": self.critic.state()} if self.critic else {}),
-        }
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        return {"step": self.steps_done, "used": self.used, **parts}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continues from a ``state``."""
         self.steps_done = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.codebook_averages.load_state(state["codebook_averages"])
         self.used.copy_(state["used"])
-        if self.critic:
-            self.critic.load_state(state["critic"])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("model", "average", "optimizer", "codebook_averages", "critic")
+        return {name: part for name in names if (part := getattr(self, name))}
 
 
 def _make_optimizer(model: Tokenizer, recipe: Recipe) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""What the steps between two reports add up to."""
+"""Sums over the steps between two reports."""
 
 import time
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from tokcodec.train import ranks
 
 
 class Window:
-    """What the steps since the last report add up to.
+    """Sums over the steps since the last report.
 
     Attributes:
-        tokens: that were trained on, of all processes.
-        seconds: that it took.
+        tokens: the number that was trained on, by all processes.
+        seconds: the time taken.
     """
 
     def __init__(self) -> None:

@@ -1,0 +1,57 @@
+"""Files that are read whole, up to a limit of their size."""
+
+from pathlib import Path
+from typing import IO
+
+MAX_BYTES = 2**28  # of an image, or of another file, unless the caller gives another limit
+_CHUNK = 2**20
+
+
+class TooLargeError(OSError):
+    """A file with more bytes than are read."""
+
+
+def check_size(size: int, limit: int) -> None:
+    """
+    Raises:
+        TooLargeError: so many bytes are more than the limit.
+    """
+    if size > limit:
+        raise TooLargeError(None, f"more than the limit of {limit:,} bytes")
+
+
+def read_at_most(file: IO[bytes], limit: int = MAX_BYTES) -> bytes:
+    """Reads an open file to its end.
+
+    Raises:
+        OSError: it cannot be read.
+        TooLargeError: it has more than ``limit`` bytes, the rest of which is not read.
+    """
+    parts, size = [], 0
+    while part := file.read(min(_CHUNK, limit + 1 - size)):
+        parts.append(part)
+        size += len(part)
+        check_size(size, limit)
+    return b"".join(parts)
+
+
+def read_file(path: str | Path, limit: int = MAX_BYTES) -> bytes:
+    """Reads a local file; raises as ``read_at_most``."""
+    try:
+        with Path(path).open("rb") as file:
+            return read_at_most(file, limit)
+    except ValueError as error:  # of a name with a zero byte
+        raise OSError(None, str(error)) from error
+
+
+def read_text(file: str | Path | IO[bytes], limit: int = MAX_BYTES) -> str:
+    """Reads a local file, or one that is open, as UTF-8, with or without a byte order mark.
+
+    Raises:
+        OSError: as ``read_at_most``; also where it is not UTF-8.
+    """
+    data = read_file(file, limit) if isinstance(file, str | Path) else read_at_most(file, limit)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OSError(None, f"not UTF-8 text: byte {error.start:,} is no part of it") from error
