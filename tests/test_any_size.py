@@ -19,6 +19,16 @@ from tokcodec.errors import CheckpointError, ImageError, TokenFileError
 from tokcodec.model.tokenizer import Tokenizer
 
 SHARED = {"channels": 32, "multipliers": (1, 1, 2), "blocks": 1, "middle_attention": True}
+SPATIAL = {
+    "channels": 32,
+    "multipliers": (1, 1, 2),
+    "blocks": (1, 2, 1),
+    "attention": (2,),
+    "haar_steps": 1,
+    "embedding_channels": 7,
+    "head_widths": (9, 7),
+    "head_blocks": 1,
+}
 CONFIGS = {
     # 4 pixels per token
     "convolutional": ModelConfig(
@@ -27,6 +37,12 @@ CONFIGS = {
         decoder=ConvolutionalDecoderConfig(**SHARED, doubling="depth", adaptive_norm=True),
         preprocessing=PreprocessingConfig(image_size=32),
         rounding="down",
+    ),
+    "spatial": ModelConfig(
+        encoder=ConvolutionalEncoderConfig(**SPATIAL, kept_levels=2),
+        quantizer=BinaryConfig(embedding_dim=7, first_bit="highest"),
+        decoder=ConvolutionalDecoderConfig(**SPATIAL, kept_levels=2, norm="spatial"),
+        preprocessing=PreprocessingConfig(image_size=32),
     ),
     "patch": ModelConfig(
         encoder=PatchEncoderConfig(width=16, layers=1, heads=2, patch_size=2),
@@ -67,8 +83,11 @@ def weights(request, tmp_path_factory):
     torch.manual_seed(0)
     model = Tokenizer(config)
     with torch.no_grad():
-        if request.param == "convolutional":
+        if request.param != "patch":
             model.encoder.leave.weight.mul_(3)
+            for name, parameter in model.named_parameters():
+                if "head.blocks" in name and name.endswith(("scale", "shift")):
+                    parameter.fill_(0.5)  # they have no values until they are loaded
         else:
             torch.nn.init.normal_(model.quantizer.codebook)
             torch.nn.init.normal_(model.encoder.positions.table)

@@ -39,6 +39,14 @@ CONVOLUTIONAL = {"channels": 32, "multipliers": (1, 2, 2), "blocks": 1}
 VQGAN = VqganConfig(
     proxy_codebook_size=8, embedding_dim=12, channels=32, multipliers=(1, 1, 2), blocks=1
 )
+HEAD = {
+    "attention": (2,),
+    "kept_levels": 2,
+    "haar_steps": 1,
+    "embedding_channels": 3,
+    "head_widths": (6, 3),
+    "head_blocks": 1,
+}
 SQUARE = {"preprocessing": PreprocessingConfig(image_size=32)}
 CONFIGS = PRESETS | {
     "latent": ModelConfig(
@@ -63,9 +71,9 @@ CONFIGS = PRESETS | {
         **SQUARE,
     ),
     "finite scalar": ModelConfig(
-        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, attention=(2,), embedding_channels=9),
+        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, **HEAD),
         quantizer=FiniteScalarConfig(levels=(8, 5, 4)),
-        decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, attention=(2,), embedding_channels=9),
+        decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, **HEAD, norm="spatial"),
         **SQUARE,
     ),
 }

@@ -18,7 +18,7 @@ from tokcodec import Codec, checkpoint
 from tokcodec.checkpoint import find
 from tokcodec.checkpoint import write_converted as write
 from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.errors import CheckpointError, OutputError
+from tokcodec.errors import CheckpointError, ConfigError, OutputError
 from tokcodec.families import convert, known, locate, recognise
 from tokcodec.families.reading import Tensors
 from tokcodec.model.loading import load
@@ -63,44 +63,55 @@ def check(model, name):
     return len(golden)
 
 
+# Metric, family, pixels of a token's side.
 CONVOLUTIONAL = {
-    "taming_f16": ("euclidean", "VQGAN"),
-    "llamagen_vq16": ("cosine", "LlamaGen"),
-    "ibq_f16": ("dot", "IBQ"),
-    "open_magvit2": (None, "Open-MAGVIT2"),
-    "maskgit_vqgan": ("euclidean", "MaskGIT-VQGAN"),
+    "taming_f16": ("euclidean", "VQGAN", 16),
+    "llamagen_vq16": ("cosine", "LlamaGen", 16),
+    "ibq_f16": ("dot", "IBQ", 16),
+    "open_magvit2": (None, "Open-MAGVIT2", 16),
+    "maskgit_vqgan": ("euclidean", "MaskGIT-VQGAN", 16),
+    "diffusers_vq": ("euclidean", "diffusers' VQModel", 16),
+    "movqgan": ("euclidean", "MoVQGAN", 8),
+    "showo_magvit2": (None, "Show-o's MAGVITv2", 16),
+    "emu3_vq": ("euclidean", "Emu3", 8),
+    "cosmos_di16": (None, "Cosmos DI", 16),
 }
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_convolutional_golden_tokens(name, tmp_path):
+    metric, title, multiple = CONVOLUTIONAL[name]
+    side = 256 // multiple
     source = locate(str(published.write_golden(name, tmp_path)))
     with source.open() as stored:
-        assert recognise(stored, source.read_config()).title == CONVOLUTIONAL[name][1]
-    config, tensors = convert(source)
+        assert recognise(stored, source.read_config()).title == title
+    config, tensors = convert(source, image_size=256)
     assert ModelConfig.from_json(config.to_json()) == config
-    assert getattr(config.quantizer, "metric", None) == CONVOLUTIONAL[name][0]
-    assert (config.num_tokens, config.multiple, config.default_fit) == (256, 16, "crop")
+    assert getattr(config.quantizer, "metric", None) == metric
+    assert (config.num_tokens, config.multiple) == (side**2, multiple)
+    assert config.default_fit == "crop"
     model = network(config, tensors)
     golden = {path.stem: np.load(path) for path in (published.FOLDER / name).glob("*.npy")}
     pixels = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255
     with torch.inference_mode():
         z = model.z(pixels)
-        theirs = golden["z"].reshape(3, -1, 16, 16).transpose(0, 2, 3, 1)
+        theirs = golden["z"].reshape(3, -1, side, side).transpose(0, 2, 3, 1)
         np.testing.assert_allclose(z.numpy(), theirs, rtol=0, atol=1e-3)
         decided = golden["margins"] > 1e-3
         assert decided.mean() > 0.95
         tokens = model.quantizer.tokens(z).flatten(1).numpy()
         assert np.array_equal(tokens[decided], golden["tokens"][decided])
         margins = model.quantizer.margins(z).flatten(1).numpy()
+        if config.quantizer.kind == "finite_scalar":
+            margins = margins / 2  # the distance to the border, not to the second best
         np.testing.assert_allclose(margins, golden["margins"], rtol=0, atol=2e-3)
-        given = torch.from_numpy(golden["tokens"][:1]).long().view(1, 16, 16)
-        decoded = model.denormalize(model.decoder(model.quantizer.lookup(given)))
+        given = torch.from_numpy(golden["tokens"][:1]).long().view(1, side, side)
+        decoded = model.decoder(model.quantizer.lookup(given)).permute(0, 2, 3, 1)
     expected = golden["reconstruction"]
-    if name != "maskgit_vqgan":
-        expected = expected / 2 + 0.5
-    decoded = decoded.permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(255 * decoded, 255 * expected, rtol=0, atol=0.1)
+    step = 256 // expected.shape[1]  # of some sets only every fourth row and column is kept
+    levels = 255 * (1 if name in ("maskgit_vqgan", "diffusers_vq") else 0.5)
+    decoded = decoded.numpy()[:, ::step, ::step]
+    np.testing.assert_allclose(levels * decoded, levels * expected, rtol=0, atol=0.1)
 
 
 F4, F8, F16 = (1, 2, 4), (1, 2, 2, 4), (1, 1, 2, 2, 4)
@@ -117,6 +128,38 @@ def llamagen(levels, prefix=""):
 
 def janus():
     return llamagen(F16, JANUS) | {"gen_embed.weight": (16384, 8), "language_model.norm": (2048,)}
+
+
+diffusers = published.diffusers_names
+AMUSED = (diffusers(vqgan(128, (1, 2, 2, 4, 6), 2, 64, (8192, 64), (), False)), 146_244_675)
+
+
+def movqgan(channels, blocks):
+    shapes = vqgan(channels, F8, blocks, 4, (16384, 4), (3,))
+    return published.spatial(shapes, 4)
+
+
+def cosmos(halvings):
+    """Of those with two Haar transforms and three levels."""
+    kept = [f"encoder.down.{level}.downsample" for level in range(halvings, 3)]
+    kept += [f"decoder.up.{level}.upsample" for level in range(3 - halvings)]
+    shapes = published.widened("cosmos_di16", 4)
+    return {name: shape for name, shape in shapes.items() if not name.startswith(tuple(kept))}
+
+
+def commavq(shapes):
+    """A VQGAN's as one file of an encoder and one of a decoder, both with the codebook."""
+    moved = {
+        "quant_conv": "encoder.quant_conv",
+        "post_quant_conv": "decoder.post_quant_conv",
+        "quantize.embedding": "encoder.quantize._embedding",
+    }
+    out = {}
+    for name, value in shapes.items():
+        owner, _, leaf = name.rpartition(".")
+        out[f"{moved.get(owner, owner)}.{leaf}"] = value
+    copy = "quantize._embedding.weight"
+    return {**out, f"decoder.{copy}": out[f"encoder.{copy}"]}
 
 
 # The tensors of every convolutional model, and how many parameters it has without its training's,
@@ -139,11 +182,27 @@ SIZES = {
     "ibq-8192": (vqgan(128, F16, 4, 256, (8192, 256), (4,)), 110_982_019 - 8192 * 256),
     "ibq-16384": (vqgan(128, F16, 4, 256, (16384, 256), (4,)), 110_982_019),
     "ibq-262144": (vqgan(128, F16, 4, 256, (262144, 256), (4,)), 173_896_579),
+    "ibq-16384-pretrain": (vqgan(128, F16, 4, 256, (16384, 256), (4,)), 110_982_019),
+    "ibq-262144-pretrain": (vqgan(128, F16, 4, 256, (262144, 256), (4,)), 173_896_579),
     "emu3.5": (vqgan(256, F16, 4, 256, (131072, 256), (4,)), 455_336_963),
     "open-magvit2-16384": (unbiased(F16, 4, 14), 115_094_033),
     "open-magvit2-262144": (unbiased(F16, 4, 18), 115_127_829),
+    "open-magvit2-262144-pretrain": (unbiased(F16, 4, 18), 115_127_829),
     "open-magvit2-262144-128": (unbiased(F8, 4, 18), 112_021_653),
     "maskgit-vqgan": (unbiased(F16, 2, 256, 1024), 54_515_587),
+    **dict.fromkeys(("amused-256", "amused-512", "lumina-dimoo", "meissonic"), AMUSED),
+    "movqgan-67m": (movqgan(128, 2), 67_832_495),
+    "movqgan-102m": (movqgan(128, 4), 101_614_255),
+    "movqgan-270m": (movqgan(256, 2), 270_669_103),
+    "commavq": (commavq(vqgan(128, F16, 2, 256, (1024, 256), (4,))), 72_141_699),
+    "showo-magvit2": (published.widened("showo_magvit2", 4), 95_387_004),
+    "emu3": (published.widened("emu3_vq", 8), 270_736_739),
+    "cosmos-di16x16": (cosmos(2), 83_723_958),
+    "cosmos-di8x8": (cosmos(1), 79_004_342),
+    "kandinsky-2.1": (diffusers(movqgan(128, 2)), 67_832_495),
+    "kandinsky-2.2": (diffusers(movqgan(128, 2)), 67_832_495),
+    "kandinsky-3": (diffusers(movqgan(256, 2)), 270_669_103),
+    "ldm-celebahq-256": (diffusers(vqgan(128, F4, 2, 3, (8192, 3), ())), 55_322_782),
 }
 
 
@@ -157,8 +216,10 @@ def test_published_convolutional_sizes(name):
     shapes, parameters = SIZES[name]
     family, model = known()[name]
     assert recognise(shapes, model.config) is family
-    zero = np.zeros(1, np.float32)
+    zero = np.zeros((), np.float32)
     arrays = {key: np.broadcast_to(zero, shape) for key, shape in shapes.items()}
+    if "quantizer._levels" in shapes:
+        arrays["quantizer._levels"] = np.array([8, 8, 8, 5, 5, 5], np.float32)
     ours, tensors = family.convert(Tensors(arrays), model.config, None)
     with torch.device("meta"):
         expected = Tokenizer(ours).state_dict()
@@ -166,6 +227,67 @@ def test_published_convolutional_sizes(name):
     assert sum(value.numel() for value in expected.values()) == parameters
     assert (ours.num_tokens, ours.quantizer.codebook_size) == (model.tokens, model.codebook_size)
     assert ours.preprocessing.image_size == model.image_size
+
+
+def test_the_same_network_under_the_names_of_diffusers(tmp_path):
+    with locate(str(published.write_golden("movqgan", tmp_path))).open() as stored:
+        theirs = {name: tensor.read() for name, tensor in stored.items()}
+    _, expected = recognise(theirs, None).convert(Tensors(theirs), {}, None)
+    for older in (False, True):
+        shapes = diffusers({name: array.shape for name, array in theirs.items()})
+        pairs = zip(theirs.values(), shapes.items(), strict=True)
+        renamed = {name: array.reshape(shape) for array, (name, shape) in pairs}
+        if older:
+            new = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+            for to, name in new.items():
+                renamed = {key.replace(to, name): x for key, x in renamed.items()}
+        config = {"_class_name": "VQModel", "norm_type": "spatial"}
+        ours, tensors = recognise(renamed, config).convert(Tensors(renamed), config, None)
+        assert (ours.decoder.norm, ours.preprocessing.mean) == ("spatial", (0.5,) * 3)
+        assert tensors.keys() == expected.keys()
+        assert all(np.array_equal(x, expected[name]) for name, x in tensors.items())
+    for config, message in (
+        ({"norm_type": "group"}, "norm_type: 'group'"),
+        ({"norm_num_groups": 16}, "norm_num_groups: 16"),
+        ({"act_fn": "relu"}, "act_fn: 'relu'"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            recognise(renamed, config).convert(Tensors(renamed), config, None)
+    with pytest.raises(CheckpointError, match="continuous"):
+        recognise([name for name in renamed if not name.startswith("quantize.")], None)
+
+
+def test_half_and_damaged_torchscript_tokenizers_are_refused(tmp_path):
+    folder = published.write_golden("cosmos_di16", tmp_path)
+    with locate(str(folder)).open() as stored:
+        names = list(stored)
+    encoder = [name for name in names if not name.startswith("decoder.")]
+    decoder = [name.replace("quantizer.", "inv_quant.quantizer.") for name in names]
+    for half in (encoder, decoder):
+        with pytest.raises(CheckpointError, match=r"autoencoder\.jit"):
+            recognise(half, None)
+    (archive,) = folder.iterdir()
+    archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"autoencoder\.jit: damaged"):
+        convert(locate(str(folder)))
+
+
+@pytest.mark.parametrize("levels", [[8, 8, 8, 5, 5, 0], [8, 8, 8, 5, 5, np.nan], [1e30] * 6, []])
+def test_levels_of_a_hostile_cosmos_are_refused(levels):
+    zero = np.zeros((), np.float32)
+    arrays = {k: np.broadcast_to(zero, shape) for k, shape in cosmos(2).items()}
+    arrays["quantizer._levels"] = np.array(levels, np.float32)
+    with pytest.raises((CheckpointError, ConfigError)):
+        known()["cosmos-di16x16"][0].convert(Tensors(arrays), {}, None)
+
+
+def test_variances_below_zero_are_refused():
+    ones = np.ones((), np.float32)
+    arrays = {k: np.broadcast_to(ones, shape) for k, shape in SIZES["emu3"][0].items()}
+    name = "encoder.time_res_stack.1.norm2.running_var"
+    arrays[name] = np.full(4, -1, np.float32)
+    with pytest.raises(CheckpointError, match=r"encoder\.head\.blocks\.1\.conv1"):
+        known()["emu3"][0].convert(Tensors(arrays), {}, None)
 
 
 def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
@@ -213,6 +335,46 @@ def test_averages_count_and_none_may_lack():
     del averages["model_ema.encoderconv_inweight"]
     with pytest.raises(CheckpointError, match=r"encoder\.conv_in\.weight has no moving average"):
         family.convert(Tensors({**live, **averages}), model.config, None)
+
+
+def test_llamagen_as_the_hub_has_it(tmp_path):
+    file = published.write_golden("llamagen_vq16", tmp_path / "file")
+    with locate(str(file)).open() as stored:
+        tensors = {name: tensor.read() for name, tensor in stored.items()}
+    hub = published.write(tmp_path / "hub", {"codebook_size": 16384, "dropout_p": 0.0}, tensors)
+    (ours, expected), (other, found) = convert(locate(str(file))), convert(locate(str(hub)))
+    assert ours == other
+    assert all(np.array_equal(array, found[name]) for name, array in expected.items())
+
+
+def test_commavq_is_two_files_and_sees_levels(tmp_path):
+    shapes = vqgan(32, (1, 2), 1, 8, (16, 8), (1,))
+    plain = {name: published.draw(name, shape, 1, True) for name, shape in shapes.items()}
+    family, model = known()["vqgan-f16-1024"]
+    reference = network(*family.convert(Tensors(plain), model.config, 16))
+    theirs = commavq(plain)
+    theirs["encoder.conv_in.weight"] = theirs["encoder.conv_in.weight"] / 255
+    for side in ("encoder", "decoder"):
+        state = {n: torch.from_numpy(x) for n, x in theirs.items() if n.startswith(side)}
+        state = {name.removeprefix(f"{side}."): tensor for name, tensor in state.items()}
+        torch.save(state, tmp_path / f"{side}_pytorch_model.bin")
+    config, tensors = convert(locate(str(tmp_path)), image_size=16)
+    found = network(config, tensors)
+    pixels = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        # VQGAN's encoder sees [-1, 1], this one 0 to 255.
+        z = found.encoder(255 * pixels)
+        torch.testing.assert_close(z, reference.encoder(pixels), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.z(pixels), z, rtol=0, atol=1e-4)
+        tokens = torch.arange(16).view(1, 8, 2)
+        shown, expected = found.decode(tokens), reference.decode(tokens)
+        torch.testing.assert_close(shown, expected, rtol=0, atol=1e-5)
+    theirs["decoder.quantize._embedding.weight"] = theirs["encoder.quantize._embedding.weight"] + 1
+    with pytest.raises(CheckpointError, match="different codebooks"):
+        recognise(theirs, None).convert(Tensors(theirs), {}, None)
+    (tmp_path / "decoder_pytorch_model.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"decoder_pytorch_model\.bin"):
+        convert(locate(str(tmp_path)))
 
 
 def test_other_squares_and_janus(run, tmp_path):
@@ -317,7 +479,7 @@ def test_published_sizes(name, encoder, decoder, codebook, num_latents):
     later = "vq8k" in name
     more = {"vqgan": None} if later else {}
     shapes = published.titok_shapes(encoder, decoder, num_latents, codebook, **more)
-    zero = np.zeros(1, np.float32)
+    zero = np.zeros((), np.float32)
     family, model = known()[name]
     zeros = {k: np.broadcast_to(zero, v) for k, v in shapes.items()}
     ours, tensors = family.convert(Tensors(zeros), model.config, None)

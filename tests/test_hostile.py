@@ -41,6 +41,19 @@ SMALL = {
         decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL),
         preprocessing=PreprocessingConfig(image_size=16),
     ),
+    "spatial": ModelConfig(
+        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL, haar_steps=1),
+        quantizer=FiniteScalarConfig(levels=(3, 3)),
+        decoder=ConvolutionalDecoderConfig(
+            **CONVOLUTIONAL,
+            haar_steps=1,
+            norm="spatial",
+            embedding_channels=2,
+            head_widths=(2,),
+            head_blocks=1,
+        ),
+        preprocessing=PreprocessingConfig(image_size=16),
+    ),
     "proxy": ModelConfig(
         encoder=LatentEncoderConfig(**VIT, num_latents=4),
         quantizer=FiniteScalarConfig(levels=(3, 3)),

@@ -1,6 +1,7 @@
 """Checkpoints in the layouts that other programs publish, with weights drawn from a seed."""
 
 import json
+import re
 import shutil
 import sys
 import types
@@ -19,6 +20,10 @@ def draw(name, shape, seed, convolutional=False):
     stream = np.random.RandomState([seed, zlib.crc32(name.encode())])
     x = stream.standard_normal(shape).astype(np.float32)
     leaf = name.rpartition(".")[2]
+    if leaf == "running_mean":
+        return (0.1 * x).astype(np.float32)
+    if leaf == "running_var":
+        return (0.5 + 0.25 * np.abs(x)).astype(np.float32)
     fan_in = np.prod(shape[1:], dtype=int) if len(shape) > 1 else shape[0]
     if leaf == "weight" and x.ndim == 1:
         x = 1 + 0.05 * x
@@ -47,6 +52,17 @@ def golden(name):
     return json.loads((FOLDER / name / "config.json").read_text()), tensors
 
 
+def widened(name, factor):
+    """Tensor names and shapes of a set of golden/published, with so many times the channels."""
+    spec = json.loads((FOLDER / name / "parameters.json").read_text())
+    return {
+        key: tuple(shape)
+        if key.startswith("quantize.")
+        else tuple(n * factor if n % 32 == 0 else n for n in shape)
+        for key, shape in spec["shapes"].items()
+    } | {key: array.shape for key, array in constants(spec).items()}
+
+
 def write_golden(name, folder):
     """A convolutional set of golden/published, in the file and form that it is published in."""
     spec = json.loads((FOLDER / name / "parameters.json").read_text())
@@ -55,22 +71,70 @@ def write_golden(name, folder):
         return {
             key: np.zeros(shape, np.float32)
             if key in spec["zeros"]
-            else draw(key, shape, seed, convolutional=True)
+            else draw(key, shape, seed, convolutional=True) * gain(key)
             for key, shape in spec["shapes"].items()
         }
 
-    weights = drawn(spec["seed"])
+    def gain(key):
+        gains = (np.float32(g) for part, g in spec.get("gains", []) if re.search(part, key))
+        return next(gains, np.float32(1))
+
+    weights = drawn(spec["seed"]) | constants(spec)
     if "ema" in spec:  # what counts are the averages, under names without dots
         averages = {spec["ema"] + key.replace(".", ""): x for key, x in weights.items()}
         counters = {"decay": np.float32(0.999), "num_updates": np.int32(-1)}
         weights = drawn(spec["seed"] + 1000) | averages
         weights |= {spec["ema"] + key: np.asarray(x) for key, x in counters.items()}
     folder.mkdir(parents=True, exist_ok=True)
+    for config in ("config.json", "config.yaml"):
+        if (FOLDER / name / config).exists():
+            shutil.copy(FOLDER / name / config, folder)
+    for file, names in spec.get("archives", {}).items():
+        save_torchscript({key: weights[source] for key, source in names.items()}, folder / file)
+    if "archives" in spec:
+        return folder
     path = folder / spec["file"]
-    save_torch({key: torch.from_numpy(np.asarray(x)) for key, x in weights.items()}, path)
-    if (FOLDER / name / "config.yaml").exists():
-        shutil.copy(FOLDER / name / "config.yaml", folder)
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    elif "wrap" in spec:  # a state dict alone
+        torch.save({key: torch.from_numpy(x) for key, x in weights.items()}, path)
+    else:
+        save_torch({key: torch.from_numpy(np.asarray(x)) for key, x in weights.items()}, path)
     return path
+
+
+def constants(spec):
+    """Tensors of a set that are not drawn."""
+    kinds = dict.fromkeys(spec.get("int32", []), np.int32)
+    found = {k: np.array(x, kinds.get(k, np.int64)) for k, x in spec.get("integers", {}).items()}
+    found |= {k: np.array(x, np.float32) for k, x in spec.get("floats", {}).items()}
+    for name, levels in spec.get("grids", {}).items():
+        sizes, basis = np.array(levels), np.cumprod([1, *levels[:-1]])
+        digits = np.arange(sizes.prod())[:, None] // basis % sizes
+        found[name] = ((digits - sizes // 2) / (sizes // 2)).astype(np.float32)
+    for name, (rows, bits) in spec.get("signs", {}).items():
+        places = np.arange(rows)[:, None] >> np.arange(bits)[::-1]
+        found[name] = (places & 1).astype(np.float32) * 2 - 1
+    return found
+
+
+def save_torchscript(weights, path):
+    """An archive of modules in bfloat16 that carry tensors, as tracing a network leaves them."""
+
+    class Carrier(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    root = Carrier()
+    for name, array in weights.items():
+        module, *inner, leaf = [root, *name.split(".")]
+        for part in inner:
+            if part not in module._modules:
+                module.add_module(part, Carrier())
+            module = module._modules[part]
+        tensor = torch.from_numpy(np.array(array))
+        module.register_buffer(leaf, tensor.bfloat16() if tensor.is_floating_point() else tensor)
+    torch.jit.save(torch.jit.script(root.eval()), str(path))
 
 
 def save_torch(state, path):
@@ -142,6 +206,48 @@ def vqgan_shapes(
     convolution("post_quant_conv", embedding_channels, codebook[1], 1)
     shapes["quantize.embedding.weight"] = codebook
     return shapes
+
+
+def diffusers_names(shapes):
+    """A VQGAN's shapes under the names of diffusers, whose attentions have linear layers."""
+    levels = 1 + max(int(name.split(".")[2]) for name in shapes if ".down." in name)
+    parts = {
+        r"\.down\.(\d+)\.": r".down_blocks.\1.",
+        r"\.up\.(\d+)\.": lambda match: f".up_blocks.{levels - 1 - int(match[1])}.",
+        r"\.block\.": ".resnets.",
+        r"\.attn\.": ".attentions.",
+        r"\.mid\.block_(\d)": lambda match: f".mid_block.resnets.{int(match[1]) - 1}",
+        r"\.mid\.attn_1": ".mid_block.attentions.0",
+        r"\.(down|up)sample\.": r".\1samplers.0.",
+        "nin_shortcut": "conv_shortcut",
+        r"\.norm_out": ".conv_norm_out",
+        r"(attentions\.\d)\.norm\.norm_layer": r"\1.spatial_norm.norm_layer",
+        r"(attentions\.\d)\.norm\.conv": r"\1.spatial_norm.conv",
+        r"(attentions\.\d)\.norm\.": r"\1.group_norm.",
+        r"(attentions\.\d)\.([qkv])\.": r"\1.to_\2.",
+        r"(attentions\.\d)\.proj_out\.": r"\1.to_out.0.",
+    }
+    renamed = {}
+    for name, shape in shapes.items():
+        for theirs, ours in parts.items():
+            name = re.sub(theirs, ours, name)
+        renamed[name] = shape[:2] if ".to_" in name else shape
+    return renamed
+
+
+def spatial(shapes, channels):
+    """A VQGAN's shapes with norms in its decoder that take the tokens, of so many channels."""
+    out = {}
+    for name, shape in shapes.items():
+        owner, _, leaf = name.rpartition(".")
+        if not name.startswith("decoder.") or "norm" not in owner:
+            out[name] = shape
+            continue
+        out[f"{owner}.norm_layer.{leaf}"] = shape
+        for part in ("conv_y", "conv_b"):
+            more = (channels, 1, 1) if leaf == "weight" else ()
+            out[f"{owner}.{part}.{leaf}"] = (*shape, *more)
+    return out
 
 
 def llamagen_names(shapes):

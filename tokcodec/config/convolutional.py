@@ -13,6 +13,7 @@ from tokcodec.config.parts import (
     DecoderConfig,
     EncoderConfig,
     Multipliers,
+    Width,
     require,
 )
 
@@ -25,8 +26,10 @@ class ConvolutionalConfig(Config):
 
     Attributes:
         channels: channels at full resolution.
-        multipliers: of ``channels``, a level each, the full resolution first; a level halves it.
-        blocks: residual blocks a level.
+        multipliers: of ``channels``, a level each, the full resolution first.
+        kept_levels: how many levels keep the resolution: the encoder's and the decoder's last to
+            run. The others halve or double it.
+        blocks: residual blocks a level, or those of every level, the full resolution first.
         attention: the levels, from 0, with an attention behind every block.
         middle_blocks: residual blocks at the lowest resolution, between levels and code.
         middle_attention: an attention behind the first of them.
@@ -36,17 +39,28 @@ class ConvolutionalConfig(Config):
             it, at the ``output`` of its second convolution.
         embedding_channels: channels between the convolutions and a 1x1 convolution at the
             quantizer; 0 where there is no such convolution.
+        haar_steps: Haar transforms between pixels and convolutions; each halves the resolution
+            and makes four channels of one (Cosmos, arXiv 2501.03575, section 3).
+        head_widths: channels behind each 3x3 convolution of a head: layers at the resolution of
+            the tokens, beside the 1x1 convolution at the quantizer, as video tokenizers have them
+            along time (Emu3, arXiv 2409.18869).
+        head_blocks: residual blocks of the head, behind its convolutions in the encoder, before
+            them in the decoder.
     """
 
     channels: Channels
     multipliers: Multipliers
-    blocks: Blocks
+    kept_levels: Annotated[int, Field(ge=0, le=LEVELS)] = 1
+    blocks: Blocks | Annotated[tuple[Blocks, ...], Field(max_length=LEVELS)]
     attention: Annotated[tuple[Level, ...], Field(max_length=LEVELS)] = ()
     middle_blocks: Annotated[int, Field(ge=0, le=32)] = 2
     middle_attention: bool = False
     bias: bool = True
     shortcut: Literal["input", "output"] = "input"
     embedding_channels: Annotated[int, Field(ge=0, le=1 << 14)] = 0
+    haar_steps: Annotated[int, Field(ge=0, le=4)] = 0
+    head_widths: Annotated[tuple[Width, ...], Field(max_length=LEVELS)] = ()
+    head_blocks: Annotated[int, Field(ge=0, le=32)] = 0
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
@@ -62,10 +76,21 @@ class ConvolutionalConfig(Config):
             self.middle_blocks > 0 or not self.middle_attention,
             "middle_attention needs middle_blocks",
         )
+        levels = len(self.multipliers)
+        require(
+            isinstance(self.blocks, int) or len(self.blocks) == levels,
+            f"blocks must be a number, or one of each of the {levels} levels",
+        )
+        require(self.kept_levels <= levels, f"kept_levels must be at most the {levels} levels")
+        require(
+            not self.head_widths or self.head_widths[-1] == self.embedding_channels > 0,
+            "the last of head_widths must be embedding_channels",
+        )
+        require(bool(self.head_widths) or not self.head_blocks, "head_blocks need head_widths")
         return self
 
     def peak_activation(self, side: int) -> int:
-        return side**2 * self.channels
+        return (side >> self.haar_steps) ** 2 * self.channels
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -73,9 +98,21 @@ class ConvolutionalConfig(Config):
         return tuple(self.channels * multiplier for multiplier in self.multipliers)
 
     @property
+    def level_blocks(self) -> tuple[int, ...]:
+        """Residual blocks of every level, the full resolution first."""
+        if isinstance(self.blocks, int):
+            return (self.blocks,) * len(self.multipliers)
+        return self.blocks
+
+    @property
+    def resized_levels(self) -> int:
+        """How many levels halve or double the resolution."""
+        return len(self.multipliers) - self.kept_levels
+
+    @property
     def multiple(self) -> int:
         """Pixels of a token's side."""
-        return int(2 ** (len(self.multipliers) - 1))
+        return int(2 ** (self.resized_levels + self.haar_steps))
 
 
 class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
@@ -109,6 +146,8 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
             ``depth``, four times the channels by a 3x3 convolution, which become space.
         adaptive_norm: each level begins with a group norm whose scale and shift depend on the
             tokens' deviation and mean over the image (Open-MAGVIT2, arXiv 2409.04410, section 3).
+        norm: what all other norms are: ``group`` norms, or ``spatial`` ones, whose scale and shift
+            at every place depend on the token there (MoVQ, arXiv 2209.09002, section 3.2).
     """
 
     network: ClassVar[str] = "tokcodec.model.convolutional:Decoder"
@@ -116,6 +155,7 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
     kind: Literal["convolutional"] = "convolutional"
     doubling: Literal["nearest", "depth"] = "nearest"
     adaptive_norm: bool = False
+    norm: Literal["group", "spatial"] = "group"
 
     def check(self, side: int, token_shape: tuple[int, ...]) -> None:
         cells = side // self.multiple

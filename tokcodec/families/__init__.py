@@ -10,11 +10,17 @@ from tokcodec.coding.bitpack import packed_size
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, ConfigError, Hint
 from tokcodec.families import (
+    commavq,
+    cosmos,
+    diffusers,
+    emu3,
     ibq,
     llamagen,
     maskgit_vqgan,
+    movqgan,
     one_d_piece,
     open_magvit2,
+    showo,
     simple_1d,
     taming,
     titok,
@@ -28,9 +34,15 @@ FAMILIES: list[Family] = [
     one_d_piece.FAMILY,
     simple_1d.FAMILY,
     taming.FAMILY,
+    commavq.FAMILY,
+    diffusers.FAMILY,
+    movqgan.FAMILY,
+    emu3.FAMILY,
     llamagen.FAMILY,
     ibq.FAMILY,
     open_magvit2.FAMILY,
+    showo.FAMILY,
+    cosmos.FAMILY,
     maskgit_vqgan.FAMILY,
 ]
 

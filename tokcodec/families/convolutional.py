@@ -24,6 +24,12 @@ class Names:
             resolution, or ``place``, from where the network begins.
         block, attention: behind these, the numbers of the residual blocks, and of the attentions
             behind each of them.
+        widen: behind a block, its 1x1 convolution where it changes its width.
+        attention_norms: behind an attention, what its norm may be called.
+        attention_layers: behind an attention, its layers for queries, keys, values and results,
+            linear or 1x1 convolutions.
+        norm_out: the last norm.
+        quantizing, dequantizing: the 1x1 convolutions around the quantizer.
         middle: residual blocks and attention at the lowest resolution, in their order.
         reduce, enlarge: behind a level, its convolution to the next; None where there is none.
         halving, doubling, shortcut: see ``ConvolutionalEncoderConfig`` and the decoder's.
@@ -35,6 +41,12 @@ class Names:
     decoder_counts: Literal["level", "place"] = "level"
     block: str = ".block."
     attention: str = ".attn."
+    widen: str = ".nin_shortcut"
+    attention_norms: tuple[str, ...] = ("norm",)
+    attention_layers: tuple[str, str, str, str] = ("q", "k", "v", "proj_out")
+    norm_out: str = "norm_out"
+    quantizing: str = "quant_conv"
+    dequantizing: str = "post_quant_conv"
     middle: tuple[str, ...] = ("mid.block_1", "mid.attn_1", "mid.block_2")
     reduce: str | None = ".downsample.conv"
     enlarge: str = ".upsample.conv"
@@ -80,15 +92,15 @@ class _Network:
         self.levels = [f"{side}.{level}" for level in levels]  # the full resolution first
         if not levels:
             raise CheckpointError(f"its {side} has no levels that tokcodec knows")
-        first = self.levels[0] + names.block
-        self.blocks, self.bias = source.count(first), f"{first}0.conv1.bias" in source
+        self.blocks = [source.count(f"{level}{names.block}") for level in self.levels]
+        self.bias = f"{self.levels[0]}{names.block}0.conv1.bias" in source
         self.widths = [
             source.shape(f"{level}{names.block}0.conv1.weight", 4)[0] for level in self.levels
         ]
         self.attention = tuple(
             number
             for number, level in enumerate(self.levels)
-            if f"{level}{names.attention}0.q.weight" in source
+            if source.has_below(f"{level}{names.attention}")
         )
 
     def give(self, theirs: str, ours: str, *shape: int, bias: bool = True) -> None:
@@ -97,10 +109,20 @@ class _Network:
         if bias:
             self.out[f"{self.side}.{ours}.bias"] = self.source.take(f"{theirs}.bias", shape[0])
 
+    def give_norm(self, theirs: str, ours: str, width: int) -> None:
+        """A group norm, or one whose scale and shift depend on the tokens."""
+        if not self.source.has_below(f"{theirs}.norm_layer."):
+            self.give(theirs, ours, width)
+            return
+        self.give(f"{theirs}.norm_layer", f"{ours}.norm", width)
+        channels = self.source.shape(f"{theirs}.conv_y.weight", 4)[1]
+        self.give(f"{theirs}.conv_y", f"{ours}.scale", width, channels, 1, 1)
+        self.give(f"{theirs}.conv_b", f"{ours}.shift", width, channels, 1, 1)
+
     def give_level(self, number: int, ours: str, before: int) -> None:
         """The residual blocks of a level, and the attentions behind them."""
         width, theirs, attended = self.widths[number], self.levels[number], number in self.attention
-        for block in range(self.blocks):
+        for block in range(self.blocks[number]):
             place = 2 * block if attended else block
             self.give_block(f"{theirs}{self.names.block}{block}", f"{ours}.{place}", before, width)
             if attended:
@@ -109,28 +131,33 @@ class _Network:
             before = width
 
     def give_block(self, theirs: str, ours: str, before: int, width: int) -> None:
-        self.give(f"{theirs}.norm1", f"{ours}.norm1", before)
+        self.give_norm(f"{theirs}.norm1", f"{ours}.norm1", before)
         self.give(f"{theirs}.conv1", f"{ours}.conv1", width, before, 3, 3, bias=self.bias)
-        self.give(f"{theirs}.norm2", f"{ours}.norm2", width)
+        self.give_norm(f"{theirs}.norm2", f"{ours}.norm2", width)
         self.give(f"{theirs}.conv2", f"{ours}.conv2", width, width, 3, 3, bias=self.bias)
         if before != width:
             start = width if self.names.shortcut == "output" else before
-            shortcut = (f"{theirs}.nin_shortcut", f"{ours}.shortcut")
+            shortcut = (theirs + self.names.widen, f"{ours}.shortcut")
             self.give(*shortcut, width, start, 1, 1, bias=self.bias)
 
     def give_attention(self, theirs: str, ours: str, width: int) -> None:
-        self.give(f"{theirs}.norm", f"{ours}.norm", width)
-        for leaf, shape in (("weight", (width, width, 1, 1)), ("bias", (width,))):
-            parts = [self.source.take(f"{theirs}.{part}.{leaf}", *shape) for part in "qkv"]
-            self.out[f"{self.side}.{ours}.qkv.{leaf}"] = np.concatenate(parts)
-        self.give(f"{theirs}.proj_out", f"{ours}.out", width, width, 1, 1)
+        norms = [f"{theirs}.{norm}" for norm in self.names.attention_norms]
+        norm = next((norm for norm in norms if self.source.has_below(f"{norm}.")), norms[0])
+        self.give_norm(norm, f"{ours}.norm", width)
+        *parts, last = (f"{theirs}.{layer}" for layer in self.names.attention_layers)
+        ours = f"{self.side}.{ours}"
+        for name, layers in ((f"{ours}.qkv", parts), (f"{ours}.out", [last])):
+            weights = [self.source.take_1x1(f"{layer}.weight", width, width) for layer in layers]
+            self.out[f"{name}.weight"] = np.concatenate(weights)
+            biases = [self.source.take(f"{layer}.bias", width) for layer in layers]
+            self.out[f"{name}.bias"] = np.concatenate(biases)
 
     def give_middle(self) -> dict[str, Any]:
         """What is between levels and code; the fields of the config that tell of it."""
         width, kinds = self.widths[-1], ""
         for name in (f"{self.side}.{name}" for name in self.names.middle):
             ours = f"middle.{len(kinds)}"
-            if f"{name}.q.weight" in self.source:
+            if f"{name}.{self.names.attention_layers[0]}.weight" in self.source:
                 self.give_attention(name, ours, width)
                 kinds += "a"
             elif f"{name}.conv1.weight" in self.source:
@@ -140,6 +167,10 @@ class _Network:
             raise CheckpointError(f"its {self.side}'s middle has attention at another place")
         return {"middle_blocks": kinds.count("b"), "middle_attention": "a" in kinds}
 
+    def resized(self, layer: str) -> int:
+        """How many levels have a layer of this name that changes the resolution."""
+        return sum(self.source.has_below(level + layer) for level in self.levels)
+
     def fields(self, channels: int) -> dict[str, Any]:
         """Of the config, what the shapes tell."""
         if not channels or any(width % channels for width in self.widths):
@@ -147,7 +178,7 @@ class _Network:
         return {
             "channels": channels,
             "multipliers": tuple(width // channels for width in self.widths),
-            "blocks": self.blocks,
+            "blocks": self.blocks[0] if len(set(self.blocks)) == 1 else tuple(self.blocks),
             "attention": self.attention,
             "bias": self.bias,
             "shortcut": self.names.shortcut,
@@ -161,28 +192,33 @@ class _Encoder(_Network):
         super().__init__(source, names, "encoder", levels)
 
     def take(self, embedding_dim: int) -> ConvolutionalEncoderConfig:
-        channels = before = self.source.shape("encoder.conv_in.weight", 4)[0]
-        fields = self.fields(channels)
-        self.give("encoder.conv_in", "enter", channels, 3, 3, 3, bias=self.bias)
+        channels, colours, _, _ = self.source.shape("encoder.conv_in.weight", 4)
+        before = channels
+        fields = self.fields(channels) | {"haar_steps": _haar_steps(colours)}
+        self.give("encoder.conv_in", "enter", channels, colours, 3, 3, bias=self.bias)
+        halvings = len(self.levels) - 1
+        if self.names.reduce:
+            halvings = self.resized(self.names.reduce)
         for number, width in enumerate(self.widths):
             self.give_level(number, f"levels.{number}.blocks", before)
-            if self.names.reduce and number < len(self.widths) - 1:
+            if self.names.reduce and number < halvings:
                 reduce = (self.levels[number] + self.names.reduce, f"levels.{number}.reduce")
                 self.give(*reduce, width, width, 3, 3)
             before = width
         fields |= self.give_middle()
-        self.give("encoder.norm_out", "norm", before)
+        self.give_norm(f"encoder.{self.names.norm_out}", "norm", before)
         leave, _, kernel, _ = self.source.shape("encoder.conv_out.weight", 4)
-        projected = "quant_conv.weight" in self.source
+        projected = f"{self.names.quantizing}.weight" in self.source
         self.give("encoder.conv_out", "leave", leave, before, kernel, kernel)
         if projected:
-            self.give("quant_conv", "to_embedding", embedding_dim, leave, 1, 1)
+            self.give(self.names.quantizing, "to_embedding", embedding_dim, leave, 1, 1)
         elif leave != embedding_dim:
             raise CheckpointError(
                 f"its encoder gives {leave} channels where tokens have {embedding_dim}"
             )
         return ConvolutionalEncoderConfig(
             **fields,
+            kept_levels=len(self.levels) - halvings,
             embedding_channels=leave if projected else 0,
             halving=self.names.halving,
             last_kernel=kernel,  # type: ignore[arg-type]
@@ -200,15 +236,17 @@ class _Decoder(_Network):
         before = self.widths[-1]
         fields = self.fields(math.gcd(*self.widths))
         _, enter, _, _ = self.source.shape("decoder.conv_in.weight", 4)
-        projected = "post_quant_conv.weight" in self.source
+        projected = f"{self.names.dequantizing}.weight" in self.source
         if projected:
-            self.give("post_quant_conv", "from_embedding", enter, embedding_dim, 1, 1)
+            self.give(self.names.dequantizing, "from_embedding", enter, embedding_dim, 1, 1)
         elif enter != embedding_dim:
             raise CheckpointError(
                 f"its decoder takes {enter} channels where tokens have {embedding_dim}"
             )
         self.give("decoder.conv_in", "enter", before, enter, 3, 3)
         fields |= self.give_middle()
+        spatial = self.source.has_below(f"decoder.{self.names.norm_out}.norm_layer.")
+        doublings = self.resized(self.names.enlarge)
         for place, number in enumerate(reversed(range(len(self.widths)))):
             ours = f"levels.{place}"
             if self.names.adapt:
@@ -217,15 +255,19 @@ class _Decoder(_Network):
                     self.give(adapt, f"{ours}.adapt.{part}", before, enter)
             self.give_level(number, f"{ours}.blocks", before)
             before = self.widths[number]
-            if number:
+            if place < doublings:
                 self.give_enlarge(self.levels[number] + self.names.enlarge, ours, before)
-        self.give("decoder.norm_out", "norm", before)
-        self.give("decoder.conv_out", "leave", 3, before, 3, 3)
+        self.give_norm(f"decoder.{self.names.norm_out}", "norm", before)
+        colours = self.source.shape("decoder.conv_out.weight", 4)[0]
+        self.give("decoder.conv_out", "leave", colours, before, 3, 3)
         return ConvolutionalDecoderConfig(
             **fields,
+            kept_levels=len(self.levels) - doublings,
+            haar_steps=_haar_steps(colours),
             embedding_channels=enter if projected else 0,
             doubling=self.names.doubling,
             adaptive_norm=self.names.adapt is not None,
+            norm="spatial" if spatial else "group",
         )
 
     def give_enlarge(self, theirs: str, ours: str, width: int) -> None:
@@ -236,6 +278,14 @@ class _Decoder(_Network):
         for leaf in ("weight", "bias"):
             name = f"decoder.{ours}.enlarge.0.{leaf}"
             self.out[name] = _places_last(self.out[name])
+
+
+def _haar_steps(colours: int) -> int:
+    """How many Haar transforms make so many channels of three."""
+    steps = next((steps for steps in range(5) if 3 * 4**steps == colours), None)
+    if steps is None:
+        raise CheckpointError(f"its images have {colours} channels, not 3 or 3 times a power of 4")
+    return steps
 
 
 def _places_last(rows: Array) -> Array:

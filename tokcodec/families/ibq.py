@@ -40,6 +40,18 @@ FAMILY = Family(
         _model(8192, "ibq-8192", "IBQ-Tokenizer-8192:imagenet256_8192.ckpt", 1.87, True),
         _model(16384, "ibq-16384", "IBQ-Tokenizer-16384:imagenet256_16384.ckpt", 1.37),
         _model(262144, "ibq-262144", "IBQ-Tokenizer-262144:imagenet256_262144.ckpt", 1.00),
+        _model(
+            16384,
+            "ibq-16384-pretrain",
+            "IBQ-Tokenizer-16384-Pretrain:IBQ_pretrain_16384.ckpt",
+            2.06,
+        ),
+        _model(
+            262144,
+            "ibq-262144-pretrain",
+            "IBQ-Tokenizer-262144-Pretrain:IBQ_pretrain_262144.ckpt",
+            1.53,
+        ),
         Model(
             "emu3.5",
             256,

@@ -67,6 +67,9 @@ FAMILY = Family(
     convert=convert,
     models=(
         _model("open-magvit2-16384", 16384, "16384-Pretrain:pretrain256_16384.ckpt", 2.55),
+        _model(
+            "open-magvit2-262144-pretrain", 262144, "262144-Pretrain:pretrain256_262144.ckpt", 1.67
+        ),
         _model("open-magvit2-262144", 262144, "256-resolution:imagenet_256_L.ckpt", 1.17),
         _model("open-magvit2-262144-128", 262144, "128-resolution:imagenet_128_L.ckpt", 1.18, 128),
     ),

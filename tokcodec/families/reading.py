@@ -46,6 +46,10 @@ class Tensors:
         beginnings = tuple(prefixes)
         return Tensors({n: t for n, t in self._left.items() if not n.startswith(beginnings)})
 
+    def with_arrays(self, arrays: Arrays) -> "Tensors":
+        """Those that are left, and these."""
+        return Tensors({**self._left, **arrays})
+
     def averaged(self, prefix: str) -> "Tensors":
         """The moving averages of all, where there are any: they lie under ``prefix`` and the name
         without its dots.
@@ -95,6 +99,16 @@ class Tensors:
         if not np.isfinite(tensor).all():
             raise CheckpointError(f"tensor {name} holds NaN or infinite values")
         return tensor
+
+    def take_1x1(self, name: str, width: int, before: int) -> Array:
+        """As ``take``, a 1x1 convolution [width, before, 1, 1]; a linear layer is one, too."""
+        linear = name in self and len(self._left[name].shape) == 2
+        taken = self.take(name, width, before, *(() if linear else (1, 1)))
+        return taken.reshape(width, before, 1, 1)
+
+    def has_below(self, prefix: str) -> bool:
+        """Whether the name of one that is left begins so."""
+        return any(name.startswith(prefix) for name in self._left)
 
     def count(self, prefix: str) -> int:
         """How many are numbered behind ``prefix``: one more than the largest number there."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,16 @@ _STATES = ("ema", "model", "state_dict")
 _CONFIG = 1 << 17  # bytes of the largest config that is read
 _PICKLES = {".bin", ".pth", ".pt", ".ckpt", ".jit"}
 # What a folder's weights are called, the better one first.
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "autoencoder.jit",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
+# Of those that are published as two files.
+_ENCODER, _DECODER = "encoder_pytorch_model.bin", "decoder_pytorch_model.bin"
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?", re.ASCII
 )
@@ -42,18 +51,20 @@ class Source:
         weights: the file with the tensors.
         config: the file with the config, JSON or YAML, where there is one.
         origin: for its provenance: the hub id with its revision, or the file's name.
+        decoder: the file with the decoder's tensors, where ``weights`` has only the encoder's.
     """
 
     name: str
     weights: Path
     config: Path | None
     origin: str
+    decoder: Path | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of both files."""
+        """SHA-256, in hex, of all files."""
         total = hashlib.sha256()
-        for path in (self.weights, self.config):
+        for path in (self.weights, self.config, self.decoder):
             if path:
                 try:
                     with path.open("rb") as file:
@@ -87,25 +98,38 @@ class Source:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Mapping[str, Stored]]:
-        """The tensors by name, each read as float32 when it is asked for.
+        """The tensors by name, each read as float32 when it is asked for. Those of two files are
+        named ``encoder.`` and ``decoder.`` and as they are there.
 
         Raises:
             CheckpointError: it cannot be read, or holds no dict of tensors.
         """
-        path = self.weights
-        if path.suffix.lower() in _PICKLES:
-            with open_torch(path) as content:
-                if not (tensors := _state(content)):
-                    raise CheckpointError("expected tensors by name, found none", name=path)
-                yield tensors
-            return
-        with open_tensors(path) as file:
-            names = list(file.keys())
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            yield {
-                name: Stored(shape, partial(_read, path, file, name))
-                for name, shape in shapes.items()
-            }
+        with contextlib.ExitStack() as stack:
+            tensors = stack.enter_context(_open(self.weights))
+            if self.decoder:
+                sides = {"encoder": tensors, "decoder": stack.enter_context(_open(self.decoder))}
+                tensors = {
+                    f"{side}.{name}": tensor
+                    for side, part in sides.items()
+                    for name, tensor in part.items()
+                }
+            yield tensors
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Mapping[str, Stored]]:
+    if path.suffix.lower() in _PICKLES:
+        with open_torch(path) as content:
+            if not (tensors := _state(content)):
+                raise CheckpointError("expected tensors by name, found none", name=path)
+            yield tensors
+        return
+    with open_tensors(path) as file:
+        names = list(file.keys())
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        yield {
+            name: Stored(shape, partial(_read, path, file, name)) for name, shape in shapes.items()
+        }
 
 
 def _state(content: Any) -> dict[str, Stored]:
@@ -171,9 +195,9 @@ def locate(text: str) -> Source:
     if folder:
         return _in_folder(path)
     if file:
-        called_so = path.name in _WEIGHTS
+        called_so = path.name in (*_WEIGHTS, _ENCODER)
         name = _safe(path.absolute().parent.name if called_so else path.stem)
-        return Source(name, path, _config_beside(path), path.name)
+        return Source(name, path, _config_beside(path), path.name, _decoder_beside(path))
     match = _HUB.fullmatch(text)
     local = text.startswith((".", "~")) or (
         path.suffix.lower() in {".safetensors", *_PICKLES} and ":" not in text
@@ -187,7 +211,8 @@ def locate(text: str) -> Source:
 
 
 def _in_folder(folder: Path) -> Source:
-    found = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    usual = (folder / name for name in (*_WEIGHTS, _ENCODER))
+    found = [path for path in usual if path.is_file()]
     if not found:
         suffixes = {".safetensors", *_PICKLES}
         try:
@@ -202,7 +227,12 @@ def _in_folder(folder: Path) -> Source:
             names = ", ".join(path.name for path in found) or "none"
             raise CheckpointError(f"{folder}: expected one weights file in it, found {names}")
     name = _safe(folder.absolute().name)
-    return Source(name, found[0], _config_beside(found[0]), name)
+    return Source(name, found[0], _config_beside(found[0]), name, _decoder_beside(found[0]))
+
+
+def _decoder_beside(weights: Path) -> Path | None:
+    path = weights.with_name(_DECODER)
+    return path if weights.name == _ENCODER and path.is_file() else None
 
 
 def _config_beside(weights: Path) -> Path | None:
@@ -236,17 +266,22 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
         if file:
             weights = fetch(file, revision)
         else:
-            better, other = _WEIGHTS
-            try:
-                weights = fetch(better, revision)
-            except EntryNotFoundError:
-                weights = fetch(other, revision)
+            *better, last = _WEIGHTS
+            for name in better:
+                try:
+                    weights = fetch(name, revision)
+                    break
+                except EntryNotFoundError:
+                    continue
+            else:
+                weights = fetch(last, revision)
         # Below the cache: models--OWNER--NAME/snapshots/COMMIT/FILE, the file's name with folders.
         commit = weights.parts[-1 - len(Path(file or weights.name).parts)]
+        decoder = fetch(_DECODER, commit) if file == _ENCODER else None
         config: Path | None = None
-        for name in _CONFIGS:  # of the same commit as the weights
+        for name in _CONFIGS:  # beside the weights, and of the same commit
             try:
-                config = fetch(name, commit)
+                config = fetch(str(PurePosixPath(file or "").parent / name), commit)
                 break
             except LocalEntryNotFoundError:
                 raise  # it may have one; whether is not known here
@@ -270,7 +305,8 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{text}: cannot fetch from the hub: {reason}") from error
     name = Path(file).stem if file else repo.split("/")[1]
-    return Source(name, weights, config, f"{repo}@{commit}" + (f":{file}" if file else ""))
+    origin = f"{repo}@{commit}" + (f":{file}" if file else "")
+    return Source(name, weights, config, origin, decoder)
 
 
 def _safe(name: str) -> str:

@@ -71,6 +71,8 @@ def is_vqgan(names: Collection[str]) -> bool:
     """
     if "encoder.down.0.block.0.norm1.weight" not in names or "quant_conv.weight" not in names:
         return False
+    if "decoder.norm_out.weight" not in names:  # a MoVQGAN
+        return False
     if "quantize.embed.weight" in names:
         raise CheckpointError("a VQGAN with Gumbel quantization, whose tokens are drawn by chance")
     if "quantize.used" in names:

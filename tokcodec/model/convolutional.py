@@ -18,7 +18,9 @@ from tokcodec.config.convolutional import (
     ConvolutionalEncoderConfig,
 )
 from tokcodec.config.parts import ModelShape
-from tokcodec.model import winograd
+from tokcodec.errors import ConfigError
+from tokcodec.model import haar, winograd
+from tokcodec.model.head import DecoderHead, EncoderHead
 from tokcodec.model.quantizer import in_float32
 
 _EPSILON = 1e-6
@@ -33,10 +35,11 @@ class Encoder(nn.Module):
         super().__init__()
         widths, channels = config.widths, config.embedding_channels
         before = config.channels
-        self.enter = Convolution(3, before, bias=config.bias)
+        self.haar_steps = config.haar_steps
+        self.enter = Convolution(3 * 4**config.haar_steps, before, bias=config.bias)
         levels = []
         for level, width in enumerate(widths):
-            halving = config.halving if level < len(widths) - 1 else None
+            halving = config.halving if level < config.resized_levels else None
             blocks = _blocks(config, level, before, width)
             levels.append(EncoderLevel(blocks, _halve(halving, width)))
             before = width
@@ -47,6 +50,7 @@ class Encoder(nn.Module):
         self.leave = nn.Conv2d(
             before, channels or model_shape.embedding_dim, kernel, padding=kernel // 2
         )
+        self.head = EncoderHead(config, channels) if config.head_widths else nn.Identity()
         self.to_embedding = (
             nn.Conv2d(channels, model_shape.embedding_dim, 1) if channels else nn.Identity()
         )
@@ -55,9 +59,10 @@ class Encoder(nn.Module):
         return one_by_one(self._tokens, pixels)
 
     def _tokens(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        pixels = haar.split(pixels, self.haar_steps).contiguous(memory_format=torch.channels_last)
         x = self.middle(self.levels(self.enter(pixels)))
-        z = in_float32(self.to_embedding, in_float32(self.leave, self.norm(x, silu=True)))
+        z = in_float32(self.head, in_float32(self.leave, self.norm(x, silu=True)))
+        z = in_float32(self.to_embedding, z)
         return z.permute(0, 2, 3, 1)
 
 
@@ -72,30 +77,41 @@ class Decoder(nn.Module):
             if config.embedding_channels
             else nn.Identity()
         )
+        if config.head_widths and channels != model_shape.embedding_dim:
+            raise ConfigError(
+                f"a head needs vectors of {channels} channels, not {model_shape.embedding_dim}",
+                name="config.decoder",
+            )
+        self.head = DecoderHead(config, channels) if config.head_widths else nn.Identity()
         before = config.widths[-1]
+        norm_channels = model_shape.embedding_dim if config.norm == "spatial" else 0
         self.enter = Convolution(channels, before)
-        self.middle = _middle(config)
+        self.middle = _middle(config, norm_channels)
         levels = []
         for level in reversed(range(len(config.widths))):
             width = config.widths[level]
-            blocks = _blocks(config, level, before, width)
+            blocks = _blocks(config, level, before, width, norm_channels)
             adapt = AdaptiveNorm(before, channels) if config.adaptive_norm else None
-            doubling = config.doubling if level else None
+            doubles = len(config.widths) - level <= config.resized_levels
+            doubling = config.doubling if doubles else None
             levels.append(DecoderLevel(adapt, blocks, _double(doubling, width)))
             before = width
         self.levels = nn.ModuleList(levels)
-        self.norm = Norm(before)
-        self.leave = Convolution(before, 3)
+        self.norm = _norm(before, norm_channels)
+        self.haar_steps = config.haar_steps
+        self.leave = Convolution(before, 3 * 4**config.haar_steps)
 
     def forward(self, z_q: Tensor) -> Tensor:
         return one_by_one(self._pixels, z_q)
 
     def _pixels(self, z_q: Tensor) -> Tensor:
-        z = self.from_embedding(z_q.permute(0, 3, 1, 2))
-        x = self.middle(self.enter(z.contiguous(memory_format=torch.channels_last)))
+        z_q = z_q.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        z = self.head(self.from_embedding(z_q))
+        z_q = self.head(z_q)
+        x = self.middle(self.enter(z), z_q)
         for level in self.levels:
-            x = level(x, z)
-        return self.leave(self.norm(x, silu=True))  # type: ignore[no-any-return]
+            x = level(x, z, z_q)
+        return haar.join(self.leave(self.norm(x, z_q, silu=True)), self.haar_steps)
 
 
 class EncoderLevel(nn.Module):
@@ -119,31 +135,42 @@ class DecoderLevel(nn.Module):
         super().__init__()
         self.adapt, self.blocks, self.enlarge = adapt, blocks, enlarge
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor, z_q: Tensor) -> Tensor:
         if self.adapt:
             x = self.adapt(x, z)
-        x = self.blocks(x)
+        x = self.blocks(x, z_q)
         return self.enlarge(x) if self.enlarge else x
+
+
+class Blocks(nn.Sequential):
+    """Blocks one after the other, whose norms may take the looked-up tokens."""
+
+    def forward(self, x: Tensor, z_q: Tensor | None = None) -> Tensor:
+        for block in self:
+            x = block(x, z_q)
+        return x
 
 
 class ResidualBlock(nn.Module):
     """Two norms, SiLUs and 3x3 convolutions, with a shortcut."""
 
-    def __init__(self, config: ConvolutionalConfig, before: int, width: int) -> None:
+    def __init__(
+        self, config: ConvolutionalConfig, before: int, width: int, norm_channels: int = 0
+    ) -> None:
         super().__init__()
         # Tokens must equal those of other programs; decoded pixels may differ by rounding errors.
         exact = isinstance(config, ConvolutionalEncoderConfig)
-        self.norm1 = Norm(before)
+        self.norm1 = _norm(before, norm_channels)
         self.conv1 = Convolution(before, width, config.bias, exact)
-        self.norm2 = Norm(width)
+        self.norm2 = _norm(width, norm_channels)
         self.conv2 = Convolution(width, width, config.bias, exact)
         self.from_output = config.shortcut == "output"
         start = width if self.from_output else before
         self.shortcut = nn.Conv2d(start, width, 1, bias=config.bias) if before != width else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.norm1(x, silu=True))
-        y = self.conv2(self.norm2(y, silu=True))
+    def forward(self, x: Tensor, z_q: Tensor | None = None) -> Tensor:
+        y = self.conv1(self.norm1(x, z_q, silu=True))
+        y = self.conv2(self.norm2(y, z_q, silu=True))
         if self.shortcut:
             x = self.shortcut(y if self.from_output else x)
         return x + y  # type: ignore[no-any-return]
@@ -152,16 +179,16 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention with one head among all positions of an image, with a shortcut."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm_channels: int = 0) -> None:
         super().__init__()
-        self.norm = Norm(width)
+        self.norm = _norm(width, norm_channels)
         self.qkv = nn.Conv2d(width, 3 * width, 1)
         self.out = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, z_q: Tensor | None = None) -> Tensor:
         batch, width, height, _ = x.shape
         # [B, 1, places, 3 width]
-        qkv = self.qkv(self.norm(x)).permute(0, 2, 3, 1).reshape(batch, 1, -1, 3 * width)
+        qkv = self.qkv(self.norm(x, z_q)).permute(0, 2, 3, 1).reshape(batch, 1, -1, 3 * width)
         q, k, v = qkv.chunk(3, dim=-1)
         y = F.scaled_dot_product_attention(q, k, v)
         y = y.reshape(batch, height, -1, width).permute(0, 3, 1, 2)
@@ -179,7 +206,7 @@ class Norm(nn.GroupNorm):
     def __init__(self, width: int, affine: bool = True) -> None:
         super().__init__(NORM_GROUPS, width, _EPSILON, affine)
 
-    def forward(self, x: Tensor, silu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, z_q: Tensor | None = None, silu: bool = False) -> Tensor:
         if x.device.type != "cpu" or torch.is_grad_enabled():
             y = super().forward(x)
             return F.silu(y) if silu else y
@@ -207,6 +234,27 @@ class Norm(nn.GroupNorm):
         """Sums of each channel -> the mean of its group, for each channel."""
         means = sums.view(self.num_groups, -1).mean(dim=1) / places
         return means.repeat_interleave(len(sums) // self.num_groups)
+
+
+class SpatialNorm(nn.Module):
+    """A group norm whose scale and shift at every place are linear maps of the looked-up token
+    there (MoVQ, arXiv 2209.09002, section 3.2)."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.norm = Norm(width)
+        self.scale = nn.Conv2d(channels, width, 1)
+        self.shift = nn.Conv2d(channels, width, 1)
+
+    def forward(self, x: Tensor, z_q: Tensor, silu: bool = False) -> Tensor:
+        rows, columns = z_q.shape[2:]
+        # A cell of pixels has one token, and so one scale and shift: they are never enlarged.
+        cells = self.norm(x).unflatten(3, (columns, -1)).unflatten(2, (rows, -1))
+        scale, shift = (
+            layer(z_q)[:, :, :, None, :, None].to(cells.dtype) for layer in (self.scale, self.shift)
+        )
+        y = torch.addcmul(shift, cells, scale).flatten(4, 5).flatten(2, 3)
+        return F.silu(y) if silu else y
 
 
 class AdaptiveNorm(nn.Module):
@@ -279,24 +327,30 @@ def _double(doubling: str | None, width: int) -> nn.Module | None:
     return None
 
 
-def _blocks(config: ConvolutionalConfig, level: int, before: int, width: int) -> nn.Sequential:
+def _norm(width: int, channels: int) -> Norm | SpatialNorm:
+    return SpatialNorm(width, channels) if channels else Norm(width)
+
+
+def _blocks(
+    config: ConvolutionalConfig, level: int, before: int, width: int, norm_channels: int = 0
+) -> Blocks:
     blocks: list[nn.Module] = []
-    for _ in range(config.blocks):
-        blocks.append(ResidualBlock(config, before, width))
+    for _ in range(config.level_blocks[level]):
+        blocks.append(ResidualBlock(config, before, width, norm_channels))
         if level in config.attention:
-            blocks.append(Attention(width))
+            blocks.append(Attention(width, norm_channels))
         before = width
-    return nn.Sequential(*blocks)
+    return Blocks(*blocks)
 
 
-def _middle(config: ConvolutionalConfig) -> nn.Sequential:
+def _middle(config: ConvolutionalConfig, norm_channels: int = 0) -> Blocks:
     width = config.widths[-1]
     blocks: list[nn.Module] = []
     for _ in range(config.middle_blocks):
-        blocks.append(ResidualBlock(config, width, width))
+        blocks.append(ResidualBlock(config, width, width, norm_channels))
     if config.middle_attention:
-        blocks.insert(1, Attention(width))
-    return nn.Sequential(*blocks)
+        blocks.insert(1, Attention(width, norm_channels))
+    return Blocks(*blocks)
 
 
 def one_by_one(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
