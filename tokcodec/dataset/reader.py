@@ -1,6 +1,7 @@
 """Reading token datasets: whole, or row by row. No torch."""
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,8 +292,8 @@ def _token_file(
 
 
 def class_numbers(labels: Iterable[str]) -> dict[str, int]:
-    """The class of each label: the number that it is if all labels are numbers, else its place
-    among the sorted labels.
+    """The class of each label: the number that it is if all labels are numbers of at most 18
+    digits, else its place among the sorted labels.
 
     >>> class_numbers(["10", "2"])
     {'2': 2, '10': 10}
@@ -300,7 +301,7 @@ def class_numbers(labels: Iterable[str]) -> dict[str, int]:
     {'cat': 0, 'dog': 1}
     """
     distinct = set(labels)
-    if all(label.isdecimal() and str(int(label)) == label for label in distinct):
+    if all(re.fullmatch("0|[1-9][0-9]{0,17}", label) for label in distinct):
         return {label: int(label) for label in sorted(distinct, key=int)}
     return {label: number for number, label in enumerate(sorted(distinct))}
 

@@ -44,6 +44,9 @@ class TokenDataset(Dataset[tuple[Tensor, int]]):
                     table = source.read_row_group(group, ["label", "status"])
                     columns = (table.column(name).to_pylist() for name in ("label", "status"))
                     kept = [label for label, state in zip(*columns, strict=True) if state == "ok"]
+                    if not kept:  # no row of the group will be asked for
+                        tokens = source.read_row_group(group, ["tokens", "status"])
+                        check_status(tokens, self._rows.folder / name)
                     labels += kept
                     self._groups.append((number, group))
                     self._starts.append(self._starts[-1] + len(kept))
