@@ -23,6 +23,7 @@ from tokcodec.evaluate.report import FILES as REPORT_FILES
 from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
 from tokcodec.io.files import output_errors, refuse_remote
+from tokcodec.io.job import Job
 from tokcodec.io.lock import locked
 from tokcodec.io.read import MAX_BYTES
 
@@ -252,8 +253,8 @@ def _writing(
     marker = folder / UNFINISHED
     with locked(folder):
         taken = [path.name for pattern in files for path in folder.glob(pattern)]
-        if taken and not marker.exists() and not overwrite:
-            raise OutputError(f"holds {taken[0]} already", name=folder, hint=Hint.OVERWRITE)
+        if taken and not marker.exists():
+            Job(folder, folder, "foreign", f"holds {taken[0]} already").check(overwrite)
         with output_errors(folder):
             marker.touch()
         yield
