@@ -163,6 +163,18 @@ def tar():
     return act, OSError
 
 
+def image_header():
+    """Files that are no image, or have a hostile header: an image is opened, and not decoded."""
+    from tokcodec.errors import ImageError
+    from tokcodec.io.imagefile import image_errors, open_image
+
+    def act(data: bytes) -> None:
+        with image_errors("a"), open_image(data) as image:
+            assert min(image.size) > 0
+
+    return act, ImageError
+
+
 def prior():
     """Payloads that no prior gave: of its shape are the first two bytes."""
     from test_prior import random_prior
@@ -182,7 +194,8 @@ def prior():
 
 
 TARGETS = {
-    target.__name__: target for target in (token_file, config, weights, torch_file, tar, prior)
+    target.__name__: target
+    for target in (token_file, config, weights, torch_file, tar, image_header, prior)
 }
 
 if __name__ == "__main__":
