@@ -163,6 +163,23 @@ def tar():
     return act, OSError
 
 
+def dataset():
+    """Files that are no token dataset, or a damaged one."""
+    from tokcodec.dataset.reader import open_dataset, token_files
+    from tokcodec.errors import DatasetError
+
+    path = Path(tempfile.mkdtemp()) / "a.parquet"
+
+    def act(data: bytes) -> None:
+        path.write_bytes(data)
+        rows = open_dataset(path)
+        for _ in token_files(rows):
+            pass
+        assert all(tokens.max(initial=0) < 60 for tokens in rows.tokens())
+
+    return act, DatasetError
+
+
 def image_header():
     """Files that are no image, or have a hostile header: an image is opened, and not decoded."""
     from tokcodec.errors import ImageError
@@ -195,7 +212,7 @@ def prior():
 
 TARGETS = {
     target.__name__: target
-    for target in (token_file, config, weights, torch_file, tar, image_header, prior)
+    for target in (token_file, config, weights, torch_file, tar, dataset, image_header, prior)
 }
 
 if __name__ == "__main__":
