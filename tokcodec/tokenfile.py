@@ -32,7 +32,7 @@ MAX_TOKENS = 1 << 24
 # must have a byte of payload for every ``_TOKENS_PER_BYTE`` tokens.
 _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 
-_PACKED, _ENTROPY_CODED = _FORMS = 0xB6, 0xB7  # the first byte
+_FORMS = (0xB6, 0xB7)  # the first byte of a packed file, and of an entropy-coded one
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
 _CRC_BYTES = 2
 _MAX_EDGE = 0xFFFF  # of an image in pixels, of a grid in tokens, of a canvas in tiles
@@ -274,7 +274,7 @@ class TokenFile:
         width, height, rows, columns = (reader.read() for _ in range(4))
         tiles = (reader.read(), reader.read()) if fit == "tile" else (1, 1)
         payload, model_id = body[reader.place :], body[2 : 2 + ID_BYTES]
-        entropy_coded = data[0] == _ENTROPY_CODED
+        entropy_coded = bool(_FORMS.index(data[0]))
         file = cls(model_id, width, height, fit, bits, rows, columns, tiles, payload, entropy_coded)
         file._check_payload()
         return file

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -49,21 +50,21 @@ def export(dataset: str | Path, output: str | Path, *, force: bool = False) -> i
     if target.suffix not in SUFFIXES:
         raise DatasetError(f"name it {', '.join(SUFFIXES)}", name=target)
     rows = open_dataset(dataset)
-    classes = class_numbers(
-        row["label"] for row in _rows(rows, "label") if row["label"] is not None
-    )
-    if target.suffix == ".jsonl":
-        return _jsonl(rows, classes, target)
-    return _array(rows, classes, target)
+    uses = Counter(row["label"] for row in _rows(rows, "label"))
+    classes = class_numbers(label for label in uses if label is not None)
+    if target.suffix != ".jsonl":
+        _array(rows, uses.total(), classes, target)
+    elif None in uses:
+        raise DatasetError("rows without a label; .jsonl needs one for each", name=rows.path)
+    else:
+        _jsonl(rows, classes, target)
+    return uses.total()
 
 
-def _array(dataset: TokenRows, classes: dict[str, int], target: Path) -> int:
+def _array(dataset: TokenRows, count: int, classes: dict[str, int], target: Path) -> None:
     metadata = dataset.metadata
     if metadata.has_grids:
         raise DatasetError("rows differ in length; export to .jsonl", name=target)
-    count = 0
-    for _, columns in dataset.columns("tokens"):
-        count += len(columns["tokens"]) - columns["tokens"].null_count
     shape = (count, metadata.run["tokens"])
     if target.suffix == ".npy":
 
@@ -100,14 +101,13 @@ def _array(dataset: TokenRows, classes: dict[str, int], target: Path) -> int:
 
     if is_stream(target):
         write_atomically(target, write)
-        return count
+        return
     # The index is replaced first, while there is no file that it could be wrong for.
     with replacement(target, durable=True) as file, replacement(index_of(target)) as index:
         write(file)
         write_index(index)
         target.unlink(missing_ok=True)
         _write_classes(classes, target)
-    return count
 
 
 def index_of(target: Path) -> Path:
@@ -126,24 +126,17 @@ def _write_classes(classes: dict[str, int], target: Path) -> None:
         write_atomically(classes_of(target), lambda file: file.write(f"{text}\n".encode()))
 
 
-def _jsonl(dataset: TokenRows, classes: dict[str, int], target: Path) -> int:
-    if any(row["label"] is None for row in _rows(dataset, "label")):
-        raise DatasetError("rows without a label; .jsonl needs one for each", name=dataset.path)
-    count = 0
-
+def _jsonl(dataset: TokenRows, classes: dict[str, int], target: Path) -> None:
     def write(file: IO[bytes]) -> None:
-        nonlocal count
         labels = (row["label"] for row in _rows(dataset, "label"))
         tokens = (row for part in dataset.tokens() for row in part.tolist())
         for label, own in zip(labels, tokens, strict=True):
             line = {"class_id": classes[label], "tokens": own}
             file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            count += 1
 
     if not is_stream(target):
         _write_classes(classes, target)
     write_atomically(target, write, durable=True)
-    return count
 
 
 def _rows(dataset: TokenRows, *names: str) -> Iterator[dict[str, Any]]:

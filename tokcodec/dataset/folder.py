@@ -1,7 +1,7 @@
 """``DatasetFolder``: the folder that holds the files of a token dataset, on disk or in a store.
 
-This module alone decides how shards are named, listed, written and locked. A file is complete
-when its name appears.
+No other module decides how shards are named, listed, written and locked. A file appears under its
+name only when it is complete.
 """
 
 import contextlib

@@ -4,6 +4,8 @@ Its authors made images smaller with OpenCV's bilinear filter, which does not sm
 are cropped with the bicubic one that smooths, as by torchvision.
 """
 
+from typing import Literal
+
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import BinaryConfig
 from tokcodec.families.convolutional import Names, take_convolutional
@@ -27,13 +29,36 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
         CheckpointError: something is missing, over, of another shape or not finite.
     """
     source = source.without(("loss.",)).averaged("model_ema.")
-    bits = source.shape("encoder.conv_out.weight", 4)[0]
-    encoder, decoder, out = take_convolutional(source, _NAMES, bits)
+    return convert_lookup_free(source, _NAMES, "encoder.conv_out", "lowest", config, image_size)
+
+
+def convert_lookup_free(
+    source: Tensors,
+    names: Names,
+    quantizing: str,
+    first_bit: Literal["lowest", "highest"],
+    config: Config,
+    image_size: int | None,
+) -> tuple[ModelConfig, Arrays]:
+    """Config and tensors of a convolutional model without a codebook; nothing may be left.
+
+    Args:
+        source: its tensors.
+        names: their names.
+        quantizing: the convolution whose channels are the bits of a token.
+        first_bit: the bit that the first channel is.
+        config, image_size: see ``Family``.
+
+    Raises:
+        CheckpointError: something is missing, over, of another shape or not finite.
+    """
+    bits = source.shape(f"{quantizing}.weight", 4)[0]
+    encoder, decoder, out = take_convolutional(source, names, bits)
     source.finish()
     return (
         ModelConfig(
             encoder=encoder,
-            quantizer=BinaryConfig(embedding_dim=bits),
+            quantizer=BinaryConfig(embedding_dim=bits, first_bit=first_bit),
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, config.get("image_size"), 256)

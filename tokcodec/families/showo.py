@@ -1,9 +1,9 @@
 """Show-o's MAGVITv2 (arXiv 2408.12528): lookup-free tokens, the first channel the highest bit."""
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import BinaryConfig
-from tokcodec.families.convolutional import Names, take_convolutional
-from tokcodec.families.family import Config, Family, Model, square_side
+from tokcodec.config import ModelConfig
+from tokcodec.families.convolutional import Names
+from tokcodec.families.family import Config, Family, Model
+from tokcodec.families.open_magvit2 import convert_lookup_free
 from tokcodec.families.reading import Arrays, Tensors
 
 _NAMES = Names(quantizing="encoder.quant_conv", dequantizing="decoder.post_quant_conv")
@@ -16,22 +16,8 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
     Raises:
         CheckpointError: something is missing, over, of another shape or not finite.
     """
-    source = source.without(_CONSTANTS)
-    bits = source.shape(f"{_NAMES.quantizing}.weight", 4)[0]
-    encoder, decoder, out = take_convolutional(source, _NAMES, bits)
-    source.finish()
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=BinaryConfig(embedding_dim=bits, first_bit="highest"),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, config.get("image_size"), 256)
-            ),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
+    return convert_lookup_free(
+        source.without(_CONSTANTS), _NAMES, _NAMES.quantizing, "highest", config, image_size
     )
 
 

@@ -228,8 +228,9 @@ def gather(
 def _apart(stamps: list[Stamp]) -> list[Stamp]:
     """Keeps the names of files apart.
 
-    If files of two sources have the same path below their source, all local files are named by
-    their path below the folder that holds all sources. Names of lists and URLs do not change.
+    A file is named by its path below its source. If two local files would get the same name, all
+    of them are named by their path below the folder that holds all sources instead. Names from
+    lists and URLs do not change.
     """
     local = [stamp for stamp in stamps if stamp.base and not stamp.is_remote]
     if len({stamp.below for stamp in local}) == len(local):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
-# A batch of rows has about so many bytes of images, and at most so many rows.
+# The size of a batch of rows: the bytes of its images, about, and at most the number of rows.
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 64
 _MOST_EXPANDED = 100  # times its bytes in the file that a column of images may have in memory
 

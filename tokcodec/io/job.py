@@ -1,4 +1,4 @@
-"""``Job``: one output of a command, and what to do about a file that is there already."""
+"""``Job``: one output of a command, and whether an existing file is kept, replaced or refused."""
 
 import os
 from dataclasses import dataclass

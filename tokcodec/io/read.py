@@ -14,7 +14,7 @@ class TooLargeError(OSError):
 def check_size(size: int, limit: int) -> None:
     """
     Raises:
-        TooLargeError: so many bytes are more than the limit.
+        TooLargeError: ``size`` is above ``limit``.
     """
     if size > limit:
         raise TooLargeError(None, f"more than the limit of {limit:,} bytes")
