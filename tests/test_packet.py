@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import DATA, PHOTOS
 from hypothesis import given
+from hypothesis import strategies as st
 from test_tokenfile import token_files
 
 from tokcodec import TokenFile
@@ -40,17 +42,47 @@ def test_what_does_not_fit_fails(run, tmp_path):
 @given(token_files())
 def test_text_is_the_file(token_file):
     text = token_file.to_text()
-    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert text.startswith("tok:")
+    assert set(text[4:]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     broken = "\n ".join(text[start : start + 40] for start in range(0, len(text), 40))
     for some in (text, f"\n {text}\r\n\n", broken, text + "=" * (-len(text) % 4)):
         assert TokenFile.from_bytes(some.encode()) == token_file
+
+
+# Around messages, and in what mail and chat programs put into them. No word begins a message.
+WORDS = st.text(st.sampled_from("toky \n>\"'*.,;-_=é\u00a0"), max_size=12)
+
+
+@given(
+    st.lists(st.tuples(WORDS, token_files(), st.integers(1, 200)), min_size=1, max_size=4), WORDS
+)
+def test_messages_are_found_in_any_text(messages, last):
+    text = ""
+    for words, token_file, width in messages:
+        message = token_file.to_text()
+        lines = [message[start : start + width] for start in range(4, len(message), width)]
+        text += f"{words} {message[:4]}" + "\r\n> ".join(lines) + " "
+    text = (text + last).replace("tok:", "Tok:", 1).encode()
+    assert list(TokenFile.find(text)) == [token_file for _, token_file, _ in messages]
+
+
+def test_a_damaged_message_is_an_error_among_others():
+    one = TokenFile.packed(np.arange(24).reshape(1, 4, 6), 13, b"ab", 40, 30, "aspect")
+    good, bad = one.to_text(), one.to_text().replace("A", "B", 1)
+    first, second, third = TokenFile.find(f"{bad} and {good}, {good[:30]}".encode())
+    assert second == one
+    assert isinstance(first, TokenFileError)
+    assert isinstance(third, TokenFileError)
+    for text in (f"{good} {good}", bad, "no message", ""):
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(text.encode())
 
 
 def test_text_at_the_command_line(run, tmp_path):
     text = run("encode", PHOTOS[2], "--text", "-o", "-", "--max-bytes", 160).stdout
     assert text.endswith(b"\n")
     assert len(text) - 1 <= 160
-    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--max-bytes", 120)
+    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--max-bytes", 117)
     assert TokenFile.from_bytes(text) == TokenFile.load(tmp_path / "a.tok")
     (tmp_path / "b.tok").write_bytes(b" \n" + text)
     run("decode", tmp_path / "a.tok", tmp_path / "b.tok", "-o", tmp_path / "images")

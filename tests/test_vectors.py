@@ -97,6 +97,6 @@ def test_text():
     for vector in FILES:
         data = bytes.fromhex(vector["file"])
         text = TokenFile.from_bytes(data).to_text()
-        assert text.startswith("t")
-        assert text == base64.urlsafe_b64encode(data).decode().rstrip("=")
+        assert text.startswith("tok:t")
+        assert text[4:] == base64.urlsafe_b64encode(data).decode().rstrip("=")
         assert TokenFile.from_bytes(text.encode()).to_bytes() == data

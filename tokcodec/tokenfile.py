@@ -7,10 +7,12 @@ tokens of an entropy-coded file need one, for its prior.
 
 import base64
 import binascii
-import contextlib
 import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Self, cast
 
@@ -35,6 +37,11 @@ _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 _FORMS = (0xB6, 0xB7)  # the first byte of a packed file, and of an entropy-coded one
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
 _CRC_BYTES = 2
+_PREFIX = "tok:"  # of a message
+_START = re.compile(rb"tok:(?=\W*t)", re.IGNORECASE)  # all files begin with t in base64url
+_WORD = re.compile(rb"[A-Za-z0-9_-]+")
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+_LONGEST = 1 << 14  # characters of a message among other words
 _MAX_EDGE = 0xFFFF  # of an image in pixels, of a grid in tokens, of a canvas in tiles
 
 
@@ -242,8 +249,8 @@ class TokenFile:
         return body + _checksum(body)
 
     def to_text(self) -> str:
-        """The whole file in base64url (RFC 4648, section 5), unpadded: as text it survives."""
-        return base64.urlsafe_b64encode(self.to_bytes()).decode().rstrip("=")
+        """A message: ``tok:`` and the whole file in base64url (RFC 4648, section 5), unpadded."""
+        return _PREFIX + base64.urlsafe_b64encode(self.to_bytes()).decode().rstrip("=")
 
     def _head(self) -> bytes:
         numbers = [self.width, self.height, self.rows, self.columns]
@@ -254,15 +261,19 @@ class TokenFile:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Parses a whole file, and nothing but a whole file; or its text, with any white space.
+        """Parses a whole file, and nothing but a whole file; or a text with one message.
 
         Raises:
-            TokenFileError: another kind of file, truncated, damaged, or with bytes after its end.
+            TokenFileError: another kind of file, truncated, damaged, or with bytes after its end;
+                or a text with several messages.
         """
         if not is_token_file(data):
-            data = _from_text(data)
-        if not is_token_file(data):
-            raise TokenFileError("not a token file, nor the text of one")
+            found = list(cls.find(data))
+            if len(found) > 1:
+                raise TokenFileError(f"holds {len(found):,} messages, not one")
+            if isinstance(found[0], TokenFileError):
+                raise found[0]
+            return found[0]
         body = data[:-_CRC_BYTES]
         if len(body) < 2 + ID_BYTES or data[-_CRC_BYTES:] != _checksum(body):
             raise TokenFileError("truncated or damaged: its checksum does not match")
@@ -278,6 +289,34 @@ class TokenFile:
         file = cls(model_id, width, height, fit, bits, rows, columns, tiles, payload, entropy_coded)
         file._check_payload()
         return file
+
+    @classmethod
+    def find(cls, text: bytes) -> Iterator[Self | TokenFileError]:
+        """The messages in a text, in order; an error for each one that is damaged.
+
+        Words around a message, and quotation marks, line breaks and the like in it, are ignored. A
+        message ends where its checksum matches.
+
+        Raises:
+            TokenFileError: there are none.
+
+        >>> message = b"> " + token_file.to_text().encode()
+        >>> list(TokenFile.find(message)) == [token_file]
+        True
+        """
+        _, *parts = _START.split(text)
+        if not parts:
+            raise TokenFileError("not a token file, nor a text with a message (tok:...)")
+        for part in parts:
+            error: TokenFileError | None = None
+            for data in _candidates(part):
+                try:
+                    yield cls.from_bytes(data)
+                    break
+                except TokenFileError as found:
+                    error = error or found
+            else:
+                yield error or TokenFileError("truncated or damaged: a message without content")
 
     def _check_payload(self) -> None:
         """
@@ -387,12 +426,16 @@ def _checksum(body: bytes) -> bytes:
     return binascii.crc_hqx(body, 0xFFFF).to_bytes(_CRC_BYTES, "little")
 
 
-def _from_text(data: bytes) -> bytes:
-    """What base64url stands for; empty if it is none."""
-    text = b"".join(data.split()).rstrip(b"=")
-    with contextlib.suppress(ValueError):
-        return base64.b64decode(text + b"=" * (-len(text) % 4), b"-_", validate=True)
-    return b""
+def _candidates(part: bytes) -> Iterator[bytes]:
+    """What the message at the beginning of this text may be: all of its characters together, or
+    those up to the end of one of its words."""
+    words = _WORD.findall(part.translate(_URL_SAFE))
+    ends = list(accumulate(map(len, words)))
+    text = b"".join(words)
+    for end in (len(text), *(end for end in ends[:-1] if end <= _LONGEST)):
+        for shown in dict.fromkeys((text[:end], text[:end].rstrip(b"-_"))):
+            if len(shown) % 4 != 1:
+                yield base64.urlsafe_b64decode(shown + b"=" * (-len(shown) % 4))
 
 
 def _leb128(number: int) -> bytes:

@@ -155,26 +155,27 @@ def encode(prior, tokens, tiles, rows, columns):
                 slots, symbols = symbol_ends(prior, hidden, group)
                 index = symbols.index(wanted)
                 spans.append(([0, *slots][index], slots[index]))
-    state, words = last, []
+    state, found = TOTAL + last, []
     for low, end in reversed(spans[:-2]):
         weight = end - low
-        if state >= weight * 2**49:
-            words.append(state % 2**32)
-            state //= 2**32
+        while state >= weight * 2**17:
+            found.append(state % 256)
+            state //= 256
         state = state // weight * TOTAL + low + state % weight
-    words += [state % 2**32, state // 2**32]
-    return b"".join(word.to_bytes(4, "little") for word in words).rstrip(b"\0")
+    while state:
+        found.append(state % 256)
+        state //= 256
+    return bytes(reversed(found))
 
 
 def decode(prior, payload, tiles, rows, columns):
-    payload += bytes(-len(payload) % 4)
-    words = [int.from_bytes(payload[i : i + 4], "little") for i in range(0, len(payload), 4)]
+    left = list(payload)
     state = 0
 
     def fill():
         nonlocal state
-        while state < 2**32 and words:
-            state = state * 2**32 + words.pop()
+        while state < 2**24 and left:
+            state = state * 256 + left.pop(0)
 
     def pop(slots, symbols):
         nonlocal state
@@ -183,6 +184,7 @@ def decode(prior, payload, tiles, rows, columns):
         low = [0, *slots][index]
         state = state // TOTAL * (slots[index] - low) + slot - low
         fill()
+        refuse_unless(state >= TOTAL)
         return symbols[index]
 
     fill()
@@ -191,11 +193,11 @@ def decode(prior, payload, tiles, rows, columns):
         tile = {}
         for index, (row, column) in enumerate(order(rows, columns)):
             if (number + 1, index + 1) == (tiles, rows * columns):
-                tile[row, column] = state
+                tile[row, column] = state - TOTAL
                 continue
             hidden = hidden_of(prior, tile, row, column, rows, columns)
             group = pop(*symbol_ends(prior, hidden))
             tile[row, column] = pop(*symbol_ends(prior, hidden, group))
         tokens += [tile[place] for place in sorted(tile)]
-    refuse_unless(not words and state < len(prior["group"]))
+    refuse_unless(not left and state - TOTAL < len(prior["group"]))
     return tokens

@@ -48,8 +48,8 @@ PLACES = {
 }
 HIDDEN_MOST = 127
 _AT_ONCE = 1 << 14  # tokens whose weights are in memory together
-_WORD = 1 << 32
-_FULL = (1 << 64) // TOTAL  # times its weight, from which a symbol would make the state too large
+_LEAST = 1 << 24  # of a state that is full; the most is 256 times as much
+_FULL = (_LEAST << 8) // TOTAL  # times its weight, from which a symbol would make it too large
 
 Ends = NDArray[np.integer[Any]]  # of the slots of symbols; each one's begin where the last's end
 
@@ -149,16 +149,19 @@ class Prior:
             places = order[np.arange(start, min(part.stop, len(flat))) % len(order)]
             contexts = self.contexts(around.reshape(len(flat), -1)[part], biases(places))
             spans[part] = self._token_spans(contexts, flat[part])
-        # From the last to the first; the very last token is the state to begin with.
-        state, words = int(flat[-1]), []
+        # From the last to the first; the very last token is the state to begin with, plus TOTAL, so
+        # that a smaller state means that bytes are missing.
+        state, out = TOTAL + int(flat[-1]), bytearray()
         for low, end in spans.reshape(-1, 2)[-3::-1].tolist():
             weight = end - low
-            if state >= weight * _FULL:
-                words.append(state % _WORD)
-                state //= _WORD
+            while state >= weight * _FULL:
+                out.append(state & 0xFF)
+                state >>= 8
             state = state // weight * TOTAL + low + state % weight
-        words += [state % _WORD, state // _WORD]
-        return np.array(words, "<u4").tobytes().rstrip(b"\0")
+        while state:
+            out.append(state & 0xFF)
+            state >>= 8
+        return bytes(reversed(out))  # so that a file that is cut is read from its beginning
 
     def _token_spans(self, contexts: NDArray[np.int32], tokens: Tokens) -> NDArray[np.int64]:
         """Of tokens [m]: where the slots of the group of each, and of itself, begin and end,
@@ -180,11 +183,11 @@ class Prior:
             TokenFileError: it is no payload of that shape, of this prior.
         """
         n, rows, columns = shape
-        words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").tolist()
+        rest = list(reversed(payload))
 
         def filled(state: int) -> int:
-            while state < _WORD and words:
-                state = state * _WORD + words.pop()
+            while state < _LEAST and rest:
+                state = state << 8 | rest.pop()
             return state
 
         state = filled(0)
@@ -192,10 +195,12 @@ class Prior:
         def pop(ends: Ends) -> int:
             """The symbol on top."""
             nonlocal state
-            rest, slot = divmod(state, TOTAL)
+            turns, slot = divmod(state, TOTAL)
             symbol = int(ends.searchsorted(slot, side="right"))
             low = int(ends[symbol - 1]) if symbol else 0
-            state = filled(rest * (int(ends[symbol]) - low) + slot - low)
+            state = filled(turns * (int(ends[symbol]) - low) + slot - low)
+            if state < TOTAL:
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
             return symbol
 
         wide = columns + 2
@@ -218,10 +223,10 @@ class Prior:
                     if not len(members):
                         raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
                     tile[place] = members[pop(self.token_ends(group, context))]
-        if words or state >= len(self.group):
+        if rest or not 0 <= state - TOTAL < len(self.group):
             raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
         tokens = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
-        tokens[-1, -1, -1] = state
+        tokens[-1, -1, -1] = state - TOTAL
         return tokens
 
     def _biases(self, rows: int, columns: int) -> Callable[[NDArray[np.intp]], NDArray[np.int32]]:
