@@ -11,7 +11,6 @@ at ``low`` makes it ``state // weight * TOTAL + low + state % weight``. TOKEN_FI
 prior and the coder exactly.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -132,13 +131,18 @@ class Prior:
     def encode(self, tokens: Tokens) -> bytes:
         """int64 [n, rows, columns] -> the payload, shorter the likelier the tokens are.
 
+        A single grid may have -1 at places that have no token.
+
         Raises:
             ValueError: there are no tokens, or the prior has no such ones.
         """
-        if not (tokens.size and 0 <= tokens.min() <= tokens.max() < len(self.group)):
-            raise ValueError(f"tokens must be from 0 to {len(self.group) - 1}, and at least one")
         n, rows, columns = tokens.shape
-        order = np.concatenate(_waves(rows, columns))
+        there = tokens[0] >= 0 if n == 1 else np.ones((rows, columns), bool)
+        known = tokens[:, there]
+        if not (known.size and 0 <= known.min() <= known.max() < len(self.group)):
+            raise ValueError(f"tokens must be from 0 to {len(self.group) - 1}, and at least one")
+        tokens = np.where(there, tokens, len(self.group))
+        order = np.concatenate(_waves(there))
         flat = tokens.reshape(n, -1)[:, order].reshape(-1)
         around = neighbours(tokens, len(self.group)).reshape(n, rows * columns, -1)[:, order]
         biases = self._biases(rows, columns)
@@ -176,8 +180,22 @@ class Prior:
             )
         return spans
 
-    def decode(self, payload: bytes, shape: tuple[int, int, int]) -> Tokens:
+    def decode(
+        self,
+        payload: bytes,
+        shape: tuple[int, int, int],
+        *,
+        there: NDArray[np.bool_] | None = None,
+        partial: bool = False,
+    ) -> Tokens:
         """The inverse of ``encode``: int64 [n, rows, columns].
+
+        Args:
+            payload: what ``encode`` gave.
+            shape: of the tokens.
+            there: of a single grid, the places that have a token, [rows, columns]; all if None.
+            partial: the end of the payload may be missing, or altered: read as far as it reaches.
+                Tokens beyond are -1.
 
         Raises:
             TokenFileError: it is no payload of that shape, of this prior.
@@ -195,6 +213,8 @@ class Prior:
         def pop(ends: Ends) -> int:
             """The symbol on top."""
             nonlocal state
+            if partial and state < _LEAST:  # its lower digits are missing
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
             turns, slot = divmod(state, TOTAL)
             symbol = int(ends.searchsorted(slot, side="right"))
             low = int(ends[symbol - 1]) if symbol else 0
@@ -206,27 +226,41 @@ class Prior:
         wide = columns + 2
         steps = np.array([row * wide + column for row, column in NEIGHBOURS])
         biases = self._biases(rows, columns)
-        waves = _waves(rows, columns)
+        waves = _waves(np.ones((rows, columns), bool) if there is None else there)
         known = np.full((n, (rows + 1) * wide), len(self.group))  # tiles and their borders
-        left = math.prod(shape)
-        for tile in known:
-            for wave in waves:
-                places = (wave // columns + 1) * wide + wave % columns + 1
-                contexts = self.contexts(tile.take(places[:, None] + steps), biases(wave))
-                group_ends = self.group_ends(contexts)
-                for place, context, ends in zip(places.tolist(), contexts, group_ends, strict=True):
-                    left -= 1
-                    if not left:
-                        break
-                    group = pop(ends)
-                    members = self._members[group]
-                    if not len(members):
-                        raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-                    tile[place] = members[pop(self.token_ends(group, context))]
-        if rest or not 0 <= state - TOTAL < len(self.group):
-            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+
+        def read() -> None:
+            """Reads all tokens but the last, which is left as the state."""
+            left = n * sum(map(len, waves))
+            for tile in known:
+                for wave in waves:
+                    places = (wave // columns + 1) * wide + wave % columns + 1
+                    contexts = self.contexts(tile.take(places[:, None] + steps), biases(wave))
+                    group_ends = self.group_ends(contexts)
+                    for place, context, ends in zip(
+                        places.tolist(), contexts, group_ends, strict=True
+                    ):
+                        left -= 1
+                        if not left:
+                            return
+                        group = pop(ends)
+                        members = self._members[group]
+                        if not len(members):
+                            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+                        tile[place] = members[pop(self.token_ends(group, context))]
+
+        last = -1
+        try:
+            read()
+            if rest or not 0 <= state - TOTAL < len(self.group):
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+            last = state - TOTAL
+        except TokenFileError:
+            if not partial:
+                raise
         tokens = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
-        tokens[-1, -1, -1] = state - TOTAL
+        tokens[tokens == len(self.group)] = -1
+        tokens[-1].reshape(-1)[waves[-1][-1]] = last
         return tokens
 
     def _biases(self, rows: int, columns: int) -> Callable[[NDArray[np.intp]], NDArray[np.int32]]:
@@ -298,11 +332,13 @@ class Prior:
         ]
 
 
-def _waves(rows: int, columns: int) -> list[NDArray[np.intp]]:
-    """The places in a grid, row by row, in the order in which they are decoded: waves of tokens
-    that are no neighbours, each from top to bottom."""
+def _waves(there: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+    """The places of a grid that have a token, in the order in which they are decoded: waves of
+    tokens that are no neighbours, each from top to bottom."""
+    rows, columns = there.shape
     turns = np.add.outer(2 * np.arange(rows), np.arange(columns)).reshape(-1)
     order = turns.argsort(kind="stable")
+    order = order[there.reshape(-1)[order]]
     return np.split(order, np.flatnonzero(np.diff(turns[order])) + 1)
 
 
