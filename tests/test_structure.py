@@ -19,7 +19,7 @@ LAYERS = (
     {"config", "coding"},
     {"families"},
     {"checkpoint"},
-    {"image", "tokenfile"},
+    {"image", "packets", "tokenfile"},
     {"inputs", "model"},
     {"budget"},
     {"codec"},
