@@ -275,10 +275,12 @@ def test_every_option_of_a_model(lab, name):
     Image.open(PHOTOS[1]).convert("RGB").resize((120, 90)).save(lab.folder / "image.png")
     program = """
         const image = await read("image.png");
-        return [1, 12, 50, 70].map((limit) => {
-            const file = codec.encode(image, limit);
-            return { file: hexOf(serialize(file)), ...shown(codec.decode(file)) };
-        });
+        const results = [];
+        for (const limit of [1, 12, 50, 70]) {
+            const file = await codec.encode(image, limit);
+            results.push({ file: hexOf(serialize(file)), ...shown(await codec.decode(file)) });
+        }
+        return results;
     """
     for limit, result in zip([1, 12, 50, 70], lab.run(CODEC + program), strict=True):
         file = codec.compress(lab.folder / "image.png", fit="aspect", tokens=limit)
@@ -303,7 +305,9 @@ def test_the_bundled_model(lab, codec):
     ]
     files.append(codec.compress(small.resize((3000, 1001)), tokens=30))
     program = """
-        return given[0].map((text) => shown(codec.decode(findMessages(text)[0])));
+        const results = [];
+        for (const text of given[0]) results.push(shown(await codec.decode(findMessages(text)[0])));
+        return results;
     """
     results = lab.run(CODEC + program, [file.to_text() for file in files])
     for file, result in zip(files, results, strict=True):
@@ -322,10 +326,11 @@ def test_a_file_within_a_limit_is_that_of_python(lab, codec):
     program = """
         const results = [];
         for (const [name, limit, unit] of given[0]) {
-            results.push(hexOf(serialize(codec.encodeWithin(await read(name), limit, unit))));
+            const file = await codec.encodeWithin(await read(name), limit, unit);
+            results.push(hexOf(serialize(file)));
         }
         try {
-            codec.encodeWithin(await read(given[0][0][0]), 10, "bytes");
+            await codec.encodeWithin(await read(given[0][0][0]), 10, "bytes");
         } catch (error) {
             return [...results, error.message];
         }
@@ -446,6 +451,18 @@ def test_messages_of_the_page_are_decoded_by_python(browser, site, codec, tmp_pa
     assert codec.decompress(file).size == Image.open(PHOTOS[2]).size
     page.find("#copy").click()
     page.wait(lambda: page.find("#copied").text)
+
+
+@pytest.mark.browser
+def test_a_new_limit_replaces_the_last_one(browser, site):
+    page = Page(browser, f"file://{site}/{INDEX}")
+    page.encode(PHOTOS[2], 50)
+    change = "limit.value = arguments[0]; limit.dispatchEvent(new Event('change'))"
+    for limit in (1000, 100, 200, 70):
+        browser.execute_script(change, limit)
+    page.wait(lambda: page.find("#result").is_displayed())
+    message = page.find("#text").get_attribute("value")
+    assert 50 < TokenFile.from_bytes(message.encode()).file_bytes <= 70
 
 
 @pytest.mark.browser

@@ -73,11 +73,11 @@ function download(blob, file) {
 
 let shown; // the last request, whose images are shown
 
-function decode(task, options) {
+function decode(bytes) {
   at("images").replaceChildren();
   showProgress("Decoding");
   const show = (part) => shown === id && at("images").append(part);
-  const id = ask(task, options, {
+  const id = ask("decode", { bytes }, {
     image: ({ image, facts }) => {
       const figure = figureOf(image, facts, "Decoded image", button("Save as PNG", save));
       function save() {
@@ -90,20 +90,19 @@ function decode(task, options) {
   shown = id;
 }
 
+const decodeText = (text) => decode(new TextEncoder().encode(text));
+
 let typing;
 at("message").addEventListener("input", () => {
   clearTimeout(typing);
   const text = at("message").value;
-  if (text.trim()) typing = setTimeout(() => decode("decodeText", { text }), PAUSE);
+  if (text.trim()) typing = setTimeout(() => decodeText(text), PAUSE);
   else at("images").replaceChildren();
 });
 
 async function receive(file) {
-  if (file.type.startsWith("image/")) {
-    choose(file);
-  } else {
-    decode("decodeFile", { bytes: new Uint8Array(await file.arrayBuffer()) });
-  }
+  if (file.type.startsWith("image/")) choose(file);
+  else decode(new Uint8Array(await file.arrayBuffer()));
 }
 at("file").addEventListener("change", ({ target }) => target.files[0] && receive(target.files[0]));
 
@@ -113,7 +112,7 @@ document.addEventListener("drop", (event) => {
   const [file] = event.dataTransfer.files;
   const text = event.dataTransfer.getData("text");
   if (file) receive(file);
-  else if (text) decode("decodeText", { text });
+  else if (text) decodeText(text);
 });
 
 // Images to messages
@@ -165,7 +164,7 @@ function encode() {
       if (!isLast()) return;
       at("preview").replaceChildren(
         figureOf(chosen, "Original", "Chosen image"),
-        figureOf(image, facts, "What the receiver sees"),
+        figureOf(image, facts, "Decoded image"),
       );
       encoded = bytes;
       at("text").value = text;

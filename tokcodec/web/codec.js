@@ -63,8 +63,8 @@ export class Codec {
     return tokens;
   }
 
-  /** TokenFile -> the image, at most 1024 pixels wide and high. `progress` is given 0 to 1. */
-  decode(file, progress = () => {}) {
+  /** TokenFile -> the image, at most 1024 pixels wide and high. */
+  async decode(file, progress = () => {}) {
     const tokens = this.tokens(file);
     const { rows, columns } = file;
     const [width, height] = [columns * this.multiple, rows * this.multiple];
@@ -82,7 +82,8 @@ export class Codec {
     const count = tiles.rows * tiles.columns;
     for (let tile = 0; tile < count; tile++) {
       const own = tokens.subarray(tile * rows * columns, (tile + 1) * rows * columns);
-      const image = this.network.decode(own, rows, columns, (part) => progress((tile + part) / count));
+      const report = (part) => progress((tile + part) / count);
+      const image = await this.network.decode(own, rows, columns, report);
       paste(canvas, image, (tile % tiles.columns) * width, Math.floor(tile / tiles.columns) * height);
     }
     const edge = Math.max(output.width, output.height);
@@ -95,13 +96,13 @@ export class Codec {
    * @param {import("./image.js").Image} image
    * @param {{width: number, height: number}} image.original size, of which these pixels may be fewer
    */
-  encode(image, limit, progress = () => {}) {
+  async encode(image, limit, progress = () => {}) {
     const { rows, columns } = this.grid(image, limit);
     const { pixel_scale: scale, resize: way } = this.config.preprocessing;
     const side = this.config.encoder.patch_size * (way === "direct" ? 1 : scale);
     let small = resize(image, { width: columns * side, height: rows * side });
     if (way !== "direct") small = average(small, scale);
-    const tokens = this.network.encode(small, rows, columns, progress);
+    const tokens = await this.network.encode(small, rows, columns, progress);
     const file = {
       modelId: this.modelId,
       width: image.original.width,
@@ -127,9 +128,9 @@ export class Codec {
    * The file of the most tokens whose size is at most `limit`, as budget.py.
    *
    * @param {"bytes" | "characters"} unit of the limit: of the file, or of its message
-   * @param {(tokens: number, part: number) => void} progress of the file that is tried
+   * @param {(part: number, tokens: number) => void} progress of the file that is tried
    */
-  encodeWithin(image, limit, unit, progress = () => {}) {
+  async encodeWithin(image, limit, unit, progress = () => {}) {
     const most = Math.min(2 * limit, MOST_TOKENS);
     const sizeOf = (file) => {
       const bytes = serialize(file);
@@ -143,7 +144,7 @@ export class Codec {
       if (best && rows * columns === tokensIn(best)) {
         fits = count;
       } else {
-        const file = this.encode(image, count, (part) => progress(rows * columns, part));
+        const file = await this.encode(image, count, (part) => progress(part, rows * columns));
         const size = sizeOf(file);
         if (size <= limit) {
           [best, fits] = [file, count];

@@ -36,11 +36,15 @@ export class Network {
    * Pixels -> the tokens of a grid, a Uint32Array.
    *
    * @param {{data: ArrayLike<number>, width: number}} image RGBA from 0 to 255
+   * @param {Progress} progress
+   *
+   * @callback Progress is awaited after each block, and may throw to stop
+   * @param {number} part from 0 to 1
    */
-  encode(image, rows, columns, progress) {
+  async encode(image, rows, columns, progress) {
     const { encoder } = this;
     let x = encoder.linear("patch_embed", this.patches(image, rows, columns));
-    x = encoder.trunk(add(x, encoder.positions(rows, columns)), progress);
+    x = await encoder.trunk(add(x, encoder.positions(rows, columns)), progress);
     let z = encoder.linear("to_embedding", x);
     if (this.metric === "cosine") z = unit(z, this.dim);
     return Uint32Array.from({ length: rows * columns }, (_, n) =>
@@ -82,14 +86,14 @@ export class Network {
   }
 
   /** The tokens of a grid -> pixels, {data: RGBA from 0 to 255, width, height}. */
-  decode(tokens, rows, columns, progress) {
+  async decode(tokens, rows, columns, progress) {
     const { decoder, dim } = this;
     const vectors = new Float32Array(tokens.length * dim);
     tokens.forEach((token, n) => {
       vectors.set(this.codebook.subarray(token * dim, (token + 1) * dim), n * dim);
     });
     const x = add(decoder.linear("from_embedding", vectors), decoder.positions(rows, columns));
-    const patches = decoder.linear("to_pixels", decoder.trunk(x, progress));
+    const patches = decoder.linear("to_pixels", await decoder.trunk(x, progress));
     let planes = unpatchify(patches, rows, columns, decoder.side);
     const kernel = decoder.tensors["to_pixels.convolution.weight"];
     if (kernel) planes = smooth(planes, kernel.data, decoder.data("to_pixels.convolution.bias"));
@@ -167,8 +171,8 @@ class Vit {
     return result;
   }
 
-  /** Tokens [T, width] -> the output of the last block; `progress` is called after each block. */
-  trunk(x, progress) {
+  /** Tokens [T, width] -> the output of the last block. */
+  async trunk(x, progress) {
     const classToken = this.tensors.class_token?.data;
     if (classToken) x = Float32Array.of(...classToken, ...x);
     if (this.tensors["norm_in.weight"]) x = this.norm("norm_in", x);
@@ -177,7 +181,7 @@ class Vit {
       x = add(x, this.attention(`${block}.attention`, this.norm(`${block}.norm_attention`, x)));
       const hidden = this.linear(`${block}.mlp.0`, this.norm(`${block}.norm_mlp`, x)).map(gelu);
       x = add(x, this.linear(`${block}.mlp.2`, hidden));
-      progress((layer + 1) / this.layers);
+      await progress((layer + 1) / this.layers);
     }
     if (classToken) x = x.slice(classToken.length);
     return this.tensors["norm_out.weight"] ? this.norm("norm_out", x) : x;

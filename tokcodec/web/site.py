@@ -57,8 +57,8 @@ def write_site(
     page = _page(header).encode()
     version = hashlib.sha256(page).hexdigest()
     offline = Template(_read(OFFLINE)).substitute(version=version).encode()
-    for name, data in ((OFFLINE, offline), (INDEX, page)):
-        write_atomically(folder / name, lambda file, data=data: file.write(data))
+    write_atomically(folder / OFFLINE, lambda file: file.write(offline))
+    write_atomically(folder / INDEX, lambda file: file.write(page))
     return folder / INDEX
 
 
