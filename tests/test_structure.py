@@ -22,7 +22,7 @@ LAYERS = (
     {"image", "packets", "tokenfile"},
     {"inputs", "model"},
     {"budget"},
-    {"codec"},
+    {"codec", "web"},
     {"dataset"},
     {"batch"},
     {"tokenize", "evaluate", "train"},

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokcodec.tokenfile import TokenFile
     from tokcodec.tokenize.api import tokenize
     from tokcodec.train.api import train
+    from tokcodec.web.site import write_site
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "page",
     "tokenize",
     "train",
+    "write_site",
 ]
 
 _MODULES = {
@@ -54,6 +56,7 @@ _MODULES = {
     "page": "evaluate.run",
     "tokenize": "tokenize.api",
     "train": "train.api",
+    "write_site": "web.site",
 }
 
 
