@@ -151,8 +151,8 @@ class Codec:
                 channels the last is alpha.
             fit: ``stretch``, ``crop``, ``pad``, ``tile``, or for a checkpoint of any size
                 ``aspect`` or ``native``; the checkpoint's default if None.
-            tokens: the most tokens of a tile: of a model of any size those of the grid, of one
-                that decodes prefixes the first ones; the checkpoint's default if None.
+            tokens: the tokens of a tile: of a model of any size the most of a grid, of one that
+                decodes the first ones alone their number; the checkpoint's default if None.
             max_bytes: take the most tokens whose file has no more bytes.
             text: ``max_bytes`` limits the characters of the file's text instead.
             background: red, green and blue behind transparent parts.
@@ -183,16 +183,17 @@ class Codec:
         self, encoding: "_Encoding", image: ImageLike, limit: int, text: bool
     ) -> TokenFile:
         image = _reread(image)
-        config, fit, most = self.config, encoding.fit, encoding.tokens
+        config, fit = self.config, encoding.fit
         any_grid = bool(config.multiple) and fit not in ("tile", "native")
-        if not (any_grid or config.prefix_tokens):
-            most = 1  # there is no choice
-        elif most is None:
-            most = min(2 * limit, MAX_TILE_TOKENS) if any_grid else config.num_tokens
+        if any_grid:
+            most = encoding.tokens or min(2 * limit, MAX_TILE_TOKENS)
+        else:
+            most = config.kept_tokens(encoding.tokens)
         size = size_of(_source(image)) or (1, 1)  # _compress reports a file that is not an image
 
         def tokens_of(count: int) -> int:
-            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
+            placement, shape = config.place(fit, size, count)
+            return placement.num_tiles * math.prod(shape)
 
         return largest_within(
             lambda count: self._compress(replace(encoding, tokens=count), image),
@@ -475,8 +476,9 @@ class Codec:
 
         Args:
             tokens: an array, for pixels uint8 [B, H, W, 3]; or a tensor, for pixels float32
-                [B, 3, H, W] in [0, 1] on the codec's device. Fewer tokens, [B, n], if the model
-                decodes prefixes; any grid [B, rows, columns] if it takes images of any size.
+                [B, 3, H, W] in [0, 1] on the codec's device. The first n tokens, [B, n], if n is
+                one of ``config.token_counts``; any grid [B, rows, columns] if the model takes
+                images of any size.
 
         Raises:
             TypeError: neither an array nor a tensor.
@@ -494,9 +496,9 @@ class Codec:
             raise ValueError(f"expected tokens of an integer type, not {tokens.dtype}")
         size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
         tile, own = self.config.token_shape(side, side), tuple(tokens.shape[1:])
-        prefix = self.config.prefix_tokens and len(own) == 1 and 1 <= own[0] <= tile[0]
+        first = len(own) == len(tile) == 1 and own[0] in self.config.token_counts
         grid = bool(self.config.multiple) and len(own) == 2 and min(own) > 0
-        if not (own == tile or prefix or grid):
+        if not (own == tile or first or grid):
             raise ValueError(f"expected tokens {['B', *tile]}, not {list(tokens.shape)}")
         if math.prod(tokens.shape) and not (tokens.min() >= 0 and tokens.max() < size):
             raise ValueError(f"tokens must be from 0 to {size - 1:,}")
@@ -553,10 +555,8 @@ class _Encoding:
 
     def token_file(self, tiles: Tiles, tokens: Rows) -> TokenFile:
         config = self.header.config
-        kept = tokens[:, : self.tokens] if config.prefix_tokens else tokens
-        if config.has_grid:
-            _, shape = config.place(self.fit, (tiles.width, tiles.height), self.tokens)
-            kept = kept.reshape(-1, *shape)
+        _, shape = config.place(self.fit, (tiles.width, tiles.height), self.tokens)
+        kept = tokens.reshape(-1, *shape) if config.has_grid else tokens[:, : shape[0]]
         return TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, self.prior)
 
 

@@ -20,10 +20,12 @@ from tokcodec.families import (
     movqgan,
     one_d_piece,
     open_magvit2,
+    rq_vae,
     showo,
     simple_1d,
     taming,
     titok,
+    var,
 )
 from tokcodec.families.family import Config, Family, Model
 from tokcodec.families.reading import Arrays, Tensors
@@ -37,6 +39,8 @@ FAMILIES: list[Family] = [
     commavq.FAMILY,
     diffusers.FAMILY,
     movqgan.FAMILY,
+    var.FAMILY,
+    rq_vae.FAMILY,
     emu3.FAMILY,
     llamagen.FAMILY,
     ibq.FAMILY,
