@@ -185,6 +185,17 @@ def rq_vae(size, attention):
     return shapes
 
 
+def infinity(bits, channels=128):
+    """Without attention, every layer in a module, and the quantizer under both of its names."""
+    shapes = vqgan(channels, (1, 2, 4, 4, 4), 2, bits, (2, bits), (), False)
+    kept = {name: shape for name, shape in shapes.items() if name.startswith(("enc", "dec"))}
+    wrapped = {}
+    for name, shape in kept.items():
+        owner, _, leaf = name.rpartition(".")
+        wrapped[f"{owner}.{'norm' if 'norm' in owner else 'conv'}.{leaf}"] = shape
+    return wrapped | dict.fromkeys(("quantizer.lfq.mask", "quantize.lfq.mask"), (bits,))
+
+
 # The tensors of every convolutional model, and how many parameters it has without its training's,
 # counted from the published code.
 SIZES = {
@@ -219,6 +230,10 @@ SIZES = {
     "movqgan-270m": (movqgan(256, 2), 270_669_103),
     "var-256": (var(), 108_948_355),
     "var-512": (var(), 108_948_355),
+    "infinity-d16": (infinity(16), 109_970_579),
+    "infinity-d24": (infinity(24), 110_044_315),
+    "infinity-d32": (infinity(32), 110_118_051),
+    "infinity-d32-reg": (infinity(32), 110_118_051),
     "rq-vae-8x8x4": (rq_vae(16384, 5), 104_401_795),
     "rq-vae-8x8x4-ffhq": (rq_vae(2048, 4), 100_731_779),
     "commavq": (commavq(vqgan(128, F16, 2, 256, (1024, 256), (4,))), 72_141_699),

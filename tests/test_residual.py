@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import PHOTOS
 from PIL import Image
-from test_families import IMAGES, SIZES, network
+from test_families import IMAGES, SIZES, infinity, network
 
 import tokcodec
 from tokcodec import Codec
@@ -283,6 +283,50 @@ def test_an_image_in_137_bytes(tmp_path):
     assert np.array_equal(file.tokens, golden)
 
 
+def test_infinity(tmp_path):
+    """Its quantizer's steps are those of its code: signs of unit length, enlarged as volumes of one
+    frame are; its weights lie under ``vae``."""
+    shapes = infinity(16, 32)
+    weights = {k: torch.from_numpy(published.draw(k, v, 1, True)) for k, v in shapes.items()}
+    averages = {name: tensor + 1 for name, tensor in weights.items()}
+    torch.save({"vae": weights, "ema": averages}, tmp_path / "infinity_vae_d16.pth")
+    config, tensors = convert(locate(str(tmp_path / "infinity_vae_d16.pth")), image_size=512)
+    assert (config.num_tokens, config.multiple) == (2521, 0)
+    plain = weights["encoder.down.1.downsample.conv.conv.weight"].numpy()
+    assert np.array_equal(tensors["encoder.levels.1.reduce.weight"], plain)
+    config, tensors = convert(locate(str(tmp_path / "infinity_vae_d16.pth")))
+    assert list(config.token_counts) == [1, 5, 21, 57, 121, 265, 521]
+    made = network(config, tensors).quantizer
+    z = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(4))
+    rest, sums, bits = z.permute(0, 3, 1, 2)[:, :, None], 0, []
+    for side in (1, 2, 4, 6, 8, 12, 16):
+        size = (1, side, side)
+        part = F.interpolate(rest, size, mode="area") if side < 16 else rest
+        signs = torch.where(F.normalize(part, dim=1) > 0, 1.0, -1.0) / 4
+        bits.append((signs > 0).int()[:, :, 0].flatten(2))
+        added = F.interpolate(signs, (1, 16, 16), mode="trilinear") if side < 16 else signs
+        rest, sums = rest - added, sums + added
+    worth = 2 ** torch.arange(15, -1, -1)
+    expected = (torch.cat(bits, dim=2) * worth[:, None]).sum(dim=1)
+    tokens = made.tokens(z)
+    assert torch.equal(tokens, expected)
+    torch.testing.assert_close(made.lookup(tokens), sums[:, :, 0].permute(0, 2, 3, 1))
+
+
+def test_tokens_of_32_bits(tmp_path):
+    shapes = infinity(32, 32)
+    weights = {k: published.draw(k, v, 1, True) for k, v in shapes.items()}
+    published.write(tmp_path / "d32", {}, weights)
+    (tmp_path / "d32" / "config.json").unlink()
+    codec = Codec.load(str(tmp_path / "d32"), "cpu")
+    file = codec.compress(PHOTOS[0], tokens=21)
+    assert (len(file.payload), file.bits) == (84, 32)
+    assert file.tokens.max() > 2**31
+    again = tokcodec.TokenFile.from_bytes(file.to_bytes())
+    assert np.array_equal(again.tokens, file.tokens)
+    assert codec.decompress(again).size == (512, 512)
+
+
 def zeros(name, **changes):
     shapes = {**SIZES[name][0], **changes}
     zero = np.zeros((), np.float32)
@@ -300,6 +344,10 @@ def zeros(name, **changes):
         ("rq-vae-8x8x4", {"quantizer.codebooks.99.weight": (1, 1)}, 256, "100 depths"),
         ("rq-vae-8x8x4", {"quantizer.codebooks.0.weight": (9,)}, 256, "expected 2 axes"),
         ("rq-vae-8x8x4", {}, 100, "must divide"),
+        ("infinity-d32", {}, 128, "squares of 256, 512 or 1024 pixels only"),
+        ("infinity-d32", {"quantizer.lfq.mask": (64,)}, 256, "d64 has tokens of 64 bits"),
+        ("infinity-d32", {"quantizer.lfq.mask": (31,)}, 256, "32 channels where|is missing"),
+        ("infinity-d32", {"encoder.conv_in.weight": (1,)}, 256, "is missing|axes|not part"),
     ],
 )
 def test_hostile_files(name, changes, side, message):
