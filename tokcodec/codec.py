@@ -155,8 +155,8 @@ class Codec:
                 channels the last is alpha.
             fit: ``stretch``, ``crop``, ``pad``, ``tile``, or for a checkpoint of any size
                 ``aspect`` or ``native``; the checkpoint's default if None.
-            tokens: the most tokens of a tile: of a model of any size those of the grid, of one
-                that decodes prefixes the first ones; the checkpoint's default if None.
+            tokens: the tokens of a tile: of a model of any size the most of a grid, of one that
+                decodes the first ones alone their number; the checkpoint's default if None.
             max_bytes: take the most tokens whose file has no more bytes.
             packets: split the image into this many packets, at most, see ``TokenFile.split``.
             packet_bytes: take the most tokens whose packets have no more bytes each.
@@ -193,15 +193,16 @@ class Codec:
             return compress(most)
         image = _reread(image)
         any_grid = bool(config.multiple) and fit not in ("tile", "native")
-        if not (any_grid or config.prefix_tokens):
-            most = 1  # there is no choice
-        elif most is None:
+        if any_grid:
             tokens = 2 * limit.most_bytes * (limit.packets or 1)
-            most = min(tokens, MAX_TILE_TOKENS) if any_grid else config.num_tokens
+            most = encoding.tokens or min(tokens, MAX_TILE_TOKENS)
+        else:
+            most = config.kept_tokens(encoding.tokens)
         size = size_of(_source(image)) or (1, 1)  # compress reports a file that is not an image
 
         def tokens_of(count: int) -> int:
-            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
+            placement, shape = config.place(fit, size, count)
+            return placement.num_tiles * math.prod(shape)
 
         return largest_within(compress, tokens_of, limit.size_of, limit.most_bytes, most)
 
@@ -489,8 +490,9 @@ class Codec:
 
         Args:
             tokens: an array, for pixels uint8 [B, H, W, 3]; or a tensor, for pixels float32
-                [B, 3, H, W] in [0, 1] on the codec's device. Fewer tokens, [B, n], if the model
-                decodes prefixes; any grid [B, rows, columns] if it takes images of any size.
+                [B, 3, H, W] in [0, 1] on the codec's device. The first n tokens, [B, n], if n is
+                one of ``config.token_counts``; any grid [B, rows, columns] if the model takes
+                images of any size.
 
         Raises:
             TypeError: neither an array nor a tensor.
@@ -508,9 +510,9 @@ class Codec:
             raise ValueError(f"expected tokens of an integer type, not {tokens.dtype}")
         size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
         tile, own = self.config.token_shape(side, side), tuple(tokens.shape[1:])
-        prefix = self.config.prefix_tokens and len(own) == 1 and 1 <= own[0] <= tile[0]
+        first = len(own) == len(tile) == 1 and own[0] in self.config.token_counts
         grid = bool(self.config.multiple) and len(own) == 2 and min(own) > 0
-        if not (own == tile or prefix or grid):
+        if not (own == tile or first or grid):
             raise ValueError(f"expected tokens {['B', *tile]}, not {list(tokens.shape)}")
         if math.prod(tokens.shape) and not (tokens.min() >= 0 and tokens.max() < size):
             raise ValueError(f"tokens must be from 0 to {size - 1:,}")
@@ -611,10 +613,8 @@ class _Encoding:
     def token_file(self, tiles: Tiles, tokens: Rows, count: int | None) -> TokenFile:
         """The file of the tokens of an image, of which at most ``count`` a tile are kept."""
         config, limit = self.header.config, self.limit
-        kept = tokens[:, :count] if config.prefix_tokens else tokens
-        if config.has_grid:
-            _, shape = config.place(self.fit, (tiles.width, tiles.height), count)
-            kept = kept.reshape(-1, *shape)
+        _, shape = config.place(self.fit, (tiles.width, tiles.height), count)
+        kept = tokens.reshape(-1, *shape) if config.has_grid else tokens[:, : shape[0]]
         prior = None if limit.packets else self.prior
         file = TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, prior)
         return file.split(limit.packets, self.prior, limit.parity) if limit.packets else file
@@ -666,7 +666,12 @@ class _Decoding:
         if found.max() < 0:
             raise TokenFileError("damaged: none of its tokens is left")
         if not self.header.config.has_grid:
-            raise TokenFileError("tokens are missing, and this model needs all of them")
+            first = found.reshape(len(found) // token_file.columns, -1)
+            known = int((first >= 0).cumprod(axis=1).sum(axis=1).min())
+            counts = [count for count in self.header.config.token_counts if count <= known]
+            if not counts:
+                raise TokenFileError("damaged: the model needs more tokens than are left")
+            return first[:, : counts[-1]]
         rows, columns = token_file.tiles
         shape = (rows, columns, token_file.rows, token_file.columns)
         canvas = found.reshape(shape).swapaxes(1, 2).reshape(rows * shape[2], columns * shape[3])

@@ -271,10 +271,8 @@ class _Settings:
 
     def _token_count(self, size: Size) -> int:
         """Tokens that a file of an image of ``size`` has."""
-        config, most = self.header.config, self.tokens
-        placement, shape = config.place(self.fit, size, most)
-        count = most if most and config.prefix_tokens else math.prod(shape)
-        return placement.num_tiles * count
+        placement, shape = self.header.config.place(self.fit, size, self.tokens)
+        return placement.num_tiles * math.prod(shape)
 
     def _gets_shorter(self, there: TokenFile, tokens: Any) -> bool:
         """Whether entropy coding makes a packed file shorter."""

@@ -82,8 +82,7 @@ class Metadata:
     def grid(self) -> tuple[int, ...]:
         """The shape of the tokens of a row, where all rows have the same."""
         edge, tokens = self.model.preprocessing.image_size, self.run["tokens"]
-        shape = self.model.place(self.run["fit"], (edge, edge), tokens)[1]
-        return shape if len(shape) == 2 else (tokens,)
+        return self.model.place(self.run["fit"], (edge, edge), tokens)[1]
 
     def to_arrow(self) -> dict[str, str]:
         return {
@@ -153,7 +152,7 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
     tokens, fit, model = run["tokens"], run["fit"], metadata.model
     most = MAX_TILE_TOKENS if model.multiple else model.num_tokens
     valid = type(tokens) is int and 1 <= tokens <= most
-    if valid and model.multiple and not metadata.has_grids:
+    if valid and not metadata.has_grids:
         valid = tokens == math.prod(metadata.grid)
     if not (tokens is None if fit == "native" else valid):
         raise ValueError(f"tokens {quoted(tokens)} of the fit {fit}")

@@ -60,7 +60,7 @@ class Settings:
         """The tokens of a row: the most where every row has its own grid; None if not limited."""
         if self.fit == "native":
             return None
-        if self.fit == "aspect" or not config.multiple:
+        if self.fit == "aspect":
             return self.tokens or config.num_tokens
         return math.prod(config.place(self.fit, (1, 1), self.tokens)[1])
 
