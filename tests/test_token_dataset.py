@@ -4,7 +4,6 @@ import multiprocessing
 import pickle
 import re
 from collections import Counter
-from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -25,45 +24,45 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from tokenized import go, image, rows  # noqa: E402
 
-from tokcodec.dataset.reader import open_dataset  # noqa: E402
-from tokcodec.dataset.table import Row, write_rows  # noqa: E402
-
 pytestmark = pytest.mark.parquet
 PACKAGE = Path(tokcodec.__file__).parent
+
+
+def changed(source, path, take, columns):
+    """A dataset of these rows of a file, with these columns instead of its own or beside them."""
+    table = pq.read_table(source).take([*take])
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        if place < 0:
+            table = table.append_column(name, values)
+        else:
+            field = table.schema.field(place)
+            table = table.set_column(place, field, pa.array(values, field.type))
+    metadata = {**table.schema.metadata, b"tokcodec.shards": b"1"}
+    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=4)
+    return path
 
 
 @pytest.fixture(scope="module")
 def captioned(dataset, tmp_path_factory):
     """Six rows with columns of every type; the third failed, the fourth has nulls."""
     path = tmp_path_factory.mktemp("captioned") / "c.parquet"
-    made = [
-        Row(
-            key=f"{n}.png",
-            label=None if n == 3 else "ab"[n % 2],
-            view=0,
-            width=None if n == 3 else 10 * n,
-            height=20,
-            tokens=None if n == 2 else np.full(16, n),
-            error="broken" if n == 2 else None,
-            companions={} if n == 3 else {"txt": f"photo {n} ü"},
-        )
-        for n in range(6)
-    ]
-    metadata = replace(open_dataset(dataset).metadata, shards=1, number=0)
-    with path.open("wb") as file:
-        write_rows(file, made, metadata, ("txt",))
-    table = pq.read_table(path)
-    more = {
-        "score": pa.array([0.5, 1.5, 2.5, None, 4.5, 5.5], pa.float32()),
-        "box": pa.array(
-            [[n, 0, 32, 32] if n != 3 else None for n in range(6)], pa.list_(pa.int32(), 4)
+    numbers = range(6)
+    columns = {
+        "key": [f"{n}.png" for n in numbers],
+        "label": [None if n == 3 else "ab"[n % 2] for n in numbers],
+        "width": [None if n == 3 else 10 * n for n in numbers],
+        "tokens": [None if n == 2 else [n] * 16 for n in numbers],
+        "status": ["failed" if n == 2 else "ok" for n in numbers],
+        "error": ["broken" if n == 2 else None for n in numbers],
+        "txt": pa.array([None if n == 3 else f"photo {n} ü" for n in numbers]),
+        "score": pa.array([None if n == 3 else n + 0.5 for n in numbers], pa.float32()),
+        "square": pa.array(
+            [None if n == 3 else [n, 0, 32, 32] for n in numbers], pa.list_(pa.int32(), 4)
         ),
-        "tags": pa.array([["x"] * n for n in range(6)]),
+        "tags": pa.array([["x"] * n for n in numbers]),
     }
-    for name, column in more.items():
-        table = table.append_column(name, column)
-    pq.write_table(table, path)
-    return path
+    return changed(dataset / "shard-00001.parquet", path, numbers, columns)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_workers_have_the_same_rows(dataset, method, workers):
 
 
 def test_columns(captioned):
-    names = ("key", "label", "width", "txt", "score", "box", "view", "error")
+    names = ("key", "label", "width", "txt", "score", "square", "view", "error")
     tokens, columns = load_tokens(captioned, names)
     assert tokens[:, 0].tolist() == [0, 1, 3, 4, 5]
     assert tuple(columns) == names
@@ -138,7 +137,7 @@ def test_columns(captioned):
     assert columns["width"].dtype == np.int64
     assert columns["txt"].tolist() == ["photo 0 ü", "photo 1 ü", "", "photo 4 ü", "photo 5 ü"]
     assert np.array_equal(columns["score"], [0.5, 1.5, np.nan, 4.5, 5.5], equal_nan=True)
-    assert columns["box"].tolist() == [
+    assert columns["square"].tolist() == [
         [n, 0, 32, 32] if n != 3 else [-1] * 4 for n in (0, 1, 3, 4, 5)
     ]
     assert load_tokens(captioned, ())[1] == {}
@@ -148,14 +147,14 @@ def test_columns(captioned):
     assert batch[:, 0].tolist() == [0, 1, 3, 4, 5]
     assert classes.tolist() == [0, 1, -1, 0, 1]
     assert together["txt"] == columns["txt"].tolist()
-    for name in ("width", "score", "box", "view"):
+    for name in ("width", "score", "square", "view"):
         assert np.array_equal(together[name], columns[name], equal_nan=name == "score")
     assert TokenDataset(captioned, ())[0][2] == {}
 
 
 def test_columns_that_are_not_there_are_named(captioned):
     for read in (load_tokens, TokenDataset):
-        with pytest.raises(DatasetError, match="no column 'caption'; its columns are key, label, "):
+        with pytest.raises(DatasetError, match="no column 'caption'; its columns are key, "):
             read(captioned, ("key", "caption"))
         with pytest.raises(
             DatasetError, match=r"column tags holds neither text nor numbers: .*list<"
@@ -173,17 +172,12 @@ def test_grids_have_rows_and_columns(grids, tmp_path):
     shapes = [(row["rows"], row["columns"]) for row in kept]
     assert [(own["rows"], own["columns"]) for _, _, own in dataset] == shapes
     assert list(zip(columns["rows"], columns["columns"], strict=True)) == shapes
-    # A grid that its tokens do not fill.
-    table = pq.read_table(grids / "shard-00000.parquet")
-    place = table.schema.get_field_index("rows")
-    for bad in (3, None, -3):
-        values = pa.array([bad, *table.column("rows").to_pylist()[1:]], pa.int32())
-        pq.write_table(
-            table.set_column(place, table.schema.field(place), values), tmp_path / "bad.parquet"
-        )
-        if bad != shapes[0][0]:
-            with pytest.raises(DatasetError, match=r"bad\.parquet: damaged: .* grid"):
-                load_tokens(tmp_path / "bad.parquet")
+    source, bad = grids / "shard-00000.parquet", tmp_path / "bad.parquet"
+    for height in (1, None, -3):
+        own = [height, *(row["rows"] for row in rows(grids)[1:])]
+        changed(source, bad, range(27), {"rows": own})
+        with pytest.raises(DatasetError, match=r"bad\.parquet: damaged: .* grid"):
+            load_tokens(bad)
 
 
 def test_one_view_of_each_image_in_an_epoch(flipped):
@@ -221,13 +215,26 @@ def test_one_view_of_each_image_in_an_epoch(flipped):
 
 def test_images_are_rows_of_one_key_whose_views_rise(flipped, tmp_path):
     """Also of a file without some of the views, or with one image twice."""
-    table = pq.read_table(flipped / "shard-00000.parquet").slice(0, 6)
-    table = pa.concat_tables([table.take([0, 3, 5]), table, table.slice(4)])
-    metadata = {**table.schema.metadata, b"tokcodec.shards": b"1"}
-    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "some.parquet")
+    take = [0, 3, 5, *range(6), 4, 5]
+    changed(flipped / "shard-00000.parquet", tmp_path / "some.parquet", take, {})
     dataset = TokenDataset(tmp_path / "some.parquet", ("key",), view="random")
     keys = [own["key"] for _, _, own in dataset]
     assert keys == [f"{n:02}.png" for n in (0, 1, 2, 0, 1, 2, 2)]
+
+
+class Shapes:
+    """Items of these shapes, in every epoch."""
+
+    epoch = 0
+
+    def __init__(self, shapes):
+        self.values = shapes
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def shapes(self):
+        return self.values
 
 
 SHAPES = st.lists(st.integers(0, 4), max_size=60).map(lambda shapes: np.array(shapes, np.int64))
@@ -236,7 +243,8 @@ SHAPES = st.lists(st.integers(0, 4), max_size=60).map(lambda shapes: np.array(sh
 @given(SHAPES, st.integers(1, 9), st.integers(1, 4), st.booleans(), st.integers(0, 2**32))
 def test_buckets(shapes, batch_size, world, drop_last, seed):
     samplers = [
-        BucketSampler(shapes, batch_size, seed, rank, world, drop_last) for rank in range(world)
+        BucketSampler(Shapes(shapes), batch_size, seed, rank, world, drop_last)
+        for rank in range(world)
     ]
     for epoch in (0, 1):
         for sampler in samplers:
@@ -287,6 +295,24 @@ def test_batches_of_one_shape(grids, dataset, flipped):
     for wrong in ({"batch_size": 0}, {"batch_size": 2, "rank": 1}):
         with pytest.raises(ArgumentError):
             one_shape.bucket_sampler(**wrong)
+
+
+def test_batches_of_one_shape_of_views_of_several(grids, tmp_path):
+    """Random crops of an image may differ in shape: then the batches are others in each epoch."""
+    columns = {"key": [f"{n // 2}.png" for n in range(26)], "view": [n % 2 for n in range(26)]}
+    path = changed(grids / "shard-00000.parquet", tmp_path / "views.parquet", range(26), columns)
+    dataset = TokenDataset(path, ("key", "rows", "columns"), view="random")
+    assert len(dataset) == 13
+    made = []
+    for epoch in range(4):
+        samplers = [dataset.bucket_sampler(3, rank=rank, world=2) for rank in (0, 1)]
+        samplers[0].set_epoch(epoch)
+        batches = [batch for sampler in samplers for batch in sampler]
+        assert len(batches) == 2 * len(samplers[0]) == 2 * len(samplers[1])
+        for tokens, _, own in DataLoader(dataset, batch_sampler=batches):
+            assert tokens.shape[1] == own["rows"][0] * own["columns"][0]
+        made.append([dataset[index][2] for index in range(13)])
+    assert made[0] != made[1]
 
 
 def test_streams_resume_inside_an_epoch(flipped, tmp_path, monkeypatch):

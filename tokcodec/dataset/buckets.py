@@ -1,7 +1,8 @@
 """``BucketSampler``: batches of items of one shape, as training on images of any aspect ratio
-makes them."""
+needs them."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,22 @@ from torch.utils.data import Sampler
 from tokcodec.errors import ArgumentError
 
 
-class BucketSampler(Sampler[list[int]]):
-    """Lists of the numbers of items of one shape, shuffled anew in each epoch; for
-    ``DataLoader(batch_sampler=...)``. See ``TokenDataset.bucket_sampler``.
+class Shaped(Protocol):
+    """A dataset whose items have shapes, which may be others in each epoch."""
 
-    In an epoch, no item is in two batches, and every rank has the same number of batches: of all
-    batches, as many as cannot be shared out evenly are left out, others in each epoch.
-    """
+    @property
+    def epoch(self) -> int: ...
+    def set_epoch(self, epoch: int) -> None: ...
+    def shapes(self) -> NDArray[np.int64]: ...
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Batches of the indices of items of one shape, in a new order in each epoch; for
+    ``DataLoader(batch_sampler=...)``. See ``TokenDataset.bucket_sampler``."""
 
     def __init__(
         self,
-        shapes: NDArray[np.int64],
+        dataset: Shaped,
         batch_size: int,
         seed: int = 0,
         rank: int = 0,
@@ -28,40 +34,40 @@ class BucketSampler(Sampler[list[int]]):
         drop_last: bool = False,
     ) -> None:
         """
-        Args:
-            shapes: [n], a number that stands for the shape of each item.
-            batch_size, seed, rank, world, drop_last: as of ``TokenDataset.bucket_sampler``.
-
         Raises:
-            ArgumentError: the size of a batch is not positive, or the rank is not in the world.
+            ArgumentError: the batch size is not positive, or the rank is not below ``world``.
         """
         if batch_size < 1 or not 0 <= rank < world:
             raise ArgumentError(f"batches of {batch_size} for rank {rank} of {world}")
-        self._batch_size, self._drop_last = batch_size, drop_last
+        self._dataset, self._batch_size, self._drop_last = dataset, batch_size, drop_last
         self._seed, self._rank, self._world = seed, rank, world
-        self._epoch = 0
-        items = np.argsort(shapes, kind="stable")
-        self._buckets = np.split(items, np.flatnonzero(np.diff(shapes[items])) + 1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch whose order comes next; every rank needs the same."""
-        self._epoch = epoch
+        """Sets the epoch of this sampler and its dataset, the same on every rank; call it before
+        each pass over a ``DataLoader``."""
+        self._dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
-        """The number of batches of each rank."""
-        return sum(len(self._starts(bucket)) for bucket in self._buckets) // self._world
+        """The number of batches of each rank in this epoch."""
+        _, sizes = np.unique(self._dataset.shapes(), return_counts=True)
+        return sum(len(self._starts(size)) for size in sizes.tolist()) // self._world
 
     def __iter__(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng([self._seed, self._epoch])
-        batches: list[NDArray[np.int64]] = []
-        for bucket in self._buckets:
-            items = rng.permutation(bucket)
-            batches += [items[i : i + self._batch_size] for i in self._starts(bucket)]
-        order = rng.permutation(len(batches))[self._rank :: self._world]
-        for number in order[: len(self)]:
+        rng = np.random.default_rng([self._seed, self._dataset.epoch])
+        shapes = self._dataset.shapes()
+        items = rng.permutation(len(shapes))
+        items = items[np.argsort(shapes[items], kind="stable")]
+        buckets = np.split(items, np.flatnonzero(np.diff(shapes[items])) + 1)
+        batches = [
+            bucket[start : start + self._batch_size]
+            for bucket in buckets
+            for start in self._starts(len(bucket))
+        ]
+        even = len(batches) // self._world * self._world
+        for number in rng.permutation(len(batches))[self._rank : even : self._world]:
             yield batches[number].tolist()
 
-    def _starts(self, bucket: NDArray[np.int64]) -> range:
-        """Where the batches of a bucket begin."""
-        whole = len(bucket) - len(bucket) % self._batch_size
-        return range(0, whole if self._drop_last else len(bucket), self._batch_size)
+    def _starts(self, size: int) -> range:
+        """Where the batches of a bucket of this size begin."""
+        whole = size - size % self._batch_size
+        return range(0, whole if self._drop_last else size, self._batch_size)

@@ -83,9 +83,18 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self._held.firsts)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that ``set_epoch`` has set; 0 at first."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch whose views are drawn; call it before each pass over a ``DataLoader``."""
         self._epoch.fill_(epoch)
+
+    def shapes(self) -> NDArray[np.int64]:
+        """A number for the grid of each item in this epoch: items of one grid have the same."""
+        return self._held.shapes[self._rows()]
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         return self.__getitems__([index])[0]
@@ -98,11 +107,12 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
             raise IndexError(f"row {index} of {len(self)}")
         rows = self._rows()[items]
         starts, ends = held.starts[rows].tolist(), held.starts[rows + 1].tolist()
-        own = [held.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
-        tokens = torch.split(
-            torch.from_numpy(np.concatenate(own, dtype=np.int64)), [*map(len, own)]
-        )
-        parts: list[Sequence[Any]] = [tokens, held.classes[rows].tolist()]
+        cut = [held.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
+        flat = torch.from_numpy(np.concatenate(cut, dtype=np.int64))
+        parts: list[Sequence[Any]] = [
+            torch.split(flat, [*map(len, cut)]),
+            held.classes[rows].tolist(),
+        ]
         if self._columns is not None:
             values = {name: _values(held.columns[name][rows]) for name in self._columns}
             places = range(len(rows))
@@ -111,7 +121,7 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
 
     def _rows(self) -> NDArray[np.int64]:
         """The row of each item in this epoch."""
-        held, epoch = self._held, int(self._epoch)
+        held, epoch = self._held, self.epoch
         if self._view != "random":
             return held.firsts
         if self._drawn[0] != epoch:
@@ -133,24 +143,19 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
         >>> sampler = dataset.bucket_sampler(64, rank=0, world=8)  # doctest: +SKIP
         >>> loader = DataLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
 
-        Every rank gets the same number of batches; those that cannot be shared out evenly, fewer
-        than ``world``, are left out, others in each epoch.
+        Every rank gets the same number of batches. The remainder, fewer than ``world`` batches, is
+        left out: others in each epoch. The sampler's ``set_epoch`` is also that of this dataset.
 
         Args:
-            batch_size: the most items of a batch. The last one of each shape may have fewer.
+            batch_size: the number of items of a batch; the last one of a shape may have fewer.
             seed: of the order; the same for all ranks.
             rank, world: which process this is, and of how many.
             drop_last: leave out the batches that have fewer items.
 
         Raises:
-            ArgumentError: the size of a batch is not positive, or the rank is not in the world.
-            DatasetError: views are drawn, and those of an image differ in shape.
+            ArgumentError: the batch size is not positive, or the rank is not below ``world``.
         """
-        held = self._held
-        shapes = held.shapes[held.firsts]
-        if self._view == "random" and (held.shapes != np.repeat(shapes, held.views)).any():
-            raise DatasetError("the views of an image differ in shape", name=held.rows.path)
-        return BucketSampler(shapes, batch_size, seed, rank, world, drop_last)
+        return BucketSampler(self, batch_size, seed, rank, world, drop_last)
 
 
 @dataclass(frozen=True)
