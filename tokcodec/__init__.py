@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tokcodec.batch.jobs import RunOptions
     from tokcodec.codec import Codec
     from tokcodec.dataset.export import export
-    from tokcodec.dataset.reader import load_tokens
+    from tokcodec.dataset.memory import load_tokens
     from tokcodec.dataset.torch_dataset import TokenDataset
     from tokcodec.errors import TokcodecError
     from tokcodec.evaluate.run import evaluate, page
@@ -52,7 +52,7 @@ _MODULES = {
     "encode_files": "batch.encode",
     "evaluate": "evaluate.run",
     "export": "dataset.export",
-    "load_tokens": "dataset.reader",
+    "load_tokens": "dataset.memory",
     "page": "evaluate.run",
     "tokenize": "tokenize.api",
     "train": "train.api",

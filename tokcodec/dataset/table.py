@@ -2,7 +2,8 @@
 
 Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``;
 ``rows`` and ``columns`` of the tokens in the fits where every image has its own grid; ``txt`` and
-``json`` where the inputs are tars. ``tokens`` is null on failure.
+``json`` where the inputs are tars. ``tokens`` is null on failure; a fixed-size list where all rows
+have the same grid.
 
 Metadata of the file:
 
@@ -25,7 +26,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
@@ -103,8 +103,6 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
     Raises:
         DatasetError: the file is not a token dataset, or its metadata is damaged.
     """
-    import pyarrow as pa
-
     fields: dict[bytes, bytes] = columns.metadata or {}
 
     def text(field: str) -> str:
@@ -121,9 +119,6 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
             shard=text("shard"),
             inputs=text("inputs"),
         )
-        kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
-        if not (pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)):
-            raise DatasetError(f"not a token dataset (its tokens are {kind})", name=name)
         _check(metadata, columns)
     except ConfigError as error:
         raise DatasetError(f"{error}", name=name) from error
@@ -156,28 +151,29 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
         valid = tokens == math.prod(metadata.grid)
     if not (tokens is None if fit == "native" else valid):
         raise ValueError(f"tokens {quoted(tokens)} of the fit {fit}")
-    for field in schema(metadata.model, (), metadata.has_grids):
+    for field in schema(metadata, ()):
         place = columns.get_field_index(field.name)
         kind = "not there, or twice" if place < 0 else columns.types[place]
-        if field.name != "tokens" and kind != field.type:
+        if kind != field.type:
             raise ValueError(f"column {field.name} is {kind}; it should be {field.type}")
 
 
-def schema(config: ModelConfig, companions: Sequence[str], grids: bool = False) -> "pa.Schema":
+def schema(metadata: Metadata, companions: Sequence[str]) -> "pa.Schema":
     """The columns; tokens are uint16, or uint32 where K is above 65,536."""
     import pyarrow as pa
 
-    small = config.quantizer.codebook_size <= 1 << 16
+    token = pa.uint16() if metadata.model.quantizer.codebook_size <= 1 << 16 else pa.uint32()
+    length = -1 if metadata.has_grids else metadata.run["tokens"]  # -1: of any length
     columns = {
         "key": pa.string(),
         "label": pa.string(),
         "view": pa.uint8(),
         "width": pa.int32(),
         "height": pa.int32(),
-        "tokens": pa.list_(pa.uint16() if small else pa.uint32()),
+        "tokens": pa.list_(token, length),
         "status": pa.string(),
         "error": pa.string(),
-        **(dict.fromkeys(GRID, pa.int32()) if grids else {}),
+        **(dict.fromkeys(GRID, pa.int32()) if metadata.has_grids else {}),
         **dict.fromkeys(companions, pa.string()),
     }
     return pa.schema(columns)
@@ -190,19 +186,13 @@ def write_rows(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = schema(metadata.model, companions, metadata.has_grids)
-    tokens = [row.tokens for row in rows]
-    lengths = [0 if t is None else t.size for t in tokens]
-    values = np.concatenate([t.ravel() for t in tokens if t is not None] or [np.zeros(0)])
+    columns = schema(metadata, companions)
     kind = columns.field("tokens").type
-    lists = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
-        pa.array(values.astype(kind.value_type.to_pandas_dtype())),
-        type=kind,
-        mask=pa.array([t is None for t in tokens], pa.bool_()),
-    )
+    token = kind.value_type.to_pandas_dtype()
+    tokens = [row.tokens for row in rows]
+    flat = [t if t is None else t.ravel().astype(token) for t in tokens]
     arrays = {
-        "tokens": lists,
+        "tokens": pa.array(flat, kind),
         "status": pa.array(["ok" if t is not None else "failed" for t in tokens], pa.string()),
     }
     for name in ("key", "label", "view", "width", "height", "error"):
