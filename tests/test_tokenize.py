@@ -32,7 +32,7 @@ from tokcodec.dataset.folder import DatasetFolder  # noqa: E402
 from tokcodec.dataset.reader import open_dataset, token_files  # noqa: E402
 
 pytestmark = pytest.mark.parquet
-COLUMNS = ["key", "label", "view", "width", "height", "tokens", "status", "error"]
+COLUMNS = ["key", "source", "label", "view", "width", "height", "tokens", "status", "error"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_columns_metadata_and_tokens(run, codec, tmp_path):
     assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shard, 2 failed\n")
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.names == COLUMNS
-    types = ["string", "string", "uint8", "int32", "int32", "list<element: uint16>"]
+    types = ["string", "string", "string", "uint8", "int32", "int32", "list<element: uint16>"]
     assert [str(kind) for kind in schema.types] == [*types, "string", "string"]
     metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
     assert metadata["tokcodec.config"] == codec.config.to_json()

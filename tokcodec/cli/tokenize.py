@@ -34,6 +34,7 @@ def _panel(panel: str) -> Any:
 _INPUT, _ROWS, _RESUME, _COMPUTE = map(_panel, ("Input", "Rows", "Resuming", "Computation"))
 _OUTPUT = "A folder of shards, or one file.parquet; a path, or the URL of a store."
 _LIST = "Also the images that this file lists, one name on each line."
+_COLUMNS = "Further columns of Parquet to keep, as text. Comma-separated."
 _VIEWS = "Rows per image: one, the image and its mirror image, or ten crops."
 _RETRY = "Make shards with failed rows again, where their files have not changed."
 _BATCH = (
@@ -52,6 +53,7 @@ def tokenize(
     label: Annotated[
         str | None, _INPUT("Column of labels in Parquet. Default: label.", metavar="COLUMN")
     ] = None,
+    columns: Annotated[str | None, _INPUT(_COLUMNS, metavar="A,B")] = None,
     limit: Annotated[int | None, _INPUT("Only the first N images.", metavar="N", min=1)] = None,
     include: shared.Include = None,
     exclude: shared.Exclude = None,
@@ -146,7 +148,8 @@ def tokenize(
         listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (), output, listed=listed, weights=weights, fit=fit, tokens=tokens,
-            views=views, background=colour_of(background), label=label, limit=limit,
+            views=views, background=colour_of(background), label=label,
+            columns=[name for name in (columns or "").split(",") if name], limit=limit,
             rows_per_shard=rows_per_shard, shard=_part(shard), include=include or (),
             exclude=exclude or (), follow=follow, max_image_bytes=max_image_bytes, device=device,
             dtype=dtype, compiled=compiled, batch_size=batch_size, workers=workers, engine=engine,

@@ -1,8 +1,9 @@
 """The Parquet files of a token dataset: their columns and their metadata.
 
-Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``;
-``rows`` and ``columns`` of the tokens in the fits where every image has its own grid; ``txt`` and
-``json`` where the inputs are tars. ``tokens`` is null on failure.
+Columns: ``key``, ``source``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``,
+``error``; ``rows`` and ``columns`` of the tokens in the fits where every image has its own grid;
+then columns of text: ``txt`` and ``json`` beside images, and those that were chosen of Parquet
+inputs. ``tokens`` is null on failure.
 
 Metadata of the file:
 
@@ -21,7 +22,7 @@ Metadata of the file:
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, get_args
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 # Of a row group: what a reader of one random row has to decode.
 _GROUP = 512
-COMPANIONS = ("txt", "json")
 GRID = ("rows", "columns")
 GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 
@@ -51,13 +51,14 @@ class Row:
     a failed image, with the reason in ``error``."""
 
     key: str
+    source: str
     label: str | None
     view: int
     width: int | None
     height: int | None
     tokens: NDArray[Any] | None
     error: str | None
-    companions: dict[str, str]
+    texts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,18 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
             raise ValueError(f"column {field.name} is {kind}; it should be {field.type}")
 
 
-def schema(config: ModelConfig, companions: Sequence[str], grids: bool = False) -> "pa.Schema":
-    """The columns; tokens are uint16, or uint32 where K is above 65,536."""
+def schema(config: ModelConfig, text_columns: Sequence[str], grids: bool = False) -> "pa.Schema":
+    """The columns; tokens are uint16, or uint32 where K is above 65,536.
+
+    Raises:
+        DatasetError: a column of text has the name of another column.
+    """
     import pyarrow as pa
 
     small = config.quantizer.codebook_size <= 1 << 16
     columns = {
         "key": pa.string(),
+        "source": pa.string(),
         "label": pa.string(),
         "view": pa.uint8(),
         "width": pa.int32(),
@@ -179,19 +185,22 @@ def schema(config: ModelConfig, companions: Sequence[str], grids: bool = False) 
         "status": pa.string(),
         "error": pa.string(),
         **(dict.fromkeys(GRID, pa.int32()) if grids else {}),
-        **dict.fromkeys(companions, pa.string()),
     }
+    for name in text_columns:
+        if name in columns:
+            raise DatasetError(f"a token dataset has a column {name} of its own; rename that one")
+        columns[name] = pa.string()
     return pa.schema(columns)
 
 
 def write_rows(
-    file: IO[bytes], rows: Sequence[Row], metadata: Metadata, companions: Sequence[str]
+    file: IO[bytes], rows: Sequence[Row], metadata: Metadata, text_columns: Sequence[str]
 ) -> None:
     """Writes rows as Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = schema(metadata.model, companions, metadata.has_grids)
+    columns = schema(metadata.model, text_columns, metadata.has_grids)
     tokens = [row.tokens for row in rows]
     lengths = [0 if t is None else t.size for t in tokens]
     values = np.concatenate([t.ravel() for t in tokens if t is not None] or [np.zeros(0)])
@@ -206,13 +215,13 @@ def write_rows(
         "tokens": lists,
         "status": pa.array(["ok" if t is not None else "failed" for t in tokens], pa.string()),
     }
-    for name in ("key", "label", "view", "width", "height", "error"):
+    for name in ("key", "source", "label", "view", "width", "height", "error"):
         arrays[name] = pa.array([getattr(row, name) for row in rows], columns.field(name).type)
     if metadata.has_grids:
         for axis, name in enumerate(GRID):
             arrays[name] = pa.array([t if t is None else t.shape[axis] for t in tokens], pa.int32())
-    for name in companions:
-        arrays[name] = pa.array([row.companions.get(name) for row in rows], pa.string())
+    for name in text_columns:
+        arrays[name] = pa.array([row.texts.get(name) for row in rows], pa.string())
     table = pa.table(
         [arrays[name] for name in columns.names],
         schema=columns.with_metadata(metadata.to_arrow()),

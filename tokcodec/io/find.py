@@ -77,7 +77,11 @@ def is_one_file(source: str) -> bool:
 
 
 def find(
-    source: str, endings: Set[str], follow: bool = False, skipped: Counter[str] | None = None
+    source: str,
+    endings: Set[str],
+    follow: bool = False,
+    skipped: Counter[str] | None = None,
+    beside: tuple[str, ...] = (),
 ) -> Iterator[Stamp]:
     """The files of a source in a stable order; a single local file even if it is not there.
 
@@ -87,25 +91,35 @@ def find(
         source: a folder, a glob or a file; a path or a URL.
         endings: of the lower-case names that are taken in local folders and at URLs.
         follow, skipped: see ``walk.find_files``.
+        beside: further endings; for a local glob or file those of the files beside it, which differ
+            from it in their extension.
 
     Raises:
         TokcodecError: a folder cannot be read, or a store cannot be reached (``DatasetError``).
     """
     path = Path(source)
     if is_remote(source):
-        yield from _at_url(source, tuple(endings))
+        yield from _at_url(source, (*endings, *beside))
     elif is_one_file(source):
         yield stamp_of(source, str(path.parent), path.name)
+        for file in _beside(path, beside):
+            yield stamp_of(str(file), str(path.parent), file.name)
     else:
         found: Iterator[Path]
         if path.is_dir():
-            base, found = path, find_files(path, endings, follow, skipped)
+            base, found = path, find_files(path, {*endings, *beside}, follow, skipped)
         else:
             base = Path(*_fixed_parts(path.parts))
             names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns)
-            found = (file for file in map(Path, names) if file.is_file())
+            files = (file for file in map(Path, names) if file.is_file())
+            found = (own for file in files for own in (file, *_beside(file, beside)))
         for file in found:
             yield stamp_of(str(file), str(base), file.relative_to(base).as_posix())
+
+
+def _beside(file: Path, endings: tuple[str, ...]) -> list[Path]:
+    others = [file.with_suffix(ending) for ending in endings if file.suffix != ending]
+    return [other for other in others if other.is_file()]
 
 
 def _at_url(source: str, endings: tuple[str, ...]) -> Iterator[Stamp]:

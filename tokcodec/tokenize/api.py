@@ -80,6 +80,7 @@ def tokenize(
     views: Views = "one",
     background: tuple[int, int, int] = WHITE,
     label: str | None = None,
+    columns: Sequence[str] = (),
     rows_per_shard: int = 10_000,
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -121,6 +122,8 @@ def tokenize(
             ``stretch`` is used.
         views: rows of an image, see ``views.read_views``.
         label: the column of labels in Parquet sources; ``label`` if None.
+        columns: further columns of Parquet sources, which become columns of text: strings as they
+            are, other values as JSON.
         rows_per_shard: rows of a shard; a tar is always one shard.
         limit: only this many images, the first ones.
         shard: part I of N, from 0: only every N-th shard, where N machines share the work.
@@ -174,6 +177,7 @@ def tokenize(
         rows_per_shard=rows_per_shard,
         views=COUNTS[views],
         label=label,
+        text_columns=columns,
         limit=limit,
         without=target.paths,
         max_bytes=max_image_bytes,

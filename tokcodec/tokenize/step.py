@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,10 @@ class ShardStep:
             if image.record:
                 made.add(image, list(self._rows(image, tokens)), tokens)
                 report(made.progress)
+                for text, error in image.lost_texts:
+                    lost = _Image(image.shard, text)
+                    made.add(lost, list(self._rows(lost, error)), error)
+                    report(made.progress)
             else:
                 self._write(made)
                 yield dataclasses.replace(made.progress, error=None)
@@ -64,7 +68,8 @@ class ShardStep:
             inputs=made.inputs.hexdigest(),
         )
         self.folder.write(
-            shard.name, lambda file: write_rows(file, made.rows, metadata, self.task.companions)
+            shard.name,
+            lambda file: write_rows(file, made.rows, metadata, self.task.plan.text_columns),
         )
 
     def _rows(self, image: "_Image", tokens: NDArray[Any] | str | None) -> Iterator[Row]:
@@ -72,8 +77,9 @@ class ShardStep:
         assert record
         common: dict[str, Any] = {
             "key": record.key,
+            "source": record.source,
             "label": record.label,
-            "companions": record.companions,
+            "texts": image.texts,
         }
         if not isinstance(tokens, np.ndarray):
             yield Row(**common, view=0, width=None, height=None, tokens=None, error=tokens)
@@ -90,10 +96,13 @@ class ShardStep:
         settings = self.task.settings
         if not image.record:
             return image, None
+        image = _with_texts(image, image.record)
         try:
             data = image.record.read()
             image = dataclasses.replace(
-                image, digest=hashlib.sha256(data).digest(), bytes_in=len(data)
+                image,
+                digest=image.digest + hashlib.sha256(data).digest(),
+                bytes_in=len(data),
             )
             tiles = read_views(
                 io.BytesIO(data),
@@ -106,14 +115,14 @@ class ShardStep:
         except ImageError as error:
             return image, str(error).removeprefix("image: ")
         except OSError as error:
-            return image, one_line(f"cannot read: {error.strerror or error}")  # no credentials
+            return image, _reason(error)
         return dataclasses.replace(image, width=tiles.width, height=tiles.height), tiles
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image of a shard, and what is known of it once it is read. Without a record, it marks the
-    end of the shard."""
+    """An image of a shard, and what is known of it once it is read: the texts of its columns, and
+    those that cannot be read, with the reason. Without a record, it marks the end of the shard."""
 
     shard: Shard
     record: Record | None
@@ -121,6 +130,25 @@ class _Image:
     bytes_in: int = 0
     width: int = 0
     height: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
+    lost_texts: tuple[tuple[Record, str], ...] = ()
+
+
+def _with_texts(image: _Image, record: Record) -> _Image:
+    texts, lost, digest = {}, [], b""
+    for name, text in record.texts.items():
+        try:
+            data = text.read()
+        except OSError as error:
+            lost.append((text, _reason(error)))
+            continue
+        digest += hashlib.sha256(data).digest()
+        texts[name] = data.decode("utf-8", "replace")
+    return dataclasses.replace(image, texts=texts, lost_texts=tuple(lost), digest=digest)
+
+
+def _reason(error: OSError) -> str:
+    return one_line(f"cannot read: {error.strerror or error}")  # no credentials
 
 
 class _Made:

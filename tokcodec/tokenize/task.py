@@ -14,11 +14,10 @@ from tokcodec.checkpoint import Header
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset.folder import DatasetFolder
-from tokcodec.dataset.table import COMPANIONS, GRID_FITS, Metadata, join
+from tokcodec.dataset.table import GRID_FITS, Metadata, join, schema
 from tokcodec.dataset.views import Views
 from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
-from tokcodec.inputs.webdataset import Tar
 from tokcodec.io.job import Job
 from tokcodec.model.runtime import BATCH_SIZE, Dtype
 from tokcodec.tokenize.plan import Plan, Shard
@@ -99,19 +98,21 @@ class Progress:
 
 
 class Task:
-    """A plan, a model and settings: what all files of one dataset must agree on."""
+    """A plan, a model and settings: what all files of one dataset must agree on.
+
+    Raises:
+        DatasetError: a column of text has the name of another column.
+    """
 
     def __init__(self, header: Header, settings: Settings, plan: Plan) -> None:
         self.header, self.settings, self.plan = header, settings, plan
-        self.companions = (
-            COMPANIONS if any(isinstance(shard.batch, Tar) for shard in plan.shards) else ()
-        )
         versions = {"tokcodec": __version__, "torch": version("torch"), "pillow": version("pillow")}
         run = {
             **dataclasses.asdict(settings),
             **plan.cut,
             "background": list(settings.background),
             "tokens": settings.tokens_of(header.config),
+            "text_columns": list(plan.text_columns),
             "versions": {**versions, "machine": platform.machine()},
         }
         self.metadata = Metadata(
@@ -124,6 +125,7 @@ class Task:
             shard="",
             inputs="",
         )
+        schema(header.config, plan.text_columns, self.metadata.has_grids)
 
     def job(
         self,
@@ -207,8 +209,9 @@ class Task:
 def _inputs_digest(shard: Shard) -> str:
     total = hashlib.sha256()
     for record in shard.batch.records():
-        with contextlib.suppress(OSError):
-            total.update(hashlib.sha256(record.read()).digest())
+        for own in (*record.texts.values(), record):
+            with contextlib.suppress(OSError):
+                total.update(hashlib.sha256(own.read()).digest())
     return total.hexdigest()
 
 
