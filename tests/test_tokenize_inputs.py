@@ -304,7 +304,9 @@ def test_parquet_inputs(codec, tmp_path):
         assert found[number]["tokens"] == expected
     go([tmp_path / "in.parquet"], tmp_path / "fine.parquet", label="fine", limit=4)
     assert [row["label"] for row in rows(tmp_path / "fine.parquet")] == ["x"] * 4
-    with pytest.raises(DatasetError, match="has no column coarse; its columns are image, label, fine"):
+    with pytest.raises(
+        DatasetError, match="has no column coarse; its columns are image, label, fine"
+    ):
         go([tmp_path / "in.parquet"], tmp_path / "x.parquet", label="coarse")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "none.parquet")
     with pytest.raises(DatasetError, match="no column of images"):
@@ -356,8 +358,8 @@ def test_urls(many, tmp_path):
     found = [rows(tmp_path / name) for name in ("a.parquet", "b.parquet")]
     first = f"{many}/cat/0000.png"
     assert [rows[0]["source"] for rows in found] == [f"file://{first}", first]
-    assert [[row | {"source": ""} for row in rows] for rows in found][0] == [
-        row | {"source": ""} for row in found[1]
-    ]
+    for row in (*found[0], *found[1]):
+        del row["source"]
+    assert found[0] == found[1]
     with open_input(f"file://{many}/cat/0000.png") as file:
         assert file.read() == (many / "cat" / "0000.png").read_bytes()

@@ -35,7 +35,8 @@ _INPUT, _ROWS, _RESUME, _COMPUTE = map(_panel, ("Input", "Rows", "Resuming", "Co
 _OUTPUT = "A folder of shards, or one file.parquet; a path, or the URL of a store."
 _LIST = "Also the images that this file lists, one name on each line."
 _COLUMNS = "Further columns of Parquet to keep, as text. Comma-separated."
-_VIEWS = "Rows per image: one, the image and its mirror image, or ten crops."
+_VIEWS = "Rows per image: one, with its mirror image, ten crops, or N random resized crops."
+_CROP_RANGE = "Size of the square that ten crops are cut from, in tiles. Default: 1.1."
 _RETRY = "Make shards with failed rows again, where their files have not changed."
 _BATCH = (
     "Tiles per batch; another batch size can change a few tokens. Default: 64 on CUDA, 16 on a "
@@ -71,7 +72,9 @@ def tokenize(
     background: Annotated[
         str, _ROWS("Behind transparent parts: a name or #rrggbb.", metavar="COLOUR")
     ] = "white",
-    views: Annotated[Literal["one", "hflip", "ten-crop"], _ROWS(_VIEWS)] = "one",
+    views: Annotated[str, _ROWS(_VIEWS, metavar="one|hflip|ten-crop|random:N")] = "one",
+    crop_range: Annotated[float | None, _ROWS(_CROP_RANGE, metavar="X", min=1, max=4)] = None,
+    seed: Annotated[int | None, _ROWS("Seed of random crops. Default: 0.", metavar="N")] = None,
     rows_per_shard: Annotated[int, _ROWS("Rows per shard; a tar is one shard.", min=1)] = 10_000,
     force: Annotated[bool, _RESUME("Begin again.", "-f", "--force")] = False,
     retry_failed: Annotated[bool, _RESUME(_RETRY, "--retry-failed")] = False,
@@ -148,8 +151,8 @@ def tokenize(
         listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (), output, listed=listed, weights=weights, fit=fit, tokens=tokens,
-            views=views, background=colour_of(background), label=label,
-            columns=[name for name in (columns or "").split(",") if name], limit=limit,
+            views=views, crop_range=crop_range, seed=seed, background=colour_of(background),
+            label=label, columns=[name for name in (columns or "").split(",") if name], limit=limit,
             rows_per_shard=rows_per_shard, shard=_part(shard), include=include or (),
             exclude=exclude or (), follow=follow, max_image_bytes=max_image_bytes, device=device,
             dtype=dtype, compiled=compiled, batch_size=batch_size, workers=workers, engine=engine,

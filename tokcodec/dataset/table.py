@@ -2,8 +2,8 @@
 
 Columns: ``key``, ``source``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``,
 ``error``; ``rows`` and ``columns`` of the tokens in the fits where every image has its own grid;
-then columns of text: ``txt`` and ``json`` beside images, and those that were chosen of Parquet
-inputs. ``tokens`` is null on failure.
+``box`` where the views are random crops; then columns of text: ``txt`` and ``json`` beside images,
+and those that were chosen of Parquet inputs. ``tokens`` is null on failure.
 
 Metadata of the file:
 
@@ -24,14 +24,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS
-from tokcodec.dataset.views import Views
+from tokcodec.dataset.views import Box, Views
 from tokcodec.errors import ConfigError, DatasetError, quoted
 from tokcodec.io.json import parse_json
 
@@ -48,7 +48,7 @@ GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 @dataclass(frozen=True)
 class Row:
     """One row; ``tokens`` int64 [N] or, where every row has its own grid, [rows, columns]; None for
-    a failed image, with the reason in ``error``."""
+    a failed image, with the reason in ``error``. ``box`` is that of a random crop."""
 
     key: str
     source: str
@@ -59,6 +59,7 @@ class Row:
     tokens: NDArray[Any] | None
     error: str | None
     texts: Mapping[str, str]
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ class Metadata:
     def has_grids(self) -> bool:
         """Whether every row has its own number of rows and columns of tokens."""
         return self.run.get("fit") in GRID_FITS
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether rows are random crops of images, and have the box of each."""
+        return str(self.run.get("views")).startswith("random")
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -148,9 +154,9 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
         raise ValueError("tokcodec.run is no JSON object")
     if not re.fullmatch("[0-9a-f]{64}", metadata.model_id):
         raise ValueError("tokcodec.model_id is not 64 hex digits")
-    for name, known in (("fit", FITS), ("views", get_args(Views))):
-        if run[name] not in known:
-            raise ValueError(f"{name} {quoted(run[name])}, not one of {', '.join(known)}")
+    if run["fit"] not in FITS:
+        raise ValueError(f"fit {quoted(run['fit'])}, not one of {', '.join(FITS)}")
+    Views.parse(run["views"], run.get("crop_range"), run.get("seed"))
     tokens, fit, model = run["tokens"], run["fit"], metadata.model
     most = MAX_TILE_TOKENS if model.multiple else model.num_tokens
     valid = type(tokens) is int and 1 <= tokens <= most
@@ -158,14 +164,14 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
         valid = tokens == math.prod(metadata.grid)
     if not (tokens is None if fit == "native" else valid):
         raise ValueError(f"tokens {quoted(tokens)} of the fit {fit}")
-    for field in schema(metadata.model, (), metadata.has_grids):
+    for field in schema(metadata):
         place = columns.get_field_index(field.name)
         kind = "not there, or twice" if place < 0 else columns.types[place]
         if field.name != "tokens" and kind != field.type:
             raise ValueError(f"column {field.name} is {kind}; it should be {field.type}")
 
 
-def schema(config: ModelConfig, text_columns: Sequence[str], grids: bool = False) -> "pa.Schema":
+def schema(metadata: Metadata, text_columns: Sequence[str] = ()) -> "pa.Schema":
     """The columns; tokens are uint16, or uint32 where K is above 65,536.
 
     Raises:
@@ -173,7 +179,7 @@ def schema(config: ModelConfig, text_columns: Sequence[str], grids: bool = False
     """
     import pyarrow as pa
 
-    small = config.quantizer.codebook_size <= 1 << 16
+    small = metadata.model.quantizer.codebook_size <= 1 << 16
     columns = {
         "key": pa.string(),
         "source": pa.string(),
@@ -184,7 +190,8 @@ def schema(config: ModelConfig, text_columns: Sequence[str], grids: bool = False
         "tokens": pa.list_(pa.uint16() if small else pa.uint32()),
         "status": pa.string(),
         "error": pa.string(),
-        **(dict.fromkeys(GRID, pa.int32()) if grids else {}),
+        **(dict.fromkeys(GRID, pa.int32()) if metadata.has_grids else {}),
+        **({"box": pa.list_(pa.int32(), 4)} if metadata.has_boxes else {}),
     }
     for name in text_columns:
         if name in columns:
@@ -200,7 +207,7 @@ def write_rows(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = schema(metadata.model, text_columns, metadata.has_grids)
+    columns = schema(metadata, text_columns)
     tokens = [row.tokens for row in rows]
     lengths = [0 if t is None else t.size for t in tokens]
     values = np.concatenate([t.ravel() for t in tokens if t is not None] or [np.zeros(0)])
@@ -215,7 +222,8 @@ def write_rows(
         "tokens": lists,
         "status": pa.array(["ok" if t is not None else "failed" for t in tokens], pa.string()),
     }
-    for name in ("key", "source", "label", "view", "width", "height", "error"):
+    boxes = ["box"] if metadata.has_boxes else []
+    for name in ("key", "source", "label", "view", "width", "height", "error", *boxes):
         arrays[name] = pa.array([getattr(row, name) for row in rows], columns.field(name).type)
     if metadata.has_grids:
         for axis, name in enumerate(GRID):

@@ -13,7 +13,7 @@ from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import GRID_FITS
-from tokcodec.dataset.views import COUNTS, Views
+from tokcodec.dataset.views import Views
 from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
 from tokcodec.inputs.listing import Selection, count
@@ -77,7 +77,9 @@ def tokenize(
     weights: str | Header = DEFAULT_WEIGHTS,
     fit: Fit | None = None,
     tokens: int | None = None,
-    views: Views = "one",
+    views: str = "one",
+    crop_range: float | None = None,
+    seed: int | None = None,
     background: tuple[int, int, int] = WHITE,
     label: str | None = None,
     columns: Sequence[str] = (),
@@ -120,7 +122,8 @@ def tokenize(
         fit, tokens, background: see ``Codec.compress``. In the fits ``aspect`` and ``native`` every
             row has its own grid. ``tile`` is refused; where it is the checkpoint's default,
             ``stretch`` is used.
-        views: rows of an image, see ``views.read_views``.
+        views, crop_range, seed: rows of an image: ``one``, ``hflip``, ``ten-crop`` or ``random:N``;
+            see ``views.Views``. ``ten-crop`` and ``random`` need a fit with square tiles.
         label: the column of labels in Parquet sources; ``label`` if None.
         columns: further columns of Parquet sources, which become columns of text: strings as they
             are, other values as JSON.
@@ -147,6 +150,7 @@ def tokenize(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
+        ArgumentError: there are no such views.
         DatasetError: there are no inputs, or there are too many failures.
         OutputError: the output is of another run or of other inputs, another run is writing there,
             or it cannot be written.
@@ -163,19 +167,20 @@ def tokenize(
     _check_part(shard, target)
 
     header = find(weights) if isinstance(weights, str) else weights
-    fit = fit or _default_fit(header, views)
+    wanted = Views.parse(views, crop_range, seed)
+    fit = fit or _default_fit(header, wanted)
     check_fit(header, fit)
     check_token_count(header, tokens)
     kind = _device_kind(device, engine, ray_address)
     if batch_size is None:
         batch_size = 1 if fit in GRID_FITS else default_batch_size(header.config, kind)
-    settings = Settings(fit, views, background, tokens, kind, dtype, batch_size, compiled)
+    settings = Settings(fit, wanted, background, tokens, kind, dtype, batch_size, compiled)
     selection = Selection(include, exclude, follow)
     plan = make_plan(
         names,
         listed=listed,
         rows_per_shard=rows_per_shard,
-        views=COUNTS[views],
+        views=wanted.count,
         label=label,
         text_columns=columns,
         limit=limit,
@@ -230,10 +235,10 @@ def tokenize(
 
 def _default_fit(header: Header, views: Views) -> Fit:
     """The checkpoint's own, unless rows or views need square tiles."""
-    if views == "ten-crop":
+    if views.kind == "ten-crop":
         return "crop"
     fit = header.config.default_fit
-    return "stretch" if fit == "tile" else fit
+    return "stretch" if fit == "tile" or views.kind == "random" else fit
 
 
 def _device_kind(device: str, engine: str, ray_address: str | None) -> str:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tokcodec.codec import Codec
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.table import GRID_FITS, Row, write_rows
-from tokcodec.dataset.views import read_views
 from tokcodec.errors import ImageError, one_line
 from tokcodec.image import Tiles
 from tokcodec.inputs.records import Record
@@ -88,8 +87,9 @@ class ShardStep:
         settings = self.task.settings
         if settings.fit not in GRID_FITS:
             tokens = tokens.reshape(len(tokens), -1)[:, : settings.tokens]
+        boxes = settings.views.boxes(record.key, (image.width, image.height))
         for view, own in enumerate(tokens):
-            yield Row(**common, view=view, tokens=own)
+            yield Row(**common, view=view, tokens=own, box=boxes[view] if boxes else None)
 
     def _read(self, image: "_Image") -> "tuple[_Image, Tiles | str | None]":
         """The image and its tiles, or why it cannot be read."""
@@ -104,11 +104,11 @@ class ShardStep:
                 digest=image.digest + hashlib.sha256(data).digest(),
                 bytes_in=len(data),
             )
-            tiles = read_views(
+            tiles = settings.views.read(
                 io.BytesIO(data),
+                image.record.key,
                 self.codec.config,
                 settings.fit,
-                settings.views,
                 settings.background,
                 settings.tokens,
             )

@@ -15,7 +15,7 @@ from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.table import GRID_FITS, Metadata, join, schema
-from tokcodec.dataset.views import Views
+from tokcodec.dataset.views import ONE, Views
 from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
 from tokcodec.io.job import Job
@@ -32,14 +32,14 @@ class Settings:
     Attributes:
         fit, background: see ``Codec.compress``; not ``tile``, as images of many tiles have no
             grid. In ``aspect`` and ``native`` every row has its own grid.
-        views: rows of an image, see ``views.read_views``.
+        views: rows of an image.
         tokens: see ``Codec.compress``; the model's default if None.
         device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
         compiled: the encoder is compiled by torch.
     """
 
     fit: Fit
-    views: Views = "one"
+    views: Views = ONE
     background: tuple[int, int, int] = WHITE
     tokens: int | None = None
     device: str = "cpu"
@@ -52,8 +52,8 @@ class Settings:
             raise DatasetError("the fit tile gives rows of many tiles; take crop, pad or stretch")
         if self.fit == "native" and self.tokens is not None:
             raise DatasetError("the fit native has no number of tokens to choose")
-        if self.fit in GRID_FITS and self.views == "ten-crop":
-            raise DatasetError("ten crops are square tiles; take the fit crop")
+        if self.fit in GRID_FITS and self.views.kind in ("ten-crop", "random"):
+            raise DatasetError(f"views {self.views} are square tiles; take the fit crop or stretch")
 
     def tokens_of(self, config: ModelConfig) -> int | None:
         """The tokens of a row: the most where every row has its own grid; None if not limited."""
@@ -109,6 +109,7 @@ class Task:
         versions = {"tokcodec": __version__, "torch": version("torch"), "pillow": version("pillow")}
         run = {
             **dataclasses.asdict(settings),
+            **settings.views.settings,
             **plan.cut,
             "background": list(settings.background),
             "tokens": settings.tokens_of(header.config),
@@ -125,7 +126,7 @@ class Task:
             shard="",
             inputs="",
         )
-        schema(header.config, plan.text_columns, self.metadata.has_grids)
+        schema(self.metadata, plan.text_columns)
 
     def job(
         self,
