@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -20,7 +21,7 @@ from tokcodec.inputs.parquet import PARQUET_SUFFIX, Rows, row_ranges
 from tokcodec.inputs.records import ABSENT, TEXT_SUFFIXES, Files, Stamp, printable
 from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.find import find, is_one_file, stamp_of
+from tokcodec.io.find import expand_braces, find, is_one_file, stamp_of
 from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.io.remote import is_remote, reason_of
 
@@ -84,7 +85,8 @@ def list_inputs(
     that several sources name is listed once.
 
     Args:
-        sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec.
+        sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec; each
+            of those that braces stand for is a source.
         listed: names of more image files; these names are their keys.
         size, label, text_columns, max_bytes: see ``gather``.
         without: files and folders to leave out, such as the output.
@@ -97,7 +99,7 @@ def list_inputs(
     stamps: list[Stamp] = []
     texts: dict[str, dict[str, Stamp]] = {}
     excluded = tuple(str(path.absolute()) for path in without)
-    for source in sources:
+    for source in (name for given in sources for name in expand_braces(given)):
         found = [
             own
             for own in expand(source, selection=selection, with_texts=with_texts)
@@ -176,7 +178,8 @@ def expand(
     next to their token files (``a.jpg.png`` next to ``a.jpg.tok``).
 
     Args:
-        source: a folder, a glob, a file, a tar or a Parquet file; a path, or a URL for fsspec.
+        source: a folder, a glob, a file, a tar or a Parquet file; a path, or a URL for fsspec;
+            ``{000..099}`` and ``{a,b}`` in it stand for several.
         kinds: lower-case extensions of the files to look for in folders and tars. If None, these
             are images, and Parquet files that hold images.
         selection: selects some of the files, and counts those that are skipped.
@@ -189,7 +192,10 @@ def expand(
     alone = is_one_file(source)
     endings = {*(_image_endings() if kinds is None else kinds), *TAR_SUFFIXES}
     beside = TEXT_SUFFIXES if with_texts else ()
-    for found in find(source, endings, selection.follow, selection.skipped, beside):
+    names = expand_braces(source)
+    for found in chain.from_iterable(
+        find(name, endings, selection.follow, selection.skipped, beside) for name in names
+    ):
         if kinds is None and not alone:
             if found.path.lower().endswith(SUFFIX):
                 continue  # a glob means the images next to token files
