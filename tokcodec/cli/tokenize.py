@@ -35,6 +35,7 @@ _INPUT, _ROWS, _RESUME, _COMPUTE = map(_panel, ("Input", "Rows", "Resuming", "Co
 _OUTPUT = "A folder of shards, or one file.parquet; a path, or the URL of a store."
 _LIST = "Also the images that this file lists, one name on each line."
 _COLUMNS = "Further columns of Parquet to keep, as text. Comma-separated."
+_IMAGE_SIZE = "Side of the square in pixels, instead of --tokens, if the checkpoint supports it."
 _VIEWS = "Rows per image: one, with its mirror image, ten crops, or N random resized crops."
 _CROP_RANGE = "Size of the square that ten crops are cut from, in tiles. Default: 1.1."
 _RETRY = "Make shards with failed rows again, where their files have not changed."
@@ -69,6 +70,7 @@ def tokenize(
         _ROWS("How an image meets the model's input size. Default: the checkpoint's."),
     ] = None,
     tokens: shared.Tokens = None,
+    image_size: Annotated[int | None, _ROWS(_IMAGE_SIZE, metavar="N", min=1)] = None,
     background: Annotated[
         str, _ROWS("Behind transparent parts: a name or #rrggbb.", metavar="COLOUR")
     ] = "white",
@@ -151,7 +153,8 @@ def tokenize(
         listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (), output, listed=listed, weights=weights, fit=fit, tokens=tokens,
-            views=views, crop_range=crop_range, seed=seed, background=colour_of(background),
+            image_size=image_size, views=views, crop_range=crop_range, seed=seed,
+            background=colour_of(background),
             label=label, columns=[name for name in (columns or "").split(",") if name], limit=limit,
             rows_per_shard=rows_per_shard, shard=_part(shard), include=include or (),
             exclude=exclude or (), follow=follow, max_image_bytes=max_image_bytes, device=device,

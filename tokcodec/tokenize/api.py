@@ -14,7 +14,7 @@ from tokcodec.config.geometry import Fit
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import GRID_FITS
 from tokcodec.dataset.views import Views
-from tokcodec.errors import DatasetError
+from tokcodec.errors import ArgumentError, CheckpointError, DatasetError
 from tokcodec.image import WHITE
 from tokcodec.inputs.listing import Selection, count
 from tokcodec.io.read import MAX_BYTES
@@ -77,6 +77,7 @@ def tokenize(
     weights: str | Header = DEFAULT_WEIGHTS,
     fit: Fit | None = None,
     tokens: int | None = None,
+    image_size: int | None = None,
     views: str = "one",
     crop_range: float | None = None,
     seed: int | None = None,
@@ -122,6 +123,8 @@ def tokenize(
         fit, tokens, background: see ``Codec.compress``. In the fits ``aspect`` and ``native`` every
             row has its own grid. ``tile`` is refused; where it is the checkpoint's default,
             ``stretch`` is used.
+        image_size: for a checkpoint of any size, another side of the square that images are fitted
+            to, in pixels: ``tokens`` is then the number of its tokens.
         views, crop_range, seed: rows of an image: ``one``, ``hflip``, ``ten-crop`` or ``random:N``;
             see ``views.Views``. ``ten-crop`` and ``random`` need a fit with square tiles.
         label: the column of labels in Parquet sources; ``label`` if None.
@@ -150,11 +153,13 @@ def tokenize(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
-        ArgumentError: there are no such views.
+        ArgumentError: there are no such views, or there is both an image size and a number of
+            tokens.
         DatasetError: there are no inputs, or there are too many failures.
         OutputError: the output is of another run or of other inputs, another run is writing there,
             or it cannot be written.
-        CheckpointError: the checkpoint cannot be read, or does not have this fit.
+        CheckpointError: the checkpoint cannot be read, or does not have this fit, number of tokens
+            or image size.
         DeviceError: there is no such device, or it has too little memory.
     """
     require_pyarrow()
@@ -170,6 +175,8 @@ def tokenize(
     wanted = Views.parse(views, crop_range, seed)
     fit = fit or _default_fit(header, wanted)
     check_fit(header, fit)
+    if image_size is not None:
+        tokens = _tokens_of_size(header, image_size, tokens)
     check_token_count(header, tokens)
     kind = _device_kind(device, engine, ray_address)
     if batch_size is None:
@@ -239,6 +246,29 @@ def _default_fit(header: Header, views: Views) -> Fit:
         return "crop"
     fit = header.config.default_fit
     return "stretch" if fit == "tile" or views.kind == "random" else fit
+
+
+def _tokens_of_size(header: Header, side: int, tokens: int | None) -> int:
+    """The tokens of a square with this side in pixels.
+
+    Raises:
+        ArgumentError: a number of tokens is given, too.
+        CheckpointError: the checkpoint does not take such squares.
+    """
+    if tokens is not None:
+        raise ArgumentError("an image size and a number of tokens exclude each other")
+    config = header.config
+    own, multiple = config.preprocessing.image_size, config.multiple
+    if side == own:
+        return config.num_tokens
+    if not multiple:
+        raise CheckpointError(f"sees only squares of {own} pixels, not {side}", name=header.name)
+    if side < multiple or side % multiple:
+        raise CheckpointError(
+            f"takes image sizes that are multiples of {multiple} pixels, not {side}",
+            name=header.name,
+        )
+    return (side // multiple) ** 2
 
 
 def _device_kind(device: str, engine: str, ray_address: str | None) -> str:

@@ -51,7 +51,7 @@ class Settings:
         if self.fit == "tile":
             raise DatasetError("the fit tile gives rows of many tiles; take crop, pad or stretch")
         if self.fit == "native" and self.tokens is not None:
-            raise DatasetError("the fit native has no number of tokens to choose")
+            raise DatasetError("the fit native has no number of tokens or image size to choose")
         if self.fit in GRID_FITS and self.views.kind in ("ten-crop", "random"):
             raise DatasetError(f"views {self.views} are square tiles; take the fit crop or stretch")
 
