@@ -11,7 +11,8 @@ import typer
 from tokcodec.cli import options as shared
 from tokcodec.cli.options import STANDARD, colour_of
 from tokcodec.cli.outcomes import report_jobs
-from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import note, print_json, require_pyarrow
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import counted
 from tokcodec.io.files import SUFFIX
@@ -129,6 +130,8 @@ def tokenize(
 
         def move(done: "Progress") -> None:
             bar.bytes_in += done.bytes_in
+            bar.bytes_read += done.bytes_read
+            bar.bytes_skipped += done.bytes_read if done.kept else 0
             if done.failed:
                 bar.fail(": ".join(done.error or ()), done.failed)
             if good := done.images - done.failed:
@@ -145,7 +148,7 @@ def tokenize(
                 note(f"--dtype {run.faster_dtype} is faster here, and changes some tokens")
             if not run.shards:
                 note(f"part {shard} has no shards: there are {run.all_shards} in all")
-            bar.total = run.images
+            bar.total, bar.total_bytes = run.images, run.source_bytes
             stack.enter_context(bar)
             return None
 

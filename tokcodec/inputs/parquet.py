@@ -24,7 +24,7 @@ _MOST_EXPANDED = 100  # times its bytes in the file that a column of images may 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``start`` to ``stop`` of a Parquet file with a column of images.
+    """Rows ``start`` to ``stop`` of a Parquet file of ``total`` rows with a column of images.
 
     ``label``, ``text_columns`` and ``max_bytes`` as of ``gather``.
     """
@@ -33,6 +33,7 @@ class Rows:
     name: str
     start: int
     stop: int
+    total: int
     label: str | None
     text_columns: tuple[str, ...] = ()
     max_bytes: int = MAX_BYTES
@@ -84,7 +85,13 @@ class Rows:
             data = "no image in this row"
         elif len(data) > self.max_bytes:
             data = too_large(len(data), self.max_bytes)
-        return Record(key, label, partial(stored, data), self.stamps[0], str(row), texts)
+        size = self.stamps[0].size // self.total
+        return Record(key, label, partial(stored, data), self.stamps[0], str(row), texts, size)
+
+    @property
+    def source_bytes(self) -> int:
+        """The share of the file's bytes that these rows have by their number."""
+        return self.stamps[0].size * len(self) // self.total
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -123,7 +130,7 @@ def row_ranges(
     size = size or max(1, total)
     for start in range(0, total, size):
         stop = min(start + size, total)
-        yield Rows((stamp,), name, start, stop, label, tuple(text_columns), max_bytes)
+        yield Rows((stamp,), name, start, stop, total, label, tuple(text_columns), max_bytes)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ class Record:
         member: its name in the tar, or its row; empty for a file.
         texts: further columns of its row, by name: ``txt`` and ``json`` beside an image, or columns
             of a Parquet file. Where reading one fails, its key says which it is.
+        size: bytes of the source that were passed since the record before, for progress.
     """
 
     key: str
@@ -34,6 +35,7 @@ class Record:
     stamp: Stamp
     member: str = ""
     texts: Mapping[str, "Record"] = field(default_factory=dict)
+    size: int = 0
 
     def __str__(self) -> str:
         return self.name
@@ -92,12 +94,16 @@ class Files:
                 )
                 for name, own in beside.items()
             }
-            yield Record(key, label, _reader(stamp, self.max_bytes), stamp, texts=texts)
+            yield Record(key, label, _reader(stamp, self.max_bytes), stamp, "", texts, stamp.size)
 
     @property
     def text_columns(self) -> tuple[str, ...]:
         """The names of the texts beside any of the files."""
         return tuple({name: None for texts in self.texts for name in texts})
+
+    @property
+    def source_bytes(self) -> int:
+        return sum(stamp.size for stamp in self.stamps)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -44,6 +44,10 @@ class Tar:
         """Those that a tar may have; which it has is known once it is read."""
         return tuple(suffix[1:] for suffix in TEXT_SUFFIXES)
 
+    @property
+    def source_bytes(self) -> int:
+        return self.stamps[0].size
+
     def records(self) -> Iterator[Record]:
         return islice(self._all(), self.limit)
 
@@ -53,6 +57,7 @@ class Tar:
         sample: _Sample = {}
         key = reason = ""
         held = 0  # bytes of the sample's images
+        passed = 0  # bytes of the file, up to the last sample
         try:
             with open_input(stamp.path) as file:
                 for member in members(file):
@@ -64,8 +69,8 @@ class Tar:
                         continue
                     own = posixpath.join(folder, stem)
                     if sample and (own != key or suffix in sample):
-                        yield from _samples(key, sample, stamp)
-                        sample, held = {}, 0
+                        yield from _samples(key, sample, stamp, file.tell() - passed)
+                        sample, held, passed = {}, 0, file.tell()
                     key = own
                     data: bytes | str
                     if member.problem:
@@ -82,14 +87,14 @@ class Tar:
         except Exception as error:  # of the tar, or of a store behind fsspec
             reason = f"the rest of the tar: {reason_of(error)}"
         if sample:
-            yield from _samples(key, sample, stamp)
+            yield from _samples(key, sample, stamp, stamp.size - passed)
         if reason:
             yield Record(self.name, None, partial(stored, reason), stamp)
 
 
-def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
+def _samples(key: str, sample: _Sample, stamp: Stamp, size: int) -> Iterator[Record]:
     """The record of a sample; where it has several images, one for each, with its suffix. What
-    should be beside an image, and cannot be read, is a record, too."""
+    should be beside an image, and cannot be read, is a record, too. The first has the ``size``."""
 
     def record_of(suffix: str) -> Record:
         member, data = sample[suffix]
@@ -104,11 +109,12 @@ def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
     for suffix in images:
         own = key if len(images) == 1 else key + suffix
         member, data = sample[suffix]
-        yield Record(own, label, partial(stored, data), stamp, member, texts)
+        yield Record(own, label, partial(stored, data), stamp, member, texts, size)
+        size = 0
     for suffix, (_, data) in sample.items():
         if suffix in _COMPANIONS and isinstance(data, str) and data != LINK:
             yield record_of(suffix)
     if not images:
         member, _ = next(iter(sample.values()))
         read = partial(stored, "no image under this key")
-        yield Record(key, label, read, stamp, member, texts)
+        yield Record(key, label, read, stamp, member, texts, size)

@@ -200,7 +200,7 @@ def tokenize(
     overview = Overview(
         output=target.path,
         images=count([own.batch for own in shards]),
-        source_bytes=sum(stamp.size for stamp in {s for own in shards for s in own.batch.stamps}),
+        source_bytes=sum(own.batch.source_bytes for own in shards),
         shards=len(shards),
         all_shards=len(plan.shards),
         skipped=selection,

@@ -171,6 +171,7 @@ class _Made:
             failed=before.failed + failed,
             images=before.images + 1,
             bytes_in=before.bytes_in + (0 if failed else image.bytes_in),
+            bytes_read=before.bytes_read + image.record.size,
             error=(image.record.key, str(tokens)) if failed else None,
         )
 

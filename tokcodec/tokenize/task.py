@@ -74,6 +74,7 @@ class Progress:
         failed: how many of them are failed images; each of these has one row.
         images: its images, failed ones included.
         bytes_in: the bytes of the images that did not fail.
+        bytes_read: the bytes of the sources that were read, about.
         error: the key of the last image and what is wrong with it, if it failed.
         kept: the shard was finished before this run.
     """
@@ -83,6 +84,7 @@ class Progress:
     failed: int = 0
     images: int = 0
     bytes_in: int = 0
+    bytes_read: int = 0
     error: tuple[str, str] | None = None
     kept: bool = False
 
@@ -94,6 +96,7 @@ class Progress:
             failed=self.failed - before.failed,
             images=self.images - before.images,
             bytes_in=self.bytes_in - before.bytes_in,
+            bytes_read=self.bytes_read - before.bytes_read,
         )
 
 
@@ -176,7 +179,10 @@ class Task:
             table = file.read(columns=["status", "view"])
             failed = table.column("status").to_pylist().count("failed")
         images = table.column("view").to_pylist().count(0)
-        return Progress(shard or self.plan.shards[0], len(table), failed, images, kept=True)
+        size = sum(own.batch.source_bytes for own in ([shard] if shard else self.plan.shards))
+        return Progress(
+            shard or self.plan.shards[0], len(table), failed, images, bytes_read=size, kept=True
+        )
 
     def join(self, shards: DatasetFolder, folder: DatasetFolder, name: str) -> None:
         """Joins the files of all shards to one.
