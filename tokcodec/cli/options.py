@@ -23,7 +23,7 @@ INPUT, OUTPUT, MODEL, PROCESSING = "Input", "Output", "Model", "Processing"
 PACKETS = "Packets"
 
 # Input
-MANY = "files, folders, globs, WebDataset tars, Parquet files; paths or URLs."
+MANY = "files, folders, globs, {000..099}, WebDataset tars, Parquet files; paths or URLs."
 Images = Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)]
 Include = Annotated[
     list[str] | None,

@@ -243,6 +243,7 @@ def token_files(
         "height",
         "error",
         *(GRID if dataset.metadata.has_grids else ()),
+        *(("box",) if dataset.metadata.has_boxes else ()),
     )
     for file, columns in dataset.columns(*names, "tokens"):
         for place in range(len(columns["tokens"])):
@@ -282,12 +283,14 @@ def _token_file(
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
         ((tokens,),) = dataset.rows(file, column)
         grid = [row[name].as_py() for name in GRID] if metadata.has_grids else metadata.grid
+        size = row["width"].as_py(), row["height"].as_py()
+        if metadata.has_boxes:
+            _, _, *size = row["box"].as_py()
         return TokenFile.packed(
             tokens.astype(np.int64).reshape(1, *grid),
             metadata.model.quantizer.bits,
             bytes.fromhex(metadata.model_id)[:ID_BYTES],
-            row["width"].as_py(),
-            row["height"].as_py(),
+            *size,
             "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
         )
     except (TypeError, ValueError) as error:

@@ -119,8 +119,9 @@ def _read(source: str, compared: bool) -> Iterator[tuple[str, str, TokenFile | T
         from tokcodec.dataset.reader import open_dataset, token_files
 
         dataset = open_dataset(source)
-        if compared and dataset.metadata.run["views"] == "ten-crop":
-            raise DatasetError("holds ten crops of an image: leave out the originals", name=source)
+        views = dataset.metadata.run["views"]
+        if compared and views not in ("one", "hflip"):
+            raise DatasetError(f"holds crops ({views}): leave out the originals", name=source)
         yield from ((name, source, row) for name, row in token_files(dataset))
         return
     for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
