@@ -237,10 +237,14 @@ def test_there_and_back(run, proxy, bucket, tmp_path):
 def test_a_second_run_replaces_nothing(bucket):
     url, system = bucket
     path = remote.location(f"{url}/a.parquet")
-    remote.put(path, lambda file: file.write(b"first"))
-    remote.put(path, lambda file: file.write(b"first"))
-    with pytest.raises(OutputError, match=r"a\.parquet: is there already, from another run"):
-        remote.put(path, lambda file: file.write(b"other"))
+    for _ in range(2):
+        with remote.uploading(path) as file:
+            file.write(b"first")
+    with (
+        pytest.raises(OutputError, match=r"a\.parquet: is there already, from another run"),
+        remote.uploading(path) as file,
+    ):
+        file.write(b"other")
     assert system.cat(f"{url}/a.parquet") == b"first"
 
 

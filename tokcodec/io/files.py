@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from tokcodec.errors import ArgumentError, FullDiskError, Hint, OutputError
 
@@ -46,21 +46,27 @@ def same_file(one: str | Path, other: str | Path) -> bool:
 def refuse_remote(output: str | Path | None) -> None:
     """
     Raises:
-        ArgumentError: it is a URL, to which only ``tokenize`` writes.
+        ArgumentError: it is a URL, to which only ``tokenize`` and ``export`` write.
     """
     if output and re.match(r"\w+:/", str(output)):
         raise ArgumentError(f"{output} is a URL; name a path")
 
 
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
-    """Writes a file so that it is either as it was or whole, whatever goes wrong.
+    """Writes a file that ``write`` fills; see ``writing``."""
+    with writing(path, durable) as file:
+        write(file)
+
+
+@contextlib.contextmanager
+def writing(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+    """Writes a file so that it is either as it was or whole, whatever goes wrong in the block.
 
     What goes to a device or a pipe (``is_stream``) goes there when it is whole. A pipe that no
     program opens for reading within five seconds is an error.
 
     Args:
         path: the file; missing parent folders are made.
-        write: fills it.
         durable: as of ``replacement``.
 
     Raises:
@@ -68,10 +74,10 @@ def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
     """
     if not is_stream(path):
         with replacement(path, durable) as file:
-            write(file)
+            yield file
         return
     with output_errors(path), tempfile.TemporaryFile() as whole:
-        write(whole)
+        yield cast(IO[bytes], whole)
         whole.seek(0)
         with open(path, "ab", opener=_open_stream) as stream:
             shutil.copyfileobj(whole, stream)
