@@ -43,6 +43,7 @@ COMMANDS = {
         *["--rows-per-shard", "3"],
     ],
     "export": ["export", "set", "-o", "out/a.npy"],
+    "export shards": ["export", "set", "-o", "out/a.npz", "--rows-per-shard", "2"],
     "safetensors": ["export", "set", "-o", "out/a.safetensors"],
     "encode": ["encode", "photos", "-o", "out", "--weights", TINY],
     "decode": ["decode", "tokens", "-o", "out", "--weights", TINY],

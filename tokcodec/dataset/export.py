@@ -14,8 +14,8 @@ from typing import IO, Any
 import numpy as np
 
 from tokcodec.dataset.folder import DatasetFolder
-from tokcodec.dataset.formats import Format, format_of
-from tokcodec.dataset.formats.format import Facts, Kind, Record, Rows, Shard
+from tokcodec.dataset.formats import format_of
+from tokcodec.dataset.formats.format import Facts, Format, Kind, Record, Rows, Shard
 from tokcodec.dataset.formats.vocabulary import Vocabulary
 from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
 from tokcodec.dataset.table import GRID

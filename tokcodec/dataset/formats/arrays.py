@@ -57,8 +57,8 @@ def _rows(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[Any], Re
 
 
 def write_npz(shard: Shard) -> None:
-    meta = np.array(json.dumps(shard.facts.meta))
-    np.savez(shard.file, meta=meta, **_arrays(shard))
+    arrays: dict[str, Any] = {"meta": np.array(json.dumps(shard.facts.meta)), **_arrays(shard)}
+    np.savez(shard.file, **arrays)
 
 
 def read_npz(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:

@@ -17,20 +17,22 @@ def write(shard: Shard) -> None:
 
 
 def read(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
-    if source.meta.get("format") != "bin":
-        raise ValueError(f"needs {source.path.name}.meta.json, as export writes it")
-    dtype = np.dtype(source.meta["dtype"]).newbyteorder("<")
-    if source.path.stat().st_size == 0:
-        return
-    ids = np.memmap(source.path, dtype, mode="r")
-    length = source.meta["row_length"]
-    count = len(source.records) if length is None else len(ids) // length
-    lengths = [length] * count if length else [record["length"] for record in source.records]
-    ends = np.cumsum(lengths)
-    if ends[-1] != len(ids):
-        raise ValueError(f"holds {len(ids):,} tokens, not {int(ends[-1]):,}")
-    for end, own in zip(ends.tolist(), lengths, strict=True):
-        yield ids[end - own : end], {}
+    meta = source.meta
+    if meta.get("format") != "bin" or meta.get("dtype") not in FORMAT.dtypes:
+        raise ValueError("its .meta.json is missing or damaged; export writes it")
+    dtype, length = np.dtype(meta["dtype"]).newbyteorder("<"), meta["row_length"]
+    count, rest = divmod(source.path.stat().st_size, dtype.itemsize)
+    if length is None:
+        lengths = [record["length"] for record in source.records()]
+    else:
+        lengths = [length] * (count // length)
+    if rest or sum(lengths) != count or min(lengths, default=1) < 0:
+        raise ValueError(f"its size is not that of {len(lengths):,} rows")
+    ids = np.memmap(source.path, dtype, mode="r") if count else np.zeros(0, dtype)
+    end = 0
+    for own in lengths:
+        yield ids[end : end + own], {}
+        end += own
 
 
 FORMAT = Format(

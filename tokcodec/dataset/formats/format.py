@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -91,12 +91,12 @@ class Exported:
     Attributes:
         path: a local file.
         meta: the fields of ``NAME.meta.json``; none where that is not there.
-        records: the lines of ``NAME.index.jsonl``; none where that is not there.
+        records: gives the lines of ``NAME.index.jsonl``; none where that is not there.
     """
 
     path: Path
-    meta: dict[str, Any] = field(default_factory=dict)
-    records: tuple[Record, ...] = ()
+    meta: dict[str, Any]
+    records: Callable[[], Iterator[Record]]
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,12 @@ class Format:
 
 
 def parse_meta(text: str) -> dict[str, Any]:
-    """The fields of ``NAME.meta.json``.
+    """The fields of ``NAME.meta.json``, or of a line of ``NAME.index.jsonl``.
 
     Raises:
         ValueError: it is not a JSON object.
     """
     meta = parse_json(text, _LONGEST_META)
     if not isinstance(meta, dict):
-        raise ValueError("its metadata is not a JSON object")
+        raise ValueError("its metadata is no JSON object")
     return meta
