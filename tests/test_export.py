@@ -1,15 +1,19 @@
 """Token datasets in the formats that trainers read, each read as they read it."""
 
+import inspect
 import itertools
 import json
 import linecache
 import struct
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import tokcodec
 from tokcodec import load_tokens
+from tokcodec.cli.export import export as command
 from tokcodec.errors import ArgumentError, DatasetError, OutputError
 
 pq = pytest.importorskip("pyarrow.parquet")
@@ -367,3 +371,16 @@ def test_exports_are_streams_and_pipes(start, dataset, expected):
     done = start("export", dataset, "-o", "-", "--format", "jsonl")
     assert [json.loads(line)["tokens"] for line in done.stdout.splitlines()] == expected.tolist()
     assert b"147 rows" in done.stderr
+
+
+def test_every_format_is_in_the_guide_and_a_choice_of_the_command():
+    guide = (Path(tokcodec.__file__).parent / "dataset" / "README.md").read_text()
+    for each in FORMATS.values():
+        held = "yes" if each.ragged else "no"
+        (row,) = [line for line in guide.splitlines() if line.startswith(f"| `{each.name}` |")]
+        assert f"| {each.reader} |" in row
+        assert f"| {held} |" in row
+        assert row.endswith("| index |") == each.indexed
+    option = inspect.signature(command).parameters["format_name"].annotation
+    choices = get_args(get_args(get_args(option)[0])[0])
+    assert choices == tuple(FORMATS)

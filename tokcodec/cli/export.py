@@ -70,18 +70,28 @@ def export(
     ] = 0,
     begin_token: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Write N before each row.", rich_help_panel=TOKENS),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Write N before the tokens of each image.",
+            rich_help_panel=TOKENS,
+        ),
     ] = None,
     end_token: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="Write N after each row.", rich_help_panel=TOKENS),
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Write N after the tokens of each image.",
+            rich_help_panel=TOKENS,
+        ),
     ] = None,
     row_token: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=0,
-            help="Write N after the tokens of each row of a grid.",
+            help="Write N after each row of the grid of an image.",
             rich_help_panel=TOKENS,
         ),
     ] = None,

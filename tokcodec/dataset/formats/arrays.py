@@ -95,7 +95,7 @@ _format = partial(Format, dtypes=_DTYPES, indexed=True)
 NPZ = _format("npz", "NumPy", ".npz", write=write_npz, read=read_npz, meta=meta_of_npz)
 SAFETENSORS = _format(
     "safetensors",
-    "safetensors, from Python or Rust",
+    "safetensors, in Python and Rust",
     ".safetensors",
     write=write_safetensors,
     read=read_safetensors,

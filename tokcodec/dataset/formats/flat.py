@@ -36,5 +36,5 @@ def read(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
 
 
 FORMAT = Format(
-    "bin", "nanoGPT, 1xgpt: np.memmap", ".bin", ("uint16", "uint32"), write, read, indexed=True
+    "bin", "nanoGPT, 1xgpt: `np.memmap`", ".bin", ("uint16", "uint32"), write, read, indexed=True
 )

@@ -37,7 +37,7 @@ def read(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
 
 FORMAT = Format(
     "jsonl",
-    "TiTok, RAR, MaskBit; datasets.load_dataset('json')",
+    'TiTok, RAR, MaskBit; `datasets.load_dataset("json")`',
     ".jsonl",
     ("uint8", "uint16", "uint32", "uint64"),
     write,

@@ -52,7 +52,7 @@ def _images(parts: Iterator[Rows]) -> Iterator[_Image]:
 
 FORMAT = Format(
     "llamagen",
-    "LlamaGen, RandAR and kin",
+    "LlamaGen, RandAR and others with its loader",
     "",
     ("int64",),
     write,

@@ -36,7 +36,7 @@ def write(shard: Shard) -> None:
 
 FORMAT = Format(
     "megatron",
-    "Megatron-LM, NeMo: IndexedDataset",
+    "Megatron-LM, NeMo: `IndexedDataset`",
     ".bin",
     ("uint16", "int32"),
     write,

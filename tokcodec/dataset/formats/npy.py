@@ -51,7 +51,7 @@ def as_rows(tokens: NDArray[Any]) -> NDArray[Any]:
 
 FORMAT = Format(
     "npy",
-    "NumPy",
+    'NumPy: `np.load(mmap_mode="r")`',
     ".npy",
     ("uint8", "uint16", "uint32", "uint64"),
     write,

@@ -37,7 +37,7 @@ def write(shard: Shard) -> None:
 
 FORMAT = Format(
     "webdataset",
-    "webdataset, open-muse; datasets.load_dataset('webdataset')",
+    'webdataset, open-muse; `datasets.load_dataset("webdataset")`',
     ".tar",
     ("uint8", "uint16", "uint32", "uint64"),
     write,
