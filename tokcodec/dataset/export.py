@@ -3,9 +3,11 @@
 import contextlib
 import itertools
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -136,7 +138,7 @@ def _write(
                     part = _indexed(part, index)
                 counted = _Counted(part)
                 target.format.write(
-                    Shard(name, file, iter(counted), facts, target.open, target.discard)
+                    Shard(name, file, iter(counted), facts, target.open_other, target.discard)
                 )
                 if not number:
                     target.discard(name)  # while there is nothing new beside it
@@ -176,6 +178,7 @@ class _Output:
         self._name = path.name
         self._stem = path.name.removesuffix(form.suffix)
         self._is_sharded = sharded
+        self._unsynced = False
         self.is_stream = not self._folder.is_remote and is_stream(path)
 
     def name(self, number: int) -> str:
@@ -201,9 +204,14 @@ class _Output:
         elif self._folder.exists(name) and not force:
             raise OutputError("is there already", name=self._folder / name, hint=Hint.OVERWRITE)
 
+    def open_other(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """A file beside a shard, of which there may be millions: all are synced at the end."""
+        self._unsynced = not self._folder.is_remote
+        return self.open(name, sync=False)
+
     @contextlib.contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
-        with self._folder.writing(name) as file:
+    def open(self, name: str, sync: bool = True) -> Iterator[IO[bytes]]:
+        with self._folder.writing(name, sync) as file:
             yield file
             if self._folder.is_remote:  # where nothing is replaced
                 self.discard(name)
@@ -218,6 +226,8 @@ class _Output:
         """Writes what is about all shards, and removes those of a larger export before it."""
         if self.is_stream:
             return
+        if self._unsynced:
+            os.sync()
         number = len(self.written)
         while self._is_sharded and self.discard(self.name(number)):
             self.discard(self.index(number))

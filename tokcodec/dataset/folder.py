@@ -171,13 +171,15 @@ class DatasetFolder:
         with self.writing(name) as file:
             fill(file)
 
-    def writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
+    def writing(self, name: str, sync: bool = True) -> AbstractContextManager[IO[bytes]]:
         """A file to fill, which appears whole when the block ends well, or not at all.
+
+        Without ``sync``, a power cut may leave an empty one.
 
         Raises:
             OutputError: the file system or the store refused.
         """
-        return self._storage.writing(self / name)
+        return self._storage.writing(self / name, sync)
 
     def remove(self, name: str) -> None:
         """Removes a file.
@@ -249,7 +251,7 @@ class _Storage(Protocol):
     def exists(self, path: Path) -> bool: ...
     def written_at(self, path: Path) -> int | None: ...
     def source(self, path: Path) -> Any: ...
-    def writing(self, path: Path) -> AbstractContextManager[IO[bytes]]: ...
+    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]: ...
     def remove(self, path: Path) -> None: ...
     def sweep(self, folder: Path, alone: bool) -> None: ...
     def lock(self, stack: contextlib.ExitStack, folder: Path, index: int, count: int) -> None: ...
@@ -271,8 +273,8 @@ class _Disk:
     def source(self, path: Path) -> Any:
         return path
 
-    def writing(self, path: Path) -> AbstractContextManager[IO[bytes]]:
-        return files.writing(path, durable=True)
+    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]:
+        return files.writing(path, durable=sync, sync=sync)
 
     def remove(self, path: Path) -> None:
         path.unlink()
@@ -308,7 +310,7 @@ class _Store:
     def source(self, path: Path) -> Any:
         return remote.open_input(path)
 
-    def writing(self, path: Path) -> AbstractContextManager[IO[bytes]]:
+    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]:  # noqa: ARG002
         return remote.uploading(path)
 
     def remove(self, path: Path) -> None:

@@ -59,7 +59,7 @@ def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+def writing(path: Path, durable: bool = False, sync: bool = True) -> Iterator[IO[bytes]]:
     """Writes a file so that it is either as it was or whole, whatever goes wrong in the block.
 
     What goes to a device or a pipe (``is_stream``) goes there when it is whole. A pipe that no
@@ -67,13 +67,13 @@ def writing(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
 
     Args:
         path: the file; missing parent folders are made.
-        durable: as of ``replacement``.
+        durable, sync: as of ``replacement``.
 
     Raises:
         FullDiskError, OutputError: as ``replacement``.
     """
     if not is_stream(path):
-        with replacement(path, durable) as file:
+        with replacement(path, durable, sync) as file:
             yield file
         return
     with output_errors(path), tempfile.TemporaryFile() as whole:
@@ -84,7 +84,7 @@ def writing(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+def replacement(path: Path, durable: bool = False, sync: bool = True) -> Iterator[IO[bytes]]:
     """A temporary file in the same folder that replaces ``path`` when the block ends well.
 
     It gets the mode of the file that it replaces. The first write of a process to a folder removes
@@ -93,6 +93,8 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
     Args:
         path: the file; missing parent folders are made.
         durable: sync the folder, too, without which a power cut may take the name back.
+        sync: sync the file, without which a power cut may leave it empty. Takes milliseconds, too
+            many for each of a million files.
 
     Raises:
         FullDiskError: no space is left.
@@ -108,7 +110,8 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             temporary.replace(path)
             if durable:
                 _sync(path.parent)
