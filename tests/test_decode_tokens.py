@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 from PIL import Image
 
 import tokcodec
@@ -89,6 +90,29 @@ def test_samples(run, codec, tmp_path):
     decoded(tmp_path / "wide.npy", tmp_path / "wide", rows=[3])
     (found,) = images_in(tmp_path / "wide").values()
     assert np.array_equal(found, codec.decode(wide[3:4])[0])
+
+
+def test_tokens_in_one_dimension(tmp_path):
+    """Of a model whose tokens have no grid; some of its kind decode any first ones."""
+    latent = str(GOLDEN / "latent.safetensors")
+    codec = Codec.load(latent, "cpu")
+    size, config = codec.config.num_tokens, codec.config
+    assert not config.has_grid
+    tokens = np.random.default_rng(0).integers(0, config.quantizer.codebook_size, (3, size))
+    np.save(tmp_path / "s.npy", tokens)
+    decoded(tmp_path / "s.npy", tmp_path / "out", weights=latent)
+    found = images_in(tmp_path / "out")
+    for number, pixels in enumerate(codec.decode(tokens)):
+        assert np.array_equal(found[f"{number:05}.png"], pixels)
+    (tmp_path / "in.png").write_bytes(image(1))
+    go([tmp_path / "in.png"], tmp_path / "d", weights=latent)
+    with pytest.raises(ArgumentError, match="no rows"):
+        tokcodec.export(tmp_path / "d", tmp_path / "t.bin", row_token=10**6)
+    tokcodec.export(tmp_path / "d", tmp_path / "t.bin", begin_token=10**6)
+    decoded(tmp_path / "t.bin", tmp_path / "one", weights=latent)
+    decoded(tmp_path / "d", tmp_path / "two", weights=latent)
+    one, two = images_in(tmp_path / "one"), images_in(tmp_path / "two")
+    assert np.array_equal(one["in.png.png"], two["in.png.png"])
 
 
 def test_the_model_is_that_of_the_metadata(datasets, run, tmp_path):

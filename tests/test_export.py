@@ -367,10 +367,13 @@ def test_shards_are_the_rows_in_order(dataset, expected, tmp_path, name):
         tokcodec.export(dataset, tmp_path / name, rows_per_shard=40)
 
 
-def test_exports_are_streams_and_pipes(start, dataset, expected):
+def test_exports_go_to_standard_output(start, dataset, expected):
     done = start("export", dataset, "-o", "-", "--format", "jsonl")
     assert [json.loads(line)["tokens"] for line in done.stdout.splitlines()] == expected.tolist()
     assert b"147 rows" in done.stderr
+    for more in (["megatron"], ["mds"], ["npy", "--rows-per-shard", "9"]):
+        done = start("export", dataset, "-o", "-", "--format", *more, status=2)
+        assert b"takes one file" in done.stderr
 
 
 def test_every_format_is_in_the_guide_and_a_choice_of_the_command():

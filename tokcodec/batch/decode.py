@@ -281,7 +281,7 @@ def _plan_rows(
 ) -> Plan:
     """A job for each row; images go into the folder ``output``, or all into ``sheet``."""
     if output is None or output == STANDARD:
-        raise ArgumentError("name a folder for the images of a dataset")
+        raise ArgumentError("name a folder for the images of these rows")
     refuse_remote(output)
     folder = Path(output)
 

@@ -1,30 +1,21 @@
 """``export``: token datasets in the formats that trainers read."""
 
-import contextlib
 import itertools
-import json
-import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.formats import format_of
-from tokcodec.dataset.formats.format import Facts, Format, Kind, Record, Rows, Shard
+from tokcodec.dataset.formats.format import Facts, Format, Kind, Record, Rows
+from tokcodec.dataset.formats.output import Output, write
 from tokcodec.dataset.formats.vocabulary import Vocabulary
 from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
 from tokcodec.dataset.table import GRID
-from tokcodec.errors import ArgumentError, DatasetError, Hint, OutputError
-from tokcodec.io.files import is_stream
-from tokcodec.io.job import single_job
-from tokcodec.io.remote import location
+from tokcodec.errors import ArgumentError, DatasetError
 
 _NOT_CARRIED = ("tokens", "status", "error", "class_id")
 _ALWAYS = ("key", "view")
@@ -98,7 +89,7 @@ def export(
     kind = format_of(str(output), format)
     if rows_per_shard is not None and (kind.many is None or rows_per_shard < 1):
         raise ArgumentError(f"{rows_per_shard} rows per shard of the format {kind.name}")
-    target = _Output(output, kind, rows_per_shard is not None)
+    target = Output(output, kind, rows_per_shard is not None)
     target.check(dataset, force)
     rows = open_dataset(dataset)
     model = rows.metadata.model
@@ -121,125 +112,7 @@ def export(
         )
     classes = class_numbers(label for label in uses if label is not None)
     facts = _facts(rows, kind, vocabulary, kinds, classes, dtype)
-    return _write(target, facts, _rows(rows, facts, classes), rows_per_shard, rows.path)
-
-
-def _write(
-    target: "_Output", facts: Facts, rows: Iterator[Rows], size: int | None, dataset: Path
-) -> int:
-    """Writes all files; the first shard gets its name last."""
-    with contextlib.ExitStack() as first:
-        for number, part in _shards(rows, size):
-            name = target.name(number)
-            with contextlib.ExitStack() as stack:
-                file = (stack if number else first).enter_context(target.open(name))
-                if target.format.indexed and not target.is_stream:
-                    index = stack.enter_context(target.open(target.index(number)))
-                    part = _indexed(part, index)
-                counted = _Counted(part)
-                target.format.write(
-                    Shard(name, file, iter(counted), facts, target.open_other, target.discard)
-                )
-                if not number:
-                    target.discard(name)  # while there is nothing new beside it
-                size_now = file.seek(0, 2)
-            target.written.append({"name": name, "rows": counted.rows, "bytes": size_now})
-        if not target.written:
-            raise DatasetError("holds no rows", name=dataset)
-        target.finish(facts)
-    return sum(shard["rows"] for shard in target.written)
-
-
-@dataclass
-class _Counted:
-    """Rows, which it counts as they are taken."""
-
-    parts: Iterable[Rows]
-    rows: int = 0
-
-    def __iter__(self) -> Iterator[Rows]:
-        for part in self.parts:
-            self.rows += len(part)
-            yield part
-
-
-class _Output:
-    """The files of an export."""
-
-    def __init__(self, output: str | Path, form: Format, sharded: bool) -> None:
-        """
-        Raises:
-            OutputError: it is a URL that cannot be opened here.
-        """
-        path = location(str(output))
-        self.format = form
-        self.written: list[Record] = []
-        self._folder = DatasetFolder(path.parent)
-        self._name = path.name
-        self._stem = path.name.removesuffix(form.suffix)
-        self._is_sharded = sharded
-        self._unsynced = False
-        self.is_stream = not self._folder.is_remote and is_stream(path)
-
-    def name(self, number: int) -> str:
-        """The name of a shard."""
-        template = self.format.many if self._is_sharded else self.format.one
-        assert template is not None
-        return template.format(
-            name=self._name, stem=self._stem, suffix=self.format.suffix, number=number
-        )
-
-    def index(self, number: int) -> str:
-        """The name of the file with the columns of a shard's rows."""
-        return f"{self.name(number) if self._is_sharded else self._name}.index.jsonl"
-
-    def check(self, dataset: str | Path, force: bool) -> None:
-        """
-        Raises:
-            OutputError: the first file is there already, or is the dataset.
-        """
-        name = self.name(0)
-        if not self._folder.is_remote:
-            single_job(dataset, self._folder / name).check(force)
-        elif self._folder.exists(name) and not force:
-            raise OutputError("is there already", name=self._folder / name, hint=Hint.OVERWRITE)
-
-    def open_other(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file beside a shard, of which there may be millions: all are synced at the end."""
-        self._unsynced = not self._folder.is_remote
-        return self.open(name, sync=False)
-
-    @contextlib.contextmanager
-    def open(self, name: str, sync: bool = True) -> Iterator[IO[bytes]]:
-        with self._folder.writing(name, sync) as file:
-            yield file
-            if self._folder.is_remote:  # where nothing is replaced
-                self.discard(name)
-
-    def discard(self, name: str) -> bool:
-        if self.is_stream or not self._folder.exists(name):
-            return False
-        self._folder.remove(name)
-        return True
-
-    def finish(self, facts: Facts) -> None:
-        """Writes what is about all shards, and removes those of a larger export before it."""
-        if self.is_stream:
-            return
-        if self._unsynced:
-            os.sync()
-        number = len(self.written)
-        while self._is_sharded and self.discard(self.name(number)):
-            self.discard(self.index(number))
-            number += 1
-        rows = sum(shard["rows"] for shard in self.written)
-        meta = json.dumps({**facts.meta, "rows": rows, "files": self.written}, indent=1)
-        texts = [(f"{self._name}.meta.json", meta)]
-        if self.format.finish:
-            texts.append(self.format.finish(self._stem, facts, self.written))
-        for name, text in texts:
-            with self.open(name) as file:
-                file.write(text.encode() + b"\n")
+    return write(target, facts, _rows(rows, facts, classes), rows_per_shard, rows.path)
 
 
 def _kinds(dataset: TokenRows, wanted: Sequence[str] | None) -> dict[str, Kind]:
@@ -332,30 +205,3 @@ def _records(dataset: TokenRows, names: Sequence[str]) -> Iterator[Record]:
     for group in _groups(dataset, names):
         for values in zip(*group.values(), strict=True):
             yield dict(zip(names, values, strict=True))
-
-
-def _shards(rows: Iterable[Rows], size: int | None) -> Iterator[tuple[int, Iterator[Rows]]]:
-    """The rows of each shard, to be taken before those of the next; at least one shard."""
-    most = size or sys.maxsize
-
-    def pieces() -> Iterator[tuple[int, Rows]]:
-        number, left = 0, most
-        for part in rows:
-            while len(part) > left:
-                yield number, part[:left]
-                part = part[left:]
-                number, left = number + 1, most
-            yield number, part
-            left -= len(part)
-
-    for number, shard in itertools.groupby(pieces(), key=itemgetter(0)):
-        yield number, (part for _, part in shard)
-
-
-def _indexed(rows: Iterator[Rows], index: IO[bytes]) -> Iterator[Rows]:
-    """The rows, whose columns become lines of an index as they are taken."""
-    for part in rows:
-        for tokens, record in zip(part.tokens, part.records(), strict=True):
-            line = json.dumps({**record, "length": len(tokens)}, default=str)
-            index.write(line.encode() + b"\n")
-        yield part

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from numpy.typing import NDArray
 
@@ -38,7 +38,7 @@ class ExportedTokens:
         source: what is read.
         header: the checkpoint that was named, or that the file's metadata names.
         vocabulary: what its ids mean.
-        file: keeps what is read, which may be a temporary copy.
+        copy: keeps the temporary copy of a URL that is read.
     """
 
     name: str
@@ -46,7 +46,7 @@ class ExportedTokens:
     source: Exported
     header: Header
     vocabulary: Vocabulary
-    file: IO[bytes]
+    copy: object
 
     def token_files(
         self, keys: Collection[str] = (), numbers: Collection[int] = ()
@@ -67,12 +67,14 @@ class ExportedTokens:
         chosen = frozenset(missing)
         for number, (ids, record) in enumerate(self._rows()):
             key, view = record.get("key"), record.get("view")
-            if chosen and not {key, number} & chosen:
-                continue
-            missing -= {key, number}
             name = f"{number:05}"
             if isinstance(key, str) and key:
                 name = key + (f".view{view}" if view else "")
+            else:
+                key = None
+            if chosen and not {key, number} & chosen:
+                continue
+            missing -= {key, number}
             try:
                 yield name, self._token_file(ids, record)
             except (TypeError, ValueError, OverflowError) as error:
@@ -159,9 +161,8 @@ def open_tokens(name: str, given: Header | None = None) -> ExportedTokens:
     """
     kind = format_of(name)
     try:
-        file = _local(name)
-        meta = kind.meta(Path(file.name)) if kind.meta else {}
-        meta = meta or _meta_beside(name)
+        path, copy = _local(name)
+        meta = (kind.meta(path) if kind.meta else {}) or _meta_beside(name)
         model_id = bytes.fromhex(meta.get("model_id", ""))
         if meta.get("fit") not in (None, *FITS):
             raise ValueError(f"its fit is {quoted(meta['fit'])}")
@@ -179,23 +180,24 @@ def open_tokens(name: str, given: Header | None = None) -> ExportedTokens:
         raise
     except Exception as error:  # of NumPy, zipfile, safetensors, JSON or a store
         raise _unreadable(name, error) from error
-    source = Exported(Path(file.name), meta, partial(_records, name))
-    return ExportedTokens(name, kind, source, header, vocabulary, file)
+    source = Exported(path, meta, partial(_records, name))
+    return ExportedTokens(name, kind, source, header, vocabulary, copy)
 
 
-def _local(name: str) -> IO[bytes]:
-    """A local file, or a temporary copy of a URL, which is there while the result is referred to.
+def _local(name: str) -> tuple[Path, object]:
+    """The path of a local file; or that of a temporary copy of a URL, and what keeps it.
 
     Raises:
         OSError: it cannot be read.
     """
     if not is_remote(name):
-        return open(name, "rb")
+        with open(name, "rb"):
+            return Path(name), None
     copy = tempfile.NamedTemporaryFile()  # noqa: SIM115 (it lives as long as what reads it)
     with open_input(name) as file:
         shutil.copyfileobj(file, copy, 1 << 20)
     copy.flush()
-    return cast(IO[bytes], copy)
+    return Path(copy.name), copy
 
 
 def _meta_beside(name: str) -> dict[str, Any]:
@@ -216,12 +218,12 @@ def _records(name: str) -> Iterator[Record]:
     Raises:
         OSError, ValueError: it cannot be read.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open_input(f"{name}.index.jsonl"))
-        except FileNotFoundError:
-            return
-        for line in io.TextIOWrapper(io.BufferedReader(cast(io.RawIOBase, file)), "utf-8"):
+    try:
+        file = open_input(f"{name}.index.jsonl")
+    except FileNotFoundError:
+        return
+    with io.TextIOWrapper(io.BufferedReader(cast(io.RawIOBase, file)), "utf-8") as lines:
+        for line in lines:
             yield parse_meta(line)
 
 

@@ -62,12 +62,12 @@ def write_npz(shard: Shard) -> None:
 
 
 def read_npz(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
-    with np.load(source.path, allow_pickle=False) as arrays:
+    with source.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         yield from _rows({name: arrays[name] for name in arrays.files})
 
 
 def meta_of_npz(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return parse_meta(str(arrays["meta"])) if "meta" in arrays.files else {}
 
 
