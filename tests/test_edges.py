@@ -354,7 +354,6 @@ def test_another_image_is_not_taken_for_done(tokcodec, here):
 def test_outputs_that_are_urls_or_named_like_files(tokcodec, here):
     for command in (
         ["encode", "a.jpg", "-o", "s3://bucket/x"],
-        ["export", "x", "-o", "s3://bucket/x.npy"],
         ["page", "one", "-o", "s3://bucket/page"],
         ["evaluate", "one", "-o", "s3://bucket/report"],
     ):

@@ -43,6 +43,7 @@ COMMANDS = {
         *["--rows-per-shard", "3"],
     ],
     "export": ["export", "set", "-o", "out/a.npy"],
+    "export shards": ["export", "set", "-o", "out/a.npz", "--rows-per-shard", "2"],
     "safetensors": ["export", "set", "-o", "out/a.safetensors"],
     "encode": ["encode", "photos", "-o", "out", "--weights", TINY],
     "decode": ["decode", "tokens", "-o", "out", "--weights", TINY],
@@ -158,5 +159,5 @@ def test_nothing_is_lost_at_any_point(run, inputs, tmp_path, name, over):
             run(*again, cwd=folder)
             assert tree(folder / "out") == expected, at
             shutil.rmtree(folder)
-    assert points > 10 / STEP
+    assert points >= 10 / STEP
     print(f"{name}: {points} points")

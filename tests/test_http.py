@@ -150,7 +150,7 @@ def test_no_command_shows_credentials(server, run, tmp_path):
         run("inspect", missing, status=1),
         run("inspect", found, "--failed", status=1),
         run("stats", missing, status=1),
-        run("export", missing, "-o", found, status=2),
+        run("export", missing, "-o", found, "--format", "npy", status=1),
         run("tokenize", "--from-file", tmp_path / "list", "-o", out, "--weights", TINY, "--json",
             status=3),
         run("inspect", out, "--json"),

@@ -324,7 +324,7 @@ def test_numeric_labels_are_their_own_class(run, tmp_path):
     assert tokcodec.export(tmp_path / "numbers", tmp_path / "t.jsonl") == 2
     lines = map(json.loads, (tmp_path / "t.jsonl").open())
     assert sorted(line["class_id"] for line in lines) == [2, 10]
-    assert not (tmp_path / "t.jsonl.classes.json").exists()
+    assert json.loads((tmp_path / "t.jsonl.meta.json").read_text())["classes"] is None
 
 
 def list_token_files(path):

@@ -207,7 +207,24 @@ def test_there_and_back(run, proxy, bucket, tmp_path):
         }
     run("export", f"{url}/out", "-o", tmp_path / "t.npy")
     assert np.array_equal(np.load(tmp_path / "t.npy"), tokens)
-    run("decode", f"{url}/out", "-o", tmp_path / "there", "--weights", TINY)
+    for _ in range(2):
+        for place in (url, tmp_path):
+            shards = ("--rows-per-shard", "40", "-f")
+            run("export", f"{url}/out", "-o", f"{place}/t.npz", *shards)
+            run("export", f"{url}/out", "-o", f"{place}/mds", "--format", "mds", *shards)
+    for name in ("t-00000.npz", "t-00001.npz", "t-00001.npz.index.jsonl", "t.npz.meta.json",
+        "mds/shard.00000.mds", "mds/index.json"):  # fmt: skip
+        assert system.cat(f"{url}/{name}") == (tmp_path / name).read_bytes()
+    assert (
+        b"is there already"
+        in run("export", f"{url}/out", "-o", f"{url}/t.npz", *shards[:2], status=1).stderr
+    )
+    weights = ("--weights", TINY)
+    for place in (url, tmp_path):
+        out = tmp_path / f"from {place.__class__.__name__}"
+        run("decode", f"{place}/t-00001.npz", "-o", out, *weights)
+        assert len(list(out.rglob("*.png"))) == 20
+    run("decode", f"{url}/out", "-o", tmp_path / "there", *weights)
     run("decode", tmp_path / "local", "-o", tmp_path / "here", "--weights", TINY)
     images = sorted(p.relative_to(tmp_path / "here") for p in (tmp_path / "here").rglob("*.png"))
     assert len(images) == 60
@@ -237,10 +254,14 @@ def test_there_and_back(run, proxy, bucket, tmp_path):
 def test_a_second_run_replaces_nothing(bucket):
     url, system = bucket
     path = remote.location(f"{url}/a.parquet")
-    remote.put(path, lambda file: file.write(b"first"))
-    remote.put(path, lambda file: file.write(b"first"))
-    with pytest.raises(OutputError, match=r"a\.parquet: is there already, from another run"):
-        remote.put(path, lambda file: file.write(b"other"))
+    for _ in range(2):
+        with remote.uploading(path) as file:
+            file.write(b"first")
+    with (
+        pytest.raises(OutputError, match=r"a\.parquet: is there already, from another run"),
+        remote.uploading(path) as file,
+    ):
+        file.write(b"other")
     assert system.cat(f"{url}/a.parquet") == b"first"
 
 

@@ -490,9 +490,10 @@ class Codec:
 
         Args:
             tokens: an array, for pixels uint8 [B, H, W, 3]; or a tensor, for pixels float32
-                [B, 3, H, W] in [0, 1] on the codec's device. The first n tokens, [B, n], if n is
-                one of ``config.token_counts``; any grid [B, rows, columns] if the model takes
-                images of any size.
+                [B, 3, H, W] in [0, 1] on the codec's device. Of any type of integers, as
+                ``load_tokens`` gives them. Those of a square grid may stand in a row, [B, N]. The
+                first n tokens, [B, n], if n is one of ``config.token_counts``; any grid
+                [B, rows, columns] if the model takes images of any size.
 
         Raises:
             TypeError: neither an array nor a tensor.
@@ -510,10 +511,18 @@ class Codec:
             raise ValueError(f"expected tokens of an integer type, not {tokens.dtype}")
         size, side = self.config.quantizer.codebook_size, self.config.preprocessing.image_size
         tile, own = self.config.token_shape(side, side), tuple(tokens.shape[1:])
+        if len(own) == 1 and len(tile) == 2:  # of a square
+            edge = math.isqrt(own[0])
+            if edge * edge == own[0]:
+                own = (edge, edge)
+                tokens = tokens.reshape(tokens.shape[0], *own)
         first = len(own) == len(tile) == 1 and own[0] in self.config.token_counts
         grid = bool(self.config.multiple) and len(own) == 2 and min(own) > 0
         if not (own == tile or first or grid):
-            raise ValueError(f"expected tokens {['B', *tile]}, not {list(tokens.shape)}")
+            wanted = f"[B, {', '.join(map(str, tile))}]"
+            if self.config.multiple:
+                wanted += " or another grid [B, rows, columns]"
+            raise ValueError(f"expected tokens {wanted}, not {list(tokens.shape)}")
         if math.prod(tokens.shape) and not (tokens.min() >= 0 and tokens.max() < size):
             raise ValueError(f"tokens must be from 0 to {size - 1:,}")
         return self._torch().decode_tensor(tokens) if is_tensor else self.runtime.decode(tokens)

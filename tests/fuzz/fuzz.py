@@ -183,6 +183,34 @@ def dataset():
     return act, DatasetError
 
 
+def exported():
+    """Files that are no arrays of tokens, or damaged ones: of the format that the first byte says,
+    and up to an empty line of the second, metadata and a line of an index."""
+    from tokcodec import checkpoint
+    from tokcodec.dataset.exported import open_tokens
+    from tokcodec.dataset.formats import FORMATS
+    from tokcodec.errors import DatasetError
+    from tokcodec.tokenfile import TokenFile
+
+    header = checkpoint.find(str(GOLDEN / "patch.safetensors"))
+    folder = Path(tempfile.mkdtemp())
+    suffixes = [each.suffix for each in FORMATS.values() if each.read]
+
+    def act(data: bytes) -> None:
+        meta, _, rest = data[1:].partition(b"\n")
+        index, _, rest = rest.partition(b"\n")
+        path = folder / ("a" + suffixes[data[0] % len(suffixes)]) if data else folder / "a.npy"
+        path.write_bytes(rest)
+        for name, text in (("meta.json", meta), ("index.jsonl", index)):
+            beside = path.with_name(f"{path.name}.{name}")
+            beside.write_bytes(text) if text else beside.unlink(missing_ok=True)
+        for _, file in open_tokens(str(path), header).token_files():
+            if isinstance(file, TokenFile):
+                assert 0 <= file.tokens.min() <= file.tokens.max() < 60
+
+    return act, DatasetError
+
+
 def image_header():
     """Files that are no image, or have a hostile header: an image is opened, and not decoded."""
     from tokcodec.errors import ImageError
@@ -215,7 +243,17 @@ def prior():
 
 TARGETS = {
     target.__name__: target
-    for target in (token_file, config, weights, torch_file, tar, dataset, image_header, prior)
+    for target in (
+        token_file,
+        config,
+        weights,
+        torch_file,
+        tar,
+        dataset,
+        exported,
+        image_header,
+        prior,
+    )
 }
 
 if __name__ == "__main__":

@@ -28,9 +28,12 @@ from tokcodec.batch.jobs import (
     refuse_others,
     write_out,
 )
+from tokcodec.batch.sheet import Sheet
+from tokcodec.batch.tables import Table
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
 from tokcodec.config.geometry import Size
 from tokcodec.dataset.folder import is_dataset
+from tokcodec.dataset.formats import is_export
 from tokcodec.errors import (
     ArgumentError,
     Hint,
@@ -41,8 +44,8 @@ from tokcodec.errors import (
 )
 from tokcodec.image import extensions, save, size_of
 from tokcodec.inputs.records import Record, Stamp
-from tokcodec.io.files import SUFFIX
-from tokcodec.io.job import Job, State
+from tokcodec.io.files import SUFFIX, refuse_remote
+from tokcodec.io.job import Job, State, single_job
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile
 
@@ -64,6 +67,7 @@ def decode_files(
     png_level: int = 1,
     keys: Sequence[str] = (),
     rows: Sequence[int] = (),
+    grid: int | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008 (frozen)
 ) -> Outcomes:
     """Decode token files to images, ``a.jpg.tok`` to ``a.jpg.png``.
@@ -73,28 +77,36 @@ def decode_files(
     decoded all the same. The work is done as the outcomes are taken.
 
     Args:
-        sources: files, folders, globs, tars, URLs; or ``-``, standard input; or one token dataset.
+        sources: files, folders, globs, tars, URLs; or ``-``, standard input; or one token dataset,
+            or one file of tokens as ``export`` writes it or a generative model samples it:
+            ``.npy`` ([n, N] or [n, rows, columns]), ``.npz``, ``.safetensors``, ``.jsonl``,
+            ``.bin``.
         output: a file, a folder, or ``-``, standard output; beside the token files if None.
         weights: the checkpoint; the bundled or cached one that fits each file if None.
         size, tokens: see ``Codec.decompress``.
         image_format: of images in folders and on standard output; PNG if None.
         png_level: how hard PNG files are compressed, 1 fast to 9 small.
-        keys, rows: the rows of a token dataset with these keys, or of these numbers from 0; all
-            rows if both are empty.
+        keys, rows: the rows of a token dataset or a file of tokens with these keys, or of these
+            numbers from 0; all rows if both are empty.
+        grid: write one image, ``output``: a contact sheet with this many images in a row.
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: as ``jobs.make_plan``.
+        ArgumentError: as ``jobs.make_plan``; or a contact sheet without a file for it.
         CheckpointError: the checkpoint cannot be found.
+        DatasetError: the dataset or the file of tokens cannot be read, or it does not say which
+            model it is of and ``weights`` is None.
+        OutputError: there is a file in the place of the contact sheet.
     """
     names = names_of(sources)
     output = None if output is None else os.fspath(output)
-    several = (name for name in names if name != STANDARD and not name.endswith(SUFFIX))
-    datasets = [name for name in several if is_dataset(name)]
-    if datasets and len(names) > 1:
-        raise ArgumentError(f"{datasets[0]}: give one token dataset alone")
-    if (keys or rows) and not datasets:
-        raise ArgumentError("rows are chosen of one token dataset")
+    several = [name for name in names if name != STANDARD and not name.endswith(SUFFIX)]
+    tables = [name for name in several if is_export(name) or is_dataset(name)]
+    if tables and len(names) > 1:
+        raise ArgumentError(f"{tables[0]}: give one token dataset, or one file of tokens, alone")
+    if (keys or rows) and not tables:
+        raise ArgumentError("rows are chosen of one token dataset, or of one file of tokens")
+    sheet = _sheet_of(output, names[0], options) if grid else None
     refuse_others(names, extensions(), ENCODE)
     extension = f".{image_format or 'png'}"
     named = file_extension(output)
@@ -102,8 +114,9 @@ def decode_files(
         raise ArgumentError(f"{output} is not the name of a {image_format} image")
     given = find(weights) if weights else None
     files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
-    if datasets:
-        plan = _plan_rows(names[0], output, extension, keys, rows, files)
+    if tables:
+        table = Table.open(names[0], given, keys, rows)
+        plan = _plan_rows(table, output, extension, files, sheet)
     else:
         plan = make_plan(
             names,
@@ -112,7 +125,9 @@ def decode_files(
             files.judge,
             kinds={SUFFIX},
             selection=options.selection,
+            together=sheet,
         )
+    together = Sheet(grid) if grid else None
 
     codecs: dict[str, Codec] = {}
 
@@ -131,16 +146,37 @@ def decode_files(
             for header, group in groups.values():
                 if header.checkpoint_id not in codecs:
                     codecs[header.checkpoint_id] = options.load(header, plan.count)
-                images = codecs[header.checkpoint_id].decompress_stream(
+                decoded = codecs[header.checkpoint_id].decompress_stream(
                     ((opened, opened[1]) for opened in group),
                     size=size,
                     tokens=tokens,
                     workers=options.workers,
                 )
+                if together is not None:  # in order
+                    yield from (files.add(header, pair, together) for pair in decoded)
+                    continue
                 write, workers = partial(files.write, header), options.workers
-                yield from map_ahead(write, images, workers, 2 * workers, at_once=True)
+                yield from map_ahead(write, decoded, workers, 2 * workers, at_once=True)
+        if together and sheet:
+            save(together.compose(), sheet, extension, png_level)
 
     return options.run(plan, work)
+
+
+def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
+    """The file of a contact sheet.
+
+    Raises:
+        ArgumentError: none is named.
+        OutputError: it is there already.
+    """
+    refuse_remote(output)
+    if output is None or file_extension(output) not in extensions():
+        raise ArgumentError("name an image file for the contact sheet", name=output)
+    job = single_job(source, Path(output))
+    if not options.dry_run:
+        job.check(options.overwrite)
+    return Path(output)
 
 
 @dataclass(frozen=True)
@@ -220,29 +256,34 @@ class _Files:
                 size = write_out(buffer.getvalue())
         except (OutputError, ImageError) as error:
             return Outcome(job, error)
-        read, pixels = token_file.file_bytes, result.width * result.height
-        return Outcome(job, None, read, size, pixels, token_file, header.name)
+        return _done(job, header, token_file, result, size)
+
+    def add(
+        self, header: Header, pair: tuple[_Opened, Image.Image | TokcodecError], sheet: Sheet
+    ) -> Outcome:
+        """As ``write``, to a contact sheet."""
+        (job, token_file), result = pair
+        if isinstance(result, TokcodecError):
+            return Outcome(job, result.named(job.name))
+        sheet.add(result)
+        return _done(job, header, token_file, result, 0)
+
+
+def _done(
+    job: FileJob, header: Header, token_file: TokenFile, image: Image.Image, size: int
+) -> Outcome:
+    pixels = image.width * image.height
+    return Outcome(job, None, token_file.file_bytes, size, pixels, token_file, header.name)
 
 
 def _plan_rows(
-    name: str,
-    output: str | None,
-    extension: str,
-    keys: Sequence[str],
-    rows: Sequence[int],
-    files: _Files,
+    table: Table, output: str | None, extension: str, files: _Files, sheet: Path | None
 ) -> Plan:
-    """A job for each row of a token dataset; images go into the folder ``output``."""
-    from tokcodec.dataset import require_pyarrow
-
-    require_pyarrow()
-    from tokcodec.dataset.reader import open_dataset, token_files
-
+    """A job for each row; images go into the folder ``output``, or all into ``sheet``."""
     if output is None or output == STANDARD:
-        raise ArgumentError("name a folder for the images of a dataset")
+        raise ArgumentError("name a folder for the images of these rows")
+    refuse_remote(output)
     folder = Path(output)
-    dataset = open_dataset(name)
-    mtime = "" if dataset.written_at is None else str(dataset.written_at)
 
     def record(key: str, row: TokenFile | TokcodecError) -> Record:
         def read() -> bytes:
@@ -250,19 +291,21 @@ def _plan_rows(
                 raise row
             return row.to_bytes()
 
-        return Record(key, None, read, Stamp(key, 0, mtime, "", key))
+        return Record(key, None, read, Stamp(key, 0, table.mtime, "", key))
 
     def jobs() -> Iterator[FileJob]:
         claimed: set[Path] = set()
         try:
-            for key, row in token_files(dataset, keys, rows):
-                target = folder / (key + extension)
+            for key, row in table.rows:
+                target = sheet or folder / (key + extension)
                 job = Job(record(key, row), target)
-                if escapes_folder(key):
+                if isinstance(row, TokcodecError):
+                    yield replace(job, target=None)  # reading it says what is wrong
+                elif sheet:
+                    yield job
+                elif escapes_folder(key):
                     why = "its key leaves the folder of the images"
                     yield replace(job, target=None, state="foreign", why=why)
-                elif isinstance(row, TokcodecError):
-                    yield replace(job, target=None)  # reading it says what is wrong
                 elif target in claimed:
                     why = "a second row of this key; choose it by its row number"
                     yield replace(job, target=None, state="foreign", why=why)
@@ -270,6 +313,6 @@ def _plan_rows(
                     claimed.add(target)
                     yield judged(job, files.judge)
         except TokcodecError as error:  # told behind the rows before it, which are decoded
-            yield Job(record(name, error), None, "foreign", error.reason)
+            yield Job(record(table.name, error), None, "foreign", error.reason)
 
-    return Plan(len(keys) + len(rows) or len(dataset), jobs())
+    return Plan(table.count, jobs())

@@ -174,6 +174,7 @@ def make_plan(
     kinds: Set[str] | None = None,
     max_image_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
+    together: Path | None = None,
 ) -> Plan:
     """A job for every source, and for everything in those that hold several.
 
@@ -189,6 +190,7 @@ def make_plan(
         kinds: see ``listing.gather``.
         max_image_bytes: ``max_bytes`` of ``listing.gather``.
         selection: see ``listing.expand``.
+        together: the one file that all results go into, in place of ``output``.
 
     Raises:
         ArgumentError: no files, two of them would have the same output, an output is the input, or
@@ -217,6 +219,9 @@ def make_plan(
     if not batches:
         wanted = "images" if kinds is None else "token files"
         raise ArgumentError(f"no {wanted} in {', '.join(sources)}")
+    if together:
+        records = chain.from_iterable(batch.records() for batch in batches)
+        return Plan(count(batches), (Job(record, together) for record in records), selection)
     for stamp in [s for batch in batches if not folder for s in batch.stamps if _is_far(s, batch)]:
         raise ArgumentError(f"name a folder for what {stamp} gives")
     claimed: dict[Path | None, str] = {}

@@ -35,7 +35,8 @@ def decode(
         typer.Argument(
             metavar="SRC",
             help="Token files: files, folders, globs, tars; paths or URLs. Or - for standard "
-            "input, or one token dataset.",
+            "input, or one token dataset, or one .npy, .npz, .safetensors, .jsonl or .bin of "
+            "tokens.",
         ),
     ],
     output: Output = None,
@@ -67,13 +68,22 @@ def decode(
             rich_help_panel=OUTPUT,
         ),
     ] = 1,
+    grid: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Write one image, OUT, with all images in rows of N.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     weights: WeightsOf = None,
     tokens: Tokens = None,
     select: Annotated[
         list[str] | None,
         typer.Option(
             metavar="KEY",
-            help="Decode only the rows of a token dataset with this key. May be repeated.",
+            help="Decode only the rows with this key. May be repeated.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -82,7 +92,7 @@ def decode(
         typer.Option(
             metavar="N",
             min=0,
-            help="Decode only the row of this number, from 0, of a token dataset. May be repeated.",
+            help="Decode only the row of this number, from 0. May be repeated.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -99,7 +109,9 @@ def decode(
 
     Without -o, the image of a.jpg.tok is a.jpg.png in the same folder; token files in tars, and on
     URLs, need a folder for -o. A file named with -o gets the format of its extension. The rows of a
-    token dataset become KEY.png in the folder of -o. Images that are up to date are skipped; other
+    token dataset, or of an array of tokens, become KEY.png or NUMBER.png in the folder of -o. An
+    array is [n, N] or [n, rows, columns]; --weights names its model, unless export wrote it with
+    metadata. Images that are up to date are skipped; other
     files that exist are kept unless -f is given.
 
     Example: tokcodec decode tokens -o images --format webp
@@ -124,6 +136,7 @@ def decode(
         png_level=png_level,
         keys=select or (),
         rows=row or (),
+        grid=grid,
         options=options,
     )
     report("decoded", outcomes, as_json, options)

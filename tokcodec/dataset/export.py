@@ -1,148 +1,207 @@
-"""``export``: token datasets in the formats that trainers read: .npy, .safetensors, .jsonl."""
+"""``export``: token datasets in the formats that trainers read."""
 
-import io
-import json
+import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
-from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset, smallest_type
-from tokcodec.errors import DatasetError
-from tokcodec.io.files import is_stream, refuse_remote, replacement, write_atomically
-from tokcodec.io.job import single_job
+from tokcodec.dataset.formats import format_of
+from tokcodec.dataset.formats.format import Facts, Format, Kind, Record, Rows
+from tokcodec.dataset.formats.output import Output, write
+from tokcodec.dataset.formats.vocabulary import Vocabulary
+from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
+from tokcodec.dataset.table import GRID
+from tokcodec.errors import ArgumentError, DatasetError
 
-SUFFIXES = (".npy", ".safetensors", ".jsonl")
+_NOT_CARRIED = ("tokens", "status", "error", "class_id")
+_ALWAYS = ("key", "view")
 
 
-def export(dataset: str | Path, output: str | Path, *, force: bool = False) -> int:
-    """Writes a dataset in the format of the output's extension; returns the number of rows.
+def export(
+    dataset: str | Path,
+    output: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 (as the option is called)
+    columns: Sequence[str] | None = None,
+    rows_per_shard: int | None = None,
+    vocabulary_offset: int = 0,
+    begin_token: int | None = None,
+    end_token: int | None = None,
+    row_token: int | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+) -> int:
+    """Write the rows of a dataset in a format that trainers read; return their number.
 
-    - ``.npy``, ``.safetensors`` (tensor ``tokens``): tokens [n, N] in the smallest unsigned type,
-      without failed rows; and ``NAME.index.jsonl`` next to it, with the key, label, class_id and
-      view of each row on a line.
-    - ``.jsonl``: a line ``{"class_id": int, "tokens": [...]}`` for each row, as TiTok's trainers
-      read it.
+    Failed rows are left out. Every row has a ``class_id``: labels that are all numbers are their
+    own, others are numbered in sorted order, and rows without a label have none (null, or -1 in
+    arrays of integers).
 
-    Labels that are all numbers are their own class_id. Other labels are numbered in sorted order,
-    and ``NAME.classes.json`` next to the export has the class_id of each.
+    - ``npy``: tokens [n, N], of a dataset whose rows have one length.
+    - ``npz``, ``safetensors``: the same; or tokens [total] with ``offsets``, ``rows`` and
+      ``columns`` where rows differ in length. A shard is held in memory.
+    - ``jsonl``: a line ``{"class_id": 3, "tokens": [...], "key": ...}`` for each row.
+    - ``bin``: the tokens alone, one row after the other, as uint16 or uint32.
+    - ``webdataset``: a tar with .npy, .cls, .txt and .json for each row.
+    - ``llamagen``: the folders ``NAME_codes`` and ``NAME_labels``.
+    - ``mds``: a folder for mosaicml-streaming. A shard is held in memory.
+    - ``megatron``: ``NAME.bin`` and ``NAME.idx``.
+
+    Next to the output, ``NAME.meta.json`` has the number of rows, the type and the length of
+    tokens, the vocabulary, the model and the classes. In ``npy``, ``npz``, ``safetensors``,
+    ``bin``, ``llamagen`` and ``megatron``, whose files hold no text, a line of
+    ``NAME.index.jsonl`` has the columns of each row; elsewhere they are part of the row.
+
+    A file appears when it is complete. The first one appears last, so that an export of several
+    files is complete when that is there.
 
     >>> export("dataset", "tokens.npy")  # doctest: +SKIP
     3
+    >>> export("dataset", "s3://bucket/tokens.tar", rows_per_shard=10_000)  # doctest: +SKIP
+    1281167
 
     Args:
         dataset: a folder of shards, or one Parquet file; a path or a URL.
-        output: the file.
-        force: overwrite it.
+        output: the file, a path or a URL; for ``llamagen``, ``mds`` and ``megatron`` the name
+            without an extension.
+        format: one of the above; that of the output's extension if None.
+        columns: the columns to carry besides ``key`` and ``view``; all if None.
+        rows_per_shard: write ``NAME-00000.npy``, ``NAME-00001.npy`` and so on, with this many rows
+            each. One file if None.
+        vocabulary_offset: is added to every token.
+        begin_token, end_token: are written before and after the tokens of each row.
+        row_token: is written after each row of a grid.
+        dtype: of the tokens, ``uint16`` say; the smallest of the format that holds all ids if None.
+        force: overwrite what is there.
 
     Raises:
-        DatasetError: the dataset cannot be read; the extension is none of these; rows for a
-            ``.jsonl`` have no label, or rows for another format differ in length.
-        ArgumentError: the output is a URL.
+        DatasetError: the dataset cannot be read, the extension is that of no format, or the format
+            does not take such rows: ``npy`` and ``llamagen`` take rows of one length, and
+            ``llamagen`` rows with labels.
+        ArgumentError: no such format, column or type, or one that does not hold all ids; a special
+            token that is also the id of an image token; shards of a format that has none.
         OutputError: the file is there already, is the input, or cannot be written.
     """
-    refuse_remote(output)
-    target = Path(output)
-    single_job(dataset, target).check(force)
-    if target.suffix not in SUFFIXES:
-        raise DatasetError(f"name it {', '.join(SUFFIXES)}", name=target)
+    kind = format_of(str(output), format)
+    if rows_per_shard is not None and (kind.many is None or rows_per_shard < 1):
+        raise ArgumentError(f"{rows_per_shard} rows per shard of the format {kind.name}")
+    target = Output(output, kind, rows_per_shard is not None)
+    target.check(dataset, force)
     rows = open_dataset(dataset)
-    uses = Counter(row["label"] for row in _rows(rows, "label"))
+    model = rows.metadata.model
+    vocabulary = Vocabulary(
+        model.quantizer.codebook_size, vocabulary_offset, begin_token, end_token, row_token
+    )
+    if row_token is not None and not model.has_grid:
+        raise ArgumentError("the tokens of this model have no rows that a token could end")
+    if rows.metadata.has_grids and not kind.ragged:
+        raise DatasetError(
+            f"rows differ in length, which the format {kind.name} does not hold; npz, safetensors "
+            "and jsonl do",
+            name=rows.path,
+        )
+    kinds = _kinds(rows, columns)
+    uses = Counter(record["label"] for record in _records(rows, ["label"]))
+    if None in uses and kind.labelled:
+        raise DatasetError(
+            f"rows without a label; the format {kind.name} needs one for each", name=rows.path
+        )
     classes = class_numbers(label for label in uses if label is not None)
-    if target.suffix != ".jsonl":
-        _array(rows, uses.total(), classes, target)
-    elif None in uses:
-        raise DatasetError("rows without a label; .jsonl needs one for each", name=rows.path)
-    else:
-        _jsonl(rows, classes, target)
-    return uses.total()
+    facts = _facts(rows, kind, vocabulary, kinds, classes, dtype)
+    return write(target, facts, _rows(rows, facts, classes), rows_per_shard, rows.path)
 
 
-def _array(dataset: TokenRows, count: int, classes: dict[str, int], target: Path) -> None:
+def _kinds(dataset: TokenRows, wanted: Sequence[str] | None) -> dict[str, Kind]:
+    """What the carried columns hold.
+
+    Raises:
+        ArgumentError: a wanted column is not there.
+    """
+    import pyarrow as pa
+
+    with dataset.folder.reading(dataset.names[0]) as source:
+        columns = source.schema_arrow
+    known = [name for name in columns.names if name not in _NOT_CARRIED]
+    for name in wanted or ():
+        if name not in known:
+            raise ArgumentError(f"no column {name}; there are {', '.join(known)}")
+    needed = {*_ALWAYS, *(GRID if dataset.metadata.has_grids else ())}
+
+    def kind(name: str) -> Kind:
+        own = columns.field(name).type
+        if pa.types.is_string(own) or pa.types.is_large_string(own):
+            return "str"
+        return "int" if pa.types.is_integer(own) else "json"
+
+    return {name: kind(name) for name in known if wanted is None or name in needed | {*wanted}}
+
+
+def _facts(
+    dataset: TokenRows,
+    form: Format,
+    vocabulary: Vocabulary,
+    kinds: dict[str, Kind],
+    classes: dict[str, int],
+    dtype: str | None,
+) -> Facts:
+    """
+    Raises:
+        ArgumentError: no type of the format holds all ids.
+    """
+    choices = [name for name in form.dtypes if dtype in (None, name)]
+    fitting = [name for name in choices if np.iinfo(name).max >= vocabulary.size - 1]
+    if not fitting:
+        raise ArgumentError(
+            f"ids from 0 to {vocabulary.size - 1:,} do not fit {dtype or form.dtypes[-1]}, or "
+            f"{form.name} has no such type: it has {', '.join(form.dtypes)}"
+        )
     metadata = dataset.metadata
-    if metadata.has_grids:
-        raise DatasetError("rows differ in length; export to .jsonl", name=target)
-    shape = (count, metadata.run["tokens"])
-    if target.suffix == ".npy":
-
-        def write(file: IO[bytes]) -> None:
-            header = {
-                "descr": np.lib.format.dtype_to_descr(np.dtype(smallest_type(metadata))),
-                "fortran_order": False,
-                "shape": shape,
-            }
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in dataset.tokens():
-                file.write(part.tobytes())
-
-    else:
-
-        def write(file: IO[bytes]) -> None:
-            tokens = np.zeros(shape, smallest_type(metadata))
-            start = 0
-            for part in dataset.tokens():
-                tokens[start : start + len(part)] = part
-                start += len(part)
-            facts = {
-                "tokcodec.config": metadata.model.to_json(),
-                "tokcodec.model_id": metadata.model_id,
-            }
-            file.write(save({"tokens": tokens}, facts))
-
-    def write_index(file: IO[bytes]) -> None:
-        text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
-        for row in _rows(dataset, "key", "label", "view"):
-            row["class_id"] = classes.get(row["label"])
-            text.write(json.dumps(row) + "\n")
-        text.detach()
-
-    if is_stream(target):
-        write_atomically(target, write)
-        return
-    # The index is replaced first, while there is no file that it could be wrong for.
-    with replacement(target, durable=True) as file, replacement(index_of(target)) as index:
-        write(file)
-        write_index(index)
-        target.unlink(missing_ok=True)
-        _write_classes(classes, target)
+    grid = None if metadata.has_grids else metadata.grid
+    length = None if grid is None else vocabulary.length(grid)
+    named = any(label != str(number) for label, number in classes.items())
+    meta = {
+        "format": form.name,
+        "dtype": fitting[0],
+        "row_length": length,
+        "grid": grid,
+        "vocab_size": vocabulary.size,
+        "vocabulary": asdict(vocabulary),
+        "model_id": metadata.model_id,
+        "fit": metadata.run["fit"] if metadata.run["views"] in ("one", "hflip") else "crop",
+        "views": metadata.run["views"],
+        "classes": classes if named else None,
+    }
+    return Facts(np.dtype(fitting[0]), length, vocabulary, kinds, meta)
 
 
-def index_of(target: Path) -> Path:
-    """The file of keys next to an export."""
-    return target.with_name(target.name + ".index.jsonl")
+def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator[Rows]:
+    """The rows that did not fail, a row group at a time."""
+    parts = dataset.grids()
+    names = list(dict.fromkeys(["label", *facts.kinds]))
+    for group in _groups(dataset, names):
+        count = len(group["label"])
+        ids = (
+            facts.vocabulary.ids(part, facts.dtype)
+            for part in itertools.islice(parts, count if facts.length is None else 1)
+        )
+        tokens = [part[0] for part in ids] if facts.length is None else next(ids)
+        numbers = [None if label is None else classes[label] for label in group["label"]]
+        columns = {"class_id": numbers, **{name: group[name] for name in facts.kinds}}
+        yield Rows(tokens, columns)
 
 
-def classes_of(target: Path) -> Path:
-    """The file of classes next to an export whose labels are not numbers."""
-    return target.with_name(target.name + ".classes.json")
-
-
-def _write_classes(classes: dict[str, int], target: Path) -> None:
-    if any(label != str(number) for label, number in classes.items()):
-        text = json.dumps(classes, indent=1, ensure_ascii=False)
-        write_atomically(classes_of(target), lambda file: file.write(f"{text}\n".encode()))
-
-
-def _jsonl(dataset: TokenRows, classes: dict[str, int], target: Path) -> None:
-    def write(file: IO[bytes]) -> None:
-        labels = (row["label"] for row in _rows(dataset, "label"))
-        tokens = (row for part in dataset.tokens() for row in part.tolist())
-        for label, own in zip(labels, tokens, strict=True):
-            line = {"class_id": classes[label], "tokens": own}
-            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-
-    if not is_stream(target):
-        _write_classes(classes, target)
-    write_atomically(target, write, durable=True)
-
-
-def _rows(dataset: TokenRows, *names: str) -> Iterator[dict[str, Any]]:
-    """These columns of the rows that did not fail."""
+def _groups(dataset: TokenRows, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """These columns of the rows that did not fail, a row group at a time."""
     for _, columns in dataset.columns(*names, "status"):
-        values = zip(*(columns[name].to_pylist() for name in names), strict=True)
-        for state, row in zip(columns["status"].to_pylist(), values, strict=True):
-            if state == "ok":
-                yield dict(zip(names, row, strict=True))
+        kept = [state == "ok" for state in columns["status"].to_pylist()]
+        yield {name: list(itertools.compress(columns[name].to_pylist(), kept)) for name in names}
+
+
+def _records(dataset: TokenRows, names: Sequence[str]) -> Iterator[Record]:
+    for group in _groups(dataset, names):
+        for values in zip(*group.values(), strict=True):
+            yield dict(zip(names, values, strict=True))

@@ -6,6 +6,7 @@ name only when it is complete.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -167,7 +168,18 @@ class DatasetFolder:
         Raises:
             OutputError: the file system or the store refused.
         """
-        self._storage.write(self / name, fill)
+        with self.writing(name) as file:
+            fill(file)
+
+    def writing(self, name: str, sync: bool = True) -> AbstractContextManager[IO[bytes]]:
+        """A file to fill, which appears whole when the block ends well, or not at all.
+
+        Without ``sync``, a power cut may leave an empty one.
+
+        Raises:
+            OutputError: the file system or the store refused.
+        """
+        return self._storage.writing(self / name, sync)
 
     def remove(self, name: str) -> None:
         """Removes a file.
@@ -191,7 +203,7 @@ class DatasetFolder:
 
         Parts ``index`` of ``count`` may run at the same time, each of them once; a whole run
         (``count`` 1) runs alone. Stores have no locks: there a second run replaces nothing that
-        the first has written (see ``remote.put``).
+        the first has written (see ``remote.uploading``).
 
         Raises:
             OutputError: another run holds the lock, or the file system or the store refused
@@ -232,14 +244,14 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 class _Storage(Protocol):
-    """What a folder needs of a file system or a store; all but ``write`` and ``lock`` raise
+    """What a folder needs of a file system or a store; all but ``writing`` and ``lock`` raise
     OSError."""
 
     def names(self, folder: Path, pattern: str) -> list[str]: ...
     def exists(self, path: Path) -> bool: ...
     def written_at(self, path: Path) -> int | None: ...
     def source(self, path: Path) -> Any: ...
-    def write(self, path: Path, fill: Callable[[IO[bytes]], object]) -> None: ...
+    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]: ...
     def remove(self, path: Path) -> None: ...
     def sweep(self, folder: Path, alone: bool) -> None: ...
     def lock(self, stack: contextlib.ExitStack, folder: Path, index: int, count: int) -> None: ...
@@ -261,8 +273,8 @@ class _Disk:
     def source(self, path: Path) -> Any:
         return path
 
-    def write(self, path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-        files.write_atomically(path, fill, durable=True)
+    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]:
+        return files.writing(path, durable=sync, sync=sync)
 
     def remove(self, path: Path) -> None:
         path.unlink()
@@ -298,8 +310,8 @@ class _Store:
     def source(self, path: Path) -> Any:
         return remote.open_input(path)
 
-    def write(self, path: Path, fill: Callable[[IO[bytes]], object]) -> None:
-        remote.put(path, fill)
+    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]:  # noqa: ARG002
+        return remote.uploading(path)
 
     def remove(self, path: Path) -> None:
         remote.retried(lambda: path.unlink(missing_ok=True))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from tokcodec.errors import ArgumentError, FullDiskError, Hint, OutputError
 
@@ -46,39 +46,45 @@ def same_file(one: str | Path, other: str | Path) -> bool:
 def refuse_remote(output: str | Path | None) -> None:
     """
     Raises:
-        ArgumentError: it is a URL, to which only ``tokenize`` writes.
+        ArgumentError: it is a URL, to which only ``tokenize`` and ``export`` write.
     """
     if output and re.match(r"\w+:/", str(output)):
         raise ArgumentError(f"{output} is a URL; name a path")
 
 
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
-    """Writes a file so that it is either as it was or whole, whatever goes wrong.
+    """Writes a file that ``write`` fills; see ``writing``."""
+    with writing(path, durable) as file:
+        write(file)
+
+
+@contextlib.contextmanager
+def writing(path: Path, durable: bool = False, sync: bool = True) -> Iterator[IO[bytes]]:
+    """Writes a file so that it is either as it was or whole, whatever goes wrong in the block.
 
     What goes to a device or a pipe (``is_stream``) goes there when it is whole. A pipe that no
     program opens for reading within five seconds is an error.
 
     Args:
         path: the file; missing parent folders are made.
-        write: fills it.
-        durable: as of ``replacement``.
+        durable, sync: as of ``replacement``.
 
     Raises:
         FullDiskError, OutputError: as ``replacement``.
     """
     if not is_stream(path):
-        with replacement(path, durable) as file:
-            write(file)
+        with replacement(path, durable, sync) as file:
+            yield file
         return
     with output_errors(path), tempfile.TemporaryFile() as whole:
-        write(whole)
+        yield cast(IO[bytes], whole)
         whole.seek(0)
         with open(path, "ab", opener=_open_stream) as stream:
             shutil.copyfileobj(whole, stream)
 
 
 @contextlib.contextmanager
-def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
+def replacement(path: Path, durable: bool = False, sync: bool = True) -> Iterator[IO[bytes]]:
     """A temporary file in the same folder that replaces ``path`` when the block ends well.
 
     It gets the mode of the file that it replaces. The first write of a process to a folder removes
@@ -87,6 +93,8 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
     Args:
         path: the file; missing parent folders are made.
         durable: sync the folder, too, without which a power cut may take the name back.
+        sync: sync the file, without which a power cut may leave it empty. Takes milliseconds, too
+            many for each of a million files.
 
     Raises:
         FullDiskError: no space is left.
@@ -102,7 +110,8 @@ def replacement(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
                     os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             temporary.replace(path)
             if durable:
                 _sync(path.parent)

@@ -113,7 +113,7 @@ def _expanded(text: str) -> Iterator[str]:
         parts = _alternatives(text[start:])
         inner = text[start + 1 : start + 1 + len(",".join(parts))]
         if len(parts) > 1:
-            options = (option for part in parts for option in _expanded(part))
+            options: Iterator[str] = (own for part in parts for own in _expanded(part))
         elif ranged := _range(inner):
             options = ranged
         else:

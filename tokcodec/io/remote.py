@@ -8,7 +8,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -265,8 +265,9 @@ def is_file(url: str) -> bool:
     return retried(look)
 
 
-def put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Lets ``write`` fill a temporary file, and makes an object of it, which is whole or not there.
+@contextlib.contextmanager
+def uploading(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file that becomes an object when the block ends well: whole, or not there.
 
     An object of that name is not replaced where the store knows conditional requests, as S3 does;
     but that it is there with the same bytes is as good, and may be the end of an earlier try.
@@ -275,7 +276,7 @@ def put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         OutputError: the store refused, or holds another object of that name.
     """
     with tempfile.NamedTemporaryFile() as file:
-        write(cast(IO[bytes], file))
+        yield cast(IO[bytes], file)
         file.flush()
 
         def send() -> None:

@@ -1,0 +1,248 @@
+"""Arrays of tokens to images: exported ones, and those that a generative model samples."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from PIL import Image
+
+import tokcodec
+from tokcodec import Codec, RunOptions, decode_files, load_tokens
+from tokcodec.errors import ArgumentError, DatasetError, Hint, ImageError
+
+pytest.importorskip("pyarrow")
+
+from tokenized import TINY, go, image
+
+pytestmark = pytest.mark.parquet
+
+SPECIAL = {"vocabulary_offset": 1000, "begin_token": 1, "end_token": 2, "row_token": 3}
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec.load(TINY, "cpu")
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """A dataset whose rows have one shape, and one whose rows differ."""
+    folder = tmp_path_factory.mktemp("datasets")
+    for number, size in enumerate([(64, 32), (32, 64), (96, 96)]):
+        (folder / f"{number}.png").write_bytes(image(number, size))
+    go([folder / "*.png"], folder / "same", views="hflip")
+    go([folder / "*.png"], folder / "differ", fit="aspect", tokens=12)
+    return folder
+
+
+def images_in(folder):
+    return {path.name: np.asarray(Image.open(path)) for path in folder.rglob("*.png")}
+
+
+def decoded(source, output, **options):
+    return list(decode_files(source, output, **{"weights": TINY, **options}))
+
+
+@pytest.mark.parametrize("options", [{}, SPECIAL], ids=["plain", "special"])
+@pytest.mark.parametrize(
+    ("suffix", "name"),
+    [
+        ("npy", "same"),
+        *product(("npz", "safetensors", "jsonl", "bin"), ("same", "differ")),
+    ],
+)
+def test_exports_come_back_as_their_dataset_does(datasets, tmp_path, suffix, name, options):
+    decoded(datasets / name, tmp_path / "expected")
+    expected = images_in(tmp_path / "expected")
+    assert len(expected) == {"same": 6, "differ": 3}[name]
+    file = tmp_path / f"t.{suffix}"
+    tokcodec.export(datasets / name, file, rows_per_shard=2, **options)
+    for shard in sorted(tmp_path.glob(f"t-*.{suffix}")):
+        assert {outcome.status for outcome in decoded(shard, tmp_path / "found")} == {"ok"}
+    found = images_in(tmp_path / "found")
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+    again = decoded(tmp_path / f"t-00000.{suffix}", tmp_path / "found")
+    assert {outcome.status for outcome in again} == {"skipped"}
+
+
+def test_samples(run, codec, tmp_path):
+    tokens = np.random.default_rng(0).integers(0, 60, (5, 4, 4))
+    expected = codec.decode(tokens)
+    from safetensors.numpy import save_file
+
+    np.save(tmp_path / "grids.npy", tokens.astype(np.int32))
+    np.save(tmp_path / "rows.npy", tokens.reshape(5, 16).astype(np.uint8))
+    np.savez_compressed(tmp_path / "a.npz", tokens=tokens)
+    save_file({"tokens": tokens.reshape(5, 16)}, tmp_path / "a.safetensors")
+    lines = [json.dumps({"tokens": row}) + "\n" for row in tokens.reshape(5, 16).tolist()]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    for name in ("grids.npy", "rows.npy", "a.npz", "a.safetensors", "a.jsonl"):
+        run("decode", tmp_path / name, "--weights", TINY, "-o", tmp_path / name.replace(".", "-"))
+        found = images_in(tmp_path / name.replace(".", "-"))
+        assert sorted(found) == [f"{number:05}.png" for number in range(5)]
+        for number, pixels in enumerate(expected):
+            assert np.array_equal(found[f"{number:05}.png"], pixels)
+    wide = tokens.reshape(5, 2, 8)
+    np.save(tmp_path / "wide.npy", wide)
+    decoded(tmp_path / "wide.npy", tmp_path / "wide", rows=[3])
+    (found,) = images_in(tmp_path / "wide").values()
+    assert np.array_equal(found, codec.decode(wide[3:4])[0])
+
+
+def test_tokens_in_one_dimension(tmp_path):
+    """Of a model whose tokens have no grid; some of its kind decode any first ones."""
+    latent = str(GOLDEN / "latent.safetensors")
+    codec = Codec.load(latent, "cpu")
+    size, config = codec.config.num_tokens, codec.config
+    assert not config.has_grid
+    tokens = np.random.default_rng(0).integers(0, config.quantizer.codebook_size, (3, size))
+    np.save(tmp_path / "s.npy", tokens)
+    decoded(tmp_path / "s.npy", tmp_path / "out", weights=latent)
+    found = images_in(tmp_path / "out")
+    for number, pixels in enumerate(codec.decode(tokens)):
+        assert np.array_equal(found[f"{number:05}.png"], pixels)
+    (tmp_path / "in.png").write_bytes(image(1))
+    go([tmp_path / "in.png"], tmp_path / "d", weights=latent)
+    with pytest.raises(ArgumentError, match="no rows"):
+        tokcodec.export(tmp_path / "d", tmp_path / "t.bin", row_token=10**6)
+    tokcodec.export(tmp_path / "d", tmp_path / "t.bin", begin_token=10**6)
+    decoded(tmp_path / "t.bin", tmp_path / "one", weights=latent)
+    decoded(tmp_path / "d", tmp_path / "two", weights=latent)
+    one, two = images_in(tmp_path / "one"), images_in(tmp_path / "two")
+    assert np.array_equal(one["in.png.png"], two["in.png.png"])
+
+
+def test_the_model_is_that_of_the_metadata(datasets, run, tmp_path):
+    for suffix in ("npz", "safetensors"):  # which hold it themselves
+        tokcodec.export(datasets / "same", tmp_path / f"t.{suffix}")
+        (tmp_path / f"t.{suffix}.meta.json").unlink()
+    for name in ("t.npz", "t.safetensors"):
+        with pytest.raises(DatasetError, match="neither bundled nor cached") as refused:
+            decode_files(tmp_path / name, tmp_path / "out")
+        assert refused.value.hint is Hint.NAME_WEIGHTS
+    failed = list(decode_files(tmp_path / "t.npz", tmp_path / "out", weights="tokcodec"))
+    assert {outcome.status for outcome in failed} == {"failed"}
+    assert "its tokens are of model" in str(failed[0].error)
+    np.save(tmp_path / "s.npy", np.zeros((1, 64), np.int64))
+    with pytest.raises(DatasetError, match="does not say which model"):
+        decode_files(tmp_path / "s.npy", tmp_path / "out")
+    # A bundled model is found.
+    (tmp_path / "in.png").write_bytes(image(1, (64, 64)))
+    go([tmp_path / "in.png"], tmp_path / "bundled", weights="tokcodec", tokens=16)
+    tokcodec.export(tmp_path / "bundled", tmp_path / "b.jsonl")
+    run("decode", tmp_path / "b.jsonl", "-o", tmp_path / "out")
+    assert [a.shape for a in images_in(tmp_path / "out").values()] == [(64, 64, 3)]
+
+
+def test_bad_rows_are_named_and_the_others_are_decoded(run, tmp_path):
+    tokens = np.zeros((4, 16), np.int64)
+    tokens[1, 3], tokens[2, 5] = 60, -1
+    np.save(tmp_path / "s.npy", tokens)
+    arguments = (tmp_path / "s.npy", "--weights", TINY, "-o", tmp_path / "out")
+    said = run("decode", *arguments, status=3).stderr.decode()
+    assert "s.npy: row 1: token 60 of a codebook of 60" in said
+    assert "s.npy: row 2: token -1 of a codebook of 60" in said
+    assert sorted(images_in(tmp_path / "out")) == ["00000.png", "00003.png"]
+    odd = tmp_path / "odd.jsonl"
+    odd.write_text('{"tokens": [1, 2, 3]}\n{"tokens": [0, 0, 0, 0]}\n')
+    said = run("decode", odd, *arguments[1:], status=3).stderr.decode()
+    assert "odd.jsonl: row 0: 3 tokens; " in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.npy", b"no array"),
+        ("a.npy", np.lib.format.magic(1, 0) + b"\xff\xff" + b"(" * 70000),
+        ("a.npz", b"PK\x03\x04"),
+        ("a.safetensors", b"\xff" * 20),
+        ("a.jsonl", b"[1, 2]\n"),
+        ("a.jsonl", b'{"tokens": [1, [2]]}\n'),
+        ("a.jsonl", b'{"tokens": [0.5]}\n'),
+        ("a.jsonl", b"\xff\xfe\n"),
+        ("a.bin", b"\0" * 32),
+    ],
+)
+def test_damaged_files_end_in_one_line(run, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    arguments = ("--weights", TINY, "-o", tmp_path / "out")
+    done = run("decode", tmp_path / name, *arguments, status=1 if b"PK" in content or
+        name == "a.safetensors" else 3)  # fmt: skip
+    assert f"{name}: cannot read its tokens: " in done.stderr.decode()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocabulary": {"offset": "x"}},
+        {"vocabulary": [1]},
+        {"model_id": "zz"},
+        {"model_id": 5},
+        {"fit": "zoom"},
+        {"grid": [3, 5]},
+        {"dtype": "O"},
+        {"row_length": 7},
+        {"row_length": None},
+    ],
+    ids=str,
+)
+def test_hostile_metadata_is_refused(datasets, run, tmp_path, change):
+    tokcodec.export(datasets / "same", tmp_path / "t.bin")
+    meta = json.loads((tmp_path / "t.bin.meta.json").read_text())
+    (tmp_path / "t.bin.meta.json").write_text(json.dumps({**meta, **change}))
+    (tmp_path / "t.bin.index.jsonl").write_text("{}\n")
+    done = run("decode", tmp_path / "t.bin", "--weights", TINY, "-o", tmp_path / "out",
+        status=1 if change.keys() & {"vocabulary", "model_id", "fit"} else 3)  # fmt: skip
+    assert "t.bin: " in done.stderr.decode()
+
+
+def test_contact_sheet(run, datasets, codec, tmp_path):
+    tokens = np.random.default_rng(1).integers(0, 60, (7, 4, 4))
+    np.save(tmp_path / "s.npy", tokens)
+    sheet = tmp_path / "grid.png"
+    run("decode", tmp_path / "s.npy", "--weights", TINY, "--grid", "3", "-o", sheet)
+    found = np.asarray(Image.open(sheet))
+    assert found.shape == (3 * 34 - 2, 3 * 34 - 2, 3)
+    for number, pixels in enumerate(codec.decode(tokens)):
+        row, column = divmod(number, 3)
+        assert np.array_equal(found[34 * row :, 34 * column :][:32, :32], pixels)
+    assert (
+        b"is there already"
+        in run(
+            "decode", tmp_path / "s.npy", "--weights", TINY, "--grid", "3", "-o", sheet, status=1
+        ).stderr
+    )
+    # Of any source.
+    decoded(datasets / "differ", sheet, grid=8, options=RunOptions(overwrite=True))
+    assert Image.open(sheet).size == (96 * 3 + 4, 96)
+    list(tokcodec.encode_files(str(datasets / "*.png"), tmp_path / "tokens", weights=TINY))
+    decoded(tmp_path / "tokens", tmp_path / "files.jpg", grid=2)
+    assert Image.open(tmp_path / "files.jpg").size == (96 * 2 + 2, 96 * 2 + 2)
+    with pytest.raises(ArgumentError, match="name an image file"):
+        decoded(tmp_path / "s.npy", tmp_path / "folder", grid=2)
+
+
+def test_a_contact_sheet_is_not_larger_than_what_pillow_opens(monkeypatch, tmp_path):
+    np.save(tmp_path / "s.npy", np.zeros((40, 16), np.uint8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10 * 32 * 32)
+    with pytest.raises(ImageError, match="decompression bomb"):
+        decoded(tmp_path / "s.npy", tmp_path / "sheet.png", grid=8)
+    assert not (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("runtime", ["torch", "numpy"])
+def test_arrays_of_any_integers(datasets, runtime):
+    codec = Codec.load(TINY, "cpu", runtime=runtime)
+    tokens = load_tokens(datasets / "same")
+    assert tokens.shape == (6, 16)
+    expected = codec.decode(tokens.astype(np.int64).reshape(6, 4, 4))
+    for kind in (np.uint8, np.int8, np.uint16, np.int32, np.uint64):
+        assert np.array_equal(codec.decode(tokens.astype(kind)), expected)
+    for grid in load_tokens(datasets / "differ"):
+        if len(grid) not in (4, 9):
+            with pytest.raises(ValueError, match=r"or another grid \[B, rows, columns\]"):
+                codec.decode(grid[None])

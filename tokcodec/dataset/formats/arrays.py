@@ -1,0 +1,103 @@
+"""``.npz`` and ``.safetensors``: tokens [n, N], or flat with offsets where rows differ in length.
+
+Arrays: ``tokens``; ``class_id`` int64 [n], -1 without a label. Where rows differ in length,
+``tokens`` is [total], row i is from ``offsets[i]`` to ``offsets[i + 1]`` (int64 [n + 1]), and
+``rows`` and ``columns`` int32 [n] are its grid. The fields of ``NAME.meta.json`` are there, too, as
+JSON: in the array ``meta`` of one text, or under ``tokcodec.export`` in the metadata.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokcodec.dataset.formats.format import Exported, Format, Record, Shard, parse_meta
+from tokcodec.dataset.formats.npy import as_rows
+from tokcodec.dataset.table import GRID
+
+_META = "tokcodec.export"
+_Arrays = dict[str, NDArray[Any]]
+
+
+def _arrays(shard: Shard) -> _Arrays:
+    """All rows of a shard."""
+    facts = shard.facts
+    names = [name for name in GRID if name in facts.kinds]
+    tokens: list[NDArray[Any]] = [np.zeros((0, facts.length) if facts.length else 0, facts.dtype)]
+    lengths = [0]
+    columns: dict[str, list[Any]] = {name: [] for name in ("class_id", *names)}
+    for rows in shard.rows:
+        tokens += rows.tokens if facts.length is None else [rows.tokens]  # type: ignore[list-item]
+        lengths += map(len, rows.tokens)
+        for name, values in columns.items():
+            values += rows.columns[name]
+    classes = [-1 if number is None else number for number in columns.pop("class_id")]
+    arrays = {"tokens": np.concatenate(tokens), "class_id": np.array(classes, np.int64)}
+    if facts.length is None:
+        arrays["offsets"] = np.cumsum(lengths, dtype=np.int64)
+    return arrays | {name: np.array(values, np.int32) for name, values in columns.items()}
+
+
+def _rows(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[Any], Record]]:
+    tokens = arrays["tokens"]
+    if "offsets" not in arrays:
+        yield from ((row, {}) for row in as_rows(tokens))
+        return
+    offsets = arrays["offsets"]
+    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (np.diff(offsets) < 0).any():
+        raise ValueError("its tokens or offsets are damaged")
+    names = [name for name in GRID if name in arrays]
+    grids = zip(*(arrays[name].tolist() for name in names), strict=True)
+    for row, grid in zip(np.split(tokens, offsets)[1:-1], grids, strict=True):
+        yield row, dict(zip(names, grid, strict=True))
+
+
+def write_npz(shard: Shard) -> None:
+    arrays: dict[str, Any] = {"meta": np.array(json.dumps(shard.facts.meta)), **_arrays(shard)}
+    np.savez(shard.file, **arrays)
+
+
+def read_npz(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
+    with source.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        yield from _rows({name: arrays[name] for name in arrays.files})
+
+
+def meta_of_npz(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return parse_meta(str(arrays["meta"])) if "meta" in arrays.files else {}
+
+
+def write_safetensors(shard: Shard) -> None:
+    from safetensors.numpy import save
+
+    shard.file.write(save(_arrays(shard), {_META: json.dumps(shard.facts.meta)}))
+
+
+def read_safetensors(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
+    from safetensors.numpy import load_file
+
+    yield from _rows(load_file(source.path))
+
+
+def meta_of_safetensors(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        return parse_meta((file.metadata() or {}).get(_META, "{}"))
+
+
+_DTYPES = ("uint8", "uint16", "uint32", "uint64")
+_format = partial(Format, dtypes=_DTYPES, indexed=True)
+NPZ = _format("npz", "NumPy", ".npz", write=write_npz, read=read_npz, meta=meta_of_npz)
+SAFETENSORS = _format(
+    "safetensors",
+    "safetensors, in Python and Rust",
+    ".safetensors",
+    write=write_safetensors,
+    read=read_safetensors,
+    meta=meta_of_safetensors,
+)

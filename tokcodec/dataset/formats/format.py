@@ -1,0 +1,147 @@
+"""What a format of exports is, and what it is given to write and to read."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokcodec.dataset.formats.vocabulary import Vocabulary
+from tokcodec.io.json import parse_json
+
+_LONGEST_META = 1 << 26  # characters; the classes are among them
+
+Record = dict[str, Any]  # the columns of one row, by name
+Kind = Literal["int", "str", "json"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that follow each other.
+
+    Attributes:
+        tokens: [n, N]; or a list of [N] where rows differ in length.
+        columns: the other columns, n values each.
+    """
+
+    tokens: NDArray[Any] | list[NDArray[Any]]
+    columns: dict[str, list[Any]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, some: slice) -> "Rows":
+        columns = {name: values[some] for name, values in self.columns.items()}
+        return Rows(self.tokens[some], columns)
+
+    def records(self) -> Iterator[Record]:
+        """The columns of each row."""
+        for values in zip(*self.columns.values(), strict=True):
+            yield dict(zip(self.columns, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds for all rows of an export.
+
+    Attributes:
+        dtype: of the tokens.
+        length: tokens of every row, special ones included; None where rows differ.
+        vocabulary: what the tokens mean.
+        kinds: what the other columns hold, by name.
+        meta: the fields of ``NAME.meta.json`` but those of the files, for formats with a place
+            for them.
+    """
+
+    dtype: "np.dtype[Any]"
+    length: int | None
+    vocabulary: Vocabulary
+    kinds: dict[str, Kind]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file to write.
+
+    Attributes:
+        name: of the file, below the folder of the export.
+        file: takes its bytes; it can be sought in.
+        rows: to be read once.
+        facts: about them.
+        open: opens another file of the export by its name, which appears when it is closed.
+        discard: removes a file of an earlier export by its name; says whether it was there.
+    """
+
+    name: str
+    file: IO[bytes]
+    rows: Iterator[Rows]
+    facts: Facts
+    open: Callable[[str], AbstractContextManager[IO[bytes]]]
+    discard: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file to read.
+
+    Attributes:
+        path: a local file.
+        meta: the fields of ``NAME.meta.json``; none where that is not there.
+        records: gives the lines of ``NAME.index.jsonl``; none where that is not there.
+    """
+
+    path: Path
+    meta: dict[str, Any]
+    records: Callable[[], Iterator[Record]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exports.
+
+    Attributes:
+        name: as users write it.
+        reader: who reads it, in a few words.
+        suffix: of its files.
+        dtypes: of tokens, the preferred ones first.
+        write: writes a shard.
+        read: gives the tokens of each row, [N] or [rows, columns], and its columns; raises OSError,
+            ValueError or KeyError where the file is not one of the format. None if it is not read.
+        meta: gives the fields of ``NAME.meta.json`` that the file itself holds; raises as ``read``.
+        finish: gives the name and the content of a file that is about all shards, from the stem of
+            the export, the facts, and a name, a number of rows and bytes for each shard.
+        one, many: the name of the only shard, and of shard ``number``; None if there is only one.
+        indexed: whether the other columns go to an index beside the file.
+        ragged: whether rows may differ in length.
+        labelled: whether every row needs a label.
+    """
+
+    name: str
+    reader: str
+    suffix: str
+    dtypes: tuple[str, ...]
+    write: Callable[[Shard], None]
+    read: Callable[[Exported], Iterator[tuple[NDArray[Any], Record]]] | None = None
+    meta: Callable[[Path], dict[str, Any]] | None = None
+    finish: Callable[[str, Facts, list[Record]], tuple[str, str]] | None = None
+    one: str = "{name}"
+    many: str | None = "{stem}-{number:05}{suffix}"
+    indexed: bool = False
+    ragged: bool = True
+    labelled: bool = False
+
+
+def parse_meta(text: str) -> dict[str, Any]:
+    """The fields of ``NAME.meta.json``, or of a line of ``NAME.index.jsonl``.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    meta = parse_json(text, _LONGEST_META)
+    if not isinstance(meta, dict):
+        raise ValueError("its metadata is no JSON object")
+    return meta
