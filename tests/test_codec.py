@@ -4,13 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDEN, PHOTOS, placed, read_fitted, results
+from conftest import GOLDEN, PHOTOS, read_fitted, results
 from PIL import Image
 
 from tokcodec import Codec, TokenFile, checkpoint
 from tokcodec.config.geometry import FITS as ALL_FITS
 from tokcodec.errors import CheckpointError, DeviceError, ImageError, TokenFileError
-from tokcodec.image import to_image
 from tokcodec.model.runtime import default_batch_size
 from tokcodec.train.presets import PRESETS
 
@@ -84,14 +83,42 @@ def test_squares_of_several_tiled_images_fill_a_batch(codec, images, monkeypatch
 @pytest.mark.parametrize("workers", [1, 3])
 def test_large_images_are_decoded_a_batch_at_a_time(codec, images, monkeypatch, workers):
     files = [codec.compress(image, fit="tile") for image in (images[1], images[0], images[6])]
-    alone = [codec.decode(file.tokens_with(codec.header).reshape(-1, 4, 4)) for file in files]
     rows, decode = [], codec.runtime.decode
     monkeypatch.setattr(codec.runtime, "decode", lambda x: rows.append(len(x)) or decode(x))
     together = results(codec.decompress_stream(enumerate(files), workers=workers))
-    assert rows == [4, 4, 4, 3]  # tiles: 8, 1, 6
-    for file, tiles, image in zip(files, alone, together, strict=True):
-        placement = placed("tile", (file.width, file.height), 32)
-        assert image == to_image(tiles, placement, placement.output) == codec.decompress(file)
+    assert rows == [4] * 9 + [1]  # parts that overlap by half: 7x3 and 1 and 5x3
+    for file, image in zip(files, together, strict=True):
+        assert image == codec.decompress(file)
+
+
+def test_tiles_fade_into_each_other(codec):
+    """Over the middle of a seam the image is that of a part which has no seam there."""
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, codec.config.quantizer.codebook_size, (1, 2, 4, 4))
+    file = TokenFile.of(codec.header, tokens.reshape(2, 4, 4), 64, 32, "tile")
+    image = np.asarray(codec.decompress(file)).astype(int)
+    left, right = (codec.decode(tokens[:, place])[0].astype(int) for place in (0, 1))
+    between = codec.decode(np.concatenate(tokens[0], axis=1)[None, :, 2:6])[0].astype(int)
+    assert np.array_equal(image[:, :16], left[:, :16])  # only one part reaches here
+    assert np.array_equal(image[:, 48:], right[:, 16:])
+    edges = image[:, 31:33] - between[:, 15:17]
+    assert abs(edges).max() < abs(np.stack([left[:, 31], right[:, 0]], 1) - between[:, 15:17]).max()
+    column = (left[:, 24] * 7.5 + between[:, 8] * 8.5) / 16
+    assert abs(image[:, 24] - column).max() <= 0.5
+
+
+def test_a_small_file_decodes_to_a_sensible_size(codec):
+    tokens = np.zeros((1, 4, 4), np.int64)
+    for fit, size, expected in (
+        ("stretch", (4000, 3000), (1024, 768)),
+        ("pad", (3000, 4000), (768, 1024)),
+        ("crop", (4000, 3000), (1024, 1024)),
+        ("stretch", (1024, 700), (1024, 700)),
+    ):
+        file = TokenFile.of(codec.header, tokens, *size, fit)
+        assert codec.decompress(file).size == expected
+        original = (min(size),) * 2 if fit == "crop" else size
+        assert codec.decompress(file, size="original").size == original
 
 
 def test_the_limit_of_pixels_holds_for_any_size(codec, images, monkeypatch):
@@ -218,7 +245,7 @@ def test_token_files_that_do_not_fit(codec, images):
         with pytest.raises(TokenFileError, match=message):
             codec.decompress(altered(good, **changes))
     with pytest.raises(ImageError, match="65535x65535 pixels are more"):
-        codec.decompress(altered(good, width=65535, height=65535))
+        codec.decompress(altered(good, width=65535, height=65535), size="original")
 
 
 def test_the_bundled_model_that_fits_is_named(codec, images):

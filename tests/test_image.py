@@ -16,6 +16,7 @@ from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import FITS
 from tokcodec.errors import ImageError, OutputError
 from tokcodec.image import (
+    Canvas,
     _to_srgb,
     check_output,
     extensions,
@@ -455,7 +456,7 @@ def test_what_goes_in_comes_out(fit, width, height):
         assert tiles.pixels.shape[1:] == (64, 64, 3)
         assert direct.shape[1:] == (32, 32, 3)
     placement = placed(fit, (width, height), 64)
-    back = to_image(tiles.pixels, placement, placement.output)
+    back = to_image(tiles.pixels, Canvas.of_tiles(placement, placement.output))
     short = min(width, height)
     assert back.size == ((short, short) if fit == "crop" else (width, height))
     assert back.getcolors() == [(back.width * back.height, (12, 200, 99))]
@@ -466,7 +467,7 @@ def test_tiles_lose_nothing(width, height, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     tiles = read_fitted(Image.fromarray(pixels), SMALL, "tile")
     placement = placed("tile", (width, height), 64)
-    back = to_image(tiles.pixels, placement, placement.output)
+    back = to_image(tiles.pixels, Canvas.of_tiles(placement, placement.output))
     assert np.array_equal(np.asarray(back), pixels)
 
 

@@ -22,6 +22,8 @@ LAYERS = (
     {"image", "tokenfile"},
     {"inputs", "model"},
     {"budget"},
+    {"encoding"},
+    {"decoding"},
     {"codec", "web"},
     {"dataset"},
     {"batch"},

@@ -1,7 +1,6 @@
 """``Codec``: images to token files and back, with one checkpoint."""
 
 import math
-import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,15 +13,16 @@ from PIL import Image
 
 from tokcodec import checkpoint
 from tokcodec.budget import largest_within
-from tokcodec.coding.prior import Prior
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
-from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Placement, Size, place
-from tokcodec.errors import CheckpointError, ImageError, TokcodecError, TokenFileError, counted
-from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, size_of, to_image
+from tokcodec.config.geometry import Fit
+from tokcodec.decoding import Decoding, OutputSize
+from tokcodec.encoding import Encoding, Limit, require_counts
+from tokcodec.errors import ImageError, TokcodecError
+from tokcodec.image import WHITE, Canvas, Pixels, Source, Tiles, size_of, to_image
 from tokcodec.model.runtime import Dtype, Runtime, RuntimeName, choose_runtime
-from tokcodec.packets import MOST_PACKETS, fill_missing
+from tokcodec.packets import fill_missing
 from tokcodec.parallel import map_ahead
-from tokcodec.tokenfile import TokenFile, check_integers, check_tokens
+from tokcodec.tokenfile import TokenFile, check_integers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,6 @@ Rows = NDArray[Any]
 # Or a tensor: uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W].
 ImageLike = Source | Any
 Compressed = TokenFile | str | os.PathLike[str] | bytes  # read, or yet to be
-_Shown = tuple[Placement, Size]  # where an image lies on its tiles, and its size
 _NOTHING: Rows = np.empty(0)
 
 _BATCHES_AHEAD = 4  # that images are read for while the model runs
@@ -92,7 +91,7 @@ class Codec:
         >>> Codec.load("tokcodec", device="cpu", runtime="numpy").runtime.device
         'cpu'
         """
-        _require_counts("batch_size", batch_size)
+        require_counts("batch_size", batch_size)
         for value, known in ((dtype, get_args(Dtype)), (runtime, get_args(RuntimeName))):
             if value not in known:
                 raise ValueError(f"{value!r} is none of {', '.join(known)}")
@@ -177,34 +176,28 @@ class Codec:
         >>> codec.compress("tests/data/coffee.jpg", max_bytes=200).file_bytes <= 200
         True
         """
-        limit = _Limit.of(max_bytes, packets, packet_bytes, parity, text)
-        encoding = self._encoding(fit, tokens, background, packed, limit)
+        limit = Limit.of(max_bytes, packets, packet_bytes, parity, text)
+        encoding = Encoding.of(self.header, fit, tokens, background, packed, limit)
         return self._compress(encoding, image)
 
-    def _compress(self, encoding: "_Encoding", image: ImageLike) -> TokenFile:
-        limit, config, fit = encoding.limit, self.config, encoding.fit
+    def _compress(self, encoding: Encoding, image: ImageLike) -> TokenFile:
+        limit = encoding.limit
 
         def compress(count: int | None) -> TokenFile:
-            tiles = encoding.read(image, count)
+            tiles = encoding.read(_source(image), count)
             return encoding.token_file(tiles, self.encode_tiles(tiles.pixels), count)
 
-        most = encoding.tokens
         if limit.most_bytes is None:
-            return compress(most)
+            return compress(encoding.tokens)
         image = _reread(image)
-        any_grid = bool(config.multiple) and fit not in ("tile", "native")
-        if any_grid:
-            tokens = 2 * limit.most_bytes * (limit.packets or 1)
-            most = encoding.tokens or min(tokens, MAX_TILE_TOKENS)
-        else:
-            most = config.kept_tokens(encoding.tokens)
         size = size_of(_source(image)) or (1, 1)  # compress reports a file that is not an image
-
-        def tokens_of(count: int) -> int:
-            placement, shape = config.place(fit, size, count)
-            return placement.num_tiles * math.prod(shape)
-
-        return largest_within(compress, tokens_of, limit.size_of, limit.most_bytes, most)
+        return largest_within(
+            compress,
+            lambda count: encoding.token_count(size, count),
+            limit.size_of,
+            limit.most_bytes,
+            encoding.most_tokens,
+        )
 
     def compress_stream(
         self,
@@ -233,8 +226,8 @@ class Codec:
         tests/data/coffee.jpg 16
         tests/data/chelsea.png 16
         """
-        limit = _Limit.of(max_bytes, packets, packet_bytes, parity, text)
-        encoding = self._encoding(fit, tokens, background, packed, limit)
+        limit = Limit.of(max_bytes, packets, packet_bytes, parity, text)
+        encoding = Encoding.of(self.header, fit, tokens, background, packed, limit)
         if limit.most_bytes is None:
             return self._compress_batches(encoding, items, workers)
 
@@ -248,12 +241,12 @@ class Codec:
         return self.runtime.map(compress, items, workers)
 
     def _compress_batches(
-        self, encoding: "_Encoding", items: Iterable[tuple[Tag, ImageLike]], workers: int
+        self, encoding: Encoding, items: Iterable[tuple[Tag, ImageLike]], workers: int
     ) -> Iterator[tuple[Tag, TokenFile | TokcodecError]]:
         def read(item: tuple[Tag, ImageLike]) -> tuple[tuple[Tag, Tiles | None], Rows | ImageError]:
             tag, image = item
             try:
-                tiles = encoding.read(image, encoding.tokens)
+                tiles = encoding.read(_source(image), encoding.tokens)
             except ImageError as error:
                 return (tag, None), error
             return (tag, replace(tiles, pixels=_NOTHING)), tiles.pixels
@@ -307,13 +300,15 @@ class Codec:
         )
 
     def decompress(
-        self, token_file: Compressed, *, size: Size | int | None = None, tokens: int | None = None
+        self, token_file: Compressed, *, size: OutputSize = None, tokens: int | None = None
     ) -> Image.Image:
         """Decode a token file.
 
         Args:
             token_file: a ``TokenFile``, the path of one, or its bytes.
-            size: width and height of the image, or its longer edge; its original size if None.
+            size: width and height of the image, its longer edge, or ``original``. If None, it is
+                the original size, but at most 1,024 pixels on the longer edge, or what the tokens
+                show, if that is more.
             tokens: use only the first tokens of each tile; all if None.
 
         Raises:
@@ -335,7 +330,7 @@ class Codec:
         self,
         items: Iterable[tuple[Tag, TokenFile]],
         *,
-        size: Size | int | None = None,
+        size: OutputSize = None,
         tokens: int | None = None,
         workers: int = 1,
     ) -> Iterator[tuple[Tag, Image.Image | TokcodecError]]:
@@ -347,74 +342,31 @@ class Codec:
         >>> [(tag, image.size) for tag, image in codec.decompress_stream([("a", token_file)])]
         [('a', (600, 400))]
         """
-        decoding = self._decoding(size, tokens)
-
-        def tiles() -> Iterator[tuple[tuple[Tag, _Shown | None], Rows | TokcodecError]]:
-            for tag, token_file in items:
-                try:
-                    shown, found = decoding.open(token_file)
-                except TokcodecError as error:
-                    yield (tag, None), error
-                    continue
-                yield from (((tag, shown), found[n : n + 1]) for n in range(len(found)))
-
-        # Tile by tile: of a large image, only the batches that are being decoded are in memory.
-        done = self._in_batches(tiles(), self.runtime.decode, lambda _, rows: rows[0], workers)
-        for (tag, shown), first in done:
-            if isinstance(first, TokcodecError):
-                yield tag, first
-            else:
-                assert shown
-                rest: Iterator[Any] = (tile for _, tile in islice(done, shown[0].num_tiles - 1))
-                yield tag, to_image(chain([first], rest), *shown)
-
-    def _encoding(
-        self,
-        fit: Fit | None,
-        tokens: int | None,
-        background: tuple[int, int, int],
-        packed: bool,
-        limit: "_Limit",
-    ) -> "_Encoding":
-        if len(background) != 3 or not all(
-            0 <= operator.index(value) <= 255 for value in background
-        ):
-            raise ValueError(f"background must be three values from 0 to 255, not {background}")
-        if tokens is not None:
-            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
-        checkpoint.check_token_count(self.header, tokens)
-        fit = fit or self.config.default_fit
-        checkpoint.check_fit(self.header, fit)
-        if limit.packets and (fit == "tile" or not self.config.has_grid):
-            raise CheckpointError(
-                f"{self.header.name}: packets need a grid of tokens, and a fit without tiles"
-            )
-        prior = None
-        if self.header.prior_id and not packed:
-            prior = checkpoint.read_prior(self.header)
-        red, green, blue = background
-        return _Encoding(self.header, fit, tokens, (red, green, blue), prior, limit)
-
-    def _decoding(self, size: Size | int | None, tokens: int | None) -> "_Decoding":
-        if tokens is not None:
-            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
-        if isinstance(size, tuple | list):
-            if len(size) != 2:
-                raise ValueError(f"size must be a width and a height, or one edge, not {size}")
-            _require_counts("width and height", *size)
-            size = (operator.index(size[0]), operator.index(size[1]))
-        elif size is not None:
-            _require_counts("size", size)
-            size = operator.index(size)
-        if tokens is not None and self.config.multiple:
-            raise CheckpointError(f"{self.header.name}: decodes only all tokens of a file together")
-        return _Decoding(
+        decoding = Decoding.of(
             self.header,
             size,
             tokens,
-            checkpoint.check_token_count(self.header, tokens),
             lambda grid: fill_missing(grid, self.runtime.lookup, self.runtime.quantize),
         )
+
+        def parts() -> Iterator[tuple[tuple[Tag, Canvas | None], Rows | TokcodecError]]:
+            for tag, token_file in items:
+                try:
+                    canvas, found = decoding.open(token_file)
+                except TokcodecError as error:
+                    yield (tag, None), error
+                    continue
+                yield from (((tag, canvas), found[n : n + 1]) for n in range(len(found)))
+
+        # Part by part: of a large image, only the batches that are being decoded are in memory.
+        done = self._in_batches(parts(), self.runtime.decode, lambda _, rows: rows[0], workers)
+        for (tag, canvas), first in done:
+            if isinstance(first, TokcodecError):
+                yield tag, first
+            else:
+                assert canvas
+                rest: Iterator[Any] = (part for _, part in islice(done, canvas.num_parts - 1))
+                yield tag, to_image(chain([first], rest), canvas)
 
     def _ahead(self, fit: Fit, workers: int) -> int:
         """Images that are read before the model takes them. A tiled one may hold hundreds of
@@ -557,178 +509,6 @@ class Codec:
         return self.runtime
 
 
-@dataclass(frozen=True)
-class _Limit:
-    """How large token files may be, in bytes or characters, and how they are split into packets."""
-
-    most_bytes: int | None = None
-    packets: int | None = None
-    parity: bool = False
-    text: bool = False
-
-    @classmethod
-    def of(
-        cls,
-        max_bytes: int | None,
-        packets: int | None,
-        packet_bytes: int | None,
-        parity: bool,
-        text: bool,
-    ) -> "_Limit":
-        """
-        Raises:
-            TypeError: a number that is no integer.
-            ValueError: a number out of range, or one that needs another.
-        """
-        for name, value in (
-            ("max_bytes", max_bytes),
-            ("packets", packets),
-            ("packet_bytes", packet_bytes),
-        ):
-            _require_counts(name, value)
-        if packets is not None and packets > MOST_PACKETS:
-            raise ValueError(f"packets must be from 1 to {MOST_PACKETS}, not {packets}")
-        if packets is None and (packet_bytes is not None or parity):
-            raise ValueError("packet_bytes and parity need packets")
-        if packets is not None and max_bytes is not None:
-            raise ValueError("packets have packet_bytes, not max_bytes")
-        return cls(packet_bytes if packets else max_bytes, packets, parity, text)
-
-    def size_of(self, file: TokenFile) -> int:
-        """Of a file, or of its largest packet."""
-        return max(len(p.to_text()) if self.text else p.file_bytes for p in file.parts())
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    """How images become token files."""
-
-    header: checkpoint.Header
-    fit: Fit
-    tokens: int | None
-    background: tuple[int, int, int]
-    prior: Prior | None
-    limit: _Limit
-
-    def read(self, image: ImageLike, tokens: int | None) -> Tiles:
-        config = self.header.config
-        return read_tiles(
-            _source(image),
-            config.preprocessing,
-            lambda size: config.place(self.fit, size, tokens)[0],
-            self.background,
-        )
-
-    def token_file(self, tiles: Tiles, tokens: Rows, count: int | None) -> TokenFile:
-        """The file of the tokens of an image, of which at most ``count`` a tile are kept."""
-        config, limit = self.header.config, self.limit
-        _, shape = config.place(self.fit, (tiles.width, tiles.height), count)
-        kept = tokens.reshape(-1, *shape) if config.has_grid else tokens[:, : shape[0]]
-        prior = None if limit.packets else self.prior
-        file = TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, prior)
-        return file.split(limit.packets, self.prior, limit.parity) if limit.packets else file
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    """How token files become images; ``tokens`` asked for, and ``used``, of each tile; ``fill`` is
-    ``packets.fill_missing``."""
-
-    header: checkpoint.Header
-    size: Size | int | None
-    tokens: int | None
-    used: int
-    fill: Callable[[Rows], Rows]
-
-    def open(self, token_file: TokenFile) -> tuple["_Shown", Rows]:
-        """Where the image lies on its tiles, and the tokens of these, [n, *token_shape].
-
-        Raises:
-            TokenFileError: the model cannot decode it.
-            ImageError: the image would be too large.
-        """
-        placement, shape = self._check(token_file)
-        output = output_size(token_file, self.size) or placement.output
-        check_output(placement, output)
-        found = self._tokens(token_file).reshape(placement.num_tiles, -1)
-        if self.tokens and found.shape[1] < self.tokens:
-            raise TokenFileError(
-                f"it holds {counted(found.shape[1], 'token')} a tile, not {self.tokens:,}"
-            )
-        found = found[:, : self.used] if len(shape) == 1 else found.reshape(-1, *shape)
-        return (placement, output), found
-
-    def _tokens(self, token_file: TokenFile) -> Rows:
-        """The tokens of a file, tile by tile; of one that is not complete, with those that are
-        missing filled in.
-
-        Raises:
-            TokenFileError: there are none, or the model needs those that are missing.
-        """
-        size = self.header.config.quantizer.codebook_size
-        found = token_file.tokens_with(self.header, incomplete=True)
-        if token_file.damaged:
-            found = np.where(found < size, found, -1)
-        check_tokens(found, size)
-        if found.min() >= 0:
-            return found
-        if found.max() < 0:
-            raise TokenFileError("damaged: none of its tokens is left")
-        if not self.header.config.has_grid:
-            first = found.reshape(len(found) // token_file.columns, -1)
-            known = int((first >= 0).cumprod(axis=1).sum(axis=1).min())
-            counts = [count for count in self.header.config.token_counts if count <= known]
-            if not counts:
-                raise TokenFileError("damaged: the model needs more tokens than are left")
-            return first[:, : counts[-1]]
-        rows, columns = token_file.tiles
-        shape = (rows, columns, token_file.rows, token_file.columns)
-        canvas = found.reshape(shape).swapaxes(1, 2).reshape(rows * shape[2], columns * shape[3])
-        filled = self.fill(canvas).reshape(rows, shape[2], columns, shape[3])
-        return filled.swapaxes(1, 2)
-
-    def _check(self, token_file: TokenFile) -> tuple[Placement, tuple[int, ...]]:
-        header, config = self.header, self.header.config
-        if not header.decodes(token_file.model_id):
-            raise TokenFileError(_other_model(header, token_file))
-        checkpoint.check_fit(header, token_file.fit)
-        original = (token_file.width, token_file.height)
-        try:
-            placement, shape = config.place_grid(
-                token_file.fit, original, token_file.rows, token_file.columns
-            )
-        except ImageError as error:
-            raise TokenFileError(f"damaged: {error}") from error
-        if (token_file.bits, token_file.tiles) != (config.quantizer.bits, placement.grid[::-1]):
-            raise TokenFileError(
-                f"damaged: {token_file.tiles} tiles of tokens of {token_file.bits} bits, where "
-                f"{header.name} has {placement.grid[::-1]} of {config.quantizer.bits} bits"
-            )
-        return placement, shape
-
-
-def _other_model(header: checkpoint.Header, token_file: TokenFile) -> str:
-    fitting = checkpoint.find_by_model_id(token_file.model_id)
-    remedy = "no bundled or cached one fits"
-    if fitting:
-        name = fitting.path if checkpoint.is_cached(fitting) else fitting.name
-        remedy = f"{name} decodes it"
-    return (
-        f"its tokens are of model {token_file.model_id.hex()}, "
-        f"{header.name} is {header.model_id[:6]}; {remedy}"
-    )
-
-
-def output_size(token_file: TokenFile, size: Size | int | None) -> Size | None:
-    """Width and height of the decoded image if ``size`` is asked for: both, or the longer edge."""
-    if not isinstance(size, int):
-        return size
-    if token_file.fit == "crop":
-        return size, size
-    # The rule of the pad fit: the longer edge as asked for, the other rounded half up.
-    return place("pad", (token_file.width, token_file.height), (size, size)).resized
-
-
 def _source(image: Any) -> Source:
     """What ``image.read_tiles`` takes."""
     if not hasattr(image, "movedim"):  # no tensor; binary files have a ``detach`` too
@@ -783,17 +563,6 @@ def _require_pixels(pixels: object) -> None:
         raise ValueError(
             f"expected pixels uint8 [B, H, W, 3], not {pixels.dtype} {list(pixels.shape)}"
         )
-
-
-def _require_counts(name: str, *values: int | None) -> None:
-    """
-    Raises:
-        TypeError: a value is no integer.
-        ValueError: it is less than 1.
-    """
-    for value in values:
-        if value is not None and operator.index(value) < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}")
 
 
 def _require_unit_range(pixels: "Tensor") -> None:

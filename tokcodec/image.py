@@ -5,6 +5,7 @@ The pixels that a model sees depend on this module. A change that moves a pixel 
 """
 
 import io
+import itertools
 import math
 import os
 import zlib
@@ -32,6 +33,7 @@ Source = str | os.PathLike[str] | bytes | Readable | Image.Image | Pixels
 
 MAX_EDGE = 65535  # the largest width and height that a token file can store
 _BAND = 1 << 22  # pixels that are converted to RGB at once
+_BICUBIC = Image.Resampling.BICUBIC
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -183,18 +185,66 @@ def _band_to_rgb(
     return band if band.mode == "RGB" else band.convert("RGB"), (0, top), alpha
 
 
-def to_image(tiles: Iterable[Pixels], placement: Placement, output: Size) -> Image.Image:
-    """Draw an image of the size ``output`` from its tiles, each uint8 [H, W, 3], row by row.
+@dataclass(frozen=True)
+class Canvas:
+    """Where the decoded parts of an image lie, and what is shown of them.
 
-    Tiles are taken one at a time, so a generator need not hold all of them.
+    Attributes:
+        placement: of the image on its tiles.
+        output: width and height of the image.
+        tops, lefts: of the parts, in pixels of the canvas; each is as large as a tile. Row by row,
+            they cover the canvas, and may overlap.
     """
-    left, top, right, bottom = placement.visible
-    columns, (width, height) = placement.grid[0], placement.tile
+
+    placement: Placement
+    output: Size
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @classmethod
+    def of_tiles(cls, placement: Placement, output: Size) -> Self:
+        """The canvas whose parts are the tiles."""
+        (columns, rows), (width, height) = placement.grid, placement.tile
+        tops, lefts = range(0, rows * height, height), range(0, columns * width, width)
+        return cls(placement, output, tuple(tops), tuple(lefts))
+
+    @property
+    def num_parts(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+
+def to_image(parts: Iterable[Pixels], canvas: Canvas) -> Image.Image:
+    """Draw an image from its parts, each uint8 [H, W, 3], row by row. Where they overlap, each one
+    fades out towards its edges.
+
+    Parts are taken one at a time, so a generator need not hold all of them.
+    """
+    left, top, right, bottom = canvas.placement.visible
+    width, height = canvas.placement.tile
     image = Image.new("RGB", (right - left, bottom - top))
-    for number, tile in enumerate(tiles):
-        row, column = divmod(number, columns)
-        image.paste(Image.fromarray(tile), (column * width - left, row * height - top))
-    return image.resize(output, Image.Resampling.BICUBIC) if output != image.size else image
+    weights = np.multiply.outer(_fading(height), _fading(width))[..., None]
+    # The rows that the parts of one row cover: the sum of their weighted pixels, and of weights.
+    pixels = np.zeros((height, canvas.placement.canvas[0], 3), np.float32)
+    total = np.zeros((*pixels.shape[:2], 1), np.float32)
+    remaining = iter(parts)
+    for start, end in itertools.pairwise((*canvas.tops, canvas.tops[-1] + height)):
+        for across, part in zip(canvas.lefts, remaining, strict=False):
+            pixels[:, across : across + width] += weights * part
+            total[:, across : across + width] += weights
+        done = end - start
+        band = (pixels[:done] / total[:done]).round().astype(np.uint8)
+        image.paste(Image.fromarray(band), (-left, start - top))
+        for rows in (pixels, total):
+            rows[: height - done] = rows[done:]
+            rows[height - done :] = 0
+    return image if canvas.output == image.size else image.resize(canvas.output, _BICUBIC)
+
+
+def _fading(edge: int) -> NDArray[np.float32]:
+    """Weights that fall from the middle of an edge to its ends."""
+    places = np.arange(edge, dtype=np.float32) + 0.5
+    weights: NDArray[np.float32] = np.minimum(places, edge - places)
+    return weights
 
 
 def check_output(placement: Placement, output: Size) -> None:

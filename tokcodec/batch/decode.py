@@ -34,6 +34,7 @@ from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_i
 from tokcodec.config.geometry import Size
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.dataset.formats import is_export
+from tokcodec.decoding import OutputSize, output_size
 from tokcodec.errors import (
     ArgumentError,
     Hint,
@@ -61,7 +62,7 @@ def decode_files(
     output: Name | None = None,
     *,
     weights: str | None = None,
-    size: Size | int | None = None,
+    size: OutputSize = None,
     tokens: int | None = None,
     image_format: Literal["png", "jpg", "webp"] | None = None,
     png_level: int = 1,
@@ -186,7 +187,7 @@ class _Files:
 
     given: Header | None
     fitting: Callable[[bytes], Header | None]
-    size: Size | int | None
+    size: OutputSize
     tokens: int | None
     extension: str
     png_level: int
@@ -230,14 +231,12 @@ class _Files:
         return "current", None
 
     def _output(self, token_file: TokenFile, header: Header) -> Size | None:
-        from tokcodec.codec import output_size
-
-        size = (token_file.width, token_file.height)
+        size, grid = (token_file.width, token_file.height), (token_file.rows, token_file.columns)
         try:
-            placement, _ = header.config.place(token_file.fit, size)
+            placement, _ = header.config.place_grid(token_file.fit, size, *grid)
         except ImageError:
             return None
-        return output_size(token_file, self.size) or placement.output
+        return output_size(token_file, self.size, placement)
 
     def write(
         self,

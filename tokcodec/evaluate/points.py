@@ -181,7 +181,7 @@ def _through(
             files[n] = file
         elif not point.max_bytes:
             raise file
-    for n, image in codec.decompress_stream(files.items(), workers=workers):
+    for n, image in codec.decompress_stream(files.items(), size="original", workers=workers):
         if isinstance(image, TokcodecError):
             raise image
         yield n, files[n], image

@@ -1,0 +1,195 @@
+"""How token files become images: which tokens are decoded, and where their pixels go."""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokcodec import checkpoint
+from tokcodec.config.geometry import Placement, Size, place
+from tokcodec.encoding import require_counts
+from tokcodec.errors import CheckpointError, ImageError, TokenFileError, counted
+from tokcodec.image import Canvas, check_output
+from tokcodec.tokenfile import TokenFile, check_tokens
+
+Rows = NDArray[Any]  # tokens int64 [n, *token_shape]
+OutputSize = Size | int | Literal["original"] | None
+
+SENSIBLE_EDGE = 1024  # pixels of a decoded image, unless its tokens show more
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How token files become images; ``tokens`` asked for, and ``used``, of each tile; ``fill`` is
+    ``packets.fill_missing``."""
+
+    header: checkpoint.Header
+    size: OutputSize
+    tokens: int | None
+    used: int
+    fill: Callable[[Rows], Rows]
+
+    @classmethod
+    def of(
+        cls,
+        header: checkpoint.Header,
+        size: OutputSize,
+        tokens: int | None,
+        fill: Callable[[Rows], Rows],
+    ) -> Self:
+        """
+        Raises:
+            CheckpointError: the checkpoint does not support this number of tokens.
+            TypeError, ValueError: a size that is none, or tokens that are no integer.
+        """
+        if tokens is not None:
+            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
+        if isinstance(size, tuple | list):
+            if len(size) != 2:
+                raise ValueError(f"size must be a width and a height, or one edge, not {size}")
+            require_counts("width and height", *size)
+            size = (operator.index(size[0]), operator.index(size[1]))
+        elif size is not None and size != "original":
+            require_counts("size", size)
+            size = operator.index(size)
+        if tokens is not None and header.config.multiple:
+            raise CheckpointError(f"{header.name}: decodes only all tokens of a file together")
+        return cls(header, size, tokens, checkpoint.check_token_count(header, tokens), fill)
+
+    def open(self, token_file: TokenFile) -> tuple[Canvas, Rows]:
+        """The canvas of an image, and the tokens of its parts, [n, *token_shape].
+
+        Raises:
+            TokenFileError: the model cannot decode it.
+            ImageError: the image would be too large.
+        """
+        placement, shape = self._check(token_file)
+        output = output_size(token_file, self.size, placement)
+        check_output(placement, output)
+        found = self._tokens(token_file).reshape(placement.num_tiles, -1)
+        if self.tokens and found.shape[1] < self.tokens:
+            raise TokenFileError(
+                f"it holds {counted(found.shape[1], 'token')} a tile, not {self.tokens:,}"
+            )
+        if len(shape) == 1:
+            return Canvas.of_tiles(placement, output), found[:, : self.used]
+        found = found.reshape(-1, *shape)
+        if placement.num_tiles == 1:
+            return Canvas.of_tiles(placement, output), found
+        return _overlapping(placement, output, _joined(found, placement), shape)
+
+    def _tokens(self, token_file: TokenFile) -> Rows:
+        """The tokens of a file, tile by tile; of one that is not complete, with those that are
+        missing filled in.
+
+        Raises:
+            TokenFileError: there are none, or the model needs those that are missing.
+        """
+        size = self.header.config.quantizer.codebook_size
+        found = token_file.tokens_with(self.header, incomplete=True)
+        if token_file.damaged:
+            found = np.where(found < size, found, -1)
+        check_tokens(found, size)
+        if found.min() >= 0:
+            return found
+        if found.max() < 0:
+            raise TokenFileError("damaged: none of its tokens is left")
+        if not self.header.config.has_grid:
+            first = found.reshape(len(found) // token_file.columns, -1)
+            known = int((first >= 0).cumprod(axis=1).sum(axis=1).min())
+            counts = [count for count in self.header.config.token_counts if count <= known]
+            if not counts:
+                raise TokenFileError("damaged: the model needs more tokens than are left")
+            return first[:, : counts[-1]]
+        rows, columns = token_file.tiles
+        shape = (rows, columns, token_file.rows, token_file.columns)
+        canvas = found.reshape(shape).swapaxes(1, 2).reshape(rows * shape[2], columns * shape[3])
+        filled = self.fill(canvas).reshape(rows, shape[2], columns, shape[3])
+        return filled.swapaxes(1, 2)
+
+    def _check(self, token_file: TokenFile) -> tuple[Placement, tuple[int, ...]]:
+        header, config = self.header, self.header.config
+        if not header.decodes(token_file.model_id):
+            raise TokenFileError(_other_model(header, token_file))
+        checkpoint.check_fit(header, token_file.fit)
+        original = (token_file.width, token_file.height)
+        try:
+            placement, shape = config.place_grid(
+                token_file.fit, original, token_file.rows, token_file.columns
+            )
+        except ImageError as error:
+            raise TokenFileError(f"damaged: {error}") from error
+        if (token_file.bits, token_file.tiles) != (config.quantizer.bits, placement.grid[::-1]):
+            raise TokenFileError(
+                f"damaged: {token_file.tiles} tiles of tokens of {token_file.bits} bits, where "
+                f"{header.name} has {placement.grid[::-1]} of {config.quantizer.bits} bits"
+            )
+        return placement, shape
+
+
+def _joined(tiles: Rows, placement: Placement) -> Rows:
+    """Tokens [n, rows, columns] of tiles -> those of the canvas, [rows, columns]."""
+    columns, rows = placement.grid
+    _, down, across = tiles.shape
+    canvas = tiles.reshape(rows, columns, down, across).swapaxes(1, 2)
+    return canvas.reshape(rows * down, columns * across)
+
+
+def _overlapping(
+    placement: Placement, output: Size, canvas: Rows, tile: tuple[int, ...]
+) -> tuple[Canvas, Rows]:
+    """Parts as large as a tile, half a tile apart, so that no seam between tiles shows; and their
+    tokens, row by row."""
+    starts = []
+    for axis in (0, 1):
+        step, number = tile[axis], canvas.shape[axis] // tile[axis]
+        between = range(step // 2, step * (number - 1), step)
+        starts.append(sorted({*range(0, canvas.shape[axis], step), *between}))
+    parts = [
+        canvas[row : row + tile[0], column : column + tile[1]]
+        for row in starts[0]
+        for column in starts[1]
+    ]
+    width, height = placement.tile
+    tops = tuple(row * height // tile[0] for row in starts[0])
+    lefts = tuple(column * width // tile[1] for column in starts[1])
+    return Canvas(placement, output, tops, lefts), np.stack(parts)
+
+
+def _other_model(header: checkpoint.Header, token_file: TokenFile) -> str:
+    fitting = checkpoint.find_by_model_id(token_file.model_id)
+    remedy = "no bundled or cached one fits"
+    if fitting:
+        name = fitting.path if checkpoint.is_cached(fitting) else fitting.name
+        remedy = f"{name} decodes it"
+    return (
+        f"its tokens are of model {token_file.model_id.hex()}, "
+        f"{header.name} is {header.model_id[:6]}; {remedy}"
+    )
+
+
+def output_size(token_file: TokenFile, size: OutputSize, placement: Placement) -> Size:
+    """Width and height of the decoded image.
+
+    Args:
+        token_file: the file.
+        size: both; the longer edge; ``original`` for that of the image that was encoded; or None
+            for that, but not more than ``SENSIBLE_EDGE`` or what the tokens show, if that is more.
+        placement: of the image on its tiles.
+    """
+    if isinstance(size, tuple):
+        return size
+    if size is None:
+        left, top, right, bottom = placement.visible
+        size = max(SENSIBLE_EDGE, right - left, bottom - top)
+        if max(placement.output) <= size:
+            return placement.output
+    if size == "original":
+        return placement.output
+    if token_file.fit == "crop":
+        return size, size
+    # The rule of the pad fit: the longer edge as asked for, the other rounded half up.
+    return place("pad", (token_file.width, token_file.height), (size, size)).resized
