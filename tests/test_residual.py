@@ -350,8 +350,8 @@ def zeros(name, **changes):
         ("rq-vae-8x8x4", {}, 100, "must divide"),
         ("infinity-d32", {}, 128, "squares of 256, 512 or 1024 pixels only"),
         ("infinity-d32", {"quantizer.lfq.mask": (64,)}, 256, "d64 has tokens of 64 bits"),
-        ("infinity-d32", {"quantizer.lfq.mask": (31,)}, 256, "32 channels where|is missing"),
-        ("infinity-d32", {"encoder.conv_in.weight": (1,)}, 256, "is missing|axes|not part"),
+        ("infinity-d32", {"quantizer.lfq.mask": (31,)}, 256, "is missing"),
+        ("infinity-d32", {"encoder.conv_in.weight": (1,)}, 256, "two of its tensors"),
     ],
 )
 def test_hostile_files(name, changes, side, message):
