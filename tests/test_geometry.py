@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokcodec.config import ModelConfig
-from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, nearest_grid
+from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, nearest_grid, place
 from tokcodec.errors import ImageError
 from tokcodec.train.presets import PRESETS
 
@@ -92,6 +92,16 @@ def test_by_hand(fit, resized, offset, grid):
     placement = placed(fit, (600, 400), 256)
     assert (placement.resized, placement.offset, placement.grid) == (resized, offset, grid)
     assert placement.num_tiles == int(np.prod(grid))
+
+
+def test_a_crop_with_a_margin_by_hand():
+    placement = place("crop", (600, 400), (256, 256), "lanczos", 1.125)
+    assert (placement.resized, placement.offset) == ((432, 288), (-88, -16))
+    # The square shows 256 of 288 pixels of the shorter edge.
+    assert placement.output == (356, 356)
+    config = CONFIG.replace(preprocessing=CONFIG.preprocessing.replace(crop_scale=1.125))
+    assert config.place("crop", (600, 400))[0].resized == (216, 144)
+    assert config.place("stretch", (600, 400)) == CONFIG.place("stretch", (600, 400))
 
 
 @pytest.mark.parametrize(

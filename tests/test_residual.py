@@ -72,6 +72,9 @@ def test_scales(stage, enlarging, filters):
     tokens = made.tokens(z)
     assert tokens.shape == (3, 39)
     assert torch.equal(tokens, torch.cat(parts, dim=1))
+    with torch.autocast("cpu", torch.bfloat16):  # all of it stays in float32
+        assert torch.equal(made.tokens(z), tokens)
+        assert made.lookup(tokens).dtype == torch.float32
     counts = list(itertools.accumulate(part.shape[1] for part in parts))
     for count, z_q in zip(counts, sums, strict=True):
         torch.testing.assert_close(made.lookup(tokens[:, :count]), z_q)
@@ -269,6 +272,7 @@ def test_golden_tokens(name, tmp_path):
 def test_an_image_in_137_bytes(tmp_path):
     source = locate(str(published.write_golden("var_256", tmp_path)))
     header = write_converted(source, tmp_path / "var.safetensors")
+    assert header.provenance["converted_from"] == "vae_ch160v4096z32.pth"
     codec = Codec.load(header, "cpu")
     file = codec.compress(PHOTOS[0], tokens=91)
     assert (len(file.payload), file.num_tokens) == (137, 91)
@@ -346,8 +350,8 @@ def zeros(name, **changes):
         ("rq-vae-8x8x4", {}, 100, "must divide"),
         ("infinity-d32", {}, 128, "squares of 256, 512 or 1024 pixels only"),
         ("infinity-d32", {"quantizer.lfq.mask": (64,)}, 256, "d64 has tokens of 64 bits"),
-        ("infinity-d32", {"quantizer.lfq.mask": (31,)}, 256, "32 channels where|is missing"),
-        ("infinity-d32", {"encoder.conv_in.weight": (1,)}, 256, "is missing|axes|not part"),
+        ("infinity-d32", {"quantizer.lfq.mask": (31,)}, 256, "is missing"),
+        ("infinity-d32", {"encoder.conv_in.weight": (1,)}, 256, "two of its tensors"),
     ],
 )
 def test_hostile_files(name, changes, side, message):

@@ -36,7 +36,10 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
     if side not in _SIDES:
         raise CheckpointError(f"sees squares of 256, 512 or 1024 pixels only, not of {side}")
     source = source.without(_CONSTANTS)
-    source = source.renamed({_plain(name): name for name in source.names()})
+    names = {_plain(name): name for name in source.names()}
+    if len(names) < len(source.names()):
+        raise CheckpointError("two of its tensors stand for one layer")
+    source = source.renamed(names)
     encoder, decoder, out = take_convolutional(source, Names(), bits)
     source.finish()
     return (

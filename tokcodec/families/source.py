@@ -196,8 +196,8 @@ def locate(text: str) -> Source:
     if folder:
         return _in_folder(path)
     if file:
-        called_so = path.name in (*_WEIGHTS, _ENCODER)
-        name = _safe(path.absolute().parent.name if called_so else path.stem)
+        usual = path.stem in {Path(name).stem for name in (*_WEIGHTS, _ENCODER)}
+        name = _safe(path.absolute().parent.name if usual else path.stem)
         return Source(name, path, _config_beside(path), path.name, _decoder_beside(path))
     match = _HUB.fullmatch(text)
     local = text.startswith((".", "~")) or (
