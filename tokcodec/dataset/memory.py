@@ -98,11 +98,11 @@ def load(rows: TokenRows, names: Iterable[str] = ()) -> LoadedRows:
 
     grid = GRID if rows.metadata.has_grids else ()
     columns: dict[str, list[pa.Array]] = {name: [] for name in (*grid, *names)}
-    tokens: list[NDArray[Any]] = [np.zeros(0, smallest_type(rows.metadata))]
+    tokens = bytearray()  # which grows in place; parts and the whole would take twice the memory
     lengths: list[NDArray[Any]] = [np.zeros(1, np.int64)]
     for file, group in rows.columns("tokens", *columns):
         flat, own = rows.flat(file, group["tokens"])
-        tokens.append(flat)
+        tokens += flat.tobytes()
         lengths.append(own)
         kept = group["tokens"].is_valid()
         with damaged(file):
@@ -120,7 +120,7 @@ def load(rows: TokenRows, names: Iterable[str] = ()) -> LoadedRows:
         types = {field.name: field.type for field in source.schema_arrow}
     with damaged(rows.path):  # where files do not agree on the type of a column
         return LoadedRows(
-            np.concatenate(tokens),
+            np.frombuffer(tokens, smallest_type(rows.metadata)),
             np.concatenate(lengths).cumsum(),
             {name: pa.chunked_array(chunks, types[name]) for name, chunks in columns.items()},
         )

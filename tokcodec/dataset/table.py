@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# Of a row group: what a reader of one random row has to decode.
+# Of a row group: what readers decode at a time.
 _GROUP = 512
 GRID = ("rows", "columns")
 GRID_FITS = ("aspect", "native")  # in which every image has its own grid
