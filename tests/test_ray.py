@@ -87,7 +87,7 @@ def test_the_command_needs_no_gpu_where_actors_have_one(run, many, tmp_path, mon
     def on_ray(task, folder, *how):
         def engine(todo, _):
             handed.append((task.settings, how))
-            for shard in todo:
+            for shard in todo[0]:
                 (folder / shard.name).touch()
             return ()
 

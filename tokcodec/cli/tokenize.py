@@ -4,11 +4,12 @@ import re
 import shlex
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
 from tokcodec.cli import options as shared
+from tokcodec.cli import tokenize_options as own
 from tokcodec.cli.options import STANDARD, colour_of
 from tokcodec.cli.outcomes import report_jobs
 from tokcodec.cli.progress import Bar
@@ -23,85 +24,40 @@ if TYPE_CHECKING:
     from tokcodec.tokenize.task import Progress
 
 
-def _panel(panel: str) -> Any:
-    """``typer.Option`` with the help first, in a panel of the help page."""
-
-    def option(help: str, *names: str, **more: Any) -> Any:  # noqa: A002
-        return typer.Option(*names, help=help, rich_help_panel=panel, **more)
-
-    return option
-
-
-_INPUT, _ROWS, _RESUME, _COMPUTE = map(_panel, ("Input", "Rows", "Resuming", "Computation"))
-_OUTPUT = "A folder of shards, or one file.parquet; a path, or the URL of a store."
-_LIST = "Also the images that this file lists, one name on each line."
-_COLUMNS = "Further columns of Parquet to keep, as text. Comma-separated."
-_IMAGE_SIZE = "Side of the square in pixels, instead of --tokens, if the checkpoint supports it."
-_VIEWS = "Rows per image: one, with its mirror image, ten crops, or N random resized crops."
-_CROP_RANGE = "Size of the square that ten crops are cut from, in tiles. Default: 1.1."
-_RETRY = "Make shards with failed rows again, where their files have not changed."
-_BATCH = (
-    "Tiles per batch; another batch size can change a few tokens. Default: 64 on CUDA, 16 on a "
-    "CPU, fewer for a large model, 1 with --fit aspect and native."
-)
-_ACTORS = "Ray's actors; each loads the model and, on CUDA, takes a GPU."
-
-
 def tokenize(
-    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help=_OUTPUT)],
-    sources: Annotated[
-        list[str] | None, typer.Argument(metavar="[SRC]...", help="Images: " + shared.MANY)
-    ] = None,
-    from_file: Annotated[str | None, _INPUT(_LIST, metavar="FILE|-")] = None,
-    label: Annotated[
-        str | None, _INPUT("Column of labels in Parquet. Default: label.", metavar="COLUMN")
-    ] = None,
-    columns: Annotated[str | None, _INPUT(_COLUMNS, metavar="A,B")] = None,
-    limit: Annotated[int | None, _INPUT("Only the first N images.", metavar="N", min=1)] = None,
+    output: own.Output,
+    sources: own.Sources = None,
+    from_file: own.FromFile = None,
+    label: own.Label = None,
+    columns: own.Columns = None,
+    limit: own.Limit = None,
     include: shared.Include = None,
     exclude: shared.Exclude = None,
     follow: shared.Follow = False,
     allow_large_images: shared.AllowLarge = False,
     max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
-    weights: Annotated[
-        str, _ROWS("The checkpoint, as for encode.", **shared.WEIGHTS)
-    ] = DEFAULT_WEIGHTS,
-    fit: Annotated[
-        Literal["aspect", "stretch", "crop", "pad", "native"] | None,
-        _ROWS("How an image meets the model's input size. Default: the checkpoint's."),
-    ] = None,
+    weights: own.Weights = None,
+    fit: own.Fit = None,
     tokens: shared.Tokens = None,
-    image_size: Annotated[int | None, _ROWS(_IMAGE_SIZE, metavar="N", min=1)] = None,
-    background: Annotated[
-        str, _ROWS("Behind transparent parts: a name or #rrggbb.", metavar="COLOUR")
-    ] = "white",
-    views: Annotated[str, _ROWS(_VIEWS, metavar="one|hflip|ten-crop|random:N")] = "one",
-    crop_range: Annotated[float | None, _ROWS(_CROP_RANGE, metavar="X", min=1, max=4)] = None,
-    seed: Annotated[int | None, _ROWS("Seed of random crops. Default: 0.", metavar="N")] = None,
-    rows_per_shard: Annotated[int, _ROWS("Rows per shard; a tar is one shard.", min=1)] = 10_000,
-    force: Annotated[bool, _RESUME("Begin again.", "-f", "--force")] = False,
-    retry_failed: Annotated[bool, _RESUME(_RETRY, "--retry-failed")] = False,
-    verify_inputs: Annotated[
-        bool, _RESUME("Also compare the bytes of finished shards' inputs.", "--verify-inputs")
-    ] = False,
-    max_failures: Annotated[int | None, _RESUME("Abort above N failed images.", min=0)] = None,
-    shard: Annotated[
-        str | None, _COMPUTE("Process part I of N, from 0, on one of N machines.", metavar="I/N")
-    ] = None,
+    image_size: own.ImageSize = None,
+    background: own.Background = "white",
+    views: own.Views = "one",
+    crop_range: own.CropRange = None,
+    seed: own.Seed = None,
+    rows_per_shard: own.RowsPerShard = 10_000,
+    force: own.Force = False,
+    retry_failed: own.RetryFailed = False,
+    verify_inputs: own.VerifyInputs = False,
+    max_failures: own.MaxFailures = None,
+    shard: own.Shard = None,
     device: shared.Device = "auto",
     dtype: shared.Dtype = "float32",
-    compiled: Annotated[bool, _COMPUTE("Compile the encoder first.", "--compile")] = False,
-    batch_size: Annotated[int | None, _COMPUTE(_BATCH, min=1, max=1_000_000)] = None,
-    workers: Annotated[
-        int | None, _COMPUTE("Threads that read images. Default: cores; 1 per Ray actor.", min=1)
-    ] = None,
-    engine: Annotated[
-        Literal["local", "ray"], _COMPUTE("Make shards here, or with Ray's actors.")
-    ] = "local",
-    ray_address: Annotated[
-        str | None, _COMPUTE("A Ray cluster. Default: start Ray on this machine.")
-    ] = None,
-    actors: Annotated[int, _COMPUTE(_ACTORS, min=1)] = 1,
+    compiled: own.Compile = False,
+    batch_size: own.BatchSize = None,
+    workers: own.Workers = None,
+    engine: own.Engine = "local",
+    ray_address: own.RayAddress = None,
+    actors: own.Actors = 1,
     dry_run: shared.DryRun = False,
     as_json: shared.Json = False,
 ) -> None:
@@ -123,7 +79,9 @@ def tokenize(
     from tokcodec.batch.jobs import DECODE, refuse_others
 
     refuse_others(sources or [], {SUFFIX}, DECODE)
-    failures = f"tokcodec inspect {shlex.quote(output)} --failed names all"
+    chosen = weights or [DEFAULT_WEIGHTS]
+    dataset = shlex.quote(output) + ("/NAME" if len(chosen) > 1 else "")
+    failures = f"tokcodec inspect {dataset} --failed names all"
     bar = Bar("tokenized", None, where_failed=failures)
     bar.again = "the same command resumes after the last whole shard"
     with ExitStack() as stack:
@@ -155,21 +113,48 @@ def tokenize(
         names = sys.stdin.buffer if from_file == STANDARD else from_file
         listed = read_list(names) if names else ()
         result = api.tokenize(
-            sources or (), output, listed=listed, weights=weights, fit=fit, tokens=tokens,
-            image_size=image_size, views=views, crop_range=crop_range, seed=seed,
+            sources or (),
+            output,
+            listed=listed,
+            weights=chosen[0] if len(chosen) == 1 else chosen,
+            fit=fit,
+            tokens=tokens,
+            image_size=image_size,
+            views=views,
+            crop_range=crop_range,
+            seed=seed,
             background=colour_of(background),
-            label=label, columns=[name for name in (columns or "").split(",") if name], limit=limit,
-            rows_per_shard=rows_per_shard, shard=_part(shard), include=include or (),
-            exclude=exclude or (), follow=follow, max_image_bytes=max_image_bytes, device=device,
-            dtype=dtype, compiled=compiled, batch_size=batch_size, workers=workers, engine=engine,
-            ray_address=ray_address, actors=actors, force=force, retry_failed=retry_failed,
-            verify_inputs=verify_inputs, max_failures=max_failures, dry_run=dry_run, begin=begin,
+            label=label,
+            columns=[name for name in (columns or "").split(",") if name],
+            limit=limit,
+            rows_per_shard=rows_per_shard,
+            shard=_part(shard),
+            include=include or (),
+            exclude=exclude or (),
+            follow=follow,
+            max_image_bytes=max_image_bytes,
+            device=device,
+            dtype=dtype,
+            compiled=compiled,
+            batch_size=batch_size,
+            workers=workers,
+            engine=engine,
+            ray_address=ray_address,
+            actors=actors,
+            force=force,
+            retry_failed=retry_failed,
+            verify_inputs=verify_inputs,
+            max_failures=max_failures,
+            dry_run=dry_run,
+            begin=begin,
             report=move,
-        )  # fmt: skip
+        )
         if not bar.skipped:  # else the files hold more than was read now
             bar.bytes_out = result.file_bytes or 0
         rows, shards = counted(result.rows, "row"), counted(result.shards, "shard")
         bar.remark = f"{output}: {rows} of {shards}"
+        if len(chosen) > 1:
+            bar.remark += f" in {counted(len(chosen), 'dataset')}"
     if as_json and not dry_run:
         print_json({"output": output, "rows": result.rows, "failed": result.failed})
     if result.failed:

@@ -112,11 +112,12 @@ def _expanded(text: str) -> Iterator[str]:
     for start in braces if len(braces) <= _MOST_BRACES else ():
         parts = _alternatives(text[start:])
         inner = text[start + 1 : start + 1 + len(",".join(parts))]
+        options: Iterator[str] | None
         if len(parts) > 1:
-            options: Iterator[str] = (own for part in parts for own in _expanded(part))
-        elif ranged := _range(inner):
-            options = ranged
+            options = (option for part in parts for option in _expanded(part))
         else:
+            options = _range(inner)
+        if options is None:
             continue
         for option in options:
             for rest in _expanded(text[start + len(inner) + 2 :]):

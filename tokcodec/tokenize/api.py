@@ -23,7 +23,7 @@ from tokcodec.model.runtime import Dtype, default_batch_size
 from tokcodec.tokenize.output import Output
 from tokcodec.tokenize.plan import make_plan
 from tokcodec.tokenize.run import Engine, list_jobs, run
-from tokcodec.tokenize.step import ShardStep
+from tokcodec.tokenize.step import ShardStep, ShardWriter
 from tokcodec.tokenize.task import Progress, RunJob, Settings, Task
 
 
@@ -57,8 +57,8 @@ class Result:
 
     Attributes:
         output: where the dataset is.
-        rows, failed: its rows, and those of them that failed; of this part.
-        shards: the shards of this part.
+        rows, failed: the rows, and those of them that failed; of this part, in all datasets.
+        shards: the shards of this part, in all datasets.
         file_bytes: the size of the files of this part; None in a store.
     """
 
@@ -74,7 +74,7 @@ def tokenize(
     output: str | Path,
     *,
     listed: Sequence[str] = (),
-    weights: str | Header = DEFAULT_WEIGHTS,
+    weights: str | Header | Sequence[str | Header] = DEFAULT_WEIGHTS,
     fit: Fit | None = None,
     tokens: int | None = None,
     image_size: int | None = None,
@@ -119,7 +119,9 @@ def tokenize(
         sources: images: files, folders, globs, WebDataset tars and Parquet files; paths or URLs.
         output: a folder of shards, or one ``file.parquet``; a path or a URL.
         listed: further image files, whose keys are these names.
-        weights: the checkpoint, see ``Codec.load``.
+        weights: the checkpoint, see ``Codec.load``. With a list, each image is read once, and the
+            output is a folder with a dataset for each, named like the checkpoint. Each is the same
+            as that of a separate run.
         fit, tokens, background: see ``Codec.compress``. In the fits ``aspect`` and ``native`` every
             row has its own grid. ``tile`` is refused; where it is the checkpoint's default,
             ``stretch`` is used.
@@ -153,8 +155,8 @@ def tokenize(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
-        ArgumentError: there are no such views, or there is both an image size and a number of
-            tokens.
+        ArgumentError: there are no such views; there is both an image size and a number of tokens;
+            or several checkpoints have the same name, one file as output, or Ray as engine.
         DatasetError: there are no inputs, or there are too many failures.
         OutputError: the output is of another run or of other inputs, another run is writing there,
             or it cannot be written.
@@ -163,6 +165,7 @@ def tokenize(
         DeviceError: there is no such device, or it has too little memory.
     """
     require_pyarrow()
+    wanted = Views.parse(views, crop_range, seed)
     given = [sources] if isinstance(sources, str | Path) else sources
     names = [str(source) for source in given]
     target = Output(output)
@@ -171,17 +174,16 @@ def tokenize(
         raise DatasetError("no images to tokenize: name at least one source")
     _check_part(shard, target)
 
-    header = find(weights) if isinstance(weights, str) else weights
-    wanted = Views.parse(views, crop_range, seed)
-    fit = fit or _default_fit(header, wanted)
-    check_fit(header, fit)
-    if image_size is not None:
-        tokens = _tokens_of_size(header, image_size, tokens)
-    check_token_count(header, tokens)
+    several = not isinstance(weights, str | Header)
+    chosen = [weights] if isinstance(weights, str | Header) else weights
+    headers = [find(own) if isinstance(own, str) else own for own in chosen]
+    if several:
+        _check_several(headers, target, engine)
     kind = _device_kind(device, engine, ray_address)
-    if batch_size is None:
-        batch_size = 1 if fit in GRID_FITS else default_batch_size(header.config, kind)
-    settings = Settings(fit, wanted, background, tokens, kind, dtype, batch_size, compiled)
+    common = Settings("stretch", wanted, background, None, kind, dtype, 1, compiled)
+    settings = [
+        _settings(header, common, fit, tokens, image_size, batch_size) for header in headers
+    ]
     selection = Selection(include, exclude, follow)
     plan = make_plan(
         names,
@@ -195,7 +197,10 @@ def tokenize(
         max_bytes=max_image_bytes,
         selection=selection,
     )
-    task = Task(header, settings, plan)
+    datasets = [
+        (Task(header, own, plan), target / header.name if several else target)
+        for header, own in zip(headers, settings, strict=True)
+    ]
     shards = plan.share(*shard)
     overview = Overview(
         output=target.path,
@@ -206,9 +211,13 @@ def tokenize(
         skipped=selection,
     )
     if dry_run:
-        jobs = list_jobs(
-            task, target, shard, verify_inputs=verify_inputs, retry_failed=retry_failed
-        )
+        jobs = [
+            job
+            for task, place in datasets
+            for job in list_jobs(
+                task, place, shard, verify_inputs=verify_inputs, retry_failed=retry_failed
+            )
+        ]
         begin(dataclasses.replace(overview, jobs=tuple(jobs)))
         return Result(target.path, 0, 0, len(shards), None)
 
@@ -216,20 +225,18 @@ def tokenize(
     if engine == "ray":
         from tokcodec.tokenize.ray import on_ray
 
-        work = on_ray(task, target.shards, ray_address, actors, workers or 1)
+        ((task, place),) = datasets
+        work = on_ray(task, place.shards, ray_address, actors, workers or 1)
     else:
-        codec = Codec.load(
-            header, kind, runtime="torch", batch_size=batch_size, dtype=dtype, compiled=compiled
-        )
-        work = ShardStep(task, codec, target.shards, workers or os.cpu_count() or 1)
+        writers = [ShardWriter(task, _codec(task), place.shards) for task, place in datasets]
+        work = ShardStep(writers, workers or os.cpu_count() or 1)
         fastest = fastest_dtype(resolve_device(kind))
         if kind == "cpu" and dtype == "float32" and fastest != dtype:
             overview = dataclasses.replace(overview, faster_dtype=fastest)
     begin(overview)
     rows, failed = run(
-        task,
+        datasets,
         work,
-        target,
         shard,
         verify_inputs=verify_inputs,
         retry_failed=retry_failed,
@@ -237,7 +244,63 @@ def tokenize(
         max_failures=max_failures,
         report=report,
     )
-    return Result(target.path, rows, failed, len(shards), target.size(s.name for s in shards))
+    sizes = [place.size(own.name for own in shards) for _, place in datasets]
+    total = sum(size for size in sizes if size is not None)
+    return Result(
+        target.path, rows, failed, len(shards) * len(datasets), None if None in sizes else total
+    )
+
+
+def _settings(
+    header: Header,
+    common: Settings,
+    fit: Fit | None,
+    tokens: int | None,
+    image_size: int | None,
+    batch_size: int | None,
+) -> Settings:
+    """The settings for a checkpoint: the ``common`` ones, with what depends on it.
+
+    Raises:
+        ArgumentError, CheckpointError, DatasetError: see ``tokenize``.
+    """
+    fit = fit or _default_fit(header, common.views)
+    check_fit(header, fit)
+    if image_size is not None:
+        tokens = _tokens_of_size(header, image_size, tokens)
+    check_token_count(header, tokens)
+    if batch_size is None:
+        batch_size = 1 if fit in GRID_FITS else default_batch_size(header.config, common.device)
+    return dataclasses.replace(common, fit=fit, tokens=tokens, batch_size=batch_size)
+
+
+def _codec(task: Task) -> Codec:
+    settings = task.settings
+    return Codec.load(
+        task.header,
+        settings.device,
+        runtime="torch",
+        batch_size=settings.batch_size,
+        dtype=settings.dtype,
+        compiled=settings.compiled,
+    )
+
+
+def _check_several(headers: Sequence[Header], output: Output, engine: str) -> None:
+    """
+    Raises:
+        ArgumentError: these checkpoints cannot be run in one pass, or not to this output.
+    """
+    names = [header.name for header in headers]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"two checkpoints are named {name}; rename the file of one")
+    if not names:
+        raise ArgumentError("name at least one checkpoint")
+    if output.one_file:
+        raise ArgumentError("several checkpoints need a folder as output", name=output)
+    if engine == "ray":
+        raise ArgumentError("several checkpoints run on one machine; with Ray, run one at a time")
 
 
 def _default_fit(header: Header, views: Views) -> Fit:

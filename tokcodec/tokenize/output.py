@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path, PurePath
 
 from tokcodec.dataset.folder import ONE_FILE, DatasetFolder
@@ -47,6 +48,13 @@ class Output:
         if self.one_file:
             beside = self.path.with_name(self.path.name + ".shards")
             self.shards = DatasetFolder(beside, temporary=True)
+
+    def __truediv__(self, name: str) -> "Output":
+        """A folder of shards in this folder."""
+        below = copy(self)
+        below.path = self.path / name
+        below.folder, below.shards = DatasetFolder(self.path), DatasetFolder(below.path)
+        return below
 
     def __str__(self) -> str:
         return str(self.path)

@@ -21,7 +21,7 @@ from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.errors import DatasetError
 from tokcodec.tokenize.plan import Shard
 from tokcodec.tokenize.run import Engine
-from tokcodec.tokenize.step import ShardStep
+from tokcodec.tokenize.step import ShardStep, ShardWriter
 from tokcodec.tokenize.task import Progress, Task
 
 _COUNTS = (
@@ -47,12 +47,13 @@ class _Worker:
             dtype=settings.dtype,
             compiled=settings.compiled,
         )
-        self.step = ShardStep(task, codec, DatasetFolder(folder), workers)
+        self.task = task
+        self.step = ShardStep([ShardWriter(task, codec, DatasetFolder(folder))], workers)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        shard = self.step.task.plan.shards[row["number"]]
+        shard = self.task.plan.shards[row["number"]]
         # Ray repeats a call whose actor dies before its answer arrives: the file is written again.
-        (done,) = self.step([shard])
+        (done,) = self.step([[shard]])
         return {"number": shard.number, **{name: getattr(done, name) for name in _COUNTS}}
 
 
@@ -83,10 +84,13 @@ def on_ray(
         DatasetError: Ray is not installed, the cluster cannot be reached, or an actor fails.
     """
 
-    def engine(todo: Sequence[Shard], _report: Callable[[Progress], None]) -> Iterator[Progress]:
-        if not todo:
+    def engine(
+        todo: Sequence[Sequence[Shard]], _report: Callable[[Progress], None]
+    ) -> Iterator[Progress]:
+        (shards,) = todo  # of the one dataset
+        if not shards:
             return
-        rows = [{"number": shard.number} for shard in todo]
+        rows = [{"number": shard.number} for shard in shards]
         needs = {"CPU": workers, "GPU": int(task.settings.device == "cuda")}
         with _ray(address) as ray:
             _check(ray.nodes(), needs)
@@ -99,7 +103,7 @@ def on_ray(
             )
             for result in results.iter_rows():
                 shard = task.plan.shards[result["number"]]
-                yield Progress(shard, *(result[name] for name in _COUNTS))
+                yield Progress(shard, **{name: result[name] for name in _COUNTS})
 
     return engine
 

@@ -4,7 +4,9 @@ A shard appears whole. A run that is started again keeps the shards of the same 
 refuses others, makes the rest, and ends with the same bytes as a run that was never stopped.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.errors import DatasetError, OutputError
@@ -14,10 +16,9 @@ from tokcodec.tokenize.output import Output
 from tokcodec.tokenize.plan import Shard
 from tokcodec.tokenize.task import Progress, RunJob, Task
 
-# Makes the files of shards, and gives the final progress of each as it is finished: a ``ShardStep``
-# in this process, or several elsewhere.
-Engine = Callable[[Sequence[Shard], Callable[[Progress], None]], Iterable[Progress]]
-
+# Makes the files of shards, those of each dataset, and gives the final progress of each as it is
+# finished: a ``ShardStep`` in this process, or several elsewhere.
+Engine = Callable[[Sequence[Sequence[Shard]], Callable[[Progress], None]], Iterable[Progress]]
 
 _NO_SHARD = Shard(-1, Files((), (), (), ()), "")  # of files that the plan does not have
 
@@ -54,9 +55,8 @@ def list_jobs(
 
 
 def run(
-    task: Task,
+    datasets: Sequence[tuple[Task, Output]],
     engine: Engine,
-    output: Output,
     share: tuple[int, int] = (0, 1),
     *,
     verify_inputs: bool = False,
@@ -65,88 +65,118 @@ def run(
     max_failures: int | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[int, int]:
-    """Makes what is missing of a dataset; returns the rows and the failed rows of this part.
+    """Makes what is missing of datasets; returns the rows and the failed rows of this part.
 
     Args:
-        task: what to do.
+        datasets: what to do, and where the files go. All have the same plan.
         engine: does it.
-        output: where the files go.
         share: index i and count n: the i-th of n machines, from 0, does every n-th shard.
         verify_inputs: also compare the bytes of finished shards' inputs with those of then.
         retry_failed: make shards again that have failed rows.
         force: begin again.
-        max_failures: stop above this many failed rows.
-        report: called with what was done of a shard since the last call for it.
+        max_failures: stop above this many failed rows of a dataset.
+        report: called with what was done of a shard since the last call for it; of a shard of
+            several datasets, for one of them.
 
     Raises:
         DatasetError: there are too many failures.
         OutputError: the output is of another run or of other inputs, another run is writing there,
             or the file system or the store refused.
     """
-    if output.one_file and output.path.is_dir():
-        raise DatasetError("is a folder; name a file, or a folder without .parquet", name=output)
-    totals = _Totals(max_failures, report, str(output))
-    folder, shards = output.shards, task.plan.share(*share)
-    with folder.lock(*share):
-        folder.sweep(alone=share[1] == 1)  # temporary files of a run that was killed
-        if force:
-            _remove(output, None if share[1] == 1 else shards)
-        jobs = list_jobs(
-            task, output, share, verify_inputs=verify_inputs, retry_failed=retry_failed
-        )
-        for job in (*jobs, *_others(task, folder, jobs)):
-            job.check(overwrite=False)
-        if [job.source for job in jobs] == [task.plan]:
-            totals.finish(task.count(output.folder, output.path.name, None))
-            output.remove_shards()  # a run may have been killed after it joined them
-            return totals.rows, totals.failed
-        to_do = {job.target for job in jobs if job.state == "new"}
-        for shard in shards:
-            if folder / shard.name not in to_do:
-                totals.finish(task.count(folder, shard.name, shard))
-        for done in engine([s for s in shards if folder / s.name in to_do], totals.watch):
+    totals = _Totals(max_failures, report, [str(output) for _, output in datasets])
+    shards = datasets[0][0].plan.share(*share)
+    alone = share[1] == 1
+    with ExitStack() as stack:
+        missing: list[list[Shard] | None] = []  # of each dataset; None for a finished file
+        for task, output in datasets:
+            if output.one_file and output.path.is_dir():
+                why = "is a folder; name a file, or a folder without .parquet"
+                raise DatasetError(why, name=output)
+            stack.enter_context(output.shards.lock(*share))
+            output.shards.sweep(alone)  # temporary files of a run that was killed
+            if force:
+                _remove(output, None if alone else shards)
+            jobs = list_jobs(
+                task, output, share, verify_inputs=verify_inputs, retry_failed=retry_failed
+            )
+            for job in (*jobs, *_others(task, output.shards, jobs)):
+                job.check(overwrite=False)
+            new = {job.target for job in jobs if job.state == "new"}
+            is_finished = [job.source for job in jobs] == [task.plan]
+            to_do = [shard for shard in shards if output.shards / shard.name in new]
+            missing.append(None if is_finished else to_do)
+        numbers = {shard.number for own in missing for shard in own or ()}
+        for number, ((task, output), own) in enumerate(zip(datasets, missing, strict=True)):
+            for found in _kept(task, output, shards, own):
+                is_whole = found.shard.number not in numbers
+                totals.finish(replace(found, dataset=number), is_reported=is_whole)
+        for done in engine([own or [] for own in missing], totals.watch):
             totals.finish(done)
-        folder.sweep(alone=share[1] == 1)  # temporary files of an actor that was killed
-        _check_all_there(folder, shards)
-        if output.one_file:
-            task.join(folder, output.folder, output.path.name)
-            output.remove_shards()
+        for (task, output), own in zip(datasets, missing, strict=True):
+            output.shards.sweep(alone)  # temporary files of an actor that was killed
+            if own is not None:
+                _check_all_there(output.shards, shards)
+                if output.one_file:
+                    task.join(output.shards, output.folder, output.path.name)
+            if output.one_file:
+                output.remove_shards()  # a run may have been killed after it joined them
     return totals.rows, totals.failed
 
 
+def _kept(
+    task: Task, output: Output, shards: Sequence[Shard], missing: Sequence[Shard] | None
+) -> Iterator[Progress]:
+    """What earlier runs have finished: the one file, or all shards but the missing ones."""
+    if missing is None:
+        yield task.count(output.folder, output.path.name, None)
+        return
+    numbers = {shard.number for shard in missing}
+    for shard in shards:
+        if shard.number not in numbers:
+            yield task.count(output.shards, shard.name, shard)
+
+
 class _Totals:
-    """Counts the rows of a run, and stops it above ``max_failures``."""
+    """Counts the rows of a run, and stops it above ``max_failures`` of a dataset."""
 
     def __init__(
-        self, max_failures: int | None, report: Callable[[Progress], None], output: str
+        self,
+        max_failures: int | None,
+        report: Callable[[Progress], None],
+        outputs: Sequence[str],
     ) -> None:
-        self.max_failures, self.report, self.output = max_failures, report, output
+        self.max_failures, self.report, self.outputs = max_failures, report, outputs
         self.rows = self.failed = 0
+        self._failed = [0] * len(outputs)
         self._before: dict[int, Progress] = {}  # by the numbers of shards
 
     def watch(self, now: Progress) -> None:
         """A shard that is under way."""
-        self._check(self.failed + now.failed)
+        self._check(now.dataset, self._failed[now.dataset] + now.failed)
         self._report(now)
 
-    def finish(self, done: Progress) -> None:
+    def finish(self, done: Progress, is_reported: bool = True) -> None:
         """A shard that is finished."""
         self.rows += done.rows
         self.failed += done.failed
-        self._check(self.failed)
-        self._report(done)
+        self._failed[done.dataset] += done.failed
+        self._check(done.dataset, self._failed[done.dataset])
+        if is_reported:
+            self._report(done)
 
     def _report(self, now: Progress) -> None:
-        before = self._before.get(now.shard.number, Progress(now.shard))
-        self._before[now.shard.number] = now
-        self.report(now.since(before))
+        number = now.shard.number
+        before = self._before.setdefault(number, Progress(now.shard, now.dataset))
+        if before.dataset == now.dataset:
+            self._before[number] = now
+            self.report(now.since(before))
 
-    def _check(self, failed: int) -> None:
+    def _check(self, dataset: int, failed: int) -> None:
         if self.max_failures is not None and failed > self.max_failures:
             raise DatasetError(
                 f"stopped at failed image {failed:,} of at most {self.max_failures:,}; the same "
                 "command resumes after the last whole shard",
-                name=self.output,
+                name=self.outputs[dataset],
             )
 
 

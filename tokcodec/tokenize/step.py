@@ -2,9 +2,8 @@
 
 import dataclasses
 import hashlib
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from itertools import tee
 from typing import Any
 
 import numpy as np
@@ -13,52 +12,60 @@ from numpy.typing import NDArray
 from tokcodec.codec import Codec
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.table import GRID_FITS, Row, write_rows
-from tokcodec.errors import ImageError, one_line
-from tokcodec.image import Tiles
-from tokcodec.inputs.records import Record
+from tokcodec.image import Source, Tiles
 from tokcodec.tokenize.plan import Shard
+from tokcodec.tokenize.reading import Image, Item, items_of
 from tokcodec.tokenize.task import Progress, Task
 
 
-class ShardStep:
-    """Writes shards, one file each. Whatever makes shards, on one machine or many, uses this."""
+class ShardWriter:
+    """The rows and files of one dataset."""
 
-    def __init__(self, task: Task, codec: Codec, folder: DatasetFolder, workers: int) -> None:
-        self.task, self.codec, self.folder, self.workers = task, codec, folder, workers
+    def __init__(self, task: Task, codec: Codec, folder: DatasetFolder) -> None:
+        self.task, self.codec, self.folder = task, codec, folder
+        config, settings = codec.config, task.settings
+        # What decides the tiles, so that datasets that agree on it share them.
+        grid = (config.multiple, config.num_tokens, settings.tokens) if config.multiple else ()
+        self._way = (config.preprocessing, settings.fit, *grid)
 
-    def __call__(
-        self, todo: Iterable[Shard], report: Callable[[Progress], None] = lambda _: None
-    ) -> Iterator[Progress]:
-        """Writes the file of each shard, and gives its progress then. A bad image becomes a failed
-        row.
+    def read(self, number: int, item: Item) -> tuple[Image | None, Tiles | str | None]:
+        """The image and its tiles, or why it cannot be read; None for the end of a shard, and for
+        an item that is not for this dataset, whose ``number`` is given."""
+        if not item.image or number not in item.datasets:
+            return None, None
+        return item.image.read(self._way, self._to_tiles)
 
-        While a file is written, the images of the next shard are read.
+    def _to_tiles(self, source: Source, key: str) -> Tiles:
+        settings = self.task.settings
+        return settings.views.read(
+            source, key, self.codec.config, settings.fit, settings.background, settings.tokens
+        )
 
-        Args:
-            todo: the shards.
-            report: called after each image.
+    def rows(self, image: Image, tokens: NDArray[Any] | str | None) -> Iterator[Row]:
+        """The rows of an image, or the row that says why it has none."""
+        record, settings = image.record, self.task.settings
+        common: dict[str, Any] = {
+            "key": record.key,
+            "source": record.source,
+            "label": record.label,
+            "texts": image.texts,
+        }
+        if not isinstance(tokens, np.ndarray):
+            yield Row(**common, view=0, width=None, height=None, tokens=None, error=tokens)
+            return
+        common |= {"width": image.width, "height": image.height, "error": None}
+        if settings.fit not in GRID_FITS:
+            tokens = tokens.reshape(len(tokens), -1)[:, : settings.tokens]
+        boxes = settings.views.boxes(record.key, (image.width, image.height))
+        for view, own in enumerate(tokens):
+            yield Row(**common, view=view, tokens=own, box=boxes[view] if boxes else None)
+
+    def write(self, made: "_Made") -> None:
+        """Writes the file of a shard.
 
         Raises:
             OutputError: the file system or the store refused.
         """
-        made: _Made | None = None
-        for image, tokens in self.codec.encode_stream(
-            _records(todo), self._read, fit=self.task.settings.fit, workers=self.workers
-        ):
-            made = made or _Made(image.shard)
-            if image.record:
-                made.add(image, list(self._rows(image, tokens)), tokens)
-                report(made.progress)
-                for text, error in image.lost_texts:
-                    lost = _Image(image.shard, text)
-                    made.add(lost, list(self._rows(lost, error)), error)
-                    report(made.progress)
-            else:
-                self._write(made)
-                yield dataclasses.replace(made.progress, error=None)
-                made = None
-
-    def _write(self, made: "_Made") -> None:
         shard = made.progress.shard
         metadata = dataclasses.replace(
             self.task.metadata,
@@ -71,102 +78,86 @@ class ShardStep:
             lambda file: write_rows(file, made.rows, metadata, self.task.plan.text_columns),
         )
 
-    def _rows(self, image: "_Image", tokens: NDArray[Any] | str | None) -> Iterator[Row]:
-        record = image.record
-        assert record
-        common: dict[str, Any] = {
-            "key": record.key,
-            "source": record.source,
-            "label": record.label,
-            "texts": image.texts,
-        }
-        if not isinstance(tokens, np.ndarray):
-            yield Row(**common, view=0, width=None, height=None, tokens=None, error=tokens)
-            return
-        common |= {"width": image.width, "height": image.height, "error": None}
-        settings = self.task.settings
-        if settings.fit not in GRID_FITS:
-            tokens = tokens.reshape(len(tokens), -1)[:, : settings.tokens]
-        boxes = settings.views.boxes(record.key, (image.width, image.height))
-        for view, own in enumerate(tokens):
-            yield Row(**common, view=view, tokens=own, box=boxes[view] if boxes else None)
 
-    def _read(self, image: "_Image") -> "tuple[_Image, Tiles | str | None]":
-        """The image and its tiles, or why it cannot be read."""
-        settings = self.task.settings
-        if not image.record:
-            return image, None
-        image = _with_texts(image, image.record)
-        try:
-            data = image.record.read()
-            image = dataclasses.replace(
-                image,
-                digest=image.digest + hashlib.sha256(data).digest(),
-                bytes_in=len(data),
+class ShardStep:
+    """Makes shards of one or several datasets, one file each, and reads each image once. Whatever
+    makes shards, on one machine or many, uses this."""
+
+    def __init__(self, writers: Sequence[ShardWriter], workers: int) -> None:
+        self.writers, self.workers = writers, workers
+
+    def __call__(
+        self, todo: Sequence[Sequence[Shard]], report: Callable[[Progress], None] = lambda _: None
+    ) -> Iterator[Progress]:
+        """Writes the file of each shard, and gives its progress then. A bad image becomes a failed
+        row.
+
+        While a file is written, the images of the next shard are read.
+
+        Args:
+            todo: the shards of each dataset.
+            report: called after each image, for each dataset.
+
+        Raises:
+            OutputError: the file system or the store refused.
+        """
+        made: dict[int, _Made] = {}
+        for results in zip(*self._streams(todo), strict=True):
+            for number, (item, image, tokens) in enumerate(results):
+                if number not in item.datasets:
+                    continue
+                own = made.setdefault(number, _Made(item.shard, number))
+                if image:
+                    writer = self.writers[number]
+                    own.add(image, list(writer.rows(image, tokens)), tokens)
+                    report(own.progress)
+                    for text, error in image.lost_texts:
+                        lost = Image(text, texts={})
+                        own.add(lost, list(writer.rows(lost, error)), error)
+                        report(own.progress)
+                else:
+                    self.writers[number].write(own)
+                    yield dataclasses.replace(own.progress, error=None)
+                    del made[number]
+
+    def _streams(self, todo: Sequence[Sequence[Shard]]) -> "list[Iterator[_Encoded]]":
+        """The encoded images of each dataset, all in the same order."""
+
+        def stream(number: int, writer: ShardWriter, items: Iterator[Item]) -> Iterator[_Encoded]:
+            def read(item: Item) -> tuple[tuple[Item, Image | None], Tiles | str | None]:
+                image, tiles = writer.read(number, item)
+                return (item, image), tiles
+
+            encoded = writer.codec.encode_stream(
+                items, read, fit=writer.task.settings.fit, workers=self.workers
             )
-            tiles = settings.views.read(
-                io.BytesIO(data),
-                image.record.key,
-                self.codec.config,
-                settings.fit,
-                settings.background,
-                settings.tokens,
-            )
-        except ImageError as error:
-            return image, str(error).removeprefix("image: ")
-        except OSError as error:
-            return image, _reason(error)
-        return dataclasses.replace(image, width=tiles.width, height=tiles.height), tiles
+            return ((item, image, tokens) for (item, image), tokens in encoded)
+
+        copies = tee(items_of(todo), len(self.writers))
+        return [
+            stream(number, writer, items)
+            for number, (writer, items) in enumerate(zip(self.writers, copies, strict=True))
+        ]
 
 
-@dataclass(frozen=True)
-class _Image:
-    """An image of a shard, and what is known of it once it is read: the texts of its columns, and
-    those that cannot be read, with the reason. Without a record, it marks the end of the shard."""
-
-    shard: Shard
-    record: Record | None
-    digest: bytes = b""
-    bytes_in: int = 0
-    width: int = 0
-    height: int = 0
-    texts: Mapping[str, str] = field(default_factory=dict)
-    lost_texts: tuple[tuple[Record, str], ...] = ()
-
-
-def _with_texts(image: _Image, record: Record) -> _Image:
-    texts, lost, digest = {}, [], b""
-    for name, text in record.texts.items():
-        try:
-            data = text.read()
-        except OSError as error:
-            lost.append((text, _reason(error)))
-            continue
-        digest += hashlib.sha256(data).digest()
-        texts[name] = data.decode("utf-8", "replace")
-    return dataclasses.replace(image, texts=texts, lost_texts=tuple(lost), digest=digest)
-
-
-def _reason(error: OSError) -> str:
-    return one_line(f"cannot read: {error.strerror or error}")  # no credentials
+_Encoded = tuple[Item, Image | None, NDArray[Any] | str | None]
 
 
 class _Made:
     """The rows of a shard so far."""
 
-    def __init__(self, shard: Shard) -> None:
-        self.progress = Progress(shard)
+    def __init__(self, shard: Shard, dataset: int) -> None:
+        self.progress = Progress(shard, dataset)
         self.rows: list[Row] = []
         self.inputs = hashlib.sha256()
 
-    def add(self, image: _Image, rows: list[Row], tokens: NDArray[Any] | str | None) -> None:
-        assert image.record
+    def add(self, image: Image, rows: list[Row], tokens: NDArray[Any] | str | None) -> None:
         self.rows += rows
         self.inputs.update(image.digest)
         failed = isinstance(tokens, str)
         before = self.progress
-        self.progress = Progress(
-            before.shard,
+        self.progress = dataclasses.replace(
+            before,
             rows=len(self.rows),
             failed=before.failed + failed,
             images=before.images + 1,
@@ -174,10 +165,3 @@ class _Made:
             bytes_read=before.bytes_read + image.record.size,
             error=(image.record.key, str(tokens)) if failed else None,
         )
-
-
-def _records(todo: Iterable[Shard]) -> Iterator[_Image]:
-    for shard in todo:
-        for record in shard.batch.records():
-            yield _Image(shard, record)
-        yield _Image(shard, None)

@@ -70,6 +70,7 @@ class Progress:
 
     Attributes:
         shard: the shard.
+        dataset: the number of the dataset, where a run makes several.
         rows: its rows.
         failed: how many of them are failed images; each of these has one row.
         images: its images, failed ones included.
@@ -80,6 +81,7 @@ class Progress:
     """
 
     shard: Shard
+    dataset: int = 0
     rows: int = 0
     failed: int = 0
     images: int = 0
@@ -181,7 +183,12 @@ class Task:
         images = table.column("view").to_pylist().count(0)
         size = sum(own.batch.source_bytes for own in ([shard] if shard else self.plan.shards))
         return Progress(
-            shard or self.plan.shards[0], len(table), failed, images, bytes_read=size, kept=True
+            shard or self.plan.shards[0],
+            rows=len(table),
+            failed=failed,
+            images=images,
+            bytes_read=size,
+            kept=True,
         )
 
     def join(self, shards: DatasetFolder, folder: DatasetFolder, name: str) -> None:
