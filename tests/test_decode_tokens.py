@@ -152,6 +152,20 @@ def test_bad_rows_are_named_and_the_others_are_decoded(run, tmp_path):
     assert "odd.jsonl: row 0: 3 tokens; " in said
 
 
+def test_keys_of_any_text_stay_in_the_folder(run, tmp_path):
+    keys = ["../up", "/tmp/root", "a\0b", "\ud800", "a\nb", 5, ["x"], "", "d/e"]
+    lines = [json.dumps({"tokens": [0] * 16, "key": key, "view": 0}) + "\n" for key in keys]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    arguments = ("--weights", TINY, "-o", tmp_path / "in" / "out")
+    done = run("decode", tmp_path / "a.jsonl", *arguments, status=3)
+    assert done.stderr.count(b"its key leaves the folder") == 3
+    found = {str(p.relative_to(tmp_path / "in" / "out")) for p in tmp_path.rglob("*.png")}
+    assert found == {
+        *("\\ud800.png", "a\nb.png", "d/e.png"),
+        *("00005.png", "00006.png", "00007.png"),
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -70,6 +70,7 @@ class ExportedTokens:
             name = f"{number:05}"
             if isinstance(key, str) and key:
                 name = key + (f".view{view}" if view else "")
+                name = name.encode("utf-8", "backslashreplace").decode()  # no lone surrogates
             else:
                 key = None
             if chosen and not {key, number} & chosen:
