@@ -162,3 +162,16 @@ def dataset(many, tmp_path_factory):
         (folder / "in" / "cat" / f"{number:04}.png").write_bytes(b"junk")
     assert go([folder / "in"], folder / "out") == (150, 3)
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, with its log of what it asked for."""
+    pytest.importorskip("selenium")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    from screenshot import chromium
+
+    driver = chromium()
+    yield driver
+    driver.quit()

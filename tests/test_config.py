@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config import model as parts
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
-from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
+from tokcodec.config.quantizers import (
+    BinaryConfig,
+    CodebookConfig,
+    FiniteScalarConfig,
+    ResidualConfig,
+)
 from tokcodec.config.vit import (
     LatentDecoderConfig,
     LatentEncoderConfig,
@@ -39,6 +44,7 @@ FEWEST = {  # the fields without a default
     CodebookConfig: {"codebook_size": 60, "embedding_dim": 4},
     BinaryConfig: {"embedding_dim": 4},
     FiniteScalarConfig: {"levels": (3, 3)},
+    ResidualConfig: {"stage": BinaryConfig(embedding_dim=4), "scales": (1, 2)},
     PatchDecoderConfig: VIT,
     LatentDecoderConfig: VIT,
     ProxyDecoderConfig: {**VIT, "vqgan": VqganConfig(multipliers=(1, 1, 1, 1))},
@@ -72,7 +78,8 @@ preprocessing = st.builds(
     image_size=st.sampled_from([64, 256]),
     mean=st.tuples(*[st.one_of(st.floats(-1, 1), st.integers(-1, 1))] * 3),
     reduced_jpeg=st.booleans(),
-    resize=st.sampled_from(["bicubic", "adm", "lanczos", "direct"]),
+    crop_scale=st.sampled_from([1.0, 1.125]),
+    resize=st.sampled_from(["bicubic", "bilinear", "lanczos", "adm", "chameleon", "direct"]),
 )
 quantizers = st.one_of(
     st.builds(
@@ -85,6 +92,7 @@ quantizers = st.one_of(
         BinaryConfig,
         embedding_dim=st.integers(1, 20),
         first_bit=st.sampled_from(["lowest", "highest"]),
+        unit_length=st.booleans(),
     ),
     st.builds(
         FiniteScalarConfig, levels=st.lists(st.integers(2, 9), min_size=1, max_size=6).map(tuple)
@@ -198,6 +206,15 @@ def test_the_text_of_a_preset():
         ({"quantizer": {"kind": "finite_scalar", "levels": []}}, "config.quantizer.levels"),
         ({"quantizer": {"kind": "finite_scalar", "levels": [2**20] * 2}}, "config.quantizer"),
         ({"quantizer": {"kind": "finite_scalar", "levels": [3, 1]}}, "config.quantizer.levels.1"),
+        ({"quantizer": {"kind": "residual", "scales": [4]}}, "config.quantizer.stage"),
+        (
+            {"quantizer": {"kind": "residual", "stage": {"kind": "residual"}, "scales": [4]}},
+            "config.quantizer.stage.kind",
+        ),
+        (
+            {"quantizer": {"kind": "residual", "stage": {"kind": "binary"}, "scales": [4]}},
+            "config.quantizer.stage.embedding_dim",
+        ),
         (
             {"decoder": {"kind": "proxy", **VIT, "vqgan": {"blocks": 0}}},
             "config.decoder.vqgan.blocks",
@@ -253,7 +270,7 @@ def test_every_field_is_checked_in_python_too(config):
                 config.replace(**{name: value})
             assert caught.value.name.startswith(f"{kind.__name__}.{name}")
             assert str(caught.value).isprintable()
-            assert len(str(caught.value)) < 200
+            assert len(str(caught.value)) < 220
     with pytest.raises(ConfigError) as caught:
         config.replace(colour=1)
     assert caught.value.name == f"{kind.__name__}.colour"

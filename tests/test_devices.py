@@ -18,7 +18,12 @@ from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.model import Decoder, Encoder, Quantizer
 from tokcodec.config.parts import ModelShape
-from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
+from tokcodec.config.quantizers import (
+    BinaryConfig,
+    CodebookConfig,
+    FiniteScalarConfig,
+    ResidualConfig,
+)
 from tokcodec.config.vit import (
     LatentDecoderConfig,
     LatentEncoderConfig,
@@ -76,6 +81,18 @@ CONFIGS = PRESETS | {
         decoder=ConvolutionalDecoderConfig(**CONVOLUTIONAL, **HEAD, norm="spatial"),
         **SQUARE,
     ),
+    "residual": ModelConfig(
+        encoder=ConvolutionalEncoderConfig(**CONVOLUTIONAL),
+        quantizer=ResidualConfig(
+            stage=CodebookConfig(codebook_size=60, embedding_dim=5),
+            scales=(1, 3, 8),
+            filters=(0, 1, 1),
+        ),
+        decoder=ConvolutionalDecoderConfig(
+            **CONVOLUTIONAL, embedding_channels=4, embedding_kernel=3
+        ),
+        **SQUARE,
+    ),
 }
 TINY = GOLDEN / "patch.safetensors"
 
@@ -108,8 +125,9 @@ def test_a_batch_up_to_z_and_from_tokens_waits_for_no_number(name):
         pixels = torch.empty(2, side, side, 3, dtype=torch.uint8, device="meta")
         pixels = runtime.preprocess(pixels, config.preprocessing.pixel_scale)
         z = model.z(pixels)
+        z_shape = config.encoder.z_shape(*pixels.shape[2:])
+        assert (z.shape, z.dtype) == ((2, *z_shape, config.quantizer.embedding_dim), torch.float32)
         shape = config.token_shape(side, side)
-        assert (z.shape, z.dtype) == ((2, *shape, config.quantizer.embedding_dim), torch.float32)
         tokens = torch.empty(2, *shape, dtype=torch.int64, device="meta")
         drawn = runtime.to_uint8(model.decode(tokens))
     assert (drawn.shape, drawn.dtype) == ((2, side, side, 3), torch.uint8)

@@ -32,7 +32,7 @@ class MeanEncoderConfig(EncoderConfig):
     def check(self, side):
         assert side % self.cell == 0
 
-    def token_shape(self, height, width):
+    def z_shape(self, height, width):
         return height // self.cell, width // self.cell
 
     def peak_activation(self, side):
@@ -51,8 +51,8 @@ class FlatDecoderConfig(DecoderConfig):
     def multiple(self):
         return self.cell
 
-    def check(self, side, token_shape):
-        assert token_shape == (side // self.cell,) * 2
+    def check(self, side, z_shape):
+        assert z_shape == (side // self.cell,) * 2
 
 
 class MeanEncoder(nn.Module):

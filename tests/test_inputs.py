@@ -21,6 +21,7 @@ from tokcodec.cli.encode import encode
 from tokcodec.config import PreprocessingConfig
 from tokcodec.errors import ArgumentError, DatasetError
 from tokcodec.inputs.listing import count, list_inputs
+from tokcodec.io.find import expand_braces
 from tokcodec.train.data import load_images
 
 TINY = str(GOLDEN / "patch.safetensors")
@@ -166,6 +167,47 @@ def test_names_and_numbers(make, tmp_path, monkeypatch):
         images(["in", "nowhere"])
     with pytest.raises(DatasetError, match=r"n\*\.png: no file matches"):
         images(["n*.png"])
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("shard-{008..010}.tar", "shard-008.tar shard-009.tar shard-010.tar"),
+        ("s3://b/{train,val}/{0..1}.tar", "s3://b/train/0.tar s3://b/train/1.tar "
+         "s3://b/val/0.tar s3://b/val/1.tar"),
+        ("{9..010}", "009 010"),
+        ("{3..-1..2}", "3 1 -1"),
+        ("{-01..1}", "-01 000 001"),
+        ("{a..e..2}", "a c e"),
+        ("{a,b{1,2},{c}}", "a b1 b2 {c}"),
+        ("{a{1,2}}", "{a1} {a2}"),
+        ("{a,b", "{a,b"),
+        ("a}{b}{1..x}", "a}{b}{1..x}"),
+        ("{a,{b..c}}}", "a} b} c}"),
+        ("x{,.gz}", "x x.gz"),
+    ],
+)  # fmt: skip
+def test_braces_are_those_of_bash(source, names):
+    assert " ".join(expand_braces(source)) == names
+
+
+def test_braces_name_sources(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = photos[NAMES[0]]
+    for number in range(3):
+        pack(tmp_path / f"s-{number:02}.tar", [("a.png", data)])
+    (tmp_path / "{a,b}.png").write_bytes(data)
+    assert [batch.name for batch in list_inputs(["s-{00..02}.tar"])] == [
+        f"s-{number:02}.tar" for number in range(3)
+    ]
+    assert count(list_inputs(["{a,b}.png"])) == 1  # a file of that very name
+    assert end(encode, ["s-{00..01}.tar"], "out") == 0
+    assert files(tmp_path / "out") == ["s-00.tar/a.png.tok", "s-01.tar/a.png.tok"]
+    with pytest.raises(DatasetError, match=r"s-03\.tar: no such file"):
+        list_inputs(["s-{00..03}.tar"])
+    for source in ("{0..9999999}", "{a,b}" * 60):
+        with pytest.raises(DatasetError, match="name more than 1,000,000 files"):
+            list_inputs([source])
 
 
 def test_token_files_come_out_of_tars(make, photos, tmp_path, capsys):

@@ -3,13 +3,18 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import DATA, PHOTOS
 from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
 from test_tokenfile import token_files
 
-from tokcodec import TokenFile
+from tokcodec import Codec, TokenFile
 from tokcodec.errors import TokenFileError
+from tokcodec.evaluate.metrics import psnr
 
 
 def lines(done):
@@ -40,17 +45,118 @@ def test_what_does_not_fit_fails(run, tmp_path):
 @given(token_files())
 def test_text_is_the_file(token_file):
     text = token_file.to_text()
-    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert text.startswith("tok:")
+    assert set(text[4:]) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     broken = "\n ".join(text[start : start + 40] for start in range(0, len(text), 40))
     for some in (text, f"\n {text}\r\n\n", broken, text + "=" * (-len(text) % 4)):
         assert TokenFile.from_bytes(some.encode()) == token_file
+
+
+# Around messages, and in what mail and chat programs put into them. No word begins a message.
+WORDS = st.text(st.sampled_from("toky \n>\"'*.,;-_=é\u00a0"), max_size=12)
+
+
+@given(
+    st.lists(st.tuples(WORDS, token_files(), st.integers(1, 200)), min_size=1, max_size=4), WORDS
+)
+def test_messages_are_found_in_any_text(messages, last):
+    text = ""
+    for words, token_file, width in messages:
+        message = token_file.to_text()
+        lines = [message[start : start + width] for start in range(4, len(message), width)]
+        text += f"{words} {message[:4]}" + "\r\n> ".join(lines) + " "
+    text = (text + last).replace("tok:", "Tok:", 1).encode()
+    assert list(TokenFile.find(text)) == [token_file for _, token_file, _ in messages]
+
+
+def test_a_damaged_message_is_an_error_among_others():
+    one = TokenFile.packed(np.arange(24).reshape(1, 4, 6), 13, b"ab", 40, 30, "aspect")
+    good, bad = one.to_text(), one.to_text().replace("A", "B", 1)
+    first, second, third = TokenFile.find(f"{bad} and {good}, {good[:30]}".encode())
+    assert second == one
+    assert isinstance(first, TokenFileError)
+    assert isinstance(third, TokenFileError)
+    for text in (f"{good} {good}", bad, "no message", ""):
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(text.encode())
+
+
+@st.composite
+def images(draw):
+    """A file without tiles, and the number of packets that it is to be split into."""
+    rows, columns, bits = (draw(st.integers(1, most)) for most in (12, 12, 32))
+    tokens = draw(arrays(np.int64, (1, rows, columns), elements=st.integers(0, 2**bits - 1)))
+    return TokenFile.packed(tokens, bits, b"ab", 40, 30, "aspect"), draw(st.integers(1, 15))
+
+
+@given(images(), st.booleans(), st.data())
+def test_packets_in_any_order_and_number(image, parity, data):
+    file, count = image
+    split = file.split(count, parity=parity)
+    parts = split.parts()
+    there = data.draw(st.lists(st.sampled_from(parts), min_size=1, max_size=len(parts)))
+    (joined,) = TokenFile.find("\n".join(part.to_text() for part in there).encode())
+    tokens = joined.tokens_with(None, incomplete=True)
+    known = tokens >= 0
+    assert tokens[known].tolist() == file.tokens[known].tolist()
+    arrived = {part.to_bytes() for part in there}
+    if len(arrived) >= split.packets.count:  # all, or all but the one that parity restores
+        assert known.all()
+        assert joined.tokens.tolist() == file.tokens.tolist()
+    else:
+        with pytest.raises(TokenFileError):
+            joined.tokens  # noqa: B018
+
+
+def test_packets_at_the_command_line(run, tmp_path):
+    photo, folder = PHOTOS[0], tmp_path / "sent"
+    how = ("--packets", 3, "--packet-bytes", 150, "--parity", 1)
+    run("encode", photo, "-o", f"{folder}/", *how)
+    sent = sorted(folder.iterdir())
+    assert [path.name for path in sent] == [f"{photo.name}.{n}.tok" for n in (1, 2, 3, 4)]
+    assert all(path.stat().st_size <= 150 for path in sent)
+    (line,) = lines(run("encode", photo, "-o", f"{folder}/", *how, "--json"))
+    assert line["status"] == "skipped"
+    text = run("encode", photo, "-o", "-", "--text", "--packets", 3, "--packet-bytes", 150).stdout
+    assert [len(message) <= 150 for message in text.split()] == [True] * 3
+    facts = json.loads(run("inspect", "-", "--json", stdin=text.split()[1]).stdout)
+    assert (facts["packets"], facts["packets_there"]) == (3, [2])
+    assert 0 < facts["missing_tokens"] < facts["num_tokens"]
+    # A lone packet is a coarse image.
+    run("decode", sent[1], "-o", tmp_path / "coarse.png")
+    with Image.open(tmp_path / "coarse.png") as coarse, Image.open(photo) as whole:
+        assert coarse.size == whole.size
+        assert psnr(np.asarray(coarse), np.asarray(whole.convert("RGB"))) > 13
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_cut_file_is_read_as_far_as_it_reaches(packed):
+    codec = Codec.load(runtime="numpy")
+    file = codec.compress(PHOTOS[0], tokens=150, packed=packed)
+    data, whole = file.to_bytes(), file.tokens
+    left = []
+    for length in range(30, len(data), 17):
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(data[:length])
+        cut = TokenFile.from_bytes(data[:length], damaged=True)
+        tokens = cut.tokens_with(codec.header, incomplete=True)
+        known = tokens >= 0
+        assert tokens[known].tolist() == whole[known].tolist()
+        left.append(known.mean())
+        assert codec.decompress(cut).size == (file.width, file.height)
+    assert left == sorted(left)
+    # Of the bytes that are left hardly any is wasted.
+    assert left[-1] > 0.85
+    assert TokenFile.from_bytes(data, damaged=True) == file
+    with pytest.raises(TokenFileError):
+        TokenFile.from_bytes(data[:8], damaged=True)
 
 
 def test_text_at_the_command_line(run, tmp_path):
     text = run("encode", PHOTOS[2], "--text", "-o", "-", "--max-bytes", 160).stdout
     assert text.endswith(b"\n")
     assert len(text) - 1 <= 160
-    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--max-bytes", 120)
+    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--max-bytes", 117)
     assert TokenFile.from_bytes(text) == TokenFile.load(tmp_path / "a.tok")
     (tmp_path / "b.tok").write_bytes(b" \n" + text)
     run("decode", tmp_path / "a.tok", tmp_path / "b.tok", "-o", tmp_path / "images")

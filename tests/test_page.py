@@ -248,19 +248,6 @@ def test_sources_that_make_no_page(run, codec, tmp_path, tiny):
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, with its log of what it asked for."""
-    pytest.importorskip("selenium")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    from screenshot import chromium
-
-    driver = chromium()
-    yield driver
-    driver.quit()
-
-
 class Opened:
     """A page in the browser."""
 

@@ -23,6 +23,8 @@ from tokcodec.dataset.folder import DatasetFolder  # noqa: E402
 from tokcodec.dataset.reader import class_numbers, open_dataset, token_files  # noqa: E402
 
 pytestmark = pytest.mark.parquet
+TOKENS = pa.list_(pa.uint16(), 16)  # of the tiny checkpoint
+LISTS = pa.list_(pa.uint16())
 
 
 @pytest.fixture(scope="module")
@@ -82,27 +84,6 @@ def test_keys_that_leave_the_folder(run, dataset, tmp_path):
     assert found == {"good.png.png"}
 
 
-def test_token_dataset(dataset):
-    import torch
-    from torch.utils.data import DataLoader
-
-    kept = [row for row in rows(dataset) if row["status"] == "ok"]
-    found = TokenDataset(dataset)
-    assert (len(found), found.class_to_idx) == (147, {"cat": 0, "dog": 1})
-    for index in (0, 1, 76, 146, -1):
-        tokens, label = found[index]
-        assert tokens.dtype == torch.int64
-        assert tokens.tolist() == kept[index]["tokens"]
-        assert label == found.class_to_idx[kept[index]["label"]]
-    with pytest.raises(IndexError):
-        found[147]
-    torch.manual_seed(0)
-    loader = DataLoader(found, batch_size=32, shuffle=True, num_workers=2)
-    batches = [(tokens, labels) for tokens, labels in loader]
-    together = sorted(tuple(row) for tokens, _ in batches for row in tokens.tolist())
-    assert together == sorted(tuple(row["tokens"]) for row in kept)
-
-
 def test_stats_and_inspect(run, dataset):
     facts = json.loads(run("inspect", dataset, "--json").stdout)
     assert (facts["kind"], facts["shards"], facts["rows"]) == ("token dataset", 2, 150)
@@ -118,47 +99,86 @@ def test_stats_and_inspect(run, dataset):
     ("row", "message"),
     [
         ([60] + [1] * 15, "damaged: token 60 of a codebook of 60"),
-        ([-1] + [1] * 15, "damaged: token -1 of a codebook of 60"),
-        ([None] + [1] * 15, "damaged: a row that has not 16 tokens"),
-        ([1] * 15, "damaged: a row that has not 16 tokens"),
+        ([None] + [1] * 15, "damaged: a row with a missing token"),
     ],
 )
 def test_tokens_that_cannot_be_are_named(dataset, tmp_path, row, message):
-    changed(dataset, tmp_path / "bad", pa.list_(pa.int32()), row)
-    with pytest.raises(DatasetError, match=f"bad/shard-00001.parquet: {message}"):
-        load_tokens(tmp_path / "bad")
-    with pytest.raises(DatasetError, match=f"bad/shard-00001.parquet: {message}"):
-        TokenDataset(tmp_path / "bad")[146]
+    changed(dataset, tmp_path / "bad", TOKENS, row)
+    for read in (load_tokens, TokenDataset):
+        with pytest.raises(DatasetError, match=f"bad/shard-00001.parquet: {message}"):
+            read(tmp_path / "bad")
     found = dict(token_files(open_dataset(tmp_path / "bad")))
     assert sum(isinstance(file, TokenFile) for file in found.values()) == 146
     assert sum(message in str(file) for file in found.values()) == 1
 
 
-def test_status_and_tokens_that_disagree(dataset, tmp_path):
-    """Else labels would be given to the tokens of other rows."""
-    for name in ("shard-00000.parquet", "shard-00001.parquet"):
-        (tmp_path / "bad").mkdir(exist_ok=True)
-        shutil.copy(dataset / name, tmp_path / "bad")
-    file = tmp_path / "bad" / "shard-00001.parquet"
-    table = pq.read_table(file)
-    place = table.schema.get_field_index("status")
-    states = table.column("status").to_pylist()
-    for changed_states in (["failed", *states[1:]], [None, *states[1:]]):
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (LISTS, [1] * 15),
+        (pa.list_(pa.uint16(), 17), [1] * 17),
+        (pa.list_(pa.int32(), 16), [-1] * 16),
+        (pa.list_(pa.string()), ["a"] * 16),
+    ],
+    ids=str,
+)
+def test_tokens_of_another_type_are_refused(dataset, tmp_path, kind, row):
+    changed(dataset, tmp_path / "bad", kind, row)
+    with pytest.raises(DatasetError, match=r"shard-00001\.parquet: .* column tokens is .*list"):
+        open_dataset(tmp_path / "bad")
+
+
+def test_rows_shorter_than_the_type_says_are_damage(dataset, tmp_path):
+    """Parquet stores a fixed-size list as any list; Arrow's schema in the file has the size."""
+    source = dataset / "shard-00001.parquet"
+    schema = pq.read_metadata(source).metadata[b"ARROW:schema"]
+    changed(dataset, tmp_path / "bad", LISTS, [1] * 15)
+    path = tmp_path / "bad" / "shard-00001.parquet"
+    table = pq.read_table(path)
+    facts = {**table.schema.metadata, b"ARROW:schema": schema}
+    with pq.ParquetWriter(path, table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(facts)
+    for read in (load_tokens, TokenDataset, list_token_files):
+        with pytest.raises(DatasetError, match=r"shard-00001\.parquet: damaged: .*16"):
+            read(tmp_path / "bad")
+
+
+def every_status(state):
+    def change(columns, _):
+        columns["status"] = pa.array([state] * len(columns["status"]), pa.string())
+
+    return change
+
+
+def no_tokens(columns, _):
+    columns["tokens"] = pa.nulls(len(columns["tokens"]), columns["tokens"].type)
+
+
+def one_status(state):
+    def change(columns, _):
+        states = columns["status"].to_pylist()
         assert states[0] == "ok"
-        column = pa.array(changed_states, pa.string())
-        pq.write_table(table.set_column(place, table.schema.field(place), column), file)
-        message = "shard-00001.parquet: damaged: rows whose status and tokens disagree"
-        for read in (
-            load_tokens,
-            lambda path: TokenDataset(path)[-1],
-            lambda path: list(token_files(open_dataset(path))),
-        ):
-            with pytest.raises(DatasetError, match=message):
-                read(tmp_path / "bad")
+        columns["status"] = pa.array([state, *states[1:]], pa.string())
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [one_status("failed"), one_status(None), every_status("failed"), no_tokens],
+    ids=["one failed", "one null", "all failed", "no tokens"],
+)
+def test_status_and_tokens_that_disagree_are_refused(dataset, tmp_path, change):
+    """Else labels would be given to the tokens of other rows."""
+    damaged(dataset, tmp_path / "bad.parquet", change)
+    for read in (load_tokens, TokenDataset, list_token_files):
+        with pytest.raises(DatasetError, match=r"bad\.parquet: damaged: rows whose status and tok"):
+            read(tmp_path / "bad.parquet")
 
 
 def test_commands_name_what_is_damaged(run, dataset, tmp_path):
-    changed(dataset, tmp_path / "bad", pa.list_(pa.uint16()), [60] * 16)
+    changed(dataset, tmp_path / "bad", TOKENS, [60] * 16)
     message = b"bad/shard-00001.parquet: damaged: token 60 of a codebook of 60"
     export_it = ("export", "bad", "-o", "t.npy")
     use_it = ("train-prior", "bad", "--weights", TINY, "-o", "p.safetensors")
@@ -172,20 +192,16 @@ def test_commands_name_what_is_damaged(run, dataset, tmp_path):
     done = run("decode", "bad", "-o", "out", "--weights", TINY, status=3, cwd=tmp_path)
     assert message in done.stderr
     assert len(list((tmp_path / "out").rglob("*.png"))) == 146
-    changed(dataset, tmp_path / "words", pa.list_(pa.string()), ["a"] * 16)
-    refused = run("stats", "words", status=1, cwd=tmp_path).stderr
-    assert b"shard-00001.parquet: not a token dataset (its tokens are list<" in refused
 
 
 def changed(dataset, folder, kind, row):
-    """A copy of the dataset whose tokens are of this type, the last ones these."""
+    """A copy of the dataset whose tokens are of this type, the last ones these; all of them, where
+    the others cannot be of this type."""
     shutil.copytree(dataset, folder)
     path = folder / "shard-00001.parquet"
     table = pq.read_table(path)
     tokens = table.column("tokens").to_pylist()
-    tokens[-1] = row
-    if pa.types.is_string(kind.value_type):
-        tokens = [row] * len(tokens)
+    tokens = [*tokens[:-1], row] if kind in (TOKENS, LISTS) else [row] * len(tokens)
     index = table.column_names.index("tokens")
     pq.write_table(table.set_column(index, pa.field("tokens", kind), pa.array(tokens, kind)), path)
 
@@ -209,7 +225,7 @@ RUN = {"fit": "stretch", "views": "one", "tokens": 16}
         ("run", "{}", "not a token dataset (no 'fit' in it)"),
         ("run", "[" * 100_000, "nested deeper than 32 levels"),
         ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of"),
-        ("run", json.dumps({**RUN, "views": []}), "views [], not one of one"),
+        ("run", json.dumps({**RUN, "views": []}), "views []: take one, hflip"),
         ("run", json.dumps({**RUN, "tokens": None}), "tokens None of the fit"),
         ("run", json.dumps({**RUN, "tokens": 17}), "tokens 17 of the fit"),
         ("model_id", "zz", "model_id is not 64 hex digits"),
@@ -309,19 +325,6 @@ def test_numeric_labels_are_their_own_class(run, tmp_path):
     lines = map(json.loads, (tmp_path / "t.jsonl").open())
     assert sorted(line["class_id"] for line in lines) == [2, 10]
     assert json.loads((tmp_path / "t.jsonl.meta.json").read_text())["classes"] is None
-
-
-@pytest.mark.parametrize("state", ["ok", "failed"])
-def test_status_and_tokens_that_disagree_are_refused(dataset, tmp_path, state):
-    def change(columns, _):
-        columns["status"] = pa.array([state] * len(columns["status"]))
-        if state == "ok":
-            columns["tokens"] = pa.array([None] * len(columns["tokens"]), columns["tokens"].type)
-
-    damaged(dataset, tmp_path / "bad.parquet", change)
-    for read in (load_tokens, lambda path: TokenDataset(path)[0], list_token_files):
-        with pytest.raises(DatasetError):
-            read(tmp_path / "bad.parquet")
 
 
 def list_token_files(path):

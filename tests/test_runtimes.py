@@ -9,51 +9,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import DATA, GOLDEN, PHOTOS
+from small_models import CONFIGS, write
 
 from tokcodec import Codec, checkpoint
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.config.vit import PatchDecoderConfig, PatchEncoderConfig
 from tokcodec.errors import CheckpointError, ImageError
 from tokcodec.model.codebook import nearest
 from tokcodec.model.numpy_runtime import best, erf
 from tokcodec.model.runtime import choose_runtime
-from tokcodec.model.tokenizer import Tokenizer
-
-
-def config(metric="euclidean", **both):
-    size = {"width": 32, "layers": 2, "heads": 2, "positions": 5, **both}
-    return ModelConfig(
-        encoder=PatchEncoderConfig(patch_size=4, **size),
-        quantizer=CodebookConfig(codebook_size=500, embedding_dim=6, metric=metric),
-        decoder=PatchDecoderConfig(
-            patch_size=8,
-            pixel_overlap=4,
-            pixel_convolution=both.get("class_token", False),
-            **size,
-        ),
-        preprocessing=PreprocessingConfig(image_size=32, pixel_scale=2, mean=(0.4, 0.5, 0.6)),
-        rounding="down" if metric == "dot" else "nearest",
-    )
-
-
-CONFIGS = {
-    "euclidean": config(),
-    "cosine": config("cosine", class_token=True),
-    "dot": config("dot", outer_norms=True),
-}
 
 
 @pytest.fixture(params=CONFIGS)
 def both(request, tmp_path):
     """One checkpoint, weights drawn from a seed, in both runtimes."""
-    torch.manual_seed(0)
-    made = CONFIGS[request.param]
-    model = Tokenizer(made)
-    for tensor in model.state_dict().values():
-        tensor.normal_(0, tensor.shape[-1] ** -0.5)
-    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    header = checkpoint.write(tmp_path / "small.safetensors", made, tensors, {})
+    header = write(tmp_path / "small.safetensors", CONFIGS[request.param])
     return [Codec.load(header, "cpu", runtime=name) for name in ("torch", "numpy")]
 
 

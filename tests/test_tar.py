@@ -79,6 +79,20 @@ def read_all(path, **options):
     return found
 
 
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_the_sizes_of_records_are_those_of_their_tar(suffix, tmp_path):
+    noise = random.Random(0)
+    entries = [(f"{number:02}.png", noise.randbytes(100_000)) for number in range(20)]
+    path = tmp_path / f"a.{'tar' if suffix == 'tar' else 'tar.gz'}"
+    path.write_bytes(COMPRESS[suffix](pack(entries)))
+    (batch,) = list_inputs([str(path)])
+    sizes = [entry.size for entry in batch.records()]
+    assert sum(sizes) == batch.source_bytes == path.stat().st_size
+    assert len(sizes) == 20
+    if suffix in ("tar", "gz"):
+        assert abs(sum(sizes[:10]) - path.stat().st_size / 2) < 500_000
+
+
 def failed(found):
     errors = {key: data for key, _, data in found if isinstance(data, OSError)}
     assert all(len(str(error).splitlines()) == 1 for error in errors.values())

@@ -19,8 +19,8 @@ from conftest import COMMAND, GOLDEN, PHOTOS, TERMINAL, TESTS
 from PIL import Image
 
 from tokcodec import TokenFile
-from tokcodec.cli import terminal
-from tokcodec.cli.terminal import Bar
+from tokcodec.cli import progress
+from tokcodec.cli.progress import Bar
 
 TINY = GOLDEN / "patch.safetensors"
 MODEL = {
@@ -91,7 +91,7 @@ def test_a_bar_moves_with_images_and_leaves_a_line():
     # Three times as long as rich takes between two frames.
     program = """
 import time
-from tokcodec.cli.terminal import Bar
+from tokcodec.cli.progress import Bar
 with Bar("encoded", 6) as bar:
     bar.skip(2)
     for _ in range(3):
@@ -156,7 +156,7 @@ def test_bars_of_commands_end_full(images, tmp_path, command):
 
 def test_elsewhere_a_line_comes_every_so_often(monkeypatch, capsys):
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Bar("encoded", 1000, where_failed="--json names all") as bar:
         for number in range(12):
             bar.fail(f"{number}.png: is none") if number else bar.move()
@@ -172,9 +172,23 @@ def test_elsewhere_a_line_comes_every_so_often(monkeypatch, capsys):
     assert said[-1].endswith("11 failed (--json names all)")
 
 
+def test_progress_of_tars_is_that_of_their_bytes(monkeypatch, capsys):
+    """The number of images is not known before they are read; some were read by an earlier run."""
+    clock = iter(range(0, 1000, 6))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Bar("tokenized", None) as bar:
+        bar.total_bytes = 8_000_000
+        bar.bytes_read = bar.bytes_skipped = 2_000_000
+        bar.skip(20)
+        bar.bytes_read += 3_000_000
+        bar.move(12)
+    (line, _) = capsys.readouterr().err.splitlines()
+    assert line == ("tokcodec: 32 images, 5.0 of 8.0 MB, 1.0 images/s, 0:00:12 left")
+
+
 def test_slow_work_has_seconds_for_each(monkeypatch, capsys):
     clock = iter(range(0, 1000, 4))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     with Bar("read", 1, "page") as bar:
         bar.move()
     assert capsys.readouterr().err == "tokcodec: 1 read in 8.0 s, 8.0 s/page\n"

@@ -16,6 +16,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from conftest import COMMAND, DATA, GOLDEN, PHOTOS
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from tokcodec import Codec, load_tokens
@@ -30,9 +32,10 @@ from tokenized import TINY, contents, go, image, rows  # noqa: E402
 
 from tokcodec.dataset.folder import DatasetFolder  # noqa: E402
 from tokcodec.dataset.reader import open_dataset, token_files  # noqa: E402
+from tokcodec.dataset.views import Views  # noqa: E402
 
 pytestmark = pytest.mark.parquet
-COLUMNS = ["key", "label", "view", "width", "height", "tokens", "status", "error"]
+COLUMNS = ["key", "source", "label", "view", "width", "height", "tokens", "status", "error"]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,8 @@ def test_columns_metadata_and_tokens(run, codec, tmp_path):
     assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shard, 2 failed\n")
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.names == COLUMNS
-    types = ["string", "string", "uint8", "int32", "int32", "list<element: uint16>"]
+    tokens = "fixed_size_list<element: uint16>[16]"
+    types = ["string", "string", "string", "uint8", "int32", "int32", tokens]
     assert [str(kind) for kind in schema.types] == [*types, "string", "string"]
     metadata = {k.decode(): v.decode() for k, v in schema.metadata.items()}
     assert metadata["tokcodec.config"] == codec.config.to_json()
@@ -102,14 +106,70 @@ def test_views(codec, tmp_path):
     go([tmp_path / "a.png"], tmp_path / "ten.parquet", views="ten-crop")
     found = rows(tmp_path / "ten.parquet")
     assert [row["view"] for row in found] == list(range(10))
-    large = image.resize((35, 35), Image.Resampling.BICUBIC)
-    corners = [(1, 1), (0, 0), (3, 0), (0, 3), (3, 3)]
-    crops = [large.crop((x, y, x + 32, y + 32)) for x, y in corners]
-    crops += [crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops]
-    for row, crop in zip(found, crops, strict=True):
-        assert row["tokens"] == codec.compress(crop).tokens.tolist()
+    go([tmp_path / "a.png"], tmp_path / "1.05.parquet", views="ten-crop", crop_range=1.05)
+    for name, large in (("ten", 35), ("1.05", 33)):
+        found = rows(tmp_path / f"{name}.parquet")
+        resized = image.resize((large, large), Image.Resampling.BICUBIC)
+        centre, end = (large - 32) // 2, large - 32
+        corners = [(centre, centre), (0, 0), (end, 0), (0, end), (end, end)]
+        crops = [resized.crop((x, y, x + 32, y + 32)) for x, y in corners]
+        crops += [crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for crop in crops]
+        for row, crop in zip(found, crops, strict=True):
+            assert row["tokens"] == codec.compress(crop).tokens.tolist()
+    with pytest.raises(OutputError, match=r"was made with crop_range 1\.1, not 1\.2"):
+        go([tmp_path / "a.png"], tmp_path / "ten.parquet", views="ten-crop", crop_range=1.2)
     with pytest.raises(DatasetError, match="the fit tile"):
         go([tmp_path / "a.png"], tmp_path / "x.parquet", fit="tile")
+
+
+def test_random_views(run, codec, tmp_path):
+    whole = Image.open(PHOTOS[1]).convert("RGB")
+    turned = whole.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6  # to be shown as it was before
+    turned.save(tmp_path / "a.png", exif=turned.getexif())
+    (tmp_path / "b.png").write_bytes(b"junk")
+    go([tmp_path / "*.png"], tmp_path / "set", views="random:5")
+    *found, failed = rows(tmp_path / "set")
+    assert [row["view"] for row in found] == list(range(5))
+    assert failed["box"] is None
+    boxes = [row["box"] for row in found]
+    assert len(set(map(tuple, boxes))) == 5
+    for row, (left, top, width, height) in zip(found, boxes, strict=True):
+        assert (row["width"], row["height"]) == whole.size
+        crop = whole.crop((left, top, left + width, top + height))
+        assert crop.size == (width, height)
+        assert left + width <= whole.width
+        assert top + height <= whole.height
+        assert row["tokens"] == codec.compress(crop, fit="stretch").tokens.tolist()
+    # Each is decoded to the shape of its crop.
+    files = [file for _, file in token_files(open_dataset(tmp_path / "set"))][:5]
+    assert [codec.decompress(file).size for file in files] == [tuple(box[2:]) for box in boxes]
+    # A box depends on the key, the seed and the number of the view alone.
+    assert Views.parse("random:2").boxes("a.png", whole.size) == [tuple(box) for box in boxes[:2]]
+    assert Views.parse("random:1").boxes("a", (451, 300)) == [(26, 84, 186, 213)]
+    assert Views.parse("random:1", seed=1).boxes("a", (451, 300)) != [(26, 84, 186, 213)]
+    with pytest.raises(OutputError, match="was made with seed 0, not 1"):
+        go([tmp_path / "*.png"], tmp_path / "set", views="random:5", seed=1)
+    command = ["tokenize", tmp_path / "a.png", "--weights", TINY, "-o", tmp_path / "x", "--views"]
+    for options, message in (
+        (["random:0"], "random:N with N from 1 to 256"),
+        (["random"], "random:N with N from 1 to 256"),
+        (["hflip", "--crop-range", "1.2"], "only ten-crop has a crop range"),
+        (["hflip", "--seed", "1"], "only random:N has a seed"),
+        (["random:2", "--fit", "aspect"], "are square tiles; take the fit crop or stretch"),
+    ):
+        status = 1 if message.startswith("are square") else 2
+        assert message in run(*command, *options, status=status).stderr.decode()
+
+
+@given(st.integers(1, 500), st.integers(1, 500), st.integers())
+def test_random_boxes_are_crops_of_moderate_shape(width, height, seed):
+    for left, top, wide, high in Views.parse("random:3", seed=seed).boxes("a", (width, height)):
+        assert min(left, top) >= 0
+        assert 1 <= wide <= width - left
+        assert 1 <= high <= height - top
+        assert 3 * (max(wide, high) - 1) <= 4 * (min(wide, high) + 1)
+        assert (wide + 1) * (high + 1) * 2 >= min(width, height) ** 2 * 0.75
 
 
 def test_every_row_has_its_own_grid(codec, tmp_path):
@@ -136,7 +196,7 @@ def test_every_row_has_its_own_grid(codec, tmp_path):
     (row,) = rows(tmp_path / "one.parquet")
     assert len(row["tokens"]) == 9
     assert "rows" not in row
-    with pytest.raises(DatasetError, match="ten crops"):
+    with pytest.raises(DatasetError, match="views ten-crop are square tiles"):
         go([tmp_path / "0.png"], tmp_path / "x", fit="aspect", views="ten-crop")
 
 

@@ -199,6 +199,92 @@ def test_tars(codec, tmp_path):
     assert found[1]["error"].startswith("cannot read: the rest of the tar: ")
 
 
+def test_texts_beside_images(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = Path("in")
+    (source / "dir").mkdir(parents=True)
+    for number, name in enumerate(["a.png", "b.jpg", "b.png", "dir/a.png", "dir/v1.0.png"]):
+        (source / name).write_bytes(image(number))
+    (source / "a.txt").write_text("caption ü")
+    (source / "b.json").write_text('{"a": 1}')
+    (source / "dir" / "v1.0.TXT").write_bytes(b"caf\xe9")
+    (source / "alone.txt").write_text("of no image")
+    texts = {
+        "a.png": ("caption ü", None),
+        "b.jpg": (None, '{"a": 1}'),
+        "b.png": (None, '{"a": 1}'),
+        "dir/a.png": (None, None),
+        "dir/v1.0.png": ("caf\ufffd", None),
+    }
+
+    def found(path):
+        return {row["key"]: (row["txt"], row["json"]) for row in rows(tmp_path / path)}
+
+    done = run("tokenize", "in", "-o", "a.parquet", "--weights", TINY)
+    assert b"skipped in folders, 1: .txt 1\n" in done.stderr
+    assert found("a.parquet") == texts
+    assert [row["source"] for row in rows(tmp_path / "a.parquet")] == [f"in/{key}" for key in texts]
+    # A glob has the texts beside its images, and --include is of images alone.
+    go(["in/**/*.*[gG]"], "b.parquet")
+    assert found("b.parquet") == {**texts, "dir/v1.0.png": (None, None)}  # its name ends in .TXT
+    go(["in"], "c.parquet", include=["*.png"], exclude=["*.TXT"])
+    assert found("c.parquet")["a.png"] == texts["a.png"]
+    assert found("c.parquet")["dir/v1.0.png"] == (None, None)
+    go(["in/a.png"], "d.parquet")
+    assert rows(tmp_path / "d.parquet")[0]["txt"] == "caption ü"
+    assert pq.read_schema("d.parquet").names[-1] == "txt"
+    # Without texts there are no such columns.
+    go(["in/dir/a.png"], "e.parquet")
+    assert pq.read_schema("e.parquet").names[-1] == "error"
+    assert go(["in/alone.txt"], "f.parquet") == (1, 1)
+    # A text that has changed makes another row, and one that cannot be read a row of its own.
+    (source / "a.txt").write_text("another")
+    with pytest.raises(OutputError, match="its inputs have changed"):
+        go(["in"], "a.parquet", rows_per_shard=10_000)
+    with (source / "a.txt").open("wb") as file:
+        file.truncate((1 << 24) + 1)
+    (source / "b.json").unlink()
+    (source / "b.json").symlink_to("/proc/self/mem")
+    assert go(["in"], "g") == (8, 3)
+    failed = {row["key"]: row["error"] for row in rows(tmp_path / "g") if row["error"]}
+    assert failed == {
+        "a.txt": "cannot read: 16,777,217 bytes, more than the limit of 16,777,216",
+        "b.json": "cannot read: Input/output error",
+    }
+    assert go(["in"], "g") == (8, 3)
+
+
+def test_columns_of_parquet(run, tmp_path):
+    columns = {
+        "image": pa.array([image(n) for n in range(3)]),
+        "caption": ["one", None, "ü"],
+        "score": [0.5, 1.0, None],
+        "tags": [["a"], [], ["ü"]],
+        "source": ["x"] * 3,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    command = ["tokenize", "in.parquet", "--weights", TINY, "-o"]
+    run(*command, "out", "--columns", "caption,score,tags", cwd=tmp_path)
+    found = [
+        [row[n] for n in ("caption", "score", "tags", "source")] for row in rows(tmp_path / "out")
+    ]
+    assert found == [
+        ["one", "0.5", '["a"]', "in.parquet"],
+        [None, "1.0", "[]", "in.parquet"],
+        ["ü", None, '["ü"]', "in.parquet"],
+    ]
+    for output, names, message in (
+        ("x", "url", "in.parquet: has no column url; its columns are image, caption, score, tags"),
+        ("x", "source", "a token dataset has a column source of its own; rename that one"),
+        ("out", "caption", "was made with text_columns ['caption', 'score', 'tags'], not"),
+    ):
+        done = run(*command, output, "--columns", names, cwd=tmp_path, status=1)
+        assert message in done.stderr.decode().splitlines()[-1]
+    (tmp_path / "a.png").write_bytes(image(0))
+    with pytest.raises(DatasetError, match="no Parquet source has the columns caption"):
+        go([tmp_path / "a.png"], tmp_path / "x", columns=["caption"])
+
+
 def test_parquet_inputs(codec, tmp_path):
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     values = [{"bytes": image(n), "path": f"{n}.png" if n % 2 else None} for n in range(7)]
@@ -218,7 +304,9 @@ def test_parquet_inputs(codec, tmp_path):
         assert found[number]["tokens"] == expected
     go([tmp_path / "in.parquet"], tmp_path / "fine.parquet", label="fine", limit=4)
     assert [row["label"] for row in rows(tmp_path / "fine.parquet")] == ["x"] * 4
-    with pytest.raises(DatasetError, match="no column coarse"):
+    with pytest.raises(
+        DatasetError, match="has no column coarse; its columns are image, label, fine"
+    ):
         go([tmp_path / "in.parquet"], tmp_path / "x.parquet", label="coarse")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "none.parquet")
     with pytest.raises(DatasetError, match="no column of images"):
@@ -267,6 +355,11 @@ def test_hostile_parquet_inputs(tmp_path, monkeypatch):
 def test_urls(many, tmp_path):
     go([f"file://{many}"], tmp_path / "a.parquet", limit=20)
     go([many], tmp_path / "b.parquet", limit=20)
-    assert rows(tmp_path / "a.parquet") == rows(tmp_path / "b.parquet")
+    found = [rows(tmp_path / name) for name in ("a.parquet", "b.parquet")]
+    first = f"{many}/cat/0000.png"
+    assert [rows[0]["source"] for rows in found] == [f"file://{first}", first]
+    for row in (*found[0], *found[1]):
+        del row["source"]
+    assert found[0] == found[1]
     with open_input(f"file://{many}/cat/0000.png") as file:
         assert file.read() == (many / "cat" / "0000.png").read_bytes()

@@ -55,6 +55,35 @@ def test_files(vector):
         assert PRIOR.encode(tokens) == file.payload
 
 
+@pytest.mark.parametrize("vector", VECTORS["packets"], ids=lambda v: len(v["packets"]) - 1)
+def test_packets(vector):
+    image, packets = vector["image"], [bytes.fromhex(own) for own in vector["packets"]]
+    tokens = np.array(image["tokens"])
+    count = len(packets) - 1
+    whole = TokenFile.packed(
+        tokens.reshape(1, image["rows"], image["columns"]),
+        image["bits"],
+        bytes.fromhex(image["model_id"]),
+        image["width"],
+        image["height"],
+        image["fit"],
+    )
+    prior = PRIOR if image["entropy_coded"] else None
+    assert [part.to_bytes() for part in whole.split(count, prior, parity=True).parts()] == packets
+    # Any one may be lost.
+    for lost in range(count + 1):
+        there = [TokenFile.from_bytes(own) for own in packets]
+        del there[lost]
+        (joined,) = TokenFile.join(reversed(there))
+        assert read_with_prior(joined).tolist() == tokens.tolist()
+
+
+def read_with_prior(file, **how):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TokenFile, "_prior", lambda *_: PRIOR)
+        return file.tokens_with(None, **how)
+
+
 def read_tokens(data):
     """The tokens of a file by the prior of the vectors, as ``tokens_with`` of its checkpoint."""
     file = TokenFile.from_bytes(data)
@@ -97,6 +126,6 @@ def test_text():
     for vector in FILES:
         data = bytes.fromhex(vector["file"])
         text = TokenFile.from_bytes(data).to_text()
-        assert text.startswith("t")
-        assert text == base64.urlsafe_b64encode(data).decode().rstrip("=")
+        assert text.startswith("tok:t")
+        assert text[4:] == base64.urlsafe_b64encode(data).decode().rstrip("=")
         assert TokenFile.from_bytes(text.encode()).to_bytes() == data

@@ -1,4 +1,4 @@
-"""A wheel is built, installed elsewhere and used: the weights and the parts of the page must be
+"""A wheel is built, installed elsewhere and used: the weights and the parts of the pages must be
 in it, the weights' images not."""
 
 import os
@@ -28,6 +28,8 @@ def test_wheel_carries_its_weights(tmp_path):
     carried = {str(path.relative_to(weights)) for path in weights.rglob("*")}
     parts = {path.name for path in (site / "tokcodec" / "evaluate").glob("page.*")}
     assert parts == {"page.py", "page.html", "page.css", "page.js"}
+    web = {path.name for path in (site / "tokcodec" / "web").iterdir() if path.suffix != ".pyc"}
+    assert {path.name for path in (ROOT / "tokcodec" / "web").glob("*.*")} <= web
     assert carried == {"MODEL_CARD.md"} | {header.path.name for header in bundled()}
     assert (site / "tokcodec" / "py.typed").is_file()
     program = "import tokcodec; print(tokcodec.__file__); from tokcodec.cli import main; main()"

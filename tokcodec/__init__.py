@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from tokcodec.batch.jobs import RunOptions
     from tokcodec.codec import Codec
     from tokcodec.dataset.export import export
-    from tokcodec.dataset.reader import load_tokens
+    from tokcodec.dataset.memory import load_tokens
     from tokcodec.dataset.torch_dataset import TokenDataset
     from tokcodec.errors import TokcodecError
     from tokcodec.evaluate.run import evaluate, page
     from tokcodec.tokenfile import TokenFile
     from tokcodec.tokenize.api import tokenize
     from tokcodec.train.api import train
+    from tokcodec.web.site import write_site
 
 __version__ = "0.1.0"
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "page",
     "tokenize",
     "train",
+    "write_site",
 ]
 
 _MODULES = {
@@ -50,10 +52,11 @@ _MODULES = {
     "encode_files": "batch.encode",
     "evaluate": "evaluate.run",
     "export": "dataset.export",
-    "load_tokens": "dataset.reader",
+    "load_tokens": "dataset.memory",
     "page": "evaluate.run",
     "tokenize": "tokenize.api",
     "train": "train.api",
+    "write_site": "web.site",
 }
 
 

@@ -20,6 +20,7 @@ from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Placement, Size, plac
 from tokcodec.errors import CheckpointError, ImageError, TokcodecError, TokenFileError, counted
 from tokcodec.image import WHITE, Pixels, Source, Tiles, check_output, read_tiles, size_of, to_image
 from tokcodec.model.runtime import Dtype, Runtime, RuntimeName, choose_runtime
+from tokcodec.packets import MOST_PACKETS, fill_missing
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile, check_integers, check_tokens
 
@@ -139,6 +140,9 @@ class Codec:
         fit: Fit | None = None,
         tokens: int | None = None,
         max_bytes: int | None = None,
+        packets: int | None = None,
+        packet_bytes: int | None = None,
+        parity: bool = False,
         text: bool = False,
         background: tuple[int, int, int] = WHITE,
         packed: bool = False,
@@ -151,10 +155,13 @@ class Codec:
                 channels the last is alpha.
             fit: ``stretch``, ``crop``, ``pad``, ``tile``, or for a checkpoint of any size
                 ``aspect`` or ``native``; the checkpoint's default if None.
-            tokens: the most tokens of a tile: of a model of any size those of the grid, of one
-                that decodes prefixes the first ones; the checkpoint's default if None.
+            tokens: the tokens of a tile: of a model of any size the most of a grid, of one that
+                decodes the first ones alone their number; the checkpoint's default if None.
             max_bytes: take the most tokens whose file has no more bytes.
-            text: ``max_bytes`` limits the characters of the file's text instead.
+            packets: split the image into this many packets, at most, see ``TokenFile.split``.
+            packet_bytes: take the most tokens whose packets have no more bytes each.
+            parity: add a packet that restores any one of the others.
+            text: ``max_bytes`` and ``packet_bytes`` limit the characters of messages instead.
             background: red, green and blue behind transparent parts.
             packed: do not entropy-code the tokens. By default they are entropy-coded if the
                 checkpoint has a prior and that makes the file shorter.
@@ -170,37 +177,34 @@ class Codec:
         >>> codec.compress("tests/data/coffee.jpg", max_bytes=200).file_bytes <= 200
         True
         """
-        encoding = self._encoding(fit, tokens, background, packed, max_bytes)
-        if max_bytes is not None:
-            return self._compress_within(encoding, image, max_bytes, text)
+        limit = _Limit.of(max_bytes, packets, packet_bytes, parity, text)
+        encoding = self._encoding(fit, tokens, background, packed, limit)
         return self._compress(encoding, image)
 
     def _compress(self, encoding: "_Encoding", image: ImageLike) -> TokenFile:
-        tiles = encoding.read(image)
-        return encoding.token_file(tiles, self.encode_tiles(tiles.pixels))
+        limit, config, fit = encoding.limit, self.config, encoding.fit
 
-    def _compress_within(
-        self, encoding: "_Encoding", image: ImageLike, limit: int, text: bool
-    ) -> TokenFile:
+        def compress(count: int | None) -> TokenFile:
+            tiles = encoding.read(image, count)
+            return encoding.token_file(tiles, self.encode_tiles(tiles.pixels), count)
+
+        most = encoding.tokens
+        if limit.most_bytes is None:
+            return compress(most)
         image = _reread(image)
-        config, fit, most = self.config, encoding.fit, encoding.tokens
         any_grid = bool(config.multiple) and fit not in ("tile", "native")
-        if not (any_grid or config.prefix_tokens):
-            most = 1  # there is no choice
-        elif most is None:
-            most = min(2 * limit, MAX_TILE_TOKENS) if any_grid else config.num_tokens
-        size = size_of(_source(image)) or (1, 1)  # _compress reports a file that is not an image
+        if any_grid:
+            tokens = 2 * limit.most_bytes * (limit.packets or 1)
+            most = encoding.tokens or min(tokens, MAX_TILE_TOKENS)
+        else:
+            most = config.kept_tokens(encoding.tokens)
+        size = size_of(_source(image)) or (1, 1)  # compress reports a file that is not an image
 
         def tokens_of(count: int) -> int:
-            return math.prod(config.place(fit, size, count)[1]) if any_grid else count
+            placement, shape = config.place(fit, size, count)
+            return placement.num_tiles * math.prod(shape)
 
-        return largest_within(
-            lambda count: self._compress(replace(encoding, tokens=count), image),
-            tokens_of,
-            lambda file: len(file.to_text()) if text else file.file_bytes,
-            limit,
-            most,
-        )
+        return largest_within(compress, tokens_of, limit.size_of, limit.most_bytes, most)
 
     def compress_stream(
         self,
@@ -209,6 +213,9 @@ class Codec:
         fit: Fit | None = None,
         tokens: int | None = None,
         max_bytes: int | None = None,
+        packets: int | None = None,
+        packet_bytes: int | None = None,
+        parity: bool = False,
         text: bool = False,
         background: tuple[int, int, int] = WHITE,
         packed: bool = False,
@@ -226,14 +233,15 @@ class Codec:
         tests/data/coffee.jpg 16
         tests/data/chelsea.png 16
         """
-        encoding = self._encoding(fit, tokens, background, packed, max_bytes)
-        if max_bytes is None:
+        limit = _Limit.of(max_bytes, packets, packet_bytes, parity, text)
+        encoding = self._encoding(fit, tokens, background, packed, limit)
+        if limit.most_bytes is None:
             return self._compress_batches(encoding, items, workers)
 
         def compress(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
             tag, image = item
             try:
-                return tag, self._compress_within(encoding, image, max_bytes, text)
+                return tag, self._compress(encoding, image)
             except ImageError as error:
                 return tag, error
 
@@ -245,14 +253,14 @@ class Codec:
         def read(item: tuple[Tag, ImageLike]) -> tuple[tuple[Tag, Tiles | None], Rows | ImageError]:
             tag, image = item
             try:
-                tiles = encoding.read(image)
+                tiles = encoding.read(image, encoding.tokens)
             except ImageError as error:
                 return (tag, None), error
             return (tag, replace(tiles, pixels=_NOTHING)), tiles.pixels
 
         def token_file(of: tuple[Tag, Tiles | None], tokens: Rows) -> TokenFile:
             assert of[1]
-            return encoding.token_file(of[1], tokens)
+            return encoding.token_file(of[1], tokens, encoding.tokens)
 
         rows = map_ahead(read, items, workers, self._ahead(encoding.fit, workers))
         for (tag, _), result in self._in_batches(rows, self.encode_tiles, token_file, workers):
@@ -366,7 +374,7 @@ class Codec:
         tokens: int | None,
         background: tuple[int, int, int],
         packed: bool,
-        max_bytes: int | None,
+        limit: "_Limit",
     ) -> "_Encoding":
         if len(background) != 3 or not all(
             0 <= operator.index(value) <= 255 for value in background
@@ -374,15 +382,18 @@ class Codec:
             raise ValueError(f"background must be three values from 0 to 255, not {background}")
         if tokens is not None:
             operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
-        _require_counts("max_bytes", max_bytes)
         checkpoint.check_token_count(self.header, tokens)
         fit = fit or self.config.default_fit
         checkpoint.check_fit(self.header, fit)
+        if limit.packets and (fit == "tile" or not self.config.has_grid):
+            raise CheckpointError(
+                f"{self.header.name}: packets need a grid of tokens, and a fit without tiles"
+            )
         prior = None
         if self.header.prior_id and not packed:
             prior = checkpoint.read_prior(self.header)
         red, green, blue = background
-        return _Encoding(self.header, fit, tokens, (red, green, blue), prior)
+        return _Encoding(self.header, fit, tokens, (red, green, blue), prior, limit)
 
     def _decoding(self, size: Size | int | None, tokens: int | None) -> "_Decoding":
         if tokens is not None:
@@ -398,7 +409,11 @@ class Codec:
         if tokens is not None and self.config.multiple:
             raise CheckpointError(f"{self.header.name}: decodes only all tokens of a file together")
         return _Decoding(
-            self.header, size, tokens, checkpoint.check_token_count(self.header, tokens)
+            self.header,
+            size,
+            tokens,
+            checkpoint.check_token_count(self.header, tokens),
+            lambda grid: fill_missing(grid, self.runtime.lookup, self.runtime.quantize),
         )
 
     def _ahead(self, fit: Fit, workers: int) -> int:
@@ -476,9 +491,9 @@ class Codec:
         Args:
             tokens: an array, for pixels uint8 [B, H, W, 3]; or a tensor, for pixels float32
                 [B, 3, H, W] in [0, 1] on the codec's device. Of any type of integers, as
-                ``load_tokens`` gives them. Those of a square grid may stand in a row, [B, N].
-                Fewer tokens, [B, n], if the model decodes prefixes; any grid [B, rows, columns] if
-                it takes images of any size.
+                ``load_tokens`` gives them. Those of a square grid may stand in a row, [B, N]. The
+                first n tokens, [B, n], if n is one of ``config.token_counts``; any grid
+                [B, rows, columns] if the model takes images of any size.
 
         Raises:
             TypeError: neither an array nor a tensor.
@@ -501,9 +516,9 @@ class Codec:
             if edge * edge == own[0]:
                 own = (edge, edge)
                 tokens = tokens.reshape(tokens.shape[0], *own)
-        prefix = self.config.prefix_tokens and len(own) == 1 and 1 <= own[0] <= tile[0]
+        first = len(own) == len(tile) == 1 and own[0] in self.config.token_counts
         grid = bool(self.config.multiple) and len(own) == 2 and min(own) > 0
-        if not (own == tile or prefix or grid):
+        if not (own == tile or first or grid):
             wanted = f"[B, {', '.join(map(str, tile))}]"
             if self.config.multiple:
                 wanted += " or another grid [B, rows, columns]"
@@ -543,6 +558,48 @@ class Codec:
 
 
 @dataclass(frozen=True)
+class _Limit:
+    """How large token files may be, in bytes or characters, and how they are split into packets."""
+
+    most_bytes: int | None = None
+    packets: int | None = None
+    parity: bool = False
+    text: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        max_bytes: int | None,
+        packets: int | None,
+        packet_bytes: int | None,
+        parity: bool,
+        text: bool,
+    ) -> "_Limit":
+        """
+        Raises:
+            TypeError: a number that is no integer.
+            ValueError: a number out of range, or one that needs another.
+        """
+        for name, value in (
+            ("max_bytes", max_bytes),
+            ("packets", packets),
+            ("packet_bytes", packet_bytes),
+        ):
+            _require_counts(name, value)
+        if packets is not None and packets > MOST_PACKETS:
+            raise ValueError(f"packets must be from 1 to {MOST_PACKETS}, not {packets}")
+        if packets is None and (packet_bytes is not None or parity):
+            raise ValueError("packet_bytes and parity need packets")
+        if packets is not None and max_bytes is not None:
+            raise ValueError("packets have packet_bytes, not max_bytes")
+        return cls(packet_bytes if packets else max_bytes, packets, parity, text)
+
+    def size_of(self, file: TokenFile) -> int:
+        """Of a file, or of its largest packet."""
+        return max(len(p.to_text()) if self.text else p.file_bytes for p in file.parts())
+
+
+@dataclass(frozen=True)
 class _Encoding:
     """How images become token files."""
 
@@ -551,33 +608,37 @@ class _Encoding:
     tokens: int | None
     background: tuple[int, int, int]
     prior: Prior | None
+    limit: _Limit
 
-    def read(self, image: ImageLike) -> Tiles:
+    def read(self, image: ImageLike, tokens: int | None) -> Tiles:
         config = self.header.config
         return read_tiles(
             _source(image),
             config.preprocessing,
-            lambda size: config.place(self.fit, size, self.tokens)[0],
+            lambda size: config.place(self.fit, size, tokens)[0],
             self.background,
         )
 
-    def token_file(self, tiles: Tiles, tokens: Rows) -> TokenFile:
-        config = self.header.config
-        kept = tokens[:, : self.tokens] if config.prefix_tokens else tokens
-        if config.has_grid:
-            _, shape = config.place(self.fit, (tiles.width, tiles.height), self.tokens)
-            kept = kept.reshape(-1, *shape)
-        return TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, self.prior)
+    def token_file(self, tiles: Tiles, tokens: Rows, count: int | None) -> TokenFile:
+        """The file of the tokens of an image, of which at most ``count`` a tile are kept."""
+        config, limit = self.header.config, self.limit
+        _, shape = config.place(self.fit, (tiles.width, tiles.height), count)
+        kept = tokens.reshape(-1, *shape) if config.has_grid else tokens[:, : shape[0]]
+        prior = None if limit.packets else self.prior
+        file = TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, prior)
+        return file.split(limit.packets, self.prior, limit.parity) if limit.packets else file
 
 
 @dataclass(frozen=True)
 class _Decoding:
-    """How token files become images; ``tokens`` asked for, and ``used``, of each tile."""
+    """How token files become images; ``tokens`` asked for, and ``used``, of each tile; ``fill`` is
+    ``packets.fill_missing``."""
 
     header: checkpoint.Header
     size: Size | int | None
     tokens: int | None
     used: int
+    fill: Callable[[Rows], Rows]
 
     def open(self, token_file: TokenFile) -> tuple["_Shown", Rows]:
         """Where the image lies on its tiles, and the tokens of these, [n, *token_shape].
@@ -586,18 +647,45 @@ class _Decoding:
             TokenFileError: the model cannot decode it.
             ImageError: the image would be too large.
         """
-        config = self.header.config
         placement, shape = self._check(token_file)
         output = output_size(token_file, self.size) or placement.output
         check_output(placement, output)
-        found = token_file.tokens_with(self.header).reshape(placement.num_tiles, -1)
-        check_tokens(found, config.quantizer.codebook_size)
+        found = self._tokens(token_file).reshape(placement.num_tiles, -1)
         if self.tokens and found.shape[1] < self.tokens:
             raise TokenFileError(
                 f"it holds {counted(found.shape[1], 'token')} a tile, not {self.tokens:,}"
             )
         found = found[:, : self.used] if len(shape) == 1 else found.reshape(-1, *shape)
         return (placement, output), found
+
+    def _tokens(self, token_file: TokenFile) -> Rows:
+        """The tokens of a file, tile by tile; of one that is not complete, with those that are
+        missing filled in.
+
+        Raises:
+            TokenFileError: there are none, or the model needs those that are missing.
+        """
+        size = self.header.config.quantizer.codebook_size
+        found = token_file.tokens_with(self.header, incomplete=True)
+        if token_file.damaged:
+            found = np.where(found < size, found, -1)
+        check_tokens(found, size)
+        if found.min() >= 0:
+            return found
+        if found.max() < 0:
+            raise TokenFileError("damaged: none of its tokens is left")
+        if not self.header.config.has_grid:
+            first = found.reshape(len(found) // token_file.columns, -1)
+            known = int((first >= 0).cumprod(axis=1).sum(axis=1).min())
+            counts = [count for count in self.header.config.token_counts if count <= known]
+            if not counts:
+                raise TokenFileError("damaged: the model needs more tokens than are left")
+            return first[:, : counts[-1]]
+        rows, columns = token_file.tiles
+        shape = (rows, columns, token_file.rows, token_file.columns)
+        canvas = found.reshape(shape).swapaxes(1, 2).reshape(rows * shape[2], columns * shape[3])
+        filled = self.fill(canvas).reshape(rows, shape[2], columns, shape[3])
+        return filled.swapaxes(1, 2)
 
     def _check(self, token_file: TokenFile) -> tuple[Placement, tuple[int, ...]]:
         header, config = self.header, self.header.config

@@ -34,8 +34,10 @@ MAX_EDGE = 65535  # the largest width and height that a token file can store
 _BAND = 1 << 22  # pixels that are converted to RGB at once
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
-    "adm": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
+    "adm": Image.Resampling.BICUBIC,
+    "chameleon": Image.Resampling.LANCZOS,
     "direct": Image.Resampling.BICUBIC,
 }
 _PLAIN = ("L", "RGB", "CMYK")  # modes that can be resized without a conversion

@@ -5,25 +5,34 @@ checksum covers every byte, so a file is inspected and verified without its chec
 tokens of an entropy-coded file need one, for its prior.
 """
 
-import base64
 import binascii
-import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokcodec.checkpoint import Header, find_with_prior, read_prior
 from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack
 from tokcodec.coding.prior import ALTERED, Prior
+from tokcodec.coding.text import find_messages, to_message
 from tokcodec.config.geometry import Fit
 from tokcodec.errors import CheckpointError, Hint, TokenFileError, counted
 from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 from tokcodec.io.remote import read_bytes, reason_of
+from tokcodec.packets import (
+    MOST_PACKETS,
+    Packets,
+    most_packets,
+    packet_grids,
+    packet_of,
+    parity_of,
+)
 
 ID_BYTES = 2  # of a model_id that a file holds
 MAX_TOKENS = 1 << 24
@@ -32,7 +41,8 @@ MAX_TOKENS = 1 << 24
 # must have a byte of payload for every ``_TOKENS_PER_BYTE`` tokens.
 _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 
-_FORMS = (0xB6, 0xB7)  # the first byte of a packed file, and of an entropy-coded one
+# The first byte: of a packed file, of an entropy-coded one, and of a packet of either.
+_FORMS, _PACKET_FORMS = (0xB6, 0xB7), (0xB4, 0xB5)
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
 _CRC_BYTES = 2
 _MAX_EDGE = 0xFFFF  # of an image in pixels, of a grid in tokens, of a canvas in tiles
@@ -51,6 +61,8 @@ class TokenFile:
         tiles: rows and columns of tiles; (1, 1) for every fit but ``tile``.
         payload: the tokens as bytes.
         entropy_coded: whether the payload was coded with a prior, or packed.
+        packets: the packets that it was split into; None for a file, which is whole.
+        damaged: it was read in spite of its checksum, and tokens may be missing.
     """
 
     model_id: bytes
@@ -63,9 +75,13 @@ class TokenFile:
     tiles: tuple[int, int]
     payload: bytes
     entropy_coded: bool
+    packets: Packets | None = None
+    damaged: bool = False
 
     def __repr__(self) -> str:
         form = ", entropy-coded" if self.entropy_coded else ""
+        if self.packets:
+            form += f", packets {self.packets.numbers} of {self.packets.count}"
         tiles = f" in {self.tiles[0]}x{self.tiles[1]} tiles" if self.fit == "tile" else ""
         return (
             f"<TokenFile {self.width}x{self.height}, {self.fit}: {self.rows}x{self.columns} "
@@ -189,18 +205,44 @@ class TokenFile:
         """
         return self.tokens.reshape(self.shape)
 
-    def tokens_with(self, header: Header | None) -> Tokens:
+    def tokens_with(self, header: Header | None, *, incomplete: bool = False) -> Tokens:
         """``tokens``; those of an entropy-coded file decoded with the prior of this checkpoint, if
         it has the file's ``model_id``.
 
+        Args:
+            header: of the checkpoint.
+            incomplete: give -1 for tokens that are missing, because packets were lost or the file
+                is damaged.
+
         Raises:
             TokenFileError: it is entropy-coded with a prior that is neither given, bundled nor
-                cached, or with another one than that, or damaged.
+                cached, or with another one than that, or damaged; or tokens are missing.
         """
-        if not self.entropy_coded:
-            return unpack(self.payload, self.num_tokens, self.bits)
+        tokens = self._read_tokens(header)
+        if not incomplete and (missing := int((tokens < 0).sum())):
+            raise TokenFileError(
+                f"incomplete: {missing:,} of {self.num_tokens:,} tokens are missing"
+            )
+        return tokens
+
+    def _read_tokens(self, header: Header | None) -> Tokens:
         if "tokens" in vars(self):
-            return self.tokens
+            known: Tokens = vars(self)["tokens"]
+            return known
+        prior = self._prior(header) if self.entropy_coded else None
+        if not self.packets:
+            return self._decode(prior, self.payload, np.ones(self.shape, bool))
+        packets, tokens = self.packets.restored(), np.full(self.num_tokens, -1)
+        payloads = dict(packets.payloads)
+        grids = packet_grids(np.arange(self.num_tokens).reshape(self.shape[1:]), packets.count)
+        for number in packets.numbers:
+            there = grids[number] >= 0
+            tokens[grids[number][there]] = self._decode(prior, payloads[number], there)
+        if not (tokens < 0).any() and _crc(pack(tokens, self.bits)) != packets.image:
+            raise TokenFileError("its packets are not of one image, or damaged")
+        return tokens
+
+    def _prior(self, header: Header | None) -> Prior:
         try:
             header = find_with_prior(self.model_id, header)
             prior = read_prior(header)
@@ -211,10 +253,41 @@ class TokenFile:
                 f"damaged: tokens of {self.bits} bits, of a model with tokens of "
                 f"{header.config.quantizer.bits} bits"
             )
-        tokens = prior.decode(self.payload, self.shape)
-        if prior.encode(tokens) != self.payload:
+        return prior
+
+    def _decode(self, prior: Prior | None, payload: bytes, there: NDArray[np.bool_]) -> Tokens:
+        """The tokens of a payload, int64 [n]; -1 for those beyond the end of a damaged one.
+
+        Args:
+            prior: of an entropy-coded file.
+            payload: of the file or a packet.
+            there: [tiles, rows, columns] or, of a packet, [rows, columns]: which places of its
+                grids have a token.
+
+        Raises:
+            TokenFileError: it is damaged, and was not read as such.
+        """
+        count = int(there.sum())
+        shape = there.reshape(-1, *there.shape[-2:]).shape
+        mask = there if there.ndim == 2 else None
+        try:
+            if not prior:
+                return unpack(payload, count, self.bits)
+            tokens = prior.decode(payload, shape, there=mask)
+            if prior.encode(tokens) == payload:
+                return tokens.reshape(there.shape)[there]
             raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-        return tokens.reshape(-1)
+        except (TokenFileError, ValueError):
+            if not self.damaged:
+                raise
+        if prior:
+            tokens = prior.decode(payload, shape, there=mask, partial=True)
+            return tokens.reshape(there.shape)[there]
+        whole = min(count, len(payload) * 8 // self.bits)
+        bits = np.unpackbits(np.frombuffer(payload, np.uint8), bitorder="little")
+        tokens = np.full(count, -1)
+        tokens[:whole] = bits[: whole * self.bits].reshape(whole, -1) @ (1 << np.arange(self.bits))
+        return tokens
 
     def as_packed(self) -> Self:
         """The same image, its tokens packed.
@@ -226,45 +299,148 @@ class TokenFile:
             self.grid, self.bits, self.model_id, self.width, self.height, self.fit, self.tiles
         )
 
+    def split(self, count: int, prior: Prior | None = None, parity: bool = False) -> Self:
+        """The same image in packets, which ``parts`` gives one by one.
+
+        Args:
+            count: the number of packets, at most; fewer if a packet would have no token.
+            prior: entropy-code the tokens where that makes the packets shorter.
+            parity: add a packet that restores any one of the others.
+
+        Raises:
+            TokenFileError: as ``tokens``.
+            ValueError: the fit is ``tile``, which packets do not have, or ``count`` is less than 1.
+        """
+        if self.fit == "tile" or count < 1:
+            raise ValueError("an image is split into one packet or more, and without tiles")
+        tokens, count = self.tokens, most_packets(self.rows, self.columns, count)
+        numbers = packet_of(self.rows, self.columns, count)
+        payloads = [pack(tokens[numbers == number], self.bits) for number in range(count)]
+        coded = payloads
+        if prior:
+            grid = tokens.reshape(self.rows, self.columns)
+            coded = [prior.encode(part[None]) for part in packet_grids(grid, count)]
+        entropy_coded = sum(map(len, coded)) < sum(map(len, payloads)) and all(
+            _may_be_packet(int((numbers == number).sum()), self.bits, len(own))
+            for number, own in enumerate(coded)
+        )
+        payloads = coded if entropy_coded else payloads
+        if parity:
+            payloads = [*payloads, parity_of(payloads)]
+        packets = Packets(count, _crc(pack(tokens, self.bits)), tuple(enumerate(payloads)))
+        file = replace(self, payload=b"", entropy_coded=entropy_coded, packets=packets)
+        vars(file)["tokens"] = tokens
+        return file
+
+    def parts(self) -> "list[Self]":
+        """Each packet of its own; a file that was not split is its only part."""
+        if not self.packets:
+            return [self]
+        return [
+            replace(self, packets=replace(self.packets, payloads=(own,)))
+            for own in self.packets.payloads
+        ]
+
+    @classmethod
+    def join(cls, files: "Iterable[Self]") -> "list[Self]":
+        """The images of these files in order: packets of one image become one file of it."""
+        joined: dict[object, Self] = {}
+        for number, file in enumerate(files):
+            if not file.packets:
+                joined[number] = file
+                continue
+            key = replace(file, packets=replace(file.packets, payloads=()))
+            there = joined.get(key)
+            payloads = dict(file.packets.payloads)
+            if there:
+                assert there.packets
+                payloads |= dict(there.packets.payloads)
+            packets = replace(file.packets, payloads=tuple(sorted(payloads.items())))
+            joined[key] = replace(file, packets=packets)
+        return list(joined.values())
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the payload, or of those of all packets that are there."""
+        packets = self.packets.payloads if self.packets else ()
+        return len(self.payload) + sum(len(payload) for _, payload in packets)
+
     @property
     def payload_bits(self) -> int:
         """Bits of the tokens alone, without those that fill up the last byte when packed."""
-        return 8 * len(self.payload) if self.entropy_coded else self.num_tokens * self.bits
+        if self.entropy_coded or self.packets:
+            return 8 * self.payload_bytes
+        return self.num_tokens * self.bits
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the whole file: header, payload and checksum."""
-        return len(self._head()) + len(self.payload) + _CRC_BYTES
+        """Bytes of the whole file: header, payload and checksum; or of all packets."""
+        return sum(len(part.to_bytes()) for part in self.parts())
 
     def to_bytes(self) -> bytes:
-        """The whole file."""
-        body = self._head() + self.payload
-        return body + _checksum(body)
+        """The whole file, or a packet.
+
+        Raises:
+            ValueError: these are several packets.
+        """
+        body, payload = self._head(), self.payload
+        if self.packets:
+            if len(self.packets.payloads) != 1:
+                raise ValueError("several packets are several files: take the bytes of its parts")
+            ((number, payload),) = self.packets.payloads
+            body += bytes([number << 4 | self.packets.count - 1])
+            body += self.packets.image.to_bytes(_CRC_BYTES, "little")
+        body += payload
+        return body + _crc(body).to_bytes(_CRC_BYTES, "little")
 
     def to_text(self) -> str:
-        """The whole file in base64url (RFC 4648, section 5), unpadded: as text it survives."""
-        return base64.urlsafe_b64encode(self.to_bytes()).decode().rstrip("=")
+        """A message: ``tok:`` and the whole file in base64url (RFC 4648, section 5), unpadded; of
+        several packets a line each."""
+        return "\n".join(to_message(part.to_bytes()) for part in self.parts())
 
     def _head(self) -> bytes:
         numbers = [self.width, self.height, self.rows, self.columns]
         if self.fit == "tile":
             numbers += self.tiles
-        start = [_FORMS[self.entropy_coded], _FITS.index(self.fit) << 5 | self.bits - 1]
+        forms = _PACKET_FORMS if self.packets else _FORMS
+        start = [forms[self.entropy_coded], _FITS.index(self.fit) << 5 | self.bits - 1]
         return bytes(start) + self.model_id + b"".join(map(_leb128, numbers))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Parses a whole file, and nothing but a whole file; or its text, with any white space.
+    def from_bytes(cls, data: bytes, *, damaged: bool = False) -> Self:
+        """Parses a whole file, and nothing but a whole file; or a text with one message, or with
+        packets of one image.
+
+        Args:
+            data: the bytes.
+            damaged: accept a file that is cut or altered, if its header can be read. Tokens beyond
+                are missing.
 
         Raises:
-            TokenFileError: another kind of file, truncated, damaged, or with bytes after its end.
+            TokenFileError: another kind of file, truncated, damaged, or with bytes after its end;
+                or a text with several messages.
         """
         if not is_token_file(data):
-            data = _from_text(data)
-        if not is_token_file(data):
-            raise TokenFileError("not a token file, nor the text of one")
-        body = data[:-_CRC_BYTES]
-        if len(body) < 2 + ID_BYTES or data[-_CRC_BYTES:] != _checksum(body):
+            found = list(cls.find(data, damaged=damaged))
+            if len(found) > 1:
+                raise TokenFileError(f"holds {len(found):,} messages, not one")
+            if isinstance(found[0], TokenFileError):
+                raise found[0]
+            return found[0]
+        try:
+            return cls._parse(data[:-_CRC_BYTES], data[-_CRC_BYTES:])
+        except TokenFileError:
+            if not damaged:
+                raise
+        return cls._parse(data, None)
+
+    @classmethod
+    def _parse(cls, body: bytes, checksum: bytes | None) -> Self:
+        """A file without its checksum. If that is None, the file is damaged."""
+        damaged = checksum is None
+        if len(body) < 2 + ID_BYTES or (
+            checksum is not None and checksum != _crc(body).to_bytes(_CRC_BYTES, "little")
+        ):
             raise TokenFileError("truncated or damaged: its checksum does not match")
         number, bits = body[1] >> 5, (body[1] & 0b11111) + 1
         if number >= len(_FITS):
@@ -274,42 +450,109 @@ class TokenFile:
         width, height, rows, columns = (reader.read() for _ in range(4))
         tiles = (reader.read(), reader.read()) if fit == "tile" else (1, 1)
         payload, model_id = body[reader.place :], body[2 : 2 + ID_BYTES]
-        entropy_coded = bool(_FORMS.index(data[0]))
-        file = cls(model_id, width, height, fit, bits, rows, columns, tiles, payload, entropy_coded)
+        entropy_coded, packets = bool(body[0] & 1), None
+        if body[0] in _PACKET_FORMS:
+            packets, payload = _packet(payload), b""
+        file = cls(
+            model_id, width, height, fit, bits, rows, columns, tiles, payload, entropy_coded,
+            packets, damaged,
+        )  # fmt: skip
         file._check_payload()
         return file
+
+    @classmethod
+    def find(cls, text: bytes, *, damaged: bool = False) -> "list[Self | TokenFileError]":
+        """The messages in a text, in order; an error for each one that is damaged. Packets of one
+        image are joined, and come last.
+
+        Words around a message, and quotation marks, line breaks and the like in it, are ignored. A
+        message ends where its checksum matches.
+
+        Args:
+            text: the text.
+            damaged: as of ``from_bytes``.
+
+        Raises:
+            TokenFileError: there are none.
+
+        >>> message = b"> " + token_file.to_text().encode()
+        >>> list(TokenFile.find(message)) == [token_file]
+        True
+        """
+        found: list[Self | TokenFileError] = []
+        packets = []
+        for candidates in find_messages(text):
+            file = cls._first(list(candidates), damaged)
+            if isinstance(file, TokenFileError) or not file.packets:
+                found.append(file)
+            else:
+                packets.append(file)
+        if not (found or packets):
+            raise TokenFileError("not a token file, nor a text with a message (tok:...)")
+        return [*found, *cls.join(packets)]
+
+    @classmethod
+    def _first(cls, candidates: list[bytes], damaged: bool) -> Self | TokenFileError:
+        """The first of these that is a token file; the error of the first if none is."""
+        errors = []
+        for data in candidates:
+            try:
+                return cls._parse(data[:-_CRC_BYTES], data[-_CRC_BYTES:])
+            except TokenFileError as error:
+                errors.append(error)
+        if damaged and candidates:
+            try:
+                return cls._parse(candidates[0], None)
+            except TokenFileError as error:
+                return error
+        return errors[0] if errors else TokenFileError("truncated: a message without content")
 
     def _check_payload(self) -> None:
         """
         Raises:
             TokenFileError: the payload is not one of that number of tokens.
         """
-        count, size = self.num_tokens, packed_size(self.num_tokens, self.bits)
+        count, payload = self.num_tokens, self.payload
         if count > MAX_TOKENS:
             raise TokenFileError(f"{count:,} tokens: a token file holds up to {MAX_TOKENS:,}")
-        if self.entropy_coded:
-            if not _may_be_entropy_coded(count, self.bits, len(self.payload)):
-                raise TokenFileError(
-                    f"damaged: {counted(count, 'token')} of {self.bits} bits, entropy-coded in "
-                    f"{counted(len(self.payload), 'byte')}"
-                )
-        elif len(self.payload) != size:
-            raise TokenFileError(
-                f"damaged: {counted(count, 'token')} of {self.bits} bits take "
-                f"{counted(size, 'byte')}, not {len(self.payload):,}"
-            )
+        if self.packets:
+            ((number, payload),) = self.packets.payloads
+            if self.fit == "tile" or most_packets(*self.shape[1:], self.packets.count) != (
+                self.packets.count
+            ):
+                raise TokenFileError("damaged: packets that cannot be of this grid")
+            if number == self.packets.count:
+                return  # of parity, whose payload is none of tokens
+            count = int((packet_of(*self.shape[1:], self.packets.count) == number).sum())
+        size = packed_size(count, self.bits)
+        if self.entropy_coded and self.packets:
+            fits = _may_be_packet(count, self.bits, len(payload))
+        elif self.entropy_coded:
+            fits = _may_be_entropy_coded(count, self.bits, len(payload))
         else:
-            self.tokens  # noqa: B018 (refuses padding that is not zeros)
+            fits = len(payload) == size and not _padding(payload, count * self.bits)
+        if not fits and not self.damaged:
+            form = "entropy-coded in" if self.entropy_coded else "in"
+            raise TokenFileError(
+                f"damaged: {counted(count, 'token')} of {self.bits} bits, {form} "
+                f"{counted(len(payload), 'byte')}"
+            )
+        if self.damaged and not _is_readable(count, len(payload)):
+            raise TokenFileError("damaged: too little is left of it")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, damaged: bool = False) -> Self:
         """Reads a file, local or at a URL.
+
+        Args:
+            path: of the file.
+            damaged: as of ``from_bytes``.
 
         Raises:
             TokenFileError: it cannot be read, or as ``from_bytes``; with its name.
         """
         try:
-            return cls.from_bytes(read_bytes(str(path)))
+            return cls.from_bytes(read_bytes(str(path)), damaged=damaged)
         except OSError as error:
             raise TokenFileError(f"cannot read: {reason_of(error)}", name=path) from error
         except TokenFileError as error:
@@ -324,6 +567,7 @@ class TokenFile:
 
         Raises:
             OutputError: the file system refused.
+            ValueError: several packets, and not as text.
         """
         data = self.to_text().encode() if text else self.to_bytes()
         write_atomically(Path(path), lambda file: file.write(data))
@@ -332,7 +576,7 @@ class TokenFile:
 
 def is_token_file(start: bytes) -> bool:
     """Whether a file that starts with these bytes is a token file, and not the text of one."""
-    return bool(start) and start[0] in _FORMS
+    return bool(start) and start[0] in _FORMS + _PACKET_FORMS
 
 
 def check_tokens(tokens: Tokens, codebook_size: int) -> None:
@@ -380,19 +624,39 @@ def _grid(tokens: Tokens, tiles: tuple[int, int]) -> tuple[int, int, int]:
 def _may_be_entropy_coded(count: int, bits: int, size: int) -> bool:
     """Whether a payload of ``size`` bytes is shorter than the packed one, and long enough to be
     read in time in proportion to it."""
-    return size < packed_size(count, bits) and count <= _FREE_TOKENS + _TOKENS_PER_BYTE * size
+    return size < packed_size(count, bits) and _is_readable(count, size)
 
 
-def _checksum(body: bytes) -> bytes:
-    return binascii.crc_hqx(body, 0xFFFF).to_bytes(_CRC_BYTES, "little")
+def _may_be_packet(count: int, bits: int, size: int) -> bool:
+    """The same of the payload of a packet; some packets of an image may be longer than packed."""
+    return size <= 2 * packed_size(count, bits) + 8 and _is_readable(count, size)
 
 
-def _from_text(data: bytes) -> bytes:
-    """What base64url stands for; empty if it is none."""
-    text = b"".join(data.split()).rstrip(b"=")
-    with contextlib.suppress(ValueError):
-        return base64.b64decode(text + b"=" * (-len(text) % 4), b"-_", validate=True)
-    return b""
+def _is_readable(count: int, size: int) -> bool:
+    """Whether ``count`` tokens may be read from ``size`` bytes, in time in proportion to these."""
+    return count <= _FREE_TOKENS + _TOKENS_PER_BYTE * size
+
+
+def _crc(data: bytes) -> int:
+    return binascii.crc_hqx(data, 0xFFFF)
+
+
+def _padding(payload: bytes, bits: int) -> int:
+    """The bits after the tokens of a packed payload, which must be 0."""
+    return payload[-1] >> bits % 8 if bits % 8 else 0
+
+
+def _packet(data: bytes) -> Packets:
+    """The packet after the sizes of its header.
+
+    Raises:
+        TokenFileError: it is cut, or has a number that there is none of.
+    """
+    count = (data[0] & 0xF) + 1 if data else 0
+    if len(data) < 1 + _CRC_BYTES or not data[0] >> 4 <= count <= MOST_PACKETS:
+        raise TokenFileError("damaged: there is no packet of such a number")
+    image = int.from_bytes(data[1 : 1 + _CRC_BYTES], "little")
+    return Packets(count, image, ((data[0] >> 4, data[1 + _CRC_BYTES :]),))
 
 
 def _leb128(number: int) -> bytes:

@@ -165,6 +165,7 @@ def tar():
 
 def dataset():
     """Files that are no token dataset, or a damaged one."""
+    from tokcodec.dataset.memory import load_tokens
     from tokcodec.dataset.reader import open_dataset, token_files
     from tokcodec.errors import DatasetError
 
@@ -176,6 +177,8 @@ def dataset():
         for _ in token_files(rows):
             pass
         assert all(tokens.max(initial=0) < 60 for tokens in rows.tokens())
+        tokens, columns = load_tokens(path, ("key", "label", "width", "error"))
+        assert all(len(values) == len(tokens) for values in columns.values())
 
     return act, DatasetError
 

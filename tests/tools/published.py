@@ -75,11 +75,16 @@ def write_golden(name, folder):
             for key, shape in spec["shapes"].items()
         }
 
+    def zero_rows(weights):
+        for key, row in spec.get("zero_rows", {}).items():
+            weights[key][row] = 0
+        return weights
+
     def gain(key):
         gains = (np.float32(g) for part, g in spec.get("gains", []) if re.search(part, key))
         return next(gains, np.float32(1))
 
-    weights = drawn(spec["seed"]) | constants(spec)
+    weights = zero_rows(drawn(spec["seed"])) | constants(spec)
     if "ema" in spec:  # what counts are the averages, under names without dots
         averages = {spec["ema"] + key.replace(".", ""): x for key, x in weights.items()}
         counters = {"decay": np.float32(0.999), "num_updates": np.int32(-1)}
@@ -96,8 +101,12 @@ def write_golden(name, folder):
     path = folder / spec["file"]
     if path.suffix == ".safetensors":
         save_file(weights, path)
-    elif "wrap" in spec:  # a state dict alone
-        torch.save({key: torch.from_numpy(x) for key, x in weights.items()}, path)
+    elif "wrap" in spec:  # a state dict alone, or beneath these keys; copies share their storage
+        state = {key: torch.from_numpy(x) for key, x in weights.items()}
+        state |= {copy: state[key] for copy, key in spec["aliases"].items()}
+        for key in reversed(spec["wrap"]):
+            state = {key: state}
+        torch.save(state, path)
     else:
         save_torch({key: torch.from_numpy(np.asarray(x)) for key, x in weights.items()}, path)
     return path

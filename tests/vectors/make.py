@@ -139,7 +139,14 @@ def main() -> None:
         "an entropy-coded payload that is too long": sealed(coded + b"\1\2\3\4"),
         "an entropy-coded payload that is too short": sealed(coded[:-4]),
     }
-    vectors = {"files": files, "refused": refused}
+    packets = [
+        {
+            "image": {key: value for key, value in files[index].items() if key != "file"},
+            "packets": [own.hex() for own in reference.write_packets(files[index], count, coded)],
+        }
+        for index, count, coded in ((0, 3, None), (5, 4, None), (6, 2, prior), (12, 5, prior))
+    ]
+    vectors = {"files": files, "packets": packets, "refused": refused}
     (HERE / "token_files.json").write_text(json.dumps(vectors, indent=1) + "\n")
 
 

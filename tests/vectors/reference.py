@@ -15,6 +15,47 @@ def refuse_unless(condition):
         raise RefusedError
 
 
+STEPS = (0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 5, 4, 4)  # by the number of packets
+
+
+def packet_numbers(rows, columns, count):
+    return [
+        (column + STEPS[count] * row) % count for row in range(rows) for column in range(columns)
+    ]
+
+
+def packet_rows(image, count, number):
+    """The tokens of a packet, row by row."""
+    columns, found = image["columns"], []
+    numbers = packet_numbers(image["rows"], columns, count)
+    for start in range(0, len(numbers), columns):
+        part = range(start, start + columns)
+        found.append([image["tokens"][i] for i in part if numbers[i] == number])
+    return found
+
+
+def write_packets(image, count, prior=None):
+    """The packets of an image, and parity."""
+    parts = [packet_rows(image, count, number) for number in range(count)]
+    if prior:
+        payloads = [encode_rows(prior, [part]) for part in parts]
+    else:
+        payloads = [pack([t for row in part for t in row], image["bits"]) for part in parts]
+    framed = [len(own).to_bytes(2, "little") + own for own in payloads]
+    parity = 0
+    for own in framed:
+        parity ^= int.from_bytes(own, "little")
+    payloads.append(parity.to_bytes(max(map(len, framed)), "little"))
+    numbers = [image[name] for name in ("width", "height", "rows", "columns")]
+    head = bytes([0xB5 if prior else 0xB4, FITS.index(image["fit"]) << 5 | image["bits"] - 1])
+    head += bytes.fromhex(image["model_id"]) + b"".join(map(leb128, numbers))
+    crc = binascii.crc_hqx(pack(image["tokens"], image["bits"]), 0xFFFF).to_bytes(2, "little")
+    bodies = [
+        head + bytes([number << 4 | count - 1]) + crc + own for number, own in enumerate(payloads)
+    ]
+    return [body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "little") for body in bodies]
+
+
 def write(image, prior=None):
     """A dict with the fields of a file -> the file; ``tokens`` are flat."""
     tiles = image["tile_rows"] * image["tile_columns"]
@@ -107,11 +148,9 @@ def hidden_of(prior, tile, row, column, rows, columns):
     """The outputs of the layer for a place in a tile, {(row, column): token}."""
     outside = len(prior["group"])
     near = ((row, column - 1), (row - 1, column - 1), (row - 1, column), (row - 1, column + 1))
-    inside = (range(rows), range(columns))
     vector = []
     for y, x in near:
-        token = tile[y, x] if y in inside[0] and x in inside[1] else outside
-        vector += prior["vectors"][token]
+        vector += prior["vectors"][tile.get((y, x), outside)]
     size = min(31, ((rows * columns) ** 2).bit_length() - 1)
     hidden = []
     for unit in range(64):
@@ -144,37 +183,46 @@ def order(rows, columns):
 
 
 def encode(prior, tokens, tiles, rows, columns):
+    cut = [tokens[start : start + columns] for start in range(0, tiles * rows * columns, columns)]
+    return encode_rows(prior, [cut[n * rows : (n + 1) * rows] for n in range(tiles)])
+
+
+def encode_rows(prior, tiles):
+    """Of every tile its rows of tokens; shorter ones end in places without a token."""
     spans, last = [], None
-    for number in range(tiles):
-        own = tokens[number * rows * columns : (number + 1) * rows * columns]
-        tile = {(index // columns, index % columns): token for index, token in enumerate(own)}
+    for lines in tiles:
+        rows, columns = len(lines), max(map(len, lines))
+        tile = {(y, x): token for y, line in enumerate(lines) for x, token in enumerate(line)}
         for row, column in order(rows, columns):
+            if (row, column) not in tile:
+                continue
             last = tile[row, column]
             hidden = hidden_of(prior, tile, row, column, rows, columns)
             for group, wanted in ((None, prior["group"][last]), (prior["group"][last], last)):
                 slots, symbols = symbol_ends(prior, hidden, group)
                 index = symbols.index(wanted)
                 spans.append(([0, *slots][index], slots[index]))
-    state, words = last, []
+    state, found = TOTAL + last, []
     for low, end in reversed(spans[:-2]):
         weight = end - low
-        if state >= weight * 2**49:
-            words.append(state % 2**32)
-            state //= 2**32
+        while state >= weight * 2**17:
+            found.append(state % 256)
+            state //= 256
         state = state // weight * TOTAL + low + state % weight
-    words += [state % 2**32, state // 2**32]
-    return b"".join(word.to_bytes(4, "little") for word in words).rstrip(b"\0")
+    while state:
+        found.append(state % 256)
+        state //= 256
+    return bytes(reversed(found))
 
 
 def decode(prior, payload, tiles, rows, columns):
-    payload += bytes(-len(payload) % 4)
-    words = [int.from_bytes(payload[i : i + 4], "little") for i in range(0, len(payload), 4)]
+    left = list(payload)
     state = 0
 
     def fill():
         nonlocal state
-        while state < 2**32 and words:
-            state = state * 2**32 + words.pop()
+        while state < 2**24 and left:
+            state = state * 256 + left.pop(0)
 
     def pop(slots, symbols):
         nonlocal state
@@ -183,6 +231,7 @@ def decode(prior, payload, tiles, rows, columns):
         low = [0, *slots][index]
         state = state // TOTAL * (slots[index] - low) + slot - low
         fill()
+        refuse_unless(state >= TOTAL)
         return symbols[index]
 
     fill()
@@ -191,11 +240,11 @@ def decode(prior, payload, tiles, rows, columns):
         tile = {}
         for index, (row, column) in enumerate(order(rows, columns)):
             if (number + 1, index + 1) == (tiles, rows * columns):
-                tile[row, column] = state
+                tile[row, column] = state - TOTAL
                 continue
             hidden = hidden_of(prior, tile, row, column, rows, columns)
             group = pop(*symbol_ends(prior, hidden))
             tile[row, column] = pop(*symbol_ends(prior, hidden, group))
         tokens += [tile[place] for place in sorted(tile)]
-    refuse_unless(not words and state < len(prior["group"]))
+    refuse_unless(not left and state - TOTAL < len(prior["group"]))
     return tokens

@@ -16,6 +16,7 @@ from tokcodec.batch.jobs import (
     Outcomes,
     RunOptions,
     file_extension,
+    is_standard,
     make_plan,
     names_of,
     refuse_others,
@@ -38,6 +39,7 @@ from tokcodec.inputs.records import ABSENT, Record
 from tokcodec.io.files import SUFFIX
 from tokcodec.io.job import State
 from tokcodec.io.read import MAX_BYTES
+from tokcodec.packets import MOST_PACKETS
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
@@ -55,6 +57,9 @@ def encode_files(
     fit: Fit | None = None,
     tokens: int | None = None,
     max_bytes: int | None = None,
+    packets: int | None = None,
+    packet_bytes: int | None = None,
+    parity: bool = False,
     packed: bool = False,
     text: bool = False,
     background: tuple[int, int, int] = WHITE,
@@ -66,7 +71,8 @@ def encode_files(
     Images whose token file is up to date are skipped. Other files that exist fail unless
     ``overwrite`` is set, and so does a bad image; the others are encoded all the same. A token file
     does not say which background or ``max_bytes`` it was made with: if the image has transparent
-    parts, or ``max_bytes`` is given, it is compared with what the image is encoded to now. The work
+    parts, or ``max_bytes`` or ``packets`` is given, it is compared with what the image is encoded
+    to now. Packets are written to ``a.jpg.1.tok`` and so on, with ``text`` to a line each. The work
     is done as the outcomes are taken; that of a skipped image may come before those of images
     listed before it:
 
@@ -77,9 +83,10 @@ def encode_files(
         sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
         output: a file, a folder, or ``-``, standard output; beside the images if None.
         weights: the checkpoint, see ``Codec.load``.
-        fit, tokens, packed, background: see ``Codec.compress``.
+        fit, tokens, packets, parity, packed, background: see ``Codec.compress``.
         max_bytes: use as many tokens as fit into files of this size; with ``text``, characters.
-        text: write base64url instead of bytes.
+        packet_bytes: the same of packets.
+        text: write messages, which survive in chats and mail, instead of bytes.
         max_image_bytes: larger image files fail.
         options: overwriting, dry run, device, threads, and which files are taken.
 
@@ -92,6 +99,8 @@ def encode_files(
     refuse_others(names, {SUFFIX}, DECODE)
     if file_extension(output) in extensions():
         raise ArgumentError(f"{output} is the name of an image; token files end in {SUFFIX}")
+    if packets and not text and (is_standard(names, output) or file_extension(output)):
+        raise ArgumentError("packets are several files: name a folder, or write them as text")
     header = find(weights)
     check_token_count(header, tokens)
     check_fit(header, fit or header.config.default_fit)
@@ -99,6 +108,9 @@ def encode_files(
         "fit": fit or header.config.default_fit,
         "tokens": tokens,
         "max_bytes": max_bytes,
+        "packets": packets,
+        "packet_bytes": packet_bytes,
+        "parity": parity,
         "text": text,
         "background": background,
         "packed": packed,
@@ -112,14 +124,15 @@ def encode_files(
     plan = make_plan(
         names,
         output,
-        lambda name: name + SUFFIX,
+        lambda name: name + (settings.packet_suffix(1) or SUFFIX),
         settings.judge,
         max_image_bytes=max_image_bytes,
         selection=options.selection,
     )
 
     def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
-        images = (_Image(job, keep=max_bytes is not None) for job in jobs)
+        searches = max_bytes is not None or packet_bytes is not None
+        images = (_Image(job, keep=searches) for job in jobs)
         results = codec().compress_stream(
             ((image, image) for image in images), workers=options.workers, **how
         )
@@ -159,9 +172,35 @@ class _Settings:
     fit: Fit
     tokens: int | None
     max_bytes: int | None
+    packets: int | None
+    packet_bytes: int | None
+    parity: bool
     text: bool
     background: tuple[int, int, int]
     packed: bool
+
+    def packet_suffix(self, number: int) -> str:
+        """Of the file of a packet; empty if files are not split."""
+        return f".{number}{SUFFIX}" if self.packets and not self.text else ""
+
+    def _packet_files(self, target: Path) -> Iterator[Path]:
+        """The files of the packets whose first one is ``target``, and may be there."""
+        stem = target.name.removesuffix(self.packet_suffix(1))
+        for number in range(1, MOST_PACKETS + 2):
+            yield target.with_name(stem + self.packet_suffix(number))
+
+    def _save(self, file: TokenFile, target: Path) -> int:
+        if not self.packet_suffix(1):
+            return file.save(target, self.text)
+        # The first one last: where it is, all are.
+        pairs = list(zip(file.parts(), self._packet_files(target), strict=False))
+        return sum(part.save(path) for part, path in reversed(pairs))
+
+    def _load(self, target: Path) -> TokenFile:
+        if not self.packet_suffix(1):
+            return TokenFile.load(target)
+        there = [TokenFile.load(path) for path in self._packet_files(target) if path.exists()]
+        return TokenFile.join(there)[0]
 
     def write(self, pair: tuple[_Image, _Result]) -> Outcome:
         image, result = pair
@@ -169,7 +208,7 @@ class _Settings:
             return Outcome(image.job, result.named(image.name))
         try:
             if image.job.target:
-                size = result.save(image.job.target, self.text)
+                size = self._save(result, image.job.target)
             else:
                 data = result.to_text().encode() + b"\n" if self.text else result.to_bytes()
                 size = write_out(data)
@@ -181,7 +220,7 @@ class _Settings:
     def judge(self, record: Record, target: Path) -> tuple[State, str | None]:
         """The state of the file ``target``, which should be the image's token file, and why."""
         try:
-            there = TokenFile.load(target)
+            there = self._load(target)
         except TokenFileError as error:
             return "foreign", f"is there, unreadable: {error.reason}"
         size = (there.width, there.height)
@@ -197,7 +236,7 @@ class _Settings:
             return "foreign", "is there already"
         if record.since is not None and target.stat().st_mtime_ns < record.since:
             return "stale", "is there, older than the image"
-        if self.max_bytes is not None or (record.local and is_transparent(record.local)):
+        if self._compares() or (record.local and is_transparent(record.local)):
             try:
                 if self.encode(record) != there:
                     return "stale", "is there, and is not what these options give"
@@ -205,15 +244,21 @@ class _Settings:
                 return "stale", f"is there, and cannot be compared: {error.reason}"
         return "current", None
 
+    def _compares(self) -> bool:
+        """Whether a file does not say all that it was made with."""
+        return self.max_bytes is not None or self.packets is not None
+
     def _why_stale(self, there: TokenFile, target: Path) -> str | None:
         if not self.header.model_id.startswith(there.model_id.hex()):
             return "is there, of another model"
         if there.fit != self.fit:
             return f"is there, with fit {there.fit}"
+        if there.packets or self.packets:
+            return None if there.packets and self.packets else "is there, in another form"
         tokens = there.tokens_with(self.header)
         check_tokens(tokens, self.header.config.quantizer.codebook_size)
         expected = self._token_count((there.width, there.height))
-        if self.max_bytes is None and there.num_tokens != expected:
+        if not self._compares() and there.num_tokens != expected:
             return f"is there, with {counted(there.num_tokens, 'token')}"
         if there.entropy_coded and self.packed:
             return "is there, entropy-coded"
@@ -226,10 +271,8 @@ class _Settings:
 
     def _token_count(self, size: Size) -> int:
         """Tokens that a file of an image of ``size`` has."""
-        config, most = self.header.config, self.tokens
-        placement, shape = config.place(self.fit, size, most)
-        count = most if most and config.prefix_tokens else math.prod(shape)
-        return placement.num_tiles * count
+        placement, shape = self.header.config.place(self.fit, size, self.tokens)
+        return placement.num_tiles * math.prod(shape)
 
     def _gets_shorter(self, there: TokenFile, tokens: Any) -> bool:
         """Whether entropy coding makes a packed file shorter."""

@@ -42,12 +42,14 @@ Judge = Callable[[Record, Path], tuple[State, str | None]]
 class Plan:
     """Jobs, and their number if that is known before tars are read.
 
-    ``selection`` has counted the files that were left out.
+    ``selection`` has counted the files that were left out. ``source_bytes`` is the size of all
+    sources.
     """
 
     count: int | None
     jobs: Iterator[FileJob]
     selection: Selection = field(default_factory=Selection)
+    source_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,13 @@ class Outcomes(Iterator[Outcome]):
     Attributes:
         count: the number of jobs if it is known before tars are read.
         skipped: one line on what was left out in folders, if anything.
+        source_bytes: the size of all sources.
     """
 
     results: Iterator[Outcome]
     count: int | None
     skipped: str | None = None
+    source_bytes: int = 0
 
     def __next__(self) -> Outcome:
         return next(self.results)
@@ -153,7 +157,7 @@ class RunOptions:
                 else:
                     yield Outcome(job, job.error)
 
-        return Outcomes(outcomes(), plan.count, plan.selection.told())
+        return Outcomes(outcomes(), plan.count, plan.selection.told(), plan.source_bytes)
 
 
 def _taken(queue: deque[Outcome]) -> Iterator[Outcome]:
@@ -246,7 +250,9 @@ def make_plan(
     # Files at once, so that what is wrong with them is said before anything is done.
     files = [job for batch in batches if isinstance(batch, Files) for job in to_jobs(batch)]
     rest = (job for batch in batches if not isinstance(batch, Files) for job in to_jobs(batch))
-    return Plan(count(batches), (judged(job, judge) for job in chain(files, rest)), selection)
+    jobs = (judged(job, judge) for job in chain(files, rest))
+    size = sum(batch.source_bytes for batch in batches)
+    return Plan(count(batches), jobs, selection, size)
 
 
 def judged(job: FileJob, judge: Judge) -> FileJob:

@@ -246,11 +246,17 @@ def check_token_count(header: Header, tokens: int | None) -> int:
         raise CheckpointError(
             f"has {counted(count, 'token')} per tile, not {tokens:,}", name=header.name
         )
-    if not header.config.prefix_tokens:
+    *fewer, _ = counts = header.config.token_counts
+    if not fewer:
         raise CheckpointError(
             f"decodes only all its {count:,} tokens together; it was not trained for {tokens:,} of "
             "them (One-D-Piece checkpoints are)",
             name=header.name,
+        )
+    if tokens not in counts:
+        known = ", ".join(f"{number:,}" for number in fewer)
+        raise CheckpointError(
+            f"decodes its first {known} or all {count:,} tokens, not {tokens:,}", name=header.name
         )
     return tokens
 

@@ -27,6 +27,7 @@ from tokcodec.cli.tokenize import tokenize
 from tokcodec.cli.train import train
 from tokcodec.cli.train_prior import train_prior
 from tokcodec.cli.verify import verify
+from tokcodec.cli.web import web
 from tokcodec.errors import ArgumentError, without_credentials
 
 _MAY_BE_EMPTY = {"against"}  # names by commas
@@ -111,6 +112,7 @@ app = typer.Typer(
 for command in (
     encode,
     decode,
+    web,
     stats,
     inspect,
     models,

@@ -6,7 +6,8 @@ import typer
 
 from tokcodec.cli.hints import explain
 from tokcodec.cli.options import INPUT, MODEL, WEIGHTS
-from tokcodec.cli.terminal import Bar, cell
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import cell
 from tokcodec.errors import TokcodecError
 
 if TYPE_CHECKING:

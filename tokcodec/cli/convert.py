@@ -7,13 +7,16 @@ import typer
 
 from tokcodec.cli.options import Force
 from tokcodec.cli.terminal import note, show
-from tokcodec.errors import counted
+from tokcodec.errors import CheckpointError, counted
 
 
 def _complete_family(incomplete: str) -> list[str]:
     from tokcodec.families import known
 
-    return [name for name in known() if name.startswith(incomplete)]
+    try:
+        return [name for name in known() if name.startswith(incomplete)]
+    except CheckpointError:  # of another package's family; the command itself reports it
+        return []
 
 
 def convert(

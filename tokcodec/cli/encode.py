@@ -9,6 +9,7 @@ from tokcodec.cli.options import (
     MANY,
     MODEL,
     OUTPUT,
+    PACKETS,
     AllowLarge,
     Background,
     BatchSize,
@@ -48,7 +49,7 @@ def encode(
         bool,
         typer.Option(
             "--text",
-            help="Write base64url, which can be pasted into a message.",
+            help="Write messages (tok:...), which can be pasted into a chat or mail.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -64,6 +65,35 @@ def encode(
             rich_help_panel=MODEL,
         ),
     ] = None,
+    packets: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            max=15,
+            help="Split each image into at most K packets. Any of them decode to an image: see "
+            "decode.",
+            rich_help_panel=PACKETS,
+        ),
+    ] = None,
+    packet_bytes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Use as many tokens as fit into packets of N bytes; with --text, characters.",
+            rich_help_panel=PACKETS,
+        ),
+    ] = None,
+    parity: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Add this many packets that restore any one that is lost.",
+            rich_help_panel=PACKETS,
+        ),
+    ] = 0,
     packed: Annotated[
         bool,
         typer.Option(
@@ -90,12 +120,18 @@ def encode(
     files, and on URLs, need a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Images whose
     token file is up to date are skipped; other files that exist are kept unless -f is given. Token
     files do not record --background and --max-bytes: files of images with transparency, and all
-    files with --max-bytes, are compared by encoding the image again. Hidden files, and images that
-    decode wrote, are left out of folders.
+    files with --max-bytes or --packets, are compared by encoding the image again. The packets of
+    a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on; with --text, a line each. Hidden files, and images
+    that decode wrote, are left out of folders.
 
     Example: tokcodec encode photos -o tokens --tokens 256
     """
     refuse_streams(sources, output, as_json, text)
+    if packets and max_bytes:
+        raise typer.BadParameter("packets have --packet-bytes", param_hint="--max-bytes")
+    if not packets and (packet_bytes or parity):
+        name = "--packet-bytes" if packet_bytes else "--parity"
+        raise typer.BadParameter("needs --packets", param_hint=name)
     colour = colour_of(background)
     if allow_large_images:
         allow_large()
@@ -112,6 +148,9 @@ def encode(
         fit=fit,
         tokens=tokens,
         max_bytes=max_bytes,
+        packets=packets,
+        packet_bytes=packet_bytes,
+        parity=bool(parity),
         packed=packed,
         text=text,
         background=colour,

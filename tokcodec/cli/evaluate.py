@@ -33,7 +33,8 @@ from tokcodec.cli.options import (
     Workers,
     allow_large,
 )
-from tokcodec.cli.terminal import Bar, note, print_json
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.io.read import MAX_BYTES
 

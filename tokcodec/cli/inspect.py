@@ -47,9 +47,13 @@ def inspect(
             note("nothing failed")
         for failure in facts["failures"]:
             show(f"{failure['key']}: {failure['error']}")
+    elif "messages" in facts:
+        for number, message in enumerate(facts["messages"], 1):
+            show(f"message {number}:")
+            _print(message)
     else:
         _print(facts)
-    if facts["kind"] == "folder" and facts["failed"]:
+    if facts["kind"] in ("folder", "messages") and facts["failed"]:
         raise typer.Exit(3)
 
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 CORES = os.cpu_count() or 1
 STANDARD = "-"  # standard input or output
-INPUT, OUTPUT, MODEL, PROCESSING = "Input", "Output", "Model", "Processing"  # panels of the help
+# Panels of the help.
+INPUT, OUTPUT, MODEL, PROCESSING = "Input", "Output", "Model", "Processing"
+PACKETS = "Packets"
 
 # Input
-MANY = "files, folders, globs, WebDataset tars, Parquet files; paths or URLs."
+MANY = "files, folders, globs, {000..099}, WebDataset tars, Parquet files; paths or URLs."
 Images = Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)]
 Include = Annotated[
     list[str] | None,

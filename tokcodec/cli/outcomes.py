@@ -9,7 +9,8 @@ import typer
 
 from tokcodec.batch.jobs import Outcome, Outcomes, RunOptions
 from tokcodec.cli.hints import explain
-from tokcodec.cli.terminal import Bar, note, print_json, say, show
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import note, print_json, say, show
 from tokcodec.errors import counted
 from tokcodec.io.job import Job
 
@@ -36,6 +37,8 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
     failed = False
     everywhere = "" if as_json else "--json names all"
     bar = None if single else Bar(done, outcomes.count, where_failed=everywhere)
+    if bar:
+        bar.total_bytes = outcomes.source_bytes
     with bar or contextlib.nullcontext():
         for outcome in outcomes:
             failed = failed or outcome.error is not None
@@ -55,6 +58,8 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
 
 def _move(bar: Bar, outcome: Outcome) -> None:
     bar.bytes_in += outcome.source_bytes
+    bar.bytes_read += outcome.job.source.size
+    bar.bytes_skipped += outcome.job.source.size if outcome.status == "skipped" else 0
     bar.bytes_out += outcome.file_bytes or 0
     if outcome.error:
         bar.fail(explain(outcome.error))

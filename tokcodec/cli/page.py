@@ -30,7 +30,8 @@ from tokcodec.cli.options import (
     Workers,
     allow_large,
 )
-from tokcodec.cli.terminal import Bar, note
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import note
 from tokcodec.io.read import MAX_BYTES
 
 

@@ -1,26 +1,16 @@
-"""What a command prints: messages, progress, JSON and a last line.
+"""What a command prints: messages, results and JSON.
 
 Text that comes from files passes ``errors.escaped`` before it reaches a terminal. JSON keeps it.
 """
 
 import json
-import math
-import os
 import sys
-import time
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
-from tokcodec.cli.interrupt import Interrupted
 from tokcodec.dataset import require_pyarrow as require_pyarrow
-from tokcodec.errors import counted, escaped, one_line
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
+from tokcodec.errors import escaped, one_line
 
 quiet = False  # whether only errors are printed, as --quiet asks for
-NAMED = 10  # failures that are printed as they occur
-_FIRST, _EVERY = 10.0, 30.0  # seconds to a line about work that no terminal shows
 
 
 def say(message: str) -> None:
@@ -48,133 +38,3 @@ def cell(text: str) -> str:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
-
-
-class Bar:
-    """Shows the progress of long work, and prints one line when it ends.
-
-    On a terminal it is a bar, elsewhere a line every half minute. The first failures are printed as
-    they occur. If an interrupt or an error ends the work, the last line says how much is done.
-
-    Attributes:
-        verb: a participle that says what happens to each item: ``encoded``.
-        total: the number of items; None if it is unknown. If it is 0, nothing is printed.
-        unit: the singular of the items.
-        where_failed: where all failures are listed.
-        done, skipped, failed: the number of items so far; an earlier run did the skipped ones.
-        bytes_in, bytes_out: bytes read and written, for the last line.
-        remark: text after the bar and at the end of the last line.
-        again: how to continue after an interrupt.
-    """
-
-    def __init__(
-        self, verb: str, total: int | None, unit: str = "image", where_failed: str = ""
-    ) -> None:
-        self.verb, self.total, self.unit, self.where_failed = verb, total, unit, where_failed
-        self.done = self.skipped = self.failed = self.bytes_in = self.bytes_out = 0
-        self.remark = ""
-        self.again = "the same command continues"
-        self._begun = self._next = math.inf
-        self._progress: Progress | None = None
-
-    def __enter__(self) -> Self:
-        self._begun = time.monotonic()
-        self._next = self._begun + _FIRST
-        if not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress
-
-            self._progress = Progress(
-                "{task.description}",
-                BarColumn(20),
-                "{task.fields[standing]}",
-                console=Console(stderr=True, markup=False),
-                transient=True,  # the line that follows says more
-                redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar is
-            )
-            self._progress.add_task(self.verb, total=self.total, standing="")
-            self._progress.start()
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if self._progress:
-            self._show()
-            self._progress.stop()
-        if not error:
-            if self.total != 0:
-                note(self._summary())
-            return
-        of = f" of {self.total:,}" if self.total else ""
-        standing = f"{self.done + self.skipped:,}{of} {self.verb}; {self.again}"
-        if isinstance(error, Interrupted):
-            error.standing = standing
-        elif self._moved:
-            note(f"stopped: {standing}")
-
-    def move(self, count: int = 1) -> None:
-        """Counts items as done."""
-        self.done += count
-        self._show()
-
-    def skip(self, count: int = 1) -> None:
-        """Counts items that an earlier run did."""
-        self.skipped += count
-        self._show()
-
-    def fail(self, reason: str = "", count: int = 1) -> None:
-        """Counts items as failed; ``reason`` is the message about one of them."""
-        if reason and self.failed < NAMED:
-            say(reason)
-        self.failed += count
-        self._show()
-
-    @property
-    def _moved(self) -> int:
-        return self.done + self.skipped + self.failed
-
-    def _show(self) -> None:
-        now = time.monotonic()
-        if self._progress:
-            task = self._progress.task_ids[0]
-            moved, standing = self._moved, self._standing(now)
-            self._progress.update(task, total=self.total, completed=moved, standing=standing)
-        elif now >= self._next:
-            self._next = now + _EVERY
-            note(self._standing(now))
-
-    def _standing(self, now: float) -> str:
-        """``12 of 1,000 images, 3.4 images/s, 0:04:50 left``."""
-        if self.total is None:
-            return _joined(counted(self._moved, self.unit), self._speed(now), self.remark)
-        moved = f"{self._moved:,} of {counted(self.total, self.unit)}"
-        left = ""
-        if timed := self.done + self.failed:
-            seconds = max(0, self.total - self._moved) * (now - self._begun) / timed
-            left = f"{timedelta(seconds=int(seconds))} left"
-        return _joined(moved, self._speed(now), left, self.remark)
-
-    def _speed(self, now: float) -> str:
-        """``12.3 images/s`` or ``2.5 s/image``; what was skipped took no time to speak of."""
-        rate = (self.done + self.failed) / max(now - self._begun, 1e-3)
-        if rate >= 1:
-            return f"{rate:,.1f} {self.unit}s/s"
-        return f"{1 / rate:,.1f} s/{self.unit}" if rate else ""
-
-    def _summary(self) -> str:
-        now = time.monotonic()
-        seconds = now - self._begun
-        spent = timedelta(seconds=int(seconds)) if seconds >= 60 else f"{seconds:.1f} s"
-        size = f" ({counted(self.bytes_in, 'byte')} to {self.bytes_out:,})"
-        where = f" ({self.where_failed})" if self.failed > NAMED and self.where_failed else ""
-        return _joined(
-            f"{self.done:,} {self.verb}{size if self.bytes_in and self.bytes_out else ''}"
-            + (f" in {spent}" if self.done else ""),
-            self._speed(now) if self.done else "",
-            f"{self.skipped:,} skipped as up to date" if self.skipped else "",
-            self.remark,
-            f"{self.failed:,} failed{where}" if self.failed else "",
-        )
-
-
-def _joined(*parts: str) -> str:
-    return ", ".join(part for part in parts if part)

@@ -11,7 +11,8 @@ import typer
 from tokcodec.cli import options as shared
 from tokcodec.cli.options import STANDARD, colour_of
 from tokcodec.cli.outcomes import report_jobs
-from tokcodec.cli.terminal import Bar, note, print_json, require_pyarrow
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import note, print_json, require_pyarrow
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import counted
 from tokcodec.io.files import SUFFIX
@@ -34,7 +35,10 @@ def _panel(panel: str) -> Any:
 _INPUT, _ROWS, _RESUME, _COMPUTE = map(_panel, ("Input", "Rows", "Resuming", "Computation"))
 _OUTPUT = "A folder of shards, or one file.parquet; a path, or the URL of a store."
 _LIST = "Also the images that this file lists, one name on each line."
-_VIEWS = "Rows per image: one, the image and its mirror image, or ten crops."
+_COLUMNS = "Further columns of Parquet to keep, as text. Comma-separated."
+_IMAGE_SIZE = "Side of the square in pixels, instead of --tokens, if the checkpoint supports it."
+_VIEWS = "Rows per image: one, with its mirror image, ten crops, or N random resized crops."
+_CROP_RANGE = "Size of the square that ten crops are cut from, in tiles. Default: 1.1."
 _RETRY = "Make shards with failed rows again, where their files have not changed."
 _BATCH = (
     "Tiles per batch; another batch size can change a few tokens. Default: 64 on CUDA, 16 on a "
@@ -52,6 +56,7 @@ def tokenize(
     label: Annotated[
         str | None, _INPUT("Column of labels in Parquet. Default: label.", metavar="COLUMN")
     ] = None,
+    columns: Annotated[str | None, _INPUT(_COLUMNS, metavar="A,B")] = None,
     limit: Annotated[int | None, _INPUT("Only the first N images.", metavar="N", min=1)] = None,
     include: shared.Include = None,
     exclude: shared.Exclude = None,
@@ -66,10 +71,13 @@ def tokenize(
         _ROWS("How an image meets the model's input size. Default: the checkpoint's."),
     ] = None,
     tokens: shared.Tokens = None,
+    image_size: Annotated[int | None, _ROWS(_IMAGE_SIZE, metavar="N", min=1)] = None,
     background: Annotated[
         str, _ROWS("Behind transparent parts: a name or #rrggbb.", metavar="COLOUR")
     ] = "white",
-    views: Annotated[Literal["one", "hflip", "ten-crop"], _ROWS(_VIEWS)] = "one",
+    views: Annotated[str, _ROWS(_VIEWS, metavar="one|hflip|ten-crop|random:N")] = "one",
+    crop_range: Annotated[float | None, _ROWS(_CROP_RANGE, metavar="X", min=1, max=4)] = None,
+    seed: Annotated[int | None, _ROWS("Seed of random crops. Default: 0.", metavar="N")] = None,
     rows_per_shard: Annotated[int, _ROWS("Rows per shard; a tar is one shard.", min=1)] = 10_000,
     force: Annotated[bool, _RESUME("Begin again.", "-f", "--force")] = False,
     retry_failed: Annotated[bool, _RESUME(_RETRY, "--retry-failed")] = False,
@@ -122,6 +130,8 @@ def tokenize(
 
         def move(done: "Progress") -> None:
             bar.bytes_in += done.bytes_in
+            bar.bytes_read += done.bytes_read
+            bar.bytes_skipped += done.bytes_read if done.kept else 0
             if done.failed:
                 bar.fail(": ".join(done.error or ()), done.failed)
             if good := done.images - done.failed:
@@ -138,7 +148,7 @@ def tokenize(
                 note(f"--dtype {run.faster_dtype} is faster here, and changes some tokens")
             if not run.shards:
                 note(f"part {shard} has no shards: there are {run.all_shards} in all")
-            bar.total = run.images
+            bar.total, bar.total_bytes = run.images, run.source_bytes
             stack.enter_context(bar)
             return None
 
@@ -146,7 +156,9 @@ def tokenize(
         listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (), output, listed=listed, weights=weights, fit=fit, tokens=tokens,
-            views=views, background=colour_of(background), label=label, limit=limit,
+            image_size=image_size, views=views, crop_range=crop_range, seed=seed,
+            background=colour_of(background),
+            label=label, columns=[name for name in (columns or "").split(",") if name], limit=limit,
             rows_per_shard=rows_per_shard, shard=_part(shard), include=include or (),
             exclude=exclude or (), follow=follow, max_image_bytes=max_image_bytes, device=device,
             dtype=dtype, compiled=compiled, batch_size=batch_size, workers=workers, engine=engine,

@@ -18,7 +18,8 @@ from tokcodec.cli.options import (
     MaxImageBytes,
     command_line,
 )
-from tokcodec.cli.terminal import Bar, note, show
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import note, show
 from tokcodec.io.read import MAX_BYTES
 
 if TYPE_CHECKING:

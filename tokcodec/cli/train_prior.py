@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tokcodec.cli.options import WEIGHTS, Force, command_line
-from tokcodec.cli.terminal import Bar, note, require_pyarrow, show
+from tokcodec.cli.progress import Bar
+from tokcodec.cli.terminal import note, require_pyarrow, show
 from tokcodec.errors import DatasetError, counted
 from tokcodec.io.job import single_job
 

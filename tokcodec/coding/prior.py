@@ -11,7 +11,6 @@ at ``low`` makes it ``state // weight * TOTAL + low + state % weight``. TOKEN_FI
 prior and the coder exactly.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -48,8 +47,8 @@ PLACES = {
 }
 HIDDEN_MOST = 127
 _AT_ONCE = 1 << 14  # tokens whose weights are in memory together
-_WORD = 1 << 32
-_FULL = (1 << 64) // TOTAL  # times its weight, from which a symbol would make the state too large
+_LEAST = 1 << 24  # of a state that is full; the most is 256 times as much
+_FULL = (_LEAST << 8) // TOTAL  # times its weight, from which a symbol would make it too large
 
 Ends = NDArray[np.integer[Any]]  # of the slots of symbols; each one's begin where the last's end
 
@@ -132,13 +131,18 @@ class Prior:
     def encode(self, tokens: Tokens) -> bytes:
         """int64 [n, rows, columns] -> the payload, shorter the likelier the tokens are.
 
+        A single grid may have -1 at places that have no token.
+
         Raises:
             ValueError: there are no tokens, or the prior has no such ones.
         """
-        if not (tokens.size and 0 <= tokens.min() <= tokens.max() < len(self.group)):
-            raise ValueError(f"tokens must be from 0 to {len(self.group) - 1}, and at least one")
         n, rows, columns = tokens.shape
-        order = np.concatenate(_waves(rows, columns))
+        there = tokens[0] >= 0 if n == 1 else np.ones((rows, columns), bool)
+        known = tokens[:, there]
+        if not (known.size and 0 <= known.min() <= known.max() < len(self.group)):
+            raise ValueError(f"tokens must be from 0 to {len(self.group) - 1}, and at least one")
+        tokens = np.where(there, tokens, len(self.group))
+        order = np.concatenate(_waves(there))
         flat = tokens.reshape(n, -1)[:, order].reshape(-1)
         around = neighbours(tokens, len(self.group)).reshape(n, rows * columns, -1)[:, order]
         biases = self._biases(rows, columns)
@@ -149,16 +153,19 @@ class Prior:
             places = order[np.arange(start, min(part.stop, len(flat))) % len(order)]
             contexts = self.contexts(around.reshape(len(flat), -1)[part], biases(places))
             spans[part] = self._token_spans(contexts, flat[part])
-        # From the last to the first; the very last token is the state to begin with.
-        state, words = int(flat[-1]), []
+        # From the last to the first; the very last token is the state to begin with, plus TOTAL, so
+        # that a smaller state means that bytes are missing.
+        state, out = TOTAL + int(flat[-1]), bytearray()
         for low, end in spans.reshape(-1, 2)[-3::-1].tolist():
             weight = end - low
-            if state >= weight * _FULL:
-                words.append(state % _WORD)
-                state //= _WORD
+            while state >= weight * _FULL:
+                out.append(state & 0xFF)
+                state >>= 8
             state = state // weight * TOTAL + low + state % weight
-        words += [state % _WORD, state // _WORD]
-        return np.array(words, "<u4").tobytes().rstrip(b"\0")
+        while state:
+            out.append(state & 0xFF)
+            state >>= 8
+        return bytes(reversed(out))  # so that a file that is cut is read from its beginning
 
     def _token_spans(self, contexts: NDArray[np.int32], tokens: Tokens) -> NDArray[np.int64]:
         """Of tokens [m]: where the slots of the group of each, and of itself, begin and end,
@@ -173,18 +180,32 @@ class Prior:
             )
         return spans
 
-    def decode(self, payload: bytes, shape: tuple[int, int, int]) -> Tokens:
+    def decode(
+        self,
+        payload: bytes,
+        shape: tuple[int, int, int],
+        *,
+        there: NDArray[np.bool_] | None = None,
+        partial: bool = False,
+    ) -> Tokens:
         """The inverse of ``encode``: int64 [n, rows, columns].
+
+        Args:
+            payload: what ``encode`` gave.
+            shape: of the tokens.
+            there: of a single grid, the places that have a token, [rows, columns]; all if None.
+            partial: the end of the payload may be missing, or altered: read as far as it reaches.
+                Tokens beyond are -1.
 
         Raises:
             TokenFileError: it is no payload of that shape, of this prior.
         """
         n, rows, columns = shape
-        words = np.frombuffer(payload + bytes(-len(payload) % 4), "<u4").tolist()
+        rest = list(reversed(payload))
 
         def filled(state: int) -> int:
-            while state < _WORD and words:
-                state = state * _WORD + words.pop()
+            while state < _LEAST and rest:
+                state = state << 8 | rest.pop()
             return state
 
         state = filled(0)
@@ -192,36 +213,54 @@ class Prior:
         def pop(ends: Ends) -> int:
             """The symbol on top."""
             nonlocal state
-            rest, slot = divmod(state, TOTAL)
+            if partial and state < _LEAST:  # its lower digits are missing
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+            turns, slot = divmod(state, TOTAL)
             symbol = int(ends.searchsorted(slot, side="right"))
             low = int(ends[symbol - 1]) if symbol else 0
-            state = filled(rest * (int(ends[symbol]) - low) + slot - low)
+            state = filled(turns * (int(ends[symbol]) - low) + slot - low)
+            if state < TOTAL:
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
             return symbol
 
         wide = columns + 2
         steps = np.array([row * wide + column for row, column in NEIGHBOURS])
         biases = self._biases(rows, columns)
-        waves = _waves(rows, columns)
+        waves = _waves(np.ones((rows, columns), bool) if there is None else there)
         known = np.full((n, (rows + 1) * wide), len(self.group))  # tiles and their borders
-        left = math.prod(shape)
-        for tile in known:
-            for wave in waves:
-                places = (wave // columns + 1) * wide + wave % columns + 1
-                contexts = self.contexts(tile.take(places[:, None] + steps), biases(wave))
-                group_ends = self.group_ends(contexts)
-                for place, context, ends in zip(places.tolist(), contexts, group_ends, strict=True):
-                    left -= 1
-                    if not left:
-                        break
-                    group = pop(ends)
-                    members = self._members[group]
-                    if not len(members):
-                        raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-                    tile[place] = members[pop(self.token_ends(group, context))]
-        if words or state >= len(self.group):
-            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+
+        def read() -> None:
+            """Reads all tokens but the last, which is left as the state."""
+            left = n * sum(map(len, waves))
+            for tile in known:
+                for wave in waves:
+                    places = (wave // columns + 1) * wide + wave % columns + 1
+                    contexts = self.contexts(tile.take(places[:, None] + steps), biases(wave))
+                    group_ends = self.group_ends(contexts)
+                    for place, context, ends in zip(
+                        places.tolist(), contexts, group_ends, strict=True
+                    ):
+                        left -= 1
+                        if not left:
+                            return
+                        group = pop(ends)
+                        members = self._members[group]
+                        if not len(members):
+                            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+                        tile[place] = members[pop(self.token_ends(group, context))]
+
+        last = -1
+        try:
+            read()
+            if rest or not 0 <= state - TOTAL < len(self.group):
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+            last = state - TOTAL
+        except TokenFileError:
+            if not partial:
+                raise
         tokens = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
-        tokens[-1, -1, -1] = state
+        tokens[tokens == len(self.group)] = -1
+        tokens[-1].reshape(-1)[waves[-1][-1]] = last
         return tokens
 
     def _biases(self, rows: int, columns: int) -> Callable[[NDArray[np.intp]], NDArray[np.int32]]:
@@ -293,11 +332,13 @@ class Prior:
         ]
 
 
-def _waves(rows: int, columns: int) -> list[NDArray[np.intp]]:
-    """The places in a grid, row by row, in the order in which they are decoded: waves of tokens
-    that are no neighbours, each from top to bottom."""
+def _waves(there: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
+    """The places of a grid that have a token, in the order in which they are decoded: waves of
+    tokens that are no neighbours, each from top to bottom."""
+    rows, columns = there.shape
     turns = np.add.outer(2 * np.arange(rows), np.arange(columns)).reshape(-1)
     order = turns.argsort(kind="stable")
+    order = order[there.reshape(-1)[order]]
     return np.split(order, np.flatnonzero(np.diff(turns[order])) + 1)
 
 

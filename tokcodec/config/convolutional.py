@@ -37,8 +37,9 @@ class ConvolutionalConfig(Config):
         shortcut: where the 1x1 convolution starts that replaces the shortcut of a block that
             changes its width: at the block's ``input``, or, as MaskGIT's published weights have
             it, at the ``output`` of its second convolution.
-        embedding_channels: channels between the convolutions and a 1x1 convolution at the
+        embedding_channels: channels between the convolutions and another convolution at the
             quantizer; 0 where there is no such convolution.
+        embedding_kernel: side of that convolution, 1 or 3.
         haar_steps: Haar transforms between pixels and convolutions; each halves the resolution
             and makes four channels of one (Cosmos, arXiv 2501.03575, section 3).
         head_widths: channels behind each 3x3 convolution of a head: layers at the resolution of
@@ -58,6 +59,7 @@ class ConvolutionalConfig(Config):
     bias: bool = True
     shortcut: Literal["input", "output"] = "input"
     embedding_channels: Annotated[int, Field(ge=0, le=1 << 14)] = 0
+    embedding_kernel: Literal[1, 3] = 1
     haar_steps: Annotated[int, Field(ge=0, le=4)] = 0
     head_widths: Annotated[tuple[Width, ...], Field(max_length=LEVELS)] = ()
     head_blocks: Annotated[int, Field(ge=0, le=32)] = 0
@@ -134,7 +136,7 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
     def check(self, side: int) -> None:
         require(side % self.multiple == 0, f"the levels must divide the {side} pixels seen")
 
-    def token_shape(self, height: int, width: int) -> tuple[int, ...]:
+    def z_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.multiple, width // self.multiple
 
 
@@ -157,9 +159,9 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
     adaptive_norm: bool = False
     norm: Literal["group", "spatial"] = "group"
 
-    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         cells = side // self.multiple
         require(
-            token_shape == (cells, cells) and cells * self.multiple == side,
+            z_shape == (cells, cells) and cells * self.multiple == side,
             "the levels of the decoder must enlarge by what the encoder has reduced",
         )

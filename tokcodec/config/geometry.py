@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Fit = Literal["aspect", "stretch", "crop", "pad", "tile", "native"]
-Resize = Literal["bicubic", "adm", "lanczos", "direct"]
+Resize = Literal["bicubic", "bilinear", "lanczos", "adm", "chameleon", "direct"]
 FITS: tuple[Fit, ...] = get_args(Fit)
-_TORCHVISION_CROPS = ("bicubic", "direct")  # whose crop has torchvision's roundings
+_OWN_CROPS = ("adm", "chameleon")  # whose crops have other roundings than torchvision's
 
 Size = tuple[int, int]  # width, height
 
@@ -68,12 +68,14 @@ def nearest_grid(size: Size, tokens: int, pixels: int) -> tuple[int, int]:
     )
 
 
-def place(fit: Fit, size: Size, tile: Size, resize: Resize = "bicubic") -> Placement:
+def place(
+    fit: Fit, size: Size, tile: Size, resize: Resize = "bicubic", crop_scale: float = 1.0
+) -> Placement:
     """The placement of an image of ``size`` on tiles of the size ``tile``.
 
     - ``aspect``, ``stretch``: the whole image resized to one tile.
-    - ``crop``: shorter edge to the square tile, centre cut out, with the roundings of torchvision's
-      Resize and CenterCrop, or those of ADM (``adm``) or Chameleon (``lanczos``).
+    - ``crop``: shorter edge to ``crop_scale`` times the square tile, centre cut out, with the
+      roundings of torchvision's Resize and CenterCrop, or those of ADM or Chameleon.
     - ``pad``: longer edge to the square tile (rounded half up), centred.
     - ``tile``: native resolution, as many tiles as it takes.
     - ``native``: native resolution, edges filled up to one tile.
@@ -82,13 +84,13 @@ def place(fit: Fit, size: Size, tile: Size, resize: Resize = "bicubic") -> Place
     if fit in ("aspect", "stretch"):
         return Placement(tile, (0, 0), tile, (1, 1), (0, 0, *tile), size)
     if fit == "crop":
-        resized, halvings = _shorter_edge_to(side, size, resize)
+        short = round(crop_scale * side)
+        resized, halvings = _shorter_edge_to(short, size, resize)
         over = (resized[0] - side, resized[1] - side)
-        even = resize in _TORCHVISION_CROPS
-        left, top = map(_half_even, over) if even else (n // 2 for n in over)
-        short = min(size)
+        left, top = (n // 2 for n in over) if resize in _OWN_CROPS else map(_half_even, over)
+        shown = max(1, round(min(size) * side / short))
         return Placement(
-            resized, (-left, -top), tile, (1, 1), (0, 0, *tile), (short, short), halvings
+            resized, (-left, -top), tile, (1, 1), (0, 0, *tile), (shown, shown), halvings
         )
     if fit == "pad":
         long = max(size)
@@ -103,7 +105,7 @@ def place(fit: Fit, size: Size, tile: Size, resize: Resize = "bicubic") -> Place
 def _shorter_edge_to(side: int, size: Size, resize: Resize) -> tuple[Size, int]:
     """Width and height of the image that a square is cut from, and ``halvings`` before it."""
     width, height = size
-    if resize in _TORCHVISION_CROPS:
+    if resize not in _OWN_CROPS:
         short = min(size)
         return (side * width // short, side * height // short), 0
     halvings = 0

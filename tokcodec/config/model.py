@@ -7,6 +7,8 @@ from before it existed, changes no identity.
 
 import json
 import math
+from bisect import bisect
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -15,7 +17,12 @@ from tokcodec.config import geometry
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
 from tokcodec.config.geometry import Fit, Placement, Resize, Size
 from tokcodec.config.parts import Config, Number, require
-from tokcodec.config.quantizers import BinaryConfig, CodebookConfig, FiniteScalarConfig
+from tokcodec.config.quantizers import (
+    BinaryConfig,
+    CodebookConfig,
+    FiniteScalarConfig,
+    ResidualConfig,
+)
 from tokcodec.config.vit import (
     LatentDecoderConfig,
     LatentEncoderConfig,
@@ -34,13 +41,13 @@ Encoder = Annotated[
     Field(discriminator="kind"),
 ]
 Quantizer = Annotated[
-    CodebookConfig | BinaryConfig | FiniteScalarConfig, Field(discriminator="kind")
+    CodebookConfig | BinaryConfig | FiniteScalarConfig | ResidualConfig,
+    Field(discriminator="kind"),
 ]
 Decoder = Annotated[
     PatchDecoderConfig | LatentDecoderConfig | ProxyDecoderConfig | ConvolutionalDecoderConfig,
     Field(discriminator="kind"),
 ]
-_PARTS = ("encoder", "quantizer", "decoder")
 _ENCODE_SIDE = ("encoder", "quantizer", "preprocessing")
 
 _Mean = Annotated[Number, Field(ge=-1000, le=1000)]
@@ -59,9 +66,12 @@ class PreprocessingConfig(Config):
             (Pillow's ``draft``), never below twice that of the square they are resized to; in the
             ``direct`` way never below that of what the encoder sees.
         resize: how images become tiles. To ``image_size``, exactly as published pipelines do:
-            ``bicubic``; ``adm``, which crops as ADM's centre crop does, halving by means before a
-            last bicubic step; ``lanczos``, as Chameleon's. Or ``direct``, in one bicubic step from
-            the file's own pixels and colours to what the encoder sees, several times as fast.
+            ``bicubic``, ``bilinear`` and ``lanczos``, as torchvision's; ``adm``, which crops as
+            ADM's centre crop does, halving by means before a last bicubic step; ``chameleon``,
+            Lanczos with its roundings. Or ``direct``, in one bicubic step from the file's own
+            pixels and colours to what the encoder sees, several times as fast.
+        crop_scale: in the fit ``crop``, the shorter edge over the side of the square that is cut
+            from the middle.
     """
 
     image_size: Annotated[int, Field(ge=1, le=4096)] = 256
@@ -70,6 +80,7 @@ class PreprocessingConfig(Config):
     std: tuple[_Std, _Std, _Std] = (0.5, 0.5, 0.5)
     reduced_jpeg: bool = False
     resize: Resize = "bicubic"
+    crop_scale: Annotated[float, Field(ge=1, le=4)] = 1.0
 
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
@@ -115,7 +126,9 @@ class ModelConfig(Config):
     def _check_parts(self) -> Self:
         side = self.preprocessing.model_size
         self.encoder.check(side)
-        self.decoder.check(self.preprocessing.image_size, self.encoder.token_shape(side, side))
+        z_shape = self.encoder.z_shape(side, side)
+        self.quantizer.check(z_shape)
+        self.decoder.check(self.preprocessing.image_size, z_shape)
         require(
             self.default_fit not in ("aspect", "native") or self.multiple > 0,
             f"the fit {self.default_fit} needs an encoder and a decoder of images of any size",
@@ -130,9 +143,23 @@ class ModelConfig(Config):
 
     def token_shape(self, height: int, width: int) -> tuple[int, ...]:
         """Of the tokens of a square, or of a whole image of multiples of ``multiple``: (rows,
-        columns), or (n,) where tokens have no place."""
+        columns), or (n,) where they stand in no such grid."""
         scale = self.preprocessing.pixel_scale
-        return self.encoder.token_shape(height // scale, width // scale)
+        z_shape = self.encoder.z_shape(height // scale, width // scale)
+        return self.quantizer.token_shape(z_shape)
+
+    @property
+    def token_counts(self) -> Sequence[int]:
+        """How many of the first tokens of a square decode, in rising order; the last is all."""
+        if self.decoder.prefixes:
+            return range(1, self.num_tokens + 1)
+        side = self.preprocessing.model_size
+        return self.quantizer.token_counts(self.encoder.z_shape(side, side))
+
+    def kept_tokens(self, most: int | None) -> int:
+        """The largest of ``token_counts`` that is at most ``most``, or else the smallest."""
+        counts = self.token_counts
+        return counts[-1] if most is None else counts[max(0, bisect(counts, most) - 1)]
 
     def place(
         self, fit: Fit, size: Size, tokens: int | None = None
@@ -142,7 +169,8 @@ class ModelConfig(Config):
         Args:
             fit: how the image meets the model's input size.
             size: width and height.
-            tokens: the most tokens of a tile, where the model takes grids of any size.
+            tokens: the most tokens of a tile, where the model takes grids of any size or decodes
+                the first tokens alone.
 
         Raises:
             ImageError: the image is too large for the fit ``native``.
@@ -159,7 +187,8 @@ class ModelConfig(Config):
         elif fit != "tile" and tokens and self.multiple:
             edge = math.isqrt(tokens) * self.multiple
             tile = (edge, edge)
-        return self._placed(fit, size, tile)
+        placement, shape = self._placed(fit, size, tile)
+        return placement, shape if self.has_grid else (self.kept_tokens(tokens),)
 
     def place_grid(
         self, fit: Fit, size: Size, rows: int, columns: int
@@ -175,8 +204,8 @@ class ModelConfig(Config):
         if self.has_grid:
             fits = shape == (rows, columns) and (fit in ("aspect", "native") or rows == columns)
         else:
-            fewest = 1 if self.prefix_tokens else self.num_tokens
-            fits = rows == 1 and fewest <= columns <= self.num_tokens
+            fits = rows == 1 and columns in self.token_counts
+            shape = (columns,)
         if not fits or (fit in ("tile", "native") and placement != self.place(fit, size)[0]):
             raise ImageError(
                 f"{size[0]}x{size[1]} pixels in the fit {fit} are not {rows}x{columns} tokens"
@@ -191,14 +220,15 @@ class ModelConfig(Config):
                 f"{geometry.MAX_TILE_TOKENS:,} that the fit {fit} takes; make the image smaller, "
                 "or take the fit tile"
             )
-        return geometry.place(fit, size, tile, self.preprocessing.resize), shape
+        images = self.preprocessing
+        return geometry.place(fit, size, tile, images.resize, images.crop_scale), shape
 
     @property
     def multiple(self) -> int:
         """Pixels along a side of a token, where the model takes grids of any size, so that it has
         the fits ``aspect`` and ``native``; 0 where it sees only squares of ``image_size``."""
         multiple = self.encoder.multiple * self.preprocessing.pixel_scale
-        return multiple if multiple == self.decoder.multiple else 0
+        return multiple if multiple == self.decoder.multiple and self.quantizer.any_grid else 0
 
     @property
     def has_grid(self) -> bool:
@@ -206,26 +236,14 @@ class ModelConfig(Config):
         side = self.preprocessing.image_size
         return len(self.token_shape(side, side)) == 2
 
-    @property
-    def prefix_tokens(self) -> bool:
-        """Whether any prefix of a square's tokens decodes."""
-        return self.decoder.prefixes
-
     def to_json(self) -> str:
         """Canonical JSON; ``from_json`` gives an equal config back."""
-        return _canonical(self._fields())
+        return _canonical(self.model_dump(exclude_defaults=True))
 
     def encode_side_json(self) -> str:
         """Canonical JSON of the fields that decide what a token means."""
-        fields = self._fields()
-        return _canonical({name: fields[name] for name in _ENCODE_SIDE if name in fields})
-
-    def _fields(self) -> dict[str, Any]:
-        """Plain data: the fields that differ from their defaults, and every part's kind."""
         fields = self.model_dump(exclude_defaults=True)
-        for name in _PARTS:
-            fields[name]["kind"] = getattr(self, name).kind
-        return fields
+        return _canonical({name: fields[name] for name in _ENCODE_SIDE if name in fields})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

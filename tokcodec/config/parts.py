@@ -8,10 +8,20 @@ Configs are read from files, and networks are built, and memory is taken, as the
 number has bounds, which are far beyond what anyone trains.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from tokcodec.errors import ConfigError, quoted
 
@@ -83,8 +93,11 @@ def config_error(error: ValidationError, name: str) -> ConfigError:
     first = error.errors(include_url=False)[0]
     context = first.get("ctx", {})
     path = [name, *(str(step) for step in first["loc"])]
+    # pydantic's steps into kinds, which are no fields
     if path[1:2] in (["encoder"], ["quantizer"], ["decoder"]):
-        del path[2:3]  # pydantic's step into the kind, which is no field
+        del path[2:3]
+    if path[2:3] == ["stage"]:
+        del path[3:4]
     reason = first["msg"]
     if reason.startswith("Input should"):
         reason = f"must{reason.removeprefix('Input should')}, not {quoted(first['input'])}"
@@ -98,7 +111,7 @@ def config_error(error: ValidationError, name: str) -> ConfigError:
             reason = "missing"
         case "union_tag_invalid":
             path.append("kind")
-            reason = f"{quoted(first['input']['kind'])} is none of {context['expected_tags']}"
+            reason = f"{quoted(context['tag'])} is none of {context['expected_tags']}"
         case "value_error":
             reason = str(context["error"])
     return ConfigError(reason, name=".".join(path))
@@ -110,12 +123,12 @@ class ModelShape:
 
     Attributes:
         side: of the square that the encoder sees, in pixels.
-        token_shape: of a square's tokens.
+        z_shape: places of z of a square: (rows, columns), or (n,).
         embedding_dim: channels d of z.
     """
 
     side: int
-    token_shape: tuple[int, ...]
+    z_shape: tuple[int, ...]
     embedding_dim: int
 
 
@@ -131,9 +144,14 @@ class Part(Config):
 
     kind: str
 
+    @model_serializer(mode="wrap")
+    def _with_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Also where defaults are left out: it says which class the other fields are of.
+        return {**serialize(self), "kind": self.kind}
+
 
 class EncoderConfig(Part):
-    """Its network: normalized pixels [B, 3, height, width] -> z [B, *token_shape, embedding_dim].
+    """Its network: normalized pixels [B, 3, height, width] -> z [B, *z_shape, embedding_dim].
 
     Attributes:
         multiple: width and height that it sees are any multiples of this; 0 if it sees only the
@@ -151,8 +169,8 @@ class EncoderConfig(Part):
         """
         raise NotImplementedError
 
-    def token_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of the tokens of an image of this size in pixels: (rows, columns), or (n,)."""
+    def z_shape(self, height: int, width: int) -> tuple[int, ...]:
+        """Places of z of an image of this size in pixels: (rows, columns), or (n,)."""
         raise NotImplementedError
 
     def peak_activation(self, side: int) -> int:
@@ -161,12 +179,16 @@ class EncoderConfig(Part):
 
 
 class QuantizerConfig(Part):
-    """Its network: z [..., embedding_dim] <-> tokens int64 [...], from 0 to codebook_size - 1.
+    """Its network: z [B, *z_shape, embedding_dim] <-> tokens int64 [B, *token_shape], from 0 to
+    codebook_size - 1.
 
     Attributes:
         embedding_dim: channels d of z.
         codebook_size: number of tokens K.
+        any_grid: whether z may have any number of rows and columns.
     """
+
+    any_grid: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # some kinds have a field, the other ones a property
 
@@ -181,10 +203,23 @@ class QuantizerConfig(Part):
         """Bits per token, ⌈log2 K⌉."""
         return (self.codebook_size - 1).bit_length()
 
+    def check(self, z_shape: tuple[int, ...]) -> None:
+        """
+        Raises:
+            ValueError: it cannot quantize z of this shape.
+        """
+
+    def token_shape(self, z_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the tokens of z of this shape: a token a place, unless a kind says otherwise."""
+        return z_shape
+
+    def token_counts(self, z_shape: tuple[int, ...]) -> Sequence[int]:
+        """How many of a square's first tokens can be looked up, in rising order."""
+        return (math.prod(z_shape),)
+
 
 class DecoderConfig(Part):
-    """Its network: z_q [B, *token_shape, embedding_dim] -> normalized pixels [B, 3, height,
-    width]."""
+    """Its network: z_q [B, *z_shape, embedding_dim] -> normalized pixels [B, 3, height, width]."""
 
     @property
     def prefixes(self) -> bool:
@@ -196,10 +231,10 @@ class DecoderConfig(Part):
         """Pixels along a side of a token, of images of any size; 0 if it makes only one square."""
         return 0
 
-    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         """
         Raises:
-            ValueError: it cannot make a square of ``side`` pixels from tokens of this shape.
+            ValueError: it cannot make a square of ``side`` pixels from z of this shape.
         """
         raise NotImplementedError
 

@@ -1,10 +1,13 @@
-"""The kinds of quantizers: a learned codebook, or a fixed one."""
+"""The kinds of quantizers: a learned codebook, a fixed one, or one of these several times."""
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tokcodec.config.geometry import MAX_TILE_TOKENS
 from tokcodec.config.parts import QuantizerConfig, Width, require
 
 _MOST = 2**32  # tokens, which have 32 bits at most
@@ -35,6 +38,7 @@ class BinaryConfig(QuantizerConfig):
         embedding_dim: channels d; there are 2^d tokens.
         first_bit: whether the first channel is the ``lowest`` bit of a token (Open-MAGVIT2) or the
             ``highest`` (Show-o).
+        unit_length: z_q has length 1 (BSQ, arXiv 2406.07548); otherwise each channel is 1 or -1.
     """
 
     network: ClassVar[str] = "tokcodec.model.binary:Binary"
@@ -42,6 +46,7 @@ class BinaryConfig(QuantizerConfig):
     kind: Literal["binary"] = "binary"
     embedding_dim: Annotated[int, Field(ge=1, le=32)]
     first_bit: Literal["lowest", "highest"] = "lowest"
+    unit_length: bool = False
 
     @property
     def codebook_size(self) -> int:
@@ -74,3 +79,61 @@ class FiniteScalarConfig(QuantizerConfig):
     @property
     def codebook_size(self) -> int:
         return math.prod(self.levels)
+
+
+class ResidualConfig(QuantizerConfig):
+    """Scale by scale, each of which quantizes what those before it leave of z (RQ-VAE, arXiv
+    2203.01941, section 3.1; multi-scale, VAR, arXiv 2404.02905, section 3.2).
+
+    A token file has the tokens of the first scale first, so the tokens of the first scales alone
+    are a coarser image.
+
+    Attributes:
+        stage: the quantizer of every scale.
+        scales: rows, and as many columns, of the tokens of each scale; the last are those of z.
+        enlarging: how the looked-up vectors of a smaller scale become as many as z has.
+        filters: for each scale, the number of the 3x3 convolution that its vectors then go
+            through; empty if there are none.
+    """
+
+    network: ClassVar[str] = "tokcodec.model.residual:Residual"
+    any_grid: ClassVar[bool] = False
+
+    kind: Literal["residual"] = "residual"
+    stage: Annotated[
+        CodebookConfig | BinaryConfig | FiniteScalarConfig, Field(discriminator="kind")
+    ]
+    scales: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=128)], ...], Field(min_length=1, max_length=64)
+    ]
+    enlarging: Literal["bicubic", "bilinear"] = "bicubic"
+    filters: tuple[Annotated[int, Field(ge=0, lt=64)], ...] = ()
+
+    @model_validator(mode="after")
+    def _check_scales(self) -> Self:
+        require(
+            sum(side**2 for side in self.scales) <= MAX_TILE_TOKENS,
+            f"scales must have {MAX_TILE_TOKENS:,} tokens together at most",
+        )
+        require(
+            not self.filters or len(self.filters) == len(self.scales),
+            f"filters must be one for each of the {len(self.scales)} scales",
+        )
+        return self
+
+    @property
+    def embedding_dim(self) -> int:
+        return self.stage.embedding_dim
+
+    @property
+    def codebook_size(self) -> int:
+        return self.stage.codebook_size
+
+    def check(self, z_shape: tuple[int, ...]) -> None:
+        require(z_shape == self.scales[-1:] * 2, "the last of scales must be the rows of z")
+
+    def token_shape(self, z_shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.token_counts(z_shape)[-1],)
+
+    def token_counts(self, z_shape: tuple[int, ...]) -> Sequence[int]:  # noqa: ARG002
+        return tuple(itertools.accumulate(side**2 for side in self.scales))

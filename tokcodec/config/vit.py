@@ -80,7 +80,7 @@ class PatchEncoderConfig(VitConfig, EncoderConfig):
     def check(self, side: int) -> None:
         self.grid(side)
 
-    def token_shape(self, height: int, width: int) -> tuple[int, ...]:
+    def z_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.patch_size, width // self.patch_size
 
 
@@ -102,7 +102,7 @@ class LatentEncoderConfig(VitConfig, EncoderConfig):
     def check(self, side: int) -> None:
         self.grid(side)
 
-    def token_shape(self, height: int, width: int) -> tuple[int, ...]:  # noqa: ARG002
+    def z_shape(self, height: int, width: int) -> tuple[int, ...]:  # noqa: ARG002
         return (self.num_latents,)
 
     def peak_activation(self, side: int) -> int:
@@ -143,9 +143,9 @@ class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
     def multiple(self) -> int:
         return self.patch_size
 
-    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         require(
-            token_shape == (self.grid(side),) * 2,
+            z_shape == (self.grid(side),) * 2,
             f"patches of {self.patch_size} pixels are not those of the encoder",
         )
 
@@ -167,9 +167,9 @@ class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
     def prefixes(self) -> bool:
         return self.prefix_tokens
 
-    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         self.grid(side)
-        require(len(token_shape) == 1, "a latent decoder needs a latent encoder")
+        require(len(z_shape) == 1, "a latent decoder needs a latent encoder")
 
 
 class VqganConfig(Config):
@@ -222,9 +222,9 @@ class ProxyDecoderConfig(VitConfig, DecoderConfig):
     def prefixes(self) -> bool:
         return self.prefix_tokens
 
-    def check(self, side: int, token_shape: tuple[int, ...]) -> None:
+    def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         self.grid(side)
-        require(len(token_shape) == 1, "a proxy decoder needs a latent encoder")
+        require(len(z_shape) == 1, "a proxy decoder needs a latent encoder")
 
     def peak_activation(self, side: int) -> int:
         return max(super().peak_activation(side), side**2 * self.vqgan.channels)

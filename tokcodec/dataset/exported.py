@@ -141,7 +141,7 @@ class ExportedTokens:
         own, edge = config.token_shape(side, side), math.isqrt(count)
         if config.multiple and edge * edge == count:
             return edge, edge
-        if count == math.prod(own) or (config.prefix_tokens and len(own) == 1):
+        if count == math.prod(own) or (len(own) == 1 and count in config.token_counts):
             return own if len(own) == 2 else (count,)
         wanted = "a square, or [n, rows, columns]" if config.multiple else f"{math.prod(own):,}"
         raise ValueError(f"{counted(count, 'token')}; {self.header.name} takes {wanted}")

@@ -1,4 +1,4 @@
-"""Reading token datasets: whole, or row by row. No torch."""
+"""Reading token datasets: a row group at a time, or row by row. No torch."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
 from tokcodec.dataset.table import GRID, Metadata
-from tokcodec.errors import DatasetError, FailedRowError, counted
+from tokcodec.errors import DatasetError, FailedRowError, counted, quoted
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
 
@@ -64,11 +64,18 @@ class TokenRows:
         """These columns, a row group at a time: its file, and arrays of pyarrow by name.
 
         Raises:
-            DatasetError: a file cannot be read, or rows with tokens are not those that are ok.
+            DatasetError: a file cannot be read, has no such column, or rows with tokens are not
+                those that are ok.
         """
         wanted = {*names, "status"} if "tokens" in names else {*names}
         for file in self.names:
             with self.folder.reading(file) as source:
+                there = source.schema_arrow.names
+                if unknown := wanted.difference(there):
+                    raise DatasetError(
+                        f"no column {quoted(min(unknown))}; its columns are {', '.join(there)}",
+                        name=self.folder / file,
+                    )
                 for group in range(source.num_row_groups):
                     table = source.read_row_group(group, sorted(wanted))
                     if "tokens" in names:
@@ -109,27 +116,39 @@ class TokenRows:
                     )
                 yield tokens.reshape(-1, *shape)
 
-    def rows(self, file: Path, column: "pa.ListArray") -> list[NDArray[Any]]:
+    def rows(self, file: Path, column: "pa.Array") -> list[NDArray[Any]]:
         """The rows of a ``tokens`` column that did not fail, in the smallest unsigned type: one
         [n, N] or, where every row has its own grid, n times [1, N].
 
         Raises:
-            DatasetError: a row of another length, or with tokens that the codebook does not have;
-                with the name of the ``file`` it is from.
+            DatasetError: as ``flat``.
+        """
+        tokens, lengths = self.flat(file, column)
+        if not self.metadata.has_grids:
+            return [tokens.reshape(-1, self.metadata.run["tokens"])]
+        return [row[None] for row in np.split(tokens, lengths.cumsum())[:-1]]
+
+    def flat(self, file: Path, column: "pa.Array") -> tuple[NDArray[Any], NDArray[Any]]:
+        """The rows of a ``tokens`` column that did not fail, one after another, in the smallest
+        unsigned type; and the number of tokens of each.
+
+        Raises:
+            DatasetError: a token is missing, or the codebook does not have it; with the name of
+                the ``file`` that the column is from.
         """
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
         kept = column.drop_null()
-        lengths, flat = kept.value_lengths().to_numpy(), kept.flatten()
-        if flat.null_count or not (self.metadata.has_grids or (lengths == width).all()):
-            raise DatasetError(f"damaged: a row that has not {counted(width, 'token')}", name=file)
-        tokens = flat.to_numpy(zero_copy_only=False)
-        for token in (tokens.min(initial=0), tokens.max(initial=0)):
-            if not 0 <= token < size:
-                raise DatasetError(f"damaged: token {token:,} of a codebook of {size:,}", name=file)
-        tokens = tokens.astype(smallest_type(self.metadata))
-        if not self.metadata.has_grids:
-            return [tokens.reshape(-1, width)]
-        return [row[None] for row in np.split(tokens, lengths.cumsum())[:-1]]
+        flat = kept.flatten()
+        if flat.null_count:
+            raise DatasetError("damaged: a row with a missing token", name=file)
+        tokens = flat.to_numpy()
+        if (largest := tokens.max(initial=0)) >= size:
+            raise DatasetError(f"damaged: token {largest:,} of a codebook of {size:,}", name=file)
+        if self.metadata.has_grids:
+            lengths = kept.value_lengths().to_numpy()
+        else:
+            lengths = np.full(len(kept), width)
+        return tokens.astype(smallest_type(self.metadata)), lengths
 
     def failures(self) -> Iterator[tuple[str, str]]:
         """Key and error of every row that failed.
@@ -200,22 +219,6 @@ def open_dataset(path: str | Path) -> TokenRows:
     return TokenRows(path, folder, names, first)
 
 
-def load_tokens(path: str | Path) -> NDArray[Any] | list[NDArray[Any]]:
-    """All tokens of a dataset in the smallest unsigned type, without failed rows: [n, N] or, where
-    every row has its own grid, a list of [N].
-
-    Raises:
-        DatasetError: as ``open_dataset``; or the dataset is damaged.
-    """
-    dataset = open_dataset(path)
-    parts = list(dataset.tokens())
-    if dataset.metadata.has_grids:
-        return [row for part in parts for row in part]
-    width = dataset.metadata.run["tokens"]
-    kind = smallest_type(dataset.metadata)
-    return np.concatenate(parts) if parts else np.empty((0, width), kind)
-
-
 def token_files(
     dataset: TokenRows, keys: Collection[str] = (), numbers: Collection[int] = ()
 ) -> Iterator[tuple[str, TokenFile | DatasetError]]:
@@ -240,6 +243,7 @@ def token_files(
         "height",
         "error",
         *(GRID if dataset.metadata.has_grids else ()),
+        *(("box",) if dataset.metadata.has_boxes else ()),
     )
     for file, columns in dataset.columns(*names, "tokens"):
         for place in range(len(columns["tokens"])):
@@ -264,7 +268,7 @@ def token_files(
 
 
 def _token_file(
-    dataset: TokenRows, file: Path, column: "pa.ListArray", row: dict[str, Any]
+    dataset: TokenRows, file: Path, column: "pa.Array", row: dict[str, Any]
 ) -> TokenFile:
     """Of one row, scalars of pyarrow by name.
 
@@ -279,12 +283,14 @@ def _token_file(
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
         ((tokens,),) = dataset.rows(file, column)
         grid = [row[name].as_py() for name in GRID] if metadata.has_grids else metadata.grid
+        size = row["width"].as_py(), row["height"].as_py()
+        if metadata.has_boxes:
+            _, _, *size = row["box"].as_py()
         return TokenFile.packed(
             tokens.astype(np.int64).reshape(1, *grid),
             metadata.model.quantizer.bits,
             bytes.fromhex(metadata.model_id)[:ID_BYTES],
-            row["width"].as_py(),
-            row["height"].as_py(),
+            *size,
             "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
         )
     except (TypeError, ValueError) as error:

@@ -1,8 +1,10 @@
 """The Parquet files of a token dataset: their columns and their metadata.
 
-Columns: ``key``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``, ``error``;
-``rows`` and ``columns`` of the tokens in the fits where every image has its own grid; ``txt`` and
-``json`` where the inputs are tars. ``tokens`` is null on failure.
+Columns: ``key``, ``source``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``,
+``error``; ``rows`` and ``columns`` of the tokens in the fits where every image has its own grid;
+``box`` where the views are random crops; then columns of text: ``txt`` and ``json`` beside images,
+and those that were chosen of Parquet inputs. ``tokens`` is null on failure; a fixed-size list
+where all rows have the same grid.
 
 Metadata of the file:
 
@@ -21,16 +23,15 @@ Metadata of the file:
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, get_args
+from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS
-from tokcodec.dataset.views import Views
+from tokcodec.dataset.views import Box, Views
 from tokcodec.errors import ConfigError, DatasetError, quoted
 from tokcodec.io.json import parse_json
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 # Of a row group: what a reader of one random row has to decode.
 _GROUP = 512
-COMPANIONS = ("txt", "json")
 GRID = ("rows", "columns")
 GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 
@@ -48,16 +48,18 @@ GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 @dataclass(frozen=True)
 class Row:
     """One row; ``tokens`` int64 [N] or, where every row has its own grid, [rows, columns]; None for
-    a failed image, with the reason in ``error``."""
+    a failed image, with the reason in ``error``. ``box`` is that of a random crop."""
 
     key: str
+    source: str
     label: str | None
     view: int
     width: int | None
     height: int | None
     tokens: NDArray[Any] | None
     error: str | None
-    companions: dict[str, str]
+    texts: Mapping[str, str]
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,15 @@ class Metadata:
         return self.run.get("fit") in GRID_FITS
 
     @property
+    def has_boxes(self) -> bool:
+        """Whether rows are random crops of images, and have the box of each."""
+        return str(self.run.get("views")).startswith("random")
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """The shape of the tokens of a row, where all rows have the same."""
         edge, tokens = self.model.preprocessing.image_size, self.run["tokens"]
-        shape = self.model.place(self.run["fit"], (edge, edge), tokens)[1]
-        return shape if len(shape) == 2 else (tokens,)
+        return self.model.place(self.run["fit"], (edge, edge), tokens)[1]
 
     def to_arrow(self) -> dict[str, str]:
         return {
@@ -104,8 +110,6 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
     Raises:
         DatasetError: the file is not a token dataset, or its metadata is damaged.
     """
-    import pyarrow as pa
-
     fields: dict[bytes, bytes] = columns.metadata or {}
 
     def text(field: str) -> str:
@@ -122,9 +126,6 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
             shard=text("shard"),
             inputs=text("inputs"),
         )
-        kind = dict(zip(columns.names, columns.types, strict=True))["tokens"]
-        if not (pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)):
-            raise DatasetError(f"not a token dataset (its tokens are {kind})", name=name)
         _check(metadata, columns)
     except ConfigError as error:
         raise DatasetError(f"{error}", name=name) from error
@@ -147,72 +148,77 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
         raise ValueError("tokcodec.run is no JSON object")
     if not re.fullmatch("[0-9a-f]{64}", metadata.model_id):
         raise ValueError("tokcodec.model_id is not 64 hex digits")
-    for name, known in (("fit", FITS), ("views", get_args(Views))):
-        if run[name] not in known:
-            raise ValueError(f"{name} {quoted(run[name])}, not one of {', '.join(known)}")
+    if run["fit"] not in FITS:
+        raise ValueError(f"fit {quoted(run['fit'])}, not one of {', '.join(FITS)}")
+    Views.parse(run["views"], run.get("crop_range"), run.get("seed"))
     tokens, fit, model = run["tokens"], run["fit"], metadata.model
     most = MAX_TILE_TOKENS if model.multiple else model.num_tokens
     valid = type(tokens) is int and 1 <= tokens <= most
-    if valid and model.multiple and not metadata.has_grids:
+    if valid and not metadata.has_grids:
         valid = tokens == math.prod(metadata.grid)
     if not (tokens is None if fit == "native" else valid):
         raise ValueError(f"tokens {quoted(tokens)} of the fit {fit}")
-    for field in schema(metadata.model, (), metadata.has_grids):
+    for field in schema(metadata):
         place = columns.get_field_index(field.name)
         kind = "not there, or twice" if place < 0 else columns.types[place]
-        if field.name != "tokens" and kind != field.type:
+        if kind != field.type:
             raise ValueError(f"column {field.name} is {kind}; it should be {field.type}")
 
 
-def schema(config: ModelConfig, companions: Sequence[str], grids: bool = False) -> "pa.Schema":
-    """The columns; tokens are uint16, or uint32 where K is above 65,536."""
+def schema(metadata: Metadata, text_columns: Sequence[str] = ()) -> "pa.Schema":
+    """The columns; tokens are uint16, or uint32 where K is above 65,536.
+
+    Raises:
+        DatasetError: a column of text has the name of another column.
+    """
     import pyarrow as pa
 
-    small = config.quantizer.codebook_size <= 1 << 16
+    token = pa.uint16() if metadata.model.quantizer.codebook_size <= 1 << 16 else pa.uint32()
+    length = -1 if metadata.has_grids else metadata.run["tokens"]  # -1: of any length
     columns = {
         "key": pa.string(),
+        "source": pa.string(),
         "label": pa.string(),
         "view": pa.uint8(),
         "width": pa.int32(),
         "height": pa.int32(),
-        "tokens": pa.list_(pa.uint16() if small else pa.uint32()),
+        "tokens": pa.list_(token, length),
         "status": pa.string(),
         "error": pa.string(),
-        **(dict.fromkeys(GRID, pa.int32()) if grids else {}),
-        **dict.fromkeys(companions, pa.string()),
+        **(dict.fromkeys(GRID, pa.int32()) if metadata.has_grids else {}),
+        **({"box": pa.list_(pa.int32(), 4)} if metadata.has_boxes else {}),
     }
+    for name in text_columns:
+        if name in columns:
+            raise DatasetError(f"a token dataset has a column {name} of its own; rename that one")
+        columns[name] = pa.string()
     return pa.schema(columns)
 
 
 def write_rows(
-    file: IO[bytes], rows: Sequence[Row], metadata: Metadata, companions: Sequence[str]
+    file: IO[bytes], rows: Sequence[Row], metadata: Metadata, text_columns: Sequence[str]
 ) -> None:
     """Writes rows as Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = schema(metadata.model, companions, metadata.has_grids)
-    tokens = [row.tokens for row in rows]
-    lengths = [0 if t is None else t.size for t in tokens]
-    values = np.concatenate([t.ravel() for t in tokens if t is not None] or [np.zeros(0)])
+    columns = schema(metadata, text_columns)
     kind = columns.field("tokens").type
-    lists = pa.ListArray.from_arrays(
-        pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
-        pa.array(values.astype(kind.value_type.to_pandas_dtype())),
-        type=kind,
-        mask=pa.array([t is None for t in tokens], pa.bool_()),
-    )
+    token = kind.value_type.to_pandas_dtype()
+    tokens = [row.tokens for row in rows]
+    flat = [t if t is None else t.ravel().astype(token) for t in tokens]
     arrays = {
-        "tokens": lists,
+        "tokens": pa.array(flat, kind),
         "status": pa.array(["ok" if t is not None else "failed" for t in tokens], pa.string()),
     }
-    for name in ("key", "label", "view", "width", "height", "error"):
+    boxes = ["box"] if metadata.has_boxes else []
+    for name in ("key", "source", "label", "view", "width", "height", "error", *boxes):
         arrays[name] = pa.array([getattr(row, name) for row in rows], columns.field(name).type)
     if metadata.has_grids:
         for axis, name in enumerate(GRID):
             arrays[name] = pa.array([t if t is None else t.shape[axis] for t in tokens], pa.int32())
-    for name in companions:
-        arrays[name] = pa.array([row.companions.get(name) for row in rows], pa.string())
+    for name in text_columns:
+        arrays[name] = pa.array([row.texts.get(name) for row in rows], pa.string())
     table = pa.table(
         [arrays[name] for name in columns.names],
         schema=columns.with_metadata(metadata.to_arrow()),

@@ -1,106 +1,233 @@
 """``TokenDataset``: rows of a token dataset for a training loop."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from tokcodec.dataset.folder import damaged
-from tokcodec.dataset.reader import check_status, class_numbers, open_dataset
-from tokcodec.errors import counted
+from tokcodec.dataset.buckets import BucketSampler
+from tokcodec.dataset.memory import load
+from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
+from tokcodec.dataset.table import GRID
+from tokcodec.errors import DatasetError, counted
 
 if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
-_OPEN_FILES = 16
+    import pyarrow as pa
 
 
-class TokenDataset(Dataset[tuple[Tensor, int]]):
-    """The rows of a dataset that did not fail: tokens int64 [N] and the class, -1 without a label.
-    Where every row has its own grid (fits ``aspect`` and ``native``), N differs from row to row.
+class TokenDataset(Dataset[tuple[Any, ...]]):
+    """The rows of a dataset that did not fail, in memory: tokens int64 [N], the class (-1 without a
+    label) and, if ``columns`` are given, a dict of their values. Where every row has its own grid
+    (fits ``aspect`` and ``native``), N differs from row to row.
 
-    Rows are read when asked for, a row group at a time; the file is never loaded whole. Works with
-    ``DataLoader`` and its workers, which fetch a batch's rows together.
+    Tokens are held in the smallest unsigned type. Workers of a ``DataLoader`` that are forked share
+    them; workers that are spawned read the dataset again.
+
+    >>> dataset = TokenDataset("dataset", columns=("key", "label"))  # doctest: +SKIP
+    >>> tokens, class_number, columns = dataset[0]  # doctest: +SKIP
 
     Attributes:
         class_to_idx: the class of each label, see ``class_numbers``.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._rows = open_dataset(path)
-        self._files: dict[int, pq.ParquetFile] = {}
-        self._groups: list[tuple[int, int]] = []  # file, row group
-        self._starts = [0]  # first row of each group, failed ones not counted
-        labels: list[str | None] = []
-        for number, name in enumerate(self._rows.names):
-            with self._rows.folder.reading(name) as source:
-                for group in range(source.num_row_groups):
-                    table = source.read_row_group(group, ["label", "status"])
-                    columns = (table.column(name).to_pylist() for name in ("label", "status"))
-                    kept = [label for label, state in zip(*columns, strict=True) if state == "ok"]
-                    if not kept:  # no row of the group will be asked for
-                        tokens = source.read_row_group(group, ["tokens", "status"])
-                        check_status(tokens, self._rows.folder / name)
-                    labels += kept
-                    self._groups.append((number, group))
-                    self._starts.append(self._starts[-1] + len(kept))
-        self.class_to_idx = class_numbers(label for label in labels if label is not None)
-        self._classes = np.array(
-            [-1 if label is None else self.class_to_idx[label] for label in labels], np.int64
-        )
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Sequence[str] | None = None,
+        *,
+        view: int | Literal["random"] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            path: a folder of shards, or one Parquet file; a path or a URL.
+            columns: the columns of the dict: text as str, numbers as int or float, and lists of
+                numbers as tensors. A missing text is ``""``, a missing integer -1, another missing
+                number NaN.
+            view: of the views of each image, only the one with this number; or ``"random"``: one
+                of each image, drawn in each epoch, see ``set_epoch``. By default, all views.
+            seed: of the views that are drawn.
+
+        Raises:
+            DatasetError: as ``load_tokens``; or no row has this view.
+        """
+        self._path, self._columns, self._view, self._seed = path, columns, view, seed
+        # Shared, so that workers that live for several epochs see it, too.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._load()
+
+    def _load(self) -> None:
+        self._held = _hold(open_dataset(self._path), self._columns or (), self._view)
+        self.class_to_idx = self._held.class_to_idx
+        self._drawn = (-1, self._held.firsts)  # an epoch, and the row of each item in it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None, "_drawn": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch.share_memory_()
+        self._load()
 
     def __repr__(self) -> str:
         count = len(self.class_to_idx)
         classes = f", {count:,} classes" if count else ""
         rows = counted(len(self), "row")
-        return f"<TokenDataset {self._rows.path}: {rows} of {self._rows.row}{classes}>"
+        return f"<TokenDataset {self._held.rows.path}: {rows} of {self._held.rows.row}{classes}>"
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._held.firsts)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    @property
+    def epoch(self) -> int:
+        """The epoch that ``set_epoch`` has set; 0 at first."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch whose views are drawn; call it before each pass over a ``DataLoader``."""
+        self._epoch.fill_(epoch)
+
+    def shapes(self) -> NDArray[np.int64]:
+        """A number for the grid of each item in this epoch: items of one grid have the same."""
+        return self._held.shapes[self._rows()]
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """Several rows; each row group among them is read once."""
-        found: dict[int, tuple[Tensor, int]] = {}
-        wanted = [index + len(self) if index < 0 else index for index in indices]
-        by_group: dict[int, list[int]] = {}
-        for index in wanted:
-            if not 0 <= index < len(self):
-                raise IndexError(f"row {index} of {len(self)}")
-            by_group.setdefault(bisect_right(self._starts, index) - 1, []).append(index)
-        for group, rows in by_group.items():
-            tokens = self._read(group)
-            for index in rows:
-                row = tokens[index - self._starts[group]]
-                found[index] = torch.from_numpy(row.astype(np.int64)), int(self._classes[index])
-        return [found[index] for index in wanted]
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Several items at once, as the workers of a ``DataLoader`` ask for them."""
+        held = self._held
+        items = np.asarray(indices, np.int64)
+        for index in items[(items < -len(self)) | (items >= len(self))]:
+            raise IndexError(f"row {index} of {len(self)}")
+        rows = self._rows()[items]
+        starts, ends = held.starts[rows].tolist(), held.starts[rows + 1].tolist()
+        cut = [held.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
+        flat = torch.from_numpy(np.concatenate(cut, dtype=np.int64))
+        parts: list[Sequence[Any]] = [
+            torch.split(flat, [*map(len, cut)]),
+            held.classes[rows].tolist(),
+        ]
+        if self._columns is not None:
+            values = {name: _values(held.columns[name][rows]) for name in self._columns}
+            places = range(len(rows))
+            parts.append([{name: own[i] for name, own in values.items()} for i in places])
+        return list(zip(*parts, strict=True))
 
-    def _read(self, group: int) -> "list[NDArray[Any]]":
-        """The rows of a row group, each [N].
+    def _rows(self) -> NDArray[np.int64]:
+        """The row of each item in this epoch."""
+        held, epoch = self._held, self.epoch
+        if self._view != "random":
+            return held.firsts
+        if self._drawn[0] != epoch:
+            rng = np.random.default_rng([self._seed, epoch])
+            self._drawn = (epoch, held.firsts + rng.integers(0, held.views))
+        return self._drawn[1]
+
+    def bucket_sampler(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        drop_last: bool = False,
+    ) -> BucketSampler:
+        """Batches of items of one shape, in a new order in each epoch.
+
+        >>> sampler = dataset.bucket_sampler(64, rank=0, world=8)  # doctest: +SKIP
+        >>> loader = DataLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
+
+        Every rank gets the same number of batches. The remainder, fewer than ``world`` batches, is
+        left out: others in each epoch. The sampler's ``set_epoch`` is also that of this dataset.
+
+        Args:
+            batch_size: the number of items of a batch; the last one of a shape may have fewer.
+            seed: of the order; the same for all ranks.
+            rank, world: which process this is, and of how many.
+            drop_last: leave out the batches that have fewer items.
 
         Raises:
-            DatasetError: it is damaged.
+            ArgumentError: the batch size is not positive, or the rank is not below ``world``.
         """
-        number, row_group = self._groups[group]
-        name = self._rows.names[number]
-        file = self._rows.folder / name
-        with damaged(file):
-            if number not in self._files:
-                if len(self._files) >= _OPEN_FILES:
-                    self._files.pop(next(iter(self._files))).close()
-                self._files[number] = self._rows.folder.open(name)
-            table = self._files[number].read_row_group(row_group, ["tokens", "status"])
-            check_status(table, file)
-        parts = self._rows.rows(file, table.column("tokens").combine_chunks())
-        return [row for part in parts for row in part]
+        return BucketSampler(self, batch_size, seed, rank, world, drop_last)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_files": {}}  # open files do not travel to workers
+
+@dataclass(frozen=True)
+class _Held:
+    """What is read of a dataset.
+
+    Attributes:
+        rows: where it is from.
+        tokens, starts: as of ``LoadedRows``.
+        class_to_idx: as of ``TokenDataset``.
+        classes, shapes, columns: a value for each row; a shape is a number that stands for a grid.
+        firsts, views: of each item, its first row, and of how many one is drawn.
+    """
+
+    rows: TokenRows
+    tokens: NDArray[Any]
+    starts: NDArray[np.int64]
+    class_to_idx: dict[str, int]
+    classes: NDArray[np.int64]
+    shapes: NDArray[np.int64]
+    columns: dict[str, NDArray[Any]]
+    firsts: NDArray[np.int64]
+    views: NDArray[np.int64]
+
+
+def _hold(rows: TokenRows, columns: Sequence[str], view: int | str | None) -> _Held:
+    """
+    Raises:
+        DatasetError: as ``TokenDataset``.
+    """
+    loaded = load(rows, ("label", *(() if view is None else ("key", "view")), *columns))
+    class_to_idx, classes = _classes(loaded.columns["label"])
+    shapes = np.zeros(len(classes), np.int64)
+    if rows.metadata.has_grids:
+        height, width = map(loaded.array, GRID)
+        shapes = height << 32 | width
+    firsts = np.arange(len(classes))
+    if view == "random":
+        # The views of an image follow each other, and their numbers rise.
+        keys, views = loaded.array("key"), loaded.array("view")
+        same = (keys[1:] == keys[:-1]) & (views[1:] > views[:-1])
+        firsts = firsts[~np.concatenate([[False], same])[: len(firsts)]]
+    elif view is not None:
+        firsts = np.flatnonzero(loaded.array("view") == view)
+        if not len(firsts):
+            raise DatasetError(f"no row of view {view}", name=rows.path)
+    return _Held(
+        rows,
+        loaded.tokens,
+        loaded.starts,
+        class_to_idx,
+        classes,
+        shapes,
+        {name: loaded.array(name) for name in columns},
+        firsts,
+        np.diff(firsts, append=len(classes)),
+    )
+
+
+def _classes(labels: "pa.ChunkedArray") -> tuple[dict[str, int], NDArray[np.int64]]:
+    """The class of each label, and of each row; -1 without a label."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    numbers = class_numbers(label for label in labels.unique().to_pylist() if label is not None)
+    places = pc.index_in(labels, pa.array([*numbers], pa.string())).fill_null(-1).to_numpy()
+    return numbers, np.array([*numbers.values(), -1])[places]
+
+
+def _values(column: NDArray[Any]) -> Sequence[Any]:
+    """The values of a column of some rows, as ``default_collate`` takes them."""
+    if column.ndim > 1:
+        return torch.from_numpy(column).unbind()
+    values: list[Any] = column.tolist()
+    return values

@@ -39,7 +39,7 @@ def inspect(source: str, *, tokens: bool = False, weights: str | None = None) ->
     if source == STANDARD:
         with _naming("standard input"):
             data = read_at_most(sys.stdin.buffer)
-        return _token_file("standard input", data, tokens, weights)
+        return _token_files("standard input", data, tokens, weights)
     path = location(source)
     if is_dataset(path):
         _refuse(tokens, source, "a dataset; export its tokens")
@@ -70,7 +70,7 @@ def _file(file: Path, tokens: bool, weights: str | None) -> dict[str, Any]:
                 _refuse(tokens, str(file), "a checkpoint; give a token file")
                 return _checkpoint(file)
         data = read_bytes(str(file))
-    return _token_file(str(file), data, tokens, weights)
+    return _token_files(str(file), data, tokens, weights)
 
 
 @contextlib.contextmanager
@@ -135,19 +135,44 @@ def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     }
 
 
-def _token_file(name: str, data: bytes, with_tokens: bool, weights: str | None) -> dict[str, Any]:
+def _token_files(name: str, data: bytes, tokens: bool, weights: str | None) -> dict[str, Any]:
+    """The facts of a token file, or of the messages in a text."""
     given = find(weights) if weights else None
     try:
-        token_file = TokenFile.from_bytes(data)
+        found = [TokenFile.from_bytes(data)] if is_token_file(data) else TokenFile.find(data)
     except TokenFileError as error:
         raise error.named(name) from error
+    if len(found) > 1:
+        messages = [_message(own, tokens, given) for own in found]
+        failed = sum("error" in message for message in messages)
+        return {"kind": "messages", "failed": failed, "messages": messages}
+    (only,) = found
+    if isinstance(only, TokenFileError):
+        raise only.named(name)
+    return _token_file(name, only, tokens, given)
+
+
+def _message(
+    found: TokenFile | TokenFileError, tokens: bool, given: Header | None
+) -> dict[str, Any]:
+    try:
+        if isinstance(found, TokenFileError):
+            raise found
+        return _token_file("message", found, tokens, given)
+    except TokenFileError as error:
+        return {"kind": "message", "error": error.reason}
+
+
+def _token_file(
+    name: str, token_file: TokenFile, with_tokens: bool, given: Header | None
+) -> dict[str, Any]:
     header = find_by_model_id(token_file.model_id, given)
     # Only the tokens of an entropy-coded file need its prior.
     checked = "bytes"
     tokens = None
     try:
         if with_tokens or (header and _has_prior(token_file, given)):
-            tokens = token_file.tokens_with(given)
+            tokens = token_file.tokens_with(given, incomplete=True)
             if header:
                 check_tokens(tokens, header.config.quantizer.codebook_size)
                 checked = "tokens"
@@ -165,11 +190,17 @@ def _token_file(name: str, data: bytes, with_tokens: bool, weights: str | None) 
         "columns": token_file.columns,
         "tiles": list(token_file.tiles),
         "entropy_coded": token_file.entropy_coded,
-        "payload_bytes": len(token_file.payload),
+        "payload_bytes": token_file.payload_bytes,
         "file_bytes": token_file.file_bytes,
         "model": header.name if header else None,
         "checked": checked,
     }
+    if packets := token_file.packets:
+        facts["packets"] = packets.count
+        facts["packets_there"] = [number + 1 for number in packets.numbers]
+        facts["parity_there"] = packets.has_parity
+    if tokens is not None:
+        facts["missing_tokens"] = int((tokens < 0).sum())
     if with_tokens and tokens is not None:
         facts["tokens"] = tokens.tolist()
     return facts

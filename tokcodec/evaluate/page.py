@@ -4,8 +4,6 @@
 or from the disk. Its policy lets it load nothing else, and run nothing but its own program.
 """
 
-import base64
-import hashlib
 import html
 import json
 import os
@@ -24,6 +22,7 @@ from tokcodec.evaluate.points import Point
 from tokcodec.evaluate.report import table, to_json
 from tokcodec.inputs.records import printable
 from tokcodec.io.files import output_errors, write_atomically
+from tokcodec.web.policy import source_hash
 
 INDEX = "index.html"
 _IMAGES = "images"
@@ -125,9 +124,9 @@ class Page:
         style, program = (_PARTS / "page.css").read_text(), (_PARTS / "page.js").read_text()
         page = Template((_PARTS / "page.html").read_text()).substitute(
             style=style,
-            style_hash=_hash(style),
+            style_hash=source_hash(style),
             program=program,
-            program_hash=_hash(program),
+            program_hash=source_hash(program),
             data=json.dumps(self._data()).replace("<", "\\u003c"),
             about=html.escape(_about(report)),
             note=_NOTE + report.compared * _GAIN,
@@ -186,8 +185,3 @@ def _row(cells: Sequence[str]) -> str:
     own = ' class="own"' if tokens else ""
     rest = "".join(f"<td>{cell}</td>" for cell in (tokens, *figures))
     return f'<tr{own}><th scope="row">{name}</th>{rest}</tr>'
-
-
-def _hash(text: str) -> str:
-    """The source expression of a policy for an element of this text."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -19,7 +19,7 @@ Own = dict[int, tuple[TokenFile, Image.Image]]  # by index of the point
 
 BYTES = (40, 64, 100, 150, 232, 434, 600, 800)  # limits that are measured by default
 MAX_EDGE = 384  # pixels of the longer edge of the images that are measured, by default
-_SHORTEST_PREFIX = 16
+_FEWEST = 16
 _BATCH = 16
 
 
@@ -80,8 +80,9 @@ def points_of(
     """The points of checkpoints.
 
     A model of any size has one for each number of tokens or, if that is None, for each limit of
-    bytes. A model of prefixes has one for each number of tokens that it can keep; by default
-    these are all, and half of them, down to 16. Other models have one.
+    bytes. A model that decodes its first tokens alone has one for each number of tokens, or what
+    it can keep of these; by default these are all, and half of them, down to 16. Other models have
+    one.
     """
     points: list[Point] = []
     for codec in codecs:
@@ -92,12 +93,13 @@ def points_of(
                 else [Point(codec, max_bytes=limit) for limit in max_bytes]
             )
             continue
-        counts = [codec.config.num_tokens]
-        if codec.config.prefix_tokens:
-            if tokens:
-                counts = [count for count in tokens if count <= counts[0]] or counts
-            while not tokens and counts[0] // 2 >= _SHORTEST_PREFIX:
-                counts.insert(0, counts[0] // 2)
+        config = codec.config
+        counts = [config.num_tokens]
+        if tokens:
+            kept = {config.kept_tokens(count) for count in tokens if count <= counts[0]}
+            counts = sorted(kept) or counts
+        while not tokens and (half := counts[0] // 2) >= max(_FEWEST, config.token_counts[0]):
+            counts.insert(0, config.kept_tokens(half))
         points += [Point(codec, tokens=count) for count in counts]
     return tuple(points)
 
@@ -168,7 +170,7 @@ def _through(
     compressed = codec.compress_stream(
         images.items(),
         fit="aspect" if any_size(codec) else "stretch",
-        tokens=point.tokens if any_size(codec) or codec.config.prefix_tokens else None,
+        tokens=point.tokens,
         max_bytes=point.max_bytes,
         packed=packed,
         workers=workers,
@@ -192,8 +194,12 @@ def _read(record: Record, fit: Fit, size: int | None, max_edge: int) -> Image.Im
         return error
 
 
-def read_image(record: Record, fit: Fit, size: int | None, max_edge: int) -> Image.Image:
+def read_image(
+    record: Record, fit: Fit, size: int | None, max_edge: int, crop_scale: float = 1.0
+) -> Image.Image:
     """An image as a square of this size; without one, in its own shape (see ``within``).
+
+    ``crop_scale`` as of ``geometry.place``.
 
     Raises:
         ImageError: it cannot be read, or is too small to be measured.
@@ -201,7 +207,7 @@ def read_image(record: Record, fit: Fit, size: int | None, max_edge: int) -> Ima
 
     def place(original: Size) -> Placement:
         if size:
-            return geometry.place(fit, original, (size, size))
+            return geometry.place(fit, original, (size, size), crop_scale=crop_scale)
         return geometry.place("aspect", original, within(original, max_edge))
 
     image = Image.fromarray(read_tiles(record, PreprocessingConfig(), place).pixels[0])

@@ -119,8 +119,9 @@ def _read(source: str, compared: bool) -> Iterator[tuple[str, str, TokenFile | T
         from tokcodec.dataset.reader import open_dataset, token_files
 
         dataset = open_dataset(source)
-        if compared and dataset.metadata.run["views"] == "ten-crop":
-            raise DatasetError("holds ten crops of an image: leave out the originals", name=source)
+        views = dataset.metadata.run["views"]
+        if compared and views not in ("one", "hflip"):
+            raise DatasetError(f"holds crops ({views}): leave out the originals", name=source)
         yield from ((name, source, row) for name, row in token_files(dataset))
         return
     for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
@@ -170,8 +171,8 @@ def decoded(
         shapes: dict[str, Size] = {}
         for name, files in batch.items():
             try:
-                shapes[name] = _shape(files.values(), max_edge)
-            except TokenFileError as error:
+                shapes[name] = _shape(files, gathered.points, max_edge)
+            except (TokenFileError, ImageError) as error:
                 failed[name] = error
         own: dict[str, Own] = {name: {} for name in shapes}
         for place, point in enumerate(gathered.points):
@@ -189,39 +190,48 @@ def decoded(
             if name in failed:
                 yield failed[name].named(name)
             else:
-                yield _example(name, shapes[name], own[name], originals, max_edge)
+                yield _example(name, shapes[name], own[name], gathered.points, originals, max_edge)
 
 
-def _shape(files: Collection[TokenFile], max_edge: int) -> Size:
-    """Width and height to show an image at, of which there are these token files.
+def _shape(files: Mapping[int, TokenFile], points: Sequence[Point], max_edge: int) -> Size:
+    """Width and height to show an image at, of which there are these token files, by their points.
 
     Raises:
         TokenFileError: they are of images of different sizes.
+        ImageError: an image is too large for its fit.
     """
-    found = {_output(file) for file in files}
+    found = {
+        points[place].codec.config.place(file.fit, (file.width, file.height))[0].output
+        for place, file in files.items()
+    }
     if len(found) > 1:
         sizes = " and ".join(sorted(f"{width}x{height}" for width, height in found))
         raise TokenFileError(f"its token files are of images of different sizes, {sizes}")
     return within(found.pop(), max_edge)
 
 
-def _output(file: TokenFile) -> Size:
-    short = min(file.width, file.height)
-    return (short, short) if file.fit == "crop" else (file.width, file.height)
-
-
 def _example(
-    name: str, shape: Size, own: Own, originals: Mapping[str, Record] | None, max_edge: int
+    name: str,
+    shape: Size,
+    own: Own,
+    points: Sequence[Point],
+    originals: Mapping[str, Record] | None,
+    max_edge: int,
 ) -> Example | TokcodecError:
     """An example; with originals, these are brought to the shape of the decoded images."""
     if originals is None:
         return Example(name, None, shape, own)
     if name not in originals:
         return ImageError("its image is not among the originals", name=name)
-    square = shape[0] if any(file.fit == "crop" for file, _ in own.values()) else None
+    crops = [
+        points[place].codec.config.preprocessing.crop_scale
+        for place, (file, _) in own.items()
+        if file.fit == "crop"
+    ]
+    square = shape[0] if crops else None
     try:
         require_size(name, shape)
-        image = read_image(originals[name], "crop", square, max_edge)
+        image = read_image(originals[name], "crop", square, max_edge, *crops[:1])
     except ImageError as error:
         return error
     if image.size != shape:

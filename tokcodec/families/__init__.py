@@ -1,6 +1,7 @@
 """Published checkpoints of other programs, as tokcodec's: the one list of families.
 
-Another family is a module with a ``Family``, and its place in ``FAMILIES``.
+Another family is a module with a ``Family``, and its place in ``FAMILIES`` or, in another package,
+an entry point.
 """
 
 from collections.abc import Collection
@@ -15,17 +16,21 @@ from tokcodec.families import (
     diffusers,
     emu3,
     ibq,
+    infinity,
     llamagen,
     maskgit_vqgan,
     movqgan,
     one_d_piece,
     open_magvit2,
+    rq_vae,
     showo,
     simple_1d,
     taming,
     titok,
+    var,
 )
 from tokcodec.families.family import Config, Family, Model
+from tokcodec.families.plugins import installed
 from tokcodec.families.reading import Arrays, Tensors
 from tokcodec.families.source import Source, locate
 
@@ -37,6 +42,9 @@ FAMILIES: list[Family] = [
     commavq.FAMILY,
     diffusers.FAMILY,
     movqgan.FAMILY,
+    var.FAMILY,
+    infinity.FAMILY,
+    rq_vae.FAMILY,
     emu3.FAMILY,
     llamagen.FAMILY,
     ibq.FAMILY,
@@ -51,6 +59,7 @@ __all__ = [
     "Family",
     "Model",
     "Source",
+    "Tensors",
     "convert",
     "known",
     "locate",
@@ -59,9 +68,22 @@ __all__ = [
 ]
 
 
+def every() -> list[Family]:
+    """The families here, and those of other packages.
+
+    Raises:
+        CheckpointError: that of another package cannot be loaded.
+    """
+    return [*FAMILIES, *installed()]
+
+
 def known() -> dict[str, tuple[Family, Model]]:
-    """Every published model, by its name."""
-    return {model.name: (family, model) for family in FAMILIES for model in family.models}
+    """Every published model, by its name.
+
+    Raises:
+        CheckpointError: as ``every``.
+    """
+    return {model.name: (family, model) for family in every() for model in family.models}
 
 
 def recognise(names: Collection[str], config: Config | None) -> Family:
@@ -70,9 +92,10 @@ def recognise(names: Collection[str], config: Config | None) -> Family:
     Raises:
         CheckpointError: none that is known, or several; or a kin of one that cannot run here.
     """
-    found = [family for family in FAMILIES if family.recognises(names, config)]
+    families = every()
+    found = [family for family in families if family.recognises(names, config)]
     if not found:
-        titles = ", ".join(family.title for family in FAMILIES)
+        titles = ", ".join(family.title for family in families)
         raise CheckpointError(f"its tensors are of no family that tokcodec knows ({titles})")
     if len(found) > 1:
         models = ", ".join(model.name for family in found for model in family.models)
@@ -133,6 +156,6 @@ def published() -> list[dict[str, Any]]:
             "rfid": model.rfid,
             "verified": model.verified,
         }
-        for family in FAMILIES
+        for family in every()
         for model in family.models
     ]

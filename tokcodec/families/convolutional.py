@@ -26,10 +26,10 @@ class Names:
             behind each of them.
         widen: behind a block, its 1x1 convolution where it changes its width.
         attention_norms: behind an attention, what its norm may be called.
-        attention_layers: behind an attention, its layers for queries, keys, values and results,
-            linear or 1x1 convolutions.
+        attention_layers: behind an attention, its layers for queries, keys and values, or one
+            for all three, and that for results, linear or 1x1 convolutions.
         norm_out: the last norm.
-        quantizing, dequantizing: the 1x1 convolutions around the quantizer.
+        quantizing, dequantizing: the convolutions around the quantizer, 1x1 or 3x3.
         middle: residual blocks and attention at the lowest resolution, in their order.
         reduce, enlarge: behind a level, its convolution to the next; None where there is none.
         halving, doubling, shortcut: see ``ConvolutionalEncoderConfig`` and the decoder's.
@@ -43,7 +43,7 @@ class Names:
     attention: str = ".attn."
     widen: str = ".nin_shortcut"
     attention_norms: tuple[str, ...] = ("norm",)
-    attention_layers: tuple[str, str, str, str] = ("q", "k", "v", "proj_out")
+    attention_layers: tuple[str, ...] = ("q", "k", "v", "proj_out")
     norm_out: str = "norm_out"
     quantizing: str = "quant_conv"
     dequantizing: str = "post_quant_conv"
@@ -146,11 +146,25 @@ class _Network:
         self.give_norm(norm, f"{ours}.norm", width)
         *parts, last = (f"{theirs}.{layer}" for layer in self.names.attention_layers)
         ours = f"{self.side}.{ours}"
-        for name, layers in ((f"{ours}.qkv", parts), (f"{ours}.out", [last])):
-            weights = [self.source.take_1x1(f"{layer}.weight", width, width) for layer in layers]
+        for name, layers, outputs in (
+            (f"{ours}.qkv", parts, 3 * width // len(parts)),
+            (f"{ours}.out", [last], width),
+        ):
+            weights = [self.source.take_1x1(f"{layer}.weight", outputs, width) for layer in layers]
             self.out[f"{name}.weight"] = np.concatenate(weights)
-            biases = [self.source.take(f"{layer}.bias", width) for layer in layers]
+            biases = [self.source.take(f"{layer}.bias", outputs) for layer in layers]
             self.out[f"{name}.bias"] = np.concatenate(biases)
+
+    def give_embedding(
+        self, theirs: str, ours: str, channels: int, shape: tuple[int, int]
+    ) -> dict[str, Any]:
+        """The convolution at the quantizer, of these outputs and inputs, or none if they are the
+        same; the fields of the config that tell of it."""
+        if f"{theirs}.weight" not in self.source and len(set(shape)) == 1:
+            return {}
+        kernel = self.source.shape(f"{theirs}.weight", 4)[2]
+        self.give(theirs, ours, *shape, kernel, kernel)
+        return {"embedding_channels": channels, "embedding_kernel": kernel}
 
     def give_middle(self) -> dict[str, Any]:
         """What is between levels and code; the fields of the config that tell of it."""
@@ -208,18 +222,13 @@ class _Encoder(_Network):
         fields |= self.give_middle()
         self.give_norm(f"encoder.{self.names.norm_out}", "norm", before)
         leave, _, kernel, _ = self.source.shape("encoder.conv_out.weight", 4)
-        projected = f"{self.names.quantizing}.weight" in self.source
         self.give("encoder.conv_out", "leave", leave, before, kernel, kernel)
-        if projected:
-            self.give(self.names.quantizing, "to_embedding", embedding_dim, leave, 1, 1)
-        elif leave != embedding_dim:
-            raise CheckpointError(
-                f"its encoder gives {leave} channels where tokens have {embedding_dim}"
-            )
+        fields |= self.give_embedding(
+            self.names.quantizing, "to_embedding", leave, (embedding_dim, leave)
+        )
         return ConvolutionalEncoderConfig(
             **fields,
             kept_levels=len(self.levels) - halvings,
-            embedding_channels=leave if projected else 0,
             halving=self.names.halving,
             last_kernel=kernel,  # type: ignore[arg-type]
         )
@@ -236,13 +245,9 @@ class _Decoder(_Network):
         before = self.widths[-1]
         fields = self.fields(math.gcd(*self.widths))
         _, enter, _, _ = self.source.shape("decoder.conv_in.weight", 4)
-        projected = f"{self.names.dequantizing}.weight" in self.source
-        if projected:
-            self.give(self.names.dequantizing, "from_embedding", enter, embedding_dim, 1, 1)
-        elif enter != embedding_dim:
-            raise CheckpointError(
-                f"its decoder takes {enter} channels where tokens have {embedding_dim}"
-            )
+        fields |= self.give_embedding(
+            self.names.dequantizing, "from_embedding", enter, (enter, embedding_dim)
+        )
         self.give("decoder.conv_in", "enter", before, enter, 3, 3)
         fields |= self.give_middle()
         spatial = self.source.has_below(f"decoder.{self.names.norm_out}.norm_layer.")
@@ -264,7 +269,6 @@ class _Decoder(_Network):
             **fields,
             kept_levels=len(self.levels) - doublings,
             haar_steps=_haar_steps(colours),
-            embedding_channels=enter if projected else 0,
             doubling=self.names.doubling,
             adaptive_norm=self.names.adapt is not None,
             norm="spatial" if spatial else "group",

@@ -22,8 +22,9 @@ from tokcodec.io.remote import reason_of
 from tokcodec.io.tensorfile import open_tensors
 
 _CONFIGS = ("config.json", "config.yaml")
-# Under which of these names a training program keeps the weights that count, the better one first.
-_STATES = ("ema", "model", "state_dict")
+# Under which of these names a training program keeps the weights that count, the better one first;
+# Infinity's has averages under ``ema`` too, which its authors do not use.
+_STATES = ("vae", "ema", "model", "state_dict")
 _CONFIG = 1 << 17  # bytes of the largest config that is read
 _PICKLES = {".bin", ".pth", ".pt", ".ckpt", ".jit"}
 # What a folder's weights are called, the better one first.

@@ -54,7 +54,7 @@ def convert_vqgan(
             decoder=decoder,
             preprocessing=PreprocessingConfig(
                 image_size=square_side(image_size, settings.get("resolution"), 256),
-                resize="lanczos" if chameleon else "bicubic",
+                resize="chameleon" if chameleon else "bicubic",
             ),
             rounding="down",
             default_fit="crop",
@@ -72,6 +72,8 @@ def is_vqgan(names: Collection[str]) -> bool:
     if "encoder.down.0.block.0.norm1.weight" not in names or "quant_conv.weight" not in names:
         return False
     if "decoder.norm_out.weight" not in names:  # a MoVQGAN
+        return False
+    if any(name.startswith("quantize.quant_resi.") for name in names):  # VAR's
         return False
     if "quantize.embed.weight" in names:
         raise CheckpointError("a VQGAN with Gumbel quantization, whose tokens are drawn by chance")

@@ -6,20 +6,22 @@ file. A batch can be read again at any time, and then gives the same records.
 
 import glob
 import os
+import posixpath
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from tokcodec.errors import DatasetError
 from tokcodec.image import extensions
 from tokcodec.inputs.parquet import PARQUET_SUFFIX, Rows, row_ranges
-from tokcodec.inputs.records import ABSENT, Files, Stamp, printable
+from tokcodec.inputs.records import ABSENT, TEXT_SUFFIXES, Files, Stamp, printable
 from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.find import find, is_one_file, stamp_of
+from tokcodec.io.find import expand_braces, find, is_one_file, stamp_of
 from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.io.remote import is_remote, reason_of
 
@@ -45,11 +47,14 @@ class Selection:
     follow: bool = False
     skipped: Counter[str] = field(default_factory=Counter)
 
-    def takes(self, below: str) -> bool:
+    def takes(self, below: str, is_text: bool = False) -> bool:
+        """Whether a path below the source is selected; ``include`` is of images alone."""
+
         def fits(globs: Sequence[str]) -> bool:
             return any(fnmatchcase(below, pattern) for pattern in globs)
 
-        return (not self.include or fits(self.include)) and not fits(self.exclude)
+        included = is_text or not self.include or fits(self.include)
+        return included and not fits(self.exclude)
 
     def told(self) -> str | None:
         """One line about skipped files; None if there are none. Inputs of other commands are left
@@ -70,32 +75,39 @@ def list_inputs(
     listed: Sequence[str] = (),
     size: int | None = None,
     label: str | None = None,
+    text_columns: Sequence[str] = (),
     without: Sequence[Path] = (),
     max_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
+    with_texts: bool = False,
 ) -> list[Batch]:
     """Lists all images of the sources in a stable order: files, then tars and Parquet files. A file
     that several sources name is listed once.
 
     Args:
-        sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec.
+        sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec; each
+            of those that braces stand for is a source.
         listed: names of more image files; these names are their keys.
-        size, label, max_bytes: see ``gather``.
+        size, label, text_columns, max_bytes: see ``gather``.
         without: files and folders to leave out, such as the output.
-        selection: see ``expand``.
+        selection, with_texts: see ``expand``.
 
     Raises:
         DatasetError: a source does not exist, has no images, or cannot be listed.
     """
+    selection = selection or Selection()
     stamps: list[Stamp] = []
+    texts: dict[str, dict[str, Stamp]] = {}
     excluded = tuple(str(path.absolute()) for path in without)
-    for source in sources:
+    for source in (name for given in sources for name in expand_braces(given)):
         found = [
             own
-            for own in expand(source, selection=selection)
+            for own in expand(source, selection=selection, with_texts=with_texts)
             if own.path not in excluded
             and not own.path.startswith(tuple(path + "/" for path in excluded))
         ]
+        if with_texts and len(found) > 1:
+            found = _apart_from_texts(found, texts, selection.skipped)
         if all(own.mtime == ABSENT for own in found):
             raise DatasetError(_why_empty(source), name=source)
         stamps += found
@@ -103,7 +115,29 @@ def list_inputs(
         if _is_container(name, None):
             raise DatasetError("lists hold images; give tars and Parquet as sources", name=name)
         stamps.append(stamp_of(name, "", name))
-    return gather(stamps, size, label, max_bytes=max_bytes)
+    return gather(stamps, size, label, text_columns, max_bytes=max_bytes, texts=texts)
+
+
+def _apart_from_texts(
+    found: Sequence[Stamp], texts: dict[str, dict[str, Stamp]], skipped: Counter[str]
+) -> list[Stamp]:
+    """The images among the files of a source. Texts are added to ``texts``, by the path of their
+    image and by column; those without an image are counted as skipped."""
+
+    def is_text(stamp: Stamp) -> bool:
+        return stamp.path.lower().endswith(TEXT_SUFFIXES)
+
+    images = [stamp for stamp in found if not is_text(stamp)]
+    by_stem: dict[str, list[str]] = {}
+    for stamp in images:
+        by_stem.setdefault(posixpath.splitext(stamp.path)[0], []).append(stamp.path)
+    for stamp in filter(is_text, found):
+        stem, suffix = posixpath.splitext(stamp.path)
+        for path in by_stem.get(stem, ()):
+            texts.setdefault(path, {}).setdefault(suffix[1:].lower(), stamp)
+        if stem not in by_stem:
+            skipped[suffix.lower()] += 1
+    return images
 
 
 def _why_empty(source: str) -> str:
@@ -132,7 +166,10 @@ def read_list(file: str | Path | IO[bytes]) -> list[str]:
 
 
 def expand(
-    source: str, kinds: Set[str] | None = None, selection: Selection | None = None
+    source: str,
+    kinds: Set[str] | None = None,
+    selection: Selection | None = None,
+    with_texts: bool = False,
 ) -> Iterator[Stamp]:
     """Lists the files of a source in a stable order.
 
@@ -141,10 +178,12 @@ def expand(
     next to their token files (``a.jpg.png`` next to ``a.jpg.tok``).
 
     Args:
-        source: a folder, a glob, a file, a tar or a Parquet file; a path, or a URL for fsspec.
+        source: a folder, a glob, a file, a tar or a Parquet file; a path, or a URL for fsspec;
+            ``{000..099}`` and ``{a,b}`` in it stand for several.
         kinds: lower-case extensions of the files to look for in folders and tars. If None, these
             are images, and Parquet files that hold images.
         selection: selects some of the files, and counts those that are skipped.
+        with_texts: also list ``.txt`` and ``.json`` files in folders, and beside local images.
 
     Raises:
         DatasetError: a store cannot be reached.
@@ -152,14 +191,18 @@ def expand(
     selection = selection or Selection()
     alone = is_one_file(source)
     endings = {*(_image_endings() if kinds is None else kinds), *TAR_SUFFIXES}
-    for found in find(source, endings, selection.follow, selection.skipped):
+    beside = TEXT_SUFFIXES if with_texts else ()
+    names = expand_braces(source)
+    for found in chain.from_iterable(
+        find(name, endings, selection.follow, selection.skipped, beside) for name in names
+    ):
         if kinds is None and not alone:
             if found.path.lower().endswith(SUFFIX):
                 continue  # a glob means the images next to token files
             if not found.is_remote and _is_decoded(Path(found.path)):
                 selection.skipped["decoded images beside their token files"] += 1
                 continue
-        if selection.takes(found.below):
+        if selection.takes(found.below, found.path.lower().endswith(beside)):
             yield found
 
 
@@ -187,8 +230,10 @@ def gather(
     stamps: Iterable[Stamp],
     size: int | None = None,
     label: str | None = None,
+    text_columns: Sequence[str] = (),
     kinds: Set[str] | None = None,
     max_bytes: int = MAX_BYTES,
+    texts: Mapping[str, Mapping[str, Stamp]] | None = None,
 ) -> list[Batch]:
     """Groups files into batches: first plain files, then tars and Parquet files, each file once.
 
@@ -196,9 +241,11 @@ def gather(
         stamps: the files.
         size: the number of images in a batch of files or rows; all if None.
         label: the column of labels in Parquet files; if None, ``label`` if there is one.
+        text_columns: further columns of Parquet files that become columns of the rows.
         kinds: see ``expand``.
         max_bytes: the most bytes of an image, or of all images of one key in a tar. Larger ones
             fail, and are not read if their size is known before.
+        texts: the texts beside images, by the path of the image and by column.
 
     Raises:
         DatasetError: a Parquet file cannot be read, or has no such columns.
@@ -213,7 +260,7 @@ def gather(
         if stamp.path.lower().endswith(TAR_SUFFIXES):
             batches.append(Tar((stamp,), key, None, kinds, max_bytes))
         elif _is_container(stamp.path, kinds):
-            batches.extend(row_ranges(stamp, key, size, label, max_bytes))
+            batches.extend(row_ranges(stamp, key, size, label, text_columns, max_bytes))
         else:
             folder, _, _ = key.partition("/")
             files.append((key, folder if stamp.base and folder != key else None, stamp))
@@ -221,7 +268,8 @@ def gather(
     size = size or max(1, len(files))
     for first in range(0, len(files), size):
         keys, labels, found = zip(*files[first : first + size], strict=True)
-        whole.append(Files(keys, labels, found, max_bytes))
+        beside = tuple((texts or {}).get(stamp.path, {}) for stamp in found)
+        whole.append(Files(keys, labels, found, beside, max_bytes))
     return whole + batches
 
 

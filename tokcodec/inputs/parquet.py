@@ -1,13 +1,14 @@
 """Parquet files with a column of images."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokcodec.errors import DatasetError
-from tokcodec.inputs.records import Record, Stamp, stored, too_large
+from tokcodec.inputs.records import MAX_TEXT, Record, Stamp, stored, too_large
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
 
@@ -23,16 +24,18 @@ _MOST_EXPANDED = 100  # times its bytes in the file that a column of images may 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``start`` to ``stop`` of a Parquet file with a column of images.
+    """Rows ``start`` to ``stop`` of a Parquet file of ``total`` rows with a column of images.
 
-    ``max_bytes`` as of ``gather``.
+    ``label``, ``text_columns`` and ``max_bytes`` as of ``gather``.
     """
 
     stamps: tuple[Stamp]
     name: str
     start: int
     stop: int
+    total: int
     label: str | None
+    text_columns: tuple[str, ...] = ()
     max_bytes: int = MAX_BYTES
 
     def records(self) -> Iterator[Record]:
@@ -41,7 +44,7 @@ class Rows:
         try:
             with _open(stamp) as file:
                 image = image_column(stamp, file.schema_arrow)
-                columns = [image, *([self.label] if self.label else [])]
+                columns = [image, *([self.label] if self.label else []), *self.text_columns]
                 first = 0  # row of the group
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
@@ -71,18 +74,43 @@ class Rows:
             data, key = value["bytes"], value.get("path") or key
         own = values.get(self.label) if self.label else None
         label = None if own is None else str(own)
+        texts = {
+            name: Record(
+                f"{key}.{name}", None, partial(stored, _text(value)), self.stamps[0], str(row)
+            )
+            for name in self.text_columns
+            if (value := values[name]) is not None
+        }
         if data is None:
             data = "no image in this row"
         elif len(data) > self.max_bytes:
             data = too_large(len(data), self.max_bytes)
-        return Record(key, label, partial(stored, data), self.stamps[0], str(row))
+        size = self.stamps[0].size // self.total
+        return Record(key, label, partial(stored, data), self.stamps[0], str(row), texts, size)
+
+    @property
+    def source_bytes(self) -> int:
+        """The share of the file's bytes that these rows have by their number."""
+        return self.stamps[0].size * len(self) // self.total
 
     def __len__(self) -> int:
         return self.stop - self.start
 
 
+def _text(value: Any) -> bytes | str:
+    """A cell as text, strings as they are and other values as JSON; or why it is not taken."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    data = text.encode()
+    return data if len(data) <= MAX_TEXT else too_large(len(data), MAX_TEXT)
+
+
 def row_ranges(
-    stamp: Stamp, name: str, size: int | None, label: str | None, max_bytes: int
+    stamp: Stamp,
+    name: str,
+    size: int | None,
+    label: str | None,
+    text_columns: Sequence[str],
+    max_bytes: int,
 ) -> Iterator[Rows]:
     try:
         with _open(stamp) as file:
@@ -94,12 +122,15 @@ def row_ranges(
     if len(set(schema.names)) < len(schema.names):
         raise DatasetError("two of its columns have the same name; rename one", name=stamp)
     image_column(stamp, schema)
-    if label is not None and label not in schema.names:
-        raise DatasetError(f"no column {label} for the label", name=stamp)
-    column = label or ("label" if "label" in schema.names else None)
+    for column in (*([label] if label is not None else []), *text_columns):
+        if column not in schema.names:
+            has = ", ".join(schema.names)
+            raise DatasetError(f"has no column {column}; its columns are {has}", name=stamp)
+    label = label or ("label" if "label" in schema.names else None)
     size = size or max(1, total)
     for start in range(0, total, size):
-        yield Rows((stamp,), name, start, min(start + size, total), column, max_bytes)
+        stop = min(start + size, total)
+        yield Rows((stamp,), name, start, stop, total, label, tuple(text_columns), max_bytes)
 
 
 @contextlib.contextmanager

@@ -7,14 +7,21 @@ from functools import partial
 from itertools import islice
 
 from tokcodec.image import extensions
-from tokcodec.inputs.records import Record, Stamp, printable, stored, too_large
+from tokcodec.inputs.records import (
+    MAX_TEXT,
+    TEXT_SUFFIXES,
+    Record,
+    Stamp,
+    printable,
+    stored,
+    too_large,
+)
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
 from tokcodec.io.tar import LINK, members
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_COMPANIONS = (".cls", ".txt", ".json")
-_MAX_COMPANION = 2**24  # bytes
+_COMPANIONS = (".cls", *TEXT_SUFFIXES)
 # By suffix, the members of a tar that belong together: the name, and the bytes, or why not.
 _Sample = dict[str, tuple[str, bytes | str]]
 
@@ -32,6 +39,15 @@ class Tar:
     kinds: Set[str] | None = None
     max_bytes: int = MAX_BYTES
 
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Those that a tar may have; which it has is known once it is read."""
+        return tuple(suffix[1:] for suffix in TEXT_SUFFIXES)
+
+    @property
+    def source_bytes(self) -> int:
+        return self.stamps[0].size
+
     def records(self) -> Iterator[Record]:
         return islice(self._all(), self.limit)
 
@@ -41,6 +57,7 @@ class Tar:
         sample: _Sample = {}
         key = reason = ""
         held = 0  # bytes of the sample's images
+        passed = 0  # bytes of the file, up to the last sample
         try:
             with open_input(stamp.path) as file:
                 for member in members(file):
@@ -52,14 +69,14 @@ class Tar:
                         continue
                     own = posixpath.join(folder, stem)
                     if sample and (own != key or suffix in sample):
-                        yield from _samples(key, sample, stamp)
-                        sample, held = {}, 0
+                        yield from _samples(key, sample, stamp, file.tell() - passed)
+                        sample, held, passed = {}, 0, file.tell()
                     key = own
                     data: bytes | str
                     if member.problem:
                         data = member.problem
-                    elif is_companion and member.size > _MAX_COMPANION:
-                        data = f"{member.size:,} bytes, more than the limit of {_MAX_COMPANION:,}"
+                    elif is_companion and member.size > MAX_TEXT:
+                        data = too_large(member.size, MAX_TEXT)
                     elif not is_companion and held + member.size > self.max_bytes:
                         data = "with the images of its key before it " if held else ""
                         data += too_large(held + member.size, self.max_bytes)
@@ -70,31 +87,34 @@ class Tar:
         except Exception as error:  # of the tar, or of a store behind fsspec
             reason = f"the rest of the tar: {reason_of(error)}"
         if sample:
-            yield from _samples(key, sample, stamp)
+            yield from _samples(key, sample, stamp, stamp.size - passed)
         if reason:
             yield Record(self.name, None, partial(stored, reason), stamp)
 
 
-def _samples(key: str, sample: _Sample, stamp: Stamp) -> Iterator[Record]:
+def _samples(key: str, sample: _Sample, stamp: Stamp, size: int) -> Iterator[Record]:
     """The record of a sample; where it has several images, one for each, with its suffix. What
-    should be beside an image, and cannot be read, is a record, too."""
+    should be beside an image, and cannot be read, is a record, too. The first has the ``size``."""
 
-    def text(suffix: str) -> str | None:
-        _, data = sample.get(suffix, ("", ""))
-        return data.decode("utf-8", "replace") if isinstance(data, bytes) else None
+    def record_of(suffix: str) -> Record:
+        member, data = sample[suffix]
+        return Record(key + suffix, None, partial(stored, data), stamp, member)
 
-    companions = {s[1:]: t for s in (".txt", ".json") if (t := text(s)) is not None}
-    label = text(".cls")
-    label = label.strip() if label is not None else None
+    readable = [suffix for suffix, (_, data) in sample.items() if isinstance(data, bytes)]
+    texts = {suffix[1:]: record_of(suffix) for suffix in TEXT_SUFFIXES if suffix in readable}
+    label = None
+    if ".cls" in readable:
+        label = record_of(".cls").read().decode("utf-8", "replace").strip()
     images = [suffix for suffix in sample if suffix not in _COMPANIONS]
     for suffix in images:
         own = key if len(images) == 1 else key + suffix
         member, data = sample[suffix]
-        yield Record(own, label, partial(stored, data), stamp, member, companions)
-    for suffix, (member, data) in sample.items():
+        yield Record(own, label, partial(stored, data), stamp, member, texts, size)
+        size = 0
+    for suffix, (_, data) in sample.items():
         if suffix in _COMPANIONS and isinstance(data, str) and data != LINK:
-            yield Record(key + suffix, None, partial(stored, data), stamp, member)
+            yield record_of(suffix)
     if not images:
         member, _ = next(iter(sample.values()))
         read = partial(stored, "no image under this key")
-        yield Record(key, label, read, stamp, member, companions)
+        yield Record(key, label, read, stamp, member, texts, size)

@@ -1,10 +1,13 @@
 """The files that a source names: a folder, a glob or a file; local, or a URL for fsspec."""
 
 import glob
+import os
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from tokcodec.io.remote import file_system, is_http, is_remote, reason_of, retri
 from tokcodec.io.walk import find_files
 
 ABSENT = "absent"  # the mtime of a file that is not there
+_MOST_NAMES, _MOST_BRACES = 1_000_000, 50  # of a name with braces
+_NUMBERS = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
+_LETTERS = re.compile(r"([a-zA-Z])\.\.([a-zA-Z])(?:\.\.(-?\d{1,18}))?")
 _CHANGED = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
 
 
@@ -71,13 +77,90 @@ def stamp_of(path: str, base: str, below: str) -> Stamp:
 
 def is_one_file(source: str) -> bool:
     """Whether a source is the path of a local file, there or not."""
-    if is_remote(source) or Path(source).is_dir():
+    if is_remote(source) or os.path.isdir(source):  # noqa: PTH112 (False where it is too long)
         return False
-    return Path(source).exists() or not glob.has_magic(source)
+    return _exists(source) or not (glob.has_magic(source) or next(_expanded(source)) != source)
+
+
+def expand_braces(source: str) -> list[str]:
+    """The names that a source with braces stands for, as bash expands them; a local file or folder
+    of that very name is itself.
+
+    Raises:
+        DatasetError: there are more than a million, or too many braces.
+
+    >>> expand_braces("s3://bucket/{train,val}-{08..10}.tar")[:4]
+    ['s3://bucket/train-08.tar', 's3://bucket/train-09.tar', 's3://bucket/train-10.tar', \
+'s3://bucket/val-08.tar']
+    """
+    if _exists(source):
+        return [source]
+    too_many = source.count("{") > _MOST_BRACES
+    names = [] if too_many else list(islice(_expanded(source), _MOST_NAMES + 1))
+    if too_many or len(names) > _MOST_NAMES:
+        raise DatasetError(f"its braces name more than {_MOST_NAMES:,} files", name=source)
+    return names
+
+
+def _exists(source: str) -> bool:
+    """Whether a source is a local path as it is; False where it is too long for one."""
+    return not is_remote(source) and os.path.exists(source)  # noqa: PTH110
+
+
+def _expanded(text: str) -> Iterator[str]:
+    braces = [place for place, character in enumerate(text) if character == "{"]
+    for start in braces if len(braces) <= _MOST_BRACES else ():
+        parts = _alternatives(text[start:])
+        inner = text[start + 1 : start + 1 + len(",".join(parts))]
+        if len(parts) > 1:
+            options: Iterator[str] = (own for part in parts for own in _expanded(part))
+        elif ranged := _range(inner):
+            options = ranged
+        else:
+            continue
+        for option in options:
+            for rest in _expanded(text[start + len(inner) + 2 :]):
+                yield text[:start] + option + rest
+        return
+    yield text
+
+
+def _alternatives(text: str) -> list[str]:
+    """What is between the brace that a text begins with and the one that closes it, split at the
+    commas that are in no other braces; empty if none closes it."""
+    depth, begin, parts = 0, 1, []
+    for place, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if character in ",}" and depth == (character == ","):
+            parts.append(text[begin:place])
+            begin = place + 1
+        if not depth:
+            return parts
+    return []
+
+
+def _range(text: str) -> Iterator[str] | None:
+    """The numbers or letters from one to another: ``000..099``, ``1..9..2``, ``a..e``."""
+    if not (match := _NUMBERS.fullmatch(text) or _LETTERS.fullmatch(text)):
+        return None
+    first, last, step = match.groups()
+    is_number = match.re is _NUMBERS
+    begin, end = (int(first), int(last)) if is_number else (ord(first), ord(last))
+    sign = 1 if begin <= end else -1
+    values = range(begin, end + sign, sign * (abs(int(step or 1)) or 1))
+    if not is_number:
+        return map(chr, values)
+    padded = any(re.match("-?0.", number) for number in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    return (f"{value:0{width}}" for value in values)
 
 
 def find(
-    source: str, endings: Set[str], follow: bool = False, skipped: Counter[str] | None = None
+    source: str,
+    endings: Set[str],
+    follow: bool = False,
+    skipped: Counter[str] | None = None,
+    beside: tuple[str, ...] = (),
 ) -> Iterator[Stamp]:
     """The files of a source in a stable order; a single local file even if it is not there.
 
@@ -87,25 +170,35 @@ def find(
         source: a folder, a glob or a file; a path or a URL.
         endings: of the lower-case names that are taken in local folders and at URLs.
         follow, skipped: see ``walk.find_files``.
+        beside: further endings; for a local glob or file those of the files beside it, which differ
+            from it in their extension.
 
     Raises:
         TokcodecError: a folder cannot be read, or a store cannot be reached (``DatasetError``).
     """
     path = Path(source)
     if is_remote(source):
-        yield from _at_url(source, tuple(endings))
+        yield from _at_url(source, (*endings, *beside))
     elif is_one_file(source):
         yield stamp_of(source, str(path.parent), path.name)
+        for file in _beside(path, beside):
+            yield stamp_of(str(file), str(path.parent), file.name)
     else:
         found: Iterator[Path]
         if path.is_dir():
-            base, found = path, find_files(path, endings, follow, skipped)
+            base, found = path, find_files(path, {*endings, *beside}, follow, skipped)
         else:
             base = Path(*_fixed_parts(path.parts))
             names = sorted(glob.glob(source, recursive=True))  # noqa: PTH207 (absolute patterns)
-            found = (file for file in map(Path, names) if file.is_file())
+            files = (file for file in map(Path, names) if file.is_file())
+            found = (own for file in files for own in (file, *_beside(file, beside)))
         for file in found:
             yield stamp_of(str(file), str(base), file.relative_to(base).as_posix())
+
+
+def _beside(file: Path, endings: tuple[str, ...]) -> list[Path]:
+    others = [file.with_suffix(ending) for ending in endings if file.suffix != ending]
+    return [other for other in others if other.is_file()]
 
 
 def _at_url(source: str, endings: tuple[str, ...]) -> Iterator[Stamp]:

@@ -51,8 +51,11 @@ class Encoder(nn.Module):
             before, channels or model_shape.embedding_dim, kernel, padding=kernel // 2
         )
         self.head = EncoderHead(config, channels) if config.head_widths else nn.Identity()
+        kernel = config.embedding_kernel
         self.to_embedding = (
-            nn.Conv2d(channels, model_shape.embedding_dim, 1) if channels else nn.Identity()
+            nn.Conv2d(channels, model_shape.embedding_dim, kernel, padding=kernel // 2)
+            if channels
+            else nn.Identity()
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -72,8 +75,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ConvolutionalDecoderConfig, model_shape: ModelShape) -> None:
         super().__init__()
         channels = config.embedding_channels or model_shape.embedding_dim
+        kernel = config.embedding_kernel
         self.from_embedding = (
-            nn.Conv2d(model_shape.embedding_dim, channels, 1)
+            nn.Conv2d(model_shape.embedding_dim, channels, kernel, padding=kernel // 2)
             if config.embedding_channels
             else nn.Identity()
         )

@@ -86,20 +86,26 @@ class NumpyRuntime:
     def decode(self, tokens: Tokens) -> Pixels:
         return np.stack([self._pixels(grid) for grid in tokens])
 
+    def lookup(self, tokens: Tokens) -> Floats:
+        vectors: Floats = self._codebook[tokens]
+        return vectors
+
+    def quantize(self, z: Floats) -> Tokens:
+        rows = z.reshape(-1, z.shape[-1])
+        if self._metric == "cosine":
+            rows = _unit(rows)
+        return best(rows, self._codebook, dot=self._metric == "dot").reshape(z.shape[:-1])
+
     def map(self, work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
         """Run in the caller's thread, because the matrix products use all cores."""
         del workers
         return map(work, items)
 
     def _tokens(self, image: Floats) -> Tokens:
-        z = self._encoder((image - self._mean) / self._std)
-        rows = z.reshape(-1, z.shape[-1])
-        if self._metric == "cosine":
-            rows = _unit(rows)
-        return best(rows, self._codebook, dot=self._metric == "dot").reshape(z.shape[:-1])
+        return self.quantize(self._encoder((image - self._mean) / self._std))
 
     def _pixels(self, tokens: Tokens) -> Pixels:
-        levels = (self._decoder(self._codebook[tokens]) * self._std + self._mean).clip(0, 1) * 255
+        levels = (self._decoder(self.lookup(tokens)) * self._std + self._mean).clip(0, 1) * 255
         if self._config.rounding == "nearest":
             levels = levels.round()
         return levels.astype(np.uint8)

@@ -5,7 +5,10 @@ from torch import Tensor, nn
 
 
 class Quantizer(nn.Module):
-    """Converts z [..., d] to tokens int64 [...], from 0 to K - 1, and back."""
+    """Converts z [..., d] to tokens int64 [...], from 0 to K - 1, and back.
+
+    A residual quantizer has several tokens a place: z [B, rows, columns, d], tokens [B, n].
+    """
 
     def tokens(self, z: Tensor) -> Tensor:
         """Quantize z [..., d] to tokens int64 [...].

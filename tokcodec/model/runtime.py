@@ -22,6 +22,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 Pixels = NDArray[np.uint8]
 Tokens = NDArray[Any]  # int64
+Floats = NDArray[np.float32]
 Dtype = Literal["float32", "bfloat16"]
 RuntimeName = Literal["auto", "torch", "numpy"]
 
@@ -56,6 +57,14 @@ class Runtime(Protocol):
 
     def decode(self, tokens: Tokens) -> Pixels:
         """Decode tokens int64 [n, *token_shape] to pixels uint8 [n, H, W, 3]."""
+        ...
+
+    def lookup(self, tokens: Tokens) -> Floats:
+        """The vectors of tokens int64 [...], float32 [..., d]."""
+        ...
+
+    def quantize(self, z: Floats) -> Tokens:
+        """The tokens int64 [...] of vectors [..., d]."""
         ...
 
     def map(self, work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:

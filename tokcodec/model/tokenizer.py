@@ -1,21 +1,13 @@
 """The tokenizer: pixels -> z -> tokens -> z_q -> pixels, with parts of any kind."""
 
-from importlib import import_module
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokcodec.config import ModelConfig
-from tokcodec.config.parts import ModelShape, Part
+from tokcodec.config.parts import ModelShape
+from tokcodec.model.parts import build
 from tokcodec.model.quantizer import Quantizer
-
-
-def build(part: Part, model_shape: ModelShape) -> Any:
-    """Build the network of an encoder, a quantizer or a decoder."""
-    module, name = part.network.split(":")
-    return getattr(import_module(module), name)(part, model_shape)
 
 
 class Tokenizer(nn.Module):
@@ -25,8 +17,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.config = config
         side = config.preprocessing.model_size
-        token_shape = config.encoder.token_shape(side, side)
-        model_shape = ModelShape(side, token_shape, config.quantizer.embedding_dim)
+        z_shape = config.encoder.z_shape(side, side)
+        model_shape = ModelShape(side, z_shape, config.quantizer.embedding_dim)
         self.encoder: nn.Module = build(config.encoder, model_shape)
         self.quantizer: Quantizer = build(config.quantizer, model_shape)
         self.decoder: nn.Module = build(config.decoder, model_shape)
@@ -37,7 +29,7 @@ class Tokenizer(nn.Module):
         return self.quantizer.tokens(self.z(pixels))
 
     def z(self, pixels: Tensor) -> Tensor:
-        """Pixels as for ``encode`` -> z [B, *token_shape, d], before quantization."""
+        """Pixels as for ``encode`` -> z [B, *z_shape, d], before quantization."""
         return self.encoder(self.normalize(pixels))  # type: ignore[no-any-return]
 
     def decode(self, tokens: Tensor) -> Tensor:

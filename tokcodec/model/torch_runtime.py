@@ -12,7 +12,7 @@ from torch import Tensor
 from tokcodec.checkpoint import Header
 from tokcodec.errors import DeviceError, counted
 from tokcodec.model.loading import load, resolve_device
-from tokcodec.model.runtime import Dtype, Pixels, Tokens, default_batch_size
+from tokcodec.model.runtime import Dtype, Floats, Pixels, Tokens, default_batch_size
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.parallel import map_ahead
 
@@ -93,6 +93,17 @@ class TorchRuntime:
         with self._cuda_stream():
             pixels = self.to_uint8(self.decode_tensor(torch.from_numpy(tokens)))
             return pixels.cpu().numpy()
+
+    @torch.inference_mode()
+    def lookup(self, tokens: Tokens) -> Floats:
+        found = self.model.quantizer.lookup(torch.from_numpy(tokens).to(self.torch_device))
+        vectors: Floats = found.float().cpu().numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def quantize(self, z: Floats) -> Tokens:
+        found = self.model.quantizer.tokens(torch.from_numpy(z).to(self.torch_device))
+        return found.cpu().numpy()
 
     def encode_tensor(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in [0, 1] -> tokens int64 [B, *token_shape], on the device."""

@@ -192,7 +192,7 @@ class LatentDecoder(Trunk):
     ) -> None:
         super().__init__(config)
         self.from_embedding = nn.Linear(model_shape.embedding_dim, config.width)
-        self.token_positions = nn.Parameter(torch.zeros(*model_shape.token_shape, config.width))
+        self.token_positions = nn.Parameter(torch.zeros(*model_shape.z_shape, config.width))
         self.mask_token = nn.Parameter(torch.zeros(config.width))
         self.patch_positions = nn.Parameter(
             torch.zeros(config.grid(model_shape.side) ** 2, config.width)

@@ -13,8 +13,8 @@ from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import GRID_FITS
-from tokcodec.dataset.views import COUNTS, Views
-from tokcodec.errors import DatasetError
+from tokcodec.dataset.views import Views
+from tokcodec.errors import ArgumentError, CheckpointError, DatasetError
 from tokcodec.image import WHITE
 from tokcodec.inputs.listing import Selection, count
 from tokcodec.io.read import MAX_BYTES
@@ -77,9 +77,13 @@ def tokenize(
     weights: str | Header = DEFAULT_WEIGHTS,
     fit: Fit | None = None,
     tokens: int | None = None,
-    views: Views = "one",
+    image_size: int | None = None,
+    views: str = "one",
+    crop_range: float | None = None,
+    seed: int | None = None,
     background: tuple[int, int, int] = WHITE,
     label: str | None = None,
+    columns: Sequence[str] = (),
     rows_per_shard: int = 10_000,
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
@@ -119,8 +123,13 @@ def tokenize(
         fit, tokens, background: see ``Codec.compress``. In the fits ``aspect`` and ``native`` every
             row has its own grid. ``tile`` is refused; where it is the checkpoint's default,
             ``stretch`` is used.
-        views: rows of an image, see ``views.read_views``.
+        image_size: for a checkpoint of any size, another side of the square that images are fitted
+            to, in pixels: ``tokens`` is then the number of its tokens.
+        views, crop_range, seed: rows of an image: ``one``, ``hflip``, ``ten-crop`` or ``random:N``;
+            see ``views.Views``. ``ten-crop`` and ``random`` need a fit with square tiles.
         label: the column of labels in Parquet sources; ``label`` if None.
+        columns: further columns of Parquet sources, which become columns of text: strings as they
+            are, other values as JSON.
         rows_per_shard: rows of a shard; a tar is always one shard.
         limit: only this many images, the first ones.
         shard: part I of N, from 0: only every N-th shard, where N machines share the work.
@@ -144,10 +153,13 @@ def tokenize(
         report: called with what was done of a shard since the last call for it.
 
     Raises:
+        ArgumentError: there are no such views, or there is both an image size and a number of
+            tokens.
         DatasetError: there are no inputs, or there are too many failures.
         OutputError: the output is of another run or of other inputs, another run is writing there,
             or it cannot be written.
-        CheckpointError: the checkpoint cannot be read, or does not have this fit.
+        CheckpointError: the checkpoint cannot be read, or does not have this fit, number of tokens
+            or image size.
         DeviceError: there is no such device, or it has too little memory.
     """
     require_pyarrow()
@@ -160,20 +172,24 @@ def tokenize(
     _check_part(shard, target)
 
     header = find(weights) if isinstance(weights, str) else weights
-    fit = fit or _default_fit(header, views)
+    wanted = Views.parse(views, crop_range, seed)
+    fit = fit or _default_fit(header, wanted)
     check_fit(header, fit)
+    if image_size is not None:
+        tokens = _tokens_of_size(header, image_size, tokens)
     check_token_count(header, tokens)
     kind = _device_kind(device, engine, ray_address)
     if batch_size is None:
         batch_size = 1 if fit in GRID_FITS else default_batch_size(header.config, kind)
-    settings = Settings(fit, views, background, tokens, kind, dtype, batch_size, compiled)
+    settings = Settings(fit, wanted, background, tokens, kind, dtype, batch_size, compiled)
     selection = Selection(include, exclude, follow)
     plan = make_plan(
         names,
         listed=listed,
         rows_per_shard=rows_per_shard,
-        views=COUNTS[views],
+        views=wanted.count,
         label=label,
+        text_columns=columns,
         limit=limit,
         without=target.paths,
         max_bytes=max_image_bytes,
@@ -184,7 +200,7 @@ def tokenize(
     overview = Overview(
         output=target.path,
         images=count([own.batch for own in shards]),
-        source_bytes=sum(stamp.size for stamp in {s for own in shards for s in own.batch.stamps}),
+        source_bytes=sum(own.batch.source_bytes for own in shards),
         shards=len(shards),
         all_shards=len(plan.shards),
         skipped=selection,
@@ -226,10 +242,33 @@ def tokenize(
 
 def _default_fit(header: Header, views: Views) -> Fit:
     """The checkpoint's own, unless rows or views need square tiles."""
-    if views == "ten-crop":
+    if views.kind == "ten-crop":
         return "crop"
     fit = header.config.default_fit
-    return "stretch" if fit == "tile" else fit
+    return "stretch" if fit == "tile" or views.kind == "random" else fit
+
+
+def _tokens_of_size(header: Header, side: int, tokens: int | None) -> int:
+    """The tokens of a square with this side in pixels.
+
+    Raises:
+        ArgumentError: a number of tokens is given, too.
+        CheckpointError: the checkpoint does not take such squares.
+    """
+    if tokens is not None:
+        raise ArgumentError("an image size and a number of tokens exclude each other")
+    config = header.config
+    own, multiple = config.preprocessing.image_size, config.multiple
+    if side == own:
+        return config.num_tokens
+    if not multiple:
+        raise CheckpointError(f"sees only squares of {own} pixels, not {side}", name=header.name)
+    if side < multiple or side % multiple:
+        raise CheckpointError(
+            f"takes image sizes that are multiples of {multiple} pixels, not {side}",
+            name=header.name,
+        )
+    return (side // multiple) ** 2
 
 
 def _device_kind(device: str, engine: str, ray_address: str | None) -> str:

@@ -11,7 +11,7 @@ from tokcodec.dataset.folder import shard_name
 from tokcodec.errors import DatasetError, counted
 from tokcodec.inputs.listing import Batch, Selection, list_inputs
 from tokcodec.inputs.parquet import Rows
-from tokcodec.inputs.records import Files
+from tokcodec.inputs.records import Files, Stamp
 from tokcodec.inputs.webdataset import Tar
 from tokcodec.io.read import MAX_BYTES
 
@@ -23,7 +23,7 @@ class Shard:
     Attributes:
         number: its place in the plan.
         batch: its inputs.
-        digest: SHA-256, in hex, over keys, labels, sizes and mtimes of its inputs.
+        digest: SHA-256, in hex, over names, labels, sizes and mtimes of its inputs.
     """
 
     number: int
@@ -43,11 +43,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a run, the digest over theirs, and how they were cut."""
+    """All shards of a run, the digest over theirs, their columns of text, and how they were cut."""
 
     shards: tuple[Shard, ...]
     digest: str
-    cut: dict[str, int | str | None]
+    text_columns: tuple[str, ...]
+    cut: dict[str, object]
 
     def __str__(self) -> str:
         """Its inputs, in words."""
@@ -65,6 +66,7 @@ def make_plan(
     rows_per_shard: int = 10_000,
     views: int = 1,
     label: str | None = None,
+    text_columns: Sequence[str] = (),
     limit: int | None = None,
     without: Sequence[Path] = (),
     max_bytes: int = MAX_BYTES,
@@ -73,7 +75,8 @@ def make_plan(
     """Lists the inputs and cuts them into shards: a tar each, else of ``rows_per_shard`` rows.
 
     Args:
-        sources, listed, label, without, max_bytes, selection: see ``listing.list_inputs``.
+        sources, listed, label, text_columns, without, max_bytes, selection: see
+            ``listing.list_inputs``.
         rows_per_shard: rows of a shard.
         views: rows of an image.
         limit: only this many images, the first ones.
@@ -82,8 +85,20 @@ def make_plan(
         DatasetError: there are no inputs, or two have the same key.
     """
     size = max(1, rows_per_shard // views)
-    batches = list_inputs(sources, listed, size, label, without, max_bytes, selection)
+    batches = list_inputs(
+        sources,
+        listed,
+        size,
+        label,
+        tuple(dict.fromkeys(text_columns)),
+        without,
+        max_bytes,
+        selection,
+        with_texts=True,
+    )
     _check_keys(batches)
+    if text_columns and not any(isinstance(batch, Rows) for batch in batches):
+        raise DatasetError(f"no Parquet source has the columns {', '.join(text_columns)}")
     if limit is not None:
         batches = list(_first(batches, limit))
     if not batches:
@@ -91,13 +106,22 @@ def make_plan(
     shards = []
     for number, batch in enumerate(batches):
         fields = dataclasses.asdict(batch)
-        # Where they lie does not matter, so that data may be moved.
-        fields["stamps"] = [(stamp.size, stamp.mtime) for stamp in batch.stamps]
+        fields["stamps"] = list(map(_facts, batch.stamps))
+        if isinstance(batch, Files):
+            fields["texts"] = [
+                {name: _facts(own) for name, own in texts.items()} for texts in batch.texts
+            ]
         fields.pop("kinds", None)
         fields.pop("max_bytes")  # which decides what fails, as Pillow's limit does
         shards.append(Shard(number, batch, _digest(fields)))
-    cut = {"rows_per_shard": rows_per_shard, "limit": limit, "label": label}
-    return Plan(tuple(shards), _digest([shard.digest for shard in shards]), cut)
+    cut: dict[str, object] = {"rows_per_shard": rows_per_shard, "limit": limit, "label": label}
+    columns = tuple({name: None for batch in batches for name in batch.text_columns})
+    return Plan(tuple(shards), _digest([shard.digest for shard in shards]), columns, cut)
+
+
+def _facts(stamp: Stamp) -> tuple[str, int, str]:
+    """What rows have of a file, and what shows whether it has changed."""
+    return str(stamp), stamp.size, stamp.mtime
 
 
 def _check_keys(batches: Sequence[Batch]) -> None:
@@ -120,8 +144,13 @@ def _first(batches: Sequence[Batch], limit: int) -> Iterator[Batch]:
         if limit == 0:
             return
         if isinstance(batch, Files):
-            keys, labels, stamps = batch.keys[:limit], batch.labels[:limit], batch.stamps[:limit]
-            batch = dataclasses.replace(batch, keys=keys, labels=labels, stamps=stamps)
+            batch = dataclasses.replace(
+                batch,
+                keys=batch.keys[:limit],
+                labels=batch.labels[:limit],
+                stamps=batch.stamps[:limit],
+                texts=batch.texts[:limit],
+            )
             count = len(batch)
         elif isinstance(batch, Rows):
             batch = dataclasses.replace(batch, stop=min(batch.stop, batch.start + limit))

@@ -24,7 +24,13 @@ from tokcodec.tokenize.run import Engine
 from tokcodec.tokenize.step import ShardStep
 from tokcodec.tokenize.task import Progress, Task
 
-_COUNTS = ("rows", "failed", "images", "bytes_in")  # of ``Progress``, behind the shard
+_COUNTS = (
+    "rows",
+    "failed",
+    "images",
+    "bytes_in",
+    "bytes_read",
+)  # of ``Progress``, behind the shard
 
 
 class _Worker:

@@ -19,7 +19,7 @@ from tokcodec.tokenize.task import Progress, RunJob, Task
 Engine = Callable[[Sequence[Shard], Callable[[Progress], None]], Iterable[Progress]]
 
 
-_NO_SHARD = Shard(-1, Files((), (), ()), "")  # of files that the plan does not have
+_NO_SHARD = Shard(-1, Files((), (), (), ()), "")  # of files that the plan does not have
 
 
 def list_jobs(

@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tokcodec.codec import Codec
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.table import GRID_FITS, Row, write_rows
-from tokcodec.dataset.views import read_views
 from tokcodec.errors import ImageError, one_line
 from tokcodec.image import Tiles
 from tokcodec.inputs.records import Record
@@ -50,6 +49,10 @@ class ShardStep:
             if image.record:
                 made.add(image, list(self._rows(image, tokens)), tokens)
                 report(made.progress)
+                for text, error in image.lost_texts:
+                    lost = _Image(image.shard, text)
+                    made.add(lost, list(self._rows(lost, error)), error)
+                    report(made.progress)
             else:
                 self._write(made)
                 yield dataclasses.replace(made.progress, error=None)
@@ -64,7 +67,8 @@ class ShardStep:
             inputs=made.inputs.hexdigest(),
         )
         self.folder.write(
-            shard.name, lambda file: write_rows(file, made.rows, metadata, self.task.companions)
+            shard.name,
+            lambda file: write_rows(file, made.rows, metadata, self.task.plan.text_columns),
         )
 
     def _rows(self, image: "_Image", tokens: NDArray[Any] | str | None) -> Iterator[Row]:
@@ -72,8 +76,9 @@ class ShardStep:
         assert record
         common: dict[str, Any] = {
             "key": record.key,
+            "source": record.source,
             "label": record.label,
-            "companions": record.companions,
+            "texts": image.texts,
         }
         if not isinstance(tokens, np.ndarray):
             yield Row(**common, view=0, width=None, height=None, tokens=None, error=tokens)
@@ -82,38 +87,42 @@ class ShardStep:
         settings = self.task.settings
         if settings.fit not in GRID_FITS:
             tokens = tokens.reshape(len(tokens), -1)[:, : settings.tokens]
+        boxes = settings.views.boxes(record.key, (image.width, image.height))
         for view, own in enumerate(tokens):
-            yield Row(**common, view=view, tokens=own)
+            yield Row(**common, view=view, tokens=own, box=boxes[view] if boxes else None)
 
     def _read(self, image: "_Image") -> "tuple[_Image, Tiles | str | None]":
         """The image and its tiles, or why it cannot be read."""
         settings = self.task.settings
         if not image.record:
             return image, None
+        image = _with_texts(image, image.record)
         try:
             data = image.record.read()
             image = dataclasses.replace(
-                image, digest=hashlib.sha256(data).digest(), bytes_in=len(data)
+                image,
+                digest=image.digest + hashlib.sha256(data).digest(),
+                bytes_in=len(data),
             )
-            tiles = read_views(
+            tiles = settings.views.read(
                 io.BytesIO(data),
+                image.record.key,
                 self.codec.config,
                 settings.fit,
-                settings.views,
                 settings.background,
                 settings.tokens,
             )
         except ImageError as error:
             return image, str(error).removeprefix("image: ")
         except OSError as error:
-            return image, one_line(f"cannot read: {error.strerror or error}")  # no credentials
+            return image, _reason(error)
         return dataclasses.replace(image, width=tiles.width, height=tiles.height), tiles
 
 
 @dataclass(frozen=True)
 class _Image:
-    """An image of a shard, and what is known of it once it is read. Without a record, it marks the
-    end of the shard."""
+    """An image of a shard, and what is known of it once it is read: the texts of its columns, and
+    those that cannot be read, with the reason. Without a record, it marks the end of the shard."""
 
     shard: Shard
     record: Record | None
@@ -121,6 +130,25 @@ class _Image:
     bytes_in: int = 0
     width: int = 0
     height: int = 0
+    texts: Mapping[str, str] = field(default_factory=dict)
+    lost_texts: tuple[tuple[Record, str], ...] = ()
+
+
+def _with_texts(image: _Image, record: Record) -> _Image:
+    texts, lost, digest = {}, [], b""
+    for name, text in record.texts.items():
+        try:
+            data = text.read()
+        except OSError as error:
+            lost.append((text, _reason(error)))
+            continue
+        digest += hashlib.sha256(data).digest()
+        texts[name] = data.decode("utf-8", "replace")
+    return dataclasses.replace(image, texts=texts, lost_texts=tuple(lost), digest=digest)
+
+
+def _reason(error: OSError) -> str:
+    return one_line(f"cannot read: {error.strerror or error}")  # no credentials
 
 
 class _Made:
@@ -143,6 +171,7 @@ class _Made:
             failed=before.failed + failed,
             images=before.images + 1,
             bytes_in=before.bytes_in + (0 if failed else image.bytes_in),
+            bytes_read=before.bytes_read + image.record.size,
             error=(image.record.key, str(tokens)) if failed else None,
         )
 

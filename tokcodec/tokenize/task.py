@@ -14,11 +14,10 @@ from tokcodec.checkpoint import Header
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset.folder import DatasetFolder
-from tokcodec.dataset.table import COMPANIONS, GRID_FITS, Metadata, join
-from tokcodec.dataset.views import Views
+from tokcodec.dataset.table import GRID_FITS, Metadata, join, schema
+from tokcodec.dataset.views import ONE, Views
 from tokcodec.errors import DatasetError
 from tokcodec.image import WHITE
-from tokcodec.inputs.webdataset import Tar
 from tokcodec.io.job import Job
 from tokcodec.model.runtime import BATCH_SIZE, Dtype
 from tokcodec.tokenize.plan import Plan, Shard
@@ -33,14 +32,14 @@ class Settings:
     Attributes:
         fit, background: see ``Codec.compress``; not ``tile``, as images of many tiles have no
             grid. In ``aspect`` and ``native`` every row has its own grid.
-        views: rows of an image, see ``views.read_views``.
+        views: rows of an image.
         tokens: see ``Codec.compress``; the model's default if None.
         device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
         compiled: the encoder is compiled by torch.
     """
 
     fit: Fit
-    views: Views = "one"
+    views: Views = ONE
     background: tuple[int, int, int] = WHITE
     tokens: int | None = None
     device: str = "cpu"
@@ -52,15 +51,15 @@ class Settings:
         if self.fit == "tile":
             raise DatasetError("the fit tile gives rows of many tiles; take crop, pad or stretch")
         if self.fit == "native" and self.tokens is not None:
-            raise DatasetError("the fit native has no number of tokens to choose")
-        if self.fit in GRID_FITS and self.views == "ten-crop":
-            raise DatasetError("ten crops are square tiles; take the fit crop")
+            raise DatasetError("the fit native has no number of tokens or image size to choose")
+        if self.fit in GRID_FITS and self.views.kind in ("ten-crop", "random"):
+            raise DatasetError(f"views {self.views} are square tiles; take the fit crop or stretch")
 
     def tokens_of(self, config: ModelConfig) -> int | None:
         """The tokens of a row: the most where every row has its own grid; None if not limited."""
         if self.fit == "native":
             return None
-        if self.fit == "aspect" or not config.multiple:
+        if self.fit == "aspect":
             return self.tokens or config.num_tokens
         return math.prod(config.place(self.fit, (1, 1), self.tokens)[1])
 
@@ -75,6 +74,7 @@ class Progress:
         failed: how many of them are failed images; each of these has one row.
         images: its images, failed ones included.
         bytes_in: the bytes of the images that did not fail.
+        bytes_read: the bytes of the sources that were read, about.
         error: the key of the last image and what is wrong with it, if it failed.
         kept: the shard was finished before this run.
     """
@@ -84,6 +84,7 @@ class Progress:
     failed: int = 0
     images: int = 0
     bytes_in: int = 0
+    bytes_read: int = 0
     error: tuple[str, str] | None = None
     kept: bool = False
 
@@ -95,23 +96,27 @@ class Progress:
             failed=self.failed - before.failed,
             images=self.images - before.images,
             bytes_in=self.bytes_in - before.bytes_in,
+            bytes_read=self.bytes_read - before.bytes_read,
         )
 
 
 class Task:
-    """A plan, a model and settings: what all files of one dataset must agree on."""
+    """A plan, a model and settings: what all files of one dataset must agree on.
+
+    Raises:
+        DatasetError: a column of text has the name of another column.
+    """
 
     def __init__(self, header: Header, settings: Settings, plan: Plan) -> None:
         self.header, self.settings, self.plan = header, settings, plan
-        self.companions = (
-            COMPANIONS if any(isinstance(shard.batch, Tar) for shard in plan.shards) else ()
-        )
         versions = {"tokcodec": __version__, "torch": version("torch"), "pillow": version("pillow")}
         run = {
             **dataclasses.asdict(settings),
+            **settings.views.settings,
             **plan.cut,
             "background": list(settings.background),
             "tokens": settings.tokens_of(header.config),
+            "text_columns": list(plan.text_columns),
             "versions": {**versions, "machine": platform.machine()},
         }
         self.metadata = Metadata(
@@ -124,6 +129,7 @@ class Task:
             shard="",
             inputs="",
         )
+        schema(self.metadata, plan.text_columns)
 
     def job(
         self,
@@ -173,7 +179,10 @@ class Task:
             table = file.read(columns=["status", "view"])
             failed = table.column("status").to_pylist().count("failed")
         images = table.column("view").to_pylist().count(0)
-        return Progress(shard or self.plan.shards[0], len(table), failed, images, kept=True)
+        size = sum(own.batch.source_bytes for own in ([shard] if shard else self.plan.shards))
+        return Progress(
+            shard or self.plan.shards[0], len(table), failed, images, bytes_read=size, kept=True
+        )
 
     def join(self, shards: DatasetFolder, folder: DatasetFolder, name: str) -> None:
         """Joins the files of all shards to one.
@@ -207,8 +216,9 @@ class Task:
 def _inputs_digest(shard: Shard) -> str:
     total = hashlib.sha256()
     for record in shard.batch.records():
-        with contextlib.suppress(OSError):
-            total.update(hashlib.sha256(record.read()).digest())
+        for own in (*record.texts.values(), record):
+            with contextlib.suppress(OSError):
+                total.update(hashlib.sha256(own.read()).digest())
     return total.hexdigest()
 
 

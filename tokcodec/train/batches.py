@@ -95,7 +95,7 @@ class Batches:
         scale = 1 if sharp else config.preprocessing.pixel_scale
         crops = draw_crops(count, stored, height // scale, width // scale, generator)
         kept = torch.full((count,), tokens)
-        if config.prefix_tokens:
+        if config.decoder.prefixes:
             kept = _draw_prefixes(count, tokens, generator)
         revival = torch.randint(count * tokens, (self.revivals,), generator=generator)
         own = ranks.share(count)

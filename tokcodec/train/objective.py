@@ -100,7 +100,7 @@ class Objective(nn.Module):
     def _decode(self, z_q: Tensor, batch: Batch) -> Tensor:
         model = self.model
         with self.recipe.autocast(z_q.device):
-            prefix = (batch.kept,) if model.config.prefix_tokens else ()
+            prefix = (batch.kept,) if model.config.decoder.prefixes else ()
             decoded: Tensor = model.decoder(z_q, *prefix)
         decoded = decoded.float()
         return decoded if batch.sharp else model.shrink(decoded)

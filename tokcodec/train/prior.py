@@ -80,10 +80,8 @@ def add_prior(
         OutputError: the file system refused.
     """
     config = source.config
-    if not config.has_grid or config.prefix_tokens:
-        raise TrainingError(
-            f"{source.name}: only tokens in rows and columns, all of which are kept, have a prior"
-        )
+    if not config.has_grid:
+        raise TrainingError(f"{source.name}: only tokens in rows and columns have a prior")
     vectors = load(source, torch.device("cpu")).quantizer.lookup(
         torch.arange(config.quantizer.codebook_size)
     )

@@ -1,0 +1,85 @@
+"""RQ-VAE (arXiv 2203.01941): a VQGAN with several tokens a place, each of what the last one left.
+
+Its authors' programs have the tokens of a place together. Here those of a depth are together, the
+first depth first, so that the first tokens alone are a coarser image.
+"""
+
+from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config.quantizers import CodebookConfig, ResidualConfig
+from tokcodec.errors import CheckpointError
+from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.family import Config, Family, Model, square_side
+from tokcodec.families.reading import Array, Arrays, Section, Tensors
+
+_CODEBOOKS = "quantizer.codebooks."
+_MOST = 64  # depths
+
+
+def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
+    """Config and tensors as ours.
+
+    Raises:
+        CheckpointError: something is missing, over, of another shape or not finite.
+    """
+    codebook, depths = _take_codebook(source)
+    source = source.without([_CODEBOOKS])
+    codebook_size, embedding_dim = codebook.shape
+    encoder, decoder, out = take_convolutional(source, Names(), embedding_dim)
+    out["quantizer.stage.codebook"] = codebook
+    source.finish()
+    resolution = None
+    if config:
+        stated = Section(config, "arch", "hparams")
+        stated.choice("bottleneck_type", ("rq",), "rq")
+        stated.require(n_embed=codebook_size, embed_dim=embedding_dim)
+        resolution = Section(config, "arch", "ddconfig").integer("resolution")
+    side = square_side(image_size, resolution, 256)
+    return (
+        ModelConfig(
+            encoder=encoder,
+            quantizer=ResidualConfig(
+                stage=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
+                scales=(side // encoder.multiple,) * depths,
+            ),
+            decoder=decoder,
+            preprocessing=PreprocessingConfig(image_size=side, resize="bilinear"),
+            rounding="down",
+            default_fit="crop",
+        ),
+        out,
+    )
+
+
+def _take_codebook(source: Tensors) -> tuple[Array, int]:
+    """The codebook of every depth, and the number of depths."""
+    depths = source.count(_CODEBOOKS)
+    if depths > _MOST:
+        raise CheckpointError(f"it has tokens of {depths} depths, more than {_MOST}")
+    first, *others = (f"{_CODEBOOKS}{depth}.weight" for depth in range(depths))
+    shape = source.shape(first, 2)
+    for other in others:
+        if source.shape(other, 2) != shape or not source.equal(first, other):
+            raise CheckpointError(f"{first} and {other} differ: one codebook for all is read")
+    return source.take(first, *shape)[:-1], depths  # the last row is of no token
+
+
+def _model(name: str, codebook_size: int, verified: bool) -> Model:
+    return Model(
+        name,
+        256,
+        codebook_size,
+        "GitHub kakaobrain/rq-vae-transformer",
+        verified="tokens" if verified else "shapes",
+        licence="CC-BY-NC-SA-4.0",
+    )
+
+
+FAMILY = Family(
+    name="rq_vae",
+    title="RQ-VAE",
+    paper="2203.01941",
+    licence="Apache-2.0",
+    recognises=lambda names, _: f"{_CODEBOOKS}0.weight" in names and "quant_conv.weight" in names,
+    convert=convert,
+    models=(_model("rq-vae-8x8x4", 16384, True), _model("rq-vae-8x8x4-ffhq", 2048, False)),
+)

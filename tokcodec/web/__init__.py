@@ -1,0 +1,1 @@
+"""A page that encodes and decodes images in the browser."""

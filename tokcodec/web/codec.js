@@ -1,0 +1,175 @@
+/** Images to token files and back, with one checkpoint. */
+
+import { below, readCheckpoint } from "./checkpoint.js";
+import { mayBeEntropyCoded, pack, refuseUnless, serialize, toText, tokensIn, unpack } from "./format.js";
+import { crop, longerEdge, nearestGrid, paste, placement, resize } from "./image.js";
+import { Network } from "./network.js";
+import { Prior } from "./prior.js";
+
+const MOST_TOKENS = 4096; // of an image: more take minutes
+const LONGEST_EDGE = 1024; // of a decoded image in pixels
+const OVERHEAD = 15; // bytes of a usual file besides its tokens
+
+export class Codec {
+  /**
+   * @param {ArrayBuffer} buffer a checkpoint
+   * @param {string} name of the model
+   */
+  constructor(buffer, name) {
+    const checkpoint = readCheckpoint(buffer);
+    const tables = Object.entries(below("prior.", checkpoint.tensors));
+    this.name = name;
+    this.modelId = checkpoint.modelId.slice(0, 4);
+    this.config = checkpoint.config;
+    this.network = new Network(checkpoint);
+    this.prior = tables.length
+      ? new Prior(Object.fromEntries(tables.map(([key, { data }]) => [key, data])))
+      : null;
+  }
+
+  get bits() {
+    return 32 - Math.clz32(this.config.quantizer.codebook_size - 1);
+  }
+
+  /** Pixels along a side of a token of a decoded image. */
+  get multiple() {
+    return this.config.decoder.patch_size;
+  }
+
+  /** The tokens of a file of this model. */
+  tokens(file) {
+    const { codebook_size: size } = this.config.quantizer;
+    const count = tokensIn(file);
+    const shape = { tiles: file.tileRows * file.tileColumns, rows: file.rows, columns: file.columns };
+    refuseUnless(
+      file.modelId === this.modelId,
+      `This was made with the model ${file.modelId}. This page has the model ${this.modelId} ` +
+        `(${this.name}) and cannot show it.`,
+    );
+    refuseUnless(count <= MOST_TOKENS, `This has ${count} tokens. This page shows up to ${MOST_TOKENS}.`);
+    refuseUnless(file.bits === this.bits, "This is damaged: the model has tokens of other bits.");
+    if (!file.entropyCoded) {
+      const tokens = unpack(file.payload, count, file.bits);
+      refuseUnless(tokens.every((token) => token < size), "This is damaged: it has unknown tokens.");
+      return tokens;
+    }
+    refuseUnless(this.prior, "This is entropy-coded, and the model of this page has no prior.");
+    const tokens = this.prior.decode(file.payload, shape);
+    const again = this.prior.encode(tokens, shape);
+    refuseUnless(
+      again.length === file.payload.length && again.every((byte, i) => byte === file.payload[i]),
+      "This is damaged, or was made with another prior.",
+    );
+    return tokens;
+  }
+
+  /** TokenFile -> the image, at most 1024 pixels wide and high. */
+  async decode(file, progress = () => {}) {
+    const tokens = this.tokens(file);
+    const { rows, columns } = file;
+    const [width, height] = [columns * this.multiple, rows * this.multiple];
+    const { visible, output, tiles } = placement(file, [width, height]);
+    const square = this.config.preprocessing.image_size;
+    refuseUnless(
+      tiles.rows === file.tileRows &&
+        tiles.columns === file.tileColumns &&
+        (file.fit === "aspect" || file.fit === "native" || rows === columns) &&
+        (file.fit !== "tile" || width === square),
+      "This is damaged: its grid does not fit its size.",
+    );
+    const canvas = { width: tiles.columns * width, height: tiles.rows * height };
+    canvas.data = new Uint8ClampedArray(4 * canvas.width * canvas.height);
+    const count = tiles.rows * tiles.columns;
+    for (let tile = 0; tile < count; tile++) {
+      const own = tokens.subarray(tile * rows * columns, (tile + 1) * rows * columns);
+      const report = (part) => progress((tile + part) / count);
+      const image = await this.network.decode(own, rows, columns, report);
+      paste(canvas, image, (tile % tiles.columns) * width, Math.floor(tile / tiles.columns) * height);
+    }
+    const edge = Math.max(output.width, output.height);
+    return resize(crop(canvas, visible), edge > LONGEST_EDGE ? longerEdge(output, LONGEST_EDGE) : output);
+  }
+
+  /**
+   * Pixels -> the TokenFile of at most that many tokens.
+   *
+   * @param {import("./image.js").Image} image
+   * @param {{width: number, height: number}} image.original size, of which these pixels may be fewer
+   */
+  async encode(image, limit, progress = () => {}) {
+    const { rows, columns } = this.grid(image, limit);
+    const { pixel_scale: scale, resize: way } = this.config.preprocessing;
+    const side = this.config.encoder.patch_size * (way === "direct" ? 1 : scale);
+    let small = resize(image, { width: columns * side, height: rows * side });
+    if (way !== "direct") small = average(small, scale);
+    const tokens = await this.network.encode(small, rows, columns, progress);
+    const file = {
+      modelId: this.modelId,
+      width: image.original.width,
+      height: image.original.height,
+      fit: "aspect",
+      bits: this.bits,
+      rows,
+      columns,
+      tileRows: 1,
+      tileColumns: 1,
+      entropyCoded: true,
+      payload: this.prior?.encode(tokens, { tiles: 1, rows, columns }),
+    };
+    if (this.prior && mayBeEntropyCoded(file)) return file;
+    return { ...file, entropyCoded: false, payload: pack(tokens, this.bits) };
+  }
+
+  grid({ original }, tokens) {
+    return nearestGrid(original, tokens, this.multiple / this.config.preprocessing.pixel_scale);
+  }
+
+  /**
+   * The file of the most tokens whose size is at most `limit`, as budget.py.
+   *
+   * @param {"bytes" | "characters"} unit of the limit: of the file, or of its message
+   * @param {(part: number, tokens: number) => void} progress of the file that is tried
+   */
+  async encodeWithin(image, limit, unit, progress = () => {}) {
+    const most = Math.min(2 * limit, MOST_TOKENS);
+    const sizeOf = (file) => {
+      const bytes = serialize(file);
+      return unit === "bytes" ? bytes.length : toText(bytes).length;
+    };
+    let [best, smallest] = [null, null];
+    let [fits, misfit] = [0, most + 1]; // the most tokens known to fit, the fewest known not to
+    let count = Math.min(most, Math.max(1, limit - OVERHEAD)); // about a byte per token
+    while (fits < misfit - 1) {
+      const { rows, columns } = this.grid(image, count);
+      if (best && rows * columns === tokensIn(best)) {
+        fits = count;
+      } else {
+        const file = await this.encode(image, count, (part) => progress(part, rows * columns));
+        const size = sizeOf(file);
+        if (size <= limit) {
+          [best, fits] = [file, count];
+        } else {
+          smallest = size;
+          misfit = Math.min(count, rows * columns);
+        }
+        const perToken = Math.max(1, size - OVERHEAD) / tokensIn(file);
+        count = Math.floor((limit - OVERHEAD) / perToken);
+      }
+      count = Math.max(fits + 1, Math.min(count, misfit - 1));
+    }
+    if (!best) throw new RangeError(`The smallest file of this image has ${smallest} ${unit}.`);
+    return best;
+  }
+}
+
+/** Means of `scale` by `scale` pixels, not rounded. */
+function average({ data, width, height }, scale) {
+  const result = new Float32Array(data.length / scale ** 2);
+  const across = width / scale;
+  data.forEach((value, index) => {
+    const [x, y] = [(index >> 2) % width, Math.floor((index >> 2) / width)];
+    const at = 4 * (Math.floor(y / scale) * across + Math.floor(x / scale)) + (index & 3);
+    result[at] += value / scale ** 2;
+  });
+  return { data: result, width: across, height: height / scale };
+}

@@ -1,0 +1,216 @@
+/** Token files and messages, as TOKEN_FILE.md specifies them. */
+
+const FITS = ["aspect", "stretch", "crop", "pad", "tile", "native"]; // by their number in a file
+const PACKED = 0xb6;
+const ENTROPY_CODED = 0xb7;
+const TOKENS_IN_FILE = 2 ** 24;
+const LONGEST_MESSAGE = 2 ** 14; // characters of a message among other words
+const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"; // of base64url
+
+/**
+ * One image. Tokens are in `payload`: those of all tiles, in rows and columns.
+ *
+ * @typedef {object} TokenFile
+ * @property {string} modelId four hexadecimal digits, the beginning of a model_id
+ * @property {number} width of the original image in pixels
+ * @property {number} height
+ * @property {string} fit
+ * @property {number} bits of a token when packed
+ * @property {number} rows of tokens of a tile
+ * @property {number} columns
+ * @property {number} tileRows
+ * @property {number} tileColumns
+ * @property {boolean} entropyCoded
+ * @property {Uint8Array} payload
+ */
+
+/** Bytes that are not a whole token file, or one that cannot be decoded. */
+export class TokenFileError extends Error {}
+
+export function refuseUnless(condition, message) {
+  if (!condition) throw new TokenFileError(message);
+}
+
+export const tokensIn = (file) => file.tileRows * file.tileColumns * file.rows * file.columns;
+
+export const isTokenFile = (bytes) => bytes[0] === PACKED || bytes[0] === ENTROPY_CODED;
+
+/** Reads a whole file: Uint8Array -> TokenFile. */
+export function parse(bytes) {
+  refuseUnless(isTokenFile(bytes), "This is not a token file.");
+  const body = bytes.subarray(0, -2);
+  const checksum = bytes.at(-2) | (bytes.at(-1) << 8);
+  refuseUnless(
+    body.length >= 4 && checksum === crc16(body),
+    "This is cut off or damaged: its checksum does not match.",
+  );
+  const fit = FITS[body[1] >> 5];
+  refuseUnless(fit, "This was written by a newer version of tokcodec.");
+  let place = 4;
+  const number = () => {
+    const [value, length] = readNumber(body.subarray(place, place + 3));
+    place += length;
+    return value;
+  };
+  const file = {
+    modelId: hex(body.subarray(2, 4)),
+    width: number(),
+    height: number(),
+    fit,
+    bits: (body[1] & 31) + 1,
+    rows: number(),
+    columns: number(),
+    tileRows: fit === "tile" ? number() : 1,
+    tileColumns: fit === "tile" ? number() : 1,
+    entropyCoded: bytes[0] === ENTROPY_CODED,
+    payload: body.slice(place),
+  };
+  checkPayload(file);
+  return file;
+}
+
+/** The inverse of `parse`. */
+export function serialize(file) {
+  const numbers = [file.width, file.height, file.rows, file.columns];
+  if (file.fit === "tile") numbers.push(file.tileRows, file.tileColumns);
+  const body = [
+    file.entropyCoded ? ENTROPY_CODED : PACKED,
+    (FITS.indexOf(file.fit) << 5) | (file.bits - 1),
+    ...file.modelId.match(/../g).map((digits) => parseInt(digits, 16)),
+    ...numbers.flatMap(writeNumber),
+    ...file.payload,
+  ];
+  const checksum = crc16(body);
+  return Uint8Array.from([...body, checksum & 0xff, checksum >> 8]);
+}
+
+function checkPayload(file) {
+  const count = tokensIn(file);
+  const size = file.payload.length;
+  refuseUnless(count <= TOKENS_IN_FILE, "This has more tokens than a token file may have.");
+  const fits = file.entropyCoded ? mayBeEntropyCoded(file) : size === packedSize(count, file.bits);
+  refuseUnless(fits, `This is damaged: ${count} tokens do not take ${size} bytes.`);
+  if (!file.entropyCoded) unpack(file.payload, count, file.bits); // refuses bits after the tokens
+}
+
+/** Whether the payload is shorter than a packed one, and long enough for its number of tokens. */
+export function mayBeEntropyCoded(file) {
+  const [count, size] = [tokensIn(file), file.payload.length];
+  return size < packedSize(count, file.bits) && count <= 4096 + 16 * size;
+}
+
+const packedSize = (count, bits) => Math.ceil((count * bits) / 8);
+
+export function pack(tokens, bits) {
+  const payload = new Uint8Array(packedSize(tokens.length, bits));
+  tokens.forEach((token, index) => {
+    for (let bit = 0; bit < bits; bit++) {
+      const place = index * bits + bit;
+      payload[place >> 3] |= ((token >>> bit) & 1) << (place & 7);
+    }
+  });
+  return payload;
+}
+
+/** The inverse of `pack`: a Uint32Array. */
+export function unpack(payload, count, bits) {
+  const bitAt = (place) => (payload[place >> 3] >> (place & 7)) & 1;
+  const tokens = new Uint32Array(count);
+  for (let place = 0; place < count * bits; place++) {
+    tokens[Math.floor(place / bits)] |= bitAt(place) << place % bits;
+  }
+  for (let place = count * bits; place < payload.length * 8; place++) {
+    refuseUnless(!bitAt(place), "This is damaged: bits are set after its tokens.");
+  }
+  return tokens;
+}
+
+/** CRC-16/CCITT-FALSE. */
+export function crc16(bytes) {
+  let crc = 0xffff;
+  for (const byte of bytes) {
+    let x = (crc >> 8) ^ byte;
+    x ^= x >> 4;
+    crc = ((crc << 8) ^ (x << 12) ^ (x << 5) ^ x) & 0xffff;
+  }
+  return crc;
+}
+
+/** A number from 1 to 65535 in LEB128 at the beginning of up to three bytes, and its length. */
+function readNumber(bytes) {
+  const digits = bytes.subarray(0, bytes.findIndex((byte) => byte < 0x80) + 1);
+  const number = digits.reduce((sum, byte, index) => sum + (byte & 0x7f) * 128 ** index, 0);
+  const shortest = digits.length === 1 || digits.at(-1) > 0;
+  refuseUnless(
+    shortest && number >= 1 && number <= 0xffff,
+    "This is damaged: a size in its header is not from 1 to 65535.",
+  );
+  return [number, digits.length];
+}
+
+const writeNumber = (number) =>
+  number < 0x80 ? [number] : [(number & 0x7f) | 0x80, ...writeNumber(number >> 7)];
+
+const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** The message of a whole file. */
+export function toText(bytes) {
+  let text = "tok:";
+  for (let place = 0; place < bytes.length; place += 3) {
+    const [a, b = 0, c = 0] = bytes.subarray(place, place + 3);
+    const group = (a << 16) | (b << 8) | c;
+    const digits = [18, 12, 6, 0].map((shift) => DIGITS[(group >> shift) & 63]);
+    text += digits.slice(0, bytes.length - place + 1).join("");
+  }
+  return text;
+}
+
+/** base64url without padding -> Uint8Array. */
+function fromBase64(text) {
+  const bytes = new Uint8Array((text.length * 3) >> 2);
+  let group = 0;
+  for (let place = 0; place < text.length; place++) {
+    group = ((group << 6) | DIGITS.indexOf(text[place])) & 0xffff;
+    const bits = (place % 4) * 6 + 6; // since the last whole group of 24
+    if (place % 4) bytes[((place * 6 + 6) >> 3) - 1] = group >> (bits % 8);
+  }
+  return bytes;
+}
+
+/** The messages in a text, in order: a TokenFile, or the error of one that is damaged. */
+export function findMessages(text) {
+  return text.split(/tok:(?=\W*t)/i).slice(1).map(readMessage);
+}
+
+function readMessage(part) {
+  const words = part.replaceAll("+", "-").replaceAll("/", "_").match(/[\w-]+/g) ?? [];
+  const joined = words.join("");
+  const bytes = fromBase64(joined);
+  let first;
+  for (const length of possibleLengths(words, joined)) {
+    try {
+      return parse(bytes.subarray(0, (length * 3) >> 2));
+    } catch (error) {
+      if (!(error instanceof TokenFileError)) throw error;
+      first ??= error;
+    }
+  }
+  return first ?? new TokenFileError("This message is cut off.");
+}
+
+/** Characters of a message: all of them, or those up to the end of one of its words. */
+function* possibleLengths(words, joined) {
+  const ends = [joined.length];
+  let end = 0;
+  for (const word of words.slice(0, -1)) {
+    end += word.length;
+    if (end <= LONGEST_MESSAGE) ends.push(end);
+  }
+  for (const end of ends) {
+    let trimmed = end; // a - or _ at the end of a word may belong to the text around the message
+    while ("-_".includes(joined.at(trimmed - 1))) trimmed--;
+    for (const length of new Set([end, trimmed])) {
+      if (length % 4 !== 1) yield length;
+    }
+  }
+}

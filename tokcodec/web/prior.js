@@ -1,0 +1,202 @@
+/** The prior of a checkpoint, and payloads that are entropy-coded with it (TOKEN_FILE.md). */
+
+import { refuseUnless } from "./format.js";
+
+const TOTAL = 32768; // slots of all symbols together
+const GROUPS = 64;
+const WIDTH = 32; // of the vector of a neighbour
+const HIDDEN = 64;
+const NEIGHBOURS = [[0, -1], [-1, -1], [-1, 0], [-1, 1]]; // in rows and columns from a token
+const BANDS = 16; // classes of rows, and of columns
+const ALTERED = "This is damaged, or was made with another prior.";
+
+/**
+ * @typedef {object} Shape of the tokens of a file
+ * @property {number} tiles
+ * @property {number} rows
+ * @property {number} columns
+ */
+
+export class Prior {
+  /** @param {Object<string, ArrayLike<number>>} tables the tensors by their names after `prior.` */
+  constructor(tables) {
+    this.tables = tables;
+    this.size = tables.group.length;
+    this.groups = Array.from({ length: GROUPS }, (_, group) => group);
+    this.members = this.groups.map(() => []);
+    this.ranks = Array.from(tables.group, (group, token) => this.members[group].push(token) - 1);
+  }
+
+  /** Tokens, tile by tile and row by row -> the payload. */
+  encode(tokens, { tiles, rows, columns }) {
+    const spans = [];
+    const grid = new Grid(rows, columns, this.size);
+    for (let tile = 0; tile < tiles; tile++) {
+      grid.fill(tokens.subarray(tile * rows * columns, (tile + 1) * rows * columns));
+      for (const [row, column] of grid.order) {
+        const hidden = this.hidden(grid, row, column);
+        const token = grid.get(row, column);
+        const group = this.tables.group[token];
+        spans.push(spanOf(this.groupEnds(hidden), group));
+        spans.push(spanOf(this.tokenEnds(group, hidden), this.ranks[token]));
+      }
+    }
+    const [row, column] = grid.order.at(-1);
+    return push(spans.slice(0, -2), TOTAL + grid.get(row, column));
+  }
+
+  /** The inverse of `encode`: a Uint32Array. */
+  decode(payload, { tiles, rows, columns }) {
+    const tokens = new Uint32Array(tiles * rows * columns);
+    const reader = new Reader(payload);
+    let left = tokens.length;
+    for (let tile = 0; tile < tiles; tile++) {
+      const grid = new Grid(rows, columns, this.size);
+      for (const [row, column] of grid.order) {
+        left -= 1;
+        let token = reader.state - TOTAL; // the very last one
+        if (left > 0) {
+          const hidden = this.hidden(grid, row, column);
+          const group = reader.pop(this.groupEnds(hidden));
+          refuseUnless(this.members[group].length, ALTERED);
+          token = this.members[group][reader.pop(this.tokenEnds(group, hidden))];
+        }
+        refuseUnless(token >= 0 && token < this.size, ALTERED);
+        grid.set(row, column, token);
+        tokens[(tile * rows + row) * columns + column] = token;
+      }
+    }
+    refuseUnless(reader.atEnd, ALTERED);
+    return tokens;
+  }
+
+  /** The outputs of the layer for a place in a grid. */
+  hidden(grid, row, column) {
+    const { vectors, layer, size_bias, row_bias, column_bias } = this.tables;
+    const { rows, columns } = grid;
+    const square = Math.min((rows * columns) ** 2, 2 ** 32 - 1);
+    const sizeAt = (31 - Math.clz32(square)) * HIDDEN;
+    const rowAt = Math.floor((row * BANDS) / rows) * HIDDEN;
+    const columnAt = Math.floor((column * BANDS) / columns) * HIDDEN;
+    const sums = new Int32Array(HIDDEN);
+    for (let unit = 0; unit < HIDDEN; unit++) {
+      sums[unit] = size_bias[sizeAt + unit] + row_bias[rowAt + unit] + column_bias[columnAt + unit];
+    }
+    NEIGHBOURS.forEach(([down, across], number) => {
+      const vectorAt = grid.get(row + down, column + across) * WIDTH;
+      for (let i = 0; i < WIDTH; i++) {
+        const value = vectors[vectorAt + i];
+        const layerAt = (number * WIDTH + i) * HIDDEN;
+        for (let unit = 0; unit < HIDDEN; unit++) sums[unit] += value * layer[layerAt + unit];
+      }
+    });
+    return sums.map((sum) => Math.min(127, Math.max(0, sum >> 7)));
+  }
+
+  groupEnds(hidden) {
+    return this.ends(this.tables.group_scores, this.tables.group_bias, this.groups, hidden);
+  }
+
+  tokenEnds(group, hidden) {
+    const { token_scores, token_bias } = this.tables;
+    return this.ends(token_scores, token_bias, this.members[group], hidden);
+  }
+
+  /** Where the slots of these symbols end; each one's begin where the last's end. */
+  ends(vectors, biases, symbols, hidden) {
+    const { powers } = this.tables;
+    const scores = symbols.map((symbol) => {
+      let score = biases[symbol];
+      const at = symbol * HIDDEN;
+      for (let unit = 0; unit < HIDDEN; unit++) score += hidden[unit] * vectors[at + unit];
+      return score;
+    });
+    const highest = scores.reduce((a, b) => Math.max(a, b));
+    let sum = 0;
+    const sums = scores.map(
+      (score) => (sum += powers[Math.min((highest - score) >> 3, powers.length - 1)]),
+    );
+    // Exact: products are below 2^53, and quotients far from the next integer.
+    const share = (part) => Math.floor((part * (TOTAL - symbols.length)) / sum);
+    return sums.map((part, index) => share(part) + index + 1);
+  }
+}
+
+/** The tokens of a tile with a border of `beyond`, in the order in which they are coded. */
+class Grid {
+  constructor(rows, columns, beyond) {
+    Object.assign(this, { rows, columns });
+    this.cells = new Uint32Array((rows + 1) * (columns + 2)).fill(beyond);
+    this.order = Array.from({ length: rows * columns }, (_, index) => [
+      Math.floor(index / columns),
+      index % columns,
+    ]).sort(([r0, c0], [r1, c1]) => 2 * r0 + c0 - (2 * r1 + c1) || r0 - r1);
+  }
+
+  at(row, column) {
+    return (row + 1) * (this.columns + 2) + column + 1;
+  }
+
+  get(row, column) {
+    return this.cells[this.at(row, column)];
+  }
+
+  set(row, column, token) {
+    this.cells[this.at(row, column)] = token;
+  }
+
+  fill(tokens) {
+    tokens.forEach((token, index) => {
+      this.set(Math.floor(index / this.columns), index % this.columns, token);
+    });
+  }
+}
+
+const spanOf = (ends, symbol) => [symbol ? ends[symbol - 1] : 0, ends[symbol]];
+
+/** The payload of symbols, by where the slots of each begin and end. */
+function push(spans, start) {
+  const bytes = [];
+  let state = start;
+  const cut = () => {
+    bytes.push(state % 256);
+    state = Math.floor(state / 256);
+  };
+  for (const [low, end] of spans.reverse()) {
+    const weight = end - low;
+    while (state >= weight * 2 ** 17) cut();
+    state = Math.floor(state / weight) * TOTAL + low + (state % weight);
+  }
+  while (state) cut();
+  return Uint8Array.from(bytes.reverse());
+}
+
+class Reader {
+  constructor(payload) {
+    this.payload = payload;
+    this.place = 0;
+    this.state = 0;
+    this.fill();
+  }
+
+  fill() {
+    while (this.state < 2 ** 24 && !this.atEnd) {
+      this.state = this.state * 256 + this.payload[this.place++];
+    }
+  }
+
+  get atEnd() {
+    return this.place === this.payload.length;
+  }
+
+  /** The symbol on top, by where the slots of all symbols end. */
+  pop(ends) {
+    const slot = this.state % TOTAL;
+    const symbol = ends.findIndex((end) => slot < end);
+    const [low, end] = spanOf(ends, symbol);
+    this.state = Math.floor(this.state / TOTAL) * (end - low) + slot - low;
+    this.fill();
+    refuseUnless(this.state >= TOTAL, ALTERED);
+    return symbol;
+  }
+}

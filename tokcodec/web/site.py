@@ -1,0 +1,98 @@
+"""Write the page that encodes and decodes images in the browser.
+
+``index.html`` holds its style, its programs and the model, because a page on the disk may load no
+other file into a program. So it is one file that works from a server, from the disk, and sent to
+someone. Its policy lets it load nothing else, and run nothing but its own programs.
+
+The programs implement TOKEN_FILE.md and the network in JavaScript. ``app.js`` is the page; all
+other modules are joined to the program of its worker. ``offline.js`` keeps a page that comes from a
+server in the browser.
+"""
+
+import base64
+import hashlib
+import html
+import re
+from pathlib import Path
+from string import Template
+
+from tokcodec import checkpoint
+from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.errors import CheckpointError, Hint, OutputError
+from tokcodec.io.files import output_errors, refuse_remote, write_atomically
+from tokcodec.io.job import Job
+from tokcodec.model.runtime import runs_without_torch
+from tokcodec.web.policy import source_hash
+
+INDEX, OFFLINE = "index.html", "offline.js"
+_PARTS = Path(__file__).parent
+# In the order in which they import each other, the worker last.
+_MODULES = ("format", "checkpoint", "image", "network", "prior", "codec", "worker")
+
+
+def write_site(
+    folder: str | Path, weights: str = DEFAULT_WEIGHTS, *, overwrite: bool = False
+) -> Path:
+    """Write a page that encodes and decodes images in the browser; return its path.
+
+    Args:
+        folder: gets ``index.html``, which is the whole page, and ``offline.js``.
+        weights: the checkpoint, as of ``Codec.load``: one whose encoder and decoder are of the
+            kind ``patch``, for images of any size.
+        overwrite: whether the folder may hold files.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, it is damaged, or not of that kind.
+        OutputError: the folder holds files already, or cannot be written.
+
+    >>> tokcodec.write_site("site").name
+    'index.html'
+    """
+    folder = Path(folder)
+    _check_output(folder, overwrite)
+    header = checkpoint.find(weights)
+    if not (runs_without_torch(header.config) and header.config.multiple):
+        reason = "the page runs models of the kind patch for images of any size, such as tokcodec"
+        raise CheckpointError(reason, name=header.name)
+    page = _page(header).encode()
+    version = hashlib.sha256(page).hexdigest()
+    offline = Template(_read(OFFLINE)).substitute(version=version).encode()
+    write_atomically(folder / OFFLINE, lambda file: file.write(offline))
+    write_atomically(folder / INDEX, lambda file: file.write(page))
+    return folder / INDEX
+
+
+def _check_output(folder: Path, overwrite: bool) -> None:
+    refuse_remote(folder)
+    if str(folder) == "-":
+        raise OutputError("is no name of a folder", name=folder, hint=Hint.OTHER_OUTPUT)
+    with output_errors(folder):
+        taken = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if taken:
+        Job(folder, folder, "foreign", f"holds {taken[0]} already").check(overwrite)
+
+
+def _page(header: checkpoint.Header) -> str:
+    checkpoint.read(header.path)  # which verifies it
+    style, program = _read("style.css"), _read("app.js")
+    return Template(_read(INDEX)).substitute(
+        style=style,
+        style_hash=source_hash(style),
+        program=program,
+        program_hash=source_hash(program),
+        worker=worker_program(),
+        name=html.escape(header.name),
+        model_id=header.model_id[:4],
+        model=base64.b64encode(header.path.read_bytes()).decode(),
+    )
+
+
+def worker_program() -> str:
+    """The modules of the worker as one program, without their imports and exports."""
+    modules = "\n".join(_read(f"{name}.js") for name in _MODULES)
+    joined = re.sub(r"^import [^;]*;\n", "", modules, flags=re.MULTILINE)
+    return '"use strict";\n' + re.sub(r"^export ", "", joined, flags=re.MULTILINE)
+
+
+def _read(name: str) -> str:
+    return (_PARTS / name).read_text(encoding="utf-8")

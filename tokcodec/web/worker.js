@@ -1,0 +1,78 @@
+/** The codec in a worker, so that the page stays responsive. */
+
+import { Codec } from "./codec.js";
+import {
+  findMessages,
+  isTokenFile,
+  parse,
+  refuseUnless,
+  serialize,
+  TokenFileError,
+  tokensIn,
+  toText,
+} from "./format.js";
+
+let codec;
+const newest = {}; // the number of the last request of each task, which replaces those before
+class Replaced extends Error {}
+
+/**
+ * What the page may ask for. `say(kind, value)` answers; `progress(part, what)` lets other requests
+ * come in.
+ */
+const TASKS = {
+  load({ model, name }) {
+    const characters = atob(model);
+    const bytes = new Uint8Array(characters.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+    codec = new Codec(bytes.buffer, name);
+  },
+
+  /** Decodes a token file, or all messages in a text. */
+  async decode({ bytes }, say, progress) {
+    const isFile = isTokenFile(bytes);
+    const files = isFile ? [parse(bytes)] : findMessages(new TextDecoder().decode(bytes));
+    refuseUnless(files.length, "There is no message here. A message begins with tok:");
+    for (const [index, file] of files.entries()) {
+      const number = files.length > 1 ? `${index + 1} of ${files.length}` : "";
+      try {
+        if (file instanceof TokenFileError) throw file;
+        const image = await codec.decode(file, (part) => progress(part, `Decoding ${number}`));
+        say("image", { image, facts: factsOf(file) });
+      } catch (error) {
+        if (!(error instanceof TokenFileError)) throw error;
+        say("error", { message: number ? `Message ${number}: ${error.message}` : error.message });
+      }
+    }
+  },
+
+  async encode({ image, limit, unit }, say, progress) {
+    const file = await codec.encodeWithin(image, limit, unit, (part, tokens) =>
+      progress(part, `Encoding with ${tokens} tokens`),
+    );
+    const bytes = serialize(file);
+    const preview = await codec.decode(file, (part) => progress(part, "Decoding"));
+    say("image", { image: preview, facts: factsOf(file), text: toText(bytes), bytes });
+  },
+};
+
+function factsOf(file) {
+  const bytes = serialize(file).length;
+  return `${file.width} × ${file.height} pixels, ${tokensIn(file)} tokens, ${bytes} bytes`;
+}
+
+self.onmessage = async ({ data: { id, task, ...options } }) => {
+  const say = (kind, value) => self.postMessage({ id, kind, ...value });
+  newest[task] = id;
+  const progress = async (part, what) => {
+    say("progress", { part, what });
+    await new Promise((resume) => setTimeout(resume));
+    if (newest[task] !== id) throw new Replaced();
+  };
+  try {
+    await TASKS[task](options, say, progress);
+  } catch (error) {
+    if (!(error instanceof Replaced)) say("error", { message: error.message });
+  }
+  say("done");
+};
