@@ -28,12 +28,14 @@ def codec():
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """A dataset whose rows have one shape, and one whose rows differ."""
+    """Datasets whose rows have one shape, and whose rows differ."""
     folder = tmp_path_factory.mktemp("datasets")
     for number, size in enumerate([(64, 32), (32, 64), (96, 96)]):
         (folder / f"{number}.png").write_bytes(image(number, size))
     go([folder / "*.png"], folder / "same", views="hflip")
     go([folder / "*.png"], folder / "differ", fit="aspect", tokens=12)
+    go([folder / "*.png"], folder / "crops", views="random:2")
+    go([folder / "*.png"], folder / "ten", views="ten-crop")
     return folder
 
 
@@ -50,13 +52,15 @@ def decoded(source, output, **options):
     ("suffix", "name"),
     [
         ("npy", "same"),
+        ("npy", "ten"),
+        ("jsonl", "crops"),
         *product(("npz", "safetensors", "jsonl", "bin"), ("same", "differ")),
     ],
 )
 def test_exports_come_back_as_their_dataset_does(datasets, tmp_path, suffix, name, options):
     decoded(datasets / name, tmp_path / "expected")
     expected = images_in(tmp_path / "expected")
-    assert len(expected) == {"same": 6, "differ": 3}[name]
+    assert len(expected) == {"same": 6, "differ": 3, "crops": 6, "ten": 30}[name]
     file = tmp_path / f"t.{suffix}"
     tokcodec.export(datasets / name, file, rows_per_shard=2, **options)
     for shard in sorted(tmp_path.glob(f"t-*.{suffix}")):

@@ -65,7 +65,7 @@ def test_arrays_have_an_index(start, run, dataset, kept, expected, tmp_path):
     ):
         assert (tokens.dtype, tokens.shape) == (np.uint8, (147, 16))  # K is 60
         assert np.array_equal(tokens, expected)
-    names = ("key", "label", "view", "width", "height")
+    names = kept[0].keys() - {"tokens", "status", "error"}
     for name in ("t.npy", "t.npz", "t.safetensors"):
         assert lines(tmp_path / f"{name}.index.jsonl") == [
             {"class_id": CLASSES[row["label"]], "length": 16, **{k: row[k] for k in names}}

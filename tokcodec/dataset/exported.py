@@ -113,6 +113,8 @@ class ExportedTokens:
         if math.prod(grid) != tokens.size:
             raise ValueError(f"{counted(tokens.size, 'token')} as {list(grid)}")
         width, height = record.get("width"), record.get("height")
+        if record.get("box"):
+            _, _, width, height = record["box"]
         fit: Fit | None = meta.get("fit")
         if not (width and height and fit):  # samples, whose size is that of the model's output
             side, multiple = config.preprocessing.image_size, config.multiple
