@@ -16,10 +16,10 @@ PACKAGE = Path(tokcodec.__file__).parent
 LAYERS = (
     {"calls", "errors", "interrupts", "parallel"},
     {"io"},
-    {"config", "coding"},
+    {"config", "coding", "packets"},
     {"families"},
     {"checkpoint"},
-    {"image", "packets", "tokenfile"},
+    {"image", "tokenfile"},
     {"inputs", "model"},
     {"budget"},
     {"codec", "web"},
