@@ -65,7 +65,7 @@ def test_arrays_have_an_index(start, run, dataset, kept, expected, tmp_path):
     ):
         assert (tokens.dtype, tokens.shape) == (np.uint8, (147, 16))  # K is 60
         assert np.array_equal(tokens, expected)
-    names = ("key", "source", "label", "view", "width", "height")
+    names = kept[0].keys() - {"tokens", "status", "error"}
     for name in ("t.npy", "t.npz", "t.safetensors"):
         assert lines(tmp_path / f"{name}.index.jsonl") == [
             {"class_id": CLASSES[row["label"]], "length": 16, **{k: row[k] for k in names}}
@@ -241,6 +241,23 @@ def test_megatron(dataset, ragged, expected, tmp_path):
         assert all(np.array_equal(theirs[i], found[i]) for i in range(len(wanted)))
 
 
+class CodesAndLabels:
+    """As LlamaGen's dataset/imagenet.py reads its folders."""
+
+    def __init__(self, codes, labels, count):
+        self.codes, self.labels = codes, labels
+        self.names = [f"{number}.npy" for number in range(count)]  # theirs is ImageNet's
+
+    def __getitem__(self, index):
+        import torch
+
+        features = np.load(self.codes / self.names[index])
+        if "flip" in str(self.codes):
+            features = features[:, torch.randint(0, features.shape[1], size=(1,)).item()]
+        labels = np.load(self.labels / self.names[index])
+        return torch.from_numpy(features), torch.from_numpy(labels)
+
+
 def test_llamagens_folders(dataset, tmp_path):
     for number in range(3):
         path = tmp_path / "in" / f"{number // 2}" / f"{number}.png"
@@ -248,17 +265,23 @@ def test_llamagens_folders(dataset, tmp_path):
         path.write_bytes(image(number, (48, 48)))
     go([tmp_path / "in"], tmp_path / "d", views="ten-crop")
     views = np.array([row["tokens"] for row in rows(tmp_path / "d")]).reshape(3, 10, 16)
+    prefix = tmp_path / "flip_ten_crop" / "set"
     # What a larger export has left is no image of this one.
-    tokcodec.export(dataset, tmp_path / "set", format="llamagen")
-    assert tokcodec.export(tmp_path / "d", tmp_path / "set", format="llamagen", force=True) == 30
+    tokcodec.export(dataset, prefix, format="llamagen")
+    assert tokcodec.export(tmp_path / "d", prefix, format="llamagen", force=True) == 30
+    folders = [prefix.with_name(f"set_{name}") for name in ("codes", "labels")]
+    assert [len(list(folder.iterdir())) for folder in folders] == [3, 3]
+    found = CodesAndLabels(*folders, 3)
     for number in range(3):
-        features = np.load(tmp_path / "set_codes" / f"{number}.npy")
-        labels = np.load(tmp_path / "set_labels" / f"{number}.npy")
-        assert (features.dtype, features.shape) == (np.int64, (1, 10, 16))
-        assert np.array_equal(features[0], views[number])
-        assert (labels.dtype, labels.tolist()) == (np.int64, [number // 2])
-    for name in ("codes", "labels"):
-        assert len(list((tmp_path / f"set_{name}").iterdir())) == 3
+        drawn = set()
+        for _ in range(20):
+            tokens, label = found[number]
+            assert (tokens.dtype.itemsize, tokens.shape) == (8, (1, 16))
+            assert label.tolist() == [number // 2]
+            drawn.add(tuple(tokens[0].tolist()))
+        assert len(drawn) > 1
+        assert drawn <= set(map(tuple, views[number].tolist()))
+        assert np.array_equal(np.load(folders[0] / f"{number}.npy"), views[number][None])
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ class Table:
         if is_export(name):
             tokens = open_tokens(name, given)
             mtime = "" if is_remote(name) else str(Path(name).stat().st_mtime_ns)
-            return cls(name, chosen or None, mtime, tokens.token_files(keys, numbers))
+            return cls(name, chosen or tokens.count, mtime, tokens.token_files(keys, numbers))
         require_pyarrow()
         from tokcodec.dataset.reader import open_dataset, token_files
 

@@ -171,7 +171,7 @@ def _facts(
         "vocab_size": vocabulary.size,
         "vocabulary": asdict(vocabulary),
         "model_id": metadata.model_id,
-        "fit": metadata.run["fit"] if metadata.run["views"] in ("one", "hflip") else "crop",
+        "fit": metadata.decoded_fit,
         "views": metadata.run["views"],
         "classes": classes if named else None,
     }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokcodec.checkpoint import Header, find_by_model_id
 from tokcodec.config.geometry import FITS, Fit
 from tokcodec.dataset.formats import format_of
-from tokcodec.dataset.formats.format import Exported, Format, Record, parse_meta
+from tokcodec.dataset.formats.format import Exported, Record, Row, parse_meta
 from tokcodec.dataset.formats.vocabulary import Vocabulary
 from tokcodec.dataset.table import GRID
 from tokcodec.errors import DatasetError, Hint, counted, quoted
@@ -34,16 +34,18 @@ class ExportedTokens:
 
     Attributes:
         name: of the file, as it was given.
-        format: of the file.
         source: what is read.
+        count: the number of rows; None if it is not known.
+        rows: the rows, to be read once.
         header: the checkpoint that was named, or that the file's metadata names.
         vocabulary: what its ids mean.
         copy: keeps the temporary copy of a URL that is read.
     """
 
     name: str
-    format: Format
     source: Exported
+    count: int | None
+    rows: Iterator[Row]
     header: Header
     vocabulary: Vocabulary
     copy: object
@@ -70,6 +72,7 @@ class ExportedTokens:
             name = f"{number:05}"
             if isinstance(key, str) and key:
                 name = key + (f".view{view}" if view else "")
+                name = name.encode("utf-8", "backslashreplace").decode()  # no lone surrogates
             else:
                 key = None
             if chosen and not {key, number} & chosen:
@@ -82,10 +85,8 @@ class ExportedTokens:
         if missing:
             raise DatasetError(f"no row {min(map(str, missing))}", name=self.name)
 
-    def _rows(self) -> Iterator[tuple[NDArray[Any], Record]]:
-        assert self.format.read
-        records = chain(self.source.records(), repeat({}))
-        rows = zip(self.format.read(self.source), records, strict=False)
+    def _rows(self) -> Iterator[Row]:
+        rows = zip(self.rows, chain(self.source.records(), repeat({})), strict=False)
         while True:
             try:
                 (ids, own), record = next(rows)
@@ -112,6 +113,8 @@ class ExportedTokens:
         if math.prod(grid) != tokens.size:
             raise ValueError(f"{counted(tokens.size, 'token')} as {list(grid)}")
         width, height = record.get("width"), record.get("height")
+        if record.get("box"):
+            _, _, width, height = record["box"]
         fit: Fit | None = meta.get("fit")
         if not (width and height and fit):  # samples, whose size is that of the model's output
             side, multiple = config.preprocessing.image_size, config.multiple
@@ -176,12 +179,14 @@ def open_tokens(name: str, given: Header | None = None) -> ExportedTokens:
             raise DatasetError(why, name=name, hint=Hint.NAME_WEIGHTS)
         size = header.config.quantizer.codebook_size
         vocabulary = Vocabulary(**{**meta.get("vocabulary", {}), "codebook_size": size})
+        source = Exported(path, meta, partial(_records, name))
+        assert kind.read
+        count, rows = kind.read(source)
     except DatasetError:
         raise
     except Exception as error:  # of NumPy, zipfile, safetensors, JSON or a store
         raise _unreadable(name, error) from error
-    source = Exported(path, meta, partial(_records, name))
-    return ExportedTokens(name, kind, source, header, vocabulary, copy)
+    return ExportedTokens(name, source, count, rows, header, vocabulary, copy)
 
 
 def _local(name: str) -> tuple[Path, object]:

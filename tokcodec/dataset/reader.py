@@ -291,7 +291,7 @@ def _token_file(
             metadata.model.quantizer.bits,
             bytes.fromhex(metadata.model_id)[:ID_BYTES],
             *size,
-            "crop" if metadata.run["views"] == "ten-crop" else metadata.run["fit"],
+            metadata.decoded_fit,
         )
     except (TypeError, ValueError) as error:
         raise DatasetError(f"damaged: {reason_of(error)}", name=file) from error

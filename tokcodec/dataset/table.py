@@ -30,7 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from tokcodec.config import ModelConfig
-from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS
+from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, Fit
 from tokcodec.dataset.views import Box, Views
 from tokcodec.errors import ConfigError, DatasetError, quoted
 from tokcodec.io.json import parse_json
@@ -84,6 +84,12 @@ class Metadata:
     def has_boxes(self) -> bool:
         """Whether rows are random crops of images, and have the box of each."""
         return str(self.run.get("views")).startswith("random")
+
+    @property
+    def decoded_fit(self) -> Fit:
+        """The fit of the image that the tokens of a row decode to."""
+        fit: Fit = "crop" if self.run["views"] == "ten-crop" else self.run["fit"]
+        return fit
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokcodec.dataset.formats.format import Exported, Format, Record, Shard, parse_meta
-from tokcodec.dataset.formats.npy import as_rows
+from tokcodec.dataset.formats.format import Exported, Format, Row, Shard, parse_meta
+from tokcodec.dataset.formats.npy import rows_of
 from tokcodec.dataset.table import GRID
 
 _META = "tokcodec.export"
@@ -42,18 +42,18 @@ def _arrays(shard: Shard) -> _Arrays:
     return arrays | {name: np.array(values, np.int32) for name, values in columns.items()}
 
 
-def _rows(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[NDArray[Any], Record]]:
+def _rows(arrays: Mapping[str, NDArray[Any]]) -> tuple[int, Iterator[Row]]:
     tokens = arrays["tokens"]
     if "offsets" not in arrays:
-        yield from ((row, {}) for row in as_rows(tokens))
-        return
+        return rows_of(tokens)
     offsets = arrays["offsets"]
     if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (np.diff(offsets) < 0).any():
         raise ValueError("its tokens or offsets are damaged")
     names = [name for name in GRID if name in arrays]
+    parts = np.split(tokens, offsets)[1:-1]
     grids = zip(*(arrays[name].tolist() for name in names), strict=True)
-    for row, grid in zip(np.split(tokens, offsets)[1:-1], grids, strict=True):
-        yield row, dict(zip(names, grid, strict=True))
+    rows = zip(parts, (dict(zip(names, grid, strict=True)) for grid in grids), strict=True)
+    return len(parts), rows
 
 
 def write_npz(shard: Shard) -> None:
@@ -61,9 +61,9 @@ def write_npz(shard: Shard) -> None:
     np.savez(shard.file, **arrays)
 
 
-def read_npz(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
+def read_npz(source: Exported) -> tuple[int, Iterator[Row]]:
     with source.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        yield from _rows({name: arrays[name] for name in arrays.files})
+        return _rows({name: arrays[name] for name in arrays.files})
 
 
 def meta_of_npz(path: Path) -> dict[str, Any]:
@@ -77,10 +77,10 @@ def write_safetensors(shard: Shard) -> None:
     shard.file.write(save(_arrays(shard), {_META: json.dumps(shard.facts.meta)}))
 
 
-def read_safetensors(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
+def read_safetensors(source: Exported) -> tuple[int, Iterator[Row]]:
     from safetensors.numpy import load_file
 
-    yield from _rows(load_file(source.path))
+    return _rows(load_file(source.path))
 
 
 def meta_of_safetensors(path: Path) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 and 1xgpt map them into memory."""
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokcodec.dataset.formats.format import Exported, Format, Record, Shard
+from tokcodec.dataset.formats.format import Exported, Format, Row, Shard
 
 
 def write(shard: Shard) -> None:
@@ -16,7 +15,7 @@ def write(shard: Shard) -> None:
             shard.file.write(tokens.astype(tokens.dtype.newbyteorder("<")).tobytes())
 
 
-def read(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
+def read(source: Exported) -> tuple[int, Iterator[Row]]:
     meta = source.meta
     if meta.get("format") != "bin" or meta.get("dtype") not in FORMAT.dtypes:
         raise ValueError("its .meta.json is missing or damaged; export writes it")
@@ -29,10 +28,9 @@ def read(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
     if rest or sum(lengths) != count or min(lengths, default=1) < 0:
         raise ValueError(f"its size is not that of {len(lengths):,} rows")
     ids = np.memmap(source.path, dtype, mode="r") if count else np.zeros(0, dtype)
-    end = 0
-    for own in lengths:
-        yield ids[end : end + own], {}
-        end += own
+    starts = accumulate(lengths, initial=0)
+    rows = zip(starts, lengths, strict=False)  # there is one start more
+    return len(lengths), ((ids[start : start + own], {}) for start, own in rows)
 
 
 FORMAT = Format(

@@ -15,6 +15,7 @@ from tokcodec.io.json import parse_json
 _LONGEST_META = 1 << 26  # characters; the classes are among them
 
 Record = dict[str, Any]  # the columns of one row, by name
+Row = tuple[NDArray[Any], Record]  # its tokens, [N] or [rows, columns], and other columns
 Kind = Literal["int", "str", "json"]
 
 
@@ -109,8 +110,8 @@ class Format:
         suffix: of its files.
         dtypes: of tokens, the preferred ones first.
         write: writes a shard.
-        read: gives the tokens of each row, [N] or [rows, columns], and its columns; raises OSError,
-            ValueError or KeyError where the file is not one of the format. None if it is not read.
+        read: gives the number of rows, None if it is not known, and each row; raises any error
+            where the file is not one of the format. None if it is not read.
         meta: gives the fields of ``NAME.meta.json`` that the file itself holds; raises as ``read``.
         finish: gives the name and the content of a file that is about all shards, from the stem of
             the export, the facts, and a name, a number of rows and bytes for each shard.
@@ -125,7 +126,7 @@ class Format:
     suffix: str
     dtypes: tuple[str, ...]
     write: Callable[[Shard], None]
-    read: Callable[[Exported], Iterator[tuple[NDArray[Any], Record]]] | None = None
+    read: Callable[[Exported], tuple[int | None, Iterator[Row]]] | None = None
     meta: Callable[[Path], dict[str, Any]] | None = None
     finish: Callable[[str, Facts, list[Record]], tuple[str, str]] | None = None
     one: str = "{name}"

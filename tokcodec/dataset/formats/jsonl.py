@@ -3,12 +3,10 @@ TiTok, RAR and MaskBit read it. ``class_id`` is null without a label."""
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokcodec.dataset.formats.format import Exported, Format, Record, Shard
+from tokcodec.dataset.formats.format import Exported, Format, Row, Shard
 from tokcodec.io.json import parse_json
 
 _LONGEST = 1 << 24  # characters of a line
@@ -22,7 +20,11 @@ def write(shard: Shard) -> None:
             shard.file.write(text.encode() + b"\n")
 
 
-def read(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
+def read(source: Exported) -> tuple[None, Iterator[Row]]:
+    return None, _rows(source)
+
+
+def _rows(source: Exported) -> Iterator[Row]:
     with source.path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokcodec.dataset.formats.format import Exported, Format, Record, Shard
+from tokcodec.dataset.formats.format import Exported, Format, Row, Shard
 
 
 def write(shard: Shard) -> None:
@@ -31,13 +31,13 @@ def _write_header(shard: Shard, shape: list[int]) -> None:
     np.lib.format.write_array_header_1_0(shard.file, fields)
 
 
-def read(source: Exported) -> Iterator[tuple[NDArray[Any], Record]]:
-    tokens = np.load(source.path, mmap_mode="r", allow_pickle=False)
-    yield from ((row, {}) for row in as_rows(tokens))
+def read(source: Exported) -> tuple[int, Iterator[Row]]:
+    return rows_of(np.load(source.path, mmap_mode="r", allow_pickle=False))
 
 
-def as_rows(tokens: NDArray[Any]) -> NDArray[Any]:
-    """
+def rows_of(tokens: NDArray[Any]) -> tuple[int, Iterator[Row]]:
+    """What ``read`` gives of an array of tokens.
+
     Raises:
         ValueError: they are not integers [n, N] or [n, rows, columns].
     """
@@ -46,7 +46,7 @@ def as_rows(tokens: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"holds {kind}; tokens are integers")
     if tokens.ndim not in (2, 3):
         raise ValueError(f"holds {list(tokens.shape)}; tokens are [n, N] or [n, rows, columns]")
-    return tokens
+    return len(tokens), ((row, {}) for row in tokens)
 
 
 FORMAT = Format(
