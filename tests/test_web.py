@@ -15,6 +15,7 @@ import pytest
 from conftest import GOLDEN, PHOTOS
 from PIL import Image
 from small_models import CONFIGS, write
+from vectors import reference
 
 import tokcodec
 from tokcodec import Codec, TokenFile, checkpoint
@@ -133,17 +134,10 @@ READ = """
         const bytes = Uint8Array.from(atob(table.base64), (c) => c.charCodeAt(0));
         return [name, new arrays[table.type](bytes.buffer)];
     })));
+    const { readTokens } = await import("/tokens.js");
     function read(bytes) {
         const { payload, ...file } = format.parse(bytes);
-        const shape = { ...file, tiles: file.tileRows * file.tileColumns };
-        if (!file.entropyCoded) {
-            return { ...file, tokens: format.unpack(payload, format.tokensIn(file), file.bits) };
-        }
-        const tokens = prior.decode(payload, shape);
-        if (hexOf(prior.encode(tokens, shape)) !== hexOf(payload)) {
-            throw new format.TokenFileError("another payload");
-        }
-        return { ...file, tokens };
+        return { ...file, tokens: [...readTokens({ ...file, payload }, prior)] };
     }
     function refused(bytes, how = read) {
         try {
@@ -164,9 +158,8 @@ def test_vectors(lab):
     program = """
         const files = vectors.files.map(({ file }) => {
             const bytes = bytesOf(file);
-            const { tokens, ...fields } = read(bytes);
             const again = hexOf(format.serialize(format.parse(bytes)));
-            return { ...fields, tokens: [...tokens], again, text: format.toText(bytes) };
+            return { ...read(bytes), again, text: format.toText(bytes) };
         });
         const refusals = Object.values(vectors.refused).map((file) => refused(bytesOf(file)));
         let accepted = 0;
@@ -213,37 +206,96 @@ def garbled(message, rng):
 @pytest.mark.browser
 def test_messages_are_found_as_by_python(lab):
     rng = np.random.default_rng(0)
-    files = [
-        vector["file"] for vector in json.loads((VECTORS / "token_files.json").read_text())["files"]
-    ]
+    vectors = json.loads((VECTORS / "token_files.json").read_text())
+    files = [vector["file"] for vector in vectors["files"]]
+    files += [packet for vector in vectors["packets"] for packet in vector["packets"]]
     messages = [TokenFile.from_bytes(bytes.fromhex(file)).to_text() for file in files]
     texts = [garbled(str(rng.choice(messages)), rng) for _ in range(300)]
     texts += [" and ".join(texts[n : n + 3]) for n in range(50)]
     texts += ["", "tok:", "tok:t", "tok: none", "tok:t" + " a" * 20_000]
 
+    def facts(file):
+        if isinstance(file, TokenFileError):
+            return None
+        if not file.packets:
+            return file.to_bytes().hex()
+        payloads = [[number, payload.hex()] for number, payload in file.packets.payloads]
+        return [file.packets.count, file.packets.image, payloads]
+
     def found(text):
         try:
-            results = list(TokenFile.find(text.encode()))
+            return [facts(file) for file in TokenFile.find(text.encode())]
         except TokenFileError:
             return []
-        return [
-            None if isinstance(result, TokenFileError) else result.to_bytes().hex()
-            for result in results
-        ]
 
     program = """
-        const { findMessages, serialize, TokenFileError } = await import("/format.js");
-        return given[0].map((text) => findMessages(text).map((file) =>
-            file instanceof TokenFileError ? null : hexOf(serialize(file))));
+        const { filesIn, serialize, TokenFileError } = await import("/format.js");
+        const { join } = await import("/packets.js");
+        const facts = (file) => {
+            if (file instanceof TokenFileError) return null;
+            if (!file.packets) return hexOf(serialize(file));
+            const { count, image, payloads } = file.packets;
+            return [count, image, [...payloads].sort(([a], [b]) => a - b)
+                .map(([number, payload]) => [number, hexOf(payload)])];
+        };
+        return given[0].map((text) => join(filesIn(new TextEncoder().encode(text))).map(facts));
     """
     expected = [found(text) for text in texts]
     assert sum(any(results) for results in expected) > 100
+    assert any(len(results) < 3 for results in expected[300:350])
     assert lab.run(program, texts) == expected
+
+
+@pytest.mark.browser
+def test_packets(lab):
+    vectors, tables = (
+        json.loads((VECTORS / name).read_text()) for name in ("token_files.json", "prior.json")
+    )
+    program = """
+        const { join } = await import("/packets.js");
+        const parse = (hex) => format.parse(bytesOf(hex));
+        const tokensOf = (packets) => {
+            const files = join(packets.map(parse));
+            return files.map((file) => [...readTokens(file, prior)]);
+        };
+        let accepted = 0;
+        const results = vectors.packets.map(({ packets }) => {
+            for (const packet of packets) {
+                for (let place = 0; place < packet.length / 2; place++) {
+                    const bytes = bytesOf(packet);
+                    bytes[place] ^= 1 << (place % 8);
+                    accepted += !refused(bytes, format.parse);
+                    accepted += !refused(bytesOf(packet).subarray(0, place), format.parse);
+                }
+            }
+            const without = packets.map((_, lost) => packets.toSpliced(lost, 1).reverse());
+            return {
+                all: tokensOf(packets),
+                restored: without.flatMap(tokensOf),
+                alone: packets.slice(0, -1).flatMap((packet) => tokensOf([packet])),
+            };
+        });
+        const mixed = tokensOf(vectors.packets.flatMap(({ packets }) => packets));
+        return { accepted, results, mixed };
+    """
+    found = lab.run(READ + program, vectors, tables)
+    assert found["accepted"] == 0
+    images = [vector["image"]["tokens"] for vector in vectors["packets"]]
+    assert found["mixed"] == images
+    for vector, result in zip(vectors["packets"], found["results"], strict=True):
+        tokens, count = vector["image"]["tokens"], len(vector["packets"]) - 1
+        assert result["all"] == [tokens]
+        assert result["restored"] == [tokens] * (count + 1)
+        for number, alone in enumerate(result["alone"]):
+            rows, columns = vector["image"]["rows"], vector["image"]["columns"]
+            there = np.array(reference.packet_numbers(rows, columns, count)) == number
+            assert alone == np.where(there, tokens, -1).tolist()
 
 
 CODEC = """
     const { Codec } = await import("/codec.js");
-    const { findMessages, serialize, tokensIn } = await import("/format.js");
+    const { filesIn, serialize } = await import("/format.js");
+    const { join } = await import("/packets.js");
     const codec = new Codec(await load("model.safetensors"), "model");
     async function read(name) {
         const bitmap = await createImageBitmap(new Blob([await load(name)]));
@@ -304,9 +356,15 @@ def test_the_bundled_model(lab, codec):
         codec.compress(small, fit=fit) for fit in ("stretch", "crop", "pad", "tile", "native")
     ]
     files.append(codec.compress(small.resize((3000, 1001)), tokens=30))
+    sent = codec.compress(image, packets=3, tokens=70)
+    some = TokenFile.join(sent.parts()[:2])
+    files += [sent, *some, *sent.parts()]
     program = """
         const results = [];
-        for (const text of given[0]) results.push(shown(await codec.decode(findMessages(text)[0])));
+        for (const text of given[0]) {
+            const [file] = join(filesIn(new TextEncoder().encode(text)));
+            results.push(shown(await codec.decode(file)));
+        }
         return results;
     """
     results = lab.run(CODEC + program, [file.to_text() for file in files])
@@ -378,10 +436,10 @@ class Page:
         )
         return self.shown(count)
 
-    def open(self, path, count):
-        """Opens a file; as ``paste``."""
-        self.browser.execute_script("images.replaceChildren()")
-        self.find("#file").send_keys(str(path))
+    def open(self, paths, count):
+        """Opens files; as ``paste``."""
+        self.browser.execute_script("images.replaceChildren(); file.value = ''")
+        self.find("#file").send_keys("\n".join(map(str, paths)))
         return self.shown(count)
 
     def shown(self, count):
@@ -429,8 +487,17 @@ def test_messages_and_files_are_shown_from_the_disk(browser, site, codec, tiny, 
     files[0].save(tmp_path / "a.tok")
     files[0].save(tmp_path / "a.txt", text=True)
     (tmp_path / "bad.tok").write_bytes(files[0].to_bytes()[:-1])
-    assert page.open(tmp_path / "a.tok", 1) == page.open(tmp_path / "a.txt", 1) == [first]
-    assert isinstance(page.open(tmp_path / "bad.tok", 1)[0], str)
+    assert page.open([tmp_path / "a.tok"], 1) == page.open([tmp_path / "a.txt"], 1) == [first]
+    assert isinstance(page.open([tmp_path / "bad.tok"], 1)[0], str)
+
+    packets = codec.compress(PHOTOS[1], tokens=40, packets=3).parts()
+    names = [tmp_path / f"{number}.tok" for number in range(3)]
+    for name, packet in zip(names, packets, strict=True):
+        packet.save(name)
+    assert page.open(names, 1) == [last]
+    page.paste(f"{packets[2].to_text()} > {packets[0].to_text()}", 1)
+    assert "packets 1, 3 of 3" in page.find("#images").text
+    assert "tokens were lost" in page.find("#images").text
     assert browser.get_log("browser") == []
 
 

@@ -73,11 +73,11 @@ function download(blob, file) {
 
 let shown; // the last request, whose images are shown
 
-function decode(bytes) {
+function decode(...contents) {
   at("images").replaceChildren();
   showProgress("Decoding");
   const show = (part) => shown === id && at("images").append(part);
-  const id = ask("decode", { bytes }, {
+  const id = ask("decode", { contents }, {
     image: ({ image, facts }) => {
       const figure = figureOf(image, facts, "Decoded image", button("Save as PNG", save));
       function save() {
@@ -100,19 +100,24 @@ at("message").addEventListener("input", () => {
   else at("images").replaceChildren();
 });
 
-async function receive(file) {
-  if (file.type.startsWith("image/")) choose(file);
-  else decode(new Uint8Array(await file.arrayBuffer()));
+/** An image is encoded; anything else is decoded, all files together. */
+async function receive(files) {
+  const image = files.find(({ type }) => type.startsWith("image/"));
+  if (image) {
+    choose(image);
+  } else if (files.length) {
+    const buffers = await Promise.all(files.map((file) => file.arrayBuffer()));
+    decode(...buffers.map((buffer) => new Uint8Array(buffer)));
+  }
 }
-at("file").addEventListener("change", ({ target }) => target.files[0] && receive(target.files[0]));
+at("file").addEventListener("change", ({ target }) => receive([...target.files]));
 
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
-  const [file] = event.dataTransfer.files;
   const text = event.dataTransfer.getData("text");
-  if (file) receive(file);
-  else if (text) decodeText(text);
+  if (text) decodeText(text);
+  else receive([...event.dataTransfer.files]);
 });
 
 // Images to messages

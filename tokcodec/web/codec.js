@@ -1,10 +1,11 @@
 /** Images to token files and back, with one checkpoint. */
 
 import { below, readCheckpoint } from "./checkpoint.js";
-import { mayBeEntropyCoded, pack, refuseUnless, serialize, toText, tokensIn, unpack } from "./format.js";
+import { mayBeEntropyCoded, pack, refuseUnless, serialize, toText, tokensIn } from "./format.js";
 import { crop, longerEdge, nearestGrid, paste, placement, resize } from "./image.js";
 import { Network } from "./network.js";
 import { Prior } from "./prior.js";
+import { readTokens } from "./tokens.js";
 
 const MOST_TOKENS = 4096; // of an image: more take minutes
 const LONGEST_EDGE = 1024; // of a decoded image in pixels
@@ -36,11 +37,10 @@ export class Codec {
     return this.config.decoder.patch_size;
   }
 
-  /** The tokens of a file of this model. */
+  /** The tokens of a file of this model; -1 for those of packets that are lost. */
   tokens(file) {
     const { codebook_size: size } = this.config.quantizer;
     const count = tokensIn(file);
-    const shape = { tiles: file.tileRows * file.tileColumns, rows: file.rows, columns: file.columns };
     refuseUnless(
       file.modelId === this.modelId,
       `This was made with the model ${file.modelId}. This page has the model ${this.modelId} ` +
@@ -48,24 +48,21 @@ export class Codec {
     );
     refuseUnless(count <= MOST_TOKENS, `This has ${count} tokens. This page shows up to ${MOST_TOKENS}.`);
     refuseUnless(file.bits === this.bits, "This is damaged: the model has tokens of other bits.");
-    if (!file.entropyCoded) {
-      const tokens = unpack(file.payload, count, file.bits);
-      refuseUnless(tokens.every((token) => token < size), "This is damaged: it has unknown tokens.");
-      return tokens;
-    }
-    refuseUnless(this.prior, "This is entropy-coded, and the model of this page has no prior.");
-    const tokens = this.prior.decode(file.payload, shape);
-    const again = this.prior.encode(tokens, shape);
-    refuseUnless(
-      again.length === file.payload.length && again.every((byte, i) => byte === file.payload[i]),
-      "This is damaged, or was made with another prior.",
-    );
+    const tokens = readTokens(file, this.prior);
+    refuseUnless(tokens.every((token) => token < size), "This is damaged: it has unknown tokens.");
+    refuseUnless(tokens.some((token) => token >= 0), "This is only the parity packet of an image.");
     return tokens;
   }
 
-  /** TokenFile -> the image, at most 1024 pixels wide and high. */
+  /**
+   * TokenFile -> the image, at most 1024 pixels wide and high. Its `missing` tokens are filled in.
+   *
+   * @param {import("./network.js").Progress} progress
+   */
   async decode(file, progress = () => {}) {
-    const tokens = this.tokens(file);
+    const found = this.tokens(file);
+    const missing = found.filter((token) => token < 0).length;
+    const tokens = missing ? this.network.fill(found, file.columns) : found;
     const { rows, columns } = file;
     const [width, height] = [columns * this.multiple, rows * this.multiple];
     const { visible, output, tiles } = placement(file, [width, height]);
@@ -87,7 +84,8 @@ export class Codec {
       paste(canvas, image, (tile % tiles.columns) * width, Math.floor(tile / tiles.columns) * height);
     }
     const edge = Math.max(output.width, output.height);
-    return resize(crop(canvas, visible), edge > LONGEST_EDGE ? longerEdge(output, LONGEST_EDGE) : output);
+    const shown = edge > LONGEST_EDGE ? longerEdge(output, LONGEST_EDGE) : output;
+    return { ...resize(crop(canvas, visible), shown), missing };
   }
 
   /**

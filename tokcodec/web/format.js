@@ -1,8 +1,10 @@
 /** Token files and messages, as TOKEN_FILE.md specifies them. */
 
+import { rowLengths } from "./packets.js";
+
 const FITS = ["aspect", "stretch", "crop", "pad", "tile", "native"]; // by their number in a file
-const PACKED = 0xb6;
-const ENTROPY_CODED = 0xb7;
+const FIRST_BYTE = 0xb4; // and these bits:
+const [ENTROPY_CODED, WHOLE] = [1, 2];
 const TOKENS_IN_FILE = 2 ** 24;
 const LONGEST_MESSAGE = 2 ** 14; // characters of a message among other words
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"; // of base64url
@@ -21,7 +23,8 @@ const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_
  * @property {number} tileRows
  * @property {number} tileColumns
  * @property {boolean} entropyCoded
- * @property {Uint8Array} payload
+ * @property {Uint8Array} payload empty if there are packets
+ * @property {import("./packets.js").Packets} [packets]
  */
 
 /** Bytes that are not a whole token file, or one that cannot be decoded. */
@@ -33,7 +36,12 @@ export function refuseUnless(condition, message) {
 
 export const tokensIn = (file) => file.tileRows * file.tileColumns * file.rows * file.columns;
 
-export const isTokenFile = (bytes) => bytes[0] === PACKED || bytes[0] === ENTROPY_CODED;
+const isTokenFile = (bytes) => (bytes[0] & ~(ENTROPY_CODED | WHOLE)) === FIRST_BYTE;
+
+/** What some bytes hold, a token file or a text with messages: TokenFiles, or their errors. */
+export function filesIn(bytes) {
+  return isTokenFile(bytes) ? [firstFile([bytes])] : findMessages(new TextDecoder().decode(bytes));
+}
 
 /** Reads a whole file: Uint8Array -> TokenFile. */
 export function parse(bytes) {
@@ -52,7 +60,7 @@ export function parse(bytes) {
     place += length;
     return value;
   };
-  const file = {
+  const head = {
     modelId: hex(body.subarray(2, 4)),
     width: number(),
     height: number(),
@@ -62,19 +70,33 @@ export function parse(bytes) {
     columns: number(),
     tileRows: fit === "tile" ? number() : 1,
     tileColumns: fit === "tile" ? number() : 1,
-    entropyCoded: bytes[0] === ENTROPY_CODED,
-    payload: body.slice(place),
+    entropyCoded: Boolean(bytes[0] & ENTROPY_CODED),
   };
+  const payload = body.slice(place);
+  refuseUnless(tokensIn(head) <= TOKENS_IN_FILE, "This has more tokens than a token file may have.");
+  const file = bytes[0] & WHOLE ? { ...head, payload } : packetOf(head, payload);
   checkPayload(file);
   return file;
 }
 
-/** The inverse of `parse`. */
+/** The file of a packet, by what follows the sizes. */
+function packetOf(head, rest) {
+  const [number, count] = [rest[0] >> 4, (rest[0] & 15) + 1];
+  refuseUnless(
+    rest.length >= 3 && number <= count && count <= 15 && head.fit !== "tile",
+    "This is damaged: there is no such packet.",
+  );
+  const payloads = new Map([[number, rest.slice(3)]]);
+  const image = rest[1] | (rest[2] << 8);
+  return { ...head, payload: new Uint8Array(), packets: { count, image, payloads } };
+}
+
+/** The inverse of `parse`, without packets. */
 export function serialize(file) {
   const numbers = [file.width, file.height, file.rows, file.columns];
   if (file.fit === "tile") numbers.push(file.tileRows, file.tileColumns);
   const body = [
-    file.entropyCoded ? ENTROPY_CODED : PACKED,
+    FIRST_BYTE | WHOLE | (file.entropyCoded && ENTROPY_CODED),
     (FITS.indexOf(file.fit) << 5) | (file.bits - 1),
     ...file.modelId.match(/../g).map((digits) => parseInt(digits, 16)),
     ...numbers.flatMap(writeNumber),
@@ -85,19 +107,35 @@ export function serialize(file) {
 }
 
 function checkPayload(file) {
-  const count = tokensIn(file);
-  const size = file.payload.length;
-  refuseUnless(count <= TOKENS_IN_FILE, "This has more tokens than a token file may have.");
-  const fits = file.entropyCoded ? mayBeEntropyCoded(file) : size === packedSize(count, file.bits);
-  refuseUnless(fits, `This is damaged: ${count} tokens do not take ${size} bytes.`);
-  if (!file.entropyCoded) unpack(file.payload, count, file.bits); // refuses bits after the tokens
+  if (file.packets) {
+    checkPacket(file);
+  } else if (file.entropyCoded) {
+    refuseUnless(mayBeEntropyCoded(file), "This is damaged: it is not as long as its tokens.");
+  } else {
+    unpack(file.payload, tokensIn(file), file.bits); // refuses other lengths
+  }
+}
+
+function checkPacket(file) {
+  const { count, payloads } = file.packets;
+  const numbers = Array.from({ length: count }, (_, number) => number);
+  const tokens = numbers.map((number) => rowLengths(file, count, number).reduce((a, b) => a + b));
+  refuseUnless(tokens.every((own) => own > 0), "This is damaged: its image has fewer packets.");
+  const [[number, payload]] = payloads;
+  if (number === count) return; // parity, which is not of tokens
+  if (!file.entropyCoded) unpack(payload, tokens[number], file.bits);
+  const most = 2 * packedSize(tokens[number], file.bits) + 8;
+  const fits = payload.length <= most && isReadable(tokens[number], payload.length);
+  refuseUnless(fits || !file.entropyCoded, "This is damaged: it is not as long as its tokens.");
 }
 
 /** Whether the payload is shorter than a packed one, and long enough for its number of tokens. */
 export function mayBeEntropyCoded(file) {
   const [count, size] = [tokensIn(file), file.payload.length];
-  return size < packedSize(count, file.bits) && count <= 4096 + 16 * size;
+  return size < packedSize(count, file.bits) && isReadable(count, size);
 }
+
+const isReadable = (count, size) => count <= 4096 + 16 * size;
 
 const packedSize = (count, bits) => Math.ceil((count * bits) / 8);
 
@@ -114,6 +152,10 @@ export function pack(tokens, bits) {
 
 /** The inverse of `pack`: a Uint32Array. */
 export function unpack(payload, count, bits) {
+  refuseUnless(
+    payload.length === packedSize(count, bits),
+    `This is damaged: ${count} tokens do not take ${payload.length} bytes.`,
+  );
   const bitAt = (place) => (payload[place >> 3] >> (place & 7)) & 1;
   const tokens = new Uint32Array(count);
   for (let place = 0; place < count * bits; place++) {
@@ -177,19 +219,25 @@ function fromBase64(text) {
   return bytes;
 }
 
-/** The messages in a text, in order: a TokenFile, or the error of one that is damaged. */
-export function findMessages(text) {
-  return text.split(/tok:(?=\W*t)/i).slice(1).map(readMessage);
+/** The messages in a text, in order. */
+function findMessages(text) {
+  return text.split(/[Tt][Oo][Kk]:(?=\W*t)/).slice(1).map(readMessage);
 }
 
 function readMessage(part) {
   const words = part.replaceAll("+", "-").replaceAll("/", "_").match(/[\w-]+/g) ?? [];
   const joined = words.join("");
   const bytes = fromBase64(joined);
+  const lengths = possibleLengths(words, joined);
+  return firstFile(lengths.map((length) => bytes.subarray(0, (length * 3) >> 2)));
+}
+
+/** The first of these that is a token file; the error of the first one if none is. */
+function firstFile(candidates) {
   let first;
-  for (const length of possibleLengths(words, joined)) {
+  for (const candidate of candidates) {
     try {
-      return parse(bytes.subarray(0, (length * 3) >> 2));
+      return parse(candidate);
     } catch (error) {
       if (!(error instanceof TokenFileError)) throw error;
       first ??= error;
@@ -199,18 +247,16 @@ function readMessage(part) {
 }
 
 /** Characters of a message: all of them, or those up to the end of one of its words. */
-function* possibleLengths(words, joined) {
+function possibleLengths(words, joined) {
   const ends = [joined.length];
   let end = 0;
   for (const word of words.slice(0, -1)) {
     end += word.length;
     if (end <= LONGEST_MESSAGE) ends.push(end);
   }
-  for (const end of ends) {
+  return ends.flatMap((end) => {
     let trimmed = end; // a - or _ at the end of a word may belong to the text around the message
-    while ("-_".includes(joined.at(trimmed - 1))) trimmed--;
-    for (const length of new Set([end, trimmed])) {
-      if (length % 4 !== 1) yield length;
-    }
-  }
+    while (trimmed && "-_".includes(joined[trimmed - 1])) trimmed--;
+    return [...new Set([end, trimmed])].filter((length) => length % 4 !== 1);
+  });
 }

@@ -7,6 +7,8 @@ const NORM_EPSILON = 1e-5; // of torch's LayerNorm
 const UNIT_EPSILON = 1e-12; // of torch's normalize
 const COLUMNS_AT_ONCE = 64; // of a matrix product, whose weights stay in the cache
 const QUERIES_AT_ONCE = 256; // tokens whose attention is in memory together
+const NEAREST = 6; // known tokens that a missing one is filled from, at most
+const REACH = 2; // times the squared distance of the nearest one, up to which others count
 const SHARPNESS = -0.75; // of torch's bicubic interpolation
 const MEDIAN = 6; // log2 of the number of tokens for which `positions.scale` adds nothing
 // Eigen's rational approximation of erf, highest power of x² first.
@@ -45,8 +47,7 @@ export class Network {
     const { encoder } = this;
     let x = encoder.linear("patch_embed", this.patches(image, rows, columns));
     x = await encoder.trunk(add(x, encoder.positions(rows, columns)), progress);
-    let z = encoder.linear("to_embedding", x);
-    if (this.metric === "cosine") z = unit(z, this.dim);
+    const z = encoder.linear("to_embedding", x);
     return Uint32Array.from({ length: rows * columns }, (_, n) =>
       this.nearest(z.subarray(n * this.dim, (n + 1) * this.dim)),
     );
@@ -74,8 +75,9 @@ export class Network {
   }
 
   /** The token whose vector is nearest in float64, the lowest one among equals. */
-  nearest(z) {
+  nearest(vector) {
     const { codebook, dim } = this;
+    const z = this.metric === "cosine" ? unit(vector, dim) : vector;
     const cost = this.metric === "dot" ? negativeProduct : squaredDistance;
     let [best, least] = [0, Infinity];
     for (let token = 0, at = 0; at < codebook.length; token++, at += dim) {
@@ -83,6 +85,34 @@ export class Network {
       if (found < least) [best, least] = [token, found];
     }
     return best;
+  }
+
+  /**
+   * Tokens in rows, for missing ones (-1) those nearest to the mean of their nearest neighbours,
+   * weighted by the inverse of their squared distances.
+   */
+  fill(tokens, columns) {
+    const { codebook, dim } = this;
+    const places = Array.from(tokens, (token, index) => ({
+      token,
+      row: Math.floor(index / columns),
+      column: index % columns,
+    }));
+    const known = places.filter(({ token }) => token >= 0);
+    return Uint32Array.from(places, ({ token, row, column }) => {
+      if (token >= 0) return token;
+      const squares = known.map((other) => (other.row - row) ** 2 + (other.column - column) ** 2);
+      const reach = REACH * squares.reduce((a, b) => Math.min(a, b));
+      const near = [...known.keys()]
+        .filter((index) => squares[index] <= reach)
+        .sort((a, b) => squares[a] - squares[b])
+        .slice(0, NEAREST);
+      const total = near.reduce((sum, index) => sum + 1 / squares[index], 0);
+      const mean = Float32Array.from({ length: dim }, (_, i) =>
+        near.reduce((sum, index) => sum + codebook[known[index].token * dim + i] / squares[index], 0) / total,
+      );
+      return this.nearest(mean);
+    });
   }
 
   /** The tokens of a grid -> pixels, {data: RGBA from 0 to 255, width, height}. */

@@ -15,6 +15,7 @@ const ALTERED = "This is damaged, or was made with another prior.";
  * @property {number} tiles
  * @property {number} rows
  * @property {number} columns
+ * @property {number[]} [lengths] of the rows of a packet; the rest of a row counts as outside
  */
 
 export class Prior {
@@ -28,11 +29,12 @@ export class Prior {
   }
 
   /** Tokens, tile by tile and row by row -> the payload. */
-  encode(tokens, { tiles, rows, columns }) {
+  encode(tokens, shape) {
     const spans = [];
-    const grid = new Grid(rows, columns, this.size);
-    for (let tile = 0; tile < tiles; tile++) {
-      grid.fill(tokens.subarray(tile * rows * columns, (tile + 1) * rows * columns));
+    const grid = new Grid(shape, this.size);
+    const size = grid.order.length;
+    for (let tile = 0; tile < shape.tiles; tile++) {
+      grid.fill(tokens.subarray(tile * size, (tile + 1) * size));
       for (const [row, column] of grid.order) {
         const hidden = this.hidden(grid, row, column);
         const token = grid.get(row, column);
@@ -46,13 +48,15 @@ export class Prior {
   }
 
   /** The inverse of `encode`: a Uint32Array. */
-  decode(payload, { tiles, rows, columns }) {
-    const tokens = new Uint32Array(tiles * rows * columns);
+  decode(payload, shape) {
     const reader = new Reader(payload);
+    const grid = new Grid(shape, this.size);
+    const size = grid.order.length;
+    const tokens = new Uint32Array(shape.tiles * size);
     let left = tokens.length;
-    for (let tile = 0; tile < tiles; tile++) {
-      const grid = new Grid(rows, columns, this.size);
-      for (const [row, column] of grid.order) {
+    for (let tile = 0; tile < shape.tiles; tile++) {
+      grid.clear();
+      for (const [row, column, index] of grid.order) {
         left -= 1;
         let token = reader.state - TOTAL; // the very last one
         if (left > 0) {
@@ -63,7 +67,7 @@ export class Prior {
         }
         refuseUnless(token >= 0 && token < this.size, ALTERED);
         grid.set(row, column, token);
-        tokens[(tile * rows + row) * columns + column] = token;
+        tokens[tile * size + index] = token;
       }
     }
     refuseUnless(reader.atEnd, ALTERED);
@@ -122,15 +126,19 @@ export class Prior {
   }
 }
 
-/** The tokens of a tile with a border of `beyond`, in the order in which they are coded. */
+/** The tokens of a tile, with a border of `beyond`. */
 class Grid {
-  constructor(rows, columns, beyond) {
-    Object.assign(this, { rows, columns });
+  constructor({ rows, columns, lengths }, beyond) {
+    Object.assign(this, { rows, columns, beyond });
     this.cells = new Uint32Array((rows + 1) * (columns + 2)).fill(beyond);
-    this.order = Array.from({ length: rows * columns }, (_, index) => [
-      Math.floor(index / columns),
-      index % columns,
-    ]).sort(([r0, c0], [r1, c1]) => 2 * r0 + c0 - (2 * r1 + c1) || r0 - r1);
+    /** Row, column and index of all tokens in the order in which they are coded. */
+    this.order = [];
+    for (let row = 0; row < rows; row++) {
+      for (let column = 0; column < (lengths?.[row] ?? columns); column++) {
+        this.order.push([row, column, this.order.length]);
+      }
+    }
+    this.order.sort(([r0, c0], [r1, c1]) => 2 * r0 + c0 - (2 * r1 + c1) || r0 - r1);
   }
 
   at(row, column) {
@@ -145,10 +153,12 @@ class Grid {
     this.cells[this.at(row, column)] = token;
   }
 
+  clear() {
+    this.cells.fill(this.beyond);
+  }
+
   fill(tokens) {
-    tokens.forEach((token, index) => {
-      this.set(Math.floor(index / this.columns), index % this.columns, token);
-    });
+    for (const [row, column, index] of this.order) this.set(row, column, tokens[index]);
   }
 }
 

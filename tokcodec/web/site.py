@@ -27,7 +27,17 @@ from tokcodec.web.policy import source_hash
 INDEX, OFFLINE = "index.html", "offline.js"
 _PARTS = Path(__file__).parent
 # In the order in which they import each other, the worker last.
-_MODULES = ("format", "checkpoint", "image", "network", "prior", "codec", "worker")
+_MODULES = (
+    "packets",
+    "format",
+    "prior",
+    "tokens",
+    "checkpoint",
+    "image",
+    "network",
+    "codec",
+    "worker",
+)
 
 
 def write_site(

@@ -1,16 +1,8 @@
 /** The codec in a worker, so that the page stays responsive. */
 
 import { Codec } from "./codec.js";
-import {
-  findMessages,
-  isTokenFile,
-  parse,
-  refuseUnless,
-  serialize,
-  TokenFileError,
-  tokensIn,
-  toText,
-} from "./format.js";
+import { filesIn, refuseUnless, serialize, TokenFileError, tokensIn, toText } from "./format.js";
+import { join } from "./packets.js";
 
 let codec;
 const newest = {}; // the number of the last request of each task, which replaces those before
@@ -28,17 +20,16 @@ const TASKS = {
     codec = new Codec(bytes.buffer, name);
   },
 
-  /** Decodes a token file, or all messages in a text. */
-  async decode({ bytes }, say, progress) {
-    const isFile = isTokenFile(bytes);
-    const files = isFile ? [parse(bytes)] : findMessages(new TextDecoder().decode(bytes));
+  /** Decodes token files and all messages in texts, Uint8Arrays. */
+  async decode({ contents }, say, progress) {
+    const files = join(contents.flatMap(filesIn));
     refuseUnless(files.length, "There is no message here. A message begins with tok:");
     for (const [index, file] of files.entries()) {
       const number = files.length > 1 ? `${index + 1} of ${files.length}` : "";
       try {
         if (file instanceof TokenFileError) throw file;
         const image = await codec.decode(file, (part) => progress(part, `Decoding ${number}`));
-        say("image", { image, facts: factsOf(file) });
+        say("image", { image, facts: factsOf(file, image) });
       } catch (error) {
         if (!(error instanceof TokenFileError)) throw error;
         say("error", { message: number ? `Message ${number}: ${error.message}` : error.message });
@@ -52,13 +43,22 @@ const TASKS = {
     );
     const bytes = serialize(file);
     const preview = await codec.decode(file, (part) => progress(part, "Decoding"));
-    say("image", { image: preview, facts: factsOf(file), text: toText(bytes), bytes });
+    say("image", { image: preview, facts: factsOf(file, preview), text: toText(bytes), bytes });
   },
 };
 
-function factsOf(file) {
-  const bytes = serialize(file).length;
-  return `${file.width} × ${file.height} pixels, ${tokensIn(file)} tokens, ${bytes} bytes`;
+function factsOf(file, { missing }) {
+  const facts = [`${file.width} × ${file.height} pixels`, `${tokensIn(file)} tokens`];
+  if (file.packets) {
+    const { count, payloads } = file.packets;
+    const numbers = [...payloads.keys()].filter((number) => number < count).sort((a, b) => a - b);
+    facts.push(`packets ${numbers.map((number) => number + 1).join(", ")} of ${count}`);
+    if (payloads.has(count)) facts.push("parity");
+  } else {
+    facts.push(`${serialize(file).length} bytes`);
+  }
+  if (missing) facts.push(`${missing} tokens were lost and are filled in`);
+  return facts.join(", ");
 }
 
 self.onmessage = async ({ data: { id, task, ...options } }) => {
