@@ -47,7 +47,7 @@ def test_there_and_back(here):
         assert TokenFile.load(outcome.job.target) == outcome.token_file
     back = list(decode_files("out", "back", weights=TINY))
     assert {outcome.status for outcome in back} == {"ok"}
-    assert {outcome.pixels for outcome in back} == {600 * 400, 90 * 60}
+    assert {outcome.image_size for outcome in back} == {(600, 400), (90, 60)}
     assert Image.open("back/deep/b.png.png").size == (90, 60)
 
 

@@ -334,9 +334,11 @@ def test_bombs(run, tmp_path):
     (said,) = lines(run("encode", tmp_path / "bomb.png", status=1))
     assert "--allow-large" in said
     run("encode", tmp_path / "bomb.png", "--allow-large")
-    (said,) = lines(run("decode", tmp_path / "bomb.png.tok", status=1))
+    (said,) = lines(run("decode", tmp_path / "bomb.png.tok", "--size", "original", status=1))
     assert "--size" in said
-    run("decode", tmp_path / "bomb.png.tok", "--size", "64")
+    (said,) = lines(run("decode", tmp_path / "bomb.png.tok"))
+    assert "--size original: 20,000x10,000" in said
+    run("decode", tmp_path / "bomb.png.tok", "--size", "64", "-f")
     assert Image.open(tmp_path / "bomb.png.png").size == (64, 32)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +128,65 @@ def test_packets_at_the_command_line(run, tmp_path):
     with Image.open(tmp_path / "coarse.png") as coarse, Image.open(photo) as whole:
         assert coarse.size == whole.size
         assert psnr(np.asarray(coarse), np.asarray(whole.convert("RGB"))) > 13
+
+
+def test_images_are_put_together_from_packets(run, tmp_path):
+    names = [photo.name for photo in PHOTOS[:2]]
+    how = ("--packets", 3, "--packet-bytes", 120, "--parity", 1)
+    run("encode", *PHOTOS[:2], "-o", tmp_path / "sent", *how)
+    expected = {name: tmp_path / "whole" / f"{name}.png" for name in names}
+    run("decode", tmp_path / "sent", "-o", tmp_path / "whole")
+    assert sorted((tmp_path / "whole").iterdir()) == sorted(expected.values())
+    (tmp_path / "sent" / f"{names[0]}.1.tok").unlink()  # parity restores it
+    (tmp_path / "sent" / f"{names[1]}.2.tok").unlink()
+    (tmp_path / "sent" / f"{names[1]}.4.tok").unlink()
+    told = lines(run("decode", tmp_path / "sent", "-o", tmp_path / "left", "--json"))
+    missing = {Path(line["output"]).name: line["missing_tokens"] for line in told}
+    assert missing[f"{names[0]}.png"] == 0
+    assert 0 < missing[f"{names[1]}.png"] < told[0]["num_tokens"]
+    restored = tmp_path / "left" / f"{names[0]}.png"
+    assert restored.read_bytes() == expected[names[0]].read_bytes()
+    # Several sources of one image go to one file.
+    parts = sorted((tmp_path / "sent").glob(f"{names[0]}.*"))
+    run("decode", *parts, "-o", tmp_path / "one.png")
+    assert (tmp_path / "one.png").read_bytes() == restored.read_bytes()
+    run("decode", tmp_path / "sent", "-o", tmp_path / "two.png", status=3)
+
+
+def test_several_messages_in_one_text(run, tmp_path):
+    messages = [run("encode", photo, "--text", "-o", "-").stdout for photo in PHOTOS[:2]]
+    packets = run("encode", PHOTOS[2], "--text", "--packets", 2, "-o", "-").stdout
+    chat = tmp_path / "chat.txt"
+    chat.write_bytes(b"> Look: " + b"\nand ".join(messages) + b"\n" + packets.splitlines()[1])
+    facts = json.loads(run("inspect", chat, "--json").stdout)
+    assert [message["model"] for message in facts["messages"]] == ["tokcodec"] * 3
+    told = lines(run("decode", chat, "-o", f"{tmp_path}/out/", "--json"))
+    assert [line["missing_tokens"] > 0 for line in told] == [False, False, True]
+    for number, photo in enumerate(PHOTOS[:3], 1):
+        image = Image.open(tmp_path / "out" / f"chat.txt-{number}.png")
+        assert image.size == Image.open(photo).size
+    # One file, or standard output, takes one image.
+    run("decode", chat, "-o", tmp_path / "one.png", status=1)
+    assert (tmp_path / "one.png").exists()
+    run("decode", "-", "-o", "-", stdin=chat.read_bytes(), status=1)
+    run("decode", chat, "--grid", 2, "-o", tmp_path / "all.png")
+
+
+def test_damaged_files_at_the_command_line(run, tmp_path):
+    run("encode", PHOTOS[0], "-o", tmp_path / "a.tok", "--tokens", 150)
+    data = (tmp_path / "a.tok").read_bytes()
+    (tmp_path / "cut.tok").write_bytes(data[:100])
+    message = run("encode", PHOTOS[0], "--text", "--tokens", 150, "-o", "-").stdout
+    (tmp_path / "cut.txt").write_bytes(b"I got: " + message[:140])
+    for name in ("cut.tok", "cut.txt"):
+        run("decode", tmp_path / name, "-o", tmp_path / "image.png", status=1)
+        assert not (tmp_path / "image.png").exists()
+        command = ("decode", tmp_path / name, "-o", tmp_path / "image.png", "--damaged", "--json")
+        (line,) = lines(run(*command))
+        assert 0 < line["missing_tokens"] < line["num_tokens"]
+        (tmp_path / "image.png").unlink()
+    (tmp_path / "head.tok").write_bytes(data[:7])
+    run("decode", tmp_path / "head.tok", "-o", tmp_path / "image.png", "--damaged", status=1)
 
 
 @pytest.mark.parametrize("packed", [False, True])

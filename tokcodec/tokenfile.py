@@ -341,6 +341,12 @@ class TokenFile:
             for own in self.packets.payloads
         ]
 
+    @property
+    def image_key(self) -> object:
+        """Equal for packets of one image."""
+        assert self.packets
+        return replace(self, packets=replace(self.packets, payloads=()))
+
     @classmethod
     def join(cls, files: "Iterable[Self]") -> "list[Self]":
         """The images of these files in order: packets of one image become one file of it."""
@@ -349,7 +355,7 @@ class TokenFile:
             if not file.packets:
                 joined[number] = file
                 continue
-            key = replace(file, packets=replace(file.packets, payloads=()))
+            key = file.image_key
             there = joined.get(key)
             payloads = dict(file.packets.payloads)
             if there:
@@ -378,7 +384,7 @@ class TokenFile:
         return sum(len(part.to_bytes()) for part in self.parts())
 
     def to_bytes(self) -> bytes:
-        """The whole file, or a packet.
+        """The whole file, or a packet; of a damaged one what is left, without a checksum.
 
         Raises:
             ValueError: these are several packets.
@@ -391,7 +397,7 @@ class TokenFile:
             body += bytes([number << 4 | self.packets.count - 1])
             body += self.packets.image.to_bytes(_CRC_BYTES, "little")
         body += payload
-        return body + _crc(body).to_bytes(_CRC_BYTES, "little")
+        return body if self.damaged else body + _crc(body).to_bytes(_CRC_BYTES, "little")
 
     def to_text(self) -> str:
         """A message: ``tok:`` and the whole file in base64url (RFC 4648, section 5), unpadded; of

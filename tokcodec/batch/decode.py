@@ -22,12 +22,14 @@ from tokcodec.batch.jobs import (
     RunOptions,
     escapes_folder,
     file_extension,
+    is_standard,
     judged,
     make_plan,
     names_of,
     refuse_others,
     write_out,
 )
+from tokcodec.batch.received import Several, images_of
 from tokcodec.batch.sheet import Sheet
 from tokcodec.batch.tables import Table
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
@@ -69,13 +71,15 @@ def decode_files(
     keys: Sequence[str] = (),
     rows: Sequence[int] = (),
     grid: int | None = None,
+    damaged: bool = False,
     options: RunOptions = RunOptions(),  # noqa: B008 (frozen)
 ) -> Outcomes:
     """Decode token files to images, ``a.jpg.tok`` to ``a.jpg.png``.
 
     Images that are newer than their token files and have the right size are skipped. Other files
     that exist fail unless ``overwrite`` is set, and so does a bad token file; the others are
-    decoded all the same. The work is done as the outcomes are taken.
+    decoded all the same. Packets of one image become one image, whose name has no number; the
+    images of several messages in one text are numbered. The work is done as the outcomes are taken.
 
     Args:
         sources: files, folders, globs, tars, URLs; or ``-``, standard input; or one token dataset,
@@ -90,6 +94,7 @@ def decode_files(
         keys, rows: the rows of a token dataset or a file of tokens with these keys, or of these
             numbers from 0; all rows if both are empty.
         grid: write one image, ``output``: a contact sheet with this many images in a row.
+        damaged: decode files that are cut or altered, as far as they can be read.
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
@@ -114,7 +119,11 @@ def decode_files(
     if image_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
         raise ArgumentError(f"{output} is not the name of a {image_format} image")
     given = find(weights) if weights else None
-    files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
+    files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level, damaged)
+    one = Path(output) if output and named in extensions() else None
+    several_images: Several = "numbered"
+    if one or is_standard(names, output):
+        several_images = "together" if sheet else "refused"
     if tables:
         table = Table.open(names[0], given, keys, rows)
         plan = _plan_rows(table, output, extension, files, sheet)
@@ -123,10 +132,11 @@ def decode_files(
             names,
             output,
             lambda name: name.removesuffix(SUFFIX) + extension,
-            files.judge,
+            files.judge if not sheet else lambda *_: ("new", None),
             kinds={SUFFIX},
             selection=options.selection,
-            together=sheet,
+            together=sheet or one,
+            spread=lambda jobs: images_of(jobs, several_images, damaged),
         )
     together = Sheet(grid) if grid else None
 
@@ -191,6 +201,7 @@ class _Files:
     tokens: int | None
     extension: str
     png_level: int
+    damaged: bool
 
     def open(self, record: Record) -> tuple[TokenFile, Header]:
         """A token file, and the checkpoint that decodes it.
@@ -200,7 +211,7 @@ class _Files:
             CheckpointError: the checkpoint does not support this number of tokens.
         """
         try:
-            token_file = TokenFile.from_bytes(record.read())
+            token_file = TokenFile.from_bytes(record.read(), damaged=self.damaged)
         except OSError as error:
             raise TokenFileError(f"cannot read: {error.strerror or error}") from error
         header = self.given or self.fitting(token_file.model_id)
@@ -271,8 +282,12 @@ class _Files:
 def _done(
     job: FileJob, header: Header, token_file: TokenFile, image: Image.Image, size: int
 ) -> Outcome:
-    pixels = image.width * image.height
-    return Outcome(job, None, token_file.file_bytes, size, pixels, token_file, header.name)
+    missing = 0
+    if token_file.packets or token_file.damaged:
+        missing = int((token_file.tokens_with(header, incomplete=True) < 0).sum())
+    return Outcome(
+        job, None, token_file.file_bytes, size, image.size, token_file, header.name, missing
+    )
 
 
 def _plan_rows(

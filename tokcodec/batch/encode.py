@@ -214,8 +214,8 @@ class _Settings:
                 size = write_out(data)
         except OutputError as error:
             return Outcome(image.job, error)
-        pixels = result.width * result.height
-        return Outcome(image.job, None, image.bytes, size, pixels, result, self.header.name)
+        shape = (result.width, result.height)
+        return Outcome(image.job, None, image.bytes, size, shape, result, self.header.name)
 
     def judge(self, record: Record, target: Path) -> tuple[State, str | None]:
         """The state of the file ``target``, which should be the image's token file, and why."""

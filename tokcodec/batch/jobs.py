@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from tokcodec.checkpoint import Header
+from tokcodec.config.geometry import Size
 from tokcodec.errors import ArgumentError, Hint, OutputError, TokcodecError
 from tokcodec.inputs.listing import (
     Batch,
@@ -60,18 +61,20 @@ class Outcome:
         job: the job.
         error: why it failed; None if it was done or skipped.
         source_bytes, file_bytes: read and written, of a job that was done.
-        pixels: of the image, of a job that was done.
+        image_size: width and height of the image, of a job that was done.
         token_file: what was encoded or decoded.
         checkpoint: the name of the checkpoint that did it.
+        missing: tokens that were filled in, because packets were lost or the file is damaged.
     """
 
     job: FileJob
     error: TokcodecError | None = None
     source_bytes: int = 0
     file_bytes: int | None = None
-    pixels: int = 0
+    image_size: Size | None = None
     token_file: TokenFile | None = None
     checkpoint: str | None = None
+    missing: int = 0
 
     @property
     def status(self) -> Literal["ok", "skipped", "failed"]:
@@ -175,6 +178,7 @@ def make_plan(
     max_image_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
     together: Path | None = None,
+    spread: Callable[[Iterator[FileJob]], Iterator[FileJob]] = iter,
 ) -> Plan:
     """A job for every source, and for everything in those that hold several.
 
@@ -191,6 +195,7 @@ def make_plan(
         max_image_bytes: ``max_bytes`` of ``listing.gather``.
         selection: see ``listing.expand``.
         together: the one file that all results go into, in place of ``output``.
+        spread: gives the jobs of what is in the sources of these jobs.
 
     Raises:
         ArgumentError: no files, two of them would have the same output, an output is the input, or
@@ -212,7 +217,8 @@ def make_plan(
         stamp = Stamp("", 0, ABSENT, "", "standard input")
         read = partial(read_at_most, sys.stdin.buffer, max_image_bytes)
         record = Record(STANDARD, None, read, stamp)
-        return Plan(1, (judged(job, judge) for job in [Job(record, out)]), selection)
+        only = iter([Job(record, together or out)])
+        return Plan(1, (judged(job, judge) for job in spread(only)), selection)
 
     stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))
     batches = gather(stamps, kinds=kinds, max_bytes=max_image_bytes)
@@ -221,7 +227,8 @@ def make_plan(
         raise ArgumentError(f"no {wanted} in {', '.join(sources)}")
     if together:
         records = chain.from_iterable(batch.records() for batch in batches)
-        return Plan(count(batches), (Job(record, together) for record in records), selection)
+        all_jobs = spread(Job(record, together) for record in records)
+        return Plan(count(batches), (judged(job, judge) for job in all_jobs), selection)
     for stamp in [s for batch in batches if not folder for s in batch.stamps if _is_far(s, batch)]:
         raise ArgumentError(f"name a folder for what {stamp} gives")
     claimed: dict[Path | None, str] = {}
@@ -250,7 +257,7 @@ def make_plan(
     # Files at once, so that what is wrong with them is said before anything is done.
     files = [job for batch in batches if isinstance(batch, Files) for job in to_jobs(batch)]
     rest = (job for batch in batches if not isinstance(batch, Files) for job in to_jobs(batch))
-    jobs = (judged(job, judge) for job in chain(files, rest))
+    jobs = (judged(job, judge) for job in spread(chain(files, rest)))
     size = sum(batch.source_bytes for batch in batches)
     return Plan(count(batches), jobs, selection, size)
 

@@ -46,8 +46,9 @@ def decode(
     size: Annotated[
         str | None,
         typer.Option(
-            metavar="WxH|N",
-            help="Resize images to this size, or to a longer edge of N pixels.",
+            metavar="WxH|N|original",
+            help="Resize images to this size, or to a longer edge of N pixels. Default: the "
+            "original size, but at most 1,024 pixels, unless the tokens show more.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -96,6 +97,14 @@ def decode(
             rich_help_panel=INPUT,
         ),
     ] = None,
+    damaged: Annotated[
+        bool,
+        typer.Option(
+            "--damaged",
+            help="Decode files that are cut or altered, as far as they can be read.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
     include: Include = None,
     exclude: Exclude = None,
     follow: Follow = False,
@@ -105,14 +114,15 @@ def decode(
     batch_size: BatchSize = None,
     workers: Workers = CORES,
 ) -> None:
-    """Decode token files to images of their original size.
+    """Decode token files, messages and packets to images.
 
     Without -o, the image of a.jpg.tok is a.jpg.png in the same folder; token files in tars, and on
-    URLs, need a folder for -o. A file named with -o gets the format of its extension. The rows of a
-    token dataset, or of an array of tokens, become KEY.png or NUMBER.png in the folder of -o. An
-    array is [n, N] or [n, rows, columns]; --weights names its model, unless export wrote it with
-    metadata. Images that are up to date are skipped; other
-    files that exist are kept unless -f is given.
+    URLs, need a folder for -o. A file named with -o gets the format of its extension. Messages
+    (tok:...) are found in any text; each becomes an image. Packets of one image are put together,
+    and what is missing is filled in. The rows of a token dataset, or of an array of tokens, become
+    KEY.png or NUMBER.png in the folder of -o. An array is [n, N] or [n, rows, columns]; --weights
+    names its model, unless export wrote it with metadata. Images that are up to date are skipped;
+    other files that exist are kept unless -f is given.
 
     Example: tokcodec decode tokens -o images --format webp
     """
@@ -137,19 +147,24 @@ def decode(
         keys=select or (),
         rows=row or (),
         grid=grid,
+        damaged=damaged,
         options=options,
     )
     report("decoded", outcomes, as_json, options)
 
 
-def _parse_size(text: str | None) -> tuple[int, int] | int | None:
+def _parse_size(text: str | None) -> tuple[int, int] | int | Literal["original"] | None:
     from tokcodec.image import MAX_EDGE
 
+    if text == "original":
+        return "original"
     if text is None:
         return None
     match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
     if not match:
-        raise typer.BadParameter(f"{text!r} is neither WxH nor N, in pixels", param_hint="--size")
+        raise typer.BadParameter(
+            f"{text!r} is neither WxH nor N, in pixels, nor original", param_hint="--size"
+        )
     numbers = [number for number in match.groups() if number]
     if any(len(number) > 5 or int(number) > MAX_EDGE for number in numbers):
         raise typer.BadParameter(

@@ -11,6 +11,7 @@ from tokcodec.batch.jobs import Outcome, Outcomes, RunOptions
 from tokcodec.cli.hints import explain
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note, print_json, say, show
+from tokcodec.decoding import SENSIBLE_EDGE
 from tokcodec.errors import counted
 from tokcodec.io.job import Job
 
@@ -34,7 +35,7 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
         report_jobs((outcome.job for outcome in outcomes), as_json, options.overwrite)
         return
     single = outcomes.count == 1
-    failed = False
+    failed, incomplete = False, 0
     everywhere = "" if as_json else "--json names all"
     bar = None if single else Bar(done, outcomes.count, where_failed=everywhere)
     if bar:
@@ -42,6 +43,7 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
     with bar or contextlib.nullcontext():
         for outcome in outcomes:
             failed = failed or outcome.error is not None
+            incomplete += outcome.missing > 0
             if as_json:
                 print_json(_facts(outcome))
             if bar:
@@ -52,6 +54,8 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
                 note(f"skipped: {outcome.job.target} is up to date (-f writes it again)")
             elif outcome.job.target and not as_json:
                 note(f"{outcome.job.name} -> {outcome.job.target}: {_summary(outcome)}")
+    if bar and incomplete:
+        note(f"{counted(incomplete, 'image')} had missing tokens, which were filled in")
     if failed:
         raise typer.Exit(1 if single else 3)
 
@@ -70,11 +74,19 @@ def _move(bar: Bar, outcome: Outcome) -> None:
 
 
 def _summary(outcome: Outcome) -> str:
-    assert outcome.token_file
-    return (
-        f"{counted(outcome.file_bytes or 0, 'byte')}, "
-        f"{counted(outcome.token_file.num_tokens, 'token')} of {outcome.checkpoint}"
-    )
+    file, size = outcome.token_file, outcome.image_size
+    assert file
+    assert size
+    text = f"{counted(file.num_tokens, 'token')} of {outcome.checkpoint}"
+    if outcome.file_bytes:  # none for a part of a contact sheet
+        text = f"{counted(outcome.file_bytes, 'byte')}, {text}"
+    if outcome.missing:
+        text += f", {outcome.missing:,} of them missing and filled in"
+    if max(size) == SENSIBLE_EDGE and max(size) < max(file.width, file.height):
+        text += (
+            f"; {size[0]:,}x{size[1]:,} pixels (--size original: {file.width:,}x{file.height:,})"
+        )
+    return text
 
 
 def _facts(outcome: Outcome) -> dict[str, Any]:
@@ -84,8 +96,10 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "error": explain(outcome.error) if outcome.error else None,
         "file_bytes": outcome.file_bytes,
-        "pixels": outcome.pixels or None,
+        "width": outcome.image_size[0] if outcome.image_size else None,
+        "height": outcome.image_size[1] if outcome.image_size else None,
         "num_tokens": file.num_tokens if file else None,
+        "missing_tokens": outcome.missing if file else None,
         "entropy_coded": file.entropy_coded if file else None,
         "checkpoint": outcome.checkpoint,
     }
