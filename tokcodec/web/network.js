@@ -1,4 +1,9 @@
-/** The network of a model of the kind `patch`, as model/numpy_runtime.py. */
+/**
+ * The network of a model of the kind `patch`, as model/numpy_runtime.py.
+ *
+ * @callback Progress is awaited after each block, and may throw to stop
+ * @param {number} part from 0 to 1
+ */
 
 import { below } from "./checkpoint.js";
 import { cubic } from "./image.js";
@@ -39,9 +44,6 @@ export class Network {
    *
    * @param {{data: ArrayLike<number>, width: number}} image RGBA from 0 to 255
    * @param {Progress} progress
-   *
-   * @callback Progress is awaited after each block, and may throw to stop
-   * @param {number} part from 0 to 1
    */
   async encode(image, rows, columns, progress) {
     const { encoder } = this;
