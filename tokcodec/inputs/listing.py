@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from tokcodec.errors import DatasetError
 from tokcodec.image import extensions
@@ -27,6 +27,7 @@ from tokcodec.io.remote import is_remote, reason_of
 
 _DECODED = (".png", ".jpg", ".webp")  # what decode writes
 _MOST_KINDS = 8  # of what was skipped, by name
+_NO_TEXTS: Mapping[str, Any] = {}
 Batch = Files | Tar | Rows
 
 
@@ -128,6 +129,8 @@ def _apart_from_texts(
         return stamp.path.lower().endswith(TEXT_SUFFIXES)
 
     images = [stamp for stamp in found if not is_text(stamp)]
+    if len(images) == len(found):
+        return images
     by_stem: dict[str, list[str]] = {}
     for stamp in images:
         by_stem.setdefault(posixpath.splitext(stamp.path)[0], []).append(stamp.path)
@@ -268,7 +271,7 @@ def gather(
     size = size or max(1, len(files))
     for first in range(0, len(files), size):
         keys, labels, found = zip(*files[first : first + size], strict=True)
-        beside = tuple((texts or {}).get(stamp.path, {}) for stamp in found)
+        beside = tuple((texts or _NO_TEXTS).get(stamp.path, _NO_TEXTS) for stamp in found)
         whole.append(Files(keys, labels, found, beside, max_bytes))
     return whole + batches
 

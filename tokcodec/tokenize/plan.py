@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokcodec.dataset.folder import shard_name
 from tokcodec.errors import DatasetError, counted
@@ -105,7 +106,7 @@ def make_plan(
         raise DatasetError("no images to tokenize")
     shards = []
     for number, batch in enumerate(batches):
-        fields = dataclasses.asdict(batch)
+        fields: dict[str, Any] = dict(vars(batch))
         fields["stamps"] = list(map(_facts, batch.stamps))
         if isinstance(batch, Files):
             fields["texts"] = [
