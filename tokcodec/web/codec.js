@@ -2,13 +2,13 @@
 
 import { below, readCheckpoint } from "./checkpoint.js";
 import { mayBeEntropyCoded, pack, refuseUnless, serialize, toText, tokensIn } from "./format.js";
-import { crop, longerEdge, nearestGrid, paste, placement, resize } from "./image.js";
+import { crop, longerEdge, nearestGrid, placement, resize } from "./image.js";
 import { Network } from "./network.js";
 import { Prior } from "./prior.js";
 import { readTokens } from "./tokens.js";
 
 const MOST_TOKENS = 4096; // of an image: more take minutes
-const LONGEST_EDGE = 1024; // of a decoded image in pixels
+const LONGEST_EDGE = 1024; // of a decoded image in pixels, if its tokens do not show more
 const OVERHEAD = 15; // bytes of a usual file besides its tokens
 
 export class Codec {
@@ -55,37 +55,23 @@ export class Codec {
   }
 
   /**
-   * TokenFile -> the image, at most 1024 pixels wide and high. Its `missing` tokens are filled in.
+   * TokenFile -> the image, of at most 1024 pixels on the longer edge, or as many as its tokens
+   * show. Its `missing` tokens are filled in.
    *
    * @param {import("./network.js").Progress} progress
    */
   async decode(file, progress = () => {}) {
+    const { fit, rows, columns } = file;
+    refuseUnless(fit !== "tile", "This image is in tiles, which only the command tokcodec decode shows.");
     const found = this.tokens(file);
     const missing = found.filter((token) => token < 0).length;
-    const tokens = missing ? this.network.fill(found, file.columns) : found;
-    const { rows, columns } = file;
-    const [width, height] = [columns * this.multiple, rows * this.multiple];
-    const { visible, output, tiles } = placement(file, [width, height]);
-    const square = this.config.preprocessing.image_size;
-    refuseUnless(
-      tiles.rows === file.tileRows &&
-        tiles.columns === file.tileColumns &&
-        (file.fit === "aspect" || file.fit === "native" || rows === columns) &&
-        (file.fit !== "tile" || width === square),
-      "This is damaged: its grid does not fit its size.",
-    );
-    const canvas = { width: tiles.columns * width, height: tiles.rows * height };
-    canvas.data = new Uint8ClampedArray(4 * canvas.width * canvas.height);
-    const count = tiles.rows * tiles.columns;
-    for (let tile = 0; tile < count; tile++) {
-      const own = tokens.subarray(tile * rows * columns, (tile + 1) * rows * columns);
-      const report = (part) => progress((tile + part) / count);
-      const image = await this.network.decode(own, rows, columns, report);
-      paste(canvas, image, (tile % tiles.columns) * width, Math.floor(tile / tiles.columns) * height);
-    }
-    const edge = Math.max(output.width, output.height);
-    const shown = edge > LONGEST_EDGE ? longerEdge(output, LONGEST_EDGE) : output;
-    return { ...resize(crop(canvas, visible), shown), missing };
+    const tokens = missing ? this.network.fill(found, columns) : found;
+    const { visible, output } = placement(file, this.multiple);
+    const image = await this.network.decode(tokens, rows, columns, progress);
+    const most = Math.max(LONGEST_EDGE, visible.width, visible.height);
+    const isLarger = Math.max(output.width, output.height) > most;
+    const shown = isLarger ? longerEdge(output, most) : output;
+    return { ...resize(crop(image, visible), shown), missing };
   }
 
   /**

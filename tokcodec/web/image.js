@@ -1,4 +1,6 @@
-/** Where images lie on the tiles of a model, and how they are resized (config/geometry.py). */
+/** Where images lie on the grid of a model, and how they are resized (config/geometry.py). */
+
+import { refuseUnless } from "./format.js";
 
 /**
  * @typedef {object} Image
@@ -21,34 +23,28 @@ export function nearestGrid({ width, height }, tokens, pixels) {
 }
 
 /**
- * How decoded tiles become an image: the part of them that is visible, the size that it is resized
- * to, and the rows and columns of tiles.
+ * The part of a decoded grid that shows the image, and the size of the image.
  *
- * @param {number[]} tile width and height of a tile in pixels
+ * @param {import("./format.js").TokenFile} file
+ * @param {number} side of a token in pixels
  */
-export function placement({ fit, width, height }, tile) {
-  const whole = { left: 0, top: 0, width: tile[0], height: tile[1] };
+export function placement({ fit, width, height, rows, columns }, side) {
+  const grid = { left: 0, top: 0, width: columns * side, height: rows * side };
   const size = { width, height };
-  const one = { rows: 1, columns: 1 };
-  switch (fit) {
-    case "crop": {
-      const short = Math.min(width, height);
-      return { visible: whole, output: { width: short, height: short }, tiles: one };
-    }
-    case "pad": {
-      const resized = longerEdge(size, tile[0]);
-      const left = Math.floor((tile[0] - resized.width) / 2);
-      const top = Math.floor((tile[1] - resized.height) / 2);
-      return { visible: { left, top, ...resized }, output: size, tiles: one };
-    }
-    case "tile":
-    case "native": {
-      const tiles = { rows: Math.ceil(height / tile[1]), columns: Math.ceil(width / tile[0]) };
-      return { visible: { left: 0, top: 0, ...size }, output: size, tiles };
-    }
-    default: // aspect, stretch
-      return { visible: whole, output: size, tiles: one };
+  const isFilled = columns === Math.ceil(width / side) && rows === Math.ceil(height / side);
+  const fits = fit === "aspect" || (fit === "native" ? isFilled : rows === columns);
+  refuseUnless(fits, "This is damaged: its grid does not fit its size.");
+  if (fit === "crop") {
+    const short = Math.min(width, height);
+    return { visible: grid, output: { width: short, height: short } };
   }
+  if (fit === "pad") {
+    const resized = longerEdge(size, grid.width);
+    const left = Math.floor((grid.width - resized.width) / 2);
+    const top = Math.floor((grid.height - resized.height) / 2);
+    return { visible: { left, top, ...resized }, output: size };
+  }
+  return { visible: fit === "native" ? { ...grid, ...size } : grid, output: size };
 }
 
 /** A size of the same shape with this longer edge; the other one is rounded half up. */
@@ -56,14 +52,6 @@ export function longerEdge({ width, height }, edge) {
   const long = Math.max(width, height);
   const scaled = (length) => Math.max(1, Math.floor((2 * edge * length + long) / (2 * long)));
   return { width: scaled(width), height: scaled(height) };
-}
-
-/** Copies an image into a larger one. */
-export function paste(target, image, left, top) {
-  for (let y = 0; y < image.height; y++) {
-    const row = image.data.subarray(4 * y * image.width, 4 * (y + 1) * image.width);
-    target.data.set(row, 4 * ((top + y) * target.width + left));
-  }
 }
 
 export function crop(image, { left, top, width, height }) {
