@@ -148,7 +148,8 @@ def test_a_search_encodes_nothing_twice(photo, monkeypatch):
 
 def test_every_codec_keeps_to_the_limit(evaluated):
     report, folder = evaluated
-    assert (report.images, report.failed, report.size) == (3, 0, None)
+    assert (report.images, report.failed, report.fit) == (3, 0, None)
+    assert {row.size for row in report.rows} == {None}
     assert [row.max_bytes for row in report.rows] == list(LIMITS)
     tokens = [row.tokens for row in report.rows]
     assert tokens == sorted(set(tokens))
@@ -319,7 +320,8 @@ def test_checkpoints_of_one_size_are_measured_at_it(prefix, photos, tiny):
         report = tokcodec.evaluate(
             [str(photos / "chelsea.png")], weights=weights, baselines=(), device="cpu", **options
         )
-        assert (report.size, report.fit) == (SMALLEST_EDGE, "crop")
+        assert report.fit == "crop"
+        assert {row.size for row in report.rows} == {SMALLEST_EDGE}
         return [(row.tokens, row.own.file_bytes) for row in report.rows]
 
     square = prefix(SMALLEST_EDGE)
@@ -331,8 +333,37 @@ def test_checkpoints_of_one_size_are_measured_at_it(prefix, photos, tiny):
     assert [size <= 100 for _, size in rows(square, str(tiny), bytes=(100,))][-1]
 
 
+def test_checkpoints_of_several_sizes_are_each_measured_at_their_own(
+    prefix, photos, tiny, tmp_path
+):
+    def evaluate(*weights, output=None):
+        return tokcodec.evaluate(
+            [str(photos / "chelsea.png")],
+            output,
+            weights=weights,
+            baselines=("webp",),
+            bytes=(400,),
+            device="cpu",
+        )
+
+    small, large = prefix(176), prefix(192)
+    report = evaluate(large, str(tiny), small, output=tmp_path / "report")
+    assert report.rows == (*evaluate(large, str(tiny)).rows, *evaluate(small).rows)
+    assert {(row.own.codec, row.size) for row in report.rows} == {
+        *(("prefix-176", 176), ("prefix-192", 192), ("patch", 192)),
+    }
+    assert "176x176 and 192x192" in report.shape
+    webp = {row.size: row.baselines[0] for row in report.rows if row.max_tokens == 64}
+    assert webp[176].psnr != webp[192].psnr
+    for name, size in (("prefix-176-64-tokens", 176), ("patch-400-bytes", 192)):
+        assert Image.open(tmp_path / "report" / f"sheet-{name}.jpg").width == 3 * (size + 4)
+    with (tmp_path / "report" / "images.csv").open() as file:
+        sizes = {(line["checkpoint"], line["size"]) for line in csv.DictReader(file)}
+    assert sizes == {("prefix-176", "176"), ("prefix-192", "192"), ("patch", "192")}
+
+
 def test_checkpoints_that_cannot_be_compared_are_refused(prefix, photos, tiny):
-    for weights in ([prefix(64)], [prefix(176), prefix(192)], [str(tiny)] * 2):
+    for weights in ([prefix(64)], [str(tiny)] * 2):
         with pytest.raises(EvaluationError):
             tokcodec.evaluate([str(photos)], weights=weights, baselines=(), device="cpu")
     with pytest.raises(EvaluationError):
@@ -348,7 +379,7 @@ def _mean(codec, images, file_bytes, psnr):
     return {
         **{"codec": codec, "images": images, "file_bytes": file_bytes},
         **scores,
-        "lpips": None,
+        **{"lpips": None, "rfid": None},
     }
 
 
@@ -360,7 +391,7 @@ def figures():
     webp = (_mean("webp", 1, None, None), _mean("webp", 4, 98.0, 18.5))
     rows = [
         {
-            **{"checkpoint_id": "0" * 64, "max_bytes": limit, "max_tokens": None},
+            **{"checkpoint_id": "0" * 64, "size": None, "max_bytes": limit, "max_tokens": None},
             **{"tokens": tokens, "usage": 0.125, "perplexity": 1234.4, "own": own},
             **{"baselines": [thumbhash, other, *none], "best_baseline": best, "gain": gain},
         }
@@ -388,6 +419,22 @@ def test_the_table_has_a_row_for_each_codec_and_limit(figures):
     figures["rows"][0]["own"]["lpips"] = 0.25
     assert table(figures)[0][7] == "LPIPS"
     assert table(figures)[1][7] == "0.250"
+    figures["rows"][1]["own"]["rfid"] = 12.345
+    assert table(figures)[0][8] == "rFID"
+    assert table(figures)[5][7:9] == ["", "12.35"]
+
+
+def test_sizes_are_told_apart(figures):
+    for row, size in zip(figures["rows"], (256, 384), strict=True):
+        row["size"] = size
+    lines = table(figures)
+    assert lines[0][:3] == ["", "tokens", "size"]
+    assert [line[2] for line in lines[1:]] == ["256x256"] * 4 + ["384x384"] * 4
+    drawn = ET.fromstring(plot(figures, ("psnr",)))
+    labels = {label.text for label in drawn.findall(".//{*}g/{*}g/{*}text")}
+    assert labels == {
+        *("tokcodec 256", "tokcodec 384", "ThumbHash 256", "ThumbHash 384", "WebP 384"),
+    }
 
 
 def test_the_plot_has_a_labelled_line_for_each_codec(figures):

@@ -81,6 +81,7 @@ class Hint(Enum):
     OTHER_FIT = "choose another fit"
     SMALLER_BATCH = "choose a smaller batch size"
     NAME_OUTPUT = "if it is what to write, give it as the output"
+    NAME_INCEPTION = "name the file"
 
 
 class TokcodecError(Exception):

@@ -8,7 +8,7 @@ from tokcodec.cli.hints import explain
 from tokcodec.cli.options import INPUT, MODEL, WEIGHTS
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import cell
-from tokcodec.errors import TokcodecError
+from tokcodec.errors import TokcodecError, counted
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.baselines import Name
@@ -143,10 +143,10 @@ def print_report(report: "Report") -> None:
     # Figures must not be cut, in a pipe or a narrow terminal.
     console = Console(width=max(Console().width, 130))
     console.print(shown, highlight=False)
-    images = "image" if report.images == 1 else "images"
+    means = "Means and rFID" if "rFID" in head else "Means"
     console.print(
-        f"Means over {report.images} {images}, {report.shape}. Each baseline is the best by PSNR "
-        "over scale and quality\nwhose file has at most the bytes of the limit, or of the "
-        "checkpoint's file. The gain is over the best baseline.",
+        f"{means} over {counted(report.images, 'image')}, {report.shape}. Each "
+        "baseline is the best by PSNR over scale and quality\nwhose file has at most the bytes of "
+        "the limit, or of the checkpoint's file. The gain is over the best baseline.",
         highlight=False,
     )

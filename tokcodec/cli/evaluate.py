@@ -36,6 +36,7 @@ from tokcodec.cli.options import (
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
+from tokcodec.errors import counted
 from tokcodec.io.read import MAX_BYTES
 
 
@@ -51,6 +52,23 @@ def evaluate(
             help="Also measure LPIPS; needs torchvision, and downloads a network.",
         ),
     ] = False,
+    rfid: Annotated[
+        bool,
+        typer.Option(
+            "--rfid",
+            rich_help_panel=MODEL,
+            help="Also measure rFID, with the weights of Inception that torch-fidelity or "
+            "torchmetrics have downloaded, or --rfid-weights.",
+        ),
+    ] = False,
+    rfid_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=MODEL,
+            help="Measure rFID with the published weights of Inception in this file.",
+        ),
+    ] = None,
     limits: Bytes = BYTES,
     tokens: MaxTokens = None,
     packed: Packed = False,
@@ -77,7 +95,7 @@ def evaluate(
 
     At each size, a checkpoint uses as many tokens as fit, and each baseline uses the scale and
     quality with the highest PSNR that fit. Images keep their shape, except for checkpoints that
-    take only squares of one size.
+    take only squares of one size: each is measured on squares of its size.
 
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """
@@ -85,6 +103,7 @@ def evaluate(
     byte_limits, token_counts = rates(limits, tokens)
     if allow:
         allow_large()
+    from tokcodec.evaluate.inception import FEATURES as FEW_FOR_RFID
     from tokcodec.evaluate.report import to_json
     from tokcodec.evaluate.run import evaluate as run
 
@@ -100,11 +119,18 @@ def evaluate(
             fit=fit,
             max_edge=max_edge,
             lpips=lpips,
+            rfid=rfid,
+            rfid_weights=rfid_weights,
             device=device,
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
             progress=follow(bar),
+        )
+    if (rfid or rfid_weights) and report.images < FEW_FOR_RFID:
+        note(
+            f"rFID depends on the number of images: that of {counted(report.images, 'image')}, "
+            f"fewer than {FEW_FOR_RFID:,}, compares only with that of the same images"
         )
     if output:
         note(f"report in {output}")

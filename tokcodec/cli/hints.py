@@ -12,6 +12,7 @@ _OPTIONS = {
     Hint.OTHER_FIT: "choose another --fit",
     Hint.SMALLER_BATCH: "choose a smaller --batch-size",
     Hint.NAME_OUTPUT: "if it is what to write, name it with -o",
+    Hint.NAME_INCEPTION: "name the file with --rfid-weights",
 }
 
 

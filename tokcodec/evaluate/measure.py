@@ -1,9 +1,8 @@
 """Measures checkpoints on images, and baselines in no more bytes."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -13,8 +12,10 @@ from PIL import Image
 from tokcodec.config.geometry import Fit
 from tokcodec.errors import EvaluationError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Name, open_baseline, require
+from tokcodec.evaluate.inception import Inception
 from tokcodec.evaluate.metrics import SCORES, Scores, score
 from tokcodec.evaluate.points import Example, Point
+from tokcodec.evaluate.rfid import Features, FeatureSums, Gaussian
 from tokcodec.evaluate.stats import Collector
 from tokcodec.parallel import map_ahead
 
@@ -29,6 +30,7 @@ class Measured:
         file_bytes: of the whole file.
         settings: of the baseline.
         scores: None if the original is not known.
+        features: for rFID; None if that is not measured.
         image: the decoded image.
     """
 
@@ -37,15 +39,23 @@ class Measured:
     file_bytes: int
     settings: str
     scores: Scores | None
+    features: Features | None
     image: Image.Image
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one image gave; ``measured`` lacks the codecs of which no file was small enough."""
+    """What one image gave.
+
+    Attributes:
+        example: the image.
+        measured: by all codecs but those of which no file was small enough.
+        features: of the originals, by their size; empty if rFID is not measured.
+    """
 
     example: Example
     measured: tuple[Measured, ...]
+    features: Mapping[int | None, Features]
 
     def by_codec(self, point: int) -> Mapping[str, Measured]:
         """What it gave at one point, by the name of the baseline; empty for the checkpoint."""
@@ -61,6 +71,7 @@ class Mean:
         images: how many it has a file for that is small enough.
         file_bytes: of the whole files; None, like the scores, unless there is one for all images.
         lpips: None, too, if it was not measured.
+        rfid: over all images, from 0; None, too, if it was not measured, or on a single image.
     """
 
     codec: str
@@ -70,6 +81,7 @@ class Mean:
     ssim: float | None
     ms_ssim: float | None
     lpips: float | None
+    rfid: float | None
 
 
 @dataclass(frozen=True)
@@ -78,6 +90,7 @@ class Row:
 
     Attributes:
         checkpoint_id: of the checkpoint.
+        size: side of the squares that images were brought to; None for their own shape.
         max_bytes: the limit of every file; None if the rate is given by the tokens. Baselines
             then have the bytes of the checkpoint's file of the same image.
         max_tokens: most tokens of an image; None if the rate is given in bytes.
@@ -91,6 +104,7 @@ class Row:
     """
 
     checkpoint_id: str
+    size: int | None
     max_bytes: int | None
     max_tokens: int | None
     tokens: float | None
@@ -110,9 +124,9 @@ class Report:
         images: measured.
         failed: could not be read; they are in no other figure.
         compared: whether there were originals to compare with.
-        max_edge: pixels of the longer edge to which larger images were resized.
-        size: side of the squares to which images were brought instead; None for their own shape.
-        fit: how they were brought to squares; None for their own shape.
+        max_edge: pixels of the longer edge to which larger images were resized, where they kept
+            their shape.
+        fit: how they were brought to squares; None if all kept their shape.
         packed: whether token files were not entropy-coded.
         cut: whether there are further images, beyond a limit.
         rows: one for each point, in the order of the checkpoints.
@@ -122,7 +136,6 @@ class Report:
     failed: int = 0
     compared: bool
     max_edge: int
-    size: int | None
     fit: Fit | None
     packed: bool
     cut: bool = False
@@ -131,8 +144,9 @@ class Report:
     @property
     def shape(self) -> str:
         """For people: the shape at which images were measured."""
-        if self.size:
-            return f"{self.fit} to {self.size}x{self.size}"
+        if self.fit:
+            sizes = sorted({row.size for row in self.rows if row.size})
+            return f"{self.fit} to {' and '.join(f'{size}x{size}' for size in sizes)}"
         return f"at most {self.max_edge} pixels along the longer edge"
 
 
@@ -156,8 +170,8 @@ class Means:
         self.points, self.baselines = points, baselines
         self.images = self.failed = 0
         self._collectors = [Collector(point.codec.header) for point in points]
-        self._figures: dict[tuple[int, str | None], list[tuple[int, Scores | None]]]
-        self._figures = defaultdict(list)
+        self._sums: dict[tuple[int, Name | None], _Sums] = defaultdict(_Sums)
+        self._originals: dict[int | None, FeatureSums] = {}  # by size
 
     def add(self, result: Result) -> None:
         self.images += 1
@@ -165,22 +179,27 @@ class Means:
             self._collectors[place].add(token_file)
             self._collectors[place].file_bytes += token_file.file_bytes
         for measured in result.measured:
-            figures = (measured.file_bytes, measured.scores)
-            self._figures[measured.point, measured.baseline].append(figures)
+            self._sums[measured.point, measured.baseline].add(measured)
+        for size, features in result.features.items():
+            self._originals.setdefault(size, FeatureSums(len(features))).add(features)
 
     def rows(self) -> tuple[Row, ...]:
         """What all points gave so far."""
-        return tuple(map(self._row, range(len(self.points))))
+        originals = {size: sums.gaussian() for size, sums in self._originals.items()}
+        return tuple(
+            self._row(place, originals.get(point.size)) for place, point in enumerate(self.points)
+        )
 
-    def _row(self, place: int) -> Row:
+    def _row(self, place: int, originals: Gaussian | None) -> Row:
         point, stats = self.points[place], self._collectors[place].report()
-        own = self._mean(place, None)
-        baselines = tuple(self._mean(place, name) for name in self.baselines)
+        own = self._mean(place, None, originals)
+        baselines = tuple(self._mean(place, name, originals) for name in self.baselines)
         known = [(mean.psnr, mean.codec) for mean in baselines if mean.psnr is not None]
         best_psnr, best = max(known, default=(None, None))
         compared = own.psnr is not None and best_psnr is not None
         return Row(
             checkpoint_id=point.codec.header.checkpoint_id,
+            size=point.size,
             max_bytes=point.max_bytes,
             max_tokens=point.tokens,
             tokens=stats.tokens / stats.images if stats.images else None,
@@ -192,23 +211,40 @@ class Means:
             gain=own.psnr - best_psnr if compared else None,  # type: ignore[operator]
         )
 
-    def _mean(self, place: int, baseline: Name | None) -> Mean:
-        figures = self._figures[place, baseline]
-        complete = len(figures) == self.images
-
-        def mean(values: Iterable[float | None]) -> float | None:
-            known = [value for value in values if value is not None]
-            return math.fsum(known) / len(known) if known and complete else None
-
+    def _mean(self, place: int, baseline: Name | None, originals: Gaussian | None) -> Mean:
+        sums = self._sums[place, baseline]
+        complete = sums.images == self.images
+        decoded = sums.features.gaussian() if sums.features and complete else None
         return Mean(
             codec=baseline or self.points[place].name,
-            images=len(figures),
-            file_bytes=mean(size for size, _ in figures),
+            images=sums.images,
+            file_bytes=sums.file_bytes / sums.images if sums.images and complete else None,
+            rfid=originals.distance(decoded) if originals and decoded else None,
             **{
-                name: mean(getattr(scores, name) for _, scores in figures if scores)
+                name: sums.scores[name] / sums.images if complete and name in sums.scores else None
                 for name in SCORES
             },
         )
+
+
+@dataclass
+class _Sums:
+    """Of one codec at one point, over its images."""
+
+    images: int = 0
+    file_bytes: int = 0
+    scores: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    features: FeatureSums | None = None
+
+    def add(self, measured: Measured) -> None:
+        self.images += 1
+        self.file_bytes += measured.file_bytes
+        for name in SCORES if measured.scores else ():
+            if (value := getattr(measured.scores, name)) is not None:
+                self.scores[name] += value
+        if measured.features is not None:
+            self.features = self.features or FeatureSums(len(measured.features))
+            self.features.add(measured.features)
 
 
 def measure(
@@ -216,6 +252,7 @@ def measure(
     points: Sequence[Point],
     baselines: tuple[Name, ...],
     lpips: bool,
+    inception: Inception | None,
     workers: int,
 ) -> Iterator[Result | TokcodecError]:
     """Measures examples, in order; an error in the place of an example is passed on.
@@ -227,10 +264,10 @@ def measure(
         points: of the examples.
         baselines: names of the baselines.
         lpips: whether to measure it.
+        inception: the network of rFID; None not to measure it.
         workers: threads; encoders and scores leave Python's lock to each other.
     """
-    limits = [point.max_bytes for point in points]
-    work = partial(_measure, limits=limits, baselines=baselines, lpips=lpips)
+    work = partial(_measure, points=points, baselines=baselines, lpips=lpips, inception=inception)
     threads = torch.get_num_threads()
     try:
         begin = partial(torch.set_num_threads, 1)  # each thread of ours computes on one core
@@ -241,28 +278,43 @@ def measure(
 
 def _measure(
     example: Example | TokcodecError,
-    limits: Sequence[int | None],
+    points: Sequence[Point],
     baselines: tuple[Name, ...],
     lpips: bool,
+    inception: Inception | None,
 ) -> Result | TokcodecError:
     if isinstance(example, TokcodecError):
         return example
-    original = example.original
-    opened = {name: open_baseline(name, original) for name in baselines if original}
-    known: dict[int, Scores] = {}  # by id of the image: one may be the best at several points
+    originals = example.originals
+    opened = {
+        (size, name): open_baseline(name, original)
+        for size, original in originals.items()
+        for name in baselines
+    }
+    # By id of the image: one may be the best at several points.
+    known: dict[int, tuple[Scores | None, Features | None]] = {}
     measured: list[Measured] = []
 
     def add(place: int, name: Name | None, size: int, settings: str, image: Image.Image) -> None:
+        original = originals.get(points[place].size)
         if original and id(image) not in known:
-            known[id(image)] = score(np.asarray(original), np.asarray(image), lpips)
-        measured.append(Measured(place, name, size, settings, known.get(id(image)), image))
+            known[id(image)] = (
+                score(np.asarray(original), np.asarray(image), lpips),
+                inception.features(np.asarray(image)) if inception else None,
+            )
+        measured.append(
+            Measured(place, name, size, settings, *known.get(id(image), (None, None)), image)
+        )
 
-    for place, max_bytes in enumerate(limits):
+    for place, point in enumerate(points):
         file, decoded = example.own.get(place, (None, None))
         if file and decoded:
             add(place, None, file.file_bytes, "", decoded)
-        limit = max_bytes or (file.file_bytes if file else 0)
-        for name, baseline in opened.items():
-            if attempt := baseline.best(limit):
+        limit = point.max_bytes or (file.file_bytes if file else 0)
+        for name in baselines if originals else ():
+            if attempt := opened[point.size, name].best(limit):
                 add(place, name, attempt.file_bytes, attempt.settings, attempt.image)
-    return Result(example, tuple(measured))
+    features = {}
+    if inception:
+        features = {size: inception.features(np.asarray(o)) for size, o in originals.items()}
+    return Result(example, tuple(measured), features)

@@ -72,8 +72,9 @@ class Page:
                 images.append(image)
             chosen[choice] = list(versions).index(mark)
 
-        if example.original:
-            version("original", "original", example.original)
+        if example.originals:
+            largest = max(example.originals.values(), key=lambda image: image.size)
+            version("original", "original", largest)
         for measured in result.measured:
             place, baseline, scores = measured.point, measured.baseline, measured.scores
             shown = [round(getattr(scores, name), 4) for name in _MEASURES] if scores else []
@@ -82,7 +83,7 @@ class Page:
                 settings = f"{example.own[place][0].num_tokens} tokens"
             version(
                 f"{place} {baseline or 'own'}",
-                (baseline or place, measured.file_bytes, settings),
+                (baseline or place, self._points[place].size, measured.file_bytes, settings),
                 measured.image,
                 bytes=measured.file_bytes,
                 settings=settings,
@@ -141,13 +142,15 @@ class Page:
         choices: list[dict[str, Any]] = []
         if compared:
             choices.append({"id": "original", "label": "original", "codec": "original"})
+        several = len({point.size for point in self._points}) > 1
         for place, point in enumerate(self._points):
-            label = ", ".join(filter(None, (point.name, point.variant)))
+            shape = f"{point.size}x{point.size}" if several else ""
+            label = _joined(point.name, point.variant, shape)
             for baseline in (None, *self._baselines):
                 choices.append(
                     {
                         "id": f"{place} {baseline or 'own'}",
-                        "label": TITLES[baseline] if baseline else label,
+                        "label": _joined(TITLES[baseline], shape) if baseline else label,
                         "codec": baseline or label,
                         "rate": point.rate,
                         "point": place,
@@ -159,6 +162,10 @@ class Page:
         common = os.path.commonprefix(names).rfind("/") + 1  # noqa: RUF071 (also of URLs)
         images = [{**image, "name": image["name"][common:]} for image in self._images]
         return {"choices": choices, "images": images}
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(filter(None, parts))
 
 
 def _about(report: Report) -> str:

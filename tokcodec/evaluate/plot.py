@@ -77,13 +77,15 @@ def _checkpoints(report: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(row["own"]["codec"] for row in report["rows"]))
 
 
-def _lines(report: Mapping[str, Any], measure: str) -> dict[str, Line]:
-    """The points of every codec that has a file for all images, by rising bytes."""
-    lines: dict[str, dict[float, float]] = {}
+def _lines(report: Mapping[str, Any], measure: str) -> dict[tuple[str, int | None], Line]:
+    """The points of every codec that has a file for all images, by rising bytes; images of
+    another size make another line."""
+    lines: dict[tuple[str, int | None], dict[float, float]] = {}
     for row in report["rows"]:
         for mean in (row["own"], *row["baselines"]):
             if mean[measure] is not None:
-                lines.setdefault(mean["codec"], {})[mean["file_bytes"]] = mean[measure]
+                line = lines.setdefault((mean["codec"], row.get("size")), {})
+                line[mean["file_bytes"]] = mean[measure]
     return {codec: sorted(points.items()) for codec, points in lines.items()}
 
 
@@ -119,25 +121,27 @@ def _panel(report: Mapping[str, Any], measure: str) -> list[str]:
         f'<text x="{(_LEFT + right) / 2:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">'
         "bytes of the whole file (log scale)</text>"
     )
-    codecs = sorted(lines, key=checkpoints.__contains__)  # checkpoints last, so on top
+    codecs = sorted(lines, key=lambda line: line[0] in checkpoints)  # these last, so on top
+    several = len({size for _, size in codecs}) > 1
     long = [codec for codec in codecs if x(lines[codec][-1][0]) > right - _NEAR]
     tops = dict(
         zip(long, _apart([y(lines[codec][-1][1]) for codec in long], _TOP, bottom), strict=True)
     )
-    for codec in codecs:
+    for line in codecs:
+        codec, side = line
         own = codec in checkpoints
         kind = f"own own{checkpoints.index(codec)}" if own else codec
-        places = [(x(size), y(score)) for size, score in lines[codec]]
+        places = [(x(size), y(score)) for size, score in lines[line]]
         path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
-        title = html.escape(TITLES.get(codec, codec))
+        title = html.escape(TITLES.get(codec, codec) + several * f" {side}")
         made += [f'<g class="{kind}">', f'<polyline points="{path}"/>']
         made += [
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{3 if own else 2}"/>' for px, py in places
         ]
         px, py = places[-1]
         left, top = px + 7, py  # of the label, unless it stands in the margin
-        if codec in tops:
-            left, top = right + 8, tops[codec]
+        if line in tops:
+            left, top = right + 8, tops[line]
             made.append(f'<path class="lead" d="M{px + 5:.1f} {py:.1f}L{left - 3} {top:.1f}"/>')
         made += [f'<text x="{left:.1f}" y="{top + 4:.1f}">{title}</text>', "</g>"]
     return made

@@ -31,12 +31,14 @@ class Point:
         codec: of the checkpoint.
         max_bytes: most bytes of a token file, for a model of any size.
         tokens: most tokens of an image, for a model of any size, or the tokens that are kept.
+        size: side of the squares that it is measured on; None for images in their own shape.
         variant: further text that tells points apart.
     """
 
     codec: Codec
     max_bytes: int | None = None
     tokens: int | None = None
+    size: int | None = None
     variant: str = ""
 
     @property
@@ -58,13 +60,13 @@ class Example:
 
     Attributes:
         name: of the image.
-        original: None if it is not known.
+        originals: by the ``Point.size`` that they were brought to; empty if they are not known.
         shape: width and height to show it at.
         own: the token file and its decoded image, by index of the point.
     """
 
     name: str
-    original: Image.Image | None
+    originals: Mapping[int | None, Image.Image]
     shape: Size
     own: Own
 
@@ -83,14 +85,28 @@ def points_of(
     bytes. A model that decodes its first tokens alone has one for each number of tokens, or what
     it can keep of these; by default these are all, and half of them, down to 16. Other models have
     one.
+
+    A model of one size is measured on squares of this size. Beside such models, one of any size is
+    measured on the largest of their squares.
+
+    Raises:
+        EvaluationError: a model takes squares that are too small.
     """
+    codecs = list(codecs)
+    sides = [codec.config.preprocessing.image_size for codec in codecs if not any_size(codec)]
+    if sides and min(sides) < SMALLEST_EDGE:
+        raise EvaluationError(
+            f"the checkpoint takes squares of {min(sides)} pixels; MS-SSIM needs at least "
+            f"{SMALLEST_EDGE}"
+        )
+    largest = max(sides, default=None)
     points: list[Point] = []
     for codec in codecs:
         if any_size(codec):
             points += (
-                [Point(codec, tokens=count) for count in tokens]
+                [Point(codec, tokens=count, size=largest) for count in tokens]
                 if tokens
-                else [Point(codec, max_bytes=limit) for limit in max_bytes]
+                else [Point(codec, max_bytes=limit, size=largest) for limit in max_bytes]
             )
             continue
         config = codec.config
@@ -100,38 +116,15 @@ def points_of(
             counts = sorted(kept) or counts
         while not tokens and (half := counts[0] // 2) >= max(_FEWEST, config.token_counts[0]):
             counts.insert(0, config.kept_tokens(half))
-        points += [Point(codec, tokens=count) for count in counts]
+        side = config.preprocessing.image_size
+        points += [Point(codec, tokens=count, size=side) for count in counts]
     return tuple(points)
-
-
-def square_size(points: Sequence[Point]) -> int | None:
-    """Side of the squares that images must become for models of one size; None if all models
-    take any size.
-
-    Raises:
-        EvaluationError: they need squares of different sizes, or too small ones.
-    """
-    sizes = {
-        point.codec.config.preprocessing.image_size for point in points if not any_size(point.codec)
-    }
-    if len(sizes) > 1:
-        raise EvaluationError(
-            f"the checkpoints take squares of {' and '.join(map(str, sorted(sizes)))} pixels: "
-            "evaluate them one at a time"
-        )
-    size = sizes.pop() if sizes else None
-    if size and size < SMALLEST_EDGE:
-        raise EvaluationError(
-            f"the checkpoint takes squares of {size} pixels; MS-SSIM needs at least {SMALLEST_EDGE}"
-        )
-    return size
 
 
 def encoded(
     records: Iterable[Record],
     points: Sequence[Point],
     fit: Fit,
-    size: int | None,
     max_edge: int,
     packed: bool,
     workers: int,
@@ -142,24 +135,27 @@ def encoded(
         records: the images.
         points: of all images.
         fit: how images become squares: ``crop``, ``stretch`` or ``pad``.
-        size: side of the squares; None to leave images in their own shape.
-        max_edge: pixels of the longer edge that larger images are resized to.
+        max_edge: pixels of the longer edge that larger images are resized to, unless they become
+            squares.
         packed: do not entropy-code the token files.
         workers: threads.
     """
     records = iter(records)
+    sizes = {point.size for point in points}
     while batch := list(islice(records, _BATCH)):
-        found = [_read(record, fit, size, max_edge) for record in batch]
-        images = {n: image for n, image in enumerate(found) if isinstance(image, Image.Image)}
-        own: dict[int, Own] = {n: {} for n in images}
+        found = [_read(record, fit, sizes, max_edge) for record in batch]
+        read = {n: images for n, images in enumerate(found) if not isinstance(images, ImageError)}
+        own: dict[int, Own] = {n: {} for n in read}
         for place, point in enumerate(points):
+            images = {n: originals[point.size] for n, originals in read.items()}
             for n, file, image in _through(point, images, packed, workers):
                 own[n][place] = file, image
-        for n, (record, read) in enumerate(zip(batch, found, strict=True)):
-            if isinstance(read, TokcodecError):
-                yield read
+        for n, (record, originals) in enumerate(zip(batch, found, strict=True)):
+            if isinstance(originals, ImageError):
+                yield originals
             else:
-                yield Example(record.name, read, read.size, own[n])
+                shape = max(image.size for image in originals.values())
+                yield Example(record.name, originals, shape, own[n])
 
 
 def _through(
@@ -187,9 +183,12 @@ def _through(
         yield n, files[n], image
 
 
-def _read(record: Record, fit: Fit, size: int | None, max_edge: int) -> Image.Image | TokcodecError:
+def _read(
+    record: Record, fit: Fit, sizes: Iterable[int | None], max_edge: int
+) -> dict[int | None, Image.Image] | ImageError:
+    """An image at every size; or why it cannot be read."""
     try:
-        return read_image(record, fit, size, max_edge)
+        return {size: read_image(record, fit, size, max_edge) for size in sizes}
     except ImageError as error:
         return error
 

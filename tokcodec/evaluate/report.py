@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,7 +20,7 @@ from tokcodec.evaluate.metrics import SCORES
 from tokcodec.evaluate.plot import plot
 from tokcodec.evaluate.points import Point
 from tokcodec.inputs.records import printable
-from tokcodec.io.files import write_atomically
+from tokcodec.io.files import output_errors, write_atomically
 
 FIGURES = "report.json"
 _SHEETS = "sheet-*.jpg"
@@ -39,16 +40,19 @@ def table(report: dict[str, Any]) -> list[list[str]]:
     """The means as text: a head, then a row for each codec at each rate.
 
     Under a checkpoint stand the baselines at its rate that have not been listed yet; rows of
-    checkpoints have a number of tokens. Measures that no codec has are left out.
+    checkpoints have a number of tokens. Measures that no codec has are left out, and so is the size
+    if it is the same for all.
     """
     means = [mean for row in report["rows"] for mean in (row["own"], *row["baselines"])]
     scores = {
         name: style
-        for name, style in SCORES.items()
-        if any(mean[name] is not None for mean in means)
+        for name, style in {**SCORES, "rfid": ("rFID", 2)}.items()
+        if any(mean.get(name) is not None for mean in means)
     }
     titles = [title for title, _ in scores.values()]
-    lines = [["", "tokens", "limit", "bytes", *titles, "gain, dB", "codebook used"]]
+    several = len({row.get("size") for row in report["rows"]}) > 1
+    sizes = ["size"] * several
+    lines = [["", "tokens", *sizes, "limit", "bytes", *titles, "gain, dB", "codebook used"]]
     none = [""] * len(scores)
 
     def figures(mean: dict[str, Any]) -> list[str]:
@@ -61,11 +65,14 @@ def table(report: dict[str, Any]) -> list[list[str]]:
     seen: list[tuple[Any, ...]] = []
     for row in report["rows"]:
         own, limit = row["own"], str(row["max_bytes"] or "")
+        if several:
+            sizes = [f"{row['size']}x{row['size']}"]
         tokens, gain, usage = row["tokens"], row["gain"], row["usage"]
         lines.append(
             [
                 own["codec"],
                 "-" if tokens is None else f"{tokens:.0f}",
+                *sizes,
                 limit,
                 *figures(own),
                 "" if gain is None else f"{gain:+.2f}",
@@ -73,12 +80,13 @@ def table(report: dict[str, Any]) -> list[list[str]]:
             ]
         )
         for mean in row["baselines"]:
-            mark = (limit, *mean.values())
+            mark = (*sizes, limit, *mean.values())
             if mean["images"] and mark not in seen:
-                lines.append([TITLES[mean["codec"]], "", limit, *figures(mean), "", ""])
+                lines.append([TITLES[mean["codec"]], "", *sizes, limit, *figures(mean), "", ""])
                 seen.append(mark)
         if absent := [TITLES[mean["codec"]] for mean in row["baselines"] if not mean["images"]]:
-            lines.append([", ".join(absent), "", limit, "no file this small", *none, "", ""])
+            no_file = "no file this small"
+            lines.append([", ".join(absent), "", *sizes, limit, no_file, *none, "", ""])
     return lines
 
 
@@ -102,10 +110,17 @@ class ReportFolder:
         self._shown = {n * images // count for n in range(count)}
         self._results: list[Result] = []
         self._seen = 0
-        self._lines: list[dict[str, Any]] = []
+        with output_errors(folder):
+            # Has no name, so that it is gone after a run that was stopped.
+            self._lines = tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=folder)  # noqa: SIM115
+        self._csv: csv.DictWriter[str] | None = None  # from the first line on
 
     def add(self, result: Result) -> None:
-        """Keeps the figures of one result and, for some, its images."""
+        """Writes down the figures of one result and, for some, keeps the images.
+
+        Raises:
+            OutputError: the file system refused.
+        """
         if self._seen in self._shown:
             self._results.append(result)
         self._seen += 1
@@ -113,19 +128,23 @@ class ReportFolder:
             point = self.points[measured.point]
             file = None if measured.baseline else result.example.own[measured.point][0]
             scores = {name: getattr(measured.scores, name) for name in SCORES}
-            self._lines.append(
-                {
-                    "image": result.example.name,
-                    "checkpoint": point.name,
-                    "max_bytes": point.max_bytes,
-                    "max_tokens": point.tokens,
-                    "codec": measured.baseline or point.name,
-                    "tokens": file.num_tokens if file else None,
-                    "file_bytes": measured.file_bytes,
-                    "settings": measured.settings,
-                    **{name: round(s, 4) for name, s in scores.items() if s is not None},
-                }
-            )
+            line = {
+                "image": printable(result.example.name),
+                "checkpoint": printable(point.name),
+                "size": point.size,
+                "max_bytes": point.max_bytes,
+                "max_tokens": point.tokens,
+                "codec": printable(measured.baseline or point.name),
+                "tokens": file.num_tokens if file else None,
+                "file_bytes": measured.file_bytes,
+                "settings": measured.settings,
+                **{name: round(s, 4) for name, s in scores.items() if s is not None},
+            }
+            with output_errors(self.folder):
+                if self._csv is None:
+                    self._csv = csv.DictWriter(self._lines, list(line))
+                    self._csv.writeheader()
+                self._csv.writerow(line)
 
     def write(self, report: Report) -> None:
         """Writes images.csv, plot.svg, sheet-CHECKPOINT-RATE.jpg and report.json.
@@ -142,11 +161,10 @@ class ReportFolder:
         def write(name: str, data: bytes) -> None:
             write_atomically(self.folder / name, lambda file: file.write(data))
 
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, list(self._lines[0]))
-        writer.writeheader()
-        writer.writerows(self._lines)
-        write("images.csv", printable(lines.getvalue()).encode())
+        with output_errors(self.folder), self._lines as lines:
+            lines.seek(0)
+            encoded = (line.encode() for line in lines)
+            write_atomically(self.folder / "images.csv", lambda file: file.writelines(encoded))
         figures = to_json(report)
         write("plot.svg", plot(figures, ("psnr", "ms_ssim")))
         for place, point in enumerate(self.points):
@@ -165,15 +183,15 @@ def _sheet(
     """A row for each image: the original, the checkpoint, then the baselines with any file."""
     found = [result.by_codec(place) for result in results]
     codecs = ["", *(name for name in baselines if any(name in codecs for codecs in found))]
-    shapes = [result.example.shape for result in results]
+    originals = [result.example.originals[point.size] for result in results]
+    shapes = [original.size for original in originals]
     step = max((width for width, _ in shapes), default=0) + _GAP
     height = sum(height + _GAP + _HEAD for _, height in shapes)
     sheet = Image.new("RGB", (step * (1 + len(codecs)), height), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     top = 0
-    for result, by_codec in zip(results, found, strict=True):
-        assert result.example.original
-        sheet.paste(result.example.original, (0, top + _HEAD))
+    for result, original, by_codec in zip(results, originals, found, strict=True):
+        sheet.paste(original, (0, top + _HEAD))
         name = printable(PurePath(result.example.name).name)
         draw.text((2, top + 2), name, "black", font_size=13)
         for column, codec in enumerate(codecs, start=1):
@@ -184,5 +202,5 @@ def _sheet(
                 text = f"{title}, {measured.file_bytes} bytes, {measured.scores.psnr:.2f} dB"
                 sheet.paste(measured.image, (column * step, top + _HEAD))
             draw.text((column * step + 2, top + 2), text, "black", font_size=13)
-        top += result.example.shape[1] + _GAP + _HEAD
+        top += original.height + _GAP + _HEAD
     return sheet

@@ -14,11 +14,12 @@ from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import EvaluationError, Hint, OutputError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Name
+from tokcodec.evaluate.inception import load_inception
 from tokcodec.evaluate.measure import Means, Report, Result, measure
 from tokcodec.evaluate.metrics import require_lpips
 from tokcodec.evaluate.page import FILES as PAGE_FILES
 from tokcodec.evaluate.page import Page
-from tokcodec.evaluate.points import BYTES, MAX_EDGE, Example, encoded, points_of, square_size
+from tokcodec.evaluate.points import BYTES, MAX_EDGE, Example, encoded, points_of
 from tokcodec.evaluate.report import FILES as REPORT_FILES
 from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
@@ -49,6 +50,8 @@ def evaluate(
     fit: SquareFit = "crop",
     max_edge: int = MAX_EDGE,
     lpips: bool = False,
+    rfid: bool = False,
+    rfid_weights: Path | None = None,
     device: str = "auto",
     workers: int = 1,
     max_image_bytes: int = MAX_BYTES,
@@ -68,6 +71,9 @@ def evaluate(
         fit: how images become squares, if a checkpoint takes only squares of one size.
         max_edge: larger images are first resized to this many pixels along the longer edge.
         lpips: measure LPIPS, too; needs torchvision, and downloads a network.
+        rfid: measure rFID, too.
+        rfid_weights: measure rFID with the published weights of Inception in this file, not those
+            that torch-fidelity or torchmetrics have downloaded.
         device: where the models run.
         workers: threads that measure.
         max_image_bytes: images of more bytes fail.
@@ -75,8 +81,8 @@ def evaluate(
         progress: called for each image.
 
     Raises:
-        EvaluationError: the checkpoints cannot be compared, a package or a baseline is missing,
-            or no image could be measured.
+        EvaluationError: the checkpoints cannot be compared, a package, a baseline or the weights
+            of Inception are missing, or no image could be measured.
         OutputError: the output holds a report already, lies in a source, is written to by another
             run, or cannot be written.
     """
@@ -86,14 +92,18 @@ def evaluate(
         if lpips:
             require_lpips()
         points = points_of((Codec.load(name, device) for name in weights), tokens, bytes)
-        size = square_size(points)
+        inception = None
+        if rfid or rfid_weights:
+            inception = load_inception(rfid_weights, points[0].codec.runtime.device)
         means = Means(points, names)
         folder = ReportFolder(output, points, names, images) if output else None
-        examples = encoded(records, points, fit, size, max_edge, packed, workers)
+        examples = encoded(records, points, fit, max_edge, packed, workers)
+        squares = any(point.size for point in points)
         settings = Report(
-            compared=True, max_edge=max_edge, size=size, fit=fit if size else None, packed=packed
+            compared=True, max_edge=max_edge, fit=fit if squares else None, packed=packed
         )
-        return _run(settings, examples, means, lpips, workers, folder, images, sources, progress)
+        results = measure(examples, points, names, lpips, inception, workers)
+        return _run(settings, results, means, folder, images, sources, progress)
 
 
 def page(
@@ -142,7 +152,7 @@ def page(
     compared = bool(originals) or not of_tokens
     names = _checked(baselines) if compared else ()
     with _writing(output, PAGE_FILES, [*sources, *originals], overwrite):
-        size, images = None, None
+        images = None
         examples: Iterator[Example | TokcodecError]
         if of_tokens:
             gathered = gather_tokens(sources, weights, compared, limit, device)
@@ -155,20 +165,19 @@ def page(
             cut = found != images
             loaded = (Codec.load(name, device) for name in weights or (DEFAULT_WEIGHTS,))
             points = points_of(loaded, tokens, bytes)
-            size = square_size(points)
             shown = islice(records, limit)
-            examples = encoded(shown, points, fit, size, max_edge, packed, workers)
+            examples = encoded(shown, points, fit, max_edge, packed, workers)
         means = Means(points, names)
         settings = Report(
             compared=compared,
             max_edge=max_edge,
-            size=size,
-            fit=fit if size else None,
+            fit=fit if any(point.size for point in points) else None,
             packed=packed,
             cut=cut,
         )
         folder = Page(output, points, names)
-        return _run(settings, examples, means, False, workers, folder, images, sources, progress)
+        results = measure(examples, points, names, False, None, workers)
+        return _run(settings, results, means, folder, images, sources, progress)
 
 
 class _Folder(Protocol):
@@ -180,21 +189,19 @@ class _Folder(Protocol):
 
 def _run(
     settings: Report,
-    examples: Iterable[Example | TokcodecError],
+    results: Iterable[Result | TokcodecError],
     means: Means,
-    lpips: bool,
-    workers: int,
     folder: _Folder | None,
     images: int | None,
     sources: Sequence[str],
     progress: Progress,
 ) -> Report:
-    """Measures all examples, adds them to ``folder``, and fills in the report.
+    """Adds up all results, adds them to ``folder``, and fills in the report.
 
     Raises:
         EvaluationError: no image was measured.
     """
-    for result in measure(examples, means.points, means.baselines, lpips, workers):
+    for result in results:
         if isinstance(result, TokcodecError):
             means.failed += 1
             progress(images, result)

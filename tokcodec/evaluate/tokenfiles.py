@@ -220,7 +220,7 @@ def _example(
 ) -> Example | TokcodecError:
     """An example; with originals, these are brought to the shape of the decoded images."""
     if originals is None:
-        return Example(name, None, shape, own)
+        return Example(name, {}, shape, own)
     if name not in originals:
         return ImageError("its image is not among the originals", name=name)
     crops = [
@@ -236,7 +236,7 @@ def _example(
         return error
     if image.size != shape:
         return TokenFileError("its original is an image of another size", name=name)
-    return Example(name, image, shape, own)
+    return Example(name, {None: image}, shape, own)
 
 
 def named(sources: Sequence[str], names: Collection[str]) -> dict[str, Record]:
