@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import small_models
 import torch
 from conftest import PHOTOS
 from PIL import Image
@@ -17,9 +18,6 @@ pytest.importorskip("torchmetrics")
 
 import tokcodec
 from tokcodec import Codec
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
 from tokcodec.errors import EvaluationError, OutputError
 from tokcodec.evaluate import baselines, metrics
 from tokcodec.evaluate import run as calls
@@ -27,8 +25,6 @@ from tokcodec.evaluate.metrics import SMALLEST_EDGE, psnr, score
 from tokcodec.evaluate.plot import plot
 from tokcodec.evaluate.report import table, to_json
 from tokcodec.io.lock import LOCK, locked
-from tokcodec.model.tokenizer import Tokenizer
-from tokcodec.train.export import export
 
 pytestmark = pytest.mark.metrics
 
@@ -300,17 +296,9 @@ def prefix(tmp_path):
     """Writes a checkpoint that decodes prefixes of the tokens of a square of this size."""
 
     def write(size):
-        part = {"width": 32, "layers": 1, "heads": 2, "patch_size": 16}
-        config = ModelConfig(
-            encoder=LatentEncoderConfig(**part, num_latents=64),
-            decoder=LatentDecoderConfig(**part, prefix_tokens=True),
-            quantizer=CodebookConfig(codebook_size=64, embedding_dim=4),
-            preprocessing=PreprocessingConfig(image_size=size),
-        )
-        model = Tokenizer(config)
-        model.quantizer.codebook.normal_()
-        export(model, tmp_path / f"prefix-{size}.safetensors", {})
-        return str(tmp_path / f"prefix-{size}.safetensors")
+        path = tmp_path / f"prefix-{size}.safetensors"
+        small_models.write(path, small_models.squares(size))
+        return str(path)
 
     return write
 

@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import small_models
 from conftest import DATA, PHOTOS
 from PIL import Image
 
@@ -120,6 +121,25 @@ def test_nothing_of_a_name_becomes_markup(measured):
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "://" not in text
+
+
+def test_checkpoints_of_several_sizes_are_compared(tmp_path):
+    weights = [tmp_path / f"{size}.safetensors" for size in (176, 192)]
+    for path, size in zip(weights, (176, 192), strict=True):
+        small_models.write(path, small_models.squares(size))
+    options = {"baselines": ("webp",), "tokens": (64,)}
+    report, data = page(PHOTOS[:1], tmp_path / "page", *weights, **options)
+    assert [row.size for row in report.rows] == [176, 192]
+    labels = ["original", *(f"{name}, {n}x{n}" for n in (176, 192) for name in (str(n), "WebP"))]
+    assert [choice["label"] for choice in data["choices"]] == labels
+    (image,) = data["images"]
+    sizes = {
+        choice: Image.open(tmp_path / "page" / "images" / f"0-{version}.webp").width
+        for choice, version in image["chosen"].items()
+    }
+    expected = {"original": 192, "0 own": 176, "0 webp": 176, "1 own": 192, "1 webp": 192}
+    assert sizes.items() <= expected.items()
+    assert set(sizes) >= {"original", "0 own", "1 own"}
 
 
 # Token files and datasets

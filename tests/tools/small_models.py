@@ -1,11 +1,16 @@
-"""Small models of the kind ``patch`` that have every option of it between them."""
+"""Small models: of the kind ``patch``, with every option of it between them, and of squares."""
 
 import torch
 
 from tokcodec import checkpoint
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.config.vit import PatchDecoderConfig, PatchEncoderConfig
+from tokcodec.config.vit import (
+    LatentDecoderConfig,
+    LatentEncoderConfig,
+    PatchDecoderConfig,
+    PatchEncoderConfig,
+)
 from tokcodec.model.tokenizer import Tokenizer
 
 
@@ -30,6 +35,17 @@ CONFIGS = {
     "cosine": config("cosine", class_token=True),
     "dot": config("dot", outer_norms=True),
 }
+
+
+def squares(size):
+    """A config of squares of this size, of which any first tokens are decoded alone."""
+    part = {"width": 32, "layers": 1, "heads": 2, "patch_size": 16}
+    return ModelConfig(
+        encoder=LatentEncoderConfig(**part, num_latents=64),
+        decoder=LatentDecoderConfig(**part, prefix_tokens=True),
+        quantizer=CodebookConfig(codebook_size=64, embedding_dim=4),
+        preprocessing=PreprocessingConfig(image_size=size),
+    )
 
 
 def write(path, made):
