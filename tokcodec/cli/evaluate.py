@@ -129,8 +129,8 @@ def evaluate(
         )
     if (rfid or rfid_weights) and report.images < FEW_FOR_RFID:
         note(
-            f"rFID depends on the number of images: that of {counted(report.images, 'image')}, "
-            f"fewer than {FEW_FOR_RFID:,}, compares only with that of the same images"
+            f"rFID of {counted(report.images, 'image')}, fewer than {FEW_FOR_RFID:,}, can only be "
+            "compared with rFID of the same images"
         )
     if output:
         note(f"report in {output}")
