@@ -26,7 +26,7 @@ Kernel = int | tuple[int, int]
 # Outputs, and a kernel; with two kernels both see the same input, and their outputs are joined.
 _Step = tuple[int, Kernel] | tuple[int, Kernel, Kernel]
 
-_THIRD, _SEVENTH = ((1, 3), (3, 1)), ((1, 7), (7, 1))  # along the rows, and along the columns
+_ROW_3, _COLUMN_3, _ROW_7, _COLUMN_7 = (1, 3), (3, 1), (1, 7), (7, 1)
 
 
 def load_inception(path: Path | None, device: str) -> "Inception":
@@ -82,12 +82,11 @@ class Inception(nn.Module):
         self.Mixed_6c = _mixed_6(160)
         self.Mixed_6d = _mixed_6(160)
         self.Mixed_6e = _mixed_6(192)
-        row, column = _SEVENTH
         self.Mixed_7a = _Mixed(
             768,
             {
                 "branch3x3": [(192, 1), (320, 3)],
-                "branch7x7x3": [(192, 1), (192, row), (192, column), (192, 3)],
+                "branch7x7x3": [(192, 1), (192, _ROW_7), (192, _COLUMN_7), (192, 3)],
             },
             stride=2,
         )
@@ -186,13 +185,16 @@ def _mixed_5(inputs: int, pooled: int) -> _Mixed:
 
 
 def _mixed_6(width: int) -> _Mixed:
-    row, column = _SEVENTH
-    twice: list[_Step] = [(width, 1), *[(width, column), (width, row)] * 2]
-    twice[-1] = (192, row)
     branches: dict[str, Sequence[_Step]] = {
         "branch1x1": [(192, 1)],
-        "branch7x7": [(width, 1), (width, row), (192, column)],
-        "branch7x7dbl": twice,
+        "branch7x7": [(width, 1), (width, _ROW_7), (192, _COLUMN_7)],
+        "branch7x7dbl": [
+            (width, 1),
+            (width, _COLUMN_7),
+            (width, _ROW_7),
+            (width, _COLUMN_7),
+            (192, _ROW_7),
+        ],
     }
     return _Mixed(768, branches, "mean", pooled=192)
 
@@ -200,8 +202,8 @@ def _mixed_6(width: int) -> _Mixed:
 def _mixed_7(inputs: int, pool: str) -> _Mixed:
     branches: dict[str, Sequence[_Step]] = {
         "branch1x1": [(320, 1)],
-        "branch3x3": [(384, 1), (384, *_THIRD)],
-        "branch3x3dbl": [(448, 1), (384, 3), (384, *_THIRD)],
+        "branch3x3": [(384, 1), (384, _ROW_3, _COLUMN_3)],
+        "branch3x3dbl": [(448, 1), (384, 3), (384, _ROW_3, _COLUMN_3)],
     }
     return _Mixed(inputs, branches, pool, pooled=192)
 
