@@ -10,7 +10,7 @@ from conftest import GOLDEN
 from PIL import Image
 from test_families import CONVOLUTIONAL
 
-from tokcodec import Codec, checkpoint
+from tokcodec import Codec, checkpoint, load_tokens
 from tokcodec.errors import ArgumentError, CheckpointError, DatasetError, OutputError
 from tokcodec.families import convert
 from tokcodec.families.source import locate
@@ -19,7 +19,7 @@ pytest.importorskip("pyarrow")
 
 from tokenized import TINY, go, image, rows
 
-from tokcodec.dataset.reader import load_tokens, open_dataset, token_files
+from tokcodec.dataset.reader import open_dataset, token_files
 
 pytestmark = pytest.mark.parquet
 

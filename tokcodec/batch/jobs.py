@@ -226,6 +226,8 @@ def make_plan(
         wanted = "images" if kinds is None else "token files"
         raise ArgumentError(f"no {wanted} in {', '.join(sources)}")
     if together:
+        for stamp in (stamp for batch in batches for stamp in batch.stamps):
+            _refuse_input(together, stamp)
         records = chain.from_iterable(batch.records() for batch in batches)
         all_jobs = spread(Job(record, together) for record in records)
         return Plan(count(batches), (judged(job, judge) for job in all_jobs), selection)
@@ -247,8 +249,8 @@ def make_plan(
                 raise ArgumentError(f"{both}; take them one at a time")
             return Job(record, None, "foreign", f"not written: {both}")
         claimed[target] = record.name
-        if target and same_file(target, record.stamp.path) and not is_stream(target):
-            raise ArgumentError(f"{target} is the input itself")
+        if target:
+            _refuse_input(target, record.stamp)
         return Job(record, target)
 
     def to_jobs(batch: Batch) -> Iterator[FileJob]:
@@ -260,6 +262,15 @@ def make_plan(
     jobs = (judged(job, judge) for job in spread(chain(files, rest)))
     size = sum(batch.source_bytes for batch in batches)
     return Plan(count(batches), jobs, selection, size)
+
+
+def _refuse_input(target: Path, stamp: Stamp) -> None:
+    """
+    Raises:
+        ArgumentError: the target is the input itself.
+    """
+    if same_file(target, stamp.path) and not is_stream(target):
+        raise ArgumentError(f"{target} is the input itself")
 
 
 def judged(job: FileJob, judge: Judge) -> FileJob:
