@@ -84,7 +84,7 @@ def _lines(report: Mapping[str, Any], measure: str) -> dict[tuple[str, int | Non
     for row in report["rows"]:
         for mean in (row["own"], *row["baselines"]):
             if mean[measure] is not None:
-                line = lines.setdefault((mean["codec"], row.get("size")), {})
+                line = lines.setdefault((mean["codec"], row["size"]), {})
                 line[mean["file_bytes"]] = mean[measure]
     return {codec: sorted(points.items()) for codec, points in lines.items()}
 

@@ -47,10 +47,10 @@ def table(report: dict[str, Any]) -> list[list[str]]:
     scores = {
         name: style
         for name, style in {**SCORES, "rfid": ("rFID", 2)}.items()
-        if any(mean.get(name) is not None for mean in means)
+        if any(mean[name] is not None for mean in means)
     }
     titles = [title for title, _ in scores.values()]
-    several = len({row.get("size") for row in report["rows"]}) > 1
+    several = len({row["size"] for row in report["rows"]}) > 1
     sizes = ["size"] * several
     lines = [["", "tokens", *sizes, "limit", "bytes", *titles, "gain, dB", "codebook used"]]
     none = [""] * len(scores)
