@@ -1,5 +1,6 @@
 """An image in one packet: the best in N bytes, and as text."""
 
+import binascii
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from test_tokenfile import token_files
 from tokcodec import Codec, TokenFile
 from tokcodec.errors import TokenFileError
 from tokcodec.evaluate.metrics import psnr
+from tokcodec.packets import fill_missing
 
 
 def lines(done):
@@ -255,3 +257,65 @@ def test_within_a_limit_it_continues(run, tmp_path):
     for limit in (434, 50):
         states = [line["state"] for line in lines(run(*command, limit, status=3))]
         assert states == ["stale"] * 4
+
+
+def sealed(body):
+    return body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "little")
+
+
+def grid_of(rows, columns, bits=13):
+    tokens = np.arange(rows * columns).reshape(1, rows, columns)
+    return TokenFile.packed(tokens, bits, b"ab", 40, 30, "aspect")
+
+
+def test_packets_that_claim_too_much_are_refused_at_once():
+    head = b"\xb4" + bytes([12]) + b"ab" + b"\x28\x1e" + b"\x80\x20" * 2  # 4096 x 4096 tokens
+    for number in (0, 3, 15):  # 15 is parity
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(sealed(head + bytes([number << 4 | 14]) + b"\0\0" + bytes(20)))
+
+
+@pytest.mark.parametrize("change", [0, 2, 5])
+def test_lying_parity_is_an_error(change):
+    *parts, parity = grid_of(6, 7).split(3, parity=True).parts()
+    body = bytearray(parity.to_bytes()[:-2])
+    body[11 + change] ^= 0x11  # the length of a payload, its end, or its content
+    lying = TokenFile.from_bytes(sealed(bytes(body)))
+    (joined,) = TokenFile.join([lying, *parts[1:]])
+    with pytest.raises(TokenFileError):
+        joined.tokens_with(None, incomplete=True)
+
+
+def test_damaged_packets_are_made_up_for():
+    file = grid_of(6, 7)
+    parts = file.split(3, parity=True).parts()
+    data = parts[1].to_bytes()
+    broken = TokenFile.from_bytes(data[:-4] + b"\xff" + data[-3:], damaged=True)
+    assert broken.damaged
+    for there, damaged in (([0, 2, 3], False), ([0, 1], False), ([0, 3], True), ([0, 2], True)):
+        (joined,) = TokenFile.join([broken, *(parts[number] for number in there)])
+        assert joined.damaged == (damaged and 1 not in there)
+        tokens = joined.tokens_with(None, incomplete=True)
+        known = tokens >= 0
+        wrong = known & (tokens != file.tokens)
+        assert known.all() == (there == [0, 2, 3] or there == [0, 2])
+        assert wrong.sum() <= (1 if joined.damaged else 0)
+
+
+def test_parity_has_a_limit():
+    file = grid_of(200, 400, 20)
+    assert len(file.split(2).parts()) == 2
+    with pytest.raises(ValueError, match="parity"):
+        file.split(2, parity=True)
+
+
+def test_missing_tokens_far_from_others_are_filled_in_time():
+    grid = np.full((400, 400), -1)
+    grid[0, :5] = 1
+    grid[5, 5] = 3
+    lookup = lambda tokens: np.stack([tokens, -tokens], axis=1).astype(np.float32)  # noqa: E731
+    filled = fill_missing(grid, lookup, lambda means: means[:, 0].round().astype(int))
+    assert (filled[0, :5] == 1).all()
+    assert filled[5, 6] == 3  # its neighbour
+    assert filled[-1, -1] == 1  # the mean of all
+    assert filled.min() >= 1

@@ -26,6 +26,7 @@ from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 from tokcodec.io.remote import read_bytes, reason_of
 from tokcodec.packets import (
+    MOST_BYTES,
     MOST_PACKETS,
     Packets,
     most_packets,
@@ -237,8 +238,10 @@ class TokenFile:
         grids = packet_grids(np.arange(self.num_tokens).reshape(self.shape[1:]), packets.count)
         for number in packets.numbers:
             there = grids[number] >= 0
+            self._check_size(int(there.sum()), payloads[number])  # one may be restored
             tokens[grids[number][there]] = self._decode(prior, payloads[number], there)
-        if not (tokens < 0).any() and _crc(pack(tokens, self.bits)) != packets.image:
+        whole = not self.damaged and (tokens >= 0).all()
+        if whole and _crc(pack(tokens, self.bits)) != packets.image:
             raise TokenFileError("its packets are not of one image, or damaged")
         return tokens
 
@@ -309,7 +312,8 @@ class TokenFile:
 
         Raises:
             TokenFileError: as ``tokens``.
-            ValueError: the fit is ``tile``, which packets do not have, or ``count`` is less than 1.
+            ValueError: the fit is ``tile``, which packets do not have, ``count`` is less than 1, or
+                a packet is too large for parity.
         """
         if self.fit == "tile" or count < 1:
             raise ValueError("an image is split into one packet or more, and without tiles")
@@ -322,9 +326,12 @@ class TokenFile:
             coded = [prior.encode(part[None]) for part in packet_grids(grid, count)]
         entropy_coded = sum(map(len, coded)) < sum(map(len, payloads)) and all(
             _may_be_packet(int((numbers == number).sum()), self.bits, len(own))
+            and _is_readable(len(tokens) // count, len(own))
             for number, own in enumerate(coded)
         )
         payloads = coded if entropy_coded else payloads
+        if parity and max(map(len, payloads)) > MOST_BYTES:
+            raise ValueError(f"packets with parity hold up to {MOST_BYTES:,} bytes")
         if parity:
             payloads = [*payloads, parity_of(payloads)]
         packets = Packets(count, _crc(pack(tokens, self.bits)), tuple(enumerate(payloads)))
@@ -343,27 +350,34 @@ class TokenFile:
 
     @property
     def image_key(self) -> object:
-        """Equal for packets of one image."""
+        """Equal for packets of one image, damaged or not."""
         assert self.packets
-        return replace(self, packets=replace(self.packets, payloads=()))
+        return replace(self, packets=replace(self.packets, payloads=()), damaged=False)
 
     @classmethod
     def join(cls, files: "Iterable[Self]") -> "list[Self]":
-        """The images of these files in order: packets of one image become one file of it."""
-        joined: dict[object, Self] = {}
+        """The images of these files in order: packets of one image become one file of it.
+
+        A damaged packet is left out where the others, or parity, make up for it.
+        """
+        images: dict[object, list[Self]] = {}
         for number, file in enumerate(files):
-            if not file.packets:
-                joined[number] = file
-                continue
-            key = file.image_key
-            there = joined.get(key)
-            payloads = dict(file.packets.payloads)
-            if there:
-                assert there.packets
-                payloads |= dict(there.packets.payloads)
-            packets = replace(file.packets, payloads=tuple(sorted(payloads.items())))
-            joined[key] = replace(file, packets=packets)
-        return list(joined.values())
+            images.setdefault(file.image_key if file.packets else number, []).append(file)
+        return [same[0] if len(same) == 1 else cls._joined(same) for same in images.values()]
+
+    @classmethod
+    def _joined(cls, files: list[Self]) -> Self:
+        found: dict[bool, dict[int, bytes]] = {False: {}, True: {}}  # by whether it is damaged
+        for file in files:
+            assert file.packets
+            found[file.damaged] = dict(file.packets.payloads) | found[file.damaged]
+        packets = replace(file.packets, payloads=tuple(sorted(found[False].items())))
+        if found[True].keys() <= found[False].keys() or packets.is_complete:
+            return replace(file, packets=packets, damaged=False)
+        # Parity of damaged packets restores nothing.
+        payloads = {n: own for n, own in (found[True] | found[False]).items() if n < packets.count}
+        damaged = tuple(sorted(payloads.items())) or tuple(found[True].items())
+        return replace(file, packets=replace(packets, payloads=damaged), damaged=True)
 
     @property
     def payload_bytes(self) -> int:
@@ -521,30 +535,41 @@ class TokenFile:
         count, payload = self.num_tokens, self.payload
         if count > MAX_TOKENS:
             raise TokenFileError(f"{count:,} tokens: a token file holds up to {MAX_TOKENS:,}")
-        if self.packets:
-            ((number, payload),) = self.packets.payloads
-            if self.fit == "tile" or most_packets(*self.shape[1:], self.packets.count) != (
-                self.packets.count
-            ):
+        if packets := self.packets:
+            ((number, payload),) = packets.payloads
+            grid = self.shape[1:]
+            if self.fit == "tile" or most_packets(*grid, packets.count) != packets.count:
                 raise TokenFileError("damaged: packets that cannot be of this grid")
-            if number == self.packets.count:
+            if not _is_readable(count // packets.count, len(payload)):
+                raise TokenFileError(
+                    f"damaged: {counted(len(payload), 'byte')} of {counted(count, 'token')}"
+                )
+            if number == packets.count:
                 return  # of parity, whose payload is none of tokens
-            count = int((packet_of(*self.shape[1:], self.packets.count) == number).sum())
-        size = packed_size(count, self.bits)
-        if self.entropy_coded and self.packets:
-            fits = _may_be_packet(count, self.bits, len(payload))
-        elif self.entropy_coded:
-            fits = _may_be_entropy_coded(count, self.bits, len(payload))
-        else:
+            count = int((packet_of(*grid, packets.count) == number).sum())
+        self._check_size(count, payload)
+
+    def _check_size(self, count: int, payload: bytes) -> None:
+        """
+        Raises:
+            TokenFileError: these are not ``count`` tokens, of this file or a packet of it.
+        """
+        if self.damaged:
+            if not _is_readable(count, len(payload)):
+                raise TokenFileError("damaged: too little is left of it")
+            return
+        if not self.entropy_coded:
+            size = packed_size(count, self.bits)
             fits = len(payload) == size and not _padding(payload, count * self.bits)
-        if not fits and not self.damaged:
+        else:
+            may_be = _may_be_packet if self.packets else _may_be_entropy_coded
+            fits = may_be(count, self.bits, len(payload))
+        if not fits:
             form = "entropy-coded in" if self.entropy_coded else "in"
             raise TokenFileError(
                 f"damaged: {counted(count, 'token')} of {self.bits} bits, {form} "
                 f"{counted(len(payload), 'byte')}"
             )
-        if self.damaged and not _is_readable(count, len(payload)):
-            raise TokenFileError("damaged: too little is left of it")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, damaged: bool = False) -> Self:
