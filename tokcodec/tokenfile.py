@@ -6,6 +6,7 @@ tokens of an entropy-coded file need one, for its prior.
 """
 
 import binascii
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -447,6 +448,10 @@ class TokenFile:
             if isinstance(found[0], TokenFileError):
                 raise found[0]
             return found[0]
+        return cls._read(data, damaged)
+
+    @classmethod
+    def _read(cls, data: bytes, damaged: bool) -> Self:
         try:
             return cls._parse(data[:-_CRC_BYTES], data[-_CRC_BYTES:])
         except TokenFileError:
@@ -501,8 +506,8 @@ class TokenFile:
         """
         found: list[Self | TokenFileError] = []
         packets = []
-        for candidates in find_messages(text):
-            file = cls._first(list(candidates), damaged)
+        for data, lengths in find_messages(text):
+            file = cls._first(data, lengths, damaged)
             if isinstance(file, TokenFileError) or not file.packets:
                 found.append(file)
             else:
@@ -512,20 +517,16 @@ class TokenFile:
         return [*found, *cls.join(packets)]
 
     @classmethod
-    def _first(cls, candidates: list[bytes], damaged: bool) -> Self | TokenFileError:
-        """The first of these that is a token file; the error of the first if none is."""
-        errors = []
-        for data in candidates:
-            try:
-                return cls._parse(data[:-_CRC_BYTES], data[-_CRC_BYTES:])
-            except TokenFileError as error:
-                errors.append(error)
-        if damaged and candidates:
-            try:
-                return cls._parse(candidates[0], None)
-            except TokenFileError as error:
-                return error
-        return errors[0] if errors else TokenFileError("truncated: a message without content")
+    def _first(cls, data: bytes, lengths: list[int], damaged: bool) -> Self | TokenFileError:
+        """The file in the first of these lengths of ``data``, or what is wrong with all of it."""
+        whole = _matching(data, lengths)
+        for length in (length for length in lengths if length in whole):
+            with contextlib.suppress(TokenFileError):
+                return cls._read(data[:length], damaged=False)
+        try:
+            return cls._read(data, damaged)
+        except TokenFileError as error:
+            return error.with_traceback(None)  # which holds the text
 
     def _check_payload(self) -> None:
         """
@@ -670,6 +671,17 @@ def _is_readable(count: int, size: int) -> bool:
 
 def _crc(data: bytes) -> int:
     return binascii.crc_hqx(data, 0xFFFF)
+
+
+def _matching(data: bytes, lengths: list[int]) -> set[int]:
+    """Those of the lengths, of which the last bytes of ``data`` are the checksum of the others."""
+    crc, done, found = _crc(b""), 0, set()
+    for length in sorted(lengths):
+        end = max(length - _CRC_BYTES, 0)
+        crc, done = binascii.crc_hqx(data[done:end], crc), end
+        if data[end:length] == crc.to_bytes(_CRC_BYTES, "little"):
+            found.add(length)
+    return found
 
 
 def _padding(payload: bytes, bits: int) -> int:
