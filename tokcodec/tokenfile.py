@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.checkpoint import Header, find_with_prior, read_prior
-from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack
+from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack, unpack_first
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.coding.text import find_messages, to_message
 from tokcodec.config.geometry import Fit
@@ -288,9 +288,8 @@ class TokenFile:
             tokens = prior.decode(payload, shape, there=mask, partial=True)
             return tokens.reshape(there.shape)[there]
         whole = min(count, len(payload) * 8 // self.bits)
-        bits = np.unpackbits(np.frombuffer(payload, np.uint8), bitorder="little")
         tokens = np.full(count, -1)
-        tokens[:whole] = bits[: whole * self.bits].reshape(whole, -1) @ (1 << np.arange(self.bits))
+        tokens[:whole] = unpack_first(payload, whole, self.bits)
         return tokens
 
     def as_packed(self) -> Self:
