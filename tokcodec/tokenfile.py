@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tokcodec.checkpoint import Header, find_with_prior, read_prior
 from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack, unpack_first
+from tokcodec.coding.leb128 import MOST, Leb128Reader, leb128
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.coding.text import find_messages, to_message
 from tokcodec.config.geometry import Fit
@@ -47,7 +48,6 @@ _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 _FORMS, _PACKET_FORMS = (0xB6, 0xB7), (0xB4, 0xB5)
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
 _CRC_BYTES = 2
-_MAX_EDGE = 0xFFFF  # of an image in pixels, of a grid in tokens, of a canvas in tiles
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ class TokenFile:
         if len(file.model_id) != ID_BYTES:
             raise ValueError(f"model_id must be the first {ID_BYTES} bytes of it")
         edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
-        if not all(1 <= edge <= _MAX_EDGE for edge in edges):
-            raise ValueError(f"sizes must be from 1 to {_MAX_EDGE}")
+        if not all(1 <= edge <= MOST for edge in edges):
+            raise ValueError(f"sizes must be from 1 to {MOST}")
         if file.fit not in _FITS:
             raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
         if not file.fit == "tile" and file.tiles != (1, 1):
@@ -371,7 +371,7 @@ class TokenFile:
         for file in files:
             assert file.packets
             found[file.damaged] = dict(file.packets.payloads) | found[file.damaged]
-        packets = replace(file.packets, payloads=tuple(sorted(found[False].items())))
+            packets = replace(file.packets, payloads=tuple(sorted(found[False].items())))
         if found[True].keys() <= found[False].keys() or packets.is_complete:
             return replace(file, packets=packets, damaged=False)
         # Parity of damaged packets restores nothing.
@@ -424,7 +424,7 @@ class TokenFile:
             numbers += self.tiles
         forms = _PACKET_FORMS if self.packets else _FORMS
         start = [forms[self.entropy_coded], _FITS.index(self.fit) << 5 | self.bits - 1]
-        return bytes(start) + self.model_id + b"".join(map(_leb128, numbers))
+        return bytes(start) + self.model_id + b"".join(map(leb128, numbers))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, damaged: bool = False) -> Self:
@@ -470,7 +470,7 @@ class TokenFile:
         if number >= len(_FITS):
             raise TokenFileError(f"fit {number}: needs a newer tokcodec")
         fit = cast(Fit, _FITS[number])
-        reader = _Leb128Reader(body, 2 + ID_BYTES)
+        reader = Leb128Reader(body, 2 + ID_BYTES)
         width, height, rows, columns = (reader.read() for _ in range(4))
         tiles = (reader.read(), reader.read()) if fit == "tile" else (1, 1)
         payload, model_id = body[reader.place :], body[2 : 2 + ID_BYTES]
@@ -699,34 +699,3 @@ def _packet(data: bytes) -> Packets:
         raise TokenFileError("damaged: there is no packet of such a number")
     image = int.from_bytes(data[1 : 1 + _CRC_BYTES], "little")
     return Packets(count, image, ((data[0] >> 4, data[1 + _CRC_BYTES :]),))
-
-
-def _leb128(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-class _Leb128Reader:
-    """Numbers from 1 to 65535 in bytes, one after the other, from ``place`` on."""
-
-    def __init__(self, data: bytes, place: int) -> None:
-        self.data, self.place = data, place
-
-    def read(self) -> int:
-        """
-        Raises:
-            TokenFileError: it is 0 or too large, does not end, or is not in the shortest form.
-        """
-        number = 0
-        for index, byte in enumerate(self.data[self.place : self.place + 3]):
-            number |= (byte & 0x7F) << 7 * index
-            if byte < 0x80:
-                if not 1 <= number <= _MAX_EDGE or (index and not byte):
-                    break
-                self.place += index + 1
-                return number
-        raise TokenFileError("damaged: a size in its header is none from 1 to 65535")

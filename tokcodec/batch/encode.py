@@ -72,9 +72,9 @@ def encode_files(
     ``overwrite`` is set, and so does a bad image; the others are encoded all the same. A token file
     does not say which background or ``max_bytes`` it was made with: if the image has transparent
     parts, or ``max_bytes`` or ``packets`` is given, it is compared with what the image is encoded
-    to now. Packets are written to ``a.jpg.1.tok`` and so on, with ``text`` to a line each. The work
-    is done as the outcomes are taken; that of a skipped image may come before those of images
-    listed before it:
+    to now. Packets are written to ``a.jpg.1.tok`` and so on, with ``text`` to a line each; those of
+    an earlier run that had more packets are deleted with ``overwrite``. The work is done as the
+    outcomes are taken; that of a skipped image may come before those of images listed before it:
 
         for outcome in encode_files("photos", "tokens"):
             print(outcome.job.name, outcome.status, outcome.error or "")

@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Iterator
-from itertools import accumulate
 
 _PREFIX = "tok:"
 _START = re.compile(rb"(?i:tok:)\W*(?=t)")  # every token file begins with t in base64url
