@@ -1,7 +1,10 @@
 """An image in one packet: the best in N bytes, and as text."""
 
+import binascii
+import contextlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from test_tokenfile import token_files
 from tokcodec import Codec, TokenFile
 from tokcodec.errors import TokenFileError
 from tokcodec.evaluate.metrics import psnr
+from tokcodec.packets import fill_missing
 
 
 def lines(done):
@@ -80,6 +84,23 @@ def test_a_damaged_message_is_an_error_among_others():
     for text in (f"{good} {good}", bad, "no message", ""):
         with pytest.raises(TokenFileError):
             TokenFile.from_bytes(text.encode())
+
+
+@given(token_files(), st.integers(0, 3))
+def test_marks_around_a_message_are_not_part_of_it(token_file, number):
+    marks = "_" * number
+    text = f"{marks}{token_file.to_text()}{marks} -- and more"
+    assert list(TokenFile.find(text.encode())) == [token_file]
+
+
+@pytest.mark.parametrize(
+    "text", [b"tok:t" * 100_000, b"tok:t" + b"a " * 500_000, b"tok: tok:" * 100_000], ids=len
+)
+def test_long_texts_take_no_time(text):
+    before = time.process_time()
+    with contextlib.suppress(TokenFileError):
+        assert all(isinstance(own, TokenFileError) for own in TokenFile.find(text))
+    assert time.process_time() - before < 10
 
 
 @st.composite
@@ -255,3 +276,112 @@ def test_within_a_limit_it_continues(run, tmp_path):
     for limit in (434, 50):
         states = [line["state"] for line in lines(run(*command, limit, status=3))]
         assert states == ["stale"] * 4
+
+
+def sealed(body):
+    return body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "little")
+
+
+def grid_of(rows, columns, bits=13):
+    tokens = np.arange(rows * columns).reshape(1, rows, columns)
+    return TokenFile.packed(tokens, bits, b"ab", 40, 30, "aspect")
+
+
+def test_packets_that_claim_too_much_are_refused_at_once():
+    head = b"\xb4" + bytes([12]) + b"ab" + b"\x28\x1e" + b"\x80\x20" * 2  # 4096 x 4096 tokens
+    for number in (0, 3, 15):  # 15 is parity
+        with pytest.raises(TokenFileError):
+            TokenFile.from_bytes(sealed(head + bytes([number << 4 | 14]) + b"\0\0" + bytes(20)))
+
+
+@pytest.mark.parametrize("change", [0, 2, 5])
+def test_lying_parity_is_an_error(change):
+    *parts, parity = grid_of(6, 7).split(3, parity=True).parts()
+    body = bytearray(parity.to_bytes()[:-2])
+    body[11 + change] ^= 0x11  # the length of a payload, its end, or its content
+    lying = TokenFile.from_bytes(sealed(bytes(body)))
+    (joined,) = TokenFile.join([lying, *parts[1:]])
+    with pytest.raises(TokenFileError):
+        joined.tokens_with(None, incomplete=True)
+
+
+def test_damaged_packets_are_made_up_for():
+    file = grid_of(6, 7)
+    parts = file.split(3, parity=True).parts()
+    data = parts[1].to_bytes()
+    broken = TokenFile.from_bytes(data[:-4] + b"\xff" + data[-3:], damaged=True)
+    assert broken.damaged
+    for there, damaged in (([0, 2, 3], False), ([0, 1], False), ([0, 3], True), ([0, 2], True)):
+        (joined,) = TokenFile.join([broken, *(parts[number] for number in there)])
+        assert joined.damaged == (damaged and 1 not in there)
+        tokens = joined.tokens_with(None, incomplete=True)
+        known = tokens >= 0
+        wrong = known & (tokens != file.tokens)
+        assert known.all() == (there == [0, 2, 3] or there == [0, 2])
+        assert wrong.sum() <= (2 if joined.damaged else 0)
+
+
+def test_parity_has_a_limit():
+    file = grid_of(200, 400, 20)
+    assert len(file.split(2).parts()) == 2
+    with pytest.raises(ValueError, match="parity"):
+        file.split(2, parity=True)
+
+
+def test_missing_tokens_far_from_others_are_filled_in_time():
+    grid = np.full((400, 400), -1)
+    grid[0, :5] = 1
+    grid[5, 5] = 3
+    lookup = lambda tokens: np.stack([tokens, -tokens], axis=1).astype(np.float32)  # noqa: E731
+    filled = fill_missing(grid, lookup, lambda means: means[:, 0].round().astype(int))
+    assert (filled[0, :5] == 1).all()
+    assert filled[5, 6] == 3  # its neighbour
+    assert filled[-1, -1] == 1  # the mean of all
+    assert filled.min() >= 1
+
+
+def test_packets_replace_nothing_and_leave_nothing(run, tmp_path):
+    photo, folder = PHOTOS[0], tmp_path / "sent"
+    foreign = folder / f"{photo.name}.2.tok"
+    folder.mkdir()
+    foreign.write_bytes(grid_of(2, 3).to_bytes())
+    command = ("encode", photo, "-o", folder, "--tokens", 30, "--packets")
+    (line,) = lines(run(*command, 3, "--json", status=1))
+    assert (line["state"], line["status"]) == ("foreign", "failed")
+    assert list(folder.iterdir()) == [foreign]
+    foreign.rename(folder / f"{photo.name}.5.tok")
+    run(*command, 3, "--parity", 1, "-f")
+    run(*command, 2, status=1)
+    run(*command, 2, "-f")
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"{photo.name}.{number}.tok" for number in (1, 2, 5)]
+    # A folder that is not there yet; files and standard output take no packets.
+    run("encode", photo, "-o", tmp_path / "new", "--packets", 2)
+    assert len(list((tmp_path / "new").iterdir())) == 2
+    for output in (tmp_path / "one.tok", "-"):
+        run("encode", photo, "-o", output, "--packets", 2, status=2)
+    run("encode", "-", "-o", tmp_path / "new", "--packets", 2, stdin=photo.read_bytes(), status=2)
+
+
+def test_images_of_packets_replace_no_others(run, tmp_path):
+    sent = tmp_path / "sent"
+    for how in (["--packets", 3, "--tokens", 30], ["--tokens", 40]):
+        run("encode", PHOTOS[0], "-o", f"{sent}/", *how)
+    for part in TokenFile.load(sent / f"{PHOTOS[0].name}.tok").split(2).parts():
+        part.save(sent / f"{PHOTOS[0].name}.{part.packets.numbers[0] + 8}.tok")
+    told = lines(run("decode", sent, "-o", tmp_path / "out", "--json", "-f"))
+    outputs = [line["output"] for line in told if line["status"] == "ok"]
+    assert len(outputs) == len(set(outputs)) == len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_packets_that_arrive_later_are_decoded(run, tmp_path):
+    run("encode", PHOTOS[0], "-o", f"{tmp_path}/sent/", "--packets", 2, "--tokens", 30)
+    late = tmp_path / "sent" / f"{PHOTOS[0].name}.2.tok"
+    data = late.read_bytes()
+    late.unlink()
+    command = ("decode", tmp_path / "sent", "-o", tmp_path / "out", "--json")
+    assert lines(run(*command))[0]["missing_tokens"] > 0
+    assert lines(run(*command))[0]["state"] == "current"
+    late.write_bytes(data)
+    assert lines(run(*command, status=3))[0]["state"] == "stale"
+    assert lines(run(*command, "-f"))[0]["missing_tokens"] == 0

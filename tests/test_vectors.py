@@ -72,10 +72,19 @@ def test_packets(vector):
     assert [part.to_bytes() for part in whole.split(count, prior, parity=True).parts()] == packets
     # Any one may be lost.
     for lost in range(count + 1):
-        there = [TokenFile.from_bytes(own) for own in packets]
-        del there[lost]
-        (joined,) = TokenFile.join(reversed(there))
+        left = [own for number, own in enumerate(packets) if number != lost]
+        assert reference.read_packets(left, LISTS) == image["tokens"]
+        (joined,) = TokenFile.join(map(TokenFile.from_bytes, reversed(left)))
         assert read_with_prior(joined).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("why", VECTORS["refused_packets"])
+def test_refused_packets(why):
+    data = bytes.fromhex(VECTORS["refused_packets"][why])
+    with pytest.raises(reference.RefusedError):
+        reference.read_packets([data], LISTS)
+    with pytest.raises(TokenFileError):
+        TokenFile.from_bytes(data)
 
 
 def read_with_prior(file, **how):

@@ -251,9 +251,12 @@ class Codec:
                 return (tag, None), error
             return (tag, replace(tiles, pixels=_NOTHING)), tiles.pixels
 
-        def token_file(of: tuple[Tag, Tiles | None], tokens: Rows) -> TokenFile:
+        def token_file(of: tuple[Tag, Tiles | None], tokens: Rows) -> TokenFile | ImageError:
             assert of[1]
-            return encoding.token_file(of[1], tokens, encoding.tokens)
+            try:
+                return encoding.token_file(of[1], tokens, encoding.tokens)
+            except ImageError as error:
+                return error
 
         rows = map_ahead(read, items, workers, self._ahead(encoding.fit, workers))
         for (tag, _), result in self._in_batches(rows, self.encode_tiles, token_file, workers):

@@ -95,6 +95,8 @@ class Decoding:
         check_tokens(found, size)
         if found.min() >= 0:
             return found
+        if token_file.packets and not token_file.packets.numbers:
+            raise TokenFileError("only the parity packet of an image, which has none of its tokens")
         if found.max() < 0:
             raise TokenFileError("damaged: none of its tokens is left")
         if not self.header.config.has_grid:

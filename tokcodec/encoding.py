@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokcodec import checkpoint
 from tokcodec.coding.prior import Prior
 from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Size
-from tokcodec.errors import CheckpointError
+from tokcodec.errors import CheckpointError, ImageError
 from tokcodec.image import Source, Tiles, read_tiles
 from tokcodec.packets import MOST_PACKETS
 from tokcodec.tokenfile import TokenFile
@@ -134,13 +134,22 @@ class Encoding:
 
     def token_file(self, tiles: Tiles, found: NDArray[Any], tokens: int | None) -> TokenFile:
         """The file of the tokens that were found in tiles, of which at most ``tokens`` each are
-        kept."""
+        kept.
+
+        Raises:
+            ImageError: its packets are too large for parity.
+        """
         config, limit = self.header.config, self.limit
         _, shape = config.place(self.fit, (tiles.width, tiles.height), tokens)
         kept = found.reshape(-1, *shape) if config.has_grid else found[:, : shape[0]]
         prior = None if limit.packets else self.prior
         file = TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, prior)
-        return file.split(limit.packets, self.prior, limit.parity) if limit.packets else file
+        if not limit.packets:
+            return file
+        try:
+            return file.split(limit.packets, self.prior, limit.parity)
+        except ValueError as error:
+            raise ImageError(str(error)) from error
 
 
 def require_counts(name: str, *values: int | None) -> None:

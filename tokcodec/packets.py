@@ -5,7 +5,6 @@ TOKEN_FILE.md specifies packets; this module knows which tokens are in which pac
 packet, and how missing tokens are filled.
 """
 
-import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -16,8 +15,10 @@ from numpy.typing import NDArray
 
 MOST_PACKETS = 15
 _LENGTH_BYTES = 2  # of the length of a payload in a parity packet
+MOST_BYTES = (1 << 8 * _LENGTH_BYTES) - 1  # of a payload that parity can restore
 _NEAREST = 6  # known tokens that a missing one is filled from, at most
 _REACH = 2  # times the squared distance of the nearest one, up to which others count
+_FARTHEST = 16  # rows and columns from a missing token, in which those are looked for
 
 Tokens = NDArray[Any]  # int64
 
@@ -47,13 +48,18 @@ class Packets:
         """Whether the packet of parity is there."""
         return any(number == self.count for number, _ in self.payloads)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether they are all there, or parity and all but one."""
+        return len(self.payloads) >= self.count
+
     def restored(self) -> "Packets":
         """With the one packet that is lost, if parity is there; otherwise as they are."""
         there = dict(self.payloads)
         lost = [number for number in range(self.count) if number not in there]
-        if len(lost) != 1 or not self.has_parity:
-            return self
         known = [there[number] for number in range(self.count) if number in there]
+        if len(lost) != 1 or not self.has_parity or max(map(len, known), default=0) > MOST_BYTES:
+            return self
         framed = _xor(_frame(payload) for payload in known)
         sealed = _xor([framed, there[self.count]])
         length = int.from_bytes(sealed[:_LENGTH_BYTES], "little")
@@ -72,14 +78,11 @@ def _frame(payload: bytes) -> bytes:
 
 def _xor(parts: Iterable[bytes]) -> bytes:
     """The exclusive or of byte strings, as if zeros followed the shorter ones."""
-    columns = itertools.zip_longest(*parts, fillvalue=0)
-    result = bytearray()
-    for column in columns:
-        byte = 0
-        for value in column:
-            byte ^= value
-        result.append(byte)
-    return bytes(result)
+    arrays = [np.frombuffer(part, np.uint8) for part in parts]
+    result = np.zeros(max(map(len, arrays), default=0), np.uint8)
+    for array in arrays:
+        result[: len(array)] ^= array
+    return result.tobytes()
 
 
 @cache
@@ -123,6 +126,7 @@ def packet_grids(grid: Tokens, count: int) -> list[Tokens]:
 
 def most_packets(rows: int, columns: int, wanted: int) -> int:
     """The largest number of packets, up to ``wanted``, none of which is empty in this grid."""
+    rows, columns = min(rows, MOST_PACKETS), min(columns, MOST_PACKETS)  # beyond, they repeat
     return next(
         count
         for count in range(min(wanted, rows * columns, MOST_PACKETS), 0, -1)
@@ -137,23 +141,39 @@ def fill_missing(
 ) -> Tokens:
     """The grid with a token for each one that is missing: the one whose vector is nearest to the
     mean of those of its nearest neighbours, weighted by the inverse of their squared distance.
+    Where none is near, it is the mean of all that are known.
 
     Args:
         grid: int64 [rows, columns], -1 where a token is missing; at least one is there.
         lookup: gives the vectors [n, d] of tokens [n].
         quantize: gives the tokens [n] of vectors [n, d].
     """
-    known, missing = np.argwhere(grid >= 0), np.argwhere(grid < 0)
+    missing = np.argwhere(grid < 0)
     if not len(missing):
         return grid
     vectors = lookup(grid[grid >= 0])
-    means = np.empty((len(missing), vectors.shape[1]), np.float32)
-    for number, place in enumerate(missing):
-        squares = ((known - place) ** 2).sum(axis=1)
-        near = squares.argsort(kind="stable")[:_NEAREST]
-        near = near[squares[near] <= _REACH * squares[near[0]]]
-        weights = 1 / squares[near]
-        means[number] = weights @ vectors[near] / weights.sum()
+    edge = _FARTHEST
+    number = np.full(grid.shape, -1)  # of the vector of each known token
+    number[grid >= 0] = np.arange(len(vectors))
+    number = np.pad(number, edge, constant_values=-1)
+    sums = np.zeros((len(missing), vectors.shape[1]))
+    weights, found = np.zeros(len(missing)), np.zeros(len(missing), int)
+    most = np.full(len(missing), 2 * edge**2)  # squared distance of those that count
+    left = np.arange(len(missing))  # of the missing tokens, those with neighbours yet to be found
+    steps = range(-edge, edge + 1)
+    offsets = sorted((y * y + x * x, y, x) for y in steps for x in steps)
+    for square, down, across in offsets[1:]:  # the first is the token itself
+        left = left[(found[left] < _NEAREST) & (square <= most[left])]
+        if not len(left):
+            break
+        near = number[missing[left, 0] + edge + down, missing[left, 1] + edge + across]
+        here, near = left[near >= 0], near[near >= 0]
+        sums[here] += vectors[near] / square
+        weights[here] += 1 / square
+        first = here[found[here] == 0]
+        most[first] = _REACH * square
+        found[here] += 1
+    sums[found == 0], weights[found == 0] = vectors.mean(axis=0), 1
     filled = grid.copy()
-    filled[grid < 0] = quantize(means)
+    filled[grid < 0] = quantize((sums / weights[:, None]).astype(np.float32))
     return filled

@@ -6,6 +6,7 @@ tokens of an entropy-coded file need one, for its prior.
 """
 
 import binascii
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.checkpoint import Header, find_with_prior, read_prior
-from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack
+from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack, unpack_first
+from tokcodec.coding.leb128 import MOST, Leb128Reader, leb128
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.coding.text import find_messages, to_message
 from tokcodec.config.geometry import Fit
@@ -26,6 +28,7 @@ from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 from tokcodec.io.remote import read_bytes, reason_of
 from tokcodec.packets import (
+    MOST_BYTES,
     MOST_PACKETS,
     Packets,
     most_packets,
@@ -45,7 +48,6 @@ _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 _FORMS, _PACKET_FORMS = (0xB6, 0xB7), (0xB4, 0xB5)
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
 _CRC_BYTES = 2
-_MAX_EDGE = 0xFFFF  # of an image in pixels, of a grid in tokens, of a canvas in tiles
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,8 @@ class TokenFile:
         if len(file.model_id) != ID_BYTES:
             raise ValueError(f"model_id must be the first {ID_BYTES} bytes of it")
         edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
-        if not all(1 <= edge <= _MAX_EDGE for edge in edges):
-            raise ValueError(f"sizes must be from 1 to {_MAX_EDGE}")
+        if not all(1 <= edge <= MOST for edge in edges):
+            raise ValueError(f"sizes must be from 1 to {MOST}")
         if file.fit not in _FITS:
             raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
         if not file.fit == "tile" and file.tiles != (1, 1):
@@ -237,8 +239,10 @@ class TokenFile:
         grids = packet_grids(np.arange(self.num_tokens).reshape(self.shape[1:]), packets.count)
         for number in packets.numbers:
             there = grids[number] >= 0
+            self._check_size(int(there.sum()), payloads[number])  # one may be restored
             tokens[grids[number][there]] = self._decode(prior, payloads[number], there)
-        if not (tokens < 0).any() and _crc(pack(tokens, self.bits)) != packets.image:
+        whole = not self.damaged and (tokens >= 0).all()
+        if whole and _crc(pack(tokens, self.bits)) != packets.image:
             raise TokenFileError("its packets are not of one image, or damaged")
         return tokens
 
@@ -284,9 +288,8 @@ class TokenFile:
             tokens = prior.decode(payload, shape, there=mask, partial=True)
             return tokens.reshape(there.shape)[there]
         whole = min(count, len(payload) * 8 // self.bits)
-        bits = np.unpackbits(np.frombuffer(payload, np.uint8), bitorder="little")
         tokens = np.full(count, -1)
-        tokens[:whole] = bits[: whole * self.bits].reshape(whole, -1) @ (1 << np.arange(self.bits))
+        tokens[:whole] = unpack_first(payload, whole, self.bits)
         return tokens
 
     def as_packed(self) -> Self:
@@ -309,7 +312,8 @@ class TokenFile:
 
         Raises:
             TokenFileError: as ``tokens``.
-            ValueError: the fit is ``tile``, which packets do not have, or ``count`` is less than 1.
+            ValueError: the fit is ``tile``, which packets do not have, ``count`` is less than 1, or
+                a packet is too large for parity.
         """
         if self.fit == "tile" or count < 1:
             raise ValueError("an image is split into one packet or more, and without tiles")
@@ -322,9 +326,12 @@ class TokenFile:
             coded = [prior.encode(part[None]) for part in packet_grids(grid, count)]
         entropy_coded = sum(map(len, coded)) < sum(map(len, payloads)) and all(
             _may_be_packet(int((numbers == number).sum()), self.bits, len(own))
+            and _is_readable(len(tokens) // count, len(own))
             for number, own in enumerate(coded)
         )
         payloads = coded if entropy_coded else payloads
+        if parity and max(map(len, payloads)) > MOST_BYTES:
+            raise ValueError(f"packets with parity hold up to {MOST_BYTES:,} bytes")
         if parity:
             payloads = [*payloads, parity_of(payloads)]
         packets = Packets(count, _crc(pack(tokens, self.bits)), tuple(enumerate(payloads)))
@@ -343,27 +350,34 @@ class TokenFile:
 
     @property
     def image_key(self) -> object:
-        """Equal for packets of one image."""
+        """Equal for packets of one image, damaged or not."""
         assert self.packets
-        return replace(self, packets=replace(self.packets, payloads=()))
+        return replace(self, packets=replace(self.packets, payloads=()), damaged=False)
 
     @classmethod
     def join(cls, files: "Iterable[Self]") -> "list[Self]":
-        """The images of these files in order: packets of one image become one file of it."""
-        joined: dict[object, Self] = {}
+        """The images of these files in order: packets of one image become one file of it.
+
+        A damaged packet is left out where the others, or parity, make up for it.
+        """
+        images: dict[object, list[Self]] = {}
         for number, file in enumerate(files):
-            if not file.packets:
-                joined[number] = file
-                continue
-            key = file.image_key
-            there = joined.get(key)
-            payloads = dict(file.packets.payloads)
-            if there:
-                assert there.packets
-                payloads |= dict(there.packets.payloads)
-            packets = replace(file.packets, payloads=tuple(sorted(payloads.items())))
-            joined[key] = replace(file, packets=packets)
-        return list(joined.values())
+            images.setdefault(file.image_key if file.packets else number, []).append(file)
+        return [same[0] if len(same) == 1 else cls._joined(same) for same in images.values()]
+
+    @classmethod
+    def _joined(cls, files: list[Self]) -> Self:
+        found: dict[bool, dict[int, bytes]] = {False: {}, True: {}}  # by whether it is damaged
+        for file in files:
+            assert file.packets
+            found[file.damaged] = dict(file.packets.payloads) | found[file.damaged]
+            packets = replace(file.packets, payloads=tuple(sorted(found[False].items())))
+        if found[True].keys() <= found[False].keys() or packets.is_complete:
+            return replace(file, packets=packets, damaged=False)
+        # Parity of damaged packets restores nothing.
+        payloads = {n: own for n, own in (found[True] | found[False]).items() if n < packets.count}
+        damaged = tuple(sorted(payloads.items())) or tuple(found[True].items())
+        return replace(file, packets=replace(packets, payloads=damaged), damaged=True)
 
     @property
     def payload_bytes(self) -> int:
@@ -410,7 +424,7 @@ class TokenFile:
             numbers += self.tiles
         forms = _PACKET_FORMS if self.packets else _FORMS
         start = [forms[self.entropy_coded], _FITS.index(self.fit) << 5 | self.bits - 1]
-        return bytes(start) + self.model_id + b"".join(map(_leb128, numbers))
+        return bytes(start) + self.model_id + b"".join(map(leb128, numbers))
 
     @classmethod
     def from_bytes(cls, data: bytes, *, damaged: bool = False) -> Self:
@@ -433,6 +447,10 @@ class TokenFile:
             if isinstance(found[0], TokenFileError):
                 raise found[0]
             return found[0]
+        return cls._read(data, damaged)
+
+    @classmethod
+    def _read(cls, data: bytes, damaged: bool) -> Self:
         try:
             return cls._parse(data[:-_CRC_BYTES], data[-_CRC_BYTES:])
         except TokenFileError:
@@ -452,7 +470,7 @@ class TokenFile:
         if number >= len(_FITS):
             raise TokenFileError(f"fit {number}: needs a newer tokcodec")
         fit = cast(Fit, _FITS[number])
-        reader = _Leb128Reader(body, 2 + ID_BYTES)
+        reader = Leb128Reader(body, 2 + ID_BYTES)
         width, height, rows, columns = (reader.read() for _ in range(4))
         tiles = (reader.read(), reader.read()) if fit == "tile" else (1, 1)
         payload, model_id = body[reader.place :], body[2 : 2 + ID_BYTES]
@@ -487,8 +505,8 @@ class TokenFile:
         """
         found: list[Self | TokenFileError] = []
         packets = []
-        for candidates in find_messages(text):
-            file = cls._first(list(candidates), damaged)
+        for data, lengths in find_messages(text):
+            file = cls._first(data, lengths, damaged)
             if isinstance(file, TokenFileError) or not file.packets:
                 found.append(file)
             else:
@@ -498,20 +516,16 @@ class TokenFile:
         return [*found, *cls.join(packets)]
 
     @classmethod
-    def _first(cls, candidates: list[bytes], damaged: bool) -> Self | TokenFileError:
-        """The first of these that is a token file; the error of the first if none is."""
-        errors = []
-        for data in candidates:
-            try:
-                return cls._parse(data[:-_CRC_BYTES], data[-_CRC_BYTES:])
-            except TokenFileError as error:
-                errors.append(error)
-        if damaged and candidates:
-            try:
-                return cls._parse(candidates[0], None)
-            except TokenFileError as error:
-                return error
-        return errors[0] if errors else TokenFileError("truncated: a message without content")
+    def _first(cls, data: bytes, lengths: list[int], damaged: bool) -> Self | TokenFileError:
+        """The file in the first of these lengths of ``data``, or what is wrong with all of it."""
+        whole = _matching(data, lengths)
+        for length in (length for length in lengths if length in whole):
+            with contextlib.suppress(TokenFileError):
+                return cls._read(data[:length], damaged=False)
+        try:
+            return cls._read(data, damaged)
+        except TokenFileError as error:
+            return error.with_traceback(None)  # which holds the text
 
     def _check_payload(self) -> None:
         """
@@ -521,30 +535,41 @@ class TokenFile:
         count, payload = self.num_tokens, self.payload
         if count > MAX_TOKENS:
             raise TokenFileError(f"{count:,} tokens: a token file holds up to {MAX_TOKENS:,}")
-        if self.packets:
-            ((number, payload),) = self.packets.payloads
-            if self.fit == "tile" or most_packets(*self.shape[1:], self.packets.count) != (
-                self.packets.count
-            ):
+        if packets := self.packets:
+            ((number, payload),) = packets.payloads
+            grid = self.shape[1:]
+            if self.fit == "tile" or most_packets(*grid, packets.count) != packets.count:
                 raise TokenFileError("damaged: packets that cannot be of this grid")
-            if number == self.packets.count:
+            if not _is_readable(count // packets.count, len(payload)):
+                raise TokenFileError(
+                    f"damaged: {counted(len(payload), 'byte')} of {counted(count, 'token')}"
+                )
+            if number == packets.count:
                 return  # of parity, whose payload is none of tokens
-            count = int((packet_of(*self.shape[1:], self.packets.count) == number).sum())
-        size = packed_size(count, self.bits)
-        if self.entropy_coded and self.packets:
-            fits = _may_be_packet(count, self.bits, len(payload))
-        elif self.entropy_coded:
-            fits = _may_be_entropy_coded(count, self.bits, len(payload))
-        else:
+            count = int((packet_of(*grid, packets.count) == number).sum())
+        self._check_size(count, payload)
+
+    def _check_size(self, count: int, payload: bytes) -> None:
+        """
+        Raises:
+            TokenFileError: these are not ``count`` tokens, of this file or a packet of it.
+        """
+        if self.damaged:
+            if not _is_readable(count, len(payload)):
+                raise TokenFileError("damaged: too little is left of it")
+            return
+        if not self.entropy_coded:
+            size = packed_size(count, self.bits)
             fits = len(payload) == size and not _padding(payload, count * self.bits)
-        if not fits and not self.damaged:
+        else:
+            may_be = _may_be_packet if self.packets else _may_be_entropy_coded
+            fits = may_be(count, self.bits, len(payload))
+        if not fits:
             form = "entropy-coded in" if self.entropy_coded else "in"
             raise TokenFileError(
                 f"damaged: {counted(count, 'token')} of {self.bits} bits, {form} "
                 f"{counted(len(payload), 'byte')}"
             )
-        if self.damaged and not _is_readable(count, len(payload)):
-            raise TokenFileError("damaged: too little is left of it")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, damaged: bool = False) -> Self:
@@ -647,6 +672,17 @@ def _crc(data: bytes) -> int:
     return binascii.crc_hqx(data, 0xFFFF)
 
 
+def _matching(data: bytes, lengths: list[int]) -> set[int]:
+    """Those of the lengths, of which the last bytes of ``data`` are the checksum of the others."""
+    crc, done, found = _crc(b""), 0, set()
+    for length in sorted(lengths):
+        end = max(length - _CRC_BYTES, 0)
+        crc, done = binascii.crc_hqx(data[done:end], crc), end
+        if data[end:length] == crc.to_bytes(_CRC_BYTES, "little"):
+            found.add(length)
+    return found
+
+
 def _padding(payload: bytes, bits: int) -> int:
     """The bits after the tokens of a packed payload, which must be 0."""
     return payload[-1] >> bits % 8 if bits % 8 else 0
@@ -663,34 +699,3 @@ def _packet(data: bytes) -> Packets:
         raise TokenFileError("damaged: there is no packet of such a number")
     image = int.from_bytes(data[1 : 1 + _CRC_BYTES], "little")
     return Packets(count, image, ((data[0] >> 4, data[1 + _CRC_BYTES :]),))
-
-
-def _leb128(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-class _Leb128Reader:
-    """Numbers from 1 to 65535 in bytes, one after the other, from ``place`` on."""
-
-    def __init__(self, data: bytes, place: int) -> None:
-        self.data, self.place = data, place
-
-    def read(self) -> int:
-        """
-        Raises:
-            TokenFileError: it is 0 or too large, does not end, or is not in the shortest form.
-        """
-        number = 0
-        for index, byte in enumerate(self.data[self.place : self.place + 3]):
-            number |= (byte & 0x7F) << 7 * index
-            if byte < 0x80:
-                if not 1 <= number <= _MAX_EDGE or (index and not byte):
-                    break
-                self.place += index + 1
-                return number
-        raise TokenFileError("damaged: a size in its header is none from 1 to 65535")

@@ -77,7 +77,7 @@ def judge(name: str) -> Callable[[bytes], None]:
 
 
 def token_file():
-    """Bytes that are no token file, and such whose checksum was set again."""
+    """Bytes that are no token file, such whose checksum was set again, damaged ones, and texts."""
     from test_prior import random_prior
 
     from tokcodec import checkpoint
@@ -89,14 +89,28 @@ def token_file():
     path = Path(tempfile.mkdtemp()) / "prior.safetensors"
     header = checkpoint.write(path, header.config, tensors, {})
 
+    def read(file: TokenFile) -> None:
+        tokens = file.tokens_with(header, incomplete=True)
+        assert len(tokens) == file.num_tokens
+        if file.damaged:
+            return
+        assert file.packets or tokens.min() >= 0
+        check_tokens(tokens, 60)
+
     def act(data: bytes) -> None:
+        for damaged in (False, True):
+            with contextlib.suppress(TokenFileError):
+                read(TokenFile.from_bytes(data, damaged=damaged))
+            with contextlib.suppress(TokenFileError):
+                for found in TokenFile.find(data, damaged=damaged):
+                    if isinstance(found, TokenFileError):
+                        raise found
+                    read(found)
         for whole in (data, data + binascii.crc_hqx(data, 0xFFFF).to_bytes(2, "little")):
             with contextlib.suppress(TokenFileError) if whole is data else contextlib.nullcontext():
                 file = TokenFile.from_bytes(whole)
-                assert file.to_bytes() == whole or not is_token_file(whole)
-                tokens = file.tokens_with(header)
-                check_tokens(tokens, 60)
-                assert len(tokens) == file.num_tokens
+                assert not is_token_file(whole) or file.to_bytes() == whole
+                read(file)
 
     return act, TokenFileError
 

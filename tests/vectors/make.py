@@ -146,7 +146,25 @@ def main() -> None:
         }
         for index, count, coded in ((0, 3, None), (5, 4, None), (6, 2, prior), (12, 5, prior))
     ]
-    vectors = {"files": files, "packets": packets, "refused": refused}
+    good, coded = (bytes.fromhex(packets[index]["packets"][0])[:-2] for index in (0, 2))
+    start = 10  # of what a packet has besides a file: the number, and the CRC of the image
+    refused_packets = {
+        "a wrong checksum": (good + b"\0\0").hex(),
+        "a number above that of parity": sealed(good[:start] + b"\x42" + good[start + 1 :]),
+        "sixteen packets": sealed(good[:start] + b"\x0f" + good[start + 1 :]),
+        "a packet that ends in its header": sealed(good[: start + 2]),
+        "tiles": sealed(good[:1] + bytes([4 << 5 | good[1] & 31]) + good[2:8] + b"\1\1" + good[8:]),
+        "a packet without tokens": sealed(good[:8] + b"\1\2" + good[start:]),
+        "a byte too many": sealed(good + b"\0"),
+        "a byte too few": sealed(good[:-1]),
+        "too many tokens for parity": sealed(
+            good[:8] + b"\x80\x80\1\x80\1" + b"\x32" + good[start + 1 :]
+        ),
+        "an entropy-coded packet that is too long": sealed(coded + bytes(100)),
+    }
+    vectors = {
+        "files": files, "packets": packets, "refused": refused, "refused_packets": refused_packets,
+    }  # fmt: skip
     (HERE / "token_files.json").write_text(json.dumps(vectors, indent=1) + "\n")
 
 

@@ -106,6 +106,74 @@ def read(data, prior=None):
     return image
 
 
+def read_packets(packets, prior=None):
+    """Packets of one image, of which one may be lost if parity is there -> the image."""
+    payloads = {}
+    for data in packets:
+        image, number, payload = read_packet(data)
+        payloads[number] = payload
+    rows, columns, bits, count, crc = (
+        image[name] for name in ("rows", "columns", "bits", "count", "crc")
+    )
+    numbers = packet_numbers(rows, columns, count)
+    lost = [number for number in range(count) if number not in payloads]
+    if lost:
+        refuse_unless(len(lost) == 1 and count in payloads)
+        parity = int.from_bytes(payloads[count], "little")
+        for number, own in payloads.items():
+            if number != count:
+                parity ^= int.from_bytes(len(own).to_bytes(2, "little") + own, "little")
+        length, sealed = parity % 2**16, parity >> 16
+        restored = sealed.to_bytes(max(length, len(payloads[count])), "little")[:length]
+        check_packet(image, lost[0], restored)
+        payloads[lost[0]] = restored
+    tokens = [None] * len(numbers)
+    for number in range(count):
+        places = [place for place, own in enumerate(numbers) if own == number]
+        if image["entropy_coded"]:
+            widths = [numbers[row * columns :][:columns].count(number) for row in range(rows)]
+            found = decode_tiles(prior, payloads[number], 1, widths)
+        else:
+            found = unpack(payloads[number], len(places), bits)
+        for place, token in zip(places, found, strict=True):
+            tokens[place] = token
+    refuse_unless(binascii.crc_hqx(pack(tokens, bits), 0xFFFF) == crc)
+    return tokens
+
+
+def read_packet(data):
+    """The fields of a packet, its number and its payload."""
+    body = data[:-2]
+    refuse_unless(len(body) >= 4 and body[0] in (0xB4, 0xB5))
+    refuse_unless(int.from_bytes(data[-2:], "little") == binascii.crc_hqx(body, 0xFFFF))
+    refuse_unless(body[1] >> 5 < len(FITS) and FITS[body[1] >> 5] != "tile")
+    image = {"bits": body[1] % 32 + 1, "entropy_coded": body[0] == 0xB5}
+    rest = body[4:]
+    for name in ("width", "height", "rows", "columns"):
+        image[name], rest = read_leb128(rest)
+    refuse_unless(image["rows"] * image["columns"] <= 2**24 and len(rest) >= 3)
+    image["count"], number = rest[0] % 16 + 1, rest[0] >> 4
+    image["crc"], payload = int.from_bytes(rest[1:3], "little"), rest[3:]
+    refuse_unless(image["count"] <= 15 and number <= image["count"])
+    tokens = image["rows"] * image["columns"]
+    refuse_unless(tokens // image["count"] <= 4096 + 16 * len(payload))
+    numbers = packet_numbers(image["rows"], image["columns"], image["count"])
+    refuse_unless(len(set(numbers)) == image["count"])
+    if number < image["count"]:
+        check_packet(image, number, payload)
+    return image, number, payload
+
+
+def check_packet(image, number, payload):
+    count = packet_numbers(image["rows"], image["columns"], image["count"]).count(number)
+    size = (count * image["bits"] + 7) // 8
+    if image["entropy_coded"]:
+        refuse_unless(len(payload) <= 2 * size + 8 and count <= 4096 + 16 * len(payload))
+    else:
+        refuse_unless(len(payload) == size)
+        unpack(payload, count, image["bits"])
+
+
 def leb128(number):
     if number < 128:
         return bytes([number])
@@ -216,6 +284,12 @@ def encode_rows(prior, tiles):
 
 
 def decode(prior, payload, tiles, rows, columns):
+    return decode_tiles(prior, payload, tiles, [columns] * rows)
+
+
+def decode_tiles(prior, payload, tiles, widths):
+    """The tokens of tiles, whose rows have so many tokens each."""
+    rows, columns = len(widths), max(widths)
     left = list(payload)
     state = 0
 
@@ -238,8 +312,9 @@ def decode(prior, payload, tiles, rows, columns):
     tokens = []
     for number in range(tiles):
         tile = {}
-        for index, (row, column) in enumerate(order(rows, columns)):
-            if (number + 1, index + 1) == (tiles, rows * columns):
+        places = [place for place in order(rows, columns) if place[1] < widths[place[0]]]
+        for index, (row, column) in enumerate(places):
+            if (number + 1, index + 1) == (tiles, len(places)):
                 tile[row, column] = state - TOTAL
                 continue
             hidden = hidden_of(prior, tile, row, column, rows, columns)

@@ -29,7 +29,7 @@ from tokcodec.batch.jobs import (
     refuse_others,
     write_out,
 )
-from tokcodec.batch.received import Several, images_of
+from tokcodec.batch.received import Received, Several, images_of
 from tokcodec.batch.sheet import Sheet
 from tokcodec.batch.tables import Table
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
@@ -119,7 +119,7 @@ def decode_files(
     if image_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
         raise ArgumentError(f"{output} is not the name of a {image_format} image")
     given = find(weights) if weights else None
-    files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level, damaged)
+    files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
     one = Path(output) if output and named in extensions() else None
     several_images: Several = "numbered"
     if one or is_standard(names, output):
@@ -201,7 +201,6 @@ class _Files:
     tokens: int | None
     extension: str
     png_level: int
-    damaged: bool
 
     def open(self, record: Record) -> tuple[TokenFile, Header]:
         """A token file, and the checkpoint that decodes it.
@@ -211,9 +210,12 @@ class _Files:
             CheckpointError: the checkpoint does not support this number of tokens.
         """
         try:
-            token_file = TokenFile.from_bytes(record.read(), damaged=self.damaged)
+            found = record.found if isinstance(record, Received) else record.read()
         except OSError as error:
             raise TokenFileError(f"cannot read: {error.strerror or error}") from error
+        if isinstance(found, TokenFileError):
+            raise found
+        token_file = TokenFile.from_bytes(found) if isinstance(found, bytes) else found
         header = self.given or self.fitting(token_file.model_id)
         if header is None:
             model = token_file.model_id.hex()

@@ -3,20 +3,20 @@
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokcodec.batch.jobs import (
     DECODE,
+    STANDARD,
     FileJob,
     Name,
     Outcome,
     Outcomes,
     RunOptions,
     file_extension,
-    is_standard,
     make_plan,
     names_of,
     refuse_others,
@@ -37,7 +37,7 @@ from tokcodec.errors import (
 from tokcodec.image import WHITE, extensions, is_transparent, size_of
 from tokcodec.inputs.records import ABSENT, Record
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.job import State
+from tokcodec.io.job import State, is_taken
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.packets import MOST_PACKETS
 from tokcodec.parallel import map_ahead
@@ -72,9 +72,9 @@ def encode_files(
     ``overwrite`` is set, and so does a bad image; the others are encoded all the same. A token file
     does not say which background or ``max_bytes`` it was made with: if the image has transparent
     parts, or ``max_bytes`` or ``packets`` is given, it is compared with what the image is encoded
-    to now. Packets are written to ``a.jpg.1.tok`` and so on, with ``text`` to a line each. The work
-    is done as the outcomes are taken; that of a skipped image may come before those of images
-    listed before it:
+    to now. Packets are written to ``a.jpg.1.tok`` and so on, with ``text`` to a line each; those of
+    an earlier run that had more packets are deleted with ``overwrite``. The work is done as the
+    outcomes are taken; that of a skipped image may come before those of images listed before it:
 
         for outcome in encode_files("photos", "tokens"):
             print(outcome.job.name, outcome.status, outcome.error or "")
@@ -99,8 +99,10 @@ def encode_files(
     refuse_others(names, {SUFFIX}, DECODE)
     if file_extension(output) in extensions():
         raise ArgumentError(f"{output} is the name of an image; token files end in {SUFFIX}")
-    if packets and not text and (is_standard(names, output) or file_extension(output)):
-        raise ArgumentError("packets are several files: name a folder, or write them as text")
+    if packets and not text:
+        if STANDARD in (*names, output) or file_extension(output):
+            raise ArgumentError("packets are several files: name a folder, or write them as text")
+        output = output and os.path.join(output, "")  # noqa: PTH118 (which drops the slash)
     header = find(weights)
     check_token_count(header, tokens)
     check_fit(header, fit or header.config.default_fit)
@@ -128,6 +130,7 @@ def encode_files(
         settings.judge,
         max_image_bytes=max_image_bytes,
         selection=options.selection,
+        spread=lambda jobs: map(settings.keep_packets, jobs),
     )
 
     def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
@@ -157,6 +160,13 @@ class _Image:
         self.bytes = len(data)
         self._kept = data if self.keep else None
         return data
+
+
+def _is_packet(path: Path) -> bool:
+    try:
+        return path.exists() and TokenFile.load(path).packets is not None
+    except TokenFileError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -189,11 +199,21 @@ class _Settings:
         for number in range(1, MOST_PACKETS + 2):
             yield target.with_name(stem + self.packet_suffix(number))
 
+    def keep_packets(self, job: FileJob) -> FileJob:
+        """The job, which must not replace files of packets though the first one is not there."""
+        if not (self.packet_suffix(1) and job.target) or is_taken(job.target):
+            return job
+        there = next(filter(is_taken, self._packet_files(job.target)), None)
+        return replace(job, state="foreign", why=f"is not there, but {there} is") if there else job
+
     def _save(self, file: TokenFile, target: Path) -> int:
         if not self.packet_suffix(1):
             return file.save(target, self.text)
+        paths, parts = [*self._packet_files(target)], file.parts()
+        for path in filter(_is_packet, paths[len(parts) :]):
+            path.unlink()  # of what is overwritten, which had more of them
         # The first one last: where it is, all are.
-        pairs = list(zip(file.parts(), self._packet_files(target), strict=False))
+        pairs = list(zip(parts, paths, strict=False))
         return sum(part.save(path) for part, path in reversed(pairs))
 
     def _load(self, target: Path) -> TokenFile:

@@ -1,86 +1,98 @@
 """The images in token files, messages and packets: a job for each, whatever they came in."""
 
 from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from tokcodec.batch.jobs import FileJob
 from tokcodec.errors import TokcodecError, TokenFileError
-from tokcodec.inputs.records import stored
+from tokcodec.inputs.records import Record
 from tokcodec.tokenfile import TokenFile, is_token_file
 
 # What becomes of further images where there is one target: each gets a number, is refused, or goes
 # to the same target.
 Several = Literal["numbered", "refused", "together"]
 
+_Found = TokenFile | TokenFileError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received(Record):
+    """A source, and an image that was found in it, or what is wrong: a pipe can be read once."""
+
+    found: _Found
+
+    @classmethod
+    def of(cls, source: Record, found: _Found) -> "Received":
+        own = {field.name: getattr(source, field.name) for field in fields(Record)}
+        return cls(**own, found=found)
+
 
 def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Iterator[FileJob]:
     """A job for each image: for every message of a text, and for all packets of an image together,
-    which come last.
+    which come last. Their sources are ``Received``, but for those that cannot be read.
 
     Args:
         jobs: for every source.
         several: where the images of one source, or of all where they have one target, go.
         damaged: as of ``TokenFile.from_bytes``.
     """
-    packets: list[tuple[FileJob, TokenFile]] = []
-    done = False
+    packets: dict[object, list[tuple[FileJob, TokenFile]]] = {}  # by image
+    claimed: set[Path | None] = set()
 
     def place(job: FileJob) -> FileJob:
-        nonlocal done
-        if done and several == "refused":
-            why = "not written: one file takes one image; name a folder"
-            return replace(job, target=None, state="foreign", why=why)
-        done = True
+        if several != "together" and job.target in claimed:
+            why = "one file takes one image; name a folder"
+            if several == "numbered":
+                why = f"another image becomes {job.target}"
+            return replace(job, target=None, state="foreign", why=f"not written: {why}")
+        claimed.add(job.target)
         return job
 
     for job in jobs:
+        if job.state == "foreign":
+            yield job
+            continue
         try:
-            data = job.source.read() if job.state != "foreign" else b""
+            data = job.source.read()
         except (OSError, TokcodecError):
             yield place(job)  # reading it again says what is wrong
             continue
-        found = _found(data, damaged) if job.state != "foreign" else [data]
+        found = _found(data, damaged)
         for number, own in enumerate(found, 1):
-            part = job
-            if len(found) > 1 and job.target and several == "numbered":
-                name = f"{job.target.stem}-{number}{job.target.suffix}"
-                part = replace(job, target=job.target.with_name(name))
+            target = job.target
+            if len(found) > 1 and target and several == "numbered":
+                target = target.with_name(f"{target.stem}-{number}{target.suffix}")
+            part = replace(job, source=Received.of(job.source, own), target=target)
             if isinstance(own, TokenFile) and own.packets:
-                packets.append((part, own))
-            elif job.state == "foreign":
-                yield job
+                packets.setdefault(own.image_key, []).append((part, own))
             else:
-                yield place(_holding(part, own))
-    for image in TokenFile.join(file for _, file in packets):
-        job, first = next(pair for pair in packets if pair[1].image_key == image.image_key)
-        if job.target and several == "numbered":
-            job = replace(job, target=_without_number(job.target, first))
-        yield place(_holding(job, image))
+                yield place(part)
+    for pairs in packets.values():
+        job, first = pairs[0]
+        (image,) = TokenFile.join(own for _, own in pairs)
+        # An image is up to date if it is newer than all of its packets.
+        latest = max((own.source for own, _ in pairs), key=_written_at)
+        target = job.target
+        if target and several == "numbered":
+            plain = _without_number(target, first)
+            target = target if plain in claimed else plain
+        yield place(replace(job, source=Received.of(latest, image), target=target))
 
 
-def _found(data: bytes, damaged: bool) -> list[TokenFile | TokenFileError | bytes]:
-    """The images in the bytes of a source; the bytes themselves if there is none."""
+def _found(data: bytes, damaged: bool) -> list[_Found]:
+    """The images in the bytes of a source; what is wrong if there is none."""
     try:
         if is_token_file(data):
             return [TokenFile.from_bytes(data, damaged=damaged)]
         return [*TokenFile.find(data, damaged=damaged)]
-    except TokenFileError:
-        return [data]
+    except TokenFileError as error:
+        return [error]
 
 
-def _holding(job: FileJob, found: TokenFile | TokenFileError | bytes) -> FileJob:
-    """The job with a source that is what was found: a pipe can be read once."""
-
-    def read() -> bytes:
-        if isinstance(found, TokenFileError):
-            raise found
-        return found.to_text().encode() if isinstance(found, TokenFile) else found
-
-    data = partial(stored, found) if isinstance(found, bytes) else read
-    return replace(job, source=replace(job.source, read=data))
+def _written_at(source: Record) -> tuple[bool, int]:
+    return source.since is None, source.since or 0
 
 
 def _without_number(target: Path, packet: TokenFile) -> Path:

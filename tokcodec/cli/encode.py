@@ -121,8 +121,9 @@ def encode(
     token file is up to date are skipped; other files that exist are kept unless -f is given. Token
     files do not record --background and --max-bytes: files of images with transparency, and all
     files with --max-bytes or --packets, are compared by encoding the image again. The packets of
-    a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on; with --text, a line each. Hidden files, and images
-    that decode wrote, are left out of folders.
+    a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on; with --text, a line each. With -f, packets that an
+    earlier run wrote for the image are replaced, and deleted if there are now fewer. Hidden files,
+    and images that decode wrote, are left out of folders.
 
     Example: tokcodec encode photos -o tokens --tokens 256
     """

@@ -90,7 +90,7 @@ def _text(value: Any) -> str:
         parts = ((name, "..." if isinstance(v, dict) else _text(v)) for name, v in value.items())
         return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in parts) or "none"
     if isinstance(value, list):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -41,8 +41,13 @@ def unpack(data: bytes, count: int, bits: int) -> Tokens:
         raise ValueError(
             f"{counted(count, 'token')} of {bits} bits are not {counted(len(data), 'byte')}"
         )
-    flat = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    if flat[count * bits :].any():
+    if data and count * bits % 8 and data[-1] >> count * bits % 8:
         raise TokenFileError("a padding bit is set")
-    planes = flat[: count * bits].reshape(count, bits).astype(np.int64)
+    return unpack_first(data, count, bits)
+
+
+def unpack_first(data: bytes, count: int, bits: int) -> Tokens:
+    """The first ``count`` tokens of longer data, int64 [count]."""
+    flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little")
+    planes = flat.reshape(count, bits).astype(np.int64)
     return planes @ (np.int64(1) << np.arange(bits, dtype=np.int64))
