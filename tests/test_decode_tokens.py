@@ -158,6 +158,13 @@ def test_bad_rows_are_named_and_the_others_are_decoded(run, tmp_path):
     assert "odd.jsonl: row 0: 3 tokens; " in said
 
 
+def test_an_array_without_rows_is_refused(tmp_path):
+    np.save(tmp_path / "none.npy", np.zeros((0, 4), np.uint16))
+    with pytest.raises(DatasetError, match=r"none\.npy"):
+        decode_files(tmp_path / "none.npy", tmp_path / "sheet.png", weights=str(TINY), grid=3)
+    assert not (tmp_path / "sheet.png").exists()
+
+
 def test_keys_of_any_text_stay_in_the_folder(run, tmp_path):
     keys = ["../up", "/tmp/root", "a\0b", "\ud800", "a\nb", 5, ["x"], "", "d/e"]
     lines = [json.dumps({"tokens": [0] * 16, "key": key, "view": 0}) + "\n" for key in keys]

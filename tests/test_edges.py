@@ -76,6 +76,31 @@ def test_export_does_not_write_over_its_dataset(tokcodec, here):
     assert "is the input itself" in tokcodec("export", "d.parquet", "-o", "d.npy", "-f", status=1)
 
 
+def test_an_output_in_a_source_leaves_out_no_image(tokcodec, here):
+    pytest.importorskip("pyarrow")
+    assert "x.jpg" in tokcodec("tokenize", ".", "-o", "one", *WEIGHTS, status=1)
+    assert not list(here.glob("one/*.parquet"))
+    for _ in range(2):  # its own shards are no inputs
+        tokcodec("tokenize", "two", "-o", "two/dataset", *WEIGHTS)
+
+
+def test_rows_are_not_decoded_into_their_dataset(tokcodec, here):
+    pytest.importorskip("pyarrow")
+    tokcodec("tokenize", "one", "-o", "dataset", *WEIGHTS)
+    before = contents(here)
+    for output in ("dataset", "a.jpg.folder/../dataset", "t.tok"):
+        (here / "a.jpg.folder").mkdir(exist_ok=True)
+        assert tokcodec("decode", "dataset", "-o", output, *WEIGHTS, status=1).count("\n") == 1
+    assert contents(here) == before
+
+
+def test_a_run_of_another_fit_is_named_by_its_fit(tokcodec):
+    pytest.importorskip("pyarrow")
+    tokcodec("tokenize", "one", "-o", "dataset", *WEIGHTS, "--fit", "aspect", "--batch-size", "1")
+    said = tokcodec("tokenize", "one", "-o", "dataset", *WEIGHTS, "--fit", "crop", status=1)
+    assert "fit aspect, not crop" in said
+
+
 def test_tokens_do_not_take_the_name_of_a_image(tokcodec, here):
     assert "x.png" in tokcodec("encode", "a.jpg", "-o", "x.png", *WEIGHTS, status=2)
     (here / "x.png").mkdir()  # a folder may be called as one likes

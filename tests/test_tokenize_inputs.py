@@ -281,7 +281,7 @@ def test_columns_of_parquet(run, tmp_path):
         done = run(*command, output, "--columns", names, cwd=tmp_path, status=1)
         assert message in done.stderr.decode().splitlines()[-1]
     (tmp_path / "a.png").write_bytes(image(0))
-    with pytest.raises(DatasetError, match="no Parquet source has the columns caption"):
+    with pytest.raises(DatasetError, match="no Parquet file to take caption from"):
         go([tmp_path / "a.png"], tmp_path / "x", columns=["caption"])
 
 

@@ -39,6 +39,7 @@ from tokcodec.dataset.formats import is_export
 from tokcodec.decoding import OutputSize, output_size
 from tokcodec.errors import (
     ArgumentError,
+    DatasetError,
     Hint,
     ImageError,
     OutputError,
@@ -47,7 +48,7 @@ from tokcodec.errors import (
 )
 from tokcodec.image import extensions, save, size_of
 from tokcodec.inputs.records import Record, Stamp
-from tokcodec.io.files import SUFFIX, refuse_remote
+from tokcodec.io.files import SUFFIX, refuse_remote, same_file
 from tokcodec.io.job import Job, State, single_job
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile
@@ -183,7 +184,8 @@ def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
     """
     refuse_remote(output)
     if output is None or file_extension(output) not in extensions():
-        raise ArgumentError("name an image file for the contact sheet", name=output)
+        why = "name an image file for the contact sheet, such as sheet.png"
+        raise ArgumentError(why, name=output)
     job = single_job(source, Path(output))
     if not options.dry_run:
         job.check(options.overwrite)
@@ -297,9 +299,15 @@ def _plan_rows(
 ) -> Plan:
     """A job for each row; images go into the folder ``output``, or all into ``sheet``."""
     if output is None or output == STANDARD:
-        raise ArgumentError("name a folder for the images of these rows")
+        raise ArgumentError("name a folder for the images of these rows", name=table.name)
     refuse_remote(output)
     folder = Path(output)
+    if same_file(table.name, folder):
+        raise OutputError("is the input itself", name=output, hint=Hint.OTHER_OUTPUT)
+    if not sheet and folder.exists() and not folder.is_dir():
+        raise OutputError("is a file; name a folder for the images of these rows", name=output)
+    if table.count == 0:
+        raise DatasetError("holds no rows", name=table.name)
 
     def record(key: str, row: TokenFile | TokcodecError) -> Record:
         def read() -> bytes:

@@ -37,8 +37,10 @@ class BucketSampler(Sampler[list[int]]):
         Raises:
             ArgumentError: the batch size is not positive, or the rank is not below ``world``.
         """
-        if batch_size < 1 or not 0 <= rank < world:
-            raise ArgumentError(f"batches of {batch_size} for rank {rank} of {world}")
+        if batch_size < 1:
+            raise ArgumentError(f"the batch size is {batch_size}, and must be at least 1")
+        if not 0 <= rank < world:
+            raise ArgumentError(f"the rank is {rank}, and must be from 0 to {world - 1}")
         self._dataset, self._batch_size, self._drop_last = dataset, batch_size, drop_last
         self._seed, self._rank, self._world = seed, rank, world
 

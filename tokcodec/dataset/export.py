@@ -88,7 +88,7 @@ def export(
     """
     kind = format_of(str(output), format)
     if rows_per_shard is not None and (kind.many is None or rows_per_shard < 1):
-        raise ArgumentError(f"{rows_per_shard} rows per shard of the format {kind.name}")
+        raise ArgumentError(f"the format {kind.name} has no shards of {rows_per_shard} rows")
     target = Output(output, kind, rows_per_shard is not None)
     target.check(dataset, force)
     rows = open_dataset(dataset)

@@ -49,8 +49,10 @@ def files_of(path: str | Path) -> "tuple[DatasetFolder, tuple[str, ...]]":
     if shards := folder.shards():
         return folder, tuple(shards)
     parent = DatasetFolder(folder.path.parent)
+    if not folder.is_remote and folder.path.is_dir():
+        raise DatasetError("this folder holds no shards of a token dataset", name=path)
     if not parent.exists(folder.path.name):
-        raise DatasetError("no token dataset: neither a file nor a folder of shards", name=path)
+        raise DatasetError("no such token dataset", name=path)
     return parent, (folder.path.name,)
 
 

@@ -137,7 +137,7 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
         raise DatasetError(f"{error}", name=name) from error
     except KeyError as error:
         raise DatasetError(
-            f"not a token dataset (no {error.args[0]!r} in it)", name=name
+            "not a token dataset; tokenize makes one of images", name=name
         ) from error
     except ValueError as error:
         raise DatasetError(f"its metadata is damaged: {error}", name=name) from error

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tokcodec.errors import DatasetError
+from tokcodec.errors import DatasetError, Hint
 from tokcodec.image import extensions
 from tokcodec.inputs.parquet import PARQUET_SUFFIX, Rows, row_ranges
 from tokcodec.inputs.records import ABSENT, TEXT_SUFFIXES, Files, Stamp, printable
@@ -90,23 +90,26 @@ def list_inputs(
             of those that braces stand for is a source.
         listed: names of more image files; these names are their keys.
         size, label, text_columns, max_bytes: see ``gather``.
-        without: files and folders to leave out, such as the output.
+        without: the output, whose Parquet files are no inputs: files, and folders.
         selection, with_texts: see ``expand``.
 
     Raises:
-        DatasetError: a source does not exist, has no images, or cannot be listed.
+        DatasetError: a source does not exist, has no images, or cannot be listed; or an image is in
+            the output, which would be left out.
     """
     selection = selection or Selection()
     stamps: list[Stamp] = []
     texts: dict[str, dict[str, Stamp]] = {}
     excluded = tuple(str(path.absolute()) for path in without)
     for source in (name for given in sources for name in expand_braces(given)):
-        found = [
-            own
-            for own in expand(source, selection=selection, with_texts=with_texts)
-            if own.path not in excluded
-            and not own.path.startswith(tuple(path + "/" for path in excluded))
-        ]
+        found = []
+        for own in expand(source, selection=selection, with_texts=with_texts):
+            if not own.path.startswith(tuple(path + "/" for path in excluded)):
+                found += [own] if own.path not in excluded else []
+            elif not own.path.lower().endswith((PARQUET_SUFFIX, *TEXT_SUFFIXES)):
+                raise DatasetError(
+                    "is an input in the folder of the output", name=own, hint=Hint.OTHER_OUTPUT
+                )
         if with_texts and len(found) > 1:
             found = _apart_from_texts(found, texts, selection.skipped)
         if all(own.mtime == ABSENT for own in found):

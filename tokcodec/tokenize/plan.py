@@ -99,7 +99,10 @@ def make_plan(
     )
     _check_keys(batches)
     if text_columns and not any(isinstance(batch, Rows) for batch in batches):
-        raise DatasetError(f"no Parquet source has the columns {', '.join(text_columns)}")
+        raise DatasetError(
+            f"there is no Parquet file to take {', '.join(text_columns)} from; texts of tars and "
+            "folders are kept without being named"
+        )
     if limit is not None:
         batches = list(_first(batches, limit))
     if not batches:

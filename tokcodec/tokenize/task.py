@@ -207,7 +207,11 @@ class Task:
         own = self.metadata
         if found.model_id != own.model_id:
             return f"is of model {found.model_id[:6]}, not {own.model_id[:6]}"
-        for name in sorted(own.run.keys() | found.run.keys()):
+        # The batch size follows from the fit and the model, so it is compared last.
+        names = sorted(
+            own.run.keys() | found.run.keys(), key=lambda name: (name == "batch_size", name)
+        )
+        for name in names:
             then, now = found.run.get(name), own.run.get(name)
             if then != now:
                 return f"was made with {name} {then}, not {now}"

@@ -43,6 +43,8 @@ def _arrays(shard: Shard) -> _Arrays:
 
 
 def _rows(arrays: Mapping[str, NDArray[Any]]) -> tuple[int, Iterator[Row]]:
+    if "tokens" not in arrays:
+        raise ValueError(f"it holds no array named tokens, but {', '.join(arrays) or 'none'}")
     tokens = arrays["tokens"]
     if "offsets" not in arrays:
         return rows_of(tokens)
