@@ -55,7 +55,7 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
             elif outcome.job.target and not as_json:
                 note(f"{outcome.job.name} -> {outcome.job.target}: {_summary(outcome)}")
     if bar and incomplete:
-        note(f"{counted(incomplete, 'image')} had missing tokens, which were filled in")
+        note(f"{counted(incomplete, 'image')} had missing tokens")
     if failed:
         raise typer.Exit(1 if single else 3)
 
@@ -81,7 +81,7 @@ def _summary(outcome: Outcome) -> str:
     if outcome.file_bytes:  # none for a part of a contact sheet
         text = f"{counted(outcome.file_bytes, 'byte')}, {text}"
     if outcome.missing:
-        text += f", {outcome.missing:,} of them missing and filled in"
+        text += f", {outcome.missing:,} of them missing"
     if max(size) == SENSIBLE_EDGE and max(size) < max(file.width, file.height):
         text += (
             f"; {size[0]:,}x{size[1]:,} pixels (--size original: {file.width:,}x{file.height:,})"
