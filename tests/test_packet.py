@@ -17,7 +17,7 @@ from PIL import Image
 from test_tokenfile import token_files
 
 from tokcodec import Codec, TokenFile
-from tokcodec.errors import TokenFileError
+from tokcodec.errors import ImageError, TokenFileError
 from tokcodec.evaluate.metrics import psnr
 from tokcodec.packets import fill_missing
 
@@ -326,6 +326,17 @@ def test_parity_has_a_limit():
     assert len(file.split(2).parts()) == 2
     with pytest.raises(ValueError, match="parity"):
         file.split(2, parity=True)
+
+
+def test_images_that_are_too_large_for_parity_fail_alone(monkeypatch):
+    codec = Codec.load(runtime="numpy")
+    monkeypatch.setattr("tokcodec.tokenfile.MOST_BYTES", 10)
+    items = [(tokens, PHOTOS[0]) for tokens in (1, 2)]
+    how = {"tokens": 60, "packets": 2, "parity": True}
+    assert all(isinstance(own, ImageError) for _, own in codec.compress_stream(items, **how))
+    with pytest.raises(ImageError):
+        codec.compress(PHOTOS[0], **how)
+    assert codec.compress(PHOTOS[0], packets=2, parity=True, packet_bytes=20).num_tokens < 60
 
 
 def test_missing_tokens_far_from_others_are_filled_in_time():

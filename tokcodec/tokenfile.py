@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokcodec.checkpoint import Header, find_with_prior, read_prior
-from tokcodec.coding.bitpack import Tokens, pack, packed_size, unpack, unpack_first
+from tokcodec.coding.bitpack import Tokens, pack, packed_size, padding, unpack, unpack_first
 from tokcodec.coding.leb128 import MOST, Leb128Reader, leb128
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.coding.text import find_messages, to_message
@@ -560,7 +560,7 @@ class TokenFile:
             return
         if not self.entropy_coded:
             size = packed_size(count, self.bits)
-            fits = len(payload) == size and not _padding(payload, count * self.bits)
+            fits = len(payload) == size and not padding(payload, count * self.bits)
         else:
             may_be = _may_be_packet if self.packets else _may_be_entropy_coded
             fits = may_be(count, self.bits, len(payload))
@@ -681,11 +681,6 @@ def _matching(data: bytes, lengths: list[int]) -> set[int]:
         if data[end:length] == crc.to_bytes(_CRC_BYTES, "little"):
             found.add(length)
     return found
-
-
-def _padding(payload: bytes, bits: int) -> int:
-    """The bits after the tokens of a packed payload, which must be 0."""
-    return payload[-1] >> bits % 8 if bits % 8 else 0
 
 
 def _packet(data: bytes) -> Packets:

@@ -15,6 +15,11 @@ def packed_size(count: int, bits: int) -> int:
     return (count * bits + 7) // 8
 
 
+def padding(data: bytes, bits: int) -> int:
+    """The bits of the last byte after that many in all, which must be 0."""
+    return data[-1] >> bits % 8 if bits % 8 else 0
+
+
 def pack(tokens: Tokens, bits: int) -> bytes:
     """Integers [n] in [0, 2**bits) -> ⌈n·b/8⌉ bytes, padded with zero bits.
 
@@ -41,7 +46,7 @@ def unpack(data: bytes, count: int, bits: int) -> Tokens:
         raise ValueError(
             f"{counted(count, 'token')} of {bits} bits are not {counted(len(data), 'byte')}"
         )
-    if data and count * bits % 8 and data[-1] >> count * bits % 8:
+    if padding(data, count * bits):
         raise TokenFileError("a padding bit is set")
     return unpack_first(data, count, bits)
 
