@@ -226,8 +226,8 @@ def make_plan(
         wanted = "images" if kinds is None else "token files"
         raise ArgumentError(f"no {wanted} in {', '.join(sources)}")
     if together:
-        stamps = chain.from_iterable(batch.stamps for batch in batches)
-        if not is_stream(together) and any(same_file(together, own.path) for own in stamps):
+        inputs = chain.from_iterable(batch.stamps for batch in batches)
+        if not is_stream(together) and any(same_file(together, own.path) for own in inputs):
             raise ArgumentError(f"{together} is the input itself")
         records = chain.from_iterable(batch.records() for batch in batches)
         all_jobs = spread(Job(record, together) for record in records)
