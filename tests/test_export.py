@@ -90,7 +90,7 @@ def test_what_cannot_be_exported(run, dataset, ragged, tmp_path):
         (DatasetError, "without a label", without_labels(dataset, tmp_path.parent), "x",
             {"format": "llamagen"}),
         (ArgumentError, "none of the formats", dataset, "t.npy", {"format": "hdf5"}),
-        (ArgumentError, "rows per shard", dataset, "t", {"format": "llamagen",
+        (ArgumentError, "has no shards", dataset, "t", {"format": "llamagen",
             "rows_per_shard": 5}),
         (ArgumentError, "no column caption", dataset, "t.jsonl", {"columns": ["caption"]}),
         (ArgumentError, "do not fit", dataset, "t.bin", {"vocabulary_offset": 2**32 - 59}),

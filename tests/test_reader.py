@@ -222,7 +222,7 @@ RUN = {"fit": "stretch", "views": "one", "tokens": 16}
     ("name", "value", "message"),
     [
         ("run", "[]", "tokcodec.run is no JSON object"),
-        ("run", "{}", "not a token dataset (no 'fit' in it)"),
+        ("run", "{}", "its metadata has no 'fit'"),
         ("run", "[" * 100_000, "nested deeper than 32 levels"),
         ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of"),
         ("run", json.dumps({**RUN, "views": []}), "views []: take one, hflip"),
@@ -355,7 +355,10 @@ def test_half_a_dataset_is_no_dataset(dataset, tmp_path):
     (tmp_path / "half" / "shard-00000.parquet").unlink()
     with pytest.raises(DatasetError, match="half: holds 1 of 2 shards"):
         load_tokens(tmp_path / "half")
-    with pytest.raises(DatasetError, match="no token dataset"):
+    with pytest.raises(DatasetError, match="no such token dataset"):
+        load_tokens(tmp_path / "no")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DatasetError, match="holds no shards"):
         load_tokens(tmp_path / "nothing")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(DatasetError, match=r"other\.parquet: not a token dataset"):

@@ -128,7 +128,8 @@ def _kinds(dataset: TokenRows, wanted: Sequence[str] | None) -> dict[str, Kind]:
     known = [name for name in columns.names if name not in _NOT_CARRIED]
     for name in wanted or ():
         if name not in known:
-            raise ArgumentError(f"no column {name}; there are {', '.join(known)}")
+            why = f"has no column {name}; its columns are {', '.join(known)}"
+            raise ArgumentError(why, name=dataset.path)
     needed = {*_ALWAYS, *(GRID if dataset.metadata.has_grids else ())}
 
     def kind(name: str) -> Kind:

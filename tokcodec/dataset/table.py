@@ -117,6 +117,8 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
         DatasetError: the file is not a token dataset, or its metadata is damaged.
     """
     fields: dict[bytes, bytes] = columns.metadata or {}
+    if b"tokcodec.config" not in fields:
+        raise DatasetError("not a token dataset; tokenize makes one of images", name=name)
 
     def text(field: str) -> str:
         return fields[f"tokcodec.{field}".encode()].decode()
@@ -136,9 +138,7 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
     except ConfigError as error:
         raise DatasetError(f"{error}", name=name) from error
     except KeyError as error:
-        raise DatasetError(
-            "not a token dataset; tokenize makes one of images", name=name
-        ) from error
+        raise DatasetError(f"its metadata has no {error.args[0]!r}", name=name) from error
     except ValueError as error:
         raise DatasetError(f"its metadata is damaged: {error}", name=name) from error
     return metadata
