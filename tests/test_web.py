@@ -162,6 +162,9 @@ def test_vectors(lab):
             return { ...read(bytes), again, text: format.toText(bytes) };
         });
         const refusals = Object.values(vectors.refused).map((file) => refused(bytesOf(file)));
+        for (const packet of Object.values(vectors.refused_packets)) {
+            refusals.push(refused(bytesOf(packet)));
+        }
         let accepted = 0;
         for (const { file } of vectors.files) {
             for (let place = 0; place < file.length / 2; place++) {

@@ -118,10 +118,12 @@ function checkPayload(file) {
 
 function checkPacket(file) {
   const { count, payloads } = file.packets;
+  const [[number, payload]] = payloads;
+  const share = Math.floor(tokensIn(file) / count);
+  refuseUnless(isReadable(share, payload.length), "This is damaged: it claims too many tokens.");
   const numbers = Array.from({ length: count }, (_, number) => number);
   const tokens = numbers.map((number) => rowLengths(file, count, number).reduce((a, b) => a + b));
   refuseUnless(tokens.every((own) => own > 0), "This is damaged: its image has fewer packets.");
-  const [[number, payload]] = payloads;
   if (number === count) return; // parity, which is not of tokens
   if (!file.entropyCoded) unpack(payload, tokens[number], file.bits);
   const most = 2 * packedSize(tokens[number], file.bits) + 8;
@@ -221,7 +223,7 @@ function fromBase64(text) {
 
 /** The messages in a text, in order. */
 function findMessages(text) {
-  return text.split(/[Tt][Oo][Kk]:(?=\W*t)/).slice(1).map(readMessage);
+  return text.split(/[Tt][Oo][Kk]:\W*(?=t)/).slice(1).map(readMessage);
 }
 
 function readMessage(part) {
@@ -246,17 +248,20 @@ function firstFile(candidates) {
   return first ?? new TokenFileError("This message is cut off.");
 }
 
-/** Characters of a message: all of them, or those up to the end of one of its words. */
+/**
+ * Characters of a message: all of them, or those up to the end of one of its words, whose last marks
+ * (- and _) may belong to the text around the message.
+ */
 function possibleLengths(words, joined) {
-  const ends = [joined.length];
+  const ends = [[joined.length, joined]];
   let end = 0;
   for (const word of words.slice(0, -1)) {
     end += word.length;
-    if (end <= LONGEST_MESSAGE) ends.push(end);
+    if (end <= LONGEST_MESSAGE) ends.push([end, word]);
   }
-  return ends.flatMap((end) => {
-    let trimmed = end; // a - or _ at the end of a word may belong to the text around the message
-    while (trimmed && "-_".includes(joined[trimmed - 1])) trimmed--;
-    return [...new Set([end, trimmed])].filter((length) => length % 4 !== 1);
+  return ends.flatMap(([end, word]) => {
+    const most = word.length - word.replace(/[-_]+$/, "").length;
+    const marks = new Set([0, 1, 2, most].map((number) => Math.min(number, most)));
+    return [...marks].map((number) => end - number).filter((length) => length % 4 !== 1);
   });
 }
