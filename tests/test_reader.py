@@ -225,7 +225,7 @@ RUN = {"fit": "stretch", "views": "one", "tokens": 16}
         ("run", "{}", "its metadata has no 'fit'"),
         ("run", "[" * 100_000, "nested deeper than 32 levels"),
         ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of"),
-        ("run", json.dumps({**RUN, "views": []}), "views []: take one, hflip"),
+        ("run", json.dumps({**RUN, "views": []}), "views []: must be one, hflip"),
         ("run", json.dumps({**RUN, "tokens": None}), "tokens None of the fit"),
         ("run", json.dumps({**RUN, "tokens": 17}), "tokens 17 of the fit"),
         ("model_id", "zz", "model_id is not 64 hex digits"),

@@ -1,7 +1,7 @@
 """The errors that tokcodec raises on purpose.
 
-The text of each is one line: the file, what is wrong, what to do. Wrong arguments from a programmer
-(a tensor of another shape, say) stay ``ValueError``.
+The text of each is one line: the file, what is wrong, what to do. Wrong arguments from a programmer,
+for example a tensor of another shape, stay ``ValueError``.
 
 What a message says of a file, its name or a value in it, was written by whoever made the file: it
 must not steer a terminal, look like a line of its own, or fill the screen.

@@ -90,7 +90,7 @@ def encode(
         typer.Option(
             min=0,
             max=1,
-            help="Add this many packets that restore any one that is lost.",
+            help="With 1, add a packet that restores any one that is lost.",
             rich_help_panel=PACKETS,
         ),
     ] = 0,

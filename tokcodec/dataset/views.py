@@ -71,7 +71,7 @@ class Views:
         kind, count = _NAMED.get(str(text), ("random", int(number[1]) if number else 0))
         if not 1 <= count <= _MOST:
             raise ArgumentError(
-                f"views {quoted(text)}: take one, hflip, ten-crop, or random:N with N from 1 to "
+                f"views {quoted(text)}: must be one, hflip, ten-crop, or random:N with N from 1 to "
                 f"{_MOST}"
             )
         if crop_range is not None and kind != "ten-crop":

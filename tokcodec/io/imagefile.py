@@ -83,7 +83,7 @@ def image_errors(name: str) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, UnidentifiedImageError):
             formats = ", ".join((*_FORMATS, _HEIF))
-            reason = f"not an image, or of none of the formats {formats}; convert it to PNG, say"
+            reason = f"not an image, or of none of the formats {formats}; convert it to PNG"
         elif isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise ImageError(f"cannot read the image: {reason}", name=name) from error
