@@ -1,6 +1,6 @@
 """The errors that tokcodec raises on purpose.
 
-The text of each is one line: the file, what is wrong, what to do. Wrong arguments from a programmer,
+The text of each is one line: the file, what is wrong, what to do. A programmer's wrong arguments,
 for example a tensor of another shape, stay ``ValueError``.
 
 What a message says of a file, its name or a value in it, was written by whoever made the file: it
