@@ -173,8 +173,6 @@ class TokenFile:
             raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
         if not file.fit == "tile" and file.tiles != (1, 1):
             raise ValueError(f"the fit {file.fit} has one tile")
-        if file.num_tokens > MAX_TOKENS:
-            raise ValueError(f"a token file holds up to {MAX_TOKENS:,} tokens")
         vars(file)["tokens"] = tokens.reshape(-1)  # known already
         return file
 
@@ -648,6 +646,8 @@ def _grid(tokens: Tokens, tiles: tuple[int, int]) -> tuple[int, int, int]:
             f"expected tokens of {tiles[0]}x{tiles[1]} tiles, [n, rows, columns] or [n, N], "
             f"not {list(tokens.shape)}"
         )
+    if tokens.size > MAX_TOKENS:
+        raise ValueError(f"a token file holds up to {MAX_TOKENS:,} tokens")
     rows, columns = tokens.shape[1:] if tokens.ndim == 3 else (1, tokens.shape[1])
     return len(tokens), rows, columns
 
