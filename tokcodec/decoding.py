@@ -79,7 +79,7 @@ class Decoding:
         found = found.reshape(-1, *shape)
         if placement.num_tiles == 1:
             return Canvas.of_tiles(placement, output), found
-        return _overlapping(placement, output, _joined(found, placement), shape)
+        return _overlapping(placement, output, _joined(found, token_file.tiles), shape)
 
     def _tokens(self, token_file: TokenFile) -> Rows:
         """The tokens of a file, tile by tile; of one that is not complete, with those that are
@@ -106,11 +106,9 @@ class Decoding:
             if not counts:
                 raise TokenFileError("damaged: the model needs more tokens than are left")
             return first[:, : counts[-1]]
+        filled = self.fill(_joined(found.reshape(token_file.shape), token_file.tiles))
         rows, columns = token_file.tiles
-        shape = (rows, columns, token_file.rows, token_file.columns)
-        canvas = found.reshape(shape).swapaxes(1, 2).reshape(rows * shape[2], columns * shape[3])
-        filled = self.fill(canvas).reshape(rows, shape[2], columns, shape[3])
-        return filled.swapaxes(1, 2)
+        return filled.reshape(rows, token_file.rows, columns, token_file.columns).swapaxes(1, 2)
 
     def _check(self, token_file: TokenFile) -> tuple[Placement, tuple[int, ...]]:
         header, config = self.header, self.header.config
@@ -132,9 +130,10 @@ class Decoding:
         return placement, shape
 
 
-def _joined(tiles: Rows, placement: Placement) -> Rows:
-    """Tokens [n, rows, columns] of tiles -> those of the canvas, [rows, columns]."""
-    columns, rows = placement.grid
+def _joined(tiles: Rows, grid: tuple[int, int]) -> Rows:
+    """Tokens [n, rows, columns] of tiles, in a grid of them -> those of the canvas,
+    [rows, columns]."""
+    rows, columns = grid
     _, down, across = tiles.shape
     canvas = tiles.reshape(rows, columns, down, across).swapaxes(1, 2)
     return canvas.reshape(rows * down, columns * across)

@@ -48,6 +48,7 @@ _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 _FORMS, _PACKET_FORMS = (0xB6, 0xB7), (0xB4, 0xB5)
 _FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
 _CRC_BYTES = 2
+_PACKET_BYTES = 1 + _CRC_BYTES  # in the header of a packet: its number, and which image it is of
 
 
 @dataclass(frozen=True)
@@ -393,7 +394,10 @@ class TokenFile:
     @property
     def file_bytes(self) -> int:
         """Bytes of the whole file: header, payload and checksum; or of all packets."""
-        return sum(len(part.to_bytes()) for part in self.parts())
+        count, besides = 1, len(self._head()) + (0 if self.damaged else _CRC_BYTES)
+        if self.packets:
+            count, besides = len(self.packets.payloads), besides + _PACKET_BYTES
+        return count * besides + self.payload_bytes
 
     def to_bytes(self) -> bytes:
         """The whole file, or a packet; of a damaged one what is left, without a checksum.
@@ -427,7 +431,7 @@ class TokenFile:
     @classmethod
     def from_bytes(cls, data: bytes, *, damaged: bool = False) -> Self:
         """Parses a whole file, and nothing but a whole file; or a text with one message, or with
-        packets of one image.
+        packets of one image. See ``find`` for several.
 
         Args:
             data: the bytes.
@@ -438,14 +442,12 @@ class TokenFile:
             TokenFileError: another kind of file, truncated, damaged, or with bytes after its end;
                 or a text with several messages.
         """
-        if not is_token_file(data):
-            found = list(cls.find(data, damaged=damaged))
-            if len(found) > 1:
-                raise TokenFileError(f"holds {len(found):,} messages, not one")
-            if isinstance(found[0], TokenFileError):
-                raise found[0]
-            return found[0]
-        return cls._read(data, damaged)
+        found = cls.find(data, damaged=damaged)
+        if len(found) > 1:
+            raise TokenFileError(f"holds {len(found):,} messages, not one")
+        if isinstance(found[0], TokenFileError):
+            raise found[0]
+        return found[0]
 
     @classmethod
     def _read(cls, data: bytes, damaged: bool) -> Self:
@@ -483,28 +485,30 @@ class TokenFile:
         return file
 
     @classmethod
-    def find(cls, text: bytes, *, damaged: bool = False) -> "list[Self | TokenFileError]":
-        """The messages in a text, in order; an error for each one that is damaged. Packets of one
-        image are joined, and come last.
+    def find(cls, data: bytes, *, damaged: bool = False) -> "list[Self | TokenFileError]":
+        """The image of a whole file; or those of the messages in a text, in order, and an error for
+        each message that is damaged. Packets of one image are joined, and come last.
 
         Words around a message, and quotation marks, line breaks and the like in it, are ignored. A
         message ends where its checksum matches.
 
         Args:
-            text: the text.
+            data: the file or the text.
             damaged: as of ``from_bytes``.
 
         Raises:
-            TokenFileError: there are none.
+            TokenFileError: the file cannot be parsed, or the text has no messages.
 
         >>> message = b"> " + token_file.to_text().encode()
         >>> list(TokenFile.find(message)) == [token_file]
         True
         """
+        if is_token_file(data):
+            return [cls._read(data, damaged)]
         found: list[Self | TokenFileError] = []
         packets = []
-        for data, lengths in find_messages(text):
-            file = cls._first(data, lengths, damaged)
+        for message, lengths in find_messages(data):
+            file = cls._first(message, lengths, damaged)
             if isinstance(file, TokenFileError) or not file.packets:
                 found.append(file)
             else:
@@ -690,7 +694,7 @@ def _packet(data: bytes) -> Packets:
         TokenFileError: it is cut, or has a number that there is none of.
     """
     count = (data[0] & 0xF) + 1 if data else 0
-    if len(data) < 1 + _CRC_BYTES or not data[0] >> 4 <= count <= MOST_PACKETS:
+    if len(data) < _PACKET_BYTES or not data[0] >> 4 <= count <= MOST_PACKETS:
         raise TokenFileError("damaged: there is no packet of such a number")
-    image = int.from_bytes(data[1 : 1 + _CRC_BYTES], "little")
-    return Packets(count, image, ((data[0] >> 4, data[1 + _CRC_BYTES :]),))
+    image = int.from_bytes(data[1:_PACKET_BYTES], "little")
+    return Packets(count, image, ((data[0] >> 4, data[_PACKET_BYTES:]),))

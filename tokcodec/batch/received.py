@@ -8,7 +8,7 @@ from typing import Literal
 from tokcodec.batch.jobs import FileJob
 from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.inputs.records import Record
-from tokcodec.tokenfile import TokenFile, is_token_file
+from tokcodec.tokenfile import TokenFile
 
 # What becomes of further images where there is one target: each gets a number, is refused, or goes
 # to the same target.
@@ -84,8 +84,6 @@ def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Itera
 def _found(data: bytes, damaged: bool) -> list[_Found]:
     """The images in the bytes of a source; what is wrong if there is none."""
     try:
-        if is_token_file(data):
-            return [TokenFile.from_bytes(data, damaged=damaged)]
         return [*TokenFile.find(data, damaged=damaged)]
     except TokenFileError as error:
         return [error]

@@ -56,8 +56,8 @@ def export(
     ``bin``, ``llamagen`` and ``megatron``, whose files hold no text, a line of
     ``NAME.index.jsonl`` has the columns of each row; elsewhere they are part of the row.
 
-    A file appears when it is complete. The first one appears last, so that an export of several
-    files is complete when that is there.
+    A file appears when it is complete. Of several files the first one appears last: where it
+    exists, the export is complete.
 
     >>> export("dataset", "tokens.npy")  # doctest: +SKIP
     3
@@ -75,7 +75,8 @@ def export(
         vocabulary_offset: is added to every token.
         begin_token, end_token: are written before and after the tokens of each row.
         row_token: is written after each row of a grid.
-        dtype: of the tokens, ``uint16`` say; the smallest of the format that holds all ids if None.
+        dtype: of the tokens, such as ``uint16``; if None, the smallest of the format that holds all
+            ids.
         force: overwrite what is there.
 
     Raises:

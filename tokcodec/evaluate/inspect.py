@@ -139,7 +139,7 @@ def _token_files(name: str, data: bytes, tokens: bool, weights: str | None) -> d
     """The facts of a token file, or of the messages in a text."""
     given = find(weights) if weights else None
     try:
-        found = [TokenFile.from_bytes(data)] if is_token_file(data) else TokenFile.find(data)
+        found = TokenFile.find(data)
     except TokenFileError as error:
         raise error.named(name) from error
     if len(found) > 1:

@@ -75,7 +75,7 @@ def write_site(
 def _check_output(folder: Path, overwrite: bool) -> None:
     refuse_remote(folder)
     if str(folder) == "-":
-        raise OutputError("is no name of a folder", name=folder, hint=Hint.OTHER_OUTPUT)
+        raise OutputError("is not the name of a folder", name=folder, hint=Hint.OTHER_OUTPUT)
     with output_errors(folder):
         taken = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if taken:
