@@ -20,6 +20,7 @@ from tokcodec.config.geometry import FITS, Fit
 from tokcodec.dataset.formats import format_of
 from tokcodec.dataset.formats.format import Exported, Record, Row, parse_meta
 from tokcodec.dataset.formats.vocabulary import Vocabulary
+from tokcodec.dataset.reader import ChosenRows, name_of_row
 from tokcodec.dataset.table import GRID
 from tokcodec.errors import DatasetError, Hint, counted, quoted
 from tokcodec.io.remote import is_remote, open_input, read_bytes, reason_of
@@ -65,25 +66,22 @@ class ExportedTokens:
         Raises:
             DatasetError: the file is damaged, or no row has one of these keys or numbers.
         """
-        missing: set[str | int] = {*keys, *numbers}
-        chosen = frozenset(missing)
+        chosen = ChosenRows(keys, numbers)
         for number, (ids, record) in enumerate(self._rows()):
             key, view = record.get("key"), record.get("view")
             name = f"{number:05}"
             if isinstance(key, str) and key:
-                name = key + (f".view{view}" if view else "")
+                name = name_of_row(key, view)
                 name = name.encode("utf-8", "backslashreplace").decode()  # no lone surrogates
             else:
                 key = None
-            if chosen and not {key, number} & chosen:
+            if not chosen.takes(key, number):
                 continue
-            missing -= {key, number}
             try:
                 yield name, self._token_file(ids, record)
             except (TypeError, ValueError, OverflowError) as error:
                 yield name, DatasetError(f"row {number}: {error}", name=self.name)
-        if missing:
-            raise DatasetError(f"no row {min(map(str, missing))}", name=self.name)
+        chosen.check(self.name)
 
     def _rows(self) -> Iterator[Row]:
         rows = zip(self.rows, chain(self.source.records(), repeat({})), strict=False)

@@ -219,6 +219,32 @@ def open_dataset(path: str | Path) -> TokenRows:
     return TokenRows(path, folder, names, first)
 
 
+class ChosenRows:
+    """The rows that are chosen by their keys, or their numbers from 0; all if none is."""
+
+    def __init__(self, keys: Collection[str], numbers: Collection[int]) -> None:
+        self._chosen: frozenset[object] = frozenset((*keys, *numbers))
+        self._missing = set(self._chosen)
+
+    def takes(self, key: str | None, number: int) -> bool:
+        """Whether a row is chosen."""
+        self._missing -= {key, number}
+        return not self._chosen or not self._chosen.isdisjoint((key, number))
+
+    def check(self, name: object) -> None:
+        """
+        Raises:
+            DatasetError: ``name``, all rows of which were asked about, has not all that are chosen.
+        """
+        if self._missing:
+            raise DatasetError(f"no row {min(map(str, self._missing))}", name=name)
+
+
+def name_of_row(key: str, view: int | None) -> str:
+    """The key, with ``.view1`` behind it for a view that is not the first."""
+    return key + (f".view{view}" if view else "")
+
+
 def token_files(
     dataset: TokenRows, keys: Collection[str] = (), numbers: Collection[int] = ()
 ) -> Iterator[tuple[str, TokenFile | DatasetError]]:
@@ -233,8 +259,7 @@ def token_files(
     Raises:
         DatasetError: no row has one of these keys or numbers.
     """
-    missing: set[str | int] = {*keys, *numbers}
-    chosen = frozenset(missing)
+    chosen = ChosenRows(keys, numbers)
     number = -1
     names = (
         "key",
@@ -253,18 +278,16 @@ def token_files(
                 key, view = row["key"].as_py(), row["view"].as_py()
             except UnicodeDecodeError:
                 key = view = None
-            if chosen and not {key, number} & chosen:
+            if not chosen.takes(key, number):
                 continue
-            missing -= {key, number}
-            name = f"row {number}" if key is None else key + (f".view{view}" if view else "")
+            name = f"row {number}" if key is None else name_of_row(key, view)
             found: TokenFile | DatasetError
             try:
                 found = _token_file(dataset, file, columns["tokens"].slice(place, 1), row)
             except DatasetError as error:
                 found = error
             yield name, found
-    if missing:
-        raise DatasetError(f"no row {min(map(str, missing))}", name=dataset.path)
+    chosen.check(dataset.path)
 
 
 def _token_file(
