@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -291,6 +292,21 @@ def test_a_damaged_file_is_named_by_whatever_reads_it(dataset, tmp_path):
     ):
         raise OSError("it says no more")  # as pyarrow's, without a strerror
     assert refused.value.hint is Hint.OTHER_OUTPUT
+
+
+def test_memory_does_not_follow_the_number_of_rows_that_a_file_claims():
+    claims = Path(__file__).parent / "fuzz/corpus/dataset"
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        # Its row group claims 1,000,000,000 rows.
+        assert len(load_tokens(claims / "many-rows.parquet")) == 1
+        with pytest.raises(DatasetError, match=r"missing-row\.parquet: damaged: holds 2 of 3 rows"):
+            load_tokens(claims / "missing-row.parquet")
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 16 << 20
 
 
 def test_shards_are_those_of_the_run_each_once(dataset, tmp_path):

@@ -181,7 +181,7 @@ def _facts(
 
 
 def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator[Rows]:
-    """The rows that did not fail, a row group at a time."""
+    """The rows that did not fail, a batch of rows at a time."""
     parts = dataset.grids()
     names = list(dict.fromkeys(["label", *facts.kinds]))
     for group in _groups(dataset, names):
@@ -197,7 +197,7 @@ def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator
 
 
 def _groups(dataset: TokenRows, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """These columns of the rows that did not fail, a row group at a time."""
+    """These columns of the rows that did not fail, a batch of rows at a time."""
     for _, columns in dataset.columns(*names, "status"):
         kept = [state == "ok" for state in columns["status"].to_pylist()]
         yield {name: list(itertools.compress(columns[name].to_pylist(), kept)) for name in names}

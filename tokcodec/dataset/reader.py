@@ -1,4 +1,4 @@
-"""Reading token datasets: a row group at a time, or row by row. No torch."""
+"""Reading token datasets: a batch of rows at a time, or row by row. No torch."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
-from tokcodec.dataset.table import GRID, Metadata
+from tokcodec.dataset.table import GRID, ROWS_AT_A_TIME, Metadata
 from tokcodec.errors import DatasetError, FailedRowError, counted, quoted
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
@@ -61,11 +61,11 @@ class TokenRows:
         return max((time for time in times if time is not None), default=None)
 
     def columns(self, *names: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """These columns, a row group at a time: its file, and arrays of pyarrow by name.
+        """These columns, a batch of rows at a time: its file, and arrays of pyarrow by name.
 
         Raises:
-            DatasetError: a file cannot be read, has no such column, or rows with tokens are not
-                those that are ok.
+            DatasetError: a file cannot be read, has no such column, or has other rows than it
+                says; or rows with tokens are not those that are ok.
         """
         wanted = {*names, "status"} if "tokens" in names else {*names}
         for file in self.names:
@@ -76,16 +76,23 @@ class TokenRows:
                         f"no column {quoted(min(unknown))}; its columns are {', '.join(there)}",
                         name=self.folder / file,
                     )
-                for group in range(source.num_row_groups):
-                    table = source.read_row_group(group, sorted(wanted))
+                count = 0
+                # A damaged file may claim row groups of any size.
+                for batch in source.iter_batches(ROWS_AT_A_TIME, columns=sorted(wanted)):
                     if "tokens" in names:
-                        check_status(table, self.folder / file)
-                    columns = {name: table.column(name).combine_chunks() for name in names}
-                    yield self.folder / file, columns
+                        check_status(batch, self.folder / file)
+                    count += batch.num_rows
+                    yield self.folder / file, {name: batch.column(name) for name in names}
+                if count != (claimed := source.metadata.num_rows):
+                    raise DatasetError(
+                        f"damaged: holds {count:,} of {counted(claimed, 'row')}; fetch or make "
+                        "it again",
+                        name=self.folder / file,
+                    )
 
     def tokens(self) -> Iterator[NDArray[Any]]:
-        """All tokens, a row group at a time: [n, N] in the smallest unsigned type, without failed
-        rows. Where every row has its own grid, a row at a time: [1, N].
+        """All tokens, a batch of rows at a time: [n, N] in the smallest unsigned type, without
+        failed rows. Where every row has its own grid, a row at a time: [1, N].
 
         Raises:
             DatasetError: as ``columns`` and ``rows``.
@@ -171,7 +178,7 @@ class TokenRows:
         return count
 
 
-def check_status(table: "pa.Table", file: Path) -> None:
+def check_status(table: "pa.RecordBatch", file: Path) -> None:
     """Refuses a row that failed and has tokens, or did not fail and has none.
 
     Raises:

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-# Of a row group: what readers decode at a time.
-_GROUP = 512
+ROWS_AT_A_TIME = 512  # in a row group, and of what is read
 GRID = ("rows", "columns")
 GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 
@@ -229,7 +228,7 @@ def write_rows(
         [arrays[name] for name in columns.names],
         schema=columns.with_metadata(metadata.to_arrow()),
     )
-    pq.write_table(table, file, row_group_size=_GROUP, write_page_checksum=True)
+    pq.write_table(table, file, row_group_size=ROWS_AT_A_TIME, write_page_checksum=True)
 
 
 def join(file: IO[bytes], shards: Iterable["pq.ParquetFile"], metadata: Metadata) -> None:
@@ -243,6 +242,6 @@ def join(file: IO[bytes], shards: Iterable["pq.ParquetFile"], metadata: Metadata
             writer = pq.ParquetWriter(file, columns, write_page_checksum=True)
         for group in range(shard.num_row_groups):
             table = shard.read_row_group(group)
-            writer.write_table(table.cast(columns), row_group_size=_GROUP)
+            writer.write_table(table.cast(columns), row_group_size=ROWS_AT_A_TIME)
     assert writer
     writer.close()
