@@ -3,6 +3,9 @@
 python tests/fuzz/fuzz.py                    every target for 24 seconds, as .ci/run does
 python tests/fuzz/fuzz.py tar 3600           one of them for an hour
 
+A run of every target draws the same inputs each time, so that a failure can be repeated; a run of
+one target draws others.
+
 A target says what may come of any bytes: results are checked, and only errors of one line may be
 raised. Memory is limited to 512 MiB, a single input to 10 seconds. What fails is left as crash-*,
 and belongs into corpus/TARGET once it is mended; with what stands there, runs begin.
@@ -29,9 +32,10 @@ LIMITS = ["-rss_limit_mb=512", "-timeout=10", "-max_len=65536", "-print_final_st
 
 def main() -> None:
     names, seconds = sys.argv[1:2] or list(TARGETS), int((sys.argv[2:3] or [SECONDS])[0])
+    seed = "0" if sys.argv[1:] else "1"  # 0 is one of libFuzzer's choice
     for name in names:
         # Each in a process of its own, as fuzzing ends it.
-        program = [sys.executable, __file__, "--alone", name, str(seconds)]
+        program = [sys.executable, __file__, "--alone", name, str(seconds), seed]
         done = subprocess.run(program, stderr=subprocess.PIPE, text=True, check=False)
         facts = dict(
             line.removeprefix("stat::").split(":")
@@ -44,15 +48,15 @@ def main() -> None:
         print(f"{name}: {tries:,} tries, {int(facts['peak_rss_mb'])} MiB", flush=True)
 
 
-def fuzz(name: str, seconds: int) -> None:
+def fuzz(name: str, seconds: int, seed: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["tokcodec"]):
         one_input = judge(name)
     with tempfile.TemporaryDirectory() as found:
-        for seed in seeds(name):
-            shutil.copy(seed, found)
-        arguments = [*LIMITS, f"-max_total_time={seconds}", found]
+        for path in seeds(name):
+            shutil.copy(path, found)
+        arguments = [*LIMITS, f"-max_total_time={seconds}", f"-seed={seed}", found]
         atheris.Setup(["fuzz", *arguments], one_input)
         atheris.Fuzz()
 
@@ -272,6 +276,6 @@ TARGETS = {
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--alone"]:
-        fuzz(sys.argv[2], int(sys.argv[3]))
+        fuzz(sys.argv[2], *map(int, sys.argv[3:]))
     else:
         main()
