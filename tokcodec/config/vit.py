@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tokcodec.config.convolutional import NORM_GROUPS, ConvolutionalDecoderConfig
 from tokcodec.config.parts import (
     Blocks,
     Channels,
@@ -191,8 +192,19 @@ class VqganConfig(Config):
 
     @model_validator(mode="after")
     def _check_channels(self) -> Self:
-        require(self.channels % 32 == 0, "channels must be a multiple of 32")
+        require(self.channels % NORM_GROUPS == 0, f"channels must be a multiple of {NORM_GROUPS}")
         return self
+
+    def convolutional(self) -> ConvolutionalDecoderConfig:
+        """The same network as a convolutional decoder."""
+        return ConvolutionalDecoderConfig(
+            channels=self.channels,
+            multipliers=self.multipliers,
+            blocks=self.blocks,
+            middle_blocks=self.blocks,
+            bias=False,
+            shortcut="output",
+        )
 
 
 class ProxyDecoderConfig(VitConfig, DecoderConfig):

@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from tokcodec.config.model import Quantizer
+from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.families.reading import Array, Arrays, Tensors
 
@@ -56,31 +59,58 @@ class Names:
     adapt: str | None = None
 
 
-def take_convolutional(
-    source: Tensors, names: Names, embedding_dim: int
-) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, Arrays]:
-    """Encoder and decoder, and the 1x1 convolutions around the quantizer where there are any.
+def take_vq(
+    source: Tensors,
+    names: Names,
+    codebook: str = "quantize.embedding.weight",
+    metric: Literal["euclidean", "cosine", "dot"] = "euclidean",
+    **fields: Any,
+) -> tuple[ModelConfig, Arrays]:
+    """Convert a whole model with a codebook. See ``take_model`` for ``fields``.
 
     Raises:
-        CheckpointError: a tensor is missing, of another shape or not finite, or the sizes do not
-            go together.
+        CheckpointError: a tensor is missing, left over, of another shape or not finite.
     """
-    encoder, decoder = _Encoder(source, names), _Decoder(source, names)
-    return encoder.take(embedding_dim), decoder.take(embedding_dim), encoder.out | decoder.out
+    size, dim = source.shape(codebook, 2)
+    vectors = source.take(codebook, size, dim)
+    quantizer = CodebookConfig(codebook_size=size, embedding_dim=dim, metric=metric)
+    config, tensors = take_model(source, names, quantizer, **fields)
+    return config, tensors | {"quantizer.codebook": vectors}
 
 
-def take_vq(
-    source: Tensors, names: Names
-) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, dict[str, int], Arrays]:
-    """As ``take_convolutional``, with the codebook between the two, whose sizes come third; nothing
-    may be left."""
-    codebook_size, embedding_dim = source.shape("quantize.embedding.weight", 2)
-    encoder, decoder, out = take_convolutional(source, names, embedding_dim)
-    out["quantizer.codebook"] = source.take(
-        "quantize.embedding.weight", codebook_size, embedding_dim
-    )
+def take_model(
+    source: Tensors,
+    names: Names,
+    quantizer: Quantizer,
+    rounding: Literal["nearest", "down"] = "down",
+    **preprocessing: Any,
+) -> tuple[ModelConfig, Arrays]:
+    """Convert encoder and decoder, the last tensors of a model.
+
+    Args:
+        source: the tensors that are left.
+        names: what they are called.
+        quantizer: the quantizer, whose tensors the caller adds.
+        rounding: see ``ModelConfig``.
+        preprocessing: fields of ``PreprocessingConfig``.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape or not finite, or sizes
+            contradict each other.
+    """
+    encoder, decoder = _Encoder(source, names), Decoder(source, names)
+    dim = quantizer.embedding_dim
+    encoder_config, decoder_config = encoder.take(dim), decoder.take(dim)
     source.finish()
-    return encoder, decoder, {"codebook_size": codebook_size, "embedding_dim": embedding_dim}, out
+    config = ModelConfig(
+        encoder=encoder_config,
+        quantizer=quantizer,
+        decoder=decoder_config,
+        preprocessing=PreprocessingConfig(**preprocessing),
+        rounding=rounding,
+        default_fit="crop",
+    )
+    return config, encoder.out | decoder.out
 
 
 class _Network:
@@ -105,9 +135,7 @@ class _Network:
 
     def give(self, theirs: str, ours: str, *shape: int, bias: bool = True) -> None:
         """A layer: its weight of this shape, and its bias."""
-        self.out[f"{self.side}.{ours}.weight"] = self.source.take(f"{theirs}.weight", *shape)
-        if bias:
-            self.out[f"{self.side}.{ours}.bias"] = self.source.take(f"{theirs}.bias", shape[0])
+        self.out |= self.source.take_layer(theirs, f"{self.side}.{ours}", *shape, bias=bias)
 
     def give_norm(self, theirs: str, ours: str, width: int) -> None:
         """A group norm, or one whose scale and shift depend on the tokens."""
@@ -234,37 +262,39 @@ class _Encoder(_Network):
         )
 
 
-class _Decoder(_Network):
-    def __init__(self, source: Tensors, names: Names) -> None:
-        count = source.count(f"decoder.{names.decoder_level}")
+class Decoder(_Network):
+    """A decoder whose tensors are named ``side`` and as ``names`` says."""
+
+    def __init__(self, source: Tensors, names: Names, side: str = "decoder") -> None:
+        count = source.count(f"{side}.{names.decoder_level}")
         numbers = range(count) if names.decoder_counts == "level" else reversed(range(count))
         levels = [f"{names.decoder_level}{number}" for number in numbers]
-        super().__init__(source, names, "decoder", levels)
+        super().__init__(source, names, side, levels)
 
     def take(self, embedding_dim: int) -> ConvolutionalDecoderConfig:
         before = self.widths[-1]
         fields = self.fields(math.gcd(*self.widths))
-        _, enter, _, _ = self.source.shape("decoder.conv_in.weight", 4)
+        _, enter, _, _ = self.source.shape(f"{self.side}.conv_in.weight", 4)
         fields |= self.give_embedding(
             self.names.dequantizing, "from_embedding", enter, (enter, embedding_dim)
         )
-        self.give("decoder.conv_in", "enter", before, enter, 3, 3)
+        self.give(f"{self.side}.conv_in", "enter", before, enter, 3, 3)
         fields |= self.give_middle()
-        spatial = self.source.has_below(f"decoder.{self.names.norm_out}.norm_layer.")
+        spatial = self.source.has_below(f"{self.side}.{self.names.norm_out}.norm_layer.")
         doublings = self.resized(self.names.enlarge)
         for place, number in enumerate(reversed(range(len(self.widths)))):
             ours = f"levels.{place}"
             if self.names.adapt:
                 for part in ("gamma", "beta"):
-                    adapt = f"decoder.{self.names.adapt}{number}.{part}"
+                    adapt = f"{self.side}.{self.names.adapt}{number}.{part}"
                     self.give(adapt, f"{ours}.adapt.{part}", before, enter)
             self.give_level(number, f"{ours}.blocks", before)
             before = self.widths[number]
             if place < doublings:
                 self.give_enlarge(self.levels[number] + self.names.enlarge, ours, before)
-        self.give_norm(f"decoder.{self.names.norm_out}", "norm", before)
-        colours = self.source.shape("decoder.conv_out.weight", 4)[0]
-        self.give("decoder.conv_out", "leave", colours, before, 3, 3)
+        self.give_norm(f"{self.side}.{self.names.norm_out}", "norm", before)
+        colours = self.source.shape(f"{self.side}.conv_out.weight", 4)[0]
+        self.give(f"{self.side}.conv_out", "leave", colours, before, 3, 3)
         return ConvolutionalDecoderConfig(
             **fields,
             kept_levels=len(self.levels) - doublings,
@@ -280,7 +310,7 @@ class _Decoder(_Network):
             return
         self.give(theirs, f"{ours}.enlarge.0", 4 * width, width, 3, 3)
         for leaf in ("weight", "bias"):
-            name = f"decoder.{ours}.enlarge.0.{leaf}"
+            name = f"{self.side}.{ours}.enlarge.0.{leaf}"
             self.out[name] = _places_last(self.out[name])
 
 

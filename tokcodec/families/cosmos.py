@@ -6,10 +6,10 @@ the arithmetic is float32. The authors fill images up with zeros all around.
 
 from collections.abc import Collection
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import FiniteScalarConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
@@ -22,29 +22,13 @@ _CONSTANTS = (
 )
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     source = source.without(_CONSTANTS)
     (channels,) = source.shape(_LEVELS, 1)
     levels = tuple(int(level) for level in source.take(_LEVELS, channels))
-    encoder, decoder, out = take_convolutional(source, Names(), channels)
-    source.finish()
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=FiniteScalarConfig(levels=levels),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, config.get("image_size"), 256)
-            ),
-            default_fit="crop",
-        ),
-        out,
-    )
+    side = square_side(image_size, config)
+    quantizer = FiniteScalarConfig(levels=levels)
+    return take_model(source, Names(), quantizer, rounding="nearest", image_size=side)
 
 
 def _recognises(names: Collection[str], _config: Config | None) -> bool:
@@ -72,6 +56,6 @@ FAMILY = Family(
     paper="2501.03575",
     licence="NVIDIA Open Model License",
     recognises=_recognises,
-    convert=convert,
+    convert=_convert,
     models=(_model(16, True), _model(8)),
 )

@@ -8,8 +8,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
@@ -19,12 +18,7 @@ _EPSILON = 1e-5  # of torch's batch norms
 _COUNTERS = "num_batches_tracked"
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     source = source.without(name for name in source.names() if name.endswith(_COUNTERS))
     channels = source.shape("encoder.conv_out.weight", 4)[0]
     head = _encoder_convolutions(source, channels)
@@ -42,33 +36,15 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
         "post_quant_conv": (channels, embedding_dim),
     }
     for name, shape in around.items():
-        weight = source.take(f"{name}.conv.weight", *shape, 3, 1, 1)
-        source = source.with_arrays(
-            {
-                f"{name}.weight": weight[:, :, -1],
-                f"{name}.bias": source.take(f"{name}.conv.bias", shape[0]),
-            }
-        )
-    encoder, decoder, sizes, out = take_vq(source, Names())
-    return (
-        ModelConfig(
-            encoder=encoder.replace(
-                head_widths=(2 * channels, channels), head_blocks=blocks["encoder"]
-            ),
-            quantizer=CodebookConfig(
-                codebook_size=sizes["codebook_size"], embedding_dim=embedding_dim
-            ),
-            decoder=decoder.replace(
-                head_widths=(channels, channels), head_blocks=blocks["decoder"]
-            ),
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, config.get("image_size"), 512)
-            ),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out | head,
+        layer = source.take_layer(f"{name}.conv", name, *shape, 3, 1, 1)
+        layer[f"{name}.weight"] = layer[f"{name}.weight"][:, :, -1]
+        source = source.with_arrays(layer)
+    ours, tensors = take_vq(source, Names(), image_size=square_side(image_size, config, 512))
+    encoder = ours.encoder.replace(
+        head_widths=(2 * channels, channels), head_blocks=blocks["encoder"]
     )
+    decoder = ours.decoder.replace(head_widths=(channels, channels), head_blocks=blocks["decoder"])
+    return ours.replace(encoder=encoder, decoder=decoder), tensors | head
 
 
 def _encoder_convolutions(source: Tensors, channels: int) -> Arrays:
@@ -143,7 +119,7 @@ FAMILY = Family(
     paper="2409.18869",
     licence="Apache-2.0",
     recognises=_recognises,
-    convert=convert,
+    convert=_convert,
     models=(
         Model("emu3", 4096, 32768, "BAAI/Emu3-VisionTokenizer", verified="tokens", image_size=512),
     ),

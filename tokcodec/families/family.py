@@ -39,16 +39,20 @@ class Model:
     image_size: int = 256
 
 
-def square_side(wanted: int | None, stated: object, default: int) -> int:
-    """The side of the square that a model of images of any size sees: the one that is wanted, or
-    stated by its config, or the default.
+def square_side(
+    wanted: int | None, config: Config, default: int = 256, field: str = "image_size"
+) -> int:
+    """The side of the square that a model of images of any size sees, in pixels.
+
+    It is the one that is wanted, or that ``field`` of the model's config states, or the default.
 
     Raises:
-        CheckpointError: the config states no such thing.
+        CheckpointError: the field is not a positive integer.
     """
+    stated = config.get(field)
     side = wanted or (default if stated is None else stated)
     if type(side) is not int or side <= 0:
-        raise CheckpointError(f"its config: {quoted(side)} is no side of a square")
+        raise CheckpointError(f"its config: {field}: {quoted(side)} is not a positive integer")
     return side
 
 

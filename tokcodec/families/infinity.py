@@ -6,10 +6,10 @@ or to the top.
 
 import re
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import BinaryConfig, ResidualConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
@@ -20,43 +20,26 @@ _SCALES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 _SIDES = (256, 512, 1024)
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     (bits,) = source.shape(_BITS, 1)
     if bits > _MOST_BITS:
         raise CheckpointError(
             f"Infinity's d{bits} has tokens of {bits} bits, where {_MOST_BITS} are the most; "
             "its d16, d24 and d32 can be read"
         )
-    side = square_side(image_size, config.get("image_size"), _SIDES[0])
+    side = square_side(image_size, config)
     if side not in _SIDES:
         raise CheckpointError(f"sees squares of 256, 512 or 1024 pixels only, not of {side}")
     source = source.without(_CONSTANTS)
     names = {_plain(name): name for name in source.names()}
     if len(names) < len(source.names()):
         raise CheckpointError("two of its tensors stand for one layer")
-    source = source.renamed(names)
-    encoder, decoder, out = take_convolutional(source, Names(), bits)
-    source.finish()
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=ResidualConfig(
-                stage=BinaryConfig(embedding_dim=bits, first_bit="highest", unit_length=True),
-                scales=tuple(scale for scale in _SCALES if scale <= side // 16),
-                enlarging="bilinear",
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(image_size=side, resize="lanczos"),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
+    quantizer = ResidualConfig(
+        stage=BinaryConfig(embedding_dim=bits, first_bit="highest", unit_length=True),
+        scales=tuple(scale for scale in _SCALES if scale <= side // 16),
+        enlarging="bilinear",
     )
+    return take_model(source.renamed(names), Names(), quantizer, image_size=side, resize="lanczos")
 
 
 def _plain(name: str) -> str:
@@ -76,7 +59,7 @@ FAMILY = Family(
     paper="2412.04431",
     licence="MIT",
     recognises=lambda names, _: _BITS in names and "encoder.conv_in.conv.weight" in names,
-    convert=convert,
+    convert=_convert,
     models=(
         _model("d16", 16, "d16", 1.22),
         _model("d24", 24, "d24", 0.75),

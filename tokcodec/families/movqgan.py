@@ -10,18 +10,11 @@ from tokcodec.families.family import Config, Family, Model
 from tokcodec.families.reading import Arrays, Tensors
 from tokcodec.families.taming import convert_vqgan
 
-# Left out by the authors' own loading too: the discriminator, and the copies of the training.
-_TRAINING = ("loss.", "ema_")
+_TRAINING = ("ema_",)  # copies of the weights, which the authors' own loading leaves out too
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
-    ours, out = convert_vqgan(source.without(_TRAINING), config, image_size)
-    return ours.replace(rounding="nearest"), out
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
+    return convert_vqgan(source.without(_TRAINING), config, image_size, rounding="nearest")
 
 
 def _model(name: str, published: str, verified: bool = False) -> Model:
@@ -37,7 +30,7 @@ FAMILY = Family(
     recognises=lambda names, _: (
         "decoder.norm_out.conv_y.weight" in names and "quant_conv.weight" in names
     ),
-    convert=convert,
+    convert=_convert,
     models=(
         _model("movqgan-67m", "movqgan_67M", True),
         _model("movqgan-102m", "movqgan_102M"),

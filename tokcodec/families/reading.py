@@ -100,6 +100,11 @@ class Tensors:
             raise CheckpointError(f"tensor {name} holds NaN or infinite values")
         return tensor
 
+    def take_layer(self, theirs: str, ours: str, *shape: int, bias: bool = True) -> Arrays:
+        """The weight, of this shape, and the bias of a layer, under our name."""
+        layer = {f"{ours}.weight": self.take(f"{theirs}.weight", *shape)}
+        return layer | ({f"{ours}.bias": self.take(f"{theirs}.bias", shape[0])} if bias else {})
+
     def take_1x1(self, name: str, width: int, before: int) -> Array:
         """As ``take``, a 1x1 convolution [width, before, 1, 1]; a linear layer is one, too."""
         linear = name in self and len(self._left[name].shape) == 2
@@ -143,7 +148,7 @@ class Section:
             fields = fields.get(name) if isinstance(fields, Mapping) else None
         if not isinstance(fields, Mapping):
             raise CheckpointError(f"its config has no {self._path}")
-        self._fields = fields
+        self.fields = fields
 
     def integer(self, name: str) -> int:
         """A positive integer that must be there.
@@ -151,7 +156,7 @@ class Section:
         Raises:
             CheckpointError: it is not.
         """
-        value = self._fields.get(name)
+        value = self.fields.get(name)
         if type(value) is not int or value <= 0:
             raise CheckpointError(
                 f"its config: {self._path}.{name}: {quoted(value)} is not a positive integer"
@@ -164,7 +169,7 @@ class Section:
         Raises:
             CheckpointError: it is something else.
         """
-        value = self._fields.get(name, default)
+        value = self.fields.get(name, default)
         if type(value) is not bool:
             raise CheckpointError(
                 f"its config: {self._path}.{name}: {quoted(value)} is neither true nor false"
@@ -177,7 +182,7 @@ class Section:
         Raises:
             CheckpointError: it is another.
         """
-        value = self._fields.get(name, default)
+        value = self.fields.get(name, default)
         if not isinstance(value, str) or value not in known:
             raise CheckpointError(
                 f"its config: {self._path}.{name}: {quoted(value)} is none of {', '.join(known)}"
@@ -191,7 +196,7 @@ class Section:
             CheckpointError: the config says otherwise.
         """
         for name, fact in facts.items():
-            stated = self._fields.get(name, fact)
+            stated = self.fields.get(name, fact)
             if type(stated) is not int or stated != fact:
                 raise CheckpointError(
                     f"its config: {self._path}.{name}: {quoted(stated)}, but its tensors say {fact}"
@@ -203,5 +208,5 @@ class Section:
         Raises:
             CheckpointError: one is not; it might change what the model computes.
         """
-        for name in sorted(self._fields.keys() - known):
+        for name in sorted(self.fields.keys() - known):
             raise CheckpointError(f"its config: {self._path}.{name}: unknown to this tokcodec")

@@ -4,10 +4,10 @@ Its authors' programs have the tokens of a place together. Here those of a depth
 first depth first, so that the first tokens alone are a coarser image.
 """
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import CodebookConfig, ResidualConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Array, Arrays, Section, Tensors
 
@@ -15,39 +15,24 @@ _CODEBOOKS = "quantizer.codebooks."
 _MOST = 64  # depths
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     codebook, depths = _take_codebook(source)
     source = source.without([_CODEBOOKS])
     codebook_size, embedding_dim = codebook.shape
-    encoder, decoder, out = take_convolutional(source, Names(), embedding_dim)
-    out["quantizer.stage.codebook"] = codebook
-    source.finish()
-    resolution = None
+    stated: Config = {}
     if config:
-        stated = Section(config, "arch", "hparams")
-        stated.choice("bottleneck_type", ("rq",), "rq")
-        stated.require(n_embed=codebook_size, embed_dim=embedding_dim)
-        resolution = Section(config, "arch", "ddconfig").integer("resolution")
-    side = square_side(image_size, resolution, 256)
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=ResidualConfig(
-                stage=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
-                scales=(side // encoder.multiple,) * depths,
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(image_size=side, resize="bilinear"),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
+        section = Section(config, "arch", "hparams")
+        section.choice("bottleneck_type", ("rq",), "rq")
+        section.require(n_embed=codebook_size, embed_dim=embedding_dim)
+        stated = {"resolution": Section(config, "arch", "ddconfig").integer("resolution")}
+    side = square_side(image_size, stated, field="resolution")
+    halvings = max(0, source.count("encoder.down.") - 1)
+    quantizer = ResidualConfig(
+        stage=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
+        scales=(side >> halvings,) * depths,
     )
+    ours, tensors = take_model(source, Names(), quantizer, image_size=side, resize="bilinear")
+    return ours, tensors | {"quantizer.stage.codebook": codebook}
 
 
 def _take_codebook(source: Tensors) -> tuple[Array, int]:
@@ -80,6 +65,6 @@ FAMILY = Family(
     paper="2203.01941",
     licence="Apache-2.0",
     recognises=lambda names, _: f"{_CODEBOOKS}0.weight" in names and "quant_conv.weight" in names,
-    convert=convert,
+    convert=_convert,
     models=(_model("rq-vae-8x8x4", 16384, True), _model("rq-vae-8x8x4-ffhq", 2048, False)),
 )

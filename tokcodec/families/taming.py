@@ -6,10 +6,9 @@ does not smooth; here they are cropped with the bicubic one that smooths, as by 
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
@@ -20,47 +19,25 @@ _AVERAGES = "model_ema."
 _CHAMELEON = {"resolution": 512, "n_embed": 8192}
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """A VQGAN's config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     chameleon = all(_settings(config).get(name) == value for name, value in _CHAMELEON.items())
-    return convert_vqgan(source, config, image_size, chameleon=chameleon)
+    resize = "chameleon" if chameleon else "bicubic"
+    return convert_vqgan(source, config, image_size, resize=resize)
 
 
 def convert_vqgan(
-    source: Tensors,
-    config: Config,
-    image_size: int | None,
-    metric: Literal["euclidean", "dot"] = "euclidean",
-    chameleon: bool = False,
+    source: Tensors, config: Config, image_size: int | None, **fields: Any
 ) -> tuple[ModelConfig, Arrays]:
-    """As ``convert``, for the programs that took the network over."""
+    """Convert a VQGAN, or a model of a program that took its network over. See ``take_vq`` for
+    ``fields``."""
     source = source.without(_LOSS).averaged(_AVERAGES)
     settings = _settings(config)
-    encoder, decoder, sizes, out = take_vq(source, Names())
+    side = square_side(image_size, settings, field="resolution")
+    ours, tensors = take_vq(source, Names(), image_size=side, **fields)
+    quantizer = ours.quantizer
     stated = Section({"model": settings}, "model")
-    stated.require(n_embed=sizes["codebook_size"], embed_dim=sizes["embedding_dim"])
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=CodebookConfig(
-                codebook_size=sizes["codebook_size"],
-                embedding_dim=sizes["embedding_dim"],
-                metric=metric,
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, settings.get("resolution"), 256),
-                resize="chameleon" if chameleon else "bicubic",
-            ),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
-    )
+    stated.require(n_embed=quantizer.codebook_size, embed_dim=quantizer.embedding_dim)
+    return ours, tensors
 
 
 def is_vqgan(names: Collection[str]) -> bool:
@@ -122,7 +99,7 @@ FAMILY = Family(
     paper="2012.09841",
     licence="MIT",
     recognises=_recognises,
-    convert=convert,
+    convert=_convert,
     models=(
         Model(
             "vqgan-f16-1024", 256, 1024, "GitHub CompVis/taming-transformers", 7.94, _TAMING,

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import CodebookConfig, ResidualConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Array, Arrays, Tensors
 
@@ -23,40 +23,26 @@ _FILTER_OF_SCALE = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
 _RATIO = np.float32(0.5)  # of the filtered vectors; the rest are the vectors themselves
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     source = source.without(_COUNTS)
-    side = square_side(image_size, config.get("image_size"), 256)
+    side = square_side(image_size, config)
     if side not in _SCALES:
         raise CheckpointError(f"sees squares of 256 or 512 pixels only, not of {side}")
-    codebook_size, embedding_dim = source.shape(_CODEBOOK, 2)
-    encoder, decoder, out = take_convolutional(source, _NAMES, embedding_dim)
-    out["quantizer.stage.codebook"] = source.take(_CODEBOOK, codebook_size, embedding_dim)
+    size, dim = source.shape(_CODEBOOK, 2)
+    out = {"quantizer.stage.codebook": source.take(_CODEBOOK, size, dim)}
     for number in range(1 + max(_FILTER_OF_SCALE)):
         theirs, ours = f"{_FILTERS}{number}", f"quantizer.filters.{number}"
-        weight = source.take(f"{theirs}.weight", embedding_dim, embedding_dim, 3, 3)
-        out[f"{ours}.weight"] = _with_shortcut(weight)
-        out[f"{ours}.bias"] = _RATIO * source.take(f"{theirs}.bias", embedding_dim)
-    source.finish()
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=ResidualConfig(
-                stage=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
-                scales=_SCALES[side],
-                filters=_FILTER_OF_SCALE,
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(image_size=side, resize="lanczos", crop_scale=1.125),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
+        out[f"{ours}.weight"] = _with_shortcut(source.take(f"{theirs}.weight", dim, dim, 3, 3))
+        out[f"{ours}.bias"] = _RATIO * source.take(f"{theirs}.bias", dim)
+    quantizer = ResidualConfig(
+        stage=CodebookConfig(codebook_size=size, embedding_dim=dim),
+        scales=_SCALES[side],
+        filters=_FILTER_OF_SCALE,
     )
+    model, tensors = take_model(
+        source, _NAMES, quantizer, image_size=side, resize="lanczos", crop_scale=1.125
+    )
+    return model, tensors | out
 
 
 def _with_shortcut(weight: Array) -> Array:
@@ -84,6 +70,6 @@ FAMILY = Family(
     paper="2404.02905",
     licence="MIT",
     recognises=lambda names, _: f"{_FILTERS}0.weight" in names and _CODEBOOK in names,
-    convert=convert,
+    convert=_convert,
     models=(_model(256, 680, True), _model(512, 2240, False)),
 )
