@@ -43,9 +43,7 @@ def _recognises(names: Collection[str], _config: Config | None) -> bool:
 
 
 FAMILY = Family(
-    name="commavq",
     title="commaVQ",
-    paper=None,
     licence="MIT",
     recognises=_recognises,
     convert=_convert,

@@ -51,9 +51,7 @@ def _model(compression: int, verified: bool = False) -> Model:
 
 
 FAMILY = Family(
-    name="cosmos",
     title="Cosmos DI",
-    paper="2501.03575",
     licence="NVIDIA Open Model License",
     recognises=_recognises,
     convert=_convert,

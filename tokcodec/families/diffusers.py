@@ -68,9 +68,7 @@ def _model(
 _MOVQ = "movq/diffusion_pytorch_model.safetensors"
 _VQVAE = "vqvae/diffusion_pytorch_model.safetensors"
 FAMILY = Family(
-    name="diffusers",
     title="diffusers' VQModel",
-    paper="2401.01808",
     licence="Apache-2.0",
     recognises=_recognises,
     convert=_convert,

@@ -114,9 +114,7 @@ def _recognises(names: Collection[str], _config: Config | None) -> bool:
 
 
 FAMILY = Family(
-    name="emu3",
     title="Emu3",
-    paper="2409.18869",
     licence="Apache-2.0",
     recognises=_recognises,
     convert=_convert,

@@ -29,9 +29,7 @@ def _model(size: int, name: str, file: str, rfid: float, verified: bool = False)
 
 
 FAMILY = Family(
-    name="ibq",
     title="IBQ",
-    paper="2412.02692",
     licence="Apache-2.0",
     recognises=_recognises,
     convert=partial(convert_vqgan, metric="dot"),

@@ -54,9 +54,7 @@ def _model(name: str, bits: int, file: str, rfid: float) -> Model:
 
 
 FAMILY = Family(
-    name="infinity",
     title="Infinity",
-    paper="2412.04431",
     licence="MIT",
     recognises=lambda names, _: _BITS in names and "encoder.conv_in.conv.weight" in names,
     convert=_convert,

@@ -26,9 +26,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 FAMILY = Family(
-    name="llamagen",
     title="LlamaGen",
-    paper="2406.06525",
     licence="MIT",
     recognises=lambda names, _: _FIRST in names or _JANUS + _FIRST in names,
     convert=_convert,

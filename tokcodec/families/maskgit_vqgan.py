@@ -20,9 +20,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 FAMILY = Family(
-    name="maskgit_vqgan",
     title="MaskGIT-VQGAN",
-    paper="2202.04200",
     licence="Apache-2.0",
     recognises=lambda names, _: (
         "decoder.up.1.upsample_conv.weight" in names and "encoder.mid.0.conv1.weight" in names

@@ -23,9 +23,7 @@ def _model(name: str, published: str, verified: bool = False) -> Model:
 
 
 FAMILY = Family(
-    name="movqgan",
     title="MoVQGAN",
-    paper="2209.09002",
     licence="Apache-2.0",
     recognises=lambda names, _: (
         "decoder.norm_out.conv_y.weight" in names and "quant_conv.weight" in names

@@ -41,9 +41,7 @@ def _model(name: str, codebook_size: int, file: str, rfid: float, side: int = 25
 
 
 FAMILY = Family(
-    name="open_magvit2",
     title="Open-MAGVIT2",
-    paper="2409.04410",
     licence="Apache-2.0",
     recognises=lambda names, _: "decoder.adaptive.0.gamma.weight" in names,
     convert=_convert,

@@ -60,9 +60,7 @@ def _model(name: str, codebook_size: int, verified: bool) -> Model:
 
 
 FAMILY = Family(
-    name="rq_vae",
     title="RQ-VAE",
-    paper="2203.01941",
     licence="Apache-2.0",
     recognises=lambda names, _: f"{_CODEBOOKS}0.weight" in names and "quant_conv.weight" in names,
     convert=_convert,

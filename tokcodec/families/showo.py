@@ -18,9 +18,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 FAMILY = Family(
-    name="showo",
     title="Show-o's MAGVITv2",
-    paper="2408.12528",
     licence="MIT",
     recognises=lambda names, _: {"encoder.quant_conv.weight", *_CONSTANTS} <= set(names),
     convert=_convert,

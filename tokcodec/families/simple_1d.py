@@ -74,9 +74,7 @@ def _without_copies(source: Tensors) -> Tensors:
 
 
 FAMILY = Family(
-    name="simple_1d",
     title="simple-1d-tokenizer",
-    paper=None,
     licence="none stated",
     recognises=lambda names, config: "quantizer.embedding_table.weight" in names,  # noqa: ARG005
     convert=_convert,

@@ -94,9 +94,7 @@ def _config(target: str, **more: int) -> Config:
 
 _TAMING, _LDM = _config("taming.models.vqgan"), _config("ldm.models.autoencoder")
 FAMILY = Family(
-    name="taming",
     title="VQGAN",
-    paper="2012.09841",
     licence="MIT",
     recognises=_recognises,
     convert=_convert,

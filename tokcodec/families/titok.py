@@ -278,9 +278,7 @@ def _model(name: str, tokens: int, codebook_size: int, rfid: float, config: Conf
 
 
 FAMILY = Family(
-    name="titok",
     title="TiTok",
-    paper="2406.07550",
     licence="Apache-2.0",
     recognises=lambda names, config: is_kind(names, config, "titok"),
     convert=convert,

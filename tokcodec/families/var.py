@@ -65,9 +65,7 @@ def _model(side: int, tokens: int, verified: bool) -> Model:
 
 
 FAMILY = Family(
-    name="var",
     title="VAR",
-    paper="2404.02905",
     licence="MIT",
     recognises=lambda names, _: f"{_FILTERS}0.weight" in names and _CODEBOOK in names,
     convert=_convert,
