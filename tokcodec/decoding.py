@@ -45,8 +45,6 @@ class Decoding:
             CheckpointError: the checkpoint does not support this number of tokens.
             TypeError, ValueError: a size that is none, or tokens that are no integer.
         """
-        if tokens is not None:
-            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
         if isinstance(size, tuple | list):
             if len(size) != 2:
                 raise ValueError(f"size must be a width and a height, or one edge, not {size}")
@@ -55,9 +53,10 @@ class Decoding:
         elif size is not None and size != "original":
             require_counts("size", size)
             size = operator.index(size)
+        used = checkpoint.check_token_count(header, tokens)
         if tokens is not None and header.config.multiple:
-            raise CheckpointError(f"{header.name}: decodes only all tokens of a file together")
-        return cls(header, size, tokens, checkpoint.check_token_count(header, tokens), fill)
+            raise CheckpointError("decodes only all tokens of a file together", name=header.name)
+        return cls(header, size, tokens, used, fill)
 
     def open(self, token_file: TokenFile) -> tuple[Canvas, Rows]:
         """The canvas of an image, and the tokens of its parts, [n, *token_shape].

@@ -88,8 +88,6 @@ class Encoding:
             0 <= operator.index(value) <= 255 for value in background
         ):
             raise ValueError(f"background must be three values from 0 to 255, not {background}")
-        if tokens is not None:
-            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
         checkpoint.check_token_count(header, tokens)
         fit = fit or header.config.default_fit
         checkpoint.check_fit(header, fit)

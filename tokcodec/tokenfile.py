@@ -102,26 +102,38 @@ class TokenFile:
         height: int,
         fit: Fit,
         tiles: tuple[int, int] = (1, 1),
+        prior: Prior | None = None,
     ) -> Self:
         """A file of packed tokens.
 
         Args:
             tokens: int64 [n, rows, columns] of n tiles, row by row; or [n, N] without rows.
             bits: bits per token.
-            model_id: its first 2 bytes.
+            model_id: the first 2 bytes of the ``model_id``.
             width, height: of the original.
-            fit: how it was fitted.
+            fit: how the image was fitted.
             tiles: rows and columns of the n tiles.
+            prior: entropy-code the tokens instead if that makes the file shorter.
 
         Raises:
             ValueError: a token needs more than ``bits`` bits, or a field is out of range.
         """
+        if len(model_id) != ID_BYTES:
+            raise ValueError(f"model_id must have {ID_BYTES} bytes")
+        if fit not in _FITS:
+            raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {fit!r}")
+        if fit != "tile" and tiles != (1, 1):
+            raise ValueError(f"the fit {fit} has one tile")
         shape = _grid(tokens, tiles)
-        payload = pack(tokens.reshape(-1), bits)
-        return cls._checked(
-            cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, False),
-            tokens,
-        )
+        if not all(1 <= edge <= MOST for edge in (width, height, *shape[1:], *tiles)):
+            raise ValueError(f"sizes must be from 1 to {MOST}")
+        payload = prior.encode(tokens.reshape(shape)) if prior else b""
+        entropy_coded = bool(prior) and _may_be_entropy_coded(tokens.size, bits, len(payload))
+        if not entropy_coded:
+            payload = pack(tokens.reshape(-1), bits)
+        file = cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, entropy_coded)
+        vars(file)["tokens"] = tokens.reshape(-1)  # so that they are not read again
+        return file
 
     @classmethod
     def of(
@@ -152,30 +164,7 @@ class TokenFile:
         if fit == "tile":
             columns, rows = header.config.place(fit, (width, height))[0].grid
             tiles = (rows, columns)
-        if prior:
-            shape = _grid(tokens, tiles)
-            payload = prior.encode(tokens.reshape(shape))
-            if _may_be_entropy_coded(tokens.size, bits, len(payload)):
-                return cls._checked(
-                    cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, True),
-                    tokens,
-                )
-        return cls.packed(tokens, bits, model_id, width, height, fit, tiles)
-
-    @classmethod
-    def _checked(cls, file: Self, tokens: Tokens) -> Self:
-        """The file, which knows its tokens, if a file can say all that it holds."""
-        if len(file.model_id) != ID_BYTES:
-            raise ValueError(f"model_id must be the first {ID_BYTES} bytes of it")
-        edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
-        if not all(1 <= edge <= MOST for edge in edges):
-            raise ValueError(f"sizes must be from 1 to {MOST}")
-        if file.fit not in _FITS:
-            raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
-        if not file.fit == "tile" and file.tiles != (1, 1):
-            raise ValueError(f"the fit {file.fit} has one tile")
-        vars(file)["tokens"] = tokens.reshape(-1)  # known already
-        return file
+        return cls.packed(tokens, bits, model_id, width, height, fit, tiles, prior)
 
     @property
     def num_tokens(self) -> int:

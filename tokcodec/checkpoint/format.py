@@ -17,6 +17,7 @@ Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tok
 """
 
 import json
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -228,13 +229,14 @@ def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_token_count(header: Header, tokens: int | None) -> int:
-    """The most tokens per tile if ``tokens`` of them are asked for; None asks for the default.
+    """The number of tokens per tile if the user asks for ``tokens``; None is the default.
 
     Raises:
-        CheckpointError: there are fewer, or the checkpoint decodes only all of them.
+        CheckpointError: the checkpoint has fewer tokens, or decodes only all of them.
+        TypeError: ``tokens`` is not an integer.
     """
     count = header.config.num_tokens
-    if tokens is None or tokens == count:
+    if tokens is None or operator.index(tokens) == count:
         return count
     if header.config.multiple:
         if not 1 <= tokens <= MAX_TILE_TOKENS:

@@ -155,7 +155,7 @@ def published() -> list[dict[str, Any]]:
             "published": model.published,
             "licence": model.licence or family.licence,
             "rfid": model.rfid,
-            "verified": model.verified,
+            "verified": "tokens" if model.verified else "shapes",
         }
         for family in every()
         for model in family.models

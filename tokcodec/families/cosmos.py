@@ -13,6 +13,7 @@ from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
+_PUBLISHED = "nvidia/Cosmos-0.1-Tokenizer"
 _LEVELS = "quantizer._levels"
 _CONSTANTS = (
     "encoder.patcher.",
@@ -39,21 +40,13 @@ def _recognises(names: Collection[str], _config: Config | None) -> bool:
     return _LEVELS in names
 
 
-def _model(compression: int, verified: bool = False) -> Model:
-    name = f"{compression}x{compression}"
-    return Model(
-        f"cosmos-di{name}",
-        (256 // compression) ** 2,
-        64000,
-        f"nvidia/Cosmos-0.1-Tokenizer-DI{name}",
-        verified="tokens" if verified else "shapes",
-    )
-
-
 FAMILY = Family(
     title="Cosmos DI",
     licence="NVIDIA Open Model License",
     recognises=_recognises,
     convert=_convert,
-    models=(_model(16, True), _model(8)),
+    models=(
+        Model("cosmos-di16x16", 256, 64000, f"{_PUBLISHED}-DI16x16", verified=True),
+        Model("cosmos-di8x8", 1024, 64000, f"{_PUBLISHED}-DI8x8"),
+    ),
 )

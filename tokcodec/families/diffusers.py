@@ -5,6 +5,7 @@ A pipeline keeps it in a folder of its own, ``vqvae`` or ``movq``.
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
@@ -38,7 +39,9 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
     stated.choice("norm_type", (norm,), norm)
     # aMUSEd's pipelines, and those after it, see pixels in [0, 1] and Lanczos' filter.
     amused = stated.boolean("lookup_from_codebook", False)
-    pixels = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "lanczos"} if amused else {}
+    pixels: dict[str, Any] = (
+        {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "lanczos"} if amused else {}
+    )
     ours, tensors = take_vq(
         source, _OLDER if older else _NAMES,
         rounding="nearest", image_size=image_size or 256, **pixels,
@@ -60,9 +63,7 @@ def _model(
 ) -> Model:
     config = {"lookup_from_codebook": True} if amused else {}
     verified = name.startswith("amused")
-    return Model(
-        name, tokens, size, file, None, config, "tokens" if verified else "shapes", licence
-    )
+    return Model(name, tokens, size, file, None, config, verified, licence)
 
 
 _MOVQ = "movq/diffusion_pytorch_model.safetensors"

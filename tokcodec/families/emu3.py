@@ -119,6 +119,6 @@ FAMILY = Family(
     recognises=_recognises,
     convert=_convert,
     models=(
-        Model("emu3", 4096, 32768, "BAAI/Emu3-VisionTokenizer", verified="tokens", image_size=512),
+        Model("emu3", 4096, 32768, "BAAI/Emu3-VisionTokenizer", verified=True, image_size=512),
     ),
 )

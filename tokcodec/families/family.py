@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError, quoted
@@ -22,8 +22,8 @@ class Model:
         published: where the weights are.
         rfid: on ImageNet's validation images at 256x256, as the authors state it.
         config: stands in for the config of a checkpoint that has none.
-        verified: what was compared with the published code: ``tokens`` (and z and pixels, on
-            seeded weights), or only the ``shapes`` of the tensors.
+        verified: whether z, tokens and pixels were compared with those of the published code, on
+            seeded weights, and not only the shapes of the tensors.
         licence: of the weights, if it is not the family's.
         image_size: side of the square that the model sees, in pixels.
     """
@@ -34,7 +34,7 @@ class Model:
     published: str
     rfid: float | None = None
     config: Config = field(default_factory=dict)
-    verified: Literal["tokens", "shapes"] = "shapes"
+    verified: bool = False
     licence: str | None = None
     image_size: int = 256
 

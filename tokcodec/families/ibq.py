@@ -24,7 +24,7 @@ def _model(size: int, name: str, file: str, rfid: float, verified: bool = False)
         f"TencentARC/{file}",
         rfid,
         {"model": {"class_path": "IBQ"}},
-        "tokens" if verified else "shapes",
+        verified,
     )
 
 

@@ -32,7 +32,7 @@ FAMILY = Family(
     convert=_convert,
     models=(
         Model(
-            "llamagen-vq16", 256, 16384, "FoundationVision/vq-ds16-c2i", 2.19, verified="tokens",
+            "llamagen-vq16", 256, 16384, "FoundationVision/vq-ds16-c2i", 2.19, verified=True,
         ),
         Model("llamagen-vq8", 1024, 16384, "FoundationVision/LlamaGen:vq_ds8_c2i.pt", 0.59),
         Model("llamagen-vq16-t2i", 256, 16384, "peizesun/llamagen_t2i:vq_ds16_t2i.pt"),

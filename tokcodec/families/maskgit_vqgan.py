@@ -33,7 +33,7 @@ FAMILY = Family(
             1024,
             "fun-research/TiTok:maskgit-vqgan-imagenet-f16-256.bin",
             2.28,
-            verified="tokens",
+            verified=True,
         ),
     ),
 )

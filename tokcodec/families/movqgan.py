@@ -17,11 +17,6 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
     return convert_vqgan(source.without(_TRAINING), config, image_size, rounding="nearest")
 
 
-def _model(name: str, published: str, verified: bool = False) -> Model:
-    where = f"ai-forever/MoVQGAN:{published}.ckpt"
-    return Model(name, 1024, 16384, where, verified="tokens" if verified else "shapes")
-
-
 FAMILY = Family(
     title="MoVQGAN",
     licence="Apache-2.0",
@@ -30,8 +25,8 @@ FAMILY = Family(
     ),
     convert=_convert,
     models=(
-        _model("movqgan-67m", "movqgan_67M", True),
-        _model("movqgan-102m", "movqgan_102M"),
-        _model("movqgan-270m", "movqgan_270M"),
+        Model("movqgan-67m", 1024, 16384, "ai-forever/MoVQGAN:movqgan_67M.ckpt", verified=True),
+        Model("movqgan-102m", 1024, 16384, "ai-forever/MoVQGAN:movqgan_102M.ckpt"),
+        Model("movqgan-270m", 1024, 16384, "ai-forever/MoVQGAN:movqgan_270M.ckpt"),
     ),
 )

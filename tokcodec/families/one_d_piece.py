@@ -16,7 +16,7 @@ def _model(size: str, word: str, rfid: float) -> Model:
         where,
         rfid,
         config,
-        verified="tokens" if size == "s" else "shapes",
+        verified=size == "s",
     )
 
 

@@ -35,7 +35,7 @@ def _model(name: str, codebook_size: int, file: str, rfid: float, side: int = 25
         f"TencentARC/Open-MAGVIT2-Tokenizer-{file}",
         rfid,
         {"image_size": side},
-        verified="tokens" if codebook_size == 16384 else "shapes",
+        verified=codebook_size == 16384,
         image_size=side,
     )
 

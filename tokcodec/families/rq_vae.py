@@ -13,6 +13,7 @@ from tokcodec.families.reading import Array, Arrays, Section, Tensors
 
 _CODEBOOKS = "quantizer.codebooks."
 _MOST = 64  # depths
+_PUBLISHED = "GitHub kakaobrain/rq-vae-transformer"
 
 
 def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
@@ -48,21 +49,13 @@ def _take_codebook(source: Tensors) -> tuple[Array, int]:
     return source.take(first, *shape)[:-1], depths  # the last row is of no token
 
 
-def _model(name: str, codebook_size: int, verified: bool) -> Model:
-    return Model(
-        name,
-        256,
-        codebook_size,
-        "GitHub kakaobrain/rq-vae-transformer",
-        verified="tokens" if verified else "shapes",
-        licence="CC-BY-NC-SA-4.0",
-    )
-
-
 FAMILY = Family(
     title="RQ-VAE",
     licence="Apache-2.0",
     recognises=lambda names, _: f"{_CODEBOOKS}0.weight" in names and "quant_conv.weight" in names,
     convert=_convert,
-    models=(_model("rq-vae-8x8x4", 16384, True), _model("rq-vae-8x8x4-ffhq", 2048, False)),
+    models=(
+        Model("rq-vae-8x8x4", 256, 16384, _PUBLISHED, verified=True, licence="CC-BY-NC-SA-4.0"),
+        Model("rq-vae-8x8x4-ffhq", 256, 2048, _PUBLISHED, licence="CC-BY-NC-SA-4.0"),
+    ),
 )

@@ -22,5 +22,5 @@ FAMILY = Family(
     licence="MIT",
     recognises=lambda names, _: {"encoder.quant_conv.weight", *_CONSTANTS} <= set(names),
     convert=_convert,
-    models=(Model("showo-magvit2", 256, 8192, "showlab/magvitv2", verified="tokens"),),
+    models=(Model("showo-magvit2", 256, 8192, "showlab/magvitv2", verified=True),),
 )

@@ -90,7 +90,7 @@ FAMILY = Family(
                 },
                 "dataset": {"preprocessing": {"crop_size": 256}},
             },
-            verified="tokens",
+            verified=True,
         ),
     ),
     needs_config=True,

@@ -101,7 +101,7 @@ FAMILY = Family(
     models=(
         Model(
             "vqgan-f16-1024", 256, 1024, "GitHub CompVis/taming-transformers", 7.94, _TAMING,
-            "tokens",
+            True,
         ),
         Model("vqgan-f16-16384", 256, 16384, "GitHub CompVis/taming-transformers", 4.98, _TAMING),
         Model("ldm-vq-f4", 4096, 8192, "GitHub CompVis/latent-diffusion", 0.58, _LDM),

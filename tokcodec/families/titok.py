@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.parts import DecoderConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import (
     LatentDecoderConfig,
@@ -97,7 +96,7 @@ def convert(
     fields = _take_trunk(source, out, section, "decoder", width, patch_size, side)
     fields["prefix_tokens"] = prefix_tokens
     source.finish()
-    decoder: DecoderConfig = (
+    decoder = (
         ProxyDecoderConfig(**fields, vqgan=vqgan)
         if vqgan
         else LatentDecoderConfig(**fields, pixel_convolution=True)
@@ -273,7 +272,7 @@ def _model(name: str, tokens: int, codebook_size: int, rfid: float, config: Conf
         where,
         rfid,
         config,
-        verified="tokens" if name == "titok-s128" else "shapes",
+        verified=name == "titok-s128",
     )
 
 

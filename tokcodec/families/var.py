@@ -20,6 +20,7 @@ _SCALES = {
 # The convolution of each scale, of four. The code takes the one of the nearest of four numbers;
 # two of the ten scales lie between two of them, where rounding errors decide as here.
 _FILTER_OF_SCALE = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+_PUBLISHED = "FoundationVision/var:vae_ch160v4096z32.pth"
 _RATIO = np.float32(0.5)  # of the filtered vectors; the rest are the vectors themselves
 
 
@@ -52,22 +53,13 @@ def _with_shortcut(weight: Array) -> Array:
     return weight
 
 
-def _model(side: int, tokens: int, verified: bool) -> Model:
-    return Model(
-        f"var-{side}",
-        tokens,
-        4096,
-        "FoundationVision/var:vae_ch160v4096z32.pth",
-        config={"image_size": side},
-        verified="tokens" if verified else "shapes",
-        image_size=side,
-    )
-
-
 FAMILY = Family(
     title="VAR",
     licence="MIT",
     recognises=lambda names, _: f"{_FILTERS}0.weight" in names and _CODEBOOK in names,
     convert=_convert,
-    models=(_model(256, 680, True), _model(512, 2240, False)),
+    models=(
+        Model("var-256", 680, 4096, _PUBLISHED, config={"image_size": 256}, verified=True),
+        Model("var-512", 2240, 4096, _PUBLISHED, config={"image_size": 512}, image_size=512),
+    ),
 )
