@@ -1,4 +1,4 @@
-"""How token files become images: which tokens are decoded, and where their pixels go."""
+"""How token files become images: the options of ``Codec.decompress``."""
 
 import operator
 from collections.abc import Callable
@@ -18,13 +18,19 @@ from tokcodec.tokenfile import TokenFile, check_tokens
 Rows = NDArray[Any]  # tokens int64 [n, *token_shape]
 OutputSize = Size | int | Literal["original"] | None
 
-SENSIBLE_EDGE = 1024  # pixels of a decoded image, unless its tokens show more
+SENSIBLE_EDGE = 1024  # pixels, the default limit of the longer edge of a decoded image
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How token files become images; ``tokens`` asked for, and ``used``, of each tile; ``fill`` is
-    ``packets.fill_missing``."""
+    """How token files become images.
+
+    Attributes:
+        size: see ``output_size``.
+        tokens: the number of first tokens of a tile that the user asks for; all if None.
+        used: the number of tokens of a tile that are decoded.
+        fill: fills missing tokens of a grid, see ``packets.fill_missing``.
+    """
 
     header: checkpoint.Header
     size: OutputSize
@@ -43,7 +49,7 @@ class Decoding:
         """
         Raises:
             CheckpointError: the checkpoint does not support this number of tokens.
-            TypeError, ValueError: a size that is none, or tokens that are no integer.
+            TypeError, ValueError: a size that is not valid, or ``tokens`` is not an integer.
         """
         if isinstance(size, tuple | list):
             if len(size) != 2:
@@ -62,7 +68,7 @@ class Decoding:
         """The canvas of an image, and the tokens of its parts, [n, *token_shape].
 
         Raises:
-            TokenFileError: the model cannot decode it.
+            TokenFileError: the model cannot decode the file.
             ImageError: the image would be too large.
         """
         placement, shape = self._check(token_file)
@@ -71,7 +77,7 @@ class Decoding:
         found = self._tokens(token_file).reshape(placement.num_tiles, -1)
         if self.tokens and found.shape[1] < self.tokens:
             raise TokenFileError(
-                f"it holds {counted(found.shape[1], 'token')} a tile, not {self.tokens:,}"
+                f"has {counted(found.shape[1], 'token')} per tile, not {self.tokens:,}"
             )
         if len(shape) == 1:
             return Canvas.of_tiles(placement, output), found[:, : self.used]
@@ -81,11 +87,10 @@ class Decoding:
         return _overlapping(placement, output, _joined(found, token_file.tiles), shape)
 
     def _tokens(self, token_file: TokenFile) -> Rows:
-        """The tokens of a file, tile by tile; of one that is not complete, with those that are
-        missing filled in.
+        """The tokens of a file, tile by tile; missing ones are filled.
 
         Raises:
-            TokenFileError: there are none, or the model needs those that are missing.
+            TokenFileError: all tokens are missing, or the model needs those that are.
         """
         size = self.header.config.quantizer.codebook_size
         found = token_file.tokens_with(self.header, incomplete=True)
@@ -95,7 +100,7 @@ class Decoding:
         if found.min() >= 0:
             return found
         if token_file.packets and not token_file.packets.numbers:
-            raise TokenFileError("only the parity packet of an image, which has none of its tokens")
+            raise TokenFileError("only the parity packet of an image, which has no tokens")
         if found.max() < 0:
             raise TokenFileError("damaged: none of its tokens is left")
         if not self.header.config.has_grid:
@@ -130,8 +135,7 @@ class Decoding:
 
 
 def _joined(tiles: Rows, grid: tuple[int, int]) -> Rows:
-    """Tokens [n, rows, columns] of tiles, in a grid of them -> those of the canvas,
-    [rows, columns]."""
+    """The tokens [rows, columns] of a canvas, from those of its tiles, [n, rows, columns]."""
     rows, columns = grid
     _, down, across = tiles.shape
     canvas = tiles.reshape(rows, columns, down, across).swapaxes(1, 2)
@@ -141,8 +145,8 @@ def _joined(tiles: Rows, grid: tuple[int, int]) -> Rows:
 def _overlapping(
     placement: Placement, output: Size, canvas: Rows, tile: tuple[int, ...]
 ) -> tuple[Canvas, Rows]:
-    """Parts as large as a tile, half a tile apart, so that no seam between tiles shows; and their
-    tokens, row by row."""
+    """Divide a canvas into parts as large as a tile, half a tile apart, to hide seams between
+    tiles; return also the tokens of the parts, row by row."""
     starts = []
     for axis in (0, 1):
         step, number = tile[axis], canvas.shape[axis] // tile[axis]
@@ -176,9 +180,9 @@ def output_size(token_file: TokenFile, size: OutputSize, placement: Placement) -
 
     Args:
         token_file: the file.
-        size: both; the longer edge; ``original`` for that of the image that was encoded; or None
-            for that, but not more than ``SENSIBLE_EDGE`` or what the tokens show, if that is more.
-        placement: of the image on its tiles.
+        size: width and height; the longer edge; ``original`` for the size of the encoded image; or
+            None for that, but at most ``SENSIBLE_EDGE`` or the size that the tokens show.
+        placement: the placement of the image on its tiles.
     """
     if isinstance(size, tuple):
         return size
@@ -191,5 +195,5 @@ def output_size(token_file: TokenFile, size: OutputSize, placement: Placement) -
         return placement.output
     if token_file.fit == "crop":
         return size, size
-    # The rule of the pad fit: the longer edge as asked for, the other rounded half up.
+    # As in the fit pad: the longer edge as given, the other one rounded half up.
     return place("pad", (token_file.width, token_file.height), (size, size)).resized

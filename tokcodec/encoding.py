@@ -1,4 +1,4 @@
-"""How images become token files: what the options of ``Codec.compress`` ask for."""
+"""How images become token files: the options of ``Codec.compress``."""
 
 import math
 import operator
@@ -18,7 +18,7 @@ from tokcodec.tokenfile import TokenFile
 
 @dataclass(frozen=True)
 class Limit:
-    """How large token files may be, in bytes or characters, and how they are split into packets."""
+    """The largest size of a token file, in bytes or characters, and its packets."""
 
     most_bytes: int | None = None
     packets: int | None = None
@@ -36,8 +36,8 @@ class Limit:
     ) -> Self:
         """
         Raises:
-            TypeError: a number that is no integer.
-            ValueError: a number out of range, or one that needs another.
+            TypeError: a number is not an integer.
+            ValueError: a number is out of range, or options contradict each other.
         """
         require_counts("max_bytes", max_bytes)
         require_counts("packets", packets)
@@ -51,7 +51,7 @@ class Limit:
         return cls(packet_bytes if packets else max_bytes, packets, parity, text)
 
     def size_of(self, file: TokenFile) -> int:
-        """Of a file, or of its largest packet."""
+        """The size of a file, or of its largest packet."""
         return max(len(p.to_text()) if self.text else p.file_bytes for p in file.parts())
 
 
@@ -59,7 +59,9 @@ class Limit:
 class Encoding:
     """How images become token files.
 
-    ``tokens`` are asked for, of each tile; the prior is None if tokens are to be packed.
+    Attributes:
+        tokens: the most tokens of a tile; the checkpoint's default if None.
+        prior: None packs the tokens.
     """
 
     header: checkpoint.Header
@@ -82,7 +84,7 @@ class Encoding:
         """
         Raises:
             CheckpointError: the checkpoint does not support this fit, these tokens, or packets.
-            TypeError, ValueError: no such background, or tokens that are no integer.
+            TypeError, ValueError: the background is not a colour, or ``tokens`` not an integer.
         """
         if len(background) != 3 or not all(
             0 <= operator.index(value) <= 255 for value in background
@@ -113,7 +115,7 @@ class Encoding:
         return bool(self.header.config.multiple) and self.fit not in ("tile", "native")
 
     def token_count(self, size: Size, tokens: int) -> int:
-        """Of the file of an image in at most ``tokens`` tokens a tile."""
+        """The number of tokens of an image of this size with at most ``tokens`` tokens a tile."""
         placement, shape = self.header.config.place(self.fit, size, tokens)
         return placement.num_tiles * math.prod(shape)
 
@@ -131,8 +133,12 @@ class Encoding:
         )
 
     def token_file(self, tiles: Tiles, found: NDArray[Any], tokens: int | None) -> TokenFile:
-        """The file of the tokens that were found in tiles, of which at most ``tokens`` each are
-        kept.
+        """The file of an image.
+
+        Args:
+            tiles: the image.
+            found: the tokens of the tiles.
+            tokens: the most tokens of a tile to keep.
 
         Raises:
             ImageError: its packets are too large for parity.
@@ -153,8 +159,8 @@ class Encoding:
 def require_counts(name: str, *values: int | None) -> None:
     """
     Raises:
-        TypeError: a value is no integer.
-        ValueError: it is less than 1.
+        TypeError: a value is not an integer.
+        ValueError: a value is less than 1.
     """
     for value in values:
         if value is not None and operator.index(value) < 1:

@@ -195,9 +195,8 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     try:
         model, whole = metadata["tokcodec.model_id"], metadata["tokcodec.checkpoint_id"]
         prior = metadata.get("tokcodec.prior_id")
-        if not all(
-            re.fullmatch("[0-9a-f]{64}", digits or "0" * 64) for digits in (model, whole, prior)
-        ):
+        ids = [digits for digits in (model, whole, prior) if digits is not None]
+        if not all(re.fullmatch("[0-9a-f]{64}", digits) for digits in ids):
             raise ValueError("one of its ids is not 64 hex digits")
         return Header(
             path,
