@@ -16,11 +16,10 @@ from tokcodec.budget import largest_within
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import Fit
 from tokcodec.decoding import Decoding, OutputSize
-from tokcodec.encoding import Encoding, Limit, require_counts
+from tokcodec.encoding import Encoding, require_counts
 from tokcodec.errors import ImageError, TokcodecError
 from tokcodec.image import WHITE, Canvas, Pixels, Source, Tiles, size_of, to_image
 from tokcodec.model.runtime import Dtype, Runtime, RuntimeName, choose_runtime
-from tokcodec.packets import fill_missing
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile, check_integers
 
@@ -176,26 +175,24 @@ class Codec:
         >>> codec.compress("tests/data/coffee.jpg", max_bytes=200).file_bytes <= 200
         True
         """
-        limit = Limit.of(max_bytes, packets, packet_bytes, parity, text)
-        encoding = Encoding.of(self.header, fit, tokens, background, packed, limit)
+        limits = (max_bytes, packets, packet_bytes, parity, text)
+        encoding = Encoding(self.header, fit, tokens, *limits, background, packed)
         return self._compress(encoding, image)
 
     def _compress(self, encoding: Encoding, image: ImageLike) -> TokenFile:
-        limit = encoding.limit
-
         def compress(count: int | None) -> TokenFile:
             tiles = encoding.read(_source(image), count)
             return encoding.token_file(tiles, self.encode_tiles(tiles.pixels), count)
 
-        if limit.most_bytes is None:
+        if encoding.most_bytes is None:
             return compress(encoding.tokens)
         image = _reread(image)
         size = size_of(_source(image)) or (1, 1)  # compress reports a file that is not an image
         return largest_within(
             compress,
             lambda count: encoding.token_count(size, count),
-            limit.size_of,
-            limit.most_bytes,
+            encoding.size_of,
+            encoding.most_bytes,
             encoding.most_tokens,
         )
 
@@ -226,9 +223,9 @@ class Codec:
         tests/data/coffee.jpg 16
         tests/data/chelsea.png 16
         """
-        limit = Limit.of(max_bytes, packets, packet_bytes, parity, text)
-        encoding = Encoding.of(self.header, fit, tokens, background, packed, limit)
-        if limit.most_bytes is None:
+        limits = (max_bytes, packets, packet_bytes, parity, text)
+        encoding = Encoding(self.header, fit, tokens, *limits, background, packed)
+        if encoding.most_bytes is None:
             return self._compress_batches(encoding, items, workers)
 
         def compress(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
@@ -345,12 +342,7 @@ class Codec:
         >>> [(tag, image.size) for tag, image in codec.decompress_stream([("a", token_file)])]
         [('a', (600, 400))]
         """
-        decoding = Decoding.of(
-            self.header,
-            size,
-            tokens,
-            lambda grid: fill_missing(grid, self.runtime.lookup, self.runtime.quantize),
-        )
+        decoding = Decoding(self.header, self.runtime, size, tokens)
 
         def parts() -> Iterator[tuple[tuple[Tag, Canvas | None], Rows | TokcodecError]]:
             for tag, token_file in items:

@@ -1,9 +1,7 @@
 """How token files become images: the options of ``Codec.decompress``."""
 
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +11,8 @@ from tokcodec.config.geometry import Placement, Size, place
 from tokcodec.encoding import require_counts
 from tokcodec.errors import CheckpointError, ImageError, TokenFileError, counted
 from tokcodec.image import Canvas, check_output
+from tokcodec.model.runtime import Runtime
+from tokcodec.packets import fill_missing
 from tokcodec.tokenfile import TokenFile, check_tokens
 
 Rows = NDArray[Any]  # tokens int64 [n, *token_shape]
@@ -21,36 +21,17 @@ OutputSize = Size | int | Literal["original"] | None
 SENSIBLE_EDGE = 1024  # pixels, the default limit of the longer edge of a decoded image
 
 
-@dataclass(frozen=True)
 class Decoding:
-    """How token files become images.
+    """The options of ``Codec.decompress`` for one model.
 
-    Attributes:
-        size: see ``output_size``.
-        tokens: the number of first tokens of a tile that the user asks for; all if None.
-        used: the number of tokens of a tile that are decoded.
-        fill: fills missing tokens of a grid, see ``packets.fill_missing``.
+    Raises:
+        CheckpointError: the checkpoint does not support this number of tokens.
+        TypeError, ValueError: the size is not valid, or ``tokens`` is not an integer.
     """
 
-    header: checkpoint.Header
-    size: OutputSize
-    tokens: int | None
-    used: int
-    fill: Callable[[Rows], Rows]
-
-    @classmethod
-    def of(
-        cls,
-        header: checkpoint.Header,
-        size: OutputSize,
-        tokens: int | None,
-        fill: Callable[[Rows], Rows],
-    ) -> Self:
-        """
-        Raises:
-            CheckpointError: the checkpoint does not support this number of tokens.
-            TypeError, ValueError: a size that is not valid, or ``tokens`` is not an integer.
-        """
+    def __init__(
+        self, header: checkpoint.Header, runtime: Runtime, size: OutputSize, tokens: int | None
+    ) -> None:
         if isinstance(size, tuple | list):
             if len(size) != 2:
                 raise ValueError(f"size must be a width and a height, or one edge, not {size}")
@@ -59,10 +40,10 @@ class Decoding:
         elif size is not None and size != "original":
             require_counts("size", size)
             size = operator.index(size)
-        used = checkpoint.check_token_count(header, tokens)
+        self._used = checkpoint.check_token_count(header, tokens)
         if tokens is not None and header.config.multiple:
             raise CheckpointError("decodes only all tokens of a file together", name=header.name)
-        return cls(header, size, tokens, used, fill)
+        self.header, self.runtime, self.size, self.tokens = header, runtime, size, tokens
 
     def open(self, token_file: TokenFile) -> tuple[Canvas, Rows]:
         """The canvas of an image, and the tokens of its parts, [n, *token_shape].
@@ -80,7 +61,7 @@ class Decoding:
                 f"has {counted(found.shape[1], 'token')} per tile, not {self.tokens:,}"
             )
         if len(shape) == 1:
-            return Canvas.of_tiles(placement, output), found[:, : self.used]
+            return Canvas.of_tiles(placement, output), found[:, : self._used]
         found = found.reshape(-1, *shape)
         if placement.num_tiles == 1:
             return Canvas.of_tiles(placement, output), found
@@ -110,7 +91,8 @@ class Decoding:
             if not counts:
                 raise TokenFileError("damaged: the model needs more tokens than are left")
             return first[:, : counts[-1]]
-        filled = self.fill(_joined(found.reshape(token_file.shape), token_file.tiles))
+        grid = _joined(found.reshape(token_file.shape), token_file.tiles)
+        filled = fill_missing(grid, self.runtime.lookup, self.runtime.quantize)
         rows, columns = token_file.tiles
         return filled.reshape(rows, token_file.rows, columns, token_file.columns).swapaxes(1, 2)
 
