@@ -342,7 +342,7 @@ def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
     assert recognise(shapes, {"embed_dim": 8, "ddconfig": {"resolution": 256}}).title == "IBQ"
     for more, message in (
         ("quantize.embed.weight", "Gumbel"),
-        ("quantize.used", "numbered anew"),
+        ("quantize.used", "renumbered tokens"),
     ):
         with pytest.raises(CheckpointError, match=message):
             recognise({**shapes, more: ()}, None)

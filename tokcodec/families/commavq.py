@@ -1,7 +1,7 @@
 """commaVQ: a VQGAN of driving video, frame by frame, published as an encoder and a decoder.
 
-Its encoder sees 8-bit levels as they are. Its decoder's range of -1 to 1 is brought to theirs in
-its last convolution.
+Its encoder takes 8-bit levels. The range of its decoder, -1 to 1, is scaled to 8-bit levels in the
+last convolution.
 """
 
 from collections.abc import Collection
@@ -37,7 +37,7 @@ def _recognises(names: Collection[str], _config: Config | None) -> bool:
     if _CODEBOOK in names:
         raise CheckpointError(
             "half of a commaVQ; name encoder_pytorch_model.bin, with decoder_pytorch_model.bin "
-            "beside it"
+            "in the same folder"
         )
     return f"encoder.{_CODEBOOK}" in names
 

@@ -1,7 +1,7 @@
 """Cosmos' discrete image tokenizers (arXiv 2501.03575): Haar transforms, and finite scalar tokens.
 
-They are published as TorchScript, whose tensors are read and whose code is not, in bfloat16; here
-the arithmetic is float32. The authors fill images up with zeros all around.
+They are published as TorchScript in bfloat16. Only the tensors are read, not the code; tokcodec
+computes in float32. The authors pad images with zeros on all sides.
 """
 
 from collections.abc import Collection
@@ -36,7 +36,9 @@ def _recognises(names: Collection[str], _config: Config | None) -> bool:
     if "inv_quant." + _LEVELS in names or (
         _LEVELS in names and "decoder.conv_in.weight" not in names
     ):
-        raise CheckpointError("half of a Cosmos tokenizer; take autoencoder.jit, which is whole")
+        raise CheckpointError(
+            "half of a Cosmos tokenizer; use autoencoder.jit, which has both halves"
+        )
     return _LEVELS in names
 
 

@@ -1,6 +1,6 @@
-"""The ``VQModel`` of diffusers: aMUSEd (arXiv 2401.01808) and those after it, Kandinsky's movq.
+"""The ``VQModel`` of diffusers: aMUSEd (arXiv 2401.01808) and its successors, and Kandinsky's movq.
 
-A pipeline keeps it in a folder of its own, ``vqvae`` or ``movq``.
+A pipeline has it in the folder ``vqvae`` or ``movq``.
 """
 
 from collections.abc import Collection
@@ -37,7 +37,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
     stated = Section({"VQModel": config}, "VQModel")
     stated.choice("act_fn", ("silu",), "silu")
     stated.choice("norm_type", (norm,), norm)
-    # aMUSEd's pipelines, and those after it, see pixels in [0, 1] and Lanczos' filter.
+    # aMUSEd's pipelines and their successors use pixels in [0, 1] and Lanczos' filter.
     amused = stated.boolean("lookup_from_codebook", False)
     pixels: dict[str, Any] = (
         {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "lanczos"} if amused else {}

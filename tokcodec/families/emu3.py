@@ -1,7 +1,7 @@
 """Emu3's VisionTokenizer (arXiv 2409.18869): a MoVQGAN with layers along time.
 
-An image is a video of four equal frames, of which the first is kept. The frames before it are
-zeros, so of every kernel in time only some taps count, and each layer folds to one in the plane.
+An image is a video of four equal frames, of which only the first is kept. The frames before it are
+zeros, so only some taps of each kernel in time matter, and each layer becomes one in the plane.
 """
 
 from collections.abc import Collection
@@ -48,8 +48,11 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 def _encoder_convolutions(source: Tensors, channels: int) -> Arrays:
-    """Two of four taps and stride 2 behind two zeros: of four equal frames the first makes two
-    frames, which see its last two taps and all four; the second makes one frame of these two."""
+    """Fold the convolutions along time, with four taps, stride 2 and two zeros before.
+
+    The first one makes two frames of four equal ones, by its last two taps and by all four. The
+    second one makes one frame of these two, by its last two taps.
+    """
     (first, first_bias), (second, second_bias) = (
         _convolution(source, f"encoder.time_conv.{number}.conv.conv", channels, 4)
         for number in range(2)
@@ -67,7 +70,7 @@ def _encoder_convolutions(source: Tensors, channels: int) -> Arrays:
 
 
 def _decoder_convolutions(source: Tensors, channels: int) -> Arrays:
-    """Two of three taps behind two zeros: the first frame sees the last tap."""
+    """Fold the convolutions along time: with two zeros before it, the first frame sees one tap."""
     out: Arrays = {}
     for number in range(2):
         name = f"decoder.time_conv.{number}.conv.conv"
@@ -78,7 +81,7 @@ def _decoder_convolutions(source: Tensors, channels: int) -> Arrays:
 
 
 def _block(source: Tensors, theirs: str, ours: str, channels: int) -> Arrays:
-    """Two batch norms and convolutions; the second norm goes into the convolution before it."""
+    """Two batch norms and convolutions; the second norm is folded into the first convolution."""
     scale, shift = _batch_norm(source, f"{theirs}.norm1", channels)
     weight1, bias1 = _convolution(source, f"{theirs}.conv1.conv", channels)
     scale2, shift2 = _batch_norm(source, f"{theirs}.norm2", channels)
@@ -99,7 +102,7 @@ def _convolution(source: Tensors, name: str, channels: int, taps: int = 3) -> tu
 
 
 def _batch_norm(source: Tensors, name: str, channels: int) -> tuple[Array, Array]:
-    """The scale and the shift that running averages make of a batch norm."""
+    """The scale and the shift of a batch norm with running averages."""
     weight, bias, mean, variance = (
         source.take(f"{name}.{leaf}", channels)
         for leaf in ("weight", "bias", "running_mean", "running_var")

@@ -1,7 +1,6 @@
-"""Infinity's tokenizers (arXiv 2412.04431): as VAR's, with the signs of channels for a codebook.
+"""Infinity's tokenizers (arXiv 2412.04431): like VAR's, with the signs of channels as tokens.
 
-Where an odd number of pixels is cut off, its authors' square may lie one pixel further to the left
-or to the top.
+If an odd number of pixels is cropped, the authors' crop may be one pixel further left or up.
 """
 
 import re
@@ -13,7 +12,7 @@ from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
-_BITS = "quantizer.lfq.mask"  # what each bit is worth in a token, the first channel's the most
+_BITS = "quantizer.lfq.mask"  # the value of each bit; the first channel is the highest
 _CONSTANTS = (_BITS, "quantize.lfq.mask")
 _MOST_BITS = 32  # of a token here
 _SCALES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -24,8 +23,8 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
     (bits,) = source.shape(_BITS, 1)
     if bits > _MOST_BITS:
         raise CheckpointError(
-            f"Infinity's d{bits} has tokens of {bits} bits, where {_MOST_BITS} are the most; "
-            "its d16, d24 and d32 can be read"
+            f"Infinity's d{bits} has tokens of {bits} bits, more than {_MOST_BITS}; "
+            "use its d16, d24 or d32"
         )
     side = square_side(image_size, config)
     if side not in _SIDES:
@@ -33,7 +32,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
     source = source.without(_CONSTANTS)
     names = {_plain(name): name for name in source.names()}
     if len(names) < len(source.names()):
-        raise CheckpointError("two of its tensors stand for one layer")
+        raise CheckpointError("two of its tensors have the same name without wrappers")
     quantizer = ResidualConfig(
         stage=BinaryConfig(embedding_dim=bits, first_bit="highest", unit_length=True),
         scales=tuple(scale for scale in _SCALES if scale <= side // 16),
@@ -43,7 +42,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 def _plain(name: str) -> str:
-    """The name of a tensor without that of the module around a convolution or a norm."""
+    """The name of a tensor without the module that wraps a convolution or a norm."""
     return re.sub(r"\.(?:conv|norm)(\.(?:weight|bias))$", r"\1", name)
 
 

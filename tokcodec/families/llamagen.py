@@ -12,7 +12,7 @@ _NAMES = Names(
     block=".res.",
     middle=("mid.0", "mid.1", "mid.2"),
 )
-_JANUS = "gen_vision_model."  # before its names, in the file of the whole model
+_JANUS = "gen_vision_model."  # prefix of its names in the file of the whole model
 _FIRST = "encoder.conv_blocks.0.res.0.norm1.weight"
 
 

@@ -1,4 +1,4 @@
-"""MaskGIT's VQGAN (arXiv 2202.04200), as TiTok's and RAR's authors publish it."""
+"""MaskGIT's VQGAN (arXiv 2202.04200), as published by the authors of TiTok and RAR."""
 
 from tokcodec.config import ModelConfig
 from tokcodec.families.convolutional import Names, take_vq

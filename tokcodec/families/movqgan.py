@@ -1,8 +1,8 @@
-"""MoVQGAN (arXiv 2209.09002): a VQGAN whose decoder's norms take the tokens; Kandinsky's are the
-same, see ``tokcodec.families.diffusers``.
+"""MoVQGAN (arXiv 2209.09002): a VQGAN with norms in the decoder that depend on the tokens.
 
-Its authors made images smaller in two steps, the first by means (Pillow's ``reducing_gap``); here
-they are cropped with the bicubic filter alone, as by torchvision.
+For Kandinsky's, which are the same, see ``tokcodec.families.diffusers``. The authors reduced images
+in two steps, the first by means (Pillow's ``reducing_gap``). tokcodec uses torchvision's bicubic
+filter alone.
 """
 
 from tokcodec.config import ModelConfig

@@ -1,7 +1,7 @@
-"""Open-MAGVIT2 (arXiv 2409.04410): lookup-free tokens, a bit a channel, the first one the lowest.
+"""Open-MAGVIT2 (arXiv 2409.04410): lookup-free tokens; the first channel is the lowest bit.
 
-Its authors made images smaller with OpenCV's bilinear filter, which does not smooth; here they
-are cropped with the bicubic one that smooths, as by torchvision.
+The authors reduced images with OpenCV's bilinear filter, which does not antialias. tokcodec uses
+torchvision's bicubic filter, which does.
 """
 
 from tokcodec.config import ModelConfig

@@ -1,7 +1,7 @@
-"""RQ-VAE (arXiv 2203.01941): a VQGAN with several tokens a place, each of what the last one left.
+"""RQ-VAE (arXiv 2203.01941): a VQGAN with several tokens per position, each of the last residual.
 
-Its authors' programs have the tokens of a place together. Here those of a depth are together, the
-first depth first, so that the first tokens alone are a coarser image.
+The authors order tokens position by position. tokcodec orders them depth by depth, so that the
+first tokens decode to a coarser image.
 """
 
 from tokcodec.config import ModelConfig
@@ -37,16 +37,16 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 def _take_codebook(source: Tensors) -> tuple[Array, int]:
-    """The codebook of every depth, and the number of depths."""
+    """The codebook, which all depths share, and the number of depths."""
     depths = source.count(_CODEBOOKS)
     if depths > _MOST:
-        raise CheckpointError(f"it has tokens of {depths} depths, more than {_MOST}")
+        raise CheckpointError(f"its tokens have {depths} depths, more than {_MOST}")
     first, *others = (f"{_CODEBOOKS}{depth}.weight" for depth in range(depths))
     shape = source.shape(first, 2)
     for other in others:
         if source.shape(other, 2) != shape or not source.equal(first, other):
-            raise CheckpointError(f"{first} and {other} differ: one codebook for all is read")
-    return source.take(first, *shape)[:-1], depths  # the last row is of no token
+            raise CheckpointError(f"{first} and {other} differ: all depths must share one codebook")
+    return source.take(first, *shape)[:-1], depths  # the last row is not a token
 
 
 FAMILY = Family(

@@ -7,7 +7,7 @@ from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
 _NAMES = Names(quantizing="encoder.quant_conv", dequantizing="decoder.post_quant_conv")
-_CONSTANTS = ("quantize.embedding", "quantize.power_vals")  # the signs and bits of every token
+_CONSTANTS = ("quantize.embedding", "quantize.power_vals")  # computed from the number of bits
 
 
 def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:

@@ -1,6 +1,6 @@
 """simple-1d-tokenizer: TiTok's later layout under other names, on normalized pixels.
 
-Its config also names ``use_l2_norm`` and ``finetune_decoder``; its code does neither.
+Its code ignores ``use_l2_norm`` and ``finetune_decoder`` in its config.
 """
 
 import re
@@ -45,7 +45,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 def _without_copies(source: Tensors) -> Tensors:
-    """Its code has the layers a second time, in ``model``; files hold either name or both."""
+    """Rename or drop the copies of layers: a file has the layers, copies in ``model``, or both."""
     names: dict[str, str] = {}
     for side in ("encoder", "decoder"):
         layers = len(
@@ -55,7 +55,7 @@ def _without_copies(source: Tensors) -> Tensors:
                 if (match := re.fullmatch(_BLOCK.format(side), name))
             }
         )
-        # Between these stand layers without tensors.
+        # The numbers between these are of layers without tensors.
         order = {0: "ln_pre", 4 + layers: "ln_post"}
         order |= {2 + layer: f"transformer.{layer}" for layer in range(layers)}
         if side == "decoder":

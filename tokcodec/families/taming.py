@@ -1,7 +1,7 @@
 """VQGAN (arXiv 2012.09841), and latent-diffusion's and Chameleon's models, which are the same.
 
-taming-transformers and latent-diffusion made images smaller with OpenCV's bilinear filter, which
-does not smooth; here they are cropped with the bicubic one that smooths, as by torchvision.
+taming-transformers and latent-diffusion reduced images with OpenCV's bilinear filter, which does
+not antialias. tokcodec uses torchvision's bicubic filter, which does.
 """
 
 import json
@@ -41,10 +41,10 @@ def convert_vqgan(
 
 
 def is_vqgan(names: Collection[str]) -> bool:
-    """Whether tensors of these names are such a network's, whoever's.
+    """Whether tensors with these names are those of such a network, of any program.
 
     Raises:
-        CheckpointError: a kin of it that cannot run here.
+        CheckpointError: it is a variant that tokcodec cannot run.
     """
     if "encoder.down.0.block.0.norm1.weight" not in names or "quant_conv.weight" not in names:
         return False
@@ -53,15 +53,14 @@ def is_vqgan(names: Collection[str]) -> bool:
     if any(name.startswith("quantize.quant_resi.") for name in names):  # VAR's
         return False
     if "quantize.embed.weight" in names:
-        raise CheckpointError("a VQGAN with Gumbel quantization, whose tokens are drawn by chance")
+        raise CheckpointError("a VQGAN with Gumbel quantization, whose tokens are random")
     if "quantize.used" in names:
-        raise CheckpointError("a VQGAN whose tokens are numbered anew (remap), which is not known")
+        raise CheckpointError("a VQGAN with renumbered tokens (remap), which is not supported")
     return "quantize.embedding.weight" in names
 
 
 def says_ibq(config: Config | None) -> bool | None:
-    """Whether a config beside such a network is IBQ's, or Emu3.5's, which has its fields at the
-    top; None where it does not tell."""
+    """Whether a config is IBQ's, or Emu3.5's, which has its fields at the top; None if unknown."""
     if config is None:
         return None
     if "ibq" in json.dumps(config, default=str).lower():
@@ -70,7 +69,7 @@ def says_ibq(config: Config | None) -> bool | None:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What the config says of the model, wherever that stands, ``ddconfig`` dissolved."""
+    """The fields of the model in a config, together with those of ``ddconfig``."""
     model = config.get("model")
     inner: Any = config
     if isinstance(model, Mapping):
@@ -82,7 +81,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _recognises(names: Collection[str], config: Config | None) -> bool:
-    # Of those whose config does not tell, only IBQ's have moving averages.
+    # If the config does not decide, moving averages do: only IBQ's checkpoints have them.
     averaged = any(name.startswith(_AVERAGES) for name in names)
     ibq = says_ibq(config)
     return is_vqgan(names) and not (averaged if ibq is None else ibq)

@@ -33,7 +33,7 @@ _USED = {
     "vit_enc_model_size",
     "vit_enc_patch_size",
 }
-# Of training, or better told by the tensors.
+# Fields of the training, or that the tensors decide.
 _UNUSED = {
     "commitment_cost",
     "finetune_decoder",
@@ -123,10 +123,10 @@ def convert(
 
 
 def is_kind(names: Collection[str], config: Config | None, kind: str) -> bool:
-    """Whether it is a TiTok, or another ``model.type`` of the same tensors.
+    """Whether it is a checkpoint of this ``model.type``, with TiTok's tensors.
 
     Raises:
-        CheckpointError: it has no tokens or needs a text.
+        CheckpointError: it has no tokens, or needs a text.
     """
     if any("text_guidance" in name for name in names):
         raise CheckpointError("a text-conditioned TA-TiTok, which decodes only with its caption")
@@ -144,7 +144,7 @@ def is_kind(names: Collection[str], config: Config | None, kind: str) -> bool:
 
 
 def sizes(encoder: str, decoder: str, num_latents: int, first: bool, kind: str = "titok") -> Config:
-    """What a file without a config leaves open."""
+    """The config for a file without one."""
     model = {
         "vit_enc_model_size": encoder,
         "vit_dec_model_size": decoder,

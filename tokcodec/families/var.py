@@ -1,4 +1,4 @@
-"""VAR's tokenizer (arXiv 2404.02905): a VQGAN whose tokens are of ten scales, from 1x1 on."""
+"""VAR's tokenizer (arXiv 2404.02905): a VQGAN with tokens of ten scales, the first one 1x1."""
 
 import numpy as np
 
@@ -10,18 +10,18 @@ from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Array, Arrays, Tensors
 
 _NAMES = Names(attention_layers=("qkv", "proj_out"))
-_COUNTS = ("quantize.ema_vocab_hit_SV",)  # how often each token was used in training
+_COUNTS = ("quantize.ema_vocab_hit_SV",)  # how often training used each token
 _CODEBOOK, _FILTERS = "quantize.embedding.weight", "quantize.quant_resi.qresi_ls."
-# The scales of each side of the square, in pixels; one file of weights has both.
+# The scales for each side of the square in pixels. Both use the same weights.
 _SCALES = {
     256: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
     512: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
 }
-# The convolution of each scale, of four. The code takes the one of the nearest of four numbers;
-# two of the ten scales lie between two of them, where rounding errors decide as here.
+# The convolution of each scale, of four. The published code takes the nearest of four numbers. Two
+# of the ten scales are halfway between two of them, where its rounding errors decide.
 _FILTER_OF_SCALE = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
 _PUBLISHED = "FoundationVision/var:vae_ch160v4096z32.pth"
-_RATIO = np.float32(0.5)  # of the filtered vectors; the rest are the vectors themselves
+_RATIO = np.float32(0.5)  # weight of the filtered vectors; the rest is that of the vectors
 
 
 def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
@@ -47,7 +47,7 @@ def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[M
 
 
 def _with_shortcut(weight: Array) -> Array:
-    """Half of a convolution and half of its input, as one convolution."""
+    """The sum of half of a convolution and half of its input, as one convolution."""
     weight = _RATIO * weight
     weight[:, :, 1, 1] += (1 - _RATIO) * np.eye(len(weight), dtype=np.float32)
     return weight
