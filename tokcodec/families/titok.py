@@ -69,47 +69,19 @@ def convert(
     out = {
         "quantizer.codebook": source.take("quantize.embedding.weight", codebook_size, embedding_dim)
     }
-
-    width, _, encoder_patch, _ = source.shape("encoder.patch_embed.weight", 4)
-    num_latents, _ = source.shape("latent_tokens", 2)
-    out |= source.take_layer(
-        "encoder.patch_embed", "encoder.patch_embed", width, 3, encoder_patch, encoder_patch
-    )
-    out["encoder.patch_embed.weight"] = out["encoder.patch_embed.weight"].reshape(width, -1)
-    # Token and position are only ever used as their sum.
-    tokens = source.take("latent_tokens", num_latents, width)
-    positions = source.take("encoder.latent_token_positional_embedding", num_latents, width)
-    out["encoder.latent_tokens"] = tokens + positions
-    out |= _take_linear(source, "encoder.conv_out", "encoder.to_embedding", embedding_dim, width)
-    encoder = _take_trunk(source, out, section, "encoder", width, encoder_patch, side)
-
-    width, _ = source.shape("decoder.decoder_embed.weight", 2)
-    vqgan = _take_vqgan(source, out, width) if proxies else None
-    patch_size = 2 ** (len(vqgan.multipliers) - 1) if vqgan else _take_pixels(source, out, width)
-    out |= source.take_layer(
-        "decoder.decoder_embed", "decoder.from_embedding", width, embedding_dim
-    )
-    out["decoder.mask_token"] = source.take("decoder.mask_token", 1, 1, width).reshape(width)
-    out["decoder.token_positions"] = source.take(
-        "decoder.latent_token_positional_embedding", num_latents, width
-    )
-    fields = _take_trunk(source, out, section, "decoder", width, patch_size, side)
-    fields["prefix_tokens"] = prefix_tokens
+    encoder = _take_encoder(source, out, section, side, embedding_dim)
+    latents = encoder["num_latents"]
+    decoder = _take_decoder(source, out, section, side, embedding_dim, latents, prefix_tokens)
     source.finish()
-    decoder = (
-        ProxyDecoderConfig(**fields, vqgan=vqgan)
-        if vqgan
-        else LatentDecoderConfig(**fields, pixel_convolution=True)
-    )
     section.require(
         codebook_size=codebook_size,
         token_size=embedding_dim,
-        num_latent_tokens=num_latents,
-        vit_enc_patch_size=encoder_patch,
-        vit_dec_patch_size=patch_size,
+        num_latent_tokens=latents,
+        vit_enc_patch_size=encoder["patch_size"],
+        vit_dec_patch_size=decoder.patch_size,
     )
     converted = ModelConfig(
-        encoder=LatentEncoderConfig(**encoder, num_latents=num_latents, legacy_latents=proxies),
+        encoder=LatentEncoderConfig(**encoder, legacy_latents=proxies),
         quantizer=CodebookConfig(
             codebook_size=codebook_size,
             embedding_dim=embedding_dim,
@@ -156,6 +128,47 @@ def sizes(encoder: str, decoder: str, num_latents: int, first: bool, kind: str =
         "model": {"type": kind, "vq_model": model},
         "dataset": {"preprocessing": {"crop_size": 256}},
     }
+
+
+def _take_encoder(
+    source: Tensors, out: Arrays, section: Section, image_size: int, embedding_dim: int
+) -> dict[str, Any]:
+    """Take the encoder; return the fields of its config."""
+    width, _, size, _ = source.shape("encoder.patch_embed.weight", 4)
+    out |= source.take_layer("encoder.patch_embed", "encoder.patch_embed", width, 3, size, size)
+    out["encoder.patch_embed.weight"] = out["encoder.patch_embed.weight"].reshape(width, -1)
+    num_latents, _ = source.shape("latent_tokens", 2)
+    tokens = source.take("latent_tokens", num_latents, width)
+    positions = source.take("encoder.latent_token_positional_embedding", num_latents, width)
+    out["encoder.latent_tokens"] = tokens + positions  # only their sum is ever used
+    out |= _take_linear(source, "encoder.conv_out", "encoder.to_embedding", embedding_dim, width)
+    fields = _take_trunk(source, out, section, "encoder", width, size, image_size)
+    return fields | {"num_latents": num_latents}
+
+
+def _take_decoder(
+    source: Tensors,
+    out: Arrays,
+    section: Section,
+    image_size: int,
+    embedding_dim: int,
+    num_latents: int,
+    prefix_tokens: bool,
+) -> LatentDecoderConfig | ProxyDecoderConfig:
+    """Take the decoder; return its config."""
+    embed, positions = "decoder.decoder_embed", "decoder.latent_token_positional_embedding"
+    width, _ = source.shape(f"{embed}.weight", 2)
+    out |= source.take_layer(embed, "decoder.from_embedding", width, embedding_dim)
+    out["decoder.mask_token"] = source.take("decoder.mask_token", 1, 1, width).reshape(width)
+    out["decoder.token_positions"] = source.take(positions, num_latents, width)
+    if "decoder.ffn.2.weight" not in source:
+        size = _take_pixels(source, out, width)
+        fields = _take_trunk(source, out, section, "decoder", width, size, image_size)
+        return LatentDecoderConfig(**fields, pixel_convolution=True, prefix_tokens=prefix_tokens)
+    vqgan = _take_vqgan(source, out, width)
+    size = 2 ** (len(vqgan.multipliers) - 1)
+    fields = _take_trunk(source, out, section, "decoder", width, size, image_size)
+    return ProxyDecoderConfig(**fields, vqgan=vqgan, prefix_tokens=prefix_tokens)
 
 
 def _take_trunk(
