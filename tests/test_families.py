@@ -249,8 +249,8 @@ SIZES = {
 
 
 def test_every_convolutional_model_has_its_sizes_here():
-    others = {"titok", "one_d_piece", "simple_1d"}
-    assert SIZES.keys() == {n for n, (family, _) in known().items() if family.name not in others}
+    others = {"TiTok", "One-D-Piece", "simple-1d-tokenizer"}
+    assert SIZES.keys() == {n for n, (family, _) in known().items() if family.title not in others}
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -334,15 +334,15 @@ def test_variances_below_zero_are_refused():
 
 def test_kin_that_cannot_run_are_refused_and_doubt_is_named():
     shapes = published.vqgan_shapes(32, (1, 2), 1, 8, (16, 8), ())
-    assert recognise(shapes, {"model": {"target": "taming.VQModel"}}).name == "taming"
-    assert recognise(shapes, {"model": {"class_path": "src.IBQ.models.ibqgan.IBQ"}}).name == "ibq"
-    assert recognise({**shapes, "model_ema.decay": ()}, None).name == "ibq"
+    assert recognise(shapes, {"model": {"target": "taming.VQModel"}}).title == "VQGAN"
+    assert recognise(shapes, {"model": {"class_path": "src.IBQ.models.ibqgan.IBQ"}}).title == "IBQ"
+    assert recognise({**shapes, "model_ema.decay": ()}, None).title == "IBQ"
     # Chameleon's config names no class; Emu3.5's has its fields at the top.
-    assert recognise(shapes, {"model": {"params": {"embed_dim": 8}}}).name == "taming"
-    assert recognise(shapes, {"embed_dim": 8, "ddconfig": {"resolution": 256}}).name == "ibq"
+    assert recognise(shapes, {"model": {"params": {"embed_dim": 8}}}).title == "VQGAN"
+    assert recognise(shapes, {"embed_dim": 8, "ddconfig": {"resolution": 256}}).title == "IBQ"
     for more, message in (
         ("quantize.embed.weight", "Gumbel"),
-        ("quantize.used", "numbered anew"),
+        ("quantize.used", "renumbered tokens"),
     ):
         with pytest.raises(CheckpointError, match=message):
             recognise({**shapes, more: ()}, None)
@@ -701,7 +701,7 @@ ONES = np.ones(3, np.float32)
         (spoiled(drop=["encoder.transformer.0.ln_1.bias"]), "0.ln_1.bias is missing"),
         (spoiled(encoder__transformer__99999999999__ln_1__bias=ONES), "not part of this family"),
         (spoiled(encoder__transformer__foo__bias=ONES), "tensor encoder.transformer.foo.bias"),
-        (spoiled(drop=["latent_tokens"]), "of no family that tokcodec knows"),
+        (spoiled(drop=["latent_tokens"]), "tokcodec knows no family with these tensors"),
         (spoiled(drop=["encoder.ln_post.bias"]), "tensor encoder.ln_post.bias is missing"),
         (spoiled(drop=["decoder.transformer.0.ln_1.weight"]), "0.ln_1.weight is missing"),
         (spoiled(drop=["quantize.embedding.weight"]), "a continuous TiTok"),

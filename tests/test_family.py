@@ -89,9 +89,7 @@ def convert(source, _config, image_size):
 
 
 FAMILY = families.Family(
-    name="mean",
     title="Mean",
-    paper=None,
     licence="MIT",
     recognises=lambda names, _: "mean.gain" in names,
     convert=convert,

@@ -79,10 +79,10 @@ def test_the_example_of_the_guide(install, theirs, run, tmp_path):
     ("change", "reason"),
     [
         (("NAMES = ", "import no_such_module\nNAMES = "), "ModuleNotFoundError: No module named"),
-        (("FAMILY = Family", "FAMILY = dict"), "FAMILY is no tokcodec.families.Family"),
+        (("FAMILY = Family", "FAMILY = dict"), "FAMILY is not a tokcodec.families.Family"),
         (("FAMILY = Family", "OTHER = Family"), "AttributeError: module"),
         (('    return {"codes', '    return config["x"] or {"codes'), "TypeError: 'NoneType'"),
-        (("    source.finish()", "    1 / 0"), "ZeroDivisionError: division by zero"),
+        (("    codebook = ", "    1 / 0\n    codebook = "), "ZeroDivisionError: division by zero"),
     ],
 )
 def test_a_broken_package_is_named_in_one_line(change, reason, install, theirs, run):

@@ -343,7 +343,7 @@ def zeros(name, **changes):
         ("var-256", {}, 300, "squares of 256 or 512 pixels only"),
         ("var-256", {"quantize.quant_resi.qresi_ls.3.bias": None}, 256, "is missing"),
         ("var-256", {"quantize.quant_resi.qresi_ls.4.bias": (32,)}, 256, "not part of this family"),
-        ("rq-vae-8x8x4", {"quantizer.codebooks.2.weight": (9, 256)}, 256, "one codebook for all"),
+        ("rq-vae-8x8x4", {"quantizer.codebooks.2.weight": (9, 256)}, 256, "share one codebook"),
         ("rq-vae-8x8x4", {"quantizer.codebooks.2.weight": None}, 256, "is missing"),
         ("rq-vae-8x8x4", {"quantizer.codebooks.99.weight": (1, 1)}, 256, "100 depths"),
         ("rq-vae-8x8x4", {"quantizer.codebooks.0.weight": (9,)}, 256, "expected 2 axes"),
@@ -363,7 +363,7 @@ def test_hostile_files(name, changes, side, message):
 def test_each_depth_needs_the_same_codebook_and_the_config_must_agree():
     family, _ = known()["rq-vae-8x8x4"]
     other = np.ones((16385, 256), np.float32)
-    with pytest.raises(CheckpointError, match="differ: one codebook"):
+    with pytest.raises(CheckpointError, match="differ: all depths"):
         family.convert(
             Tensors(zeros("rq-vae-8x8x4") | {"quantizer.codebooks.3.weight": other}), {}, None
         )

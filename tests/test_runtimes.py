@@ -105,8 +105,8 @@ def test_one_image_each_way_does_not_load_torch(tmp_path):
 def test_damaged_checkpoints(tmp_path, runtime):
     header, tensors = checkpoint.read(checkpoint.find("tokcodec").path)
     for change, message in (
-        ({"encoder.to_embedding.bias": None}, "to_embedding.bias: the config asks for"),
-        ({"decoder.more": np.zeros(2, np.float32)}, "decoder.more: the config asks for none"),
+        ({"encoder.to_embedding.bias": None}, "to_embedding.bias: the config needs"),
+        ({"decoder.more": np.zeros(2, np.float32)}, "decoder.more: the config needs none"),
         ({"decoder.to_pixels.bias": np.full(3072, np.nan, np.float32)}, "NaN"),
     ):
         changed = {n: t for n, t in {**tensors, **change}.items() if t is not None}

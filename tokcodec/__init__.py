@@ -9,39 +9,22 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokcodec.batch.decode import decode_files
-    from tokcodec.batch.encode import encode_files
-    from tokcodec.batch.jobs import RunOptions
-    from tokcodec.codec import Codec
-    from tokcodec.dataset.export import export
-    from tokcodec.dataset.memory import load_tokens
-    from tokcodec.dataset.torch_dataset import TokenDataset
-    from tokcodec.errors import TokcodecError
-    from tokcodec.evaluate.run import evaluate, page
-    from tokcodec.tokenfile import TokenFile
-    from tokcodec.tokenize.api import tokenize
-    from tokcodec.train.api import train
-    from tokcodec.web.site import write_site
+    from tokcodec.batch.decode import decode_files as decode_files
+    from tokcodec.batch.encode import encode_files as encode_files
+    from tokcodec.batch.jobs import RunOptions as RunOptions
+    from tokcodec.codec import Codec as Codec
+    from tokcodec.dataset.export import export as export
+    from tokcodec.dataset.memory import load_tokens as load_tokens
+    from tokcodec.dataset.torch_dataset import TokenDataset as TokenDataset
+    from tokcodec.errors import TokcodecError as TokcodecError
+    from tokcodec.evaluate.run import evaluate as evaluate
+    from tokcodec.evaluate.run import page as page
+    from tokcodec.tokenfile import TokenFile as TokenFile
+    from tokcodec.tokenize.api import tokenize as tokenize
+    from tokcodec.train.api import train as train
+    from tokcodec.web.site import write_site as write_site
 
 __version__ = "0.1.0"
-__all__ = [
-    "Codec",
-    "RunOptions",
-    "TokcodecError",
-    "TokenDataset",
-    "TokenFile",
-    "__version__",
-    "decode_files",
-    "encode_files",
-    "evaluate",
-    "export",
-    "load_tokens",
-    "page",
-    "tokenize",
-    "train",
-    "write_site",
-]
-
 _MODULES = {
     "Codec": "codec",
     "RunOptions": "batch.jobs",
@@ -58,6 +41,7 @@ _MODULES = {
     "train": "train.api",
     "write_site": "web.site",
 }
+__all__ = ["__version__", *_MODULES]
 
 
 class _Package(ModuleType):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tokcodec.errors import ImageError, counted
 from tokcodec.tokenfile import TokenFile
 
-_OVERHEAD = 15  # bytes of a usual file besides its tokens
+_OVERHEAD = 15  # bytes of a usual file without its tokens
 
 
 def largest_within(
@@ -15,17 +15,17 @@ def largest_within(
     limit: int,
     most: int,
 ) -> TokenFile:
-    """The file of the most tokens whose size is at most ``limit``.
+    """Find the file with the most tokens whose size is at most ``limit``.
 
-    It depends on nothing but the image, the limit and the checkpoint. A file grows with its
-    tokens, but not strictly: the search takes it that where one does not fit, no larger one does.
+    The result depends only on the image, the limit and the checkpoint. A file usually grows with
+    its tokens: the search assumes that if a file does not fit, no file with more tokens does.
 
     Args:
-        compress: gives the file of an image in at most this many tokens.
-        tokens_of: gives the number of tokens of that file, without encoding anything.
-        size_of: of a file, as the limit counts it.
+        compress: returns the file of an image in at most this many tokens.
+        tokens_of: returns the number of tokens of that file, without encoding anything.
+        size_of: returns the size of a file, as the limit counts it.
         limit: the largest size.
-        most: tokens that are tried, at most.
+        most: the most tokens to try.
 
     Raises:
         ImageError: even the file of one token is larger.

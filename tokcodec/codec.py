@@ -16,11 +16,10 @@ from tokcodec.budget import largest_within
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
 from tokcodec.config.geometry import Fit
 from tokcodec.decoding import Decoding, OutputSize
-from tokcodec.encoding import Encoding, Limit, require_counts
+from tokcodec.encoding import Encoding, require_counts
 from tokcodec.errors import ImageError, TokcodecError
 from tokcodec.image import WHITE, Canvas, Pixels, Source, Tiles, size_of, to_image
 from tokcodec.model.runtime import Dtype, Runtime, RuntimeName, choose_runtime
-from tokcodec.packets import fill_missing
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile, check_integers
 
@@ -36,13 +35,13 @@ Tag = TypeVar("Tag")
 Other = TypeVar("Other")
 Rows = NDArray[Any]
 
-# Or a tensor: uint8 [3, H, W]; grey ones [H, W] or [1, H, W], with alpha [4, H, W].
+# Or a tensor: uint8 [3, H, W], grey ones [H, W] or [1, H, W], or with alpha [4, H, W].
 ImageLike = Source | Any
-Compressed = TokenFile | str | os.PathLike[str] | bytes  # read, or yet to be
+Compressed = TokenFile | str | os.PathLike[str] | bytes  # parsed, a path, or the bytes
 _NOTHING: Rows = np.empty(0)
 
-_BATCHES_AHEAD = 4  # that images are read for while the model runs
-_ROUNDING = 1e-3  # that pixels may be beyond [0, 1] by
+_BATCHES_AHEAD = 4  # for which images are read while the model runs
+_ROUNDING = 1e-3  # by which pixels may exceed [0, 1]
 
 
 class Codec:
@@ -154,11 +153,11 @@ class Codec:
                 channels the last is alpha.
             fit: ``stretch``, ``crop``, ``pad``, ``tile``, or for a checkpoint of any size
                 ``aspect`` or ``native``; the checkpoint's default if None.
-            tokens: the tokens of a tile: of a model of any size the most of a grid, of one that
-                decodes the first ones alone their number; the checkpoint's default if None.
-            max_bytes: take the most tokens whose file has no more bytes.
-            packets: split the image into this many packets, at most, see ``TokenFile.split``.
-            packet_bytes: take the most tokens whose packets have no more bytes each.
+            tokens: the most tokens of a tile; the checkpoint's default if None. Models that take
+                images of any size choose a grid; some others decode their first tokens alone.
+            max_bytes: use as many tokens as fit into a file of this many bytes.
+            packets: split the image into at most this many packets, see ``TokenFile.split``.
+            packet_bytes: use as many tokens as fit into packets of this many bytes each.
             parity: add a packet that restores any one of the others.
             text: ``max_bytes`` and ``packet_bytes`` limit the characters of messages instead.
             background: red, green and blue behind transparent parts.
@@ -168,34 +167,32 @@ class Codec:
         Raises:
             ImageError: the image cannot be read, or its smallest file is above ``max_bytes``.
             CheckpointError: the checkpoint does not support this fit or number of tokens.
-            TypeError: no image, or a number that is no integer.
-            ValueError: pixels of another shape or type, an unknown fit, or a number out of range.
+            TypeError: ``image`` is not an image, or a number is not an integer.
+            ValueError: pixels have another shape or type, or an option is not valid.
 
         >>> codec.compress("tests/data/coffee.jpg", tokens=24).num_tokens
         24
         >>> codec.compress("tests/data/coffee.jpg", max_bytes=200).file_bytes <= 200
         True
         """
-        limit = Limit.of(max_bytes, packets, packet_bytes, parity, text)
-        encoding = Encoding.of(self.header, fit, tokens, background, packed, limit)
+        limits = (max_bytes, packets, packet_bytes, parity, text)
+        encoding = Encoding(self.header, fit, tokens, *limits, background, packed)
         return self._compress(encoding, image)
 
     def _compress(self, encoding: Encoding, image: ImageLike) -> TokenFile:
-        limit = encoding.limit
-
         def compress(count: int | None) -> TokenFile:
             tiles = encoding.read(_source(image), count)
             return encoding.token_file(tiles, self.encode_tiles(tiles.pixels), count)
 
-        if limit.most_bytes is None:
+        if encoding.most_bytes is None:
             return compress(encoding.tokens)
         image = _reread(image)
         size = size_of(_source(image)) or (1, 1)  # compress reports a file that is not an image
         return largest_within(
             compress,
             lambda count: encoding.token_count(size, count),
-            limit.size_of,
-            limit.most_bytes,
+            encoding.size_of,
+            encoding.most_bytes,
             encoding.most_tokens,
         )
 
@@ -216,8 +213,8 @@ class Codec:
     ) -> Iterator[tuple[Tag, TokenFile | TokcodecError]]:
         """Encode many images: ``(tag, image)`` in, ``(tag, token file)`` out, in the same order.
 
-        The result of an image that cannot be read is its error. A tag is anything that tells
-        the caller which image it is. For ``workers`` see ``encode_stream``, for the other options
+        The result of an image that cannot be read is its error. A tag is any object that
+        identifies the image. For ``workers`` see ``encode_stream``, for the other options
         ``compress``.
 
         >>> paths = ["tests/data/coffee.jpg", "tests/data/chelsea.png"]
@@ -226,9 +223,9 @@ class Codec:
         tests/data/coffee.jpg 16
         tests/data/chelsea.png 16
         """
-        limit = Limit.of(max_bytes, packets, packet_bytes, parity, text)
-        encoding = Encoding.of(self.header, fit, tokens, background, packed, limit)
-        if limit.most_bytes is None:
+        limits = (max_bytes, packets, packet_bytes, parity, text)
+        encoding = Encoding(self.header, fit, tokens, *limits, background, packed)
+        if encoding.most_bytes is None:
             return self._compress_batches(encoding, items, workers)
 
         def compress(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:
@@ -272,17 +269,17 @@ class Codec:
     ) -> Iterator[tuple[Tag, Rows | Other]]:
         """Encode the tiles of many images: ``(tag, tokens int64 [n, *token_shape])``, in order.
 
-        As many threads read, and as many run the model, a batch each, on a single one of torch's
-        threads: so every core has work whether reading or the model takes long, and none waits for
-        another. A single batch, or a single worker, has all of torch's threads. A GPU has several
-        batches at once, whatever ``workers`` is.
+        ``workers`` threads read images, and as many run the model on a batch each, with one of
+        torch's threads. So all cores are used whether reading or the model is slow. A single batch,
+        or a single worker, uses all of torch's threads. A GPU runs several batches at once for any
+        number of workers.
 
         Args:
-            items: anything that stands for an image.
-            read: returns an item's tag and tiles. What is returned in place of tiles, such as
-                an error, is passed on.
-            fit: of the images.
-            workers: threads of either kind.
+            items: objects that represent images.
+            read: returns the tag and the tiles of an item. Anything else in place of tiles, such
+                as an error, is passed on.
+            fit: the fit of the images.
+            workers: number of threads of each kind.
 
         >>> from tokcodec.image import Tiles
         >>> def read(number):
@@ -310,15 +307,15 @@ class Codec:
         Args:
             token_file: a ``TokenFile``, the path of one, or its bytes.
             size: width and height of the image, its longer edge, or ``original``. If None, it is
-                the original size, but at most 1,024 pixels on the longer edge, or what the tokens
-                show, if that is more.
+                the original size, but at most 1,024 pixels on the longer edge, or the size that the
+                tokens show, if that is larger.
             tokens: use only the first tokens of each tile; all if None.
 
         Raises:
             TokenFileError: the file cannot be read, is of another model, or does not fit it.
             CheckpointError: the checkpoint does not support this number of tokens.
             ImageError: the image would be above Pillow's decompression bomb limit.
-            TypeError, ValueError: no token file, or a size that is none.
+            TypeError, ValueError: ``token_file`` or ``size`` is not valid.
 
         >>> codec.decompress(token_file, size=100).size
         (100, 67)
@@ -345,12 +342,7 @@ class Codec:
         >>> [(tag, image.size) for tag, image in codec.decompress_stream([("a", token_file)])]
         [('a', (600, 400))]
         """
-        decoding = Decoding.of(
-            self.header,
-            size,
-            tokens,
-            lambda grid: fill_missing(grid, self.runtime.lookup, self.runtime.quantize),
-        )
+        decoding = Decoding(self.header, self.runtime, size, tokens)
 
         def parts() -> Iterator[tuple[tuple[Tag, Canvas | None], Rows | TokcodecError]]:
             for tag, token_file in items:
@@ -361,7 +353,7 @@ class Codec:
                     continue
                 yield from (((tag, canvas), found[n : n + 1]) for n in range(len(found)))
 
-        # Part by part: of a large image, only the batches that are being decoded are in memory.
+        # Only the parts of a large image that are being decoded are in memory.
         done = self._in_batches(parts(), self.runtime.decode, lambda _, rows: rows[0], workers)
         for (tag, canvas), first in done:
             if isinstance(first, TokcodecError):
@@ -372,8 +364,7 @@ class Codec:
                 yield tag, to_image(chain([first], rest), canvas)
 
     def _ahead(self, fit: Fit, workers: int) -> int:
-        """Images that are read before the model takes them. A tiled one may hold hundreds of
-        tiles: few of them wait in memory."""
+        """The number of images to read ahead: few, if each may have hundreds of tiles."""
         return workers if fit in ("tile", "native") else _BATCHES_AHEAD * self.batch_size
 
     def _in_batches(
@@ -383,8 +374,10 @@ class Codec:
         finish: Callable[[Tag, Rows], R],
         workers: int,
     ) -> Iterator[tuple[Tag, R | Other]]:
-        """What ``finish`` makes of each item's results of ``run``, which is given the rows of many
-        items at once. What is no array is passed on."""
+        """Call ``run`` on the rows of many items at once, and ``finish`` on the results of each.
+
+        Items without rows are passed on.
+        """
 
         def work(group: list[tuple[Tag, Rows | Other]]) -> list[tuple[Tag, R | Other]]:
             results: list[Any] = list(group)
@@ -419,8 +412,8 @@ class Codec:
                 images of any size.
 
         Raises:
-            TypeError: neither an array nor a tensor.
-            ValueError: another shape or type, or values beyond [0, 1].
+            TypeError: ``pixels`` is not an array or a tensor.
+            ValueError: pixels have another shape or type, or are outside of [0, 1].
 
         >>> import numpy as np
         >>> codec.encode(np.zeros((2, 64, 96, 3), np.uint8)).shape
@@ -445,14 +438,13 @@ class Codec:
 
         Args:
             tokens: an array, for pixels uint8 [B, H, W, 3]; or a tensor, for pixels float32
-                [B, 3, H, W] in [0, 1] on the codec's device. Of any type of integers, as
-                ``load_tokens`` gives them. Those of a square grid may stand in a row, [B, N]. The
-                first n tokens, [B, n], if n is one of ``config.token_counts``; any grid
-                [B, rows, columns] if the model takes images of any size.
+                [B, 3, H, W] in [0, 1] on the codec's device. They may have any integer type.
+                Those of a square grid may be flat, [B, N]. If the model decodes the first n tokens
+                alone, also [B, n]; if it takes images of any size, also [B, rows, columns].
 
         Raises:
-            TypeError: neither an array nor a tensor.
-            ValueError: not integers, another shape, or a token outside the codebook.
+            TypeError: ``tokens`` is not an array or a tensor.
+            ValueError: tokens are not integers, have another shape, or are outside of the codebook.
 
         >>> codec.decode(np.zeros((2, 4, 6), np.int64)).shape
         (2, 64, 96, 3)
@@ -483,11 +475,11 @@ class Codec:
         return self._torch().decode_tensor(tokens) if is_tensor else self.runtime.decode(tokens)
 
     def encode_tiles(self, tiles: Pixels) -> Rows:
-        """Encode tiles as ``image.read_tiles`` gives them, uint8 [n, H, W, 3], to tokens int64
+        """Encode tiles from ``image.read_tiles``, uint8 [n, H, W, 3], to tokens int64
         [n, *token_shape].
 
         Raises:
-            TypeError, ValueError: no such pixels.
+            TypeError, ValueError: ``tiles`` are not such pixels.
 
         >>> codec.encode_tiles(np.zeros((1, 64, 64, 3), np.uint8)).shape
         (1, 8, 8)
@@ -527,7 +519,7 @@ def _source(image: Any) -> Source:
 
 @dataclass(frozen=True)
 class _Reread:
-    """A binary file that can be read again and again."""
+    """A binary file that can be read more than once."""
 
     name: str
     data: bytes
@@ -545,7 +537,7 @@ def _reread(image: ImageLike) -> ImageLike:
 def _token_file(given: Compressed) -> TokenFile:
     """
     Raises:
-        TypeError: neither a token file nor a path.
+        TypeError: ``given`` is not a token file, a path or bytes.
     """
     if isinstance(given, TokenFile):
         return given
@@ -557,8 +549,8 @@ def _token_file(given: Compressed) -> TokenFile:
 def _require_pixels(pixels: object) -> None:
     """
     Raises:
-        TypeError: no array.
-        ValueError: pixels of another shape or type than uint8 [B, H, W, 3].
+        TypeError: ``pixels`` is not an array.
+        ValueError: it is not uint8 [B, H, W, 3].
     """
     if not isinstance(pixels, np.ndarray):
         raise TypeError(f"expected pixels in an array, not {type(pixels).__name__}")
@@ -571,7 +563,7 @@ def _require_pixels(pixels: object) -> None:
 def _require_unit_range(pixels: "Tensor") -> None:
     """
     Raises:
-        ValueError: not floating point, or beyond [0, 1].
+        ValueError: pixels are not floating-point numbers, or outside of [0, 1].
     """
     if not pixels.is_floating_point():
         raise ValueError(
@@ -590,7 +582,7 @@ def _require_unit_range(pixels: "Tensor") -> None:
 def _groups(
     items: Iterable[tuple[Tag, Rows | Other]], least: int
 ) -> Iterator[list[tuple[Tag, Rows | Other]]]:
-    """As many items as have ``least`` rows together, in order."""
+    """Group consecutive items that have at least ``least`` rows together."""
     group: list[tuple[Tag, Rows | Other]] = []
     count = 0
     for entry in items:

@@ -1,9 +1,7 @@
-"""How token files become images: which tokens are decoded, and where their pixels go."""
+"""How token files become images: the options of ``Codec.decompress``."""
 
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,40 +11,27 @@ from tokcodec.config.geometry import Placement, Size, place
 from tokcodec.encoding import require_counts
 from tokcodec.errors import CheckpointError, ImageError, TokenFileError, counted
 from tokcodec.image import Canvas, check_output
+from tokcodec.model.runtime import Runtime
+from tokcodec.packets import fill_missing
 from tokcodec.tokenfile import TokenFile, check_tokens
 
 Rows = NDArray[Any]  # tokens int64 [n, *token_shape]
 OutputSize = Size | int | Literal["original"] | None
 
-SENSIBLE_EDGE = 1024  # pixels of a decoded image, unless its tokens show more
+SENSIBLE_EDGE = 1024  # pixels, the default limit of the longer edge of a decoded image
 
 
-@dataclass(frozen=True)
 class Decoding:
-    """How token files become images; ``tokens`` asked for, and ``used``, of each tile; ``fill`` is
-    ``packets.fill_missing``."""
+    """The options of ``Codec.decompress`` for one model.
 
-    header: checkpoint.Header
-    size: OutputSize
-    tokens: int | None
-    used: int
-    fill: Callable[[Rows], Rows]
+    Raises:
+        CheckpointError: the checkpoint does not support this number of tokens.
+        TypeError, ValueError: the size is not valid, or ``tokens`` is not an integer.
+    """
 
-    @classmethod
-    def of(
-        cls,
-        header: checkpoint.Header,
-        size: OutputSize,
-        tokens: int | None,
-        fill: Callable[[Rows], Rows],
-    ) -> Self:
-        """
-        Raises:
-            CheckpointError: the checkpoint does not support this number of tokens.
-            TypeError, ValueError: a size that is none, or tokens that are no integer.
-        """
-        if tokens is not None:
-            operator.index(tokens)  # raises TypeError; the range depends on the checkpoint
+    def __init__(
+        self, header: checkpoint.Header, runtime: Runtime, size: OutputSize, tokens: int | None
+    ) -> None:
         if isinstance(size, tuple | list):
             if len(size) != 2:
                 raise ValueError(f"size must be a width and a height, or one edge, not {size}")
@@ -55,15 +40,16 @@ class Decoding:
         elif size is not None and size != "original":
             require_counts("size", size)
             size = operator.index(size)
+        self._used = checkpoint.check_token_count(header, tokens)
         if tokens is not None and header.config.multiple:
-            raise CheckpointError(f"{header.name}: decodes only all tokens of a file together")
-        return cls(header, size, tokens, checkpoint.check_token_count(header, tokens), fill)
+            raise CheckpointError("decodes only all tokens of a file together", name=header.name)
+        self.header, self.runtime, self.size, self.tokens = header, runtime, size, tokens
 
     def open(self, token_file: TokenFile) -> tuple[Canvas, Rows]:
         """The canvas of an image, and the tokens of its parts, [n, *token_shape].
 
         Raises:
-            TokenFileError: the model cannot decode it.
+            TokenFileError: the model cannot decode the file.
             ImageError: the image would be too large.
         """
         placement, shape = self._check(token_file)
@@ -72,21 +58,20 @@ class Decoding:
         found = self._tokens(token_file).reshape(placement.num_tiles, -1)
         if self.tokens and found.shape[1] < self.tokens:
             raise TokenFileError(
-                f"it holds {counted(found.shape[1], 'token')} a tile, not {self.tokens:,}"
+                f"has {counted(found.shape[1], 'token')} per tile, not {self.tokens:,}"
             )
         if len(shape) == 1:
-            return Canvas.of_tiles(placement, output), found[:, : self.used]
+            return Canvas.of_tiles(placement, output), found[:, : self._used]
         found = found.reshape(-1, *shape)
         if placement.num_tiles == 1:
             return Canvas.of_tiles(placement, output), found
         return _overlapping(placement, output, _joined(found, token_file.tiles), shape)
 
     def _tokens(self, token_file: TokenFile) -> Rows:
-        """The tokens of a file, tile by tile; of one that is not complete, with those that are
-        missing filled in.
+        """The tokens of a file, tile by tile; missing ones are filled.
 
         Raises:
-            TokenFileError: there are none, or the model needs those that are missing.
+            TokenFileError: all tokens are missing, or the model needs those that are.
         """
         size = self.header.config.quantizer.codebook_size
         found = token_file.tokens_with(self.header, incomplete=True)
@@ -96,7 +81,7 @@ class Decoding:
         if found.min() >= 0:
             return found
         if token_file.packets and not token_file.packets.numbers:
-            raise TokenFileError("only the parity packet of an image, which has none of its tokens")
+            raise TokenFileError("only the parity packet of an image, which has no tokens")
         if found.max() < 0:
             raise TokenFileError("damaged: none of its tokens is left")
         if not self.header.config.has_grid:
@@ -106,7 +91,8 @@ class Decoding:
             if not counts:
                 raise TokenFileError("damaged: the model needs more tokens than are left")
             return first[:, : counts[-1]]
-        filled = self.fill(_joined(found.reshape(token_file.shape), token_file.tiles))
+        grid = _joined(found.reshape(token_file.shape), token_file.tiles)
+        filled = fill_missing(grid, self.runtime.lookup, self.runtime.quantize)
         rows, columns = token_file.tiles
         return filled.reshape(rows, token_file.rows, columns, token_file.columns).swapaxes(1, 2)
 
@@ -131,8 +117,7 @@ class Decoding:
 
 
 def _joined(tiles: Rows, grid: tuple[int, int]) -> Rows:
-    """Tokens [n, rows, columns] of tiles, in a grid of them -> those of the canvas,
-    [rows, columns]."""
+    """The tokens [rows, columns] of a canvas, from those of its tiles, [n, rows, columns]."""
     rows, columns = grid
     _, down, across = tiles.shape
     canvas = tiles.reshape(rows, columns, down, across).swapaxes(1, 2)
@@ -142,8 +127,8 @@ def _joined(tiles: Rows, grid: tuple[int, int]) -> Rows:
 def _overlapping(
     placement: Placement, output: Size, canvas: Rows, tile: tuple[int, ...]
 ) -> tuple[Canvas, Rows]:
-    """Parts as large as a tile, half a tile apart, so that no seam between tiles shows; and their
-    tokens, row by row."""
+    """Divide a canvas into parts as large as a tile, half a tile apart, to hide seams between
+    tiles; return also the tokens of the parts, row by row."""
     starts = []
     for axis in (0, 1):
         step, number = tile[axis], canvas.shape[axis] // tile[axis]
@@ -177,9 +162,9 @@ def output_size(token_file: TokenFile, size: OutputSize, placement: Placement) -
 
     Args:
         token_file: the file.
-        size: both; the longer edge; ``original`` for that of the image that was encoded; or None
-            for that, but not more than ``SENSIBLE_EDGE`` or what the tokens show, if that is more.
-        placement: of the image on its tiles.
+        size: width and height; the longer edge; ``original`` for the size of the encoded image; or
+            None for that, but at most ``SENSIBLE_EDGE`` or the size that the tokens show.
+        placement: the placement of the image on its tiles.
     """
     if isinstance(size, tuple):
         return size
@@ -192,5 +177,5 @@ def output_size(token_file: TokenFile, size: OutputSize, placement: Placement) -
         return placement.output
     if token_file.fit == "crop":
         return size, size
-    # The rule of the pad fit: the longer edge as asked for, the other rounded half up.
+    # As in the fit pad: the longer edge as given, the other one rounded half up.
     return place("pad", (token_file.width, token_file.height), (size, size)).resized

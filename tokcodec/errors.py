@@ -1,10 +1,10 @@
-"""The errors that tokcodec raises on purpose.
+"""The errors that tokcodec raises for bad input.
 
-The text of each is one line: the file, what is wrong, what to do. A programmer's wrong arguments,
-for example a tensor of another shape, stay ``ValueError``.
+The message of each is one line: the file, what is wrong, what to do. Programming errors, such as a
+tensor of another shape, are ``ValueError`` or ``TypeError``.
 
-What a message says of a file, its name or a value in it, was written by whoever made the file: it
-must not steer a terminal, look like a line of its own, or fill the screen.
+Names of files, and values in them, may come from an attacker: in a message they must not control a
+terminal, look like another line, or fill the screen.
 """
 
 import re
@@ -12,57 +12,56 @@ import reprlib
 from enum import Enum
 from typing import Any, Self
 
-# Of URLs, also where a slash was lost on the way through a path.
+# User and password in a URL, which may have lost a slash in a path.
 _USER = re.compile(r"(?<=[a-z0-9]:/)(/?)[^/\s]*@", re.IGNORECASE)
-# Signatures stand in the query, or behind #; keys of object stores may have both characters, too.
+# Signatures in the query of a URL, or after #. Keys of object stores may contain both characters.
 _QUERY = re.compile(
     r"""(https?://?[^\s?\#]+ | [a-z0-9+.-]+://?[^\s?\#]+(?=[?\#][^\s?=]+=))
         [?\#]\S*?(?=[:;,.)\]}>'"]*(?:\s|$))""",
     re.IGNORECASE | re.VERBOSE,
 )
 WINDOWS = "tokcodec runs on Linux and macOS; on Windows, use it in WSL"
-_MOST = 1000  # characters of a message; the names of all published models are half as many
+_MOST = 1000  # the most characters of a message; the names of all published models are about 500
 
 
 def escaped(text: str) -> str:
-    """The text with all that does not print as itself written out, ``\\x1b`` say: control
-    characters, separators of lines, marks that turn the direction of text, lone surrogates."""
+    """Replace characters that are not printable, such as control characters, line separators and
+    marks of text direction, by escapes like ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things in words: ``1 image``, ``1,000 images``."""
+    """A number and a noun: ``1 image``, ``1,000 images``."""
     return f"{number:,} {noun}" + ("s" if number != 1 else "")
 
 
 def without_credentials(text: str) -> str:
-    """A text, of whose URLs neither user, password, query nor fragment are left."""
+    """Remove user, password, query and fragment from the URLs in a text."""
     return _QUERY.sub(r"\1", _USER.sub(r"\1", text)) if ":/" in text else text
 
 
 def one_line(text: str) -> str:
-    """The text ``escaped``, without credentials, and without its middle where it is absurdly long:
-    a message begins with the file and ends with what to do."""
+    """Escape a text, and remove credentials and, if it is too long, its middle."""
     text = escaped(without_credentials(text))
     half = _MOST // 2
     return text if len(text) <= _MOST else f"{text[:half]} ... {text[-half:]}"
 
 
 def quoted(value: Any) -> str:
-    """A value that was parsed from a file, as Python would write it, but short."""
+    """A shortened ``repr`` of a value from a file."""
     return _QUOTING.repr(value)
 
 
 class _Quoting(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
-        self.maxlevel = 2  # one part of a file may stand at many places: YAML's aliases
+        self.maxlevel = 2  # one object may be at many places, as with YAML's aliases
         self.maxstring = self.maxother = 80
 
     def repr_int(self, x: int, level: int) -> str:  # noqa: ARG002
-        # Python refuses to write out the longest ones.
+        # Python refuses to format very long ones.
         return repr(x) if x.bit_length() <= 128 else f"an integer of {x.bit_length()} bits"
 
 
@@ -100,14 +99,14 @@ class TokcodecError(Exception):
         self.hint = hint
 
     def named(self, name: object) -> Self:
-        """The same error about ``name``; another name that it has is kept behind that."""
+        """The same error with ``name`` first, before a name that it already has."""
         if self.name == without_credentials(str(name)):
             return self
         reason = self.reason if self.name is None else f"{self.name}: {self.reason}"
         return type(self)(reason, name=name, hint=self.hint)
 
     def message(self, hint: str | None = None) -> str:
-        """One line: the name, the reason, and ``hint``, or what to do from Python."""
+        """The message in one line; ``hint`` replaces the text of the error's own hint."""
         name = f"{self.name}: " if self.name is not None else ""
         hint = hint or (self.hint.value if self.hint else "")
         return one_line(f"{name}{self.reason}" + (f"; {hint}" if hint else ""))
@@ -129,7 +128,7 @@ class CheckpointError(TokcodecError):
 
 
 class TokenFileError(TokcodecError):
-    """Bytes that are not a whole token file of a known version, or do not fit the model."""
+    """Bytes that are not a whole token file of a known version, or are of another model."""
 
 
 class ImageError(TokcodecError):
@@ -137,19 +136,19 @@ class ImageError(TokcodecError):
 
 
 class OutputError(TokcodecError):
-    """An output that cannot be written where it was asked for."""
+    """An output that cannot be written, or exists already."""
 
 
 class FullDiskError(TokcodecError):
-    """No space is left for an output; what else is to be written would fail as well."""
+    """The disk is full, so that all other outputs would fail as well."""
 
 
 class DeviceError(TokcodecError):
-    """A device to compute on that is not there."""
+    """A device that is not available, or has too little memory."""
 
 
 class DatasetError(TokcodecError):
-    """A token dataset, or a source of images, that cannot be read, or a run that cannot go on."""
+    """A token dataset or a source that cannot be read, or a run that cannot continue."""
 
 
 class FailedRowError(DatasetError):
@@ -157,7 +156,7 @@ class FailedRowError(DatasetError):
 
 
 class TrainingError(TokcodecError):
-    """Training that cannot start, resume or go on."""
+    """Training that cannot start, resume or continue."""
 
 
 class EvaluationError(TokcodecError):

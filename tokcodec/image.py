@@ -1,6 +1,6 @@
-"""Read image files as tiles for a model, and draw images from tiles.
+"""Read image files as tiles for a model, and make images from decoded tiles.
 
-The pixels that a model sees depend on this module. A change that moves a pixel needs a field in
+This module decides which pixels a model sees. A change that alters any of them needs a field in
 ``PreprocessingConfig``.
 """
 
@@ -27,8 +27,8 @@ from tokcodec.io.imagefile import Readable, image_errors, open_image
 from tokcodec.io.imagefile import extensions as extensions
 
 Pixels = NDArray[np.uint8]
-# A path, the bytes of an image file, a binary file, a PIL image, or pixels uint8 [H, W, 3]; [H, W]
-# and [H, W, 1] are grey, [H, W, 4] has alpha.
+# A path, the bytes of an image file, a binary file, a PIL image, or pixels: uint8 [H, W, 3], grey
+# ones [H, W] or [H, W, 1], or with alpha [H, W, 4].
 Source = str | os.PathLike[str] | bytes | Readable | Image.Image | Pixels
 
 MAX_EDGE = 65535  # the largest width and height that a token file can store
@@ -120,25 +120,23 @@ def read_tiles(
 def size_of(source: Source) -> Size | None:
     """Width and height of an image after EXIF orientation; None if they cannot be read."""
     try:
-        if isinstance(source, np.ndarray):
-            return source.shape[1], source.shape[0]
         with _open(source) as image:
             return image.size[::-1] if _is_turned(image) else image.size
-    except Exception:  # any, as in ``image_errors``; reading the image reports it
+    except Exception:  # as in ``image_errors``; reading the image reports the error
         return None
 
 
 def is_transparent(source: Source) -> bool:
-    """Whether an image can have transparent parts; False where it cannot be read."""
+    """Whether an image can have transparent parts; False if it cannot be read."""
     try:
-        with _open(_from_array(source) if isinstance(source, np.ndarray) else source) as image:
+        with _open(source) as image:
             return image.has_transparency_data
-    except Exception:  # as of ``size_of``
+    except Exception:  # as in ``size_of``
         return False
 
 
 def _is_turned(image: Image.Image) -> bool:
-    # For TIFF, Pillow reports the size after orientation.
+    # Pillow reports the size of a TIFF after orientation.
     return image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
 
 
@@ -187,13 +185,13 @@ def _band_to_rgb(
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where the decoded parts of an image lie, and what is shown of them.
+    """The positions of the decoded parts of an image, and the part of them that is shown.
 
     Attributes:
-        placement: of the image on its tiles.
+        placement: the placement of the image on its tiles.
         output: width and height of the image.
-        tops, lefts: of the parts, in pixels of the canvas; each is as large as a tile. Row by row,
-            they cover the canvas, and may overlap.
+        tops, lefts: edges of the parts, in pixels of the canvas. Each part is as large as a tile;
+            together they cover the canvas, and may overlap.
     """
 
     placement: Placement
@@ -214,16 +212,16 @@ class Canvas:
 
 
 def to_image(parts: Iterable[Pixels], canvas: Canvas) -> Image.Image:
-    """Draw an image from its parts, each uint8 [H, W, 3], row by row. Where they overlap, each one
-    fades out towards its edges.
+    """Make an image from its parts, each uint8 [H, W, 3], row by row.
 
-    Parts are taken one at a time, so a generator need not hold all of them.
+    Where parts overlap, each fades out towards its edges. Parts are taken one at a time, so that
+    not all of them must be in memory.
     """
     left, top, right, bottom = canvas.placement.visible
     width, height = canvas.placement.tile
     image = Image.new("RGB", (right - left, bottom - top))
     weights = np.multiply.outer(_fading(height), _fading(width))[..., None]
-    # The rows that the parts of one row cover: the sum of their weighted pixels, and of weights.
+    # The sums of the weighted pixels of a row of parts, and of the weights.
     pixels = np.zeros((height, canvas.placement.canvas[0], 3), np.float32)
     total = np.zeros((*pixels.shape[:2], 1), np.float32)
     remaining = iter(parts)
@@ -241,17 +239,17 @@ def to_image(parts: Iterable[Pixels], canvas: Canvas) -> Image.Image:
 
 
 def _fading(edge: int) -> NDArray[np.float32]:
-    """Weights that fall from the middle of an edge to its ends."""
+    """Weights that decrease from the middle of an edge to its ends."""
     places = np.arange(edge, dtype=np.float32) + 0.5
     weights: NDArray[np.float32] = np.minimum(places, edge - places)
     return weights
 
 
 def check_output(placement: Placement, output: Size) -> None:
-    """Refuse to draw more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, as Pillow does on opening.
+    """Refuse images of more than twice ``PIL.Image.MAX_IMAGE_PIXELS``, as Pillow does on opening.
 
     Raises:
-        ImageError: the tiles together, or the image, would have more pixels.
+        ImageError: the canvas or the image would have more pixels.
     """
     limit = Image.MAX_IMAGE_PIXELS
     for size, hint in ((placement.canvas, Hint.ALLOW_LARGE), (output, Hint.SMALLER_SIZE)):
@@ -281,11 +279,11 @@ def save(
     """
     if isinstance(target, Path) and (target.suffix or not is_stream(target)):
         extension = target.suffix.lower()
-    Image.preinit()  # loads the common formats; to load all takes ten times as long
+    Image.preinit()  # loads only the common formats; all of them take ten times as long
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)
     if kind not in Image.SAVE:
         raise ImageError(
-            "no image can be written in that format; name it .png, .jpg or .webp", name=target
+            "Pillow cannot write images in this format; use .png, .jpg or .webp", name=target
         )
     buffer = io.BytesIO()
     strategy = {"compress_type": zlib.Z_RLE} if png_level == 1 else {}
@@ -298,7 +296,9 @@ def save(
     return len(data)
 
 
-def _open(source: str | os.PathLike[str] | bytes | Readable | Image.Image) -> Image.Image:
+def _open(source: Source) -> Image.Image:
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
     # The caller's image stays open and unchanged.
     return source.copy() if isinstance(source, Image.Image) else open_image(source)
 
@@ -327,10 +327,7 @@ def _from_array(pixels: Pixels) -> Image.Image:
 
 @dataclass(frozen=True)
 class _Part:
-    """The part of a canvas that shows the image.
-
-    Edges are in pixels of the canvas at 1/``scale`` of its size, rounded outwards.
-    """
+    """The part of a canvas that shows the image, in pixels at 1/``scale`` of its size."""
 
     scale: int
     left: int
@@ -350,7 +347,7 @@ class _Part:
 
 
 def _least(placement: Placement, config: PreprocessingConfig) -> Size:
-    """The smallest width and height that a JPEG may be decoded at."""
+    """The smallest size at which a JPEG may be decoded."""
     width, height = placement.resized
     if config.resize != "direct":
         return 2 * width, 2 * height
@@ -366,7 +363,7 @@ def _resize(
     (width, height), (left, top) = placement.resized, placement.offset
     columns, rows = part.right - part.left, part.bottom - part.top
     if columns < width:
-        # Pillow resizes across and then down; the second pass can leave out columns that are cut.
+        # Pillow resizes columns and then rows; the second step can omit columns that are cut.
         if rgb.width != width:
             rgb = rgb.resize((width, rgb.height), resampling)
         rgb = rgb.crop((part.left - left, 0, part.right - left, rgb.height))
@@ -381,7 +378,7 @@ def _resize_directly(image: Image.Image, placement: Placement, part: _Part) -> I
     across, down = image.width / width, image.height / height
     x0, x1 = ((x * part.scale - left) * across for x in (part.left, part.right))
     y0, y1 = ((y * part.scale - top) * down for y in (part.top, part.bottom))
-    # Less than a pixel of the result, if the image ends within one.
+    # Less than a pixel of the result, where the image ends inside of one.
     over = (-x0, -y0, x1 - image.width, y1 - image.height)
     beyond = [math.ceil(max(0, pixels - _ROUNDING)) for pixels in over]
     if any(beyond):
@@ -407,7 +404,7 @@ def _repeat_edges(image: Image.Image, left: int, top: int, right: int, bottom: i
 
 
 def _tiles(rgb: Image.Image, placement: Placement, part: _Part) -> Pixels:
-    """Cut the canvas into tiles; outside the part, the nearest pixel of it is repeated."""
+    """Cut the canvas into tiles; outside of the part, its edge pixels are repeated."""
     (columns, rows), (width, height) = placement.grid, placement.tile
     width, height = width // part.scale, height // part.scale
     canvas = np.asarray(rgb)
@@ -420,13 +417,13 @@ def _tiles(rgb: Image.Image, placement: Placement, part: _Part) -> Pixels:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # It returns a copy, so a ``draft`` of the opened image stays in force.
+    # exif_transpose returns a copy, so only an image that needs it: ``draft`` must stay in force.
     return ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
 
 
 @cache
 def _levels(white: int) -> list[int]:
-    """The level from 0 to 255 of each number of 16 bits."""
+    """The 8-bit level of each 16-bit number."""
     return [(min(number, white) * 255 + white // 2) // white for number in range(1 << 16)]
 
 
@@ -434,8 +431,8 @@ def _levels(white: int) -> list[int]:
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """The transform of images with this profile to sRGB.
 
-    None if it changes nothing, or the profile is broken or for another mode: then the profile is
-    ignored, as image viewers do.
+    None if it changes nothing. Also None if the profile is damaged or for another mode: it is then
+    ignored, as by image viewers.
     """
     try:
         transform = ImageCms.buildTransform(

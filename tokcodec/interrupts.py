@@ -8,10 +8,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class SignalHandler:
-    """Handles SIGINT and SIGTERM in a block, with the method ``handle`` of a subclass.
+    """Handles SIGINT and SIGTERM in a ``with`` block; subclasses define ``handle``.
 
-    Ignored signals stay ignored, as ``nohup`` and the ``&`` of a shell ask for. In a thread other
-    than the main one, where Python handles no signals, nothing changes.
+    Ignored signals stay ignored, as ``nohup`` and ``&`` in a shell require. Only the main thread
+    handles signals; in others the block has no effect.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class SignalHandler:
         raise NotImplementedError
 
     def pass_on(self, number: int) -> None:
-        """Ends the handling, and gives a signal to what handled it before the block."""
+        """Stop handling signals, and raise one for the handler that was set before the block."""
         self._restore()
         signal.raise_signal(number)
 
@@ -29,7 +29,7 @@ class SignalHandler:
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 before = signal.getsignal(number)
-                if before not in (signal.SIG_IGN, None):  # None: not a handler of Python
+                if before not in (signal.SIG_IGN, None):  # None: not set from Python
                     self._before[number] = before
                     signal.signal(number, lambda number, _: self.handle(number))
         return self

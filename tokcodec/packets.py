@@ -1,37 +1,39 @@
-"""Packets: an image in numbered parts, each of which decodes to all of it, but more coarsely.
+"""Packets: numbered parts of an image, each of which decodes to a coarser image.
 
-The tokens of a packet lie evenly over the grid, so that missing tokens have known neighbours.
-TOKEN_FILE.md specifies packets; this module knows which tokens are in which packet, the parity
-packet, and how missing tokens are filled.
+The tokens of a packet are spread evenly over the grid, so that missing tokens have known
+neighbours. This module decides which tokens are in which packet, computes the parity packet, and
+fills missing tokens. TOKEN_FILE.md specifies packets.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 MOST_PACKETS = 15
+# For each number of packets, the step of a packet from row to row. It is the smallest of the steps
+# that maximize the least distance between two tokens of a packet.
+_STEPS = (0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 5, 4, 4)
 _LENGTH_BYTES = 2  # of the length of a payload in a parity packet
 MOST_BYTES = (1 << 8 * _LENGTH_BYTES) - 1  # of a payload that parity can restore
-_NEAREST = 6  # known tokens that a missing one is filled from, at most
-_REACH = 2  # times the squared distance of the nearest one, up to which others count
-_FARTHEST = 16  # rows and columns from a missing token, in which those are looked for
+_NEAREST = 6  # the most known tokens that a missing one is filled from
+_REACH = 2  # known tokens farther than this many times the least squared distance do not count
+_FARTHEST = 16  # the most rows and columns between a missing token and those
 
 Tokens = NDArray[Any]  # int64
 
 
 @dataclass(frozen=True)
 class Packets:
-    """The packets of an image that are there.
+    """The packets of an image that were received.
 
     Attributes:
-        count: the packets of the image, without parity.
-        image: tells images apart: the CRC-16 of the packed tokens of all packets.
-        payloads: of those that are there, by their number from 0, in order; the number of parity
-            is ``count``.
+        count: number of packets of the image, without parity.
+        image: the CRC-16 of all tokens of the image, packed; identifies the image.
+        payloads: number, from 0, and payload of each packet, in order; the number of the parity
+            packet is ``count``.
     """
 
     count: int
@@ -40,21 +42,21 @@ class Packets:
 
     @property
     def numbers(self) -> list[int]:
-        """Of the packets that are there, without parity."""
+        """The numbers of the packets, without parity."""
         return [number for number, _ in self.payloads if number < self.count]
 
     @property
     def has_parity(self) -> bool:
-        """Whether the packet of parity is there."""
+        """Whether the parity packet was received."""
         return any(number == self.count for number, _ in self.payloads)
 
     @property
     def is_complete(self) -> bool:
-        """Whether they are all there, or parity and all but one."""
+        """Whether all packets are known, or all but one and parity."""
         return len(self.payloads) >= self.count
 
     def restored(self) -> "Packets":
-        """With the one packet that is lost, if parity is there; otherwise as they are."""
+        """The same packets, and the missing one if only one is missing and parity is known."""
         there = dict(self.payloads)
         lost = [number for number in range(self.count) if number not in there]
         known = [there[number] for number in range(self.count) if number in there]
@@ -68,7 +70,7 @@ class Packets:
 
 
 def parity_of(payloads: list[bytes]) -> bytes:
-    """The payload of the packet that restores any one of these."""
+    """The payload of the parity packet, which restores any one of these."""
     return _xor(_frame(payload) for payload in payloads)
 
 
@@ -77,7 +79,7 @@ def _frame(payload: bytes) -> bytes:
 
 
 def _xor(parts: Iterable[bytes]) -> bytes:
-    """The exclusive or of byte strings, as if zeros followed the shorter ones."""
+    """The exclusive or of byte strings, the shorter ones padded with zeros."""
     arrays = [np.frombuffer(part, np.uint8) for part in parts]
     result = np.zeros(max(map(len, arrays), default=0), np.uint8)
     for array in arrays:
@@ -85,33 +87,17 @@ def _xor(parts: Iterable[bytes]) -> bytes:
     return result.tobytes()
 
 
-@cache
-def step_of(count: int) -> int:
-    """The step from row to row of the lattice of a packet: the one from 0 to ``count - 1`` whose
-    tokens lie the farthest apart; the smallest of several."""
-    around = range(-count, count + 1)
-
-    def apart(step: int) -> int:
-        return min(
-            x * x + y * y
-            for x in around
-            for y in around
-            if (x or y) and (x + step * y) % count == 0
-        )
-
-    return max(range(count), key=lambda step: (apart(step), -step))
-
-
 def packet_of(rows: int, columns: int, count: int) -> Tokens:
-    """The number of the packet of each token of a grid, row by row: column + step · row, modulo
-    ``count``."""
-    numbers: Tokens = np.add.outer(step_of(count) * np.arange(rows), np.arange(columns)) % count
+    """The packet number of each token of a grid, row by row."""
+    numbers: Tokens = np.add.outer(_STEPS[count - 1] * np.arange(rows), np.arange(columns)) % count
     return numbers.reshape(-1)
 
 
 def packet_grids(grid: Tokens, count: int) -> list[Tokens]:
-    """The tokens [rows, columns] of an image as the grids of its packets, whose rows are moved
-    together to the left; -1 where a row is shorter than others."""
+    """Split the tokens of an image, [rows, columns], into the grids of its packets.
+
+    The tokens of a packet are moved to the left of each row; -1 fills the shorter rows.
+    """
     rows, columns = grid.shape
     numbers = packet_of(rows, columns, count).reshape(rows, columns)
     grids = []
@@ -125,7 +111,7 @@ def packet_grids(grid: Tokens, count: int) -> list[Tokens]:
 
 
 def most_packets(rows: int, columns: int, wanted: int) -> int:
-    """The largest number of packets, up to ``wanted``, none of which is empty in this grid."""
+    """The largest number of packets, at most ``wanted``, of which none is empty."""
     rows, columns = min(rows, MOST_PACKETS), min(columns, MOST_PACKETS)  # beyond, they repeat
     return next(
         count
@@ -139,27 +125,29 @@ def fill_missing(
     lookup: Callable[[Tokens], NDArray[np.float32]],
     quantize: Callable[[NDArray[np.float32]], Tokens],
 ) -> Tokens:
-    """The grid with a token for each one that is missing: the one whose vector is nearest to the
-    mean of those of its nearest neighbours, weighted by the inverse of their squared distance.
-    Where none is near, it is the mean of all that are known.
+    """Fill missing tokens.
+
+    The vector of a missing token is the mean of those of its nearest known neighbours, weighted by
+    the inverse of their squared distances; if none is near, the mean of all known ones. The
+    quantizer gives the token.
 
     Args:
-        grid: int64 [rows, columns], -1 where a token is missing; at least one is there.
-        lookup: gives the vectors [n, d] of tokens [n].
-        quantize: gives the tokens [n] of vectors [n, d].
+        grid: int64 [rows, columns], -1 where a token is missing; at least one is known.
+        lookup: returns the vectors [n, d] of tokens [n].
+        quantize: returns the tokens [n] of vectors [n, d].
     """
     missing = np.argwhere(grid < 0)
     if not len(missing):
         return grid
     vectors = lookup(grid[grid >= 0])
     edge = _FARTHEST
-    number = np.full(grid.shape, -1)  # of the vector of each known token
+    number = np.full(grid.shape, -1)  # index of the vector of each known token
     number[grid >= 0] = np.arange(len(vectors))
     number = np.pad(number, edge, constant_values=-1)
     sums = np.zeros((len(missing), vectors.shape[1]))
     weights, found = np.zeros(len(missing)), np.zeros(len(missing), int)
-    most = np.full(len(missing), 2 * edge**2)  # squared distance of those that count
-    left = np.arange(len(missing))  # of the missing tokens, those with neighbours yet to be found
+    most = np.full(len(missing), 2 * edge**2)  # the largest squared distance that counts
+    left = np.arange(len(missing))  # the missing tokens that need more neighbours
     steps = range(-edge, edge + 1)
     offsets = sorted((y * y + x * x, y, x) for y in steps for x in steps)
     for square, down, across in offsets[1:]:  # the first is the token itself

@@ -1,4 +1,4 @@
-"""A bounded, ordered map over threads: reading and writing go on while the model runs."""
+"""A bounded, ordered map over threads, to read and write while the model runs."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,16 +17,16 @@ def map_ahead(
     begin: Callable[[], None] | None = None,
     at_once: bool = False,
 ) -> Iterator[R]:
-    """``function`` of each item, in order.
+    """Call ``function`` for each item in threads; yield the results in order.
 
     Args:
-        function: done in threads.
-        items: taken in the thread that takes results.
-        workers: threads.
-        ahead: at most so many results wait to be taken.
-        begin: what each thread does first.
-        at_once: give what is done before taking a further item, for items that are long in coming;
-            else only once ``ahead`` wait, so that threads have work while a result is made use of.
+        function: called in the threads.
+        items: iterated in the thread that takes the results.
+        workers: number of threads.
+        ahead: the most results that wait to be taken.
+        begin: called first in each thread.
+        at_once: yield results before taking another item, for items that arrive slowly; otherwise
+            only when ``ahead`` results wait, so that the threads have work while one is used.
     """
     with ThreadPoolExecutor(workers, initializer=begin) as pool:
         waiting: deque[Future[R]] = deque()

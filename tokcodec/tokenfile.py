@@ -1,8 +1,8 @@
-"""The token file, ``.tok``: one image. TOKEN_FILE.md is its specification.
+"""The token file, ``.tok``, which holds one image. TOKEN_FILE.md specifies it.
 
-The header says how large the image is and how its tokens stand in rows and columns, and the
-checksum covers every byte, so a file is inspected and verified without its checkpoint. Only the
-tokens of an entropy-coded file need one, for its prior.
+The header has the sizes of the image and of its grid of tokens, and the checksum covers every byte,
+so files are inspected and verified without a checkpoint. Only the tokens of an entropy-coded file
+need the checkpoint, for its prior.
 """
 
 import binascii
@@ -37,35 +37,35 @@ from tokcodec.packets import (
     parity_of,
 )
 
-ID_BYTES = 2  # of a model_id that a file holds
+ID_BYTES = 2  # bytes of the model_id in a file
 MAX_TOKENS = 1 << 24
 
-# Reading takes time in proportion to the number of tokens, so a file that claims more than this
-# must have a byte of payload for every ``_TOKENS_PER_BYTE`` tokens.
+# A file may have ``_FREE_TOKENS`` tokens, and ``_TOKENS_PER_BYTE`` for each byte of its payload, so
+# that the time to read it is limited by its size.
 _FREE_TOKENS, _TOKENS_PER_BYTE = 4096, 16
 
-# The first byte: of a packed file, of an entropy-coded one, and of a packet of either.
+# The first byte if tokens are packed, and if they are entropy-coded.
 _FORMS, _PACKET_FORMS = (0xB6, 0xB7), (0xB4, 0xB5)
-_FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # by their number in a file
+_FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")  # in the order of their numbers
 _CRC_BYTES = 2
-_PACKET_BYTES = 1 + _CRC_BYTES  # in the header of a packet: its number, and which image it is of
+_PACKET_BYTES = 1 + _CRC_BYTES  # of the number and the image in the header of a packet
 
 
 @dataclass(frozen=True)
 class TokenFile:
-    """One image: what its file says.
+    """The content of a token file: one image.
 
     Attributes:
         model_id: the first 2 bytes of the model's ``model_id``.
-        width, height: of the original after EXIF orientation, in pixels.
+        width, height: size of the original after EXIF orientation, in pixels.
         fit: how the image was fitted to the model's input size.
         bits: bits per token, b.
-        rows, columns: the grid of tokens of a tile; tokens in one dimension are one row.
-        tiles: rows and columns of tiles; (1, 1) for every fit but ``tile``.
-        payload: the tokens as bytes.
-        entropy_coded: whether the payload was coded with a prior, or packed.
-        packets: the packets that it was split into; None for a file, which is whole.
-        damaged: it was read in spite of its checksum, and tokens may be missing.
+        rows, columns: the grid of tokens of a tile; tokens without a grid are one row.
+        tiles: rows and columns of tiles; (1, 1) except for the fit ``tile``.
+        payload: the tokens as bytes; empty if there are packets.
+        entropy_coded: whether the payload is entropy-coded with a prior, or packed.
+        packets: the packets of an image that was split; None for a whole file.
+        damaged: whether the checksum does not match, so that tokens may be missing.
     """
 
     model_id: bytes
@@ -102,26 +102,38 @@ class TokenFile:
         height: int,
         fit: Fit,
         tiles: tuple[int, int] = (1, 1),
+        prior: Prior | None = None,
     ) -> Self:
         """A file of packed tokens.
 
         Args:
             tokens: int64 [n, rows, columns] of n tiles, row by row; or [n, N] without rows.
             bits: bits per token.
-            model_id: its first 2 bytes.
+            model_id: the first 2 bytes of the ``model_id``.
             width, height: of the original.
-            fit: how it was fitted.
+            fit: how the image was fitted.
             tiles: rows and columns of the n tiles.
+            prior: entropy-code the tokens instead if that makes the file shorter.
 
         Raises:
             ValueError: a token needs more than ``bits`` bits, or a field is out of range.
         """
+        if len(model_id) != ID_BYTES:
+            raise ValueError(f"model_id must have {ID_BYTES} bytes")
+        if fit not in _FITS:
+            raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {fit!r}")
+        if fit != "tile" and tiles != (1, 1):
+            raise ValueError(f"the fit {fit} has one tile")
         shape = _grid(tokens, tiles)
-        payload = pack(tokens.reshape(-1), bits)
-        return cls._checked(
-            cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, False),
-            tokens,
-        )
+        if not all(1 <= edge <= MOST for edge in (width, height, *shape[1:], *tiles)):
+            raise ValueError(f"sizes must be from 1 to {MOST}")
+        payload = prior.encode(tokens.reshape(shape)) if prior else b""
+        entropy_coded = bool(prior) and _may_be_entropy_coded(tokens.size, bits, len(payload))
+        if not entropy_coded:
+            payload = pack(tokens.reshape(-1), bits)
+        file = cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, entropy_coded)
+        vars(file)["tokens"] = tokens.reshape(-1)  # so that they are not read again
+        return file
 
     @classmethod
     def of(
@@ -133,16 +145,15 @@ class TokenFile:
         fit: Fit,
         prior: Prior | None = None,
     ) -> Self:
-        """A file of the tokens that a checkpoint gave for an image, entropy-coded with ``prior``
-        where that makes it shorter.
+        """A file of the tokens of an image, entropy-coded with ``prior`` if that is shorter.
 
         Args:
-            header: of the checkpoint.
-            tokens, width, height, fit: as of ``packed``.
-            prior: of the checkpoint; None packs the tokens.
+            header: the checkpoint that encoded the image.
+            tokens, width, height, fit: see ``packed``.
+            prior: the prior of the checkpoint; None packs the tokens.
 
         Raises:
-            ValueError: the codebook has no such token, or they do not fill the image's tiles.
+            ValueError: a token is outside of the codebook, or tokens do not fill the tiles.
         """
         size = header.config.quantizer.codebook_size
         if np.max(check_integers(tokens), initial=0) >= size or np.min(tokens, initial=0) < 0:
@@ -152,72 +163,45 @@ class TokenFile:
         if fit == "tile":
             columns, rows = header.config.place(fit, (width, height))[0].grid
             tiles = (rows, columns)
-        if prior:
-            shape = _grid(tokens, tiles)
-            payload = prior.encode(tokens.reshape(shape))
-            if _may_be_entropy_coded(tokens.size, bits, len(payload)):
-                return cls._checked(
-                    cls(model_id, width, height, fit, bits, *shape[1:], tiles, payload, True),
-                    tokens,
-                )
-        return cls.packed(tokens, bits, model_id, width, height, fit, tiles)
-
-    @classmethod
-    def _checked(cls, file: Self, tokens: Tokens) -> Self:
-        """The file, which knows its tokens, if a file can say all that it holds."""
-        if len(file.model_id) != ID_BYTES:
-            raise ValueError(f"model_id must be the first {ID_BYTES} bytes of it")
-        edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
-        if not all(1 <= edge <= MOST for edge in edges):
-            raise ValueError(f"sizes must be from 1 to {MOST}")
-        if file.fit not in _FITS:
-            raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
-        if not file.fit == "tile" and file.tiles != (1, 1):
-            raise ValueError(f"the fit {file.fit} has one tile")
-        vars(file)["tokens"] = tokens.reshape(-1)  # known already
-        return file
+        return cls.packed(tokens, bits, model_id, width, height, fit, tiles, prior)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all tiles, n."""
+        """Number of tokens of all tiles, n."""
         return self.tiles[0] * self.tiles[1] * self.rows * self.columns
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the tokens: tiles, rows, columns."""
+        """Number of tiles, rows and columns of the tokens."""
         return self.tiles[0] * self.tiles[1], self.rows, self.columns
 
     @cached_property
     def tokens(self) -> Tokens:
-        """int64 [n], tile by tile and row by row. Those of an entropy-coded file are decoded with
-        the prior of the bundled or cached checkpoint that has its ``model_id``.
+        """The tokens int64 [n], tile by tile and row by row.
+
+        Those of an entropy-coded file are decoded with the prior of the bundled or cached
+        checkpoint that has its ``model_id``.
 
         Raises:
-            TokenFileError: as ``tokens_with``.
+            TokenFileError: see ``tokens_with``.
         """
         return self.tokens_with(None)
 
     @property
     def grid(self) -> Tokens:
-        """``tokens`` in rows and columns, int64 [tiles, rows, columns].
-
-        Raises:
-            TokenFileError: as ``tokens_with``.
-        """
+        """``tokens`` as int64 [tiles, rows, columns]."""
         return self.tokens.reshape(self.shape)
 
     def tokens_with(self, header: Header | None, *, incomplete: bool = False) -> Tokens:
-        """``tokens``; those of an entropy-coded file decoded with the prior of this checkpoint, if
-        it has the file's ``model_id``.
+        """``tokens``, decoded with the prior of this checkpoint if it has the file's ``model_id``.
 
         Args:
-            header: of the checkpoint.
-            incomplete: give -1 for tokens that are missing, because packets were lost or the file
-                is damaged.
+            header: the checkpoint.
+            incomplete: return -1 for missing tokens, if packets were lost or the file is damaged.
 
         Raises:
-            TokenFileError: it is entropy-coded with a prior that is neither given, bundled nor
-                cached, or with another one than that, or damaged; or tokens are missing.
+            TokenFileError: the file is damaged; it is entropy-coded with a prior that is neither
+                given, bundled nor cached; or tokens are missing.
         """
         tokens = self._read_tokens(header)
         if not incomplete and (missing := int((tokens < 0).sum())):
@@ -238,11 +222,11 @@ class TokenFile:
         grids = packet_grids(np.arange(self.num_tokens).reshape(self.shape[1:]), packets.count)
         for number in packets.numbers:
             there = grids[number] >= 0
-            self._check_size(int(there.sum()), payloads[number])  # one may be restored
+            self._check_size(int(there.sum()), payloads[number])  # parity may have restored it
             tokens[grids[number][there]] = self._decode(prior, payloads[number], there)
         whole = not self.damaged and (tokens >= 0).all()
         if whole and _crc(pack(tokens, self.bits)) != packets.image:
-            raise TokenFileError("its packets are not of one image, or damaged")
+            raise TokenFileError("its packets are damaged, or of several images")
         return tokens
 
     def _prior(self, header: Header | None) -> Prior:
@@ -259,16 +243,16 @@ class TokenFile:
         return prior
 
     def _decode(self, prior: Prior | None, payload: bytes, there: NDArray[np.bool_]) -> Tokens:
-        """The tokens of a payload, int64 [n]; -1 for those beyond the end of a damaged one.
+        """Decode a payload to tokens int64 [n]; -1 for those after the end of a damaged one.
 
         Args:
-            prior: of an entropy-coded file.
-            payload: of the file or a packet.
-            there: [tiles, rows, columns] or, of a packet, [rows, columns]: which places of its
-                grids have a token.
+            prior: the prior if the file is entropy-coded.
+            payload: the payload of the file or of a packet.
+            there: whether each position has a token: [tiles, rows, columns], or [rows, columns] of
+                a packet.
 
         Raises:
-            TokenFileError: it is damaged, and was not read as such.
+            TokenFileError: the payload is damaged, and ``damaged`` is false.
         """
         count = int(there.sum())
         shape = there.reshape(-1, *there.shape[-2:]).shape
@@ -292,27 +276,23 @@ class TokenFile:
         return tokens
 
     def as_packed(self) -> Self:
-        """The same image, its tokens packed.
-
-        Raises:
-            TokenFileError: as ``tokens``.
-        """
+        """The same image with packed tokens."""
         return self.packed(
             self.grid, self.bits, self.model_id, self.width, self.height, self.fit, self.tiles
         )
 
     def split(self, count: int, prior: Prior | None = None, parity: bool = False) -> Self:
-        """The same image in packets, which ``parts`` gives one by one.
+        """Split the image into packets, which ``parts`` returns one by one.
 
         Args:
-            count: the number of packets, at most; fewer if a packet would have no token.
-            prior: entropy-code the tokens where that makes the packets shorter.
+            count: the most packets; there are fewer if a packet would have no token.
+            prior: entropy-code the tokens if that makes the packets shorter.
             parity: add a packet that restores any one of the others.
 
         Raises:
-            TokenFileError: as ``tokens``.
-            ValueError: the fit is ``tile``, which packets do not have, ``count`` is less than 1, or
-                a packet is too large for parity.
+            TokenFileError: see ``tokens``.
+            ValueError: the fit is ``tile``, ``count`` is less than 1, or a packet is too large for
+                parity.
         """
         if self.fit == "tile" or count < 1:
             raise ValueError("an image is split into one packet or more, and without tiles")
@@ -339,7 +319,7 @@ class TokenFile:
         return file
 
     def parts(self) -> "list[Self]":
-        """Each packet of its own; a file that was not split is its only part."""
+        """Each packet as a file of its own; or the file itself if it was not split."""
         if not self.packets:
             return [self]
         return [
@@ -355,9 +335,9 @@ class TokenFile:
 
     @classmethod
     def join(cls, files: "Iterable[Self]") -> "list[Self]":
-        """The images of these files in order: packets of one image become one file of it.
+        """Join the packets of each image to one file; return the images in order.
 
-        A damaged packet is left out where the others, or parity, make up for it.
+        Damaged packets are left out if the others, or parity, suffice.
         """
         images: dict[object, list[Self]] = {}
         for number, file in enumerate(files):
@@ -366,44 +346,44 @@ class TokenFile:
 
     @classmethod
     def _joined(cls, files: list[Self]) -> Self:
-        found: dict[bool, dict[int, bytes]] = {False: {}, True: {}}  # by whether it is damaged
+        found: dict[bool, dict[int, bytes]] = {False: {}, True: {}}  # intact and damaged payloads
         for file in files:
             assert file.packets
             found[file.damaged] = dict(file.packets.payloads) | found[file.damaged]
             packets = replace(file.packets, payloads=tuple(sorted(found[False].items())))
         if found[True].keys() <= found[False].keys() or packets.is_complete:
             return replace(file, packets=packets, damaged=False)
-        # Parity of damaged packets restores nothing.
+        # With damaged packets, parity cannot restore another one.
         payloads = {n: own for n, own in (found[True] | found[False]).items() if n < packets.count}
         damaged = tuple(sorted(payloads.items())) or tuple(found[True].items())
         return replace(file, packets=replace(packets, payloads=damaged), damaged=True)
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of the payload, or of those of all packets that are there."""
+        """Bytes of the payload, or of the payloads of all packets."""
         packets = self.packets.payloads if self.packets else ()
         return len(self.payload) + sum(len(payload) for _, payload in packets)
 
     @property
     def payload_bits(self) -> int:
-        """Bits of the tokens alone, without those that fill up the last byte when packed."""
+        """Bits of the payload, without the padding of packed tokens."""
         if self.entropy_coded or self.packets:
             return 8 * self.payload_bytes
         return self.num_tokens * self.bits
 
     @property
     def file_bytes(self) -> int:
-        """Bytes of the whole file: header, payload and checksum; or of all packets."""
+        """Bytes of the whole file, or of all packets: header, payload and checksum."""
         count, besides = 1, len(self._head()) + (0 if self.damaged else _CRC_BYTES)
         if self.packets:
             count, besides = len(self.packets.payloads), besides + _PACKET_BYTES
         return count * besides + self.payload_bytes
 
     def to_bytes(self) -> bytes:
-        """The whole file, or a packet; of a damaged one what is left, without a checksum.
+        """The bytes of the file, or of its only packet; without a checksum if it is damaged.
 
         Raises:
-            ValueError: these are several packets.
+            ValueError: there are several packets.
         """
         body, payload = self._head(), self.payload
         if self.packets:
@@ -416,8 +396,8 @@ class TokenFile:
         return body if self.damaged else body + _crc(body).to_bytes(_CRC_BYTES, "little")
 
     def to_text(self) -> str:
-        """A message: ``tok:`` and the whole file in base64url (RFC 4648, section 5), unpadded; of
-        several packets a line each."""
+        """A message: ``tok:`` and the file in base64url (RFC 4648, section 5) without padding; a
+        line for each packet."""
         return "\n".join(to_message(part.to_bytes()) for part in self.parts())
 
     def _head(self) -> bytes:
@@ -430,17 +410,18 @@ class TokenFile:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, damaged: bool = False) -> Self:
-        """Parses a whole file, and nothing but a whole file; or a text with one message, or with
-        packets of one image. See ``find`` for several.
+        """Parse a token file, or a text with one message or with packets of one image.
+
+        See ``find`` for texts with several messages.
 
         Args:
             data: the bytes.
-            damaged: accept a file that is cut or altered, if its header can be read. Tokens beyond
-                are missing.
+            damaged: accept a file that is cut or altered, if its header can be read. The tokens
+                that cannot be read are missing.
 
         Raises:
-            TokenFileError: another kind of file, truncated, damaged, or with bytes after its end;
-                or a text with several messages.
+            TokenFileError: it is not a token file, truncated, damaged, or has bytes after its end;
+                or a text has several messages.
         """
         found = cls.find(data, damaged=damaged)
         if len(found) > 1:
@@ -460,7 +441,7 @@ class TokenFile:
 
     @classmethod
     def _parse(cls, body: bytes, checksum: bytes | None) -> Self:
-        """A file without its checksum. If that is None, the file is damaged."""
+        """Parse a file without its checksum; if that is None, the file is damaged."""
         damaged = checksum is None
         if len(body) < 2 + ID_BYTES or (
             checksum is not None and checksum != _crc(body).to_bytes(_CRC_BYTES, "little")
@@ -486,18 +467,18 @@ class TokenFile:
 
     @classmethod
     def find(cls, data: bytes, *, damaged: bool = False) -> "list[Self | TokenFileError]":
-        """The image of a whole file; or those of the messages in a text, in order, and an error for
-        each message that is damaged. Packets of one image are joined, and come last.
+        """Parse a token file, or all messages in a text.
 
-        Words around a message, and quotation marks, line breaks and the like in it, are ignored. A
+        A damaged message becomes an error. Packets of one image are joined, and come last. Words
+        around a message, and quotation marks, line breaks and the like in it, are ignored. A
         message ends where its checksum matches.
 
         Args:
             data: the file or the text.
-            damaged: as of ``from_bytes``.
+            damaged: see ``from_bytes``.
 
         Raises:
-            TokenFileError: the file cannot be parsed, or the text has no messages.
+            TokenFileError: the file cannot be parsed, or the text has no message.
 
         >>> message = b"> " + token_file.to_text().encode()
         >>> list(TokenFile.find(message)) == [token_file]
@@ -514,12 +495,12 @@ class TokenFile:
             else:
                 packets.append(file)
         if not (found or packets):
-            raise TokenFileError("not a token file, nor a text with a message (tok:...)")
+            raise TokenFileError("not a token file or a text with a message (tok:...)")
         return [*found, *cls.join(packets)]
 
     @classmethod
     def _first(cls, data: bytes, lengths: list[int], damaged: bool) -> Self | TokenFileError:
-        """The file in the first of these lengths of ``data``, or what is wrong with all of it."""
+        """Parse the first of these lengths of ``data`` that is a file; or return an error."""
         whole = _matching(data, lengths)
         for length in (length for length in lengths if length in whole):
             with contextlib.suppress(TokenFileError):
@@ -527,12 +508,12 @@ class TokenFile:
         try:
             return cls._read(data, damaged)
         except TokenFileError as error:
-            return error.with_traceback(None)  # which holds the text
+            return error.with_traceback(None)  # the traceback would keep the text in memory
 
     def _check_payload(self) -> None:
         """
         Raises:
-            TokenFileError: the payload is not one of that number of tokens.
+            TokenFileError: the payload cannot have this number of tokens.
         """
         count, payload = self.num_tokens, self.payload
         if count > MAX_TOKENS:
@@ -541,24 +522,24 @@ class TokenFile:
             ((number, payload),) = packets.payloads
             grid = self.shape[1:]
             if self.fit == "tile" or most_packets(*grid, packets.count) != packets.count:
-                raise TokenFileError("damaged: packets that cannot be of this grid")
+                raise TokenFileError("damaged: its grid cannot have these packets")
             if not _is_readable(count // packets.count, len(payload)):
                 raise TokenFileError(
                     f"damaged: {counted(len(payload), 'byte')} of {counted(count, 'token')}"
                 )
             if number == packets.count:
-                return  # of parity, whose payload is none of tokens
+                return  # parity, which has no tokens
             count = int((packet_of(*grid, packets.count) == number).sum())
         self._check_size(count, payload)
 
     def _check_size(self, count: int, payload: bytes) -> None:
         """
         Raises:
-            TokenFileError: these are not ``count`` tokens, of this file or a packet of it.
+            TokenFileError: this is not the payload of ``count`` tokens.
         """
         if self.damaged:
             if not _is_readable(count, len(payload)):
-                raise TokenFileError("damaged: too little is left of it")
+                raise TokenFileError("damaged: too few bytes are left")
             return
         if not self.entropy_coded:
             size = packed_size(count, self.bits)
@@ -575,14 +556,14 @@ class TokenFile:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, damaged: bool = False) -> Self:
-        """Reads a file, local or at a URL.
+        """Read a file, local or at a URL.
 
         Args:
-            path: of the file.
-            damaged: as of ``from_bytes``.
+            path: the file.
+            damaged: see ``from_bytes``.
 
         Raises:
-            TokenFileError: it cannot be read, or as ``from_bytes``; with its name.
+            TokenFileError: the file cannot be read, or see ``from_bytes``.
         """
         try:
             return cls.from_bytes(read_bytes(str(path)), damaged=damaged)
@@ -592,15 +573,15 @@ class TokenFile:
             raise error.named(path) from error
 
     def save(self, path: str | os.PathLike[str], text: bool = False) -> int:
-        """Writes the file, whole or not at all, over an existing one; returns the number of bytes.
+        """Write the file, whole or not at all; return the number of bytes.
 
         Args:
-            path: of the file.
-            text: write it as ``to_text``.
+            path: the file, which is replaced if it exists.
+            text: write ``to_text``.
 
         Raises:
-            OutputError: the file system refused.
-            ValueError: several packets, and not as text.
+            OutputError: the file cannot be written.
+            ValueError: there are several packets, and ``text`` is false.
         """
         data = self.to_text().encode() if text else self.to_bytes()
         write_atomically(Path(path), lambda file: file.write(data))
@@ -608,15 +589,14 @@ class TokenFile:
 
 
 def is_token_file(start: bytes) -> bool:
-    """Whether a file that starts with these bytes is a token file, and not the text of one."""
+    """Whether a file that starts with these bytes is a token file in binary form."""
     return bool(start) and start[0] in _FORMS + _PACKET_FORMS
 
 
 def check_tokens(tokens: Tokens, codebook_size: int) -> None:
-    """Refuses tokens that the codebook does not have.
-
+    """
     Raises:
-        TokenFileError: a token is K or more.
+        TokenFileError: a token is outside of the codebook.
     """
     largest = int(np.max(tokens, initial=0))
     if largest >= codebook_size:
@@ -624,11 +604,11 @@ def check_tokens(tokens: Tokens, codebook_size: int) -> None:
 
 
 def check_integers(tokens: object) -> Tokens:
-    """The tokens, which are an array of integers.
+    """Return the tokens if they are an array of integers.
 
     Raises:
-        TypeError: they are no array.
-        ValueError: they are not integers; floats and booleans are not rounded.
+        TypeError: they are not an array.
+        ValueError: they are not integers. Floats are not rounded.
     """
     if not isinstance(tokens, np.ndarray):
         raise TypeError(f"expected tokens in an array, not {type(tokens).__name__}")
@@ -641,8 +621,8 @@ def _grid(tokens: Tokens, tiles: tuple[int, int]) -> tuple[int, int, int]:
     """Tiles, rows and columns of tokens [n, rows, columns] or [n, N].
 
     Raises:
-        TypeError: no array.
-        ValueError: not integers, or another number of dimensions or of tiles.
+        TypeError: they are not an array.
+        ValueError: they are not integers, or have another number of dimensions or of tiles.
     """
     check_integers(tokens)
     if tokens.ndim not in (2, 3) or len(tokens) != tiles[0] * tiles[1]:
@@ -657,18 +637,18 @@ def _grid(tokens: Tokens, tiles: tuple[int, int]) -> tuple[int, int, int]:
 
 
 def _may_be_entropy_coded(count: int, bits: int, size: int) -> bool:
-    """Whether a payload of ``size`` bytes is shorter than the packed one, and long enough to be
-    read in time in proportion to it."""
+    """Whether an entropy-coded payload may have ``size`` bytes: fewer than packed tokens, but not
+    too few."""
     return size < packed_size(count, bits) and _is_readable(count, size)
 
 
 def _may_be_packet(count: int, bits: int, size: int) -> bool:
-    """The same of the payload of a packet; some packets of an image may be longer than packed."""
+    """The same for a packet. Single packets of an image may be longer than packed ones."""
     return size <= 2 * packed_size(count, bits) + 8 and _is_readable(count, size)
 
 
 def _is_readable(count: int, size: int) -> bool:
-    """Whether ``count`` tokens may be read from ``size`` bytes, in time in proportion to these."""
+    """Whether a payload of ``size`` bytes may have ``count`` tokens."""
     return count <= _FREE_TOKENS + _TOKENS_PER_BYTE * size
 
 
@@ -677,7 +657,7 @@ def _crc(data: bytes) -> int:
 
 
 def _matching(data: bytes, lengths: list[int]) -> set[int]:
-    """Those of the lengths, of which the last bytes of ``data`` are the checksum of the others."""
+    """The lengths at which ``data`` ends with the checksum of the bytes before."""
     crc, done, found = _crc(b""), 0, set()
     for length in sorted(lengths):
         end = max(length - _CRC_BYTES, 0)
@@ -688,13 +668,13 @@ def _matching(data: bytes, lengths: list[int]) -> set[int]:
 
 
 def _packet(data: bytes) -> Packets:
-    """The packet after the sizes of its header.
+    """Parse a packet from what follows the sizes in its header.
 
     Raises:
-        TokenFileError: it is cut, or has a number that there is none of.
+        TokenFileError: it is cut, or its number is not valid.
     """
     count = (data[0] & 0xF) + 1 if data else 0
     if len(data) < _PACKET_BYTES or not data[0] >> 4 <= count <= MOST_PACKETS:
-        raise TokenFileError("damaged: there is no packet of such a number")
+        raise TokenFileError("damaged: the number of its packet is not valid")
     image = int.from_bytes(data[1:_PACKET_BYTES], "little")
     return Packets(count, image, ((data[0] >> 4, data[_PACKET_BYTES:]),))

@@ -1,4 +1,4 @@
-"""What a checkpoint is, in a few facts."""
+"""A summary of a checkpoint."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tokcodec.coding.bitpack import packed_size
 
 
 def describe(header: Header) -> dict[str, Any]:
-    """The facts by which people choose a checkpoint, as plain data."""
+    """The facts that help to choose a checkpoint, as plain data."""
     config = header.config
     prior = header.provenance.get("prior")
     entropy_coded = prior.get("held_out_payload_bytes") if isinstance(prior, dict) else None

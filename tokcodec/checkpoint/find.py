@@ -1,5 +1,4 @@
-"""The one way from what ``--weights`` names to a checkpoint: tokcodec's own, or a published one,
-which is converted once."""
+"""Find a checkpoint by what the user names: tokcodec's own, or a published one to convert."""
 
 import contextlib
 from pathlib import Path
@@ -14,21 +13,22 @@ from tokcodec.io.tensorfile import open_tensors
 if TYPE_CHECKING:
     from tokcodec.families import Source
 
-_CONVERSION = 1  # raised when what a family's conversion gives changes
+_CONVERSION = 1  # increase it when the result of a conversion changes
 
 
 def find(weights: str) -> Header:
-    """The checkpoint that ``weights`` names: a bundled name, a file, a folder, or a hub id.
+    """Find a checkpoint: the name of a bundled one, a file, a folder, or a hub id.
 
-    A published checkpoint is converted and kept in the cache, under the digest of its files.
+    A published checkpoint is converted, and kept in the cache by the digest of its files.
 
     Raises:
-        CheckpointError: there is none, a folder holds several, or none that can be converted.
+        CheckpointError: there is no such checkpoint, a folder holds several, or it cannot be
+            converted.
         OutputError: the cache cannot be written.
     """
     if own := find_own(weights):
         return own
-    from tokcodec.families import known, locate  # whose modules take as long as all else here
+    from tokcodec.families import known, locate  # imported late because it is slow
 
     try:
         source = locate(weights)
@@ -44,14 +44,14 @@ def find(weights: str) -> Header:
         return own
     folder = cache_folder() / f"{_CONVERSION}-{source.digest}"
     for path in folder.glob("*" + SUFFIX):
-        with contextlib.suppress(CheckpointError):  # damaged: converted again
+        with contextlib.suppress(CheckpointError):  # a damaged one is converted again
             return read_header(path)
     try:
         return write_converted(source, folder / (source.name + SUFFIX))
     except OutputError as error:
         raise OutputError(
-            "cannot keep the converted checkpoint there: name a folder that can be written in "
-            "TOKCODEC_CACHE, or use tokcodec convert",
+            "cannot write the converted checkpoint: set TOKCODEC_CACHE to a folder that can be "
+            "written, or use tokcodec convert",
             name=folder,
         ) from error
 
@@ -64,19 +64,19 @@ def convert(
     image_size: int | None = None,
     overwrite: bool = False,
 ) -> Header:
-    """Converts a published checkpoint to one of tokcodec's.
+    """Convert a published checkpoint to tokcodec's format.
 
     Args:
         source: a folder with a weights file and its config, a weights file, or a model on the hub.
         output: a file or a folder; NAME.safetensors in the current folder if None.
-        family: name of the published model, if its files do not tell.
-        image_size: side of the square that a convolutional model is to see; its own if None.
+        family: name of the published model, if its files do not identify it.
+        image_size: side of the square that a convolutional model sees; the published one if None.
         overwrite: replace an existing file.
 
     Raises:
         ArgumentError: no published model is called ``family``.
         CheckpointError: the source cannot be read, is of no known family, or needs no conversion.
-        OutputError: the output is there already, or cannot be written.
+        OutputError: the output exists, or cannot be written.
     """
     from tokcodec.families import known, locate
 
@@ -84,7 +84,7 @@ def convert(
         names = ", ".join(known())
         raise ArgumentError(f"{family!r} is not one of the published models: {names}")
     if find_own(source):
-        raise CheckpointError("is a checkpoint of tokcodec's already", name=source)
+        raise CheckpointError("is already a checkpoint of tokcodec", name=source)
     found = locate(source)
     target = output or Path(found.name + SUFFIX)
     if target.is_dir():
@@ -96,18 +96,7 @@ def convert(
 def write_converted(
     source: "Source", path: Path, model: str | None = None, image_size: int | None = None
 ) -> Header:
-    """Converts a published checkpoint to one of tokcodec's, ``path``.
-
-    Args:
-        source: its files.
-        path: the file to write, whole or not at all.
-        model: name of the published model (``titok-s128``), where its files do not tell.
-        image_size: side of the square that the model is to see; its own if None.
-
-    Raises:
-        CheckpointError: it is of no known family, incomplete, or not finite.
-        OutputError: the file system refused.
-    """
+    """Convert a published checkpoint and write it to ``path``; see ``convert``."""
     from tokcodec.families import convert
 
     config, tensors = convert(source, model, image_size)
@@ -116,7 +105,7 @@ def write_converted(
 
 
 def find_own(weights: str) -> Header | None:
-    """The checkpoint of tokcodec's that ``weights`` names: bundled, a file, or alone in a folder.
+    """Find a checkpoint in tokcodec's format: bundled, a file, or the only one in a folder.
 
     Raises:
         CheckpointError: it cannot be read, or a folder holds several.
@@ -128,7 +117,7 @@ def find_own(weights: str) -> Header | None:
     try:
         found = sorted(path.glob("*" + SUFFIX)) if path.is_dir() else [path]
         own = [file for file in found if _is_own(file)]
-    except OSError:  # a name too long, a folder not to be read
+    except OSError:  # a name that is too long, a folder that cannot be read
         return None
     if len(own) > 1:
         names = ", ".join(file.name for file in own)

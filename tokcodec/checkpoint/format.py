@@ -1,15 +1,13 @@
-"""The file of a checkpoint.
+"""The file of a checkpoint: safetensors with this metadata:
 
-Metadata of the file:
-
-========================  ============================================================
-``tokcodec.format``       version of this layout, ``1``
-``tokcodec.config``       canonical JSON of ``ModelConfig``
-``tokcodec.model_id``      64 hex digits, see ``model_id``
+==========================  ============================================================
+``tokcodec.format``         version of this layout, ``1``
+``tokcodec.config``         canonical JSON of ``ModelConfig``
+``tokcodec.model_id``       64 hex digits, see ``model_id``
 ``tokcodec.checkpoint_id``  64 hex digits, see ``checkpoint_id``
-``tokcodec.prior_id``     64 hex digits, see ``prior_id``; only where there is a prior
-``tokcodec.provenance``   JSON: data, recipe, steps, seed, command, measures; changes no id
-========================  ============================================================
+``tokcodec.prior_id``       64 hex digits, see ``prior_id``; only if there is a prior
+``tokcodec.provenance``     JSON: data, recipe, steps, seed, command, measures; changes no id
+==========================  ============================================================
 
 Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tokenizer``:
 ``encoder.*``, ``quantizer.*`` and ``decoder.*``; and the integers of a prior, ``prior.*``
@@ -17,6 +15,7 @@ Tensors are float32 or float16 under the names of ``tokcodec.model.tokenizer.Tok
 """
 
 import json
+import operator
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,8 +42,7 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself. Ids are 64 hex digits; without a prior it has no
-    ``prior_id``."""
+    """The metadata of a checkpoint. Ids are 64 hex digits; ``prior_id`` is None without a prior."""
 
     path: Path
     config: ModelConfig
@@ -55,19 +53,20 @@ class Header:
 
     @property
     def name(self) -> str:
-        """Of its file; of a ``model``, as training calls each of them, with that of its folder."""
+        """The stem of the file name; if it is ``model``, the names of folder and file."""
         stem = self.path.stem
         return f"{self.path.absolute().parent.name}-{stem}" if stem == "model" else stem
 
     def decodes(self, prefix: bytes) -> bool:
-        """Whether tokens of the ``model_id`` that begins with these bytes are for its decoder."""
+        """Whether the ``model_id`` begins with these bytes, so that this checkpoint decodes tokens
+        of it."""
         return self.model_id.startswith(prefix.hex())
 
 
 def write(
     path: Path, config: ModelConfig, tensors: Tensors, provenance: Mapping[str, Any]
 ) -> Header:
-    """Writes a checkpoint, whole or not at all.
+    """Write a checkpoint, whole or not at all.
 
     Args:
         path: the file.
@@ -75,7 +74,7 @@ def write(
         provenance: where it comes from.
 
     Raises:
-        OutputError: the file system refused.
+        OutputError: the file cannot be written.
     """
     header = Header(
         path,
@@ -101,21 +100,21 @@ def write(
 
 
 def read_header(path: Path) -> Header:
-    """The header alone, in about a millisecond. Its ids are claims until ``read`` checks them.
+    """Read only the header, in about a millisecond. Its ids are not verified.
 
     Raises:
-        CheckpointError: no checkpoint of tokcodec, or one that needs a newer version.
+        CheckpointError: it is not a checkpoint of tokcodec, or needs a newer version.
     """
     with open_tensors(path) as file:
         return _header(path, file.metadata() or {})
 
 
 def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
-    """Header and tensors, with both ids verified against the bytes.
+    """Read header and tensors, and verify the ids.
 
     Raises:
-        CheckpointError: as ``read_header``; also a tensor of the model that is neither float32
-            nor float16, or ids that are not those of the contents.
+        CheckpointError: as ``read_header``; or a tensor has an unexpected type, or the ids are not
+            those of the contents.
     """
     with open_tensors(path) as file:
         header = _header(path, file.metadata() or {})
@@ -130,7 +129,7 @@ def read(path: Path) -> tuple[Header, dict[str, NDArray[Any]]]:
 
 
 def _tensors(path: Path, file: Any, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """These tensors of an open file; one of another type than ours is refused unread."""
+    """Read tensors of an open file, of the types that checkpoints have."""
     tensors = {}
     for name in names:
         known = {"F32": "float32", "F16": "float16"}
@@ -155,10 +154,10 @@ def _verify(path: Path, kind: str, claimed: str | None, actual: str | None) -> N
 
 
 def read_prior(header: Header) -> Prior:
-    """The prior of a checkpoint, verified; kept in memory for the next call.
+    """Read and verify the prior of a checkpoint, and keep it for the next call.
 
     Raises:
-        CheckpointError: it has none, or it is damaged.
+        CheckpointError: it has no prior, or the prior is damaged.
     """
     if header.prior_id is None:
         raise CheckpointError(
@@ -196,7 +195,8 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
     try:
         model, whole = metadata["tokcodec.model_id"], metadata["tokcodec.checkpoint_id"]
         prior = metadata.get("tokcodec.prior_id")
-        if not all(_is_id(digits) for digits in (model, whole, prior) if digits is not None):
+        ids = [digits for digits in (model, whole, prior) if digits is not None]
+        if not all(re.fullmatch("[0-9a-f]{64}", digits) for digits in ids):
             raise ValueError("one of its ids is not 64 hex digits")
         return Header(
             path,
@@ -212,10 +212,6 @@ def _header(path: Path, metadata: Mapping[str, str]) -> Header:
         raise CheckpointError(f"{error}; fetch or convert it again", name=path) from error
 
 
-def _is_id(digits: str) -> bool:
-    return re.fullmatch("[0-9a-f]{64}", digits) is not None
-
-
 def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
     wrong = "tokcodec.provenance is not a JSON object"
     try:
@@ -228,13 +224,14 @@ def _provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_token_count(header: Header, tokens: int | None) -> int:
-    """The most tokens per tile if ``tokens`` of them are asked for; None asks for the default.
+    """The number of tokens per tile if the user asks for ``tokens``; None is the default.
 
     Raises:
-        CheckpointError: there are fewer, or the checkpoint decodes only all of them.
+        CheckpointError: the checkpoint has fewer tokens, or decodes only all of them.
+        TypeError: ``tokens`` is not an integer.
     """
     count = header.config.num_tokens
-    if tokens is None or tokens == count:
+    if tokens is None or operator.index(tokens) == count:
         return count
     if header.config.multiple:
         if not 1 <= tokens <= MAX_TILE_TOKENS:
@@ -249,8 +246,8 @@ def check_token_count(header: Header, tokens: int | None) -> int:
     *fewer, _ = counts = header.config.token_counts
     if not fewer:
         raise CheckpointError(
-            f"decodes only all its {count:,} tokens together; it was not trained for {tokens:,} of "
-            "them (One-D-Piece checkpoints are)",
+            f"decodes only all its {count:,} tokens together; it was not trained for the first "
+            f"{tokens:,} (One-D-Piece checkpoints are)",
             name=header.name,
         )
     if tokens not in counts:
@@ -265,7 +262,7 @@ def check_fit(header: Header, fit: Fit) -> None:
     """
     Raises:
         ValueError: there is no such fit.
-        CheckpointError: the checkpoint has no native fit, and that is asked for.
+        CheckpointError: the checkpoint does not have this fit.
     """
     if fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, not {fit!r}")

@@ -1,4 +1,4 @@
-"""What a checkpoint is known by: digests of the config and the tensors."""
+"""The identities of checkpoints: digests of the config and the tensors."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ Tensors = Mapping[str, NDArray[Any]]
 
 
 def model_id(config: ModelConfig, tensors: Tensors) -> str:
-    """SHA-256, in hex, of all that decides what a token means: equal ids, equal meaning.
+    """SHA-256, in hex, of everything that decides what tokens mean.
 
-    It covers the encoder, the quantizer and the preprocessing: the text of their config, and their
-    tensors. A better decoder for the same tokens leaves it as it is.
+    That is the config and the tensors of the encoder and the quantizer, and the preprocessing.
+    Another decoder for the same tokens has the same id.
     """
     names = [name for name in tensors if name.startswith(("encoder.", "quantizer."))]
     return _digest("tokcodec model", config.encode_side_json(), names, tensors)
@@ -30,13 +30,13 @@ def checkpoint_id(config: ModelConfig, tensors: Tensors) -> str:
 
 
 def prior_id(tensors: Tensors) -> str | None:
-    """SHA-256, in hex, of the tables of the prior; None if there are none."""
+    """SHA-256, in hex, of the tensors of the prior; None if there is no prior."""
     names = [name for name in tensors if name.startswith(PREFIX)]
     return _digest("tokcodec prior", "", names, tensors) if names else None
 
 
 def _digest(kind: str, config: str, names: Iterable[str], tensors: Tensors) -> str:
-    # Every part goes in behind its length, so no two inputs give the same stream.
+    # The length precedes each part, so that different inputs give different bytes.
     digest = hashlib.sha256()
 
     def add(part: bytes | memoryview) -> None:

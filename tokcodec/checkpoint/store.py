@@ -1,4 +1,4 @@
-"""The checkpoints on this machine: those that are bundled, and those that were converted before."""
+"""The checkpoints on this machine: the bundled ones, and the cache of converted ones."""
 
 import contextlib
 import itertools
@@ -13,9 +13,9 @@ from tokcodec.errors import CheckpointError, Hint
 
 @cache
 def bundled() -> tuple[Header, ...]:
-    """Headers of the checkpoints that come with tokcodec, fewest tokens first.
+    """The headers of the checkpoints that come with tokcodec, by number of tokens.
 
-    They lie in the package when it is installed, and beside it in a source checkout.
+    They are in the package if it is installed, and next to it in a source checkout.
     """
     package = Path(__file__).parents[1]
     folder = next(
@@ -26,14 +26,13 @@ def bundled() -> tuple[Header, ...]:
 
 
 def find_by_model_id(prefix: bytes, given: Header | None = None) -> Header | None:
-    """The checkpoint that decodes tokens whose ``model_id`` begins with these bytes: the
-    ``given`` one, or else a bundled or cached one, if any."""
+    """Find a checkpoint whose ``model_id`` begins with these bytes: the ``given`` one, or a bundled
+    or cached one."""
     return next(_with_model_id(prefix, given), None)
 
 
 def find_with_prior(prefix: bytes, given: Header | None = None) -> Header:
-    """The checkpoint with a prior for tokens whose ``model_id`` begins with these bytes: the
-    ``given`` one, or else a bundled or cached one.
+    """The same for a checkpoint that has a prior.
 
     Raises:
         CheckpointError: there is none.
@@ -55,20 +54,20 @@ def _with_model_id(prefix: bytes, given: Header | None) -> Iterator[Header]:
 
 
 def cache_folder() -> Path:
-    """Where converted checkpoints are kept: ``TOKCODEC_CACHE``, or ``tokcodec`` in the user's
-    cache (``XDG_CACHE_HOME``, ``~/.cache``)."""
+    """The folder of converted checkpoints: ``TOKCODEC_CACHE``, or ``tokcodec`` in the user's cache
+    (``XDG_CACHE_HOME`` or ``~/.cache``)."""
     own = os.environ.get("TOKCODEC_CACHE")
     shared = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(shared) / "tokcodec"
 
 
 def cached() -> Iterator[Header]:
-    """Headers of the checkpoints in the cache; what cannot be read is passed over."""
+    """The headers of the checkpoints in the cache, without those that cannot be read."""
     for path in sorted(cache_folder().glob("*/*" + SUFFIX)):
         with contextlib.suppress(CheckpointError):
             yield read_header(path)
 
 
 def is_cached(header: Header) -> bool:
-    """Whether it lies in the cache, where its name alone does not find it."""
+    """Whether a checkpoint is in the cache, so that its name does not find it."""
     return cache_folder() in header.path.parents

@@ -1,4 +1,4 @@
-"""Tokens to bytes and back: b bits a token, least significant bit first."""
+"""Pack tokens: b bits per token, least significant bit first."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,20 +11,20 @@ Tokens = NDArray[np.int64]
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that ``count`` tokens of ``bits`` bits take, ⌈n·b/8⌉."""
+    """The number of bytes of ``count`` tokens of ``bits`` bits, ⌈n·b/8⌉."""
     return (count * bits + 7) // 8
 
 
 def padding(data: bytes, bits: int) -> int:
-    """The bits of the last byte after that many in all, which must be 0."""
+    """The bits of the last byte after ``bits`` bits of data, which must be 0."""
     return data[-1] >> bits % 8 if bits % 8 else 0
 
 
 def pack(tokens: Tokens, bits: int) -> bytes:
-    """Integers [n] in [0, 2**bits) -> ⌈n·b/8⌉ bytes, padded with zero bits.
+    """Pack integers [n] in [0, 2**bits) to ⌈n·b/8⌉ bytes, padded with zero bits.
 
     Raises:
-        ValueError: a token is out of range, or ``bits`` not from 1 to 32.
+        ValueError: a token is out of range, or ``bits`` is not from 1 to 32.
     """
     if not 1 <= bits <= MAX_BITS:
         raise ValueError(f"bits must be from 1 to {MAX_BITS}, not {bits}")

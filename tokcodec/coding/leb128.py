@@ -1,12 +1,12 @@
-"""The numbers in the header of a token file: LEB128, seven bits a byte, the lowest first."""
+"""The numbers in the header of a token file: LEB128, seven bits per byte, the lowest first."""
 
 from tokcodec.errors import TokenFileError
 
-MOST = 0xFFFF  # pixels along an edge of an image, tokens of a grid, tiles of a canvas
+MOST = 0xFFFF  # the largest edge of an image in pixels, of a grid in tokens, of a canvas in tiles
 
 
 def leb128(number: int) -> bytes:
-    """A number in LEB128."""
+    """Encode a number."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -16,7 +16,7 @@ def leb128(number: int) -> bytes:
 
 
 class Leb128Reader:
-    """Numbers from 1 to 65535 in bytes, one after the other, from ``place`` on."""
+    """Reads consecutive numbers from 1 to 65535, from ``place`` on."""
 
     def __init__(self, data: bytes, place: int) -> None:
         self.data, self.place = data, place
@@ -24,7 +24,8 @@ class Leb128Reader:
     def read(self) -> int:
         """
         Raises:
-            TokenFileError: it is 0 or too large, does not end, or is not in the shortest form.
+            TokenFileError: the number is 0 or too large, does not end, or is not in the shortest
+                form.
         """
         number = 0
         for index, byte in enumerate(self.data[self.place : self.place + 3]):
@@ -34,4 +35,4 @@ class Leb128Reader:
                     break
                 self.place += index + 1
                 return number
-        raise TokenFileError("damaged: a size in its header is none from 1 to 65535")
+        raise TokenFileError("damaged: a size in its header is not from 1 to 65535")

@@ -1,14 +1,13 @@
-"""The prior of a checkpoint, and payloads that are entropy-coded with it. No torch.
+"""The prior of a checkpoint, and entropy coding with it. TOKEN_FILE.md specifies both exactly.
 
-The prior gives the probability of every token from its neighbours, its place in the grid and the
-size of the grid. The codebook is divided into groups; a token is coded as its group and then as
-itself, each by weights that are integers and add up to ``TOTAL``. All numbers on the way to them
-are integers too, so a payload written on one machine is read on any other.
+The prior gives the probability of each token from its neighbours, its position in the grid and the
+size of the grid. The codebook is divided into groups; a token is coded as two symbols, its group
+and its place in the group. The weights of the symbols are integers that add up to ``TOTAL``, and
+are computed in integers, so that every machine reads a payload as it was written.
 
-The coder is the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540, section 2.3):
-all that is coded is one integer, the state, and a symbol whose ``weight`` slots of ``TOTAL`` begin
-at ``low`` makes it ``state // weight * TOTAL + low + state % weight``. TOKEN_FILE.md specifies the
-prior and the coder exactly.
+The coder is the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540, section 2.3).
+It codes into one integer, the state: a symbol whose ``weight`` slots of ``TOTAL`` begin at ``low``
+makes it ``state // weight * TOTAL + low + state % weight``.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,14 +23,14 @@ from tokcodec.errors import CheckpointError, Hint, TokenFileError
 
 GROUPS = 64
 TOTAL = 1 << 15
-WIDTH = 32  # of the vector of a neighbour
+WIDTH = 32  # channels of the vector of a neighbour
 HIDDEN = 64
-NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # of a token, in rows and columns from it
-SIZES = 32  # classes of grids, by half powers of 2 of the number of their tokens
+NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # rows and columns relative to a token
+SIZES = 32  # classes of grids, by half powers of 2 of their number of tokens
 BANDS = 16  # classes of rows, and of columns
 PREFIX = "prior."
 ALTERED = "damaged, or entropy-coded with another prior"
-# Binary places of the fixed-point numbers of a prior; of ``powers``, of its index.
+# The fractional bits of the fixed-point numbers of a prior; for ``powers``, those of its index.
 PLACES = {
     "vectors": 5,
     "layer": 6,
@@ -47,38 +46,38 @@ PLACES = {
 }
 HIDDEN_MOST = 127
 _AT_ONCE = 1 << 14  # tokens whose weights are in memory together
-_LEAST = 1 << 24  # of a state that is full; the most is 256 times as much
-_FULL = (_LEAST << 8) // TOTAL  # times its weight, from which a symbol would make it too large
+_LEAST = 1 << 24  # the smallest state that is full; the limit is 256 times as much
+_FULL = (_LEAST << 8) // TOTAL  # a symbol needs a state below this many times its weight
 
-Ends = NDArray[np.integer[Any]]  # of the slots of symbols; each one's begin where the last's end
+Ends = NDArray[np.integer[Any]]  # ends of the slots of symbols, which begin where others end
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
     """A feed-forward network in integers (Bengio et al., JMLR 3, 2003, section 2), and the coder.
 
-    Vectors of the tokens to the left, above left, above and above right go through one layer,
-    whose bias depends on the place of the token and the size of the grid. Its outputs are
-    multiplied by a vector of every group, and of every token in the group, which gives their
-    scores. A weight is a power of 2 of the score, scaled so that all add up to ``TOTAL``.
+    The vectors of the tokens to the left, above left, above and above right are the input of one
+    layer, whose bias depends on the position of the token and the size of the grid. The products
+    of its outputs and a vector of each group, and of each token in the group, are their scores. A
+    weight is a power of 2 of the score, scaled so that all weights add up to ``TOTAL``.
 
     Attributes:
-        group: uint8 [K], the group of every token.
-        vectors: int8 [K + 1, 32], of tokens as neighbours; the last one stands for what is
-            outside of the grid.
-        layer: int8 [4 * 32, 64]. Its outputs are clipped to 0 to 127.
+        group: uint8 [K], the group of each token.
+        vectors: int8 [K + 1, 32], the vectors of tokens as neighbours; the last one is that of a
+            neighbour outside of the grid.
+        layer: int8 [4 * 32, 64]; its outputs are clipped to 0 to 127.
         size_bias: int16 [32, 64], by the number of tokens of the grid, see ``size_of``.
-        row_bias, column_bias: int16 [16, 64], by the place in the grid, see ``band_of``.
+        row_bias, column_bias: int16 [16, 64], by the position in the grid, see ``band_of``.
         group_scores, group_bias: int8 [64, 64] and int16 [64]; scores are in bits.
         token_scores, token_bias: int8 [K, 64] and int16 [K].
-        powers: uint16 [n]: the weight for every difference from the highest score; the last one
-            also for all larger differences.
+        powers: uint16 [n], the weight for each difference from the highest score; the last one is
+            also that of all larger differences.
 
-    All are fixed-point numbers with the binary ``PLACES`` of their names, the index of ``powers``
-    too. Products have the places of their biases, and are cut to those of what uses them.
+    All are fixed-point numbers with ``PLACES`` fractional bits. Products have as many as their
+    biases, and are shifted to those of what uses them.
 
     Raises:
-        CheckpointError: the tables have other types, shapes or values.
+        CheckpointError: a table has another type, shape or value.
     """
 
     group: NDArray[np.uint8]
@@ -117,7 +116,7 @@ class Prior:
         """The prior among the tensors of a checkpoint.
 
         Raises:
-            CheckpointError: there is none, or it is damaged.
+            CheckpointError: a table is missing or damaged.
         """
         names = [field.name for field in fields(cls)]
         if missing := [name for name in names if PREFIX + name not in tensors]:
@@ -125,16 +124,16 @@ class Prior:
         return cls(*(tensors[PREFIX + name] for name in names))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """The tables under their names in a checkpoint."""
+        """The tables by their names in a checkpoint."""
         return {PREFIX + field.name: getattr(self, field.name) for field in fields(self)}
 
     def encode(self, tokens: Tokens) -> bytes:
-        """int64 [n, rows, columns] -> the payload, shorter the likelier the tokens are.
+        """Encode tokens int64 [n, rows, columns] to a payload.
 
-        A single grid may have -1 at places that have no token.
+        If n is 1, -1 is a position without a token.
 
         Raises:
-            ValueError: there are no tokens, or the prior has no such ones.
+            ValueError: there are no tokens, or one is outside of the codebook.
         """
         n, rows, columns = tokens.shape
         there = tokens[0] >= 0 if n == 1 else np.ones((rows, columns), bool)
@@ -146,15 +145,15 @@ class Prior:
         flat = tokens.reshape(n, -1)[:, order].reshape(-1)
         around = neighbours(tokens, len(self.group)).reshape(n, rows * columns, -1)[:, order]
         biases = self._biases(rows, columns)
-        # Of every token its group, and it in its group: where their slots begin and end.
+        # Begin and end of the slots of the group of each token, and of the token in its group.
         spans = np.empty((len(flat), 2, 2), np.int64)
         for start in range(0, len(flat), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             places = order[np.arange(start, min(part.stop, len(flat))) % len(order)]
             contexts = self.contexts(around.reshape(len(flat), -1)[part], biases(places))
             spans[part] = self._token_spans(contexts, flat[part])
-        # From the last to the first; the very last token is the state to begin with, plus TOTAL, so
-        # that a smaller state means that bytes are missing.
+        # From the last token to the first. The state begins with the last one plus TOTAL, so that a
+        # smaller state means that bytes are missing.
         state, out = TOTAL + int(flat[-1]), bytearray()
         for low, end in spans.reshape(-1, 2)[-3::-1].tolist():
             weight = end - low
@@ -165,11 +164,10 @@ class Prior:
         while state:
             out.append(state & 0xFF)
             state >>= 8
-        return bytes(reversed(out))  # so that a file that is cut is read from its beginning
+        return bytes(reversed(out))  # so that the beginning of a cut file can be read
 
     def _token_spans(self, contexts: NDArray[np.int32], tokens: Tokens) -> NDArray[np.int64]:
-        """Of tokens [m]: where the slots of the group of each, and of itself, begin and end,
-        [m, 2, 2]."""
+        """Begin and end of the slots of tokens [m]: [m, 2, 2], for the group and for the token."""
         spans = np.empty((len(tokens), 2, 2), np.int64)
         group = self.group[tokens].astype(np.intp)
         spans[:, 0] = _spans(self.group_ends(contexts), group)
@@ -191,14 +189,14 @@ class Prior:
         """The inverse of ``encode``: int64 [n, rows, columns].
 
         Args:
-            payload: what ``encode`` gave.
-            shape: of the tokens.
-            there: of a single grid, the places that have a token, [rows, columns]; all if None.
-            partial: the end of the payload may be missing, or altered: read as far as it reaches.
-                Tokens beyond are -1.
+            payload: the bytes.
+            shape: the shape of the tokens.
+            there: if n is 1, whether each position, [rows, columns], has a token; all if None.
+            partial: read a payload that is cut or altered as far as possible, and return -1 for
+                the tokens after that.
 
         Raises:
-            TokenFileError: it is no payload of that shape, of this prior.
+            TokenFileError: the payload was not written with this shape and prior.
         """
         n, rows, columns = shape
         rest = list(reversed(payload))
@@ -211,9 +209,9 @@ class Prior:
         state = filled(0)
 
         def pop(ends: Ends) -> int:
-            """The symbol on top."""
+            """Take the next symbol off the state."""
             nonlocal state
-            if partial and state < _LEAST:  # its lower digits are missing
+            if partial and state < _LEAST:  # its lower bits are missing
                 raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
             turns, slot = divmod(state, TOTAL)
             symbol = int(ends.searchsorted(slot, side="right"))
@@ -230,7 +228,7 @@ class Prior:
         known = np.full((n, (rows + 1) * wide), len(self.group))  # tiles and their borders
 
         def read() -> None:
-            """Reads all tokens but the last, which is left as the state."""
+            """Read all tokens but the last, which remains in the state."""
             left = n * sum(map(len, waves))
             for tile in known:
                 for wave in waves:
@@ -264,15 +262,18 @@ class Prior:
         return tokens
 
     def _biases(self, rows: int, columns: int) -> Callable[[NDArray[np.intp]], NDArray[np.int32]]:
-        """What gives the biases of the layer, [m, 64], for places [m] in a grid, row by row."""
+        """A function that returns the biases [m, 64] of the layer at positions [m] of a grid."""
         down = self.row_bias[band_of(np.arange(rows), rows)].astype(np.int32)
         down += self.size_bias[size_of(rows, columns)]
         across = self.column_bias[band_of(np.arange(columns), columns)].astype(np.int32)
         return lambda places: down[places // columns] + across[places % columns]
 
     def contexts(self, around: Tokens, biases: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Tokens of the ``NEIGHBOURS`` of tokens, [..., 4], K outside of the grid, and biases
-        [..., 64] -> the outputs of the layer, [..., 64]."""
+        """The outputs [..., 64] of the layer.
+
+        ``around`` has the neighbours [..., 4] of each token, K outside of the grid; ``biases`` are
+        [..., 64].
+        """
         vectors = self._vectors.take(around, axis=0).reshape(*around.shape[:-1], -1)
         sums = _product(vectors, self._layer) + biases
         sums >>= PLACES["size_bias"] - PLACES["hidden"]
@@ -280,32 +281,32 @@ class Prior:
         return hidden
 
     def group_ends(self, contexts: NDArray[np.int32]) -> Ends:
-        """[..., 64] -> where the slots of every group end, [..., 64]."""
+        """The ends [..., 64] of the slots of all groups."""
         return self._ends(_product(contexts, self._group_scores) + self.group_bias)
 
     def token_ends(self, group: int, contexts: NDArray[np.int32]) -> Ends:
-        """[..., 64] -> where the slots of every token of a group end, [..., members]."""
+        """The ends [..., members] of the slots of all tokens of a group."""
         scores, bias = self._token_scores[group]
         return self._ends(_product(contexts, scores) + bias)
 
     def _ends(self, scores: NDArray[np.int32]) -> Ends:
-        """Scores [..., n] -> where their slots end."""
+        """The ends of the slots of symbols with these scores, [..., n]."""
         behind = scores.max(axis=-1, keepdims=True) - scores
         behind >>= PLACES["token_bias"] - PLACES["powers"]
         ends: Ends = self.powers.take(behind, mode="clip").cumsum(axis=-1, dtype=np.int64)
         count = scores.shape[-1]
         ends = ends * (TOTAL - count) // ends[..., -1:]
-        ends += np.arange(1, count + 1)  # a slot for everyone, however unlikely
+        ends += np.arange(1, count + 1)  # at least one slot for each symbol
         return ends
 
     @cached_property
     def _members(self) -> list[NDArray[np.intp]]:
-        """The tokens of every group."""
+        """The tokens of each group."""
         return [np.flatnonzero(self.group == group) for group in range(GROUPS)]
 
     @cached_property
     def _ranks(self) -> NDArray[np.intp]:
-        """[K]: how many tokens of its group are before every token."""
+        """[K]: the place of each token in its group."""
         ranks = np.empty(len(self.group), np.intp)
         for members in self._members:
             ranks[members] = np.arange(len(members))
@@ -325,7 +326,7 @@ class Prior:
 
     @cached_property
     def _token_scores(self) -> list[tuple[NDArray[np.int32], NDArray[np.int16]]]:
-        """For every group, of its tokens the vectors [64, members] and biases [members]."""
+        """For each group, the vectors [64, members] and biases [members] of its tokens."""
         return [
             (self.token_scores[members].T.astype(np.int32), self.token_bias[members])
             for members in self._members
@@ -333,8 +334,10 @@ class Prior:
 
 
 def _waves(there: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
-    """The places of a grid that have a token, in the order in which they are decoded: waves of
-    tokens that are no neighbours, each from top to bottom."""
+    """The positions of tokens in the order in which they are decoded.
+
+    The tokens of a wave are not neighbours of each other; they are ordered from top to bottom.
+    """
     rows, columns = there.shape
     turns = np.add.outer(2 * np.arange(rows), np.arange(columns)).reshape(-1)
     order = turns.argsort(kind="stable")
@@ -343,18 +346,18 @@ def _waves(there: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
 
 
 def size_of(rows: int, columns: int) -> int:
-    """The index of ``size_bias``: floor(2 log2(tokens)), or the last one."""
+    """The index into ``size_bias``: floor(2 log2(tokens)), or the last one."""
     return min(((rows * columns) ** 2).bit_length() - 1, SIZES - 1)
 
 
 def band_of(places: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """The index of ``row_bias`` or ``column_bias`` of rows or columns of that many."""
+    """The index into ``row_bias`` or ``column_bias`` for rows or columns of a grid."""
     return places * BANDS // count
 
 
 def neighbours(tokens: Tokens, beyond: int) -> Tokens:
-    """[n, rows, columns] -> the ``NEIGHBOURS`` of every token, [n * rows * columns, 4]; ``beyond``
-    at the border."""
+    """The ``NEIGHBOURS`` [n * rows * columns, 4] of tokens [n, rows, columns]; ``beyond`` outside
+    of the grid."""
     _, rows, columns = tokens.shape
     around = np.pad(tokens, ((0, 0), (1, 0), (1, 1)), constant_values=beyond)
     shifted = [
@@ -365,7 +368,7 @@ def neighbours(tokens: Tokens, beyond: int) -> Tokens:
 
 
 def _product(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The matrix product; of integers, faster than ``a @ b``."""
+    """The matrix product, which for integers is faster than ``a @ b``."""
     product: NDArray[np.int32] = np.einsum("...j,jk->...k", a, b)
     return product
 
@@ -376,7 +379,7 @@ def _check(tensor: NDArray[Any], dtype: type, *shape: int) -> None:
 
 
 def _spans(ends: Ends, symbols: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Of m symbols where their slots begin and end, [m, 2], by ends [m, n] or [n]."""
+    """Begin and end of the slots of m symbols, [m, 2], from all ends [m, n] or [n]."""
     rows = np.arange(len(symbols))
     ends = np.broadcast_to(ends, (len(symbols), ends.shape[-1]))
     lows = np.where(symbols > 0, ends[rows, symbols - 1], 0)

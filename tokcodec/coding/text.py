@@ -1,4 +1,4 @@
-"""Messages: bytes as text that survives chats and mail, found again in any text."""
+"""Messages: token files as text that survives chats and mail, and can be found in any text."""
 
 import base64
 import re
@@ -9,7 +9,7 @@ _START = re.compile(rb"(?i:tok:)\W*(?=t)")  # every token file begins with t in 
 _WORD = re.compile(rb"[A-Za-z0-9_+/-]+")
 _BETWEEN = _WORD.sub(b"", bytes(range(256)))
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
-_LONGEST = 1 << 14  # characters of a message among other words
+_LONGEST = 1 << 14  # the most characters of a message that words follow
 
 
 def to_message(data: bytes) -> str:
@@ -18,8 +18,11 @@ def to_message(data: bytes) -> str:
 
 
 def find_messages(text: bytes) -> Iterator[tuple[bytes, list[int]]]:
-    """For each message in a text its bytes, and how many of them it may have, since words may
-    follow it: all of the text up to the next message, or only the first words of it."""
+    """Find the messages in a text: for each, its bytes and the lengths that it may have.
+
+    Because other words may follow a message, it is all of the text up to the next message, or only
+    the first words of that.
+    """
     _, *parts = _START.split(text)
     return map(_bytes_of, parts)
 
@@ -39,6 +42,6 @@ def _bytes_of(part: bytes) -> tuple[bytes, list[int]]:
 
 
 def _marks_after(word: bytes) -> list[int]:
-    """How many of the last ``-`` and ``_`` of a word may belong to the text around it."""
+    """The numbers of ``-`` and ``_`` at the end of a word that may belong to the text around it."""
     most = len(word) - len(word.rstrip(b"-_+/"))
     return sorted({min(marks, most) for marks in (0, 1, 2, most)})

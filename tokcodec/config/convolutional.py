@@ -1,5 +1,7 @@
-"""The convolutional kind: residual blocks at falling or rising resolution (VQGAN and those after
-it). One encoder and one decoder serve all of them; the fields say what differs."""
+"""The convolutional kind: levels of residual blocks, as in VQGAN and its successors.
+
+One encoder and one decoder serve all of them; the fields are what differs.
+"""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -17,7 +19,7 @@ from tokcodec.config.parts import (
     require,
 )
 
-NORM_GROUPS = 32  # of every group norm
+NORM_GROUPS = 32  # in every group norm
 Level = Annotated[int, Field(ge=0, lt=LEVELS)]
 
 
@@ -26,26 +28,27 @@ class ConvolutionalConfig(Config):
 
     Attributes:
         channels: channels at full resolution.
-        multipliers: of ``channels``, a level each, the full resolution first.
-        kept_levels: how many levels keep the resolution: the encoder's and the decoder's last to
-            run. The others halve or double it.
-        blocks: residual blocks a level, or those of every level, the full resolution first.
-        attention: the levels, from 0, with an attention behind every block.
-        middle_blocks: residual blocks at the lowest resolution, between levels and code.
-        middle_attention: an attention behind the first of them.
-        bias: the residual blocks' convolutions have biases, and so has the encoder's first one.
-        shortcut: where the 1x1 convolution starts that replaces the shortcut of a block that
-            changes its width: at the block's ``input``, or, as MaskGIT's published weights have
-            it, at the ``output`` of its second convolution.
-        embedding_channels: channels between the convolutions and another convolution at the
-            quantizer; 0 where there is no such convolution.
+        multipliers: factors of ``channels``, one per level, the full resolution first.
+        kept_levels: number of levels that keep the resolution: the last ones that run in the
+            encoder, and in the decoder. The others halve or double it.
+        blocks: residual blocks per level: one number, or one for each level, the full resolution
+            first.
+        attention: the levels, from 0, with an attention after every block.
+        middle_blocks: residual blocks at the lowest resolution.
+        middle_attention: whether an attention follows the first of them.
+        bias: whether the convolutions of residual blocks, and the encoder's first one, have biases.
+        shortcut: the input of the 1x1 convolution in the shortcut of a block that changes the
+            width: the ``input`` of the block, or, as in MaskGIT's published weights, the
+            ``output`` of its second convolution.
+        embedding_channels: channels between the network and a further convolution at the
+            quantizer; 0 if there is none.
         embedding_kernel: side of that convolution, 1 or 3.
-        haar_steps: Haar transforms between pixels and convolutions; each halves the resolution
-            and makes four channels of one (Cosmos, arXiv 2501.03575, section 3).
-        head_widths: channels behind each 3x3 convolution of a head: layers at the resolution of
-            the tokens, beside the 1x1 convolution at the quantizer, as video tokenizers have them
-            along time (Emu3, arXiv 2409.18869).
-        head_blocks: residual blocks of the head, behind its convolutions in the encoder, before
+        haar_steps: number of Haar transforms between pixels and convolutions; each halves the
+            resolution and makes four channels of one (Cosmos, arXiv 2501.03575, section 3).
+        head_widths: output channels of each 3x3 convolution of the head, which are layers at the
+            resolution of the tokens, as video tokenizers have them along time (Emu3, arXiv
+            2409.18869).
+        head_blocks: residual blocks of the head, after its convolutions in the encoder, before
             them in the decoder.
     """
 
@@ -108,22 +111,22 @@ class ConvolutionalConfig(Config):
 
     @property
     def resized_levels(self) -> int:
-        """How many levels halve or double the resolution."""
+        """Number of levels that halve or double the resolution."""
         return len(self.multipliers) - self.kept_levels
 
     @property
     def multiple(self) -> int:
-        """Pixels of a token's side."""
+        """Side of a token in pixels."""
         return int(2 ** (self.resized_levels + self.haar_steps))
 
 
 class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
-    """A token for each square of ``multiple`` pixels a side, of images of any size.
+    """A token for each square of ``multiple`` by ``multiple`` pixels, of images of any size.
 
     Attributes:
-        halving: how a level is halved: ``behind``, a 3x3 convolution of stride 2 with a row and
-            a column of zeros behind the others; ``around``, the same with one all around;
-            ``average``, the mean of two by two.
+        halving: how a level halves the resolution: ``behind``, a 3x3 convolution of stride 2 with
+            zeros padded below and on the right; ``around``, the same with zeros on all sides;
+            ``average``, means of two by two.
         last_kernel: side of the last convolution, 3 or 1.
     """
 
@@ -134,7 +137,7 @@ class ConvolutionalEncoderConfig(ConvolutionalConfig, EncoderConfig):
     last_kernel: Literal[3, 1] = 3
 
     def check(self, side: int) -> None:
-        require(side % self.multiple == 0, f"the levels must divide the {side} pixels seen")
+        require(side % self.multiple == 0, f"the levels must divide the {side} pixels of a side")
 
     def z_shape(self, height: int, width: int) -> tuple[int, ...]:
         return height // self.multiple, width // self.multiple
@@ -144,12 +147,13 @@ class ConvolutionalDecoderConfig(ConvolutionalConfig, DecoderConfig):
     """Images of any size from rows and columns of tokens.
 
     Attributes:
-        doubling: how a level is doubled: ``nearest``, each pixel repeated, then a 3x3 convolution;
-            ``depth``, four times the channels by a 3x3 convolution, which become space.
+        doubling: how a level doubles the resolution: ``nearest``, each pixel repeated, then a 3x3
+            convolution; ``depth``, a 3x3 convolution to four times the channels, which become
+            pixels.
         adaptive_norm: each level begins with a group norm whose scale and shift depend on the
-            tokens' deviation and mean over the image (Open-MAGVIT2, arXiv 2409.04410, section 3).
-        norm: what all other norms are: ``group`` norms, or ``spatial`` ones, whose scale and shift
-            at every place depend on the token there (MoVQ, arXiv 2209.09002, section 3.2).
+            deviation and mean of z_q over the image (Open-MAGVIT2, arXiv 2409.04410, section 3).
+        norm: the kind of all other norms: ``group``, or ``spatial``, whose scale and shift at each
+            position depend on z_q there (MoVQ, arXiv 2209.09002, section 3.2).
     """
 
     network: ClassVar[str] = "tokcodec.model.convolutional:Decoder"

@@ -1,4 +1,4 @@
-"""How an image of any shape meets the model's tiles: sizes and offsets."""
+"""Fit images of any shape to the tiles of a model: sizes and offsets."""
 
 import itertools
 from dataclasses import dataclass
@@ -7,31 +7,31 @@ from typing import Literal, get_args
 Fit = Literal["aspect", "stretch", "crop", "pad", "tile", "native"]
 Resize = Literal["bicubic", "bilinear", "lanczos", "adm", "chameleon", "direct"]
 FITS: tuple[Fit, ...] = get_args(Fit)
-_OWN_CROPS = ("adm", "chameleon")  # whose crops have other roundings than torchvision's
+_OWN_CROPS = ("adm", "chameleon")  # their crops are rounded differently from torchvision's
 
 Size = tuple[int, int]  # width, height
 
-# Attention among all tokens of a tile takes time with the square of their number.
+# The time for attention among all tokens of a tile grows with the square of their number.
 MAX_TILE_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an image lies on a canvas of tiles.
+    """The position of an image on a canvas of tiles.
 
-    To encode, the image is resized to ``resized``, laid on the canvas with its top left corner
-    at ``offset`` (negative where the canvas cuts it), its edge pixels repeated up to the border,
-    and the canvas cut into tiles, row by row. To decode, the ``visible`` part of the canvas is
-    resized to ``output``.
+    To encode, the image is resized to ``resized`` and put on the canvas with its top left corner
+    at ``offset``, which is negative where the canvas cuts it. Its edge pixels are repeated up to
+    the border. Then the canvas is cut into tiles, row by row. To decode, the ``visible`` part of
+    the canvas is resized to ``output``.
 
     Attributes:
         resized: width and height of the resized image.
         offset: left and top of the image on the canvas.
-        tile: width and height of a tile; that of the fits aspect and native need not be square.
+        tile: width and height of a tile, which may differ with the fits aspect and native.
         grid: columns and rows of tiles.
         visible: left, top, right and bottom of the part of the canvas that shows the image.
-        output: width and height that decoding restores.
-        halvings: times that the image is halved, by means of two by two, before it is resized.
+        output: width and height of the decoded image.
+        halvings: how often the image is halved, by means of two by two, before it is resized.
     """
 
     resized: Size
@@ -53,11 +53,11 @@ class Placement:
 
 
 def nearest_grid(size: Size, tokens: int, pixels: int) -> tuple[int, int]:
-    """Rows and columns of the grid that shows an image best in at most ``tokens`` tokens.
+    """Rows and columns of the grid of at most ``tokens`` tokens that fits the image best.
 
-    That is the grid whose tokens are the smallest by the sum of their width and height, in pixels
-    of the image: they are nearly square, and nearly all of ``tokens`` are used. No token is made
-    smaller than ``pixels`` pixels.
+    Of all grids, its tokens have the smallest sum of width and height, in pixels of the image. So
+    they are nearly square, and nearly all of ``tokens`` are used. No token is smaller than
+    ``pixels`` pixels.
     """
     width, height = size
     most_rows, most_columns = -(-height // pixels), -(-width // pixels)
@@ -74,11 +74,11 @@ def place(
     """The placement of an image of ``size`` on tiles of the size ``tile``.
 
     - ``aspect``, ``stretch``: the whole image resized to one tile.
-    - ``crop``: shorter edge to ``crop_scale`` times the square tile, centre cut out, with the
-      roundings of torchvision's Resize and CenterCrop, or those of ADM or Chameleon.
-    - ``pad``: longer edge to the square tile (rounded half up), centred.
-    - ``tile``: native resolution, as many tiles as it takes.
-    - ``native``: native resolution, edges filled up to one tile.
+    - ``crop``: the shorter edge resized to ``crop_scale`` times the side of the square tile, and
+      the centre cropped, rounded as by torchvision's Resize and CenterCrop, ADM or Chameleon.
+    - ``pad``: the longer edge resized to the side of the square tile (rounded half up), centred.
+    - ``tile``: the original resolution, on as many tiles as needed.
+    - ``native``: the original resolution, padded to one tile.
     """
     (width, height), side = size, tile[0]
     if fit in ("aspect", "stretch"):
@@ -103,7 +103,7 @@ def place(
 
 
 def _shorter_edge_to(side: int, size: Size, resize: Resize) -> tuple[Size, int]:
-    """Width and height of the image that a square is cut from, and ``halvings`` before it."""
+    """The size that an image is resized to before a centre crop, and ``halvings``."""
     width, height = size
     if resize not in _OWN_CROPS:
         short = min(size)
@@ -112,12 +112,12 @@ def _shorter_edge_to(side: int, size: Size, resize: Resize) -> tuple[Size, int]:
     while resize == "adm" and min(width, height) >= 2 * side:
         width, height, halvings = width // 2, height // 2, halvings + 1
     scale = side / min(width, height)
-    # In floating point, as both programs do it; the shorter edge comes out exact.
+    # In floating point, as in both programs; the shorter edge is exact.
     return (round(scale * width), round(scale * height)), halvings
 
 
 def _half_even(number: int) -> int:
-    # Half of it, halves to the even neighbour, as Python's round() in torchvision's CenterCrop.
+    # Halves are rounded to even, as by Python's round() in torchvision's CenterCrop.
     half, odd = divmod(number, 2)
     return half + (odd and half % 2)
 

@@ -1,8 +1,8 @@
-"""``ModelConfig``: a model as its parts, and its canonical text.
+"""``ModelConfig``: the parts of a model, and its canonical text.
 
-The canonical text is JSON with sorted keys and no spaces; a part begins with its ``kind``, and
-fields that hold their default are left out. So a field added later, whose default is the behaviour
-from before it existed, changes no identity.
+The canonical text is JSON with sorted keys and no spaces. Each part has its ``kind``; fields that
+hold their default are left out. So a new field changes no identity if its default is the behaviour
+before it existed.
 """
 
 import json
@@ -33,9 +33,9 @@ from tokcodec.config.vit import (
 from tokcodec.errors import ConfigError, ImageError
 from tokcodec.io.json import parse_json
 
-_LONGEST = 1 << 16  # characters of a config; those of models have 300 or so
+_LONGEST = 1 << 16  # the most characters of a config; most have about 300
 
-# The kinds of every part: what configs may hold and models are built of.
+# The kinds of each part.
 Encoder = Annotated[
     PatchEncoderConfig | LatentEncoderConfig | ConvolutionalEncoderConfig,
     Field(discriminator="kind"),
@@ -55,23 +55,21 @@ _Std = Annotated[Number, Field(ge=0.001, le=1000)]
 
 
 class PreprocessingConfig(Config):
-    """From an image file to the numbers that the encoder sees, and back.
+    """From image files to the numbers that the encoder sees, and back.
 
     Attributes:
         image_size: side S of the model's square, in pixels.
-        pixel_scale: the square is averaged down by this factor before the encoder, and the
-            decoder's output enlarged by it (bicubic).
-        mean, std: a channel in [0, 1] enters the encoder as (value - mean) / std.
-        reduced_jpeg: large JPEGs are opened at a half, a quarter or an eighth of their size
-            (Pillow's ``draft``), never below twice that of the square they are resized to; in the
-            ``direct`` way never below that of what the encoder sees.
-        resize: how images become tiles. To ``image_size``, exactly as published pipelines do:
-            ``bicubic``, ``bilinear`` and ``lanczos``, as torchvision's; ``adm``, which crops as
-            ADM's centre crop does, halving by means before a last bicubic step; ``chameleon``,
-            Lanczos with its roundings. Or ``direct``, in one bicubic step from the file's own
-            pixels and colours to what the encoder sees, several times as fast.
-        crop_scale: in the fit ``crop``, the shorter edge over the side of the square that is cut
-            from the middle.
+        pixel_scale: the encoder sees means of this many by this many pixels.
+        mean, std: the encoder sees (value - mean) / std of a channel in [0, 1].
+        reduced_jpeg: whether large JPEGs are decoded at a half, a quarter or an eighth of their
+            size (Pillow's ``draft``): at least at twice the size that they are resized to, or with
+            ``direct`` at least at the size that the encoder sees.
+        resize: how images are resized. ``bicubic``, ``bilinear`` and ``lanczos`` equal
+            torchvision's; ``adm`` is ADM's centre crop, which halves by means before a last bicubic
+            step; ``chameleon`` is Lanczos with Chameleon's rounding. ``direct`` is one bicubic step
+            from the pixels and colours of the file to the size that the encoder sees, which is
+            several times as fast.
+        crop_scale: with the fit ``crop``, the shorter edge over the side of the centre crop.
     """
 
     image_size: Annotated[int, Field(ge=1, le=4096)] = 256
@@ -89,30 +87,29 @@ class PreprocessingConfig(Config):
 
     @property
     def model_size(self) -> int:
-        """Side of the square that the encoder sees, in its own pixels."""
+        """Side of the square that the encoder sees, in pixels."""
         return self.image_size // self.pixel_scale
 
     @property
     def read_scale(self) -> int:
-        """How many times smaller than ``image_size`` tiles are read, so that the model need not
-        average them."""
+        """``image_size`` over ``read_size``."""
         return self.pixel_scale if self.resize == "direct" else 1
 
     @property
     def read_size(self) -> int:
-        """Side of the tiles that image files are read as, in pixels."""
+        """Side of the tiles that image files are resized to, in pixels."""
         return self.image_size // self.read_scale
 
 
 class ModelConfig(Config):
-    """Everything that decides what a token means, and how it becomes pixels again.
+    """Everything that decides what tokens mean, and how they are decoded.
 
     Attributes:
-        encoder, quantizer, decoder: the parts, each of a kind.
-        preprocessing: pixels in and out.
-        rounding: how decoded pixels become 8-bit levels: to the ``nearest``, or ``down``.
-        default_fit: how an image is fitted to the square unless the user says otherwise. No
-            part of what a token means: the token file carries the fit that was used.
+        encoder, quantizer, decoder: the parts of the model.
+        preprocessing: how images become the encoder's input.
+        rounding: how decoded pixels are rounded to 8 bits.
+        default_fit: the fit if the user does not choose one. It does not change what tokens mean,
+            because a token file has the fit that was used.
     """
 
     encoder: Encoder
@@ -137,40 +134,39 @@ class ModelConfig(Config):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens a square, N."""
+        """Number of tokens of a square, N."""
         side = self.preprocessing.image_size
         return math.prod(self.token_shape(side, side))
 
     def token_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Of the tokens of a square, or of a whole image of multiples of ``multiple``: (rows,
-        columns), or (n,) where they stand in no such grid."""
+        """(rows, columns) of the tokens of a tile of this size, or (n,) if they have no grid."""
         scale = self.preprocessing.pixel_scale
         z_shape = self.encoder.z_shape(height // scale, width // scale)
         return self.quantizer.token_shape(z_shape)
 
     @property
     def token_counts(self) -> Sequence[int]:
-        """How many of the first tokens of a square decode, in rising order; the last is all."""
+        """The numbers of first tokens of a square that decode alone, in rising order."""
         if self.decoder.prefixes:
             return range(1, self.num_tokens + 1)
         side = self.preprocessing.model_size
         return self.quantizer.token_counts(self.encoder.z_shape(side, side))
 
     def kept_tokens(self, most: int | None) -> int:
-        """The largest of ``token_counts`` that is at most ``most``, or else the smallest."""
+        """The largest of ``token_counts`` that is at most ``most``, or the smallest if none is."""
         counts = self.token_counts
         return counts[-1] if most is None else counts[max(0, bisect(counts, most) - 1)]
 
     def place(
         self, fit: Fit, size: Size, tokens: int | None = None
     ) -> tuple[Placement, tuple[int, ...]]:
-        """Where an image of ``size`` lies on the model's tiles, and the shape of a tile's tokens.
+        """The placement of an image on the model's tiles, and the shape of a tile's tokens.
 
         Args:
-            fit: how the image meets the model's input size.
-            size: width and height.
-            tokens: the most tokens of a tile, where the model takes grids of any size or decodes
-                the first tokens alone.
+            fit: how the image is fitted to the model's input size.
+            size: width and height of the image.
+            tokens: the most tokens of a tile, if the model takes grids of any size or decodes its
+                first tokens alone.
 
         Raises:
             ImageError: the image is too large for the fit ``native``.
@@ -193,10 +189,10 @@ class ModelConfig(Config):
     def place_grid(
         self, fit: Fit, size: Size, rows: int, columns: int
     ) -> tuple[Placement, tuple[int, ...]]:
-        """As ``place``, for tiles that have this many rows and columns of tokens.
+        """The same for tiles with this many rows and columns of tokens.
 
         Raises:
-            ImageError: the fit gives no such grid.
+            ImageError: the fit does not give such a grid.
         """
         edge = self.preprocessing.image_size
         tile = (columns * self.multiple, rows * self.multiple) if self.multiple else (edge, edge)
@@ -218,21 +214,24 @@ class ModelConfig(Config):
             raise ImageError(
                 f"{size[0]}x{size[1]} pixels are {math.prod(shape):,} tokens, more than the "
                 f"{geometry.MAX_TILE_TOKENS:,} that the fit {fit} takes; make the image smaller, "
-                "or take the fit tile"
+                "or use the fit tile"
             )
         images = self.preprocessing
         return geometry.place(fit, size, tile, images.resize, images.crop_scale), shape
 
     @property
     def multiple(self) -> int:
-        """Pixels along a side of a token, where the model takes grids of any size, so that it has
-        the fits ``aspect`` and ``native``; 0 where it sees only squares of ``image_size``."""
+        """Side of a token in pixels; 0 if the model sees only squares of ``image_size``.
+
+        If it is not 0, the model takes grids of any size, and has the fits ``aspect`` and
+        ``native``.
+        """
         multiple = self.encoder.multiple * self.preprocessing.pixel_scale
         return multiple if multiple == self.decoder.multiple and self.quantizer.any_grid else 0
 
     @property
     def has_grid(self) -> bool:
-        """Whether tokens stand in rows and columns."""
+        """Whether tokens have rows and columns."""
         side = self.preprocessing.image_size
         return len(self.token_shape(side, side)) == 2
 
@@ -247,13 +246,13 @@ class ModelConfig(Config):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Parses JSON strictly: an unknown, missing or ill-typed field is an error.
+        """Parse canonical or other JSON.
 
         Raises:
-            ConfigError: with the path of the offending field.
+            ConfigError: it is not JSON, or a field is unknown, missing or of another type.
         """
         try:
-            parse_json(text, _LONGEST)  # which refuses more than pydantic: a name that stands twice
+            parse_json(text, _LONGEST)  # which also refuses duplicate names
         except ValueError as error:
             raise ConfigError(f"not JSON: {error}", name="config") from error
         return cls.parse(text, "config")

@@ -1,11 +1,11 @@
-"""What every config, and every kind of encoder, quantizer and decoder has.
+"""The base classes of configs, and of the kinds of encoders, quantizers and decoders.
 
-A kind is one config class, whose fields are its part of a model's config, and one network, a
-``torch.nn.Module`` that ``network`` names as ``module:class`` and that is imported when a model is
-built. Another kind is those two, and a place in a union of ``tokcodec.config.model``.
+A kind is a config class and a network. The network is a ``torch.nn.Module``, which ``network``
+names as ``module:class`` and which is imported when a model is built. To add a kind, write these
+two classes and add the config class to a union in ``tokcodec.config.model``.
 
-Configs are read from files, and networks are built, and memory is taken, as they say. So every
-number has bounds, which are far beyond what anyone trains.
+Configs come from files, and decide how much memory a network takes. So every number has bounds,
+which are far beyond what anyone trains.
 """
 
 import math
@@ -25,7 +25,7 @@ from pydantic import (
 
 from tokcodec.errors import ConfigError, quoted
 
-LEVELS = 12  # of resolution, each half the last
+LEVELS = 12  # the most levels, each of half the resolution of the last
 
 Width = Annotated[int, Field(ge=1, le=1 << 14)]  # channels of vectors
 Channels = Annotated[int, Field(ge=1, le=4096)]
@@ -33,22 +33,22 @@ Blocks = Annotated[int, Field(ge=1, le=32)]  # per level
 Multipliers = Annotated[
     tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1, max_length=LEVELS)
 ]
-# -0.0 and 0.0 are equal, and must have one text.
+# -0.0 and 0.0 are equal, so they must have the same text.
 Number = Annotated[float, AfterValidator(lambda number: number + 0.0)]
 
 
 def require(condition: bool, message: str) -> None:
     """
     Raises:
-        ValueError: with this message, unless the condition holds. In a validator it becomes a
-            ``ConfigError`` with the path of the config.
+        ValueError: the condition does not hold. A validator turns it into a ``ConfigError`` with
+            the path of the config.
     """
     if not condition:
         raise ValueError(message)
 
 
 class Config(BaseModel):
-    """Immutable fields, each of exactly its type.
+    """Immutable fields of strict types.
 
     Raises:
         ConfigError: a field is unknown, missing or wrong, from Python as from JSON.
@@ -64,15 +64,15 @@ class Config(BaseModel):
         except ValidationError as error:
             raise config_error(error, type(self).__name__) from None
 
-    # So pydantic does not call it for the parts of a text, of whose errors it knows the path.
+    # Pydantic does not call a marked __init__ for nested configs, so errors have the whole path.
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def parse(cls, text: str, name: str) -> Self:
-        """A config from its JSON text.
+        """Parse a config from JSON.
 
         Raises:
-            ConfigError: with the path, from ``name``, of the first field that is wrong.
+            ConfigError: a field is wrong; ``name`` begins its path.
         """
         try:
             return cls.model_validate_json(text)
@@ -83,17 +83,17 @@ class Config(BaseModel):
         """A copy with other values in some fields.
 
         Raises:
-            ConfigError: they make no valid config.
+            ConfigError: the result is not a valid config.
         """
         return type(self)(**{**dict(self), **changes})
 
 
 def config_error(error: ValidationError, name: str) -> ConfigError:
-    """The first of the errors that pydantic has found, in one line that begins with the path."""
+    """The first error that pydantic has found, in one line that begins with the path."""
     first = error.errors(include_url=False)[0]
     context = first.get("ctx", {})
     path = [name, *(str(step) for step in first["loc"])]
-    # pydantic's steps into kinds, which are no fields
+    # Pydantic's path has the kind of a part, which is not a field.
     if path[1:2] in (["encoder"], ["quantizer"], ["decoder"]):
         del path[2:3]
     if path[2:3] == ["stage"]:
@@ -119,11 +119,11 @@ def config_error(error: ValidationError, name: str) -> ConfigError:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the parts of one model agree on, which their networks are made for.
+    """The sizes that the networks of a model have in common.
 
     Attributes:
-        side: of the square that the encoder sees, in pixels.
-        z_shape: places of z of a square: (rows, columns), or (n,).
+        side: side of the square that the encoder sees, in pixels.
+        z_shape: (rows, columns) or (n,) of the vectors of z of a square.
         embedding_dim: channels d of z.
     """
 
@@ -136,8 +136,8 @@ class Part(Config):
     """A part of a model.
 
     Attributes:
-        kind: its name in configs.
-        network: its network, ``module:class``, which is made from the part and a ``ModelShape``.
+        kind: name of the kind in configs.
+        network: ``module:class`` of the network, which is made from the part and a ``ModelShape``.
     """
 
     network: ClassVar[str]
@@ -146,51 +146,46 @@ class Part(Config):
 
     @model_serializer(mode="wrap")
     def _with_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Also where defaults are left out: it says which class the other fields are of.
+        # Kept when defaults are left out, because it decides the class of the config.
         return {**serialize(self), "kind": self.kind}
 
 
 class EncoderConfig(Part):
-    """Its network: normalized pixels [B, 3, height, width] -> z [B, *z_shape, embedding_dim].
-
-    Attributes:
-        multiple: width and height that it sees are any multiples of this; 0 if it sees only the
-            square that it was made for.
-    """
+    """An encoder: normalized pixels [B, 3, height, width] -> z [B, *z_shape, embedding_dim]."""
 
     @property
     def multiple(self) -> int:
+        """The encoder takes any multiples of this as width and height; 0 if it takes one square."""
         return 0
 
     def check(self, side: int) -> None:
         """
         Raises:
-            ValueError: it cannot see tiles of ``side`` pixels.
+            ValueError: the encoder cannot take squares of ``side`` pixels.
         """
         raise NotImplementedError
 
     def z_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Places of z of an image of this size in pixels: (rows, columns), or (n,)."""
+        """(rows, columns) or (n,) of z of an image of this size in pixels."""
         raise NotImplementedError
 
     def peak_activation(self, side: int) -> int:
-        """Numbers in the widest activations of a square, which a processor's caches should hold."""
+        """The largest number of activations of a layer; they should fit in the caches."""
         raise NotImplementedError
 
 
 class QuantizerConfig(Part):
-    """Its network: z [B, *z_shape, embedding_dim] <-> tokens int64 [B, *token_shape], from 0 to
-    codebook_size - 1.
+    """A quantizer: z [B, *z_shape, embedding_dim] <-> tokens int64 [B, *token_shape].
 
     Attributes:
         embedding_dim: channels d of z.
-        codebook_size: number of tokens K.
+        codebook_size: K; tokens are from 0 to K - 1.
         any_grid: whether z may have any number of rows and columns.
     """
 
     any_grid: ClassVar[bool] = True
 
-    if TYPE_CHECKING:  # some kinds have a field, the other ones a property
+    if TYPE_CHECKING:  # fields of some kinds, properties of others
 
         @property
         def embedding_dim(self) -> int: ...
@@ -206,38 +201,38 @@ class QuantizerConfig(Part):
     def check(self, z_shape: tuple[int, ...]) -> None:
         """
         Raises:
-            ValueError: it cannot quantize z of this shape.
+            ValueError: the quantizer cannot take z of this shape.
         """
 
     def token_shape(self, z_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the tokens of z of this shape: a token a place, unless a kind says otherwise."""
+        """The shape of the tokens of z of this shape."""
         return z_shape
 
     def token_counts(self, z_shape: tuple[int, ...]) -> Sequence[int]:
-        """How many of a square's first tokens can be looked up, in rising order."""
+        """The numbers of first tokens that can be looked up alone, in rising order."""
         return (math.prod(z_shape),)
 
 
 class DecoderConfig(Part):
-    """Its network: z_q [B, *z_shape, embedding_dim] -> normalized pixels [B, 3, height, width]."""
+    """A decoder: z_q [B, *z_shape, embedding_dim] -> normalized pixels [B, 3, height, width]."""
 
     @property
     def prefixes(self) -> bool:
-        """Whether any prefix of a square's tokens decodes."""
+        """Whether any prefix of the tokens decodes."""
         return False
 
     @property
     def multiple(self) -> int:
-        """Pixels along a side of a token, of images of any size; 0 if it makes only one square."""
+        """Side of a token in pixels; 0 if the decoder makes only one square."""
         return 0
 
     def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         """
         Raises:
-            ValueError: it cannot make a square of ``side`` pixels from z of this shape.
+            ValueError: the decoder cannot make a square of ``side`` pixels from z of this shape.
         """
         raise NotImplementedError
 
     def peak_activation(self, side: int) -> int:  # noqa: ARG002
-        """As of ``EncoderConfig``; 0 if the encoder has the larger ones."""
+        """See ``EncoderConfig``; 0 if the encoder's is larger."""
         return 0

@@ -1,4 +1,4 @@
-"""The kinds of quantizers: a learned codebook, a fixed one, or one of these several times."""
+"""The kinds of quantizers: a learned codebook, fixed ones, and several stages of these."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from tokcodec.config.geometry import MAX_TILE_TOKENS
 from tokcodec.config.parts import QuantizerConfig, Width, require
 
-_MOST = 2**32  # tokens, which have 32 bits at most
+_MOST = 2**32  # the largest codebook, because tokens have up to 32 bits
 
 
 class CodebookConfig(QuantizerConfig):
@@ -32,13 +32,13 @@ class CodebookConfig(QuantizerConfig):
 
 
 class BinaryConfig(QuantizerConfig):
-    """The signs of the channels, a bit each (lookup-free, arXiv 2310.05737, section 3.1).
+    """The sign of each channel is a bit (lookup-free, arXiv 2310.05737, section 3.1).
 
     Attributes:
         embedding_dim: channels d; there are 2^d tokens.
         first_bit: whether the first channel is the ``lowest`` bit of a token (Open-MAGVIT2) or the
             ``highest`` (Show-o).
-        unit_length: z_q has length 1 (BSQ, arXiv 2406.07548); otherwise each channel is 1 or -1.
+        unit_length: whether z_q has length 1 (BSQ, arXiv 2406.07548); else channels are 1 or -1.
     """
 
     network: ClassVar[str] = "tokcodec.model.binary:Binary"
@@ -57,7 +57,7 @@ class FiniteScalarConfig(QuantizerConfig):
     """Each channel rounded to one of a few levels (FSQ, arXiv 2309.15505, section 3).
 
     Attributes:
-        levels: how many levels a channel has; the first channel is the lowest digit of a token.
+        levels: number of levels of each channel; the first one is the lowest digit of a token.
     """
 
     network: ClassVar[str] = "tokcodec.model.finite_scalar:FiniteScalar"
@@ -82,18 +82,18 @@ class FiniteScalarConfig(QuantizerConfig):
 
 
 class ResidualConfig(QuantizerConfig):
-    """Scale by scale, each of which quantizes what those before it leave of z (RQ-VAE, arXiv
-    2203.01941, section 3.1; multi-scale, VAR, arXiv 2404.02905, section 3.2).
+    """Several scales, each of which quantizes the residual of those before it (RQ-VAE, arXiv
+    2203.01941, section 3.1; with scales of several sizes, VAR, arXiv 2404.02905, section 3.2).
 
-    A token file has the tokens of the first scale first, so the tokens of the first scales alone
-    are a coarser image.
+    The tokens of the first scale come first, so those of the first scales decode to a coarser
+    image.
 
     Attributes:
         stage: the quantizer of every scale.
-        scales: rows, and as many columns, of the tokens of each scale; the last are those of z.
-        enlarging: how the looked-up vectors of a smaller scale become as many as z has.
-        filters: for each scale, the number of the 3x3 convolution that its vectors then go
-            through; empty if there are none.
+        scales: number of rows, and of columns, of each scale; the last is that of z.
+        enlarging: how the looked-up vectors of a scale are interpolated to the size of z.
+        filters: for each scale, the index of the 3x3 convolution that is then applied to its
+            vectors; empty if there are none.
     """
 
     network: ClassVar[str] = "tokcodec.model.residual:Residual"
@@ -113,7 +113,7 @@ class ResidualConfig(QuantizerConfig):
     def _check_scales(self) -> Self:
         require(
             sum(side**2 for side in self.scales) <= MAX_TILE_TOKENS,
-            f"scales must have {MAX_TILE_TOKENS:,} tokens together at most",
+            f"scales must have at most {MAX_TILE_TOKENS:,} tokens together",
         )
         require(
             not self.filters or len(self.filters) == len(self.scales),

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tokcodec.config.convolutional import NORM_GROUPS, ConvolutionalDecoderConfig
 from tokcodec.config.parts import (
     Blocks,
     Channels,
@@ -16,20 +17,20 @@ from tokcodec.config.parts import (
 )
 
 _PATCH = 256  # the largest side of a patch, in pixels
-_GRID = 256  # patches along a side, the most
+_GRID = 256  # the most patches along a side
 
 
 class VitConfig(Config):
-    """A stack of pre-norm ViT blocks and the patches at its image end.
+    """A stack of pre-norm ViT blocks, and patches of pixels.
 
     Attributes:
         width: channels of the residual stream.
         layers: number of blocks.
         heads: attention heads; divides ``width``.
-        patch_size: side P of a patch, in pixels of the image that the model sees.
+        patch_size: side P of a patch in pixels, as the model sees them.
         mlp_ratio: hidden width of the MLP over ``width``.
-        class_token: a further learned token before all others, as in TiTok's code.
-        outer_norms: LayerNorms before the first block and behind the last.
+        class_token: a learned token before all others, as in TiTok's code.
+        outer_norms: LayerNorms before the first block and after the last.
     """
 
     width: Width
@@ -46,14 +47,14 @@ class VitConfig(Config):
         return self
 
     def grid(self, side: int) -> int:
-        """Patches along one side of a square of ``side`` pixels.
+        """The number of patches along a side of ``side`` pixels.
 
         Raises:
-            ValueError: they do not fill it.
+            ValueError: ``side`` is not a multiple of ``patch_size``, or there are too many.
         """
-        require(side % self.patch_size == 0, f"patch_size must divide the {side} pixels seen")
+        require(side % self.patch_size == 0, f"patch_size must divide the {side} pixels of a side")
         grid = side // self.patch_size
-        require(grid <= _GRID, f"{grid} patches along a side, where there are {_GRID} at most")
+        require(grid <= _GRID, f"{grid} patches along a side; the limit is {_GRID}")
         return grid
 
     def peak_activation(self, side: int) -> int:
@@ -85,12 +86,12 @@ class PatchEncoderConfig(VitConfig, EncoderConfig):
 
 
 class LatentEncoderConfig(VitConfig, EncoderConfig):
-    """A token for each of its learned latent tokens (TiTok, arXiv 2406.07550, section 3.2).
+    """A token for each learned latent token (TiTok, arXiv 2406.07550, section 3.2).
 
     Attributes:
-        num_latents: how many there are.
-        legacy_latents: the latents, [N, width], are read as [width, N] without transposing them,
-            as TiTok's first checkpoints were trained to (``is_legacy`` in its code).
+        num_latents: number N of latent tokens.
+        legacy_latents: the outputs, [N, width], are reshaped to [width, N] where they should be
+            transposed, as in TiTok's first checkpoints (``is_legacy`` in its code).
     """
 
     network: ClassVar[str] = "tokcodec.model.vit:LatentEncoder"
@@ -110,12 +111,12 @@ class LatentEncoderConfig(VitConfig, EncoderConfig):
 
 
 class PatchHeadConfig(VitConfig):
-    """A transformer whose tokens become pixels by a linear map, a patch a token.
+    """A transformer with a linear map from each token to a patch of pixels.
 
     Attributes:
-        pixel_overlap: pixels by which a patch reaches over each of its borders, where it is added
-            to its neighbours; so borders need not show.
-        pixel_convolution: a 3x3 convolution smooths the pixels.
+        pixel_overlap: pixels by which a patch extends beyond each of its borders, where it is
+            added to its neighbours to hide the borders.
+        pixel_convolution: whether a 3x3 convolution smooths the pixels.
     """
 
     pixel_overlap: Annotated[int, Field(ge=0, le=_PATCH)] = 0
@@ -146,21 +147,18 @@ class PatchDecoderConfig(PatchHeadConfig, DecoderConfig):
     def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         require(
             z_shape == (self.grid(side),) * 2,
-            f"patches of {self.patch_size} pixels are not those of the encoder",
+            f"patches of {self.patch_size} pixels are not the encoder's",
         )
 
 
-class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
-    """From latent tokens, by mask tokens that become the patches (TiTok, section 3.2).
+class FromLatentsConfig(VitConfig, DecoderConfig):
+    """A decoder of latent tokens, with mask tokens that become the patches (TiTok, section 3.2).
 
     Attributes:
-        prefix_tokens: trained so that any prefix of the tokens decodes (One-D-Piece, arXiv
-            2501.10064, section 3).
+        prefix_tokens: the model was trained so that any prefix of the tokens decodes (One-D-Piece,
+            arXiv 2501.10064, section 3).
     """
 
-    network: ClassVar[str] = "tokcodec.model.vit:LatentDecoder"
-
-    kind: Literal["latent"] = "latent"
     prefix_tokens: bool = False
 
     @property
@@ -169,18 +167,26 @@ class LatentDecoderConfig(PatchHeadConfig, DecoderConfig):
 
     def check(self, side: int, z_shape: tuple[int, ...]) -> None:
         self.grid(side)
-        require(len(z_shape) == 1, "a latent decoder needs a latent encoder")
+        require(len(z_shape) == 1, f"a {self.kind} decoder needs a latent encoder")
+
+
+class LatentDecoderConfig(PatchHeadConfig, FromLatentsConfig):
+    """From latent tokens to patches of pixels."""
+
+    network: ClassVar[str] = "tokcodec.model.vit:LatentDecoder"
+
+    kind: Literal["latent"] = "latent"
 
 
 class VqganConfig(Config):
     """The convolutional pixel decoder of MaskGIT-VQGAN (arXiv 2202.04200).
 
     Attributes:
-        proxy_codebook_size: size of its codebook.
+        proxy_codebook_size: number of vectors of its codebook.
         embedding_dim: channels of a vector of its codebook.
-        channels: channels at full resolution; multiples of 32.
-        multipliers: of ``channels``, a level each, the full resolution first; a level halves it.
-        blocks: residual blocks a level.
+        channels: channels at full resolution, a multiple of 32.
+        multipliers: factors of ``channels``, one per level, the full resolution first.
+        blocks: residual blocks per level.
     """
 
     proxy_codebook_size: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
@@ -191,24 +197,33 @@ class VqganConfig(Config):
 
     @model_validator(mode="after")
     def _check_channels(self) -> Self:
-        require(self.channels % 32 == 0, "channels must be a multiple of 32")
+        require(self.channels % NORM_GROUPS == 0, f"channels must be a multiple of {NORM_GROUPS}")
         return self
 
+    def convolutional(self) -> ConvolutionalDecoderConfig:
+        """The same network as a convolutional decoder."""
+        return ConvolutionalDecoderConfig(
+            channels=self.channels,
+            multipliers=self.multipliers,
+            blocks=self.blocks,
+            middle_blocks=self.blocks,
+            bias=False,
+            shortcut="output",
+        )
 
-class ProxyDecoderConfig(VitConfig, DecoderConfig):
-    """From latent tokens to a softmax over the tokens of a MaskGIT-VQGAN, their proxies, whose
-    decoder gives the pixels, as in TiTok's first checkpoints (section 3.4).
+
+class ProxyDecoderConfig(FromLatentsConfig):
+    """From latent tokens to proxies, which are a softmax over the tokens of a MaskGIT-VQGAN, and
+    to pixels by its decoder, as in TiTok's first checkpoints (section 3.4).
 
     Attributes:
         vqgan: the convolutional decoder.
-        prefix_tokens: as for ``LatentDecoderConfig``.
     """
 
     network: ClassVar[str] = "tokcodec.model.proxy:ProxyDecoder"
 
     kind: Literal["proxy"] = "proxy"
     vqgan: VqganConfig
-    prefix_tokens: bool = False
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
@@ -217,14 +232,6 @@ class ProxyDecoderConfig(VitConfig, DecoderConfig):
             "the levels of vqgan must enlarge by the decoder's patch_size",
         )
         return self
-
-    @property
-    def prefixes(self) -> bool:
-        return self.prefix_tokens
-
-    def check(self, side: int, z_shape: tuple[int, ...]) -> None:
-        self.grid(side)
-        require(len(z_shape) == 1, "a proxy decoder needs a latent encoder")
 
     def peak_activation(self, side: int) -> int:
         return max(super().peak_activation(side), side**2 * self.vqgan.channels)

@@ -1,7 +1,7 @@
-"""Published checkpoints of other programs, as tokcodec's: the one list of families.
+"""Convert published checkpoints of other programs: the list of families.
 
-Another family is a module with a ``Family``, and its place in ``FAMILIES`` or, in another package,
-an entry point.
+To add a family, write a module with a ``Family`` and list it in ``FAMILIES`` or, in another
+package, as an entry point.
 """
 
 from collections.abc import Collection
@@ -69,16 +69,16 @@ __all__ = [
 
 
 def every() -> list[Family]:
-    """The families here, and those of other packages.
+    """The families of this package and of others.
 
     Raises:
-        CheckpointError: that of another package cannot be loaded.
+        CheckpointError: the family of another package cannot be loaded.
     """
     return [*FAMILIES, *installed()]
 
 
 def known() -> dict[str, tuple[Family, Model]]:
-    """Every published model, by its name.
+    """Every published model and its family, by the name of the model.
 
     Raises:
         CheckpointError: as ``every``.
@@ -87,16 +87,17 @@ def known() -> dict[str, tuple[Family, Model]]:
 
 
 def recognise(names: Collection[str], config: Config | None) -> Family:
-    """The family that a checkpoint with tensors of these names is of.
+    """Find the family of a checkpoint by the names of its tensors and its config.
 
     Raises:
-        CheckpointError: none that is known, or several; or a kin of one that cannot run here.
+        CheckpointError: no family recognises it, or several do; or it is a relative of a family
+            that tokcodec cannot run.
     """
     families = every()
     found = [family for family in families if family.recognises(names, config)]
     if not found:
         titles = ", ".join(family.title for family in families)
-        raise CheckpointError(f"its tensors are of no family that tokcodec knows ({titles})")
+        raise CheckpointError(f"tokcodec knows no family with these tensors (it knows {titles})")
     if len(found) > 1:
         models = ", ".join(model.name for family in found for model in family.models)
         raise CheckpointError(
@@ -110,12 +111,12 @@ def recognise(names: Collection[str], config: Config | None) -> Family:
 def convert(
     source: Source, model: str | None = None, image_size: int | None = None
 ) -> tuple[ModelConfig, Arrays]:
-    """The config and the tensors of a published checkpoint as tokcodec's.
+    """Convert a published checkpoint to tokcodec's config and tensors.
 
     Args:
         source: its files.
-        model: name of the published model, in place of a config beside it.
-        image_size: side of the square that the model is to see; its own if None.
+        model: name of the published model, which replaces the checkpoint's config.
+        image_size: side of the square that the model sees; the published one if None.
 
     Raises:
         CheckpointError: it is of no known family, incomplete, or not finite.
@@ -135,7 +136,7 @@ def convert(
             return family.convert(Tensors(tensors), config or {}, image_size)
     except CheckpointError as error:
         if error.name or error.reason.startswith(f"{source.weights}: "):
-            raise  # it names the file already, which may be the config
+            raise  # it already names a file, which may be the config
         raise error.named(source.weights) from error
     except ConfigError as error:
         named = error.named(source.weights)
@@ -143,7 +144,7 @@ def convert(
 
 
 def published() -> list[dict[str, Any]]:
-    """The facts of every published model, as plain data."""
+    """Facts about every published model, as plain data."""
     return [
         {
             "family": family.title,
@@ -154,7 +155,7 @@ def published() -> list[dict[str, Any]]:
             "published": model.published,
             "licence": model.licence or family.licence,
             "rfid": model.rfid,
-            "verified": model.verified,
+            "verified": "tokens" if model.verified else "shapes",
         }
         for family in every()
         for model in family.models

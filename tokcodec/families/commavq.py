@@ -1,15 +1,16 @@
 """commaVQ: a VQGAN of driving video, frame by frame, published as an encoder and a decoder.
 
-Its encoder sees 8-bit levels as they are. Its decoder's range of -1 to 1 is brought to theirs in
-its last convolution.
+Its encoder takes 8-bit levels. The range of its decoder, -1 to 1, is scaled to 8-bit levels in the
+last convolution.
 """
 
 from collections.abc import Collection
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
+import numpy as np
+
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
@@ -17,53 +18,34 @@ _NAMES = Names(quantizing="encoder.quant_conv", dequantizing="decoder.post_quant
 _CODEBOOK = "quantize._embedding.weight"
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
-    size, dim = source.shape(f"encoder.{_CODEBOOK}", 2)
-    codebook = source.take(f"encoder.{_CODEBOOK}", size, dim)
-    if not (codebook == source.take(f"decoder.{_CODEBOOK}", size, dim)).all():
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
+    codebooks = [f"{side}.{_CODEBOOK}" for side in ("encoder", "decoder")]
+    decoder_codebook = source.take(codebooks[1], *source.shape(codebooks[1], 2))
+    side = square_side(image_size, config)
+    ours, tensors = take_vq(
+        source, _NAMES, codebooks[0],
+        image_size=side, mean=(0.0,) * 3, std=(1 / 255,) * 3,
+    )  # fmt: skip
+    if not np.array_equal(tensors["quantizer.codebook"], decoder_codebook):
         raise CheckpointError("its encoder and its decoder have different codebooks")
-    encoder, decoder, out = take_convolutional(source, _NAMES, dim)
-    source.finish()
-    out["quantizer.codebook"] = codebook
-    out["decoder.leave.weight"] = out["decoder.leave.weight"] * 127.5
-    out["decoder.leave.bias"] = (out["decoder.leave.bias"] + 1) * 127.5
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=CodebookConfig(codebook_size=size, embedding_dim=dim),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, config.get("image_size"), 256),
-                mean=(0.0,) * 3,
-                std=(1 / 255,) * 3,
-            ),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
-    )
+    tensors["decoder.leave.weight"] = tensors["decoder.leave.weight"] * 127.5
+    tensors["decoder.leave.bias"] = (tensors["decoder.leave.bias"] + 1) * 127.5
+    return ours, tensors
 
 
 def _recognises(names: Collection[str], _config: Config | None) -> bool:
     if _CODEBOOK in names:
         raise CheckpointError(
             "half of a commaVQ; name encoder_pytorch_model.bin, with decoder_pytorch_model.bin "
-            "beside it"
+            "in the same folder"
         )
     return f"encoder.{_CODEBOOK}" in names
 
 
 FAMILY = Family(
-    name="commavq",
     title="commaVQ",
-    paper=None,
     licence="MIT",
     recognises=_recognises,
-    convert=convert,
+    convert=_convert,
     models=(Model("commavq", 256, 1024, "commaai/commavq-gpt2m:encoder_pytorch_model.bin"),),
 )

@@ -1,5 +1,6 @@
-"""The networks of VQGAN and its descendants, from the names that their programs give to tensors
-to ours. Sizes are read off the shapes; ``Names`` says what a program calls things.
+"""Convert the networks of VQGAN and its descendants.
+
+Sizes are read from the shapes of the tensors; ``Names`` has the names that a program gives them.
 """
 
 import math
@@ -9,31 +10,35 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.convolutional import ConvolutionalDecoderConfig, ConvolutionalEncoderConfig
+from tokcodec.config.model import Quantizer
+from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.families.reading import Array, Arrays, Tensors
 
 
 @dataclass(frozen=True)
 class Names:
-    """What a program calls its tensors, and in what its networks differ.
+    """The names that a program gives its tensors, and how its networks differ from VQGAN's.
 
     Attributes:
-        encoder_level, decoder_level: what a level's begin with, before its number.
-        decoder_counts: what the decoder's levels are numbered by: ``level``, from the full
-            resolution, or ``place``, from where the network begins.
-        block, attention: behind these, the numbers of the residual blocks, and of the attentions
-            behind each of them.
-        widen: behind a block, its 1x1 convolution where it changes its width.
-        attention_norms: behind an attention, what its norm may be called.
-        attention_layers: behind an attention, its layers for queries, keys and values, or one
-            for all three, and that for results, linear or 1x1 convolutions.
+        encoder_level, decoder_level: prefix of a level, before its number.
+        decoder_counts: how the decoder's levels are numbered: ``level``, from the full resolution
+            down, or ``place``, in the order in which they run.
+        block, attention: prefixes of the residual blocks and attentions in a level, before their
+            numbers.
+        widen: the 1x1 convolution of a block that changes the width.
+        attention_norms: the names that the norm of an attention may have.
+        attention_layers: the layers of an attention for queries, keys and values, or one for all
+            three, then the output layer; linear layers or 1x1 convolutions.
         norm_out: the last norm.
         quantizing, dequantizing: the convolutions around the quantizer, 1x1 or 3x3.
-        middle: residual blocks and attention at the lowest resolution, in their order.
-        reduce, enlarge: behind a level, its convolution to the next; None where there is none.
-        halving, doubling, shortcut: see ``ConvolutionalEncoderConfig`` and the decoder's.
-        adapt: the adaptive norm of a level, before its number; None where there is none.
+        middle: residual blocks and attention at the lowest resolution, in order.
+        reduce, enlarge: the convolution from a level to the next; None if there is none.
+        halving, doubling, shortcut: see ``ConvolutionalEncoderConfig`` and
+            ``ConvolutionalDecoderConfig``.
+        adapt: prefix of the adaptive norms, before the number of the level; None if there are none.
     """
 
     encoder_level: str = "down."
@@ -56,35 +61,62 @@ class Names:
     adapt: str | None = None
 
 
-def take_convolutional(
-    source: Tensors, names: Names, embedding_dim: int
-) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, Arrays]:
-    """Encoder and decoder, and the 1x1 convolutions around the quantizer where there are any.
+def take_vq(
+    source: Tensors,
+    names: Names,
+    codebook: str = "quantize.embedding.weight",
+    metric: Literal["euclidean", "cosine", "dot"] = "euclidean",
+    **fields: Any,
+) -> tuple[ModelConfig, Arrays]:
+    """Convert a whole model with a codebook. See ``take_model`` for ``fields``.
 
     Raises:
-        CheckpointError: a tensor is missing, of another shape or not finite, or the sizes do not
-            go together.
+        CheckpointError: a tensor is missing, left over, of another shape or not finite.
     """
-    encoder, decoder = _Encoder(source, names), _Decoder(source, names)
-    return encoder.take(embedding_dim), decoder.take(embedding_dim), encoder.out | decoder.out
+    size, dim = source.shape(codebook, 2)
+    vectors = source.take(codebook, size, dim)
+    quantizer = CodebookConfig(codebook_size=size, embedding_dim=dim, metric=metric)
+    config, tensors = take_model(source, names, quantizer, **fields)
+    return config, tensors | {"quantizer.codebook": vectors}
 
 
-def take_vq(
-    source: Tensors, names: Names
-) -> tuple[ConvolutionalEncoderConfig, ConvolutionalDecoderConfig, dict[str, int], Arrays]:
-    """As ``take_convolutional``, with the codebook between the two, whose sizes come third; nothing
-    may be left."""
-    codebook_size, embedding_dim = source.shape("quantize.embedding.weight", 2)
-    encoder, decoder, out = take_convolutional(source, names, embedding_dim)
-    out["quantizer.codebook"] = source.take(
-        "quantize.embedding.weight", codebook_size, embedding_dim
-    )
+def take_model(
+    source: Tensors,
+    names: Names,
+    quantizer: Quantizer,
+    rounding: Literal["nearest", "down"] = "down",
+    **preprocessing: Any,
+) -> tuple[ModelConfig, Arrays]:
+    """Convert encoder and decoder, the last tensors of a model.
+
+    Args:
+        source: the tensors that are left.
+        names: what they are called.
+        quantizer: the quantizer, whose tensors the caller adds.
+        rounding: see ``ModelConfig``.
+        preprocessing: fields of ``PreprocessingConfig``.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape or not finite, or sizes
+            contradict each other.
+    """
+    encoder, decoder = _Encoder(source, names), Decoder(source, names)
+    dim = quantizer.embedding_dim
+    encoder_config, decoder_config = encoder.take(dim), decoder.take(dim)
     source.finish()
-    return encoder, decoder, {"codebook_size": codebook_size, "embedding_dim": embedding_dim}, out
+    config = ModelConfig(
+        encoder=encoder_config,
+        quantizer=quantizer,
+        decoder=decoder_config,
+        preprocessing=PreprocessingConfig(**preprocessing),
+        rounding=rounding,
+        default_fit="crop",
+    )
+    return config, encoder.out | decoder.out
 
 
 class _Network:
-    """What encoder and decoder have in common, under the names of one of them."""
+    """What encoder and decoder have in common."""
 
     def __init__(self, source: Tensors, names: Names, side: str, levels: list[str]) -> None:
         self.source, self.names, self.side = source, names, side
@@ -104,13 +136,10 @@ class _Network:
         )
 
     def give(self, theirs: str, ours: str, *shape: int, bias: bool = True) -> None:
-        """A layer: its weight of this shape, and its bias."""
-        self.out[f"{self.side}.{ours}.weight"] = self.source.take(f"{theirs}.weight", *shape)
-        if bias:
-            self.out[f"{self.side}.{ours}.bias"] = self.source.take(f"{theirs}.bias", shape[0])
+        self.out |= self.source.take_layer(theirs, f"{self.side}.{ours}", *shape, bias=bias)
 
     def give_norm(self, theirs: str, ours: str, width: int) -> None:
-        """A group norm, or one whose scale and shift depend on the tokens."""
+        """Take a group norm, or one whose scale and shift depend on the tokens."""
         if not self.source.has_below(f"{theirs}.norm_layer."):
             self.give(theirs, ours, width)
             return
@@ -120,7 +149,7 @@ class _Network:
         self.give(f"{theirs}.conv_b", f"{ours}.shift", width, channels, 1, 1)
 
     def give_level(self, number: int, ours: str, before: int) -> None:
-        """The residual blocks of a level, and the attentions behind them."""
+        """Take the residual blocks of a level, and the attentions after them."""
         width, theirs, attended = self.widths[number], self.levels[number], number in self.attention
         for block in range(self.blocks[number]):
             place = 2 * block if attended else block
@@ -158,8 +187,10 @@ class _Network:
     def give_embedding(
         self, theirs: str, ours: str, channels: int, shape: tuple[int, int]
     ) -> dict[str, Any]:
-        """The convolution at the quantizer, of these outputs and inputs, or none if they are the
-        same; the fields of the config that tell of it."""
+        """Take the convolution at the quantizer, if there is one; return its config fields.
+
+        ``shape`` has its numbers of outputs and inputs.
+        """
         if f"{theirs}.weight" not in self.source and len(set(shape)) == 1:
             return {}
         kernel = self.source.shape(f"{theirs}.weight", 4)[2]
@@ -167,7 +198,7 @@ class _Network:
         return {"embedding_channels": channels, "embedding_kernel": kernel}
 
     def give_middle(self) -> dict[str, Any]:
-        """What is between levels and code; the fields of the config that tell of it."""
+        """Take the layers at the lowest resolution; return their config fields."""
         width, kinds = self.widths[-1], ""
         for name in (f"{self.side}.{name}" for name in self.names.middle):
             ours = f"middle.{len(kinds)}"
@@ -178,17 +209,19 @@ class _Network:
                 self.give_block(name, ours, width, width)
                 kinds += "b"
         if not re.fullmatch("b*|bab*", kinds):
-            raise CheckpointError(f"its {self.side}'s middle has attention at another place")
+            raise CheckpointError(f"its {self.side}'s middle has attention in an unknown place")
         return {"middle_blocks": kinds.count("b"), "middle_attention": "a" in kinds}
 
     def resized(self, layer: str) -> int:
-        """How many levels have a layer of this name that changes the resolution."""
+        """The number of levels with this layer, which changes the resolution."""
         return sum(self.source.has_below(level + layer) for level in self.levels)
 
     def fields(self, channels: int) -> dict[str, Any]:
-        """Of the config, what the shapes tell."""
+        """The config fields that follow from the shapes."""
         if not channels or any(width % channels for width in self.widths):
-            raise CheckpointError(f"its {self.side} has levels that are no multiples of {channels}")
+            raise CheckpointError(
+                f"its {self.side} has levels whose channels are not multiples of {channels}"
+            )
         return {
             "channels": channels,
             "multipliers": tuple(width // channels for width in self.widths),
@@ -234,37 +267,39 @@ class _Encoder(_Network):
         )
 
 
-class _Decoder(_Network):
-    def __init__(self, source: Tensors, names: Names) -> None:
-        count = source.count(f"decoder.{names.decoder_level}")
+class Decoder(_Network):
+    """A decoder whose tensors are named ``side`` and as ``names`` says."""
+
+    def __init__(self, source: Tensors, names: Names, side: str = "decoder") -> None:
+        count = source.count(f"{side}.{names.decoder_level}")
         numbers = range(count) if names.decoder_counts == "level" else reversed(range(count))
         levels = [f"{names.decoder_level}{number}" for number in numbers]
-        super().__init__(source, names, "decoder", levels)
+        super().__init__(source, names, side, levels)
 
     def take(self, embedding_dim: int) -> ConvolutionalDecoderConfig:
         before = self.widths[-1]
         fields = self.fields(math.gcd(*self.widths))
-        _, enter, _, _ = self.source.shape("decoder.conv_in.weight", 4)
+        _, enter, _, _ = self.source.shape(f"{self.side}.conv_in.weight", 4)
         fields |= self.give_embedding(
             self.names.dequantizing, "from_embedding", enter, (enter, embedding_dim)
         )
-        self.give("decoder.conv_in", "enter", before, enter, 3, 3)
+        self.give(f"{self.side}.conv_in", "enter", before, enter, 3, 3)
         fields |= self.give_middle()
-        spatial = self.source.has_below(f"decoder.{self.names.norm_out}.norm_layer.")
+        spatial = self.source.has_below(f"{self.side}.{self.names.norm_out}.norm_layer.")
         doublings = self.resized(self.names.enlarge)
         for place, number in enumerate(reversed(range(len(self.widths)))):
             ours = f"levels.{place}"
             if self.names.adapt:
                 for part in ("gamma", "beta"):
-                    adapt = f"decoder.{self.names.adapt}{number}.{part}"
+                    adapt = f"{self.side}.{self.names.adapt}{number}.{part}"
                     self.give(adapt, f"{ours}.adapt.{part}", before, enter)
             self.give_level(number, f"{ours}.blocks", before)
             before = self.widths[number]
             if place < doublings:
                 self.give_enlarge(self.levels[number] + self.names.enlarge, ours, before)
-        self.give_norm(f"decoder.{self.names.norm_out}", "norm", before)
-        colours = self.source.shape("decoder.conv_out.weight", 4)[0]
-        self.give("decoder.conv_out", "leave", colours, before, 3, 3)
+        self.give_norm(f"{self.side}.{self.names.norm_out}", "norm", before)
+        colours = self.source.shape(f"{self.side}.conv_out.weight", 4)[0]
+        self.give(f"{self.side}.conv_out", "leave", colours, before, 3, 3)
         return ConvolutionalDecoderConfig(
             **fields,
             kept_levels=len(self.levels) - doublings,
@@ -280,12 +315,12 @@ class _Decoder(_Network):
             return
         self.give(theirs, f"{ours}.enlarge.0", 4 * width, width, 3, 3)
         for leaf in ("weight", "bias"):
-            name = f"decoder.{ours}.enlarge.0.{leaf}"
+            name = f"{self.side}.{ours}.enlarge.0.{leaf}"
             self.out[name] = _places_last(self.out[name])
 
 
 def _haar_steps(colours: int) -> int:
-    """How many Haar transforms make so many channels of three."""
+    """The number of Haar transforms that make this many channels from three."""
     steps = next((steps for steps in range(5) if 3 * 4**steps == colours), None)
     if steps is None:
         raise CheckpointError(f"its images have {colours} channels, not 3 or 3 times a power of 4")
@@ -293,6 +328,6 @@ def _haar_steps(colours: int) -> int:
 
 
 def _places_last(rows: Array) -> Array:
-    """Channels that become space, from (row, column, channel) order to (channel, row, column)."""
+    """Reorder channels that become pixels: (row, column, channel) to (channel, row, column)."""
     cells = rows.reshape(4, -1, *rows.shape[1:])
     return np.ascontiguousarray(cells.swapaxes(0, 1)).reshape(rows.shape)

@@ -1,16 +1,16 @@
-"""The ``VQModel`` of diffusers: aMUSEd (arXiv 2401.01808) and those after it, Kandinsky's movq.
+"""The ``VQModel`` of diffusers: aMUSEd (arXiv 2401.01808) and its successors, and Kandinsky's movq.
 
-A pipeline keeps it in a folder of its own, ``vqvae`` or ``movq``.
+A pipeline has it in the folder ``vqvae`` or ``movq``.
 """
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.families.convolutional import Names, take_vq
-from tokcodec.families.family import Config, Family, Model, square_side
+from tokcodec.families.family import Config, Family, Model
 from tokcodec.families.reading import Arrays, Section, Tensors
 
 _NAMES = Names(
@@ -31,37 +31,23 @@ _OLDER = replace(_NAMES, attention_layers=("query", "key", "value", "proj_attn")
 _FIRST = "encoder.down_blocks.0.resnets.0.norm1.weight"
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     older = any(name.endswith(".query.weight") for name in source.names())
-    encoder, decoder, sizes, out = take_vq(source, _OLDER if older else _NAMES)
+    norm = "spatial" if source.has_below("decoder.conv_norm_out.norm_layer.") else "group"
     stated = Section({"VQModel": config}, "VQModel")
-    stated.require(num_vq_embeddings=sizes["codebook_size"], norm_num_groups=32)
     stated.choice("act_fn", ("silu",), "silu")
-    stated.choice("norm_type", (decoder.norm,), decoder.norm)
-    # aMUSEd's pipelines, and those after it, see pixels in [0, 1] and Lanczos' filter.
+    stated.choice("norm_type", (norm,), norm)
+    # aMUSEd's pipelines and their successors use pixels in [0, 1] and Lanczos' filter.
     amused = stated.boolean("lookup_from_codebook", False)
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=CodebookConfig(
-                codebook_size=sizes["codebook_size"], embedding_dim=sizes["embedding_dim"]
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, None, 256),
-                mean=(0.0,) * 3 if amused else (0.5,) * 3,
-                std=(1.0,) * 3 if amused else (0.5,) * 3,
-                resize="lanczos" if amused else "bicubic",
-            ),
-            default_fit="crop",
-        ),
-        out,
+    pixels: dict[str, Any] = (
+        {"mean": (0.0,) * 3, "std": (1.0,) * 3, "resize": "lanczos"} if amused else {}
     )
+    ours, tensors = take_vq(
+        source, _OLDER if older else _NAMES,
+        rounding="nearest", image_size=image_size or 256, **pixels,
+    )  # fmt: skip
+    stated.require(num_vq_embeddings=ours.quantizer.codebook_size, norm_num_groups=32)
+    return ours, tensors
 
 
 def _recognises(names: Collection[str], _config: Config | None) -> bool:
@@ -77,20 +63,16 @@ def _model(
 ) -> Model:
     config = {"lookup_from_codebook": True} if amused else {}
     verified = name.startswith("amused")
-    return Model(
-        name, tokens, size, file, None, config, "tokens" if verified else "shapes", licence
-    )
+    return Model(name, tokens, size, file, None, config, verified, licence)
 
 
 _MOVQ = "movq/diffusion_pytorch_model.safetensors"
 _VQVAE = "vqvae/diffusion_pytorch_model.safetensors"
 FAMILY = Family(
-    name="diffusers",
     title="diffusers' VQModel",
-    paper="2401.01808",
     licence="Apache-2.0",
     recognises=_recognises,
-    convert=convert,
+    convert=_convert,
     models=(
         _model("amused-256", 256, 8192, f"amused/amused-256:{_VQVAE}", "OpenRAIL++"),
         _model("amused-512", 256, 8192, f"amused/amused-512:{_VQVAE}", "OpenRAIL++"),

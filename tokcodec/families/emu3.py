@@ -1,15 +1,14 @@
 """Emu3's VisionTokenizer (arXiv 2409.18869): a MoVQGAN with layers along time.
 
-An image is a video of four equal frames, of which the first is kept. The frames before it are
-zeros, so of every kernel in time only some taps count, and each layer folds to one in the plane.
+An image is a video of four equal frames, of which only the first is kept. The frames before it are
+zeros, so only some taps of each kernel in time matter, and each layer becomes one in the plane.
 """
 
 from collections.abc import Collection
 
 import numpy as np
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
@@ -19,12 +18,7 @@ _EPSILON = 1e-5  # of torch's batch norms
 _COUNTERS = "num_batches_tracked"
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     source = source.without(name for name in source.names() if name.endswith(_COUNTERS))
     channels = source.shape("encoder.conv_out.weight", 4)[0]
     head = _encoder_convolutions(source, channels)
@@ -42,38 +36,23 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
         "post_quant_conv": (channels, embedding_dim),
     }
     for name, shape in around.items():
-        weight = source.take(f"{name}.conv.weight", *shape, 3, 1, 1)
-        source = source.with_arrays(
-            {
-                f"{name}.weight": weight[:, :, -1],
-                f"{name}.bias": source.take(f"{name}.conv.bias", shape[0]),
-            }
-        )
-    encoder, decoder, sizes, out = take_vq(source, Names())
-    return (
-        ModelConfig(
-            encoder=encoder.replace(
-                head_widths=(2 * channels, channels), head_blocks=blocks["encoder"]
-            ),
-            quantizer=CodebookConfig(
-                codebook_size=sizes["codebook_size"], embedding_dim=embedding_dim
-            ),
-            decoder=decoder.replace(
-                head_widths=(channels, channels), head_blocks=blocks["decoder"]
-            ),
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, config.get("image_size"), 512)
-            ),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out | head,
+        layer = source.take_layer(f"{name}.conv", name, *shape, 3, 1, 1)
+        layer[f"{name}.weight"] = layer[f"{name}.weight"][:, :, -1]
+        source = source.with_arrays(layer)
+    ours, tensors = take_vq(source, Names(), image_size=square_side(image_size, config, 512))
+    encoder = ours.encoder.replace(
+        head_widths=(2 * channels, channels), head_blocks=blocks["encoder"]
     )
+    decoder = ours.decoder.replace(head_widths=(channels, channels), head_blocks=blocks["decoder"])
+    return ours.replace(encoder=encoder, decoder=decoder), tensors | head
 
 
 def _encoder_convolutions(source: Tensors, channels: int) -> Arrays:
-    """Two of four taps and stride 2 behind two zeros: of four equal frames the first makes two
-    frames, which see its last two taps and all four; the second makes one frame of these two."""
+    """Fold the convolutions along time, with four taps, stride 2 and two zeros before.
+
+    The first one makes two frames of four equal ones, by its last two taps and by all four. The
+    second one makes one frame of these two, by its last two taps.
+    """
     (first, first_bias), (second, second_bias) = (
         _convolution(source, f"encoder.time_conv.{number}.conv.conv", channels, 4)
         for number in range(2)
@@ -91,7 +70,7 @@ def _encoder_convolutions(source: Tensors, channels: int) -> Arrays:
 
 
 def _decoder_convolutions(source: Tensors, channels: int) -> Arrays:
-    """Two of three taps behind two zeros: the first frame sees the last tap."""
+    """Fold the convolutions along time: with two zeros before it, the first frame sees one tap."""
     out: Arrays = {}
     for number in range(2):
         name = f"decoder.time_conv.{number}.conv.conv"
@@ -102,7 +81,7 @@ def _decoder_convolutions(source: Tensors, channels: int) -> Arrays:
 
 
 def _block(source: Tensors, theirs: str, ours: str, channels: int) -> Arrays:
-    """Two batch norms and convolutions; the second norm goes into the convolution before it."""
+    """Two batch norms and convolutions; the second norm is folded into the first convolution."""
     scale, shift = _batch_norm(source, f"{theirs}.norm1", channels)
     weight1, bias1 = _convolution(source, f"{theirs}.conv1.conv", channels)
     scale2, shift2 = _batch_norm(source, f"{theirs}.norm2", channels)
@@ -123,7 +102,7 @@ def _convolution(source: Tensors, name: str, channels: int, taps: int = 3) -> tu
 
 
 def _batch_norm(source: Tensors, name: str, channels: int) -> tuple[Array, Array]:
-    """The scale and the shift that running averages make of a batch norm."""
+    """The scale and the shift of a batch norm with running averages."""
     weight, bias, mean, variance = (
         source.take(f"{name}.{leaf}", channels)
         for leaf in ("weight", "bias", "running_mean", "running_var")
@@ -138,13 +117,11 @@ def _recognises(names: Collection[str], _config: Config | None) -> bool:
 
 
 FAMILY = Family(
-    name="emu3",
     title="Emu3",
-    paper="2409.18869",
     licence="Apache-2.0",
     recognises=_recognises,
-    convert=convert,
+    convert=_convert,
     models=(
-        Model("emu3", 4096, 32768, "BAAI/Emu3-VisionTokenizer", verified="tokens", image_size=512),
+        Model("emu3", 4096, 32768, "BAAI/Emu3-VisionTokenizer", verified=True, image_size=512),
     ),
 )

@@ -1,8 +1,9 @@
-"""IBQ (arXiv 2412.02692): a VQGAN whose tokens have the largest dot product; Emu3.5's tokenizer is
-one with 256 channels.
+"""IBQ (arXiv 2412.02692): a VQGAN whose tokens have the largest dot product.
 
-Its authors made images smaller with OpenCV's bilinear filter, which does not smooth; here they
-are cropped with the bicubic one that smooths, as by torchvision.
+Emu3.5's tokenizer is an IBQ with 256 channels.
+
+The authors reduced images with OpenCV's bilinear filter, which does not antialias. tokcodec uses
+torchvision's bicubic filter, which does.
 """
 
 from collections.abc import Collection
@@ -24,14 +25,12 @@ def _model(size: int, name: str, file: str, rfid: float, verified: bool = False)
         f"TencentARC/{file}",
         rfid,
         {"model": {"class_path": "IBQ"}},
-        "tokens" if verified else "shapes",
+        verified,
     )
 
 
 FAMILY = Family(
-    name="ibq",
     title="IBQ",
-    paper="2412.02692",
     licence="Apache-2.0",
     recognises=_recognises,
     convert=partial(convert_vqgan, metric="dot"),

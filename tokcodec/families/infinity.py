@@ -1,66 +1,48 @@
-"""Infinity's tokenizers (arXiv 2412.04431): as VAR's, with the signs of channels for a codebook.
+"""Infinity's tokenizers (arXiv 2412.04431): like VAR's, with the signs of channels as tokens.
 
-Where an odd number of pixels is cut off, its authors' square may lie one pixel further to the left
-or to the top.
+If an odd number of pixels is cropped, the authors' crop may be one pixel further left or up.
 """
 
 import re
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import BinaryConfig, ResidualConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Arrays, Tensors
 
-_BITS = "quantizer.lfq.mask"  # what each bit is worth in a token, the first channel's the most
+_BITS = "quantizer.lfq.mask"  # the value of each bit; the first channel is the highest
 _CONSTANTS = (_BITS, "quantize.lfq.mask")
 _MOST_BITS = 32  # of a token here
 _SCALES = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 _SIDES = (256, 512, 1024)
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     (bits,) = source.shape(_BITS, 1)
     if bits > _MOST_BITS:
         raise CheckpointError(
-            f"Infinity's d{bits} has tokens of {bits} bits, where {_MOST_BITS} are the most; "
-            "its d16, d24 and d32 can be read"
+            f"Infinity's d{bits} has tokens of {bits} bits, more than {_MOST_BITS}; "
+            "use its d16, d24 or d32"
         )
-    side = square_side(image_size, config.get("image_size"), _SIDES[0])
+    side = square_side(image_size, config)
     if side not in _SIDES:
         raise CheckpointError(f"sees squares of 256, 512 or 1024 pixels only, not of {side}")
     source = source.without(_CONSTANTS)
     names = {_plain(name): name for name in source.names()}
     if len(names) < len(source.names()):
-        raise CheckpointError("two of its tensors stand for one layer")
-    source = source.renamed(names)
-    encoder, decoder, out = take_convolutional(source, Names(), bits)
-    source.finish()
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=ResidualConfig(
-                stage=BinaryConfig(embedding_dim=bits, first_bit="highest", unit_length=True),
-                scales=tuple(scale for scale in _SCALES if scale <= side // 16),
-                enlarging="bilinear",
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(image_size=side, resize="lanczos"),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
+        raise CheckpointError("two of its tensors have the same name without wrappers")
+    quantizer = ResidualConfig(
+        stage=BinaryConfig(embedding_dim=bits, first_bit="highest", unit_length=True),
+        scales=tuple(scale for scale in _SCALES if scale <= side // 16),
+        enlarging="bilinear",
     )
+    return take_model(source.renamed(names), Names(), quantizer, image_size=side, resize="lanczos")
 
 
 def _plain(name: str) -> str:
-    """The name of a tensor without that of the module around a convolution or a norm."""
+    """The name of a tensor without the module that wraps a convolution or a norm."""
     return re.sub(r"\.(?:conv|norm)(\.(?:weight|bias))$", r"\1", name)
 
 
@@ -71,12 +53,10 @@ def _model(name: str, bits: int, file: str, rfid: float) -> Model:
 
 
 FAMILY = Family(
-    name="infinity",
     title="Infinity",
-    paper="2412.04431",
     licence="MIT",
     recognises=lambda names, _: _BITS in names and "encoder.conv_in.conv.weight" in names,
-    convert=convert,
+    convert=_convert,
     models=(
         _model("d16", 16, "d16", 1.22),
         _model("d24", 24, "d24", 0.75),

@@ -1,8 +1,8 @@
-"""MoVQGAN (arXiv 2209.09002): a VQGAN whose decoder's norms take the tokens; Kandinsky's are the
-same, see ``tokcodec.families.diffusers``.
+"""MoVQGAN (arXiv 2209.09002): a VQGAN with norms in the decoder that depend on the tokens.
 
-Its authors made images smaller in two steps, the first by means (Pillow's ``reducing_gap``); here
-they are cropped with the bicubic filter alone, as by torchvision.
+For Kandinsky's, which are the same, see ``tokcodec.families.diffusers``. The authors reduced images
+in two steps, the first by means (Pillow's ``reducing_gap``). tokcodec uses torchvision's bicubic
+filter alone.
 """
 
 from tokcodec.config import ModelConfig
@@ -10,37 +10,23 @@ from tokcodec.families.family import Config, Family, Model
 from tokcodec.families.reading import Arrays, Tensors
 from tokcodec.families.taming import convert_vqgan
 
-# Left out by the authors' own loading too: the discriminator, and the copies of the training.
-_TRAINING = ("loss.", "ema_")
+_TRAINING = ("ema_",)  # copies of the weights, which the authors' own loading leaves out too
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
-    ours, out = convert_vqgan(source.without(_TRAINING), config, image_size)
-    return ours.replace(rounding="nearest"), out
-
-
-def _model(name: str, published: str, verified: bool = False) -> Model:
-    where = f"ai-forever/MoVQGAN:{published}.ckpt"
-    return Model(name, 1024, 16384, where, verified="tokens" if verified else "shapes")
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
+    return convert_vqgan(source.without(_TRAINING), config, image_size, rounding="nearest")
 
 
 FAMILY = Family(
-    name="movqgan",
     title="MoVQGAN",
-    paper="2209.09002",
     licence="Apache-2.0",
     recognises=lambda names, _: (
         "decoder.norm_out.conv_y.weight" in names and "quant_conv.weight" in names
     ),
-    convert=convert,
+    convert=_convert,
     models=(
-        _model("movqgan-67m", "movqgan_67M", True),
-        _model("movqgan-102m", "movqgan_102M"),
-        _model("movqgan-270m", "movqgan_270M"),
+        Model("movqgan-67m", 1024, 16384, "ai-forever/MoVQGAN:movqgan_67M.ckpt", verified=True),
+        Model("movqgan-102m", 1024, 16384, "ai-forever/MoVQGAN:movqgan_102M.ckpt"),
+        Model("movqgan-270m", 1024, 16384, "ai-forever/MoVQGAN:movqgan_270M.ckpt"),
     ),
 )

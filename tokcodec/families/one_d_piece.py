@@ -16,14 +16,12 @@ def _model(size: str, word: str, rfid: float) -> Model:
         where,
         rfid,
         config,
-        verified="tokens" if size == "s" else "shapes",
+        verified=size == "s",
     )
 
 
 FAMILY = Family(
-    name="one_d_piece",
     title="One-D-Piece",
-    paper="2501.10064",
     licence="Apache-2.0",
     recognises=lambda names, config: titok.is_kind(names, config, "one_d_piece"),
     convert=partial(titok.convert, prefix_tokens=True),

@@ -1,7 +1,7 @@
 """Families of other packages, found by their entry points in the group ``tokcodec.families``.
 
-Their code is imported when a published checkpoint is looked at, and not before. What it raises that
-is no error of tokcodec's ends in one line that names the package.
+Their code is imported only when a published checkpoint is read. An unexpected error in it becomes a
+``CheckpointError`` that names the package.
 """
 
 import functools
@@ -17,10 +17,10 @@ GROUP = "tokcodec.families"
 
 
 def installed() -> list[Family]:
-    """The families of the packages that are installed beside this one.
+    """The families of other packages that are installed.
 
     Raises:
-        CheckpointError: one cannot be imported, or is no ``Family``.
+        CheckpointError: one cannot be imported, or is not a ``Family``.
     """
     return [_load(point) for point in entry_points(group=GROUP)]
 
@@ -29,7 +29,7 @@ def installed() -> list[Family]:
 def _load(point: EntryPoint) -> Family:
     family = _named(point, point.load)()
     if not isinstance(family, Family):
-        raise _broken(point, f"{point.value} is no tokcodec.families.Family")
+        raise _broken(point, f"{point.value} is not a tokcodec.families.Family")
     return replace(
         family,
         recognises=_named(point, family.recognises),
@@ -38,7 +38,7 @@ def _load(point: EntryPoint) -> Family:
 
 
 def _named(point: EntryPoint, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose unexpected errors name the package that it is of."""
+    """Wrap a function so that its unexpected errors name the package."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:

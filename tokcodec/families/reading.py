@@ -1,4 +1,4 @@
-"""Reading a published checkpoint piece by piece: nothing missing, nothing over, nothing odd."""
+"""Read a published checkpoint tensor by tensor, and its config field by field."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
@@ -15,15 +15,14 @@ Arrays = dict[str, Array]
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor that is not read yet."""
+    """A tensor that is read on request."""
 
     shape: tuple[int, ...]
     read: Callable[[], Array]
 
 
 class Tensors:
-    """The tensors of a checkpoint, each taken once, under its name and with its shape, and read
-    when it is taken."""
+    """The tensors of a checkpoint. Each is taken once, by its name and shape, and read then."""
 
     def __init__(self, tensors: Mapping[str, Stored | Array]) -> None:
         self._left = dict(tensors)
@@ -32,30 +31,31 @@ class Tensors:
         return name in self._left
 
     def names(self) -> list[str]:
-        """Of those that are left."""
+        """The names of the tensors that are left."""
         return list(self._left)
 
     def below(self, prefix: str) -> "Tensors":
-        """Only those whose names begin so, without that beginning."""
+        """The tensors whose names begin with the prefix, under the rest of their names."""
         return Tensors(
             {n.removeprefix(prefix): t for n, t in self._left.items() if n.startswith(prefix)}
         )
 
     def without(self, prefixes: Iterable[str]) -> "Tensors":
-        """All but those whose names begin so, which are never read."""
-        beginnings = tuple(prefixes)
-        return Tensors({n: t for n, t in self._left.items() if not n.startswith(beginnings)})
+        """All tensors except those whose names begin with one of the prefixes."""
+        dropped = tuple(prefixes)
+        return Tensors({n: t for n, t in self._left.items() if not n.startswith(dropped)})
 
     def with_arrays(self, arrays: Arrays) -> "Tensors":
-        """Those that are left, and these."""
+        """The tensors that are left, and these."""
         return Tensors({**self._left, **arrays})
 
     def averaged(self, prefix: str) -> "Tensors":
-        """The moving averages of all, where there are any: they lie under ``prefix`` and the name
-        without its dots.
+        """The moving averages of all tensors, if there are any, else the tensors themselves.
+
+        The name of an average is ``prefix`` and the name of its tensor without dots.
 
         Raises:
-            CheckpointError: one has no average.
+            CheckpointError: some tensors have averages, but not all.
         """
         averages = {n: t for n, t in self._left.items() if n.startswith(prefix)}
         if not averages:
@@ -66,15 +66,15 @@ class Tensors:
         return Tensors({n: averages[prefix + n.replace(".", "")] for n in live})
 
     def renamed(self, names: Mapping[str, str]) -> "Tensors":
-        """Only those that ``names`` has, new name to old."""
+        """The tensors that are values of ``names``, under their new names, its keys."""
         return Tensors({new: self._left[old] for new, old in names.items()})
 
     def equal(self, one: str, other: str) -> bool:
-        """Whether two hold the same numbers."""
+        """Whether two tensors are equal."""
         return np.array_equal(_read(self._left[one]), _read(self._left[other]), equal_nan=True)
 
     def shape(self, name: str, axes: int) -> tuple[int, ...]:
-        """The shape of a tensor that must be there.
+        """The shape of a tensor, which is not removed.
 
         Raises:
             CheckpointError: it is missing, or has another number of axes.
@@ -87,7 +87,7 @@ class Tensors:
         return shape
 
     def take(self, name: str, *shape: int) -> Array:
-        """Removes and gives a tensor.
+        """Remove and return a tensor.
 
         Raises:
             CheckpointError: it is missing, of another shape, or holds NaN or infinity.
@@ -100,28 +100,32 @@ class Tensors:
             raise CheckpointError(f"tensor {name} holds NaN or infinite values")
         return tensor
 
+    def take_layer(self, theirs: str, ours: str, *shape: int, bias: bool = True) -> Arrays:
+        """Remove and return the weight, of this shape, and the bias of a layer, under our name."""
+        layer = {f"{ours}.weight": self.take(f"{theirs}.weight", *shape)}
+        return layer | ({f"{ours}.bias": self.take(f"{theirs}.bias", shape[0])} if bias else {})
+
     def take_1x1(self, name: str, width: int, before: int) -> Array:
-        """As ``take``, a 1x1 convolution [width, before, 1, 1]; a linear layer is one, too."""
+        """Take the weight of a 1x1 convolution, [width, before, 1, 1], or of a linear layer."""
         linear = name in self and len(self._left[name].shape) == 2
         taken = self.take(name, width, before, *(() if linear else (1, 1)))
         return taken.reshape(width, before, 1, 1)
 
     def has_below(self, prefix: str) -> bool:
-        """Whether the name of one that is left begins so."""
+        """Whether a name that is left begins with the prefix."""
         return any(name.startswith(prefix) for name in self._left)
 
     def count(self, prefix: str) -> int:
-        """How many are numbered behind ``prefix``: one more than the largest number there."""
+        """One more than the largest number that follows the prefix in a name."""
         rests = [name[len(prefix) :] for name in self._left if name.startswith(prefix)]
         parts = [rest.split(".")[0] for rest in rests]
-        # A number with more digits than there could be tensors numbers nothing.
+        # A checkpoint never has so many tensors that a number needs seven digits.
         return 1 + max((int(p) for p in parts if p.isdecimal() and len(p) < 7), default=-1)
 
     def finish(self) -> None:
-        """Nothing may be left.
-
+        """
         Raises:
-            CheckpointError: a tensor is.
+            CheckpointError: a tensor is left.
         """
         if self._left:
             names = sorted(self._left)
@@ -134,7 +138,7 @@ def _read(tensor: Stored | Array) -> Array:
 
 
 class Section:
-    """A part of a foreign config, ``model.vq_model`` say."""
+    """A part of a published config, such as ``model.vq_model``."""
 
     def __init__(self, config: Mapping[str, Any], *path: str) -> None:
         self._path = ".".join(path)
@@ -143,15 +147,14 @@ class Section:
             fields = fields.get(name) if isinstance(fields, Mapping) else None
         if not isinstance(fields, Mapping):
             raise CheckpointError(f"its config has no {self._path}")
-        self._fields = fields
+        self.fields = fields
 
     def integer(self, name: str) -> int:
-        """A positive integer that must be there.
-
-        Raises:
-            CheckpointError: it is not.
         """
-        value = self._fields.get(name)
+        Raises:
+            CheckpointError: the field is not a positive integer.
+        """
+        value = self.fields.get(name)
         if type(value) is not int or value <= 0:
             raise CheckpointError(
                 f"its config: {self._path}.{name}: {quoted(value)} is not a positive integer"
@@ -159,12 +162,11 @@ class Section:
         return value
 
     def boolean(self, name: str, default: bool | None = None) -> bool:
-        """A truth value; without a default it must be there.
-
-        Raises:
-            CheckpointError: it is something else.
         """
-        value = self._fields.get(name, default)
+        Raises:
+            CheckpointError: the field is not a boolean, or missing and without a default.
+        """
+        value = self.fields.get(name, default)
         if type(value) is not bool:
             raise CheckpointError(
                 f"its config: {self._path}.{name}: {quoted(value)} is neither true nor false"
@@ -172,12 +174,11 @@ class Section:
         return value
 
     def choice(self, name: str, known: Collection[str], default: str | None = None) -> str:
-        """One of some words; without a default it must be there.
-
-        Raises:
-            CheckpointError: it is another.
         """
-        value = self._fields.get(name, default)
+        Raises:
+            CheckpointError: the field is not one of ``known``, or missing and without a default.
+        """
+        value = self.fields.get(name, default)
         if not isinstance(value, str) or value not in known:
             raise CheckpointError(
                 f"its config: {self._path}.{name}: {quoted(value)} is none of {', '.join(known)}"
@@ -185,23 +186,22 @@ class Section:
         return value
 
     def require(self, **facts: int) -> None:
-        """What the tensors' shapes say and the config must not deny.
+        """Check fields that may be missing against what the shapes of the tensors say.
 
         Raises:
-            CheckpointError: the config says otherwise.
+            CheckpointError: a field has another value.
         """
         for name, fact in facts.items():
-            stated = self._fields.get(name, fact)
+            stated = self.fields.get(name, fact)
             if type(stated) is not int or stated != fact:
                 raise CheckpointError(
                     f"its config: {self._path}.{name}: {quoted(stated)}, but its tensors say {fact}"
                 )
 
     def only(self, known: Set[str]) -> None:
-        """Every field here is known.
-
-        Raises:
-            CheckpointError: one is not; it might change what the model computes.
         """
-        for name in sorted(self._fields.keys() - known):
+        Raises:
+            CheckpointError: there is an unknown field, which may change what the model computes.
+        """
+        for name in sorted(self.fields.keys() - known):
             raise CheckpointError(f"its config: {self._path}.{name}: unknown to this tokcodec")

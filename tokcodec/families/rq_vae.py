@@ -1,85 +1,61 @@
-"""RQ-VAE (arXiv 2203.01941): a VQGAN with several tokens a place, each of what the last one left.
+"""RQ-VAE (arXiv 2203.01941): a VQGAN with several tokens per position, each of the last residual.
 
-Its authors' programs have the tokens of a place together. Here those of a depth are together, the
-first depth first, so that the first tokens alone are a coarser image.
+The authors order tokens position by position. tokcodec orders them depth by depth, so that the
+first tokens decode to a coarser image.
 """
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
+from tokcodec.config import ModelConfig
 from tokcodec.config.quantizers import CodebookConfig, ResidualConfig
 from tokcodec.errors import CheckpointError
-from tokcodec.families.convolutional import Names, take_convolutional
+from tokcodec.families.convolutional import Names, take_model
 from tokcodec.families.family import Config, Family, Model, square_side
 from tokcodec.families.reading import Array, Arrays, Section, Tensors
 
 _CODEBOOKS = "quantizer.codebooks."
 _MOST = 64  # depths
+_PUBLISHED = "GitHub kakaobrain/rq-vae-transformer"
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """Config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     codebook, depths = _take_codebook(source)
     source = source.without([_CODEBOOKS])
     codebook_size, embedding_dim = codebook.shape
-    encoder, decoder, out = take_convolutional(source, Names(), embedding_dim)
-    out["quantizer.stage.codebook"] = codebook
-    source.finish()
-    resolution = None
+    stated: Config = {}
     if config:
-        stated = Section(config, "arch", "hparams")
-        stated.choice("bottleneck_type", ("rq",), "rq")
-        stated.require(n_embed=codebook_size, embed_dim=embedding_dim)
-        resolution = Section(config, "arch", "ddconfig").integer("resolution")
-    side = square_side(image_size, resolution, 256)
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=ResidualConfig(
-                stage=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
-                scales=(side // encoder.multiple,) * depths,
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(image_size=side, resize="bilinear"),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
+        section = Section(config, "arch", "hparams")
+        section.choice("bottleneck_type", ("rq",), "rq")
+        section.require(n_embed=codebook_size, embed_dim=embedding_dim)
+        stated = {"resolution": Section(config, "arch", "ddconfig").integer("resolution")}
+    side = square_side(image_size, stated, field="resolution")
+    halvings = max(0, source.count("encoder.down.") - 1)
+    quantizer = ResidualConfig(
+        stage=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
+        scales=(side >> halvings,) * depths,
     )
+    ours, tensors = take_model(source, Names(), quantizer, image_size=side, resize="bilinear")
+    return ours, tensors | {"quantizer.stage.codebook": codebook}
 
 
 def _take_codebook(source: Tensors) -> tuple[Array, int]:
-    """The codebook of every depth, and the number of depths."""
+    """The codebook, which all depths share, and the number of depths."""
     depths = source.count(_CODEBOOKS)
     if depths > _MOST:
-        raise CheckpointError(f"it has tokens of {depths} depths, more than {_MOST}")
+        raise CheckpointError(f"its tokens have {depths} depths, more than {_MOST}")
     first, *others = (f"{_CODEBOOKS}{depth}.weight" for depth in range(depths))
     shape = source.shape(first, 2)
     for other in others:
         if source.shape(other, 2) != shape or not source.equal(first, other):
-            raise CheckpointError(f"{first} and {other} differ: one codebook for all is read")
-    return source.take(first, *shape)[:-1], depths  # the last row is of no token
-
-
-def _model(name: str, codebook_size: int, verified: bool) -> Model:
-    return Model(
-        name,
-        256,
-        codebook_size,
-        "GitHub kakaobrain/rq-vae-transformer",
-        verified="tokens" if verified else "shapes",
-        licence="CC-BY-NC-SA-4.0",
-    )
+            raise CheckpointError(f"{first} and {other} differ: all depths must share one codebook")
+    return source.take(first, *shape)[:-1], depths  # the last row is not a token
 
 
 FAMILY = Family(
-    name="rq_vae",
     title="RQ-VAE",
-    paper="2203.01941",
     licence="Apache-2.0",
     recognises=lambda names, _: f"{_CODEBOOKS}0.weight" in names and "quant_conv.weight" in names,
-    convert=convert,
-    models=(_model("rq-vae-8x8x4", 16384, True), _model("rq-vae-8x8x4-ffhq", 2048, False)),
+    convert=_convert,
+    models=(
+        Model("rq-vae-8x8x4", 256, 16384, _PUBLISHED, verified=True, licence="CC-BY-NC-SA-4.0"),
+        Model("rq-vae-8x8x4-ffhq", 256, 2048, _PUBLISHED, licence="CC-BY-NC-SA-4.0"),
+    ),
 )

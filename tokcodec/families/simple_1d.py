@@ -1,25 +1,15 @@
-"""simple-1d-tokenizer: TiTok's transformers without class tokens, on normalized pixels.
+"""simple-1d-tokenizer: TiTok's later layout under other names, on normalized pixels.
 
-Its config also names ``use_l2_norm`` and ``finetune_decoder``; its code does neither.
+Its code ignores ``use_l2_norm`` and ``finetune_decoder`` in its config.
 """
 
 import re
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
-from tokcodec.config.vit import LatentDecoderConfig, LatentEncoderConfig
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
+from tokcodec.families import titok
 from tokcodec.families.family import Config, Family, Model
 from tokcodec.families.reading import Arrays, Section, Tensors
-from tokcodec.families.vit import (
-    HEADS,
-    pixel_patch_size,
-    require_image_size,
-    require_sizes,
-    take_decoder,
-    take_encoder,
-    take_pixel_head,
-)
 
 _USED = {
     "codebook_size",
@@ -30,23 +20,12 @@ _USED = {
     "vit_enc_model_size",
     "vit_enc_patch_size",
 }
-_UNUSED = {
-    "commitment_cost",
-    "finetune_decoder",
-    "predict_pixels",
-    "use_l2_norm",
-}
+_UNUSED = {"commitment_cost", "finetune_decoder", "predict_pixels", "use_l2_norm"}
 _BLOCK = r"{}\.(?:transformer\.(\d{{1,6}})|model\.(\d{{1,6}}))\.ln_1\.weight"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """The config and tensors of simple-1d-tokenizer as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite; or it gives
-            tokens of another model in place of pixels.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     source = _without_copies(source)
     if "decoder.ffn.2.weight" in source:
         raise CheckpointError(
@@ -55,34 +34,18 @@ def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[Mo
         )
     section = Section(config, "model", "vq_model")
     section.only(_USED | _UNUSED)
-    side = require_image_size(Section(config, "dataset", "preprocessing"), image_size)
-    codebook_size, embedding_dim = source.shape("quantizer.embedding_table.weight", 2)
-    size = section.choice("vit_enc_model_size", HEADS)
-    encoder, out = take_encoder(source, size, side, embedding_dim)
-    patch_size = pixel_patch_size(source)
-    size = section.choice("vit_dec_model_size", HEADS)
-    decoder, part = take_decoder(
-        source, size, side, patch_size, encoder["num_latents"], embedding_dim
-    )
-    out |= part
-    out |= take_pixel_head(source, decoder["width"], patch_size)
-    out["quantizer.codebook"] = source.take(
-        "quantizer.embedding_table.weight", codebook_size, embedding_dim
-    )
-    source.finish()
-    converted = ModelConfig(
-        encoder=LatentEncoderConfig(**encoder),
-        quantizer=CodebookConfig(codebook_size=codebook_size, embedding_dim=embedding_dim),
-        decoder=LatentDecoderConfig(**decoder, pixel_convolution=True),
-        preprocessing=PreprocessingConfig(image_size=side, mean=_IMAGENET_MEAN, std=_IMAGENET_STD),
-        default_fit="crop",
-    )
-    require_sizes(section, converted, encoder["patch_size"], patch_size)
-    return converted, out
+    fields = {name: value for name, value in section.fields.items() if name in _USED}
+    fields |= {"use_l2_norm": False, "is_legacy": False}
+    titok_config = {**config, "model": {"vq_model": fields}}
+    names = {name: name for name in source.names()}
+    names["quantize.embedding.weight"] = names.pop("quantizer.embedding_table.weight")
+    ours, tensors = titok.convert(source.renamed(names), titok_config, image_size)
+    pixels = ours.preprocessing.replace(mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    return ours.replace(preprocessing=pixels), tensors
 
 
 def _without_copies(source: Tensors) -> Tensors:
-    """Its code has the layers a second time, in ``model``; files hold either name or both."""
+    """Rename or drop the copies of layers: a file has the layers, copies in ``model``, or both."""
     names: dict[str, str] = {}
     for side in ("encoder", "decoder"):
         layers = len(
@@ -92,7 +55,7 @@ def _without_copies(source: Tensors) -> Tensors:
                 if (match := re.fullmatch(_BLOCK.format(side), name))
             }
         )
-        # Between these stand layers without tensors.
+        # The numbers between these are of layers without tensors.
         order = {0: "ln_pre", 4 + layers: "ln_post"}
         order |= {2 + layer: f"transformer.{layer}" for layer in range(layers)}
         if side == "decoder":
@@ -111,12 +74,10 @@ def _without_copies(source: Tensors) -> Tensors:
 
 
 FAMILY = Family(
-    name="simple_1d",
     title="simple-1d-tokenizer",
-    paper=None,
     licence="none stated",
     recognises=lambda names, config: "quantizer.embedding_table.weight" in names,  # noqa: ARG005
-    convert=convert,
+    convert=_convert,
     models=(
         Model(
             "simple-1d-tokenizer",
@@ -125,15 +86,11 @@ FAMILY = Family(
             "no weights known; GitHub AndrewBoessen/simple-1d-tokenizer",
             config={
                 "model": {
-                    "vq_model": {
-                        "vit_enc_model_size": "small",
-                        "vit_dec_model_size": "small",
-                        "num_latent_tokens": 128,
-                    }
+                    "vq_model": {"vit_enc_model_size": "small", "vit_dec_model_size": "small"}
                 },
                 "dataset": {"preprocessing": {"crop_size": 256}},
             },
-            verified="tokens",
+            verified=True,
         ),
     ),
     needs_config=True,

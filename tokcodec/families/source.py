@@ -1,11 +1,11 @@
-"""Where a published checkpoint lies, and its bytes: a folder, a file, or a model on the hub."""
+"""Find and open published checkpoints: a folder, a file, or a model on the hub."""
 
 import contextlib
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
@@ -22,12 +22,12 @@ from tokcodec.io.remote import reason_of
 from tokcodec.io.tensorfile import open_tensors
 
 _CONFIGS = ("config.json", "config.yaml")
-# Under which of these names a training program keeps the weights that count, the better one first;
-# Infinity's has averages under ``ema`` too, which its authors do not use.
+# The keys under which training programs store the weights, best first. Infinity's files also have
+# averages under ``ema``, which its authors do not use.
 _STATES = ("vae", "ema", "model", "state_dict")
 _CONFIG = 1 << 17  # bytes of the largest config that is read
 _PICKLES = {".bin", ".pth", ".pt", ".ckpt", ".jit"}
-# What a folder's weights are called, the better one first.
+# The usual names of weights files, best first.
 _WEIGHTS = (
     "model.safetensors",
     "pytorch_model.safetensors",
@@ -36,7 +36,7 @@ _WEIGHTS = (
     "pytorch_model.bin",
     "diffusion_pytorch_model.bin",
 )
-# Of those that are published as two files.
+# The names of models that are published as two files.
 _ENCODER, _DECODER = "encoder_pytorch_model.bin", "decoder_pytorch_model.bin"
 _HUB = re.compile(
     r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./-]+))?", re.ASCII
@@ -48,11 +48,11 @@ class Source:
     """The files of a published checkpoint.
 
     Attributes:
-        name: what to call it: of its folder, file or model.
+        name: the name of the folder, the file or the model.
         weights: the file with the tensors.
-        config: the file with the config, JSON or YAML, where there is one.
-        origin: for its provenance: the hub id with its revision, or the file's name.
-        decoder: the file with the decoder's tensors, where ``weights`` has only the encoder's.
+        config: the file with the config, JSON or YAML, if there is one.
+        origin: for the provenance: the hub id with its revision, or the name of the file.
+        decoder: the file with the decoder's tensors, if ``weights`` has only the encoder's.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of all files."""
+        """The SHA-256 of all files, in hex."""
         total = hashlib.sha256()
         for path in (self.weights, self.config, self.decoder):
             if path:
@@ -75,10 +75,11 @@ class Source:
         return total.hexdigest()
 
     def read_config(self) -> dict[str, Any] | None:
-        """The config as parsed, if there is one.
+        """Parse the config, if there is one.
 
         Raises:
-            CheckpointError: not a JSON or YAML object, or YAML and PyYAML is not installed.
+            CheckpointError: it is not a JSON or YAML object, or it is YAML and PyYAML is not
+                installed.
         """
         if not self.config:
             return None
@@ -99,11 +100,11 @@ class Source:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Mapping[str, Stored]]:
-        """The tensors by name, each read as float32 when it is asked for. Those of two files are
-        named ``encoder.`` and ``decoder.`` and as they are there.
+        """The tensors by name, each read as float32 on request. The names of those of two files
+        begin with ``encoder.`` and ``decoder.``.
 
         Raises:
-            CheckpointError: it cannot be read, or holds no dict of tensors.
+            CheckpointError: a file cannot be read, or holds no dict of tensors.
         """
         with contextlib.ExitStack() as stack:
             tensors = stack.enter_context(_open(self.weights))
@@ -134,7 +135,7 @@ def _open(path: Path) -> Iterator[Mapping[str, Stored]]:
 
 
 def _state(content: Any) -> dict[str, Stored]:
-    """The tensors by name in what a training program saved."""
+    """The tensors by name in the content of a PyTorch file."""
     levels = content if isinstance(content, dict) else {}
     for level in (*(levels.get(state) for state in _STATES), levels):
         items = level.items() if isinstance(level, dict) else ()
@@ -144,7 +145,7 @@ def _state(content: Any) -> dict[str, Stored]:
 
 
 def _read(path: Path, file: Any, name: str) -> Array:
-    """A tensor of an open safetensors file."""
+    """Read a tensor of an open safetensors file as float32."""
     array: Array
     if file.get_slice(name).get_dtype() != "BF16":
         array = file.get_tensor(name).astype(np.float32)
@@ -155,21 +156,21 @@ def _read(path: Path, file: Any, name: str) -> Array:
 
 
 def _parse_yaml(text: str) -> Any:
-    """The value of a YAML text that says what JSON can say.
+    """Parse a YAML text that has only what JSON has.
 
     Raises:
-        ValueError: it is none, or has tags, aliases, dates, or more levels than are read.
+        ValueError: it is not YAML, or has tags, aliases, dates, or too many levels.
     """
     import yaml
 
     try:
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
-            # A part that is named and taken many times may be larger than any memory.
+            # Aliases of aliases may expand to more than any memory holds.
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError("it has aliases, which are not read")
-            if tag := getattr(event, "tag", None):  # it may name any type, and fit no value
-                raise ValueError(f"it has tags, which are not read: {quoted(tag)}")
+                raise ValueError("YAML aliases are not supported")
+            if tag := getattr(event, "tag", None):  # a tag may name any type
+                raise ValueError(f"YAML tags are not supported: {quoted(tag)}")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEPTH:
@@ -177,22 +178,25 @@ def _parse_yaml(text: str) -> Any:
         return parse_json(json.dumps(yaml.safe_load(text)))
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
-    except TypeError as error:  # of dates and binary data
-        raise ValueError(f"it has a value or a key that JSON has not: {error}") from error
+    except TypeError as error:  # dates and binary data
+        raise ValueError(f"it has a value or a key that JSON does not have: {error}") from error
 
 
 def locate(text: str) -> Source:
-    """Finds a checkpoint: a folder with one weights file and its config, a weights file (its
-    config beside it), or on the hub ``owner/name[@revision][:file]``.
+    """Find a published checkpoint.
+
+    Args:
+        text: a folder with one weights file and its config; a weights file, with its config in the
+            same folder; or a model on the hub, ``owner/name[@revision][:file]``.
 
     Raises:
-        CheckpointError: there is none, or the hub cannot give it.
+        CheckpointError: there is no such checkpoint, or it cannot be downloaded.
     """
     path = Path(text)
     try:
         folder, file = path.is_dir() and text != "", path.is_file()
     except OSError as error:
-        raise CheckpointError(f"{text}: cannot look at it: {error.strerror}") from error
+        raise CheckpointError(f"{text}: cannot read: {error.strerror}") from error
     if folder:
         return _in_folder(path)
     if file:
@@ -257,37 +261,32 @@ def _on_hub(text: str, repo: str, revision: str | None, file: str | None) -> Sou
             "tokcodec's extra hub"
         ) from error
 
-    # Without a network the library warns of every try; what matters is said below.
+    # Without a network the library warns on every attempt; the error below says what matters.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
-    def fetch(name: str, revision: str | None) -> Path:
-        return Path(hf_hub_download(repo, name, revision=revision))
+    def fetch(names: Iterable[str], revision: str | None) -> Path:
+        """The first of these files that the model has."""
+        missing: Exception | None = None
+        for name in names:
+            try:
+                return Path(hf_hub_download(repo, name, revision=revision))
+            except EntryNotFoundError as error:
+                missing = error
+        assert missing
+        raise missing
 
     try:
-        if file:
-            weights = fetch(file, revision)
-        else:
-            *better, last = _WEIGHTS
-            for name in better:
-                try:
-                    weights = fetch(name, revision)
-                    break
-                except EntryNotFoundError:
-                    continue
-            else:
-                weights = fetch(last, revision)
+        weights = fetch([file] if file else _WEIGHTS, revision)
         # Below the cache: models--OWNER--NAME/snapshots/COMMIT/FILE, the file's name with folders.
         commit = weights.parts[-1 - len(Path(file or weights.name).parts)]
-        decoder = fetch(_DECODER, commit) if file == _ENCODER else None
-        config: Path | None = None
-        for name in _CONFIGS:  # beside the weights, and of the same commit
-            try:
-                config = fetch(str(PurePosixPath(file or "").parent / name), commit)
-                break
-            except LocalEntryNotFoundError:
-                raise  # it may have one; whether is not known here
-            except EntryNotFoundError:
-                continue
+        decoder = fetch([_DECODER], commit) if file == _ENCODER else None
+        folder = PurePosixPath(file or "").parent
+        try:
+            config = fetch([str(folder / name) for name in _CONFIGS], commit)
+        except LocalEntryNotFoundError:
+            raise  # the hub may have one
+        except EntryNotFoundError:
+            config = None
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{text}: no such file or folder, and not in the hub's cache, while the hub cannot be "

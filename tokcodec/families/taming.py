@@ -1,15 +1,14 @@
 """VQGAN (arXiv 2012.09841), and latent-diffusion's and Chameleon's models, which are the same.
 
-taming-transformers and latent-diffusion made images smaller with OpenCV's bilinear filter, which
-does not smooth; here they are cropped with the bicubic one that smooths, as by torchvision.
+taming-transformers and latent-diffusion reduced images with OpenCV's bilinear filter, which does
+not antialias. tokcodec uses torchvision's bicubic filter, which does.
 """
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.quantizers import CodebookConfig
+from tokcodec.config import ModelConfig
 from tokcodec.errors import CheckpointError
 from tokcodec.families.convolutional import Names, take_vq
 from tokcodec.families.family import Config, Family, Model, square_side
@@ -20,54 +19,32 @@ _AVERAGES = "model_ema."
 _CHAMELEON = {"resolution": 512, "n_embed": 8192}
 
 
-def convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
-    """A VQGAN's config and tensors as ours.
-
-    Raises:
-        CheckpointError: something is missing, over, of another shape or not finite.
-    """
+def _convert(source: Tensors, config: Config, image_size: int | None) -> tuple[ModelConfig, Arrays]:
     chameleon = all(_settings(config).get(name) == value for name, value in _CHAMELEON.items())
-    return convert_vqgan(source, config, image_size, chameleon=chameleon)
+    resize = "chameleon" if chameleon else "bicubic"
+    return convert_vqgan(source, config, image_size, resize=resize)
 
 
 def convert_vqgan(
-    source: Tensors,
-    config: Config,
-    image_size: int | None,
-    metric: Literal["euclidean", "dot"] = "euclidean",
-    chameleon: bool = False,
+    source: Tensors, config: Config, image_size: int | None, **fields: Any
 ) -> tuple[ModelConfig, Arrays]:
-    """As ``convert``, for the programs that took the network over."""
+    """Convert a VQGAN, or a model of a program that took its network over. See ``take_vq`` for
+    ``fields``."""
     source = source.without(_LOSS).averaged(_AVERAGES)
     settings = _settings(config)
-    encoder, decoder, sizes, out = take_vq(source, Names())
+    side = square_side(image_size, settings, field="resolution")
+    ours, tensors = take_vq(source, Names(), image_size=side, **fields)
+    quantizer = ours.quantizer
     stated = Section({"model": settings}, "model")
-    stated.require(n_embed=sizes["codebook_size"], embed_dim=sizes["embedding_dim"])
-    return (
-        ModelConfig(
-            encoder=encoder,
-            quantizer=CodebookConfig(
-                codebook_size=sizes["codebook_size"],
-                embedding_dim=sizes["embedding_dim"],
-                metric=metric,
-            ),
-            decoder=decoder,
-            preprocessing=PreprocessingConfig(
-                image_size=square_side(image_size, settings.get("resolution"), 256),
-                resize="chameleon" if chameleon else "bicubic",
-            ),
-            rounding="down",
-            default_fit="crop",
-        ),
-        out,
-    )
+    stated.require(n_embed=quantizer.codebook_size, embed_dim=quantizer.embedding_dim)
+    return ours, tensors
 
 
 def is_vqgan(names: Collection[str]) -> bool:
-    """Whether tensors of these names are such a network's, whoever's.
+    """Whether tensors with these names are those of such a network, of any program.
 
     Raises:
-        CheckpointError: a kin of it that cannot run here.
+        CheckpointError: it is a variant that tokcodec cannot run.
     """
     if "encoder.down.0.block.0.norm1.weight" not in names or "quant_conv.weight" not in names:
         return False
@@ -76,15 +53,14 @@ def is_vqgan(names: Collection[str]) -> bool:
     if any(name.startswith("quantize.quant_resi.") for name in names):  # VAR's
         return False
     if "quantize.embed.weight" in names:
-        raise CheckpointError("a VQGAN with Gumbel quantization, whose tokens are drawn by chance")
+        raise CheckpointError("a VQGAN with Gumbel quantization, whose tokens are random")
     if "quantize.used" in names:
-        raise CheckpointError("a VQGAN whose tokens are numbered anew (remap), which is not known")
+        raise CheckpointError("a VQGAN with renumbered tokens (remap), which is not supported")
     return "quantize.embedding.weight" in names
 
 
 def says_ibq(config: Config | None) -> bool | None:
-    """Whether a config beside such a network is IBQ's, or Emu3.5's, which has its fields at the
-    top; None where it does not tell."""
+    """Whether a config is IBQ's, or Emu3.5's, which has its fields at the top; None if unknown."""
     if config is None:
         return None
     if "ibq" in json.dumps(config, default=str).lower():
@@ -93,7 +69,7 @@ def says_ibq(config: Config | None) -> bool | None:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What the config says of the model, wherever that stands, ``ddconfig`` dissolved."""
+    """The fields of the model in a config, together with those of ``ddconfig``."""
     model = config.get("model")
     inner: Any = config
     if isinstance(model, Mapping):
@@ -105,7 +81,7 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _recognises(names: Collection[str], config: Config | None) -> bool:
-    # Of those whose config does not tell, only IBQ's have moving averages.
+    # If the config does not decide, moving averages do: only IBQ's checkpoints have them.
     averaged = any(name.startswith(_AVERAGES) for name in names)
     ibq = says_ibq(config)
     return is_vqgan(names) and not (averaged if ibq is None else ibq)
@@ -117,16 +93,14 @@ def _config(target: str, **more: int) -> Config:
 
 _TAMING, _LDM = _config("taming.models.vqgan"), _config("ldm.models.autoencoder")
 FAMILY = Family(
-    name="taming",
     title="VQGAN",
-    paper="2012.09841",
     licence="MIT",
     recognises=_recognises,
-    convert=convert,
+    convert=_convert,
     models=(
         Model(
             "vqgan-f16-1024", 256, 1024, "GitHub CompVis/taming-transformers", 7.94, _TAMING,
-            "tokens",
+            True,
         ),
         Model("vqgan-f16-16384", 256, 16384, "GitHub CompVis/taming-transformers", 4.98, _TAMING),
         Model("ldm-vq-f4", 4096, 8192, "GitHub CompVis/latent-diffusion", 0.58, _LDM),

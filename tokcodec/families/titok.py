@@ -1,10 +1,13 @@
-"""TiTok (arXiv 2406.07550): the first checkpoints, with a MaskGIT-VQGAN behind the decoder, and the
-later ones (``vq8k`` in their names), which give pixels themselves."""
+"""TiTok (arXiv 2406.07550, section 3.2): the first checkpoints, with a MaskGIT-VQGAN after the
+decoder, and the later ones (``vq8k`` in their names), whose decoder gives pixels."""
 
+import math
 from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
 
 from tokcodec.config import ModelConfig, PreprocessingConfig
-from tokcodec.config.parts import DecoderConfig
 from tokcodec.config.quantizers import CodebookConfig
 from tokcodec.config.vit import (
     LatentDecoderConfig,
@@ -13,18 +16,10 @@ from tokcodec.config.vit import (
     VqganConfig,
 )
 from tokcodec.errors import CheckpointError, quoted
+from tokcodec.families.convolutional import Decoder
 from tokcodec.families.family import Config, Family, Model
-from tokcodec.families.reading import Arrays, Section, Tensors
-from tokcodec.families.vit import (
-    HEADS,
-    pixel_patch_size,
-    require_image_size,
-    require_sizes,
-    take_1x1,
-    take_decoder,
-    take_encoder,
-    take_pixel_head,
-)
+from tokcodec.families.maskgit_vqgan import NAMES as VQGAN_NAMES
+from tokcodec.families.reading import Array, Arrays, Section, Tensors
 
 _USED = {
     "codebook_size",
@@ -38,56 +33,53 @@ _USED = {
     "vit_enc_model_size",
     "vit_enc_patch_size",
 }
-# Of training, or better told by the tensors.
+# Fields of the training, or that the tensors decide.
 _UNUSED = {
     "commitment_cost",
     "finetune_decoder",
     "pretrained_tokenizer_weight",
     "strict_length_assertion",
 }
+# Width and attention heads by the config's name of a size. No tensor shows the number of heads.
+_SIZES = {"small": (512, 8), "base": (768, 12), "large": (1024, 16)}
 
 
 def convert(
     source: Tensors, config: Config, image_size: int | None, prefix_tokens: bool = False
 ) -> tuple[ModelConfig, Arrays]:
-    """TiTok's config and tensors as ours.
+    """Convert a TiTok, or with ``prefix_tokens`` a One-D-Piece.
 
     Raises:
-        CheckpointError: something is missing, over, of another shape or not finite; or it is a
-            checkpoint of a first training stage, whose proxy tokens it cannot decode itself.
+        CheckpointError: a tensor is missing, left over, of another shape or not finite; or it is a
+            checkpoint of the first training stage, which cannot decode its tokens itself.
     """
     section = Section(config, "model", "vq_model")
     section.only(_USED | _UNUSED)
     section.choice("quantize_mode", ["vq"], default="vq")
-    side = require_image_size(Section(config, "dataset", "preprocessing"), image_size)
-    codebook_size, embedding_dim = source.shape("quantize.embedding.weight", 2)
-    size = section.choice("vit_enc_model_size", HEADS)
-    encoder, out = take_encoder(source, size, side, embedding_dim)
-
+    side = Section(config, "dataset", "preprocessing").integer("crop_size")
+    if image_size not in (None, side):
+        raise CheckpointError(f"sees squares of {side} pixels only, not of {image_size}")
     proxies = "decoder.ffn.2.weight" in source
     if section.boolean("is_legacy", default=True) != proxies:
         raise CheckpointError(
             f"its config: model.vq_model.is_legacy: {not proxies} (true if absent), "
             f"but its tensors say {proxies}"
         )
-    vqgan = _vqgan_config(source) if proxies else None
-    patch_size = 2 ** (len(vqgan.multipliers) - 1) if vqgan else pixel_patch_size(source)
-    size = section.choice("vit_dec_model_size", HEADS)
-    fields, part = take_decoder(
-        source, size, side, patch_size, encoder["num_latents"], embedding_dim
-    )
-    out |= part
-    decoder: DecoderConfig
-    if vqgan:
-        decoder = ProxyDecoderConfig(**fields, vqgan=vqgan, prefix_tokens=prefix_tokens)
-        out |= _take_vqgan(source, fields["width"], vqgan)
-    else:
-        decoder = LatentDecoderConfig(**fields, pixel_convolution=True, prefix_tokens=prefix_tokens)
-        out |= take_pixel_head(source, fields["width"], patch_size)
-    out["quantizer.codebook"] = source.take(
-        "quantize.embedding.weight", codebook_size, embedding_dim
-    )
+    codebook_size, embedding_dim = source.shape("quantize.embedding.weight", 2)
+    out = {
+        "quantizer.codebook": source.take("quantize.embedding.weight", codebook_size, embedding_dim)
+    }
+    encoder = _take_encoder(source, out, section, side, embedding_dim)
+    latents = encoder["num_latents"]
+    decoder = _take_decoder(source, out, section, side, embedding_dim, latents, prefix_tokens)
     source.finish()
+    section.require(
+        codebook_size=codebook_size,
+        token_size=embedding_dim,
+        num_latent_tokens=latents,
+        vit_enc_patch_size=encoder["patch_size"],
+        vit_dec_patch_size=decoder.patch_size,
+    )
     converted = ModelConfig(
         encoder=LatentEncoderConfig(**encoder, legacy_latents=proxies),
         quantizer=CodebookConfig(
@@ -96,20 +88,17 @@ def convert(
             metric="cosine" if section.boolean("use_l2_norm") else "euclidean",
         ),
         decoder=decoder,
-        preprocessing=PreprocessingConfig(
-            image_size=side, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
-        ),
+        preprocessing=PreprocessingConfig(image_size=side, mean=(0.0,) * 3, std=(1.0,) * 3),
         default_fit="crop",
     )
-    require_sizes(section, converted, encoder["patch_size"], patch_size)
     return converted, out
 
 
 def is_kind(names: Collection[str], config: Config | None, kind: str) -> bool:
-    """Whether it is a TiTok, or another ``model.type`` of the same tensors.
+    """Whether it is a checkpoint of this ``model.type``, with TiTok's tensors.
 
     Raises:
-        CheckpointError: it has no tokens or needs a text.
+        CheckpointError: it has no tokens, or needs a text.
     """
     if any("text_guidance" in name for name in names):
         raise CheckpointError("a text-conditioned TA-TiTok, which decodes only with its caption")
@@ -127,7 +116,7 @@ def is_kind(names: Collection[str], config: Config | None, kind: str) -> bool:
 
 
 def sizes(encoder: str, decoder: str, num_latents: int, first: bool, kind: str = "titok") -> Config:
-    """What a file without a config leaves open."""
+    """The config for a file without one."""
     model = {
         "vit_enc_model_size": encoder,
         "vit_dec_model_size": decoder,
@@ -141,75 +130,150 @@ def sizes(encoder: str, decoder: str, num_latents: int, first: bool, kind: str =
     }
 
 
-def _vqgan_config(source: Tensors) -> VqganConfig:
+def _take_encoder(
+    source: Tensors, out: Arrays, section: Section, image_size: int, embedding_dim: int
+) -> dict[str, Any]:
+    """Take the encoder; return the fields of its config."""
+    width, _, size, _ = source.shape("encoder.patch_embed.weight", 4)
+    out |= source.take_layer("encoder.patch_embed", "encoder.patch_embed", width, 3, size, size)
+    out["encoder.patch_embed.weight"] = out["encoder.patch_embed.weight"].reshape(width, -1)
+    num_latents, _ = source.shape("latent_tokens", 2)
+    tokens = source.take("latent_tokens", num_latents, width)
+    positions = source.take("encoder.latent_token_positional_embedding", num_latents, width)
+    out["encoder.latent_tokens"] = tokens + positions  # only their sum is ever used
+    out |= _take_linear(source, "encoder.conv_out", "encoder.to_embedding", embedding_dim, width)
+    fields = _take_trunk(source, out, section, "encoder", width, size, image_size)
+    return fields | {"num_latents": num_latents}
+
+
+def _take_decoder(
+    source: Tensors,
+    out: Arrays,
+    section: Section,
+    image_size: int,
+    embedding_dim: int,
+    num_latents: int,
+    prefix_tokens: bool,
+) -> LatentDecoderConfig | ProxyDecoderConfig:
+    """Take the decoder; return its config."""
+    embed, positions = "decoder.decoder_embed", "decoder.latent_token_positional_embedding"
+    width, _ = source.shape(f"{embed}.weight", 2)
+    out |= source.take_layer(embed, "decoder.from_embedding", width, embedding_dim)
+    out["decoder.mask_token"] = source.take("decoder.mask_token", 1, 1, width).reshape(width)
+    out["decoder.token_positions"] = source.take(positions, num_latents, width)
+    if "decoder.ffn.2.weight" not in source:
+        size = _take_pixels(source, out, width)
+        fields = _take_trunk(source, out, section, "decoder", width, size, image_size)
+        return LatentDecoderConfig(**fields, pixel_convolution=True, prefix_tokens=prefix_tokens)
+    vqgan = _take_vqgan(source, out, width)
+    size = 2 ** (len(vqgan.multipliers) - 1)
+    fields = _take_trunk(source, out, section, "decoder", width, size, image_size)
+    return ProxyDecoderConfig(**fields, vqgan=vqgan, prefix_tokens=prefix_tokens)
+
+
+def _take_trunk(
+    source: Tensors,
+    out: Arrays,
+    section: Section,
+    side: str,
+    width: int,
+    patch_size: int,
+    image_size: int,
+) -> dict[str, Any]:
+    """Take a transformer and the positions of its patches; return the fields of its config."""
+    size = section.choice(f"vit_{side[:3]}_model_size", _SIZES)
+    usual_width, heads = _SIZES[size]
+    # Some programs have other widths, but the width of another size is a mistake.
+    if width != usual_width and width in (known for known, _ in _SIZES.values()):
+        raise CheckpointError(
+            f"the {side} is {size} by its config or its name, but {width} wide, which is another "
+            "size; the number of its attention heads would be wrong"
+        )
+    class_token = f"{side}.class_embedding" in source
+    patches = (image_size // patch_size) ** 2 if patch_size else 0
+    positions = source.take(f"{side}.positional_embedding", class_token + patches, width)
+    out[f"{side}.patch_positions"] = positions[class_token:]
+    if class_token:
+        token = source.take(f"{side}.class_embedding", 1, width)
+        out[f"{side}.class_token"] = (token + positions[:1]).reshape(width)
+    layers = source.count(f"{side}.transformer.")
+    hidden, _ = source.shape(f"{side}.transformer.0.mlp.c_fc.weight", 2)
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {
+        ("ln_pre", "norm_in"): (width,),
+        ("ln_post", "norm_out"): (width,),
+    }
+    for layer in range(layers):
+        theirs, ours = f"transformer.{layer}", f"blocks.{layer}"
+        qkv, name = f"{side}.{ours}.attention.qkv", f"{side}.{theirs}.attn.in_proj_"
+        out[qkv + ".weight"] = source.take(name + "weight", 3 * width, width)
+        out[qkv + ".bias"] = source.take(name + "bias", 3 * width)
+        shapes |= {
+            (f"{theirs}.ln_1", f"{ours}.norm_attention"): (width,),
+            (f"{theirs}.attn.out_proj", f"{ours}.attention.out"): (width, width),
+            (f"{theirs}.ln_2", f"{ours}.norm_mlp"): (width,),
+            (f"{theirs}.mlp.c_fc", f"{ours}.mlp.0"): (hidden, width),
+            (f"{theirs}.mlp.c_proj", f"{ours}.mlp.2"): (width, hidden),
+        }
+    for (theirs, ours), shape in shapes.items():
+        out |= source.take_layer(f"{side}.{theirs}", f"{side}.{ours}", *shape)
+    return {
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "patch_size": patch_size,
+        "mlp_ratio": hidden / width,
+        "class_token": class_token,
+        "outer_norms": True,
+    }
+
+
+def _take_linear(source: Tensors, theirs: str, ours: str, outputs: int, inputs: int) -> Arrays:
+    """A linear layer, which is published as a 1x1 convolution."""
+    layer = source.take_layer(theirs, ours, outputs, inputs, 1, 1)
+    return {name: array.reshape(array.shape[:2]) for name, array in layer.items()}
+
+
+def _take_pixels(source: Tensors, out: Arrays, width: int) -> int:
+    """Take the layers after the transformer that give pixels; return the size of a patch."""
+    outputs = source.shape("decoder.ffn.0.weight", 4)[0]
+    patch_size = math.isqrt(outputs // 3)
+    head = _take_linear(source, "decoder.ffn.0", "decoder.to_pixels", 3 * patch_size**2, width)
+    out |= {name: _channels_first(array, patch_size) for name, array in head.items()}
+    out |= source.take_layer("decoder.conv_out", "decoder.to_pixels.convolution", 3, 3, 3, 3)
+    return patch_size
+
+
+def _channels_first(rows: Array, patch_size: int) -> Array:
+    """Rows of a patch's numbers from (row, column, channel) order to (channel, row, column)."""
+    cells = rows.reshape(patch_size, patch_size, 3, *rows.shape[1:])
+    return np.moveaxis(cells, 2, 0).reshape(rows.shape)
+
+
+def _take_vqgan(source: Tensors, out: Arrays, width: int) -> VqganConfig:
+    """Take the layers after the transformer that give proxy tokens, and the VQGAN's decoder."""
     if "pixel_decoder.conv_in.weight" not in source:
         raise CheckpointError(
             "a checkpoint of TiTok's first training stage: it gives tokens of MaskGIT-VQGAN and "
             "lacks their decoder; use the one of the second stage"
         )
-    proxy_codebook_size, embedding_dim = source.shape("pixel_quantize.embedding.weight", 2)
-    levels = max(1, source.count("pixel_decoder.up."))
-    widths = [
-        source.shape(f"pixel_decoder.up.{level}.block.0.conv1.weight", 4)[0]
-        for level in range(levels)
-    ]
-    return VqganConfig(
-        proxy_codebook_size=proxy_codebook_size,
-        embedding_dim=embedding_dim,
-        channels=widths[0],
-        multipliers=tuple(width // max(1, widths[0]) for width in widths),
-        blocks=source.count("pixel_decoder.mid."),
-    )
-
-
-def _take_vqgan(source: Tensors, width: int, vqgan: VqganConfig) -> Arrays:
     head = "decoder.to_pixels."
-    proxy_codebook_size, embedding_dim, hidden = (
-        vqgan.proxy_codebook_size,
-        vqgan.embedding_dim,
-        2 * width,
+    size, dim = source.shape("pixel_quantize.embedding.weight", 2)
+    out[head + "proxy_codebook"] = source.take("pixel_quantize.embedding.weight", size, dim)
+    out |= _take_linear(source, "decoder.ffn.0", head + "to_proxy.0", 2 * width, width)
+    out |= _take_linear(source, "decoder.ffn.2", head + "to_proxy.2", size, 2 * width)
+    network = Decoder(source, VQGAN_NAMES, "pixel_decoder")
+    found = network.take(dim)
+    out |= {name.replace("pixel_decoder.", head, 1): x for name, x in network.out.items()}
+    vqgan = VqganConfig(
+        proxy_codebook_size=size,
+        embedding_dim=dim,
+        channels=found.channels,
+        multipliers=found.multipliers,
+        blocks=found.middle_blocks,
     )
-    out = {
-        head + "to_proxy.0.weight": take_1x1(source, "decoder.ffn.0.weight", hidden, width),
-        head + "to_proxy.0.bias": source.take("decoder.ffn.0.bias", hidden),
-        head + "to_proxy.2.weight": take_1x1(
-            source, "decoder.ffn.2.weight", proxy_codebook_size, hidden
-        ),
-        head + "to_proxy.2.bias": source.take("decoder.ffn.2.bias", proxy_codebook_size),
-        head + "proxy_codebook": source.take(
-            "pixel_quantize.embedding.weight", proxy_codebook_size, embedding_dim
-        ),
-    }
-
-    def take(theirs: str, ours: str, *shape: int, bias: bool = True) -> None:
-        out[f"{head}{ours}.weight"] = source.take(f"pixel_decoder.{theirs}.weight", *shape)
-        if bias:
-            out[f"{head}{ours}.bias"] = source.take(f"pixel_decoder.{theirs}.bias", shape[0])
-
-    def take_block(theirs: str, ours: str, before: int, after: int) -> None:
-        take(f"{theirs}.norm1", f"{ours}.norm1", before)
-        take(f"{theirs}.conv1", f"{ours}.conv1", after, before, 3, 3, bias=False)
-        take(f"{theirs}.norm2", f"{ours}.norm2", after)
-        take(f"{theirs}.conv2", f"{ours}.conv2", after, after, 3, 3, bias=False)
-        if before != after:
-            take(f"{theirs}.nin_shortcut", f"{ours}.shortcut", after, after, 1, 1, bias=False)
-
-    widths = [vqgan.channels * multiplier for multiplier in vqgan.multipliers]
-    before = widths[-1]
-    take("conv_in", "enter", before, embedding_dim, 3, 3)
-    for block in range(vqgan.blocks):
-        take_block(f"mid.{block}", f"middle.{block}", before, before)
-    for place, level in enumerate(reversed(range(len(widths)))):
-        after = widths[level]
-        for block in range(vqgan.blocks):
-            theirs, ours = f"up.{level}.block.{block}", f"levels.{place}.blocks.{block}"
-            take_block(theirs, ours, before, after)
-            before = after
-        if level:
-            take(f"up.{level}.upsample_conv", f"levels.{place}.enlarge", after, after, 3, 3)
-    take("norm_out", "norm", before)
-    take("conv_out", "leave", 3, before, 3, 3)
-    return out
+    if vqgan.convolutional() != found:
+        raise CheckpointError("its pixel decoder is not MaskGIT-VQGAN's")
+    return vqgan
 
 
 def _model(name: str, tokens: int, codebook_size: int, rfid: float, config: Config) -> Model:
@@ -221,14 +285,12 @@ def _model(name: str, tokens: int, codebook_size: int, rfid: float, config: Conf
         where,
         rfid,
         config,
-        verified="tokens" if name == "titok-s128" else "shapes",
+        verified=name == "titok-s128",
     )
 
 
 FAMILY = Family(
-    name="titok",
     title="TiTok",
-    paper="2406.07550",
     licence="Apache-2.0",
     recognises=lambda names, config: is_kind(names, config, "titok"),
     convert=convert,

@@ -1,8 +1,8 @@
-"""Reads the tensors of files of ``torch.save`` and ``torch.jit.save``, without torch.
+"""Read the tensors in files of ``torch.save`` and ``torch.jit.save``, without torch.
 
-Such a file is a zip archive of a pickle and of the bytes of the tensors. A pickle is a program that
-may call any function. Here nothing that it names is imported: a name gives a ``Stub``, a call gives
-a tensor, a dict or another ``Stub``, and only the opcodes that are listed below are carried out.
+Such a file is a zip archive with a pickle and the bytes of the tensors. A pickle is a program that
+may call any function. Here nothing that it names is imported: a name becomes a ``Stub``, a call
+returns a tensor, a dict or another ``Stub``, and only the opcodes listed below are executed.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ import numpy as np
 from tokcodec.errors import CheckpointError, quoted
 from tokcodec.families.reading import Array, Stored
 
-_BEFORE_1_6 = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # the number that older files begin with
+_BEFORE_1_6 = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # the magic number of older files
 _BFLOAT16 = "torch.BFloat16Storage"
-# Kinds of storages of real numbers, and the NumPy types that have their bits.
+# The storages of real numbers, and NumPy types of the same size.
 _KINDS = {
     "torch.FloatStorage": "f4",
     "torch.DoubleStorage": "f8",
@@ -37,12 +37,12 @@ _KINDS = {
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "u1",
 }
-# Bytes of the largest pickle that is read, which becomes up to a hundred times as much in memory.
-# 16,000 tensors have that much.
+# Bytes of the largest pickle, that of about 16,000 tensors. It takes up to a hundred times as much
+# memory.
 _PICKLE = 1 << 22
-_NAME = 255  # characters of the longest name of a class
-_AXES = 64  # that many NumPy can have
-# Opcodes that only make plain values and move them, left to Python's own unpickler.
+_NAME = 255  # the most characters of the name of a class
+_AXES = 64  # the most axes in NumPy
+# Opcodes that only make and move plain values; Python's own unpickler executes them.
 _PLAIN = """
     PROTO FRAME STOP MARK POP POP_MARK DUP BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
     NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINSTRING SHORT_BINSTRING
@@ -53,11 +53,11 @@ _PLAIN = """
 
 @contextlib.contextmanager
 def open_torch(path: Path) -> Iterator[Any]:
-    """Gives what was saved, with a ``Stored`` for each tensor, to be read while the file is open.
+    """Open a file and yield its content, with a ``Stored`` for each tensor.
 
-    The content comes from outside: it may be nested to any depth, and contain itself. Of a dict
-    only the items with text as their key are kept; lists and sets are empty. A TorchScript module
-    gives a dict of its tensors, with the names of its ``state_dict``.
+    The content may be nested to any depth, and contain itself. Dicts have only the items with a
+    string as the key; lists and sets are empty. A TorchScript module becomes a dict of its tensors,
+    with the names of its ``state_dict``.
 
     Raises:
         CheckpointError: the file cannot be read, is damaged, or was not written by torch.
@@ -83,7 +83,7 @@ class Stub:
 
 
 class _Archive:
-    """The zip archive: nothing is read from it that is larger than the file itself."""
+    """The zip archive. Members that are larger than the file are refused."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
@@ -91,13 +91,13 @@ class _Archive:
         head = file.read(32)
         if _BEFORE_1_6 in head:
             raise CheckpointError(
-                f"{path}: written by PyTorch before version 1.6, in a format that is not read; "
+                f"{path}: written by PyTorch before version 1.6, which is not supported; "
                 "load it with torch.load and save it again with torch.save"
             )
         if not head.startswith(b"PK\3\4"):
             raise ValueError("not a zip archive")
         self._zip = zipfile.ZipFile(file)
-        # All lie in one folder, which is named after the file that was first written.
+        # All members are in one folder, which is named after the original file.
         name = next(n for n in self._zip.namelist() if n.partition("/")[2] == "data.pkl")
         self._folder = name.removesuffix("data.pkl")
         big = "byteorder" in self and self.read("byteorder", 16) == b"big"
@@ -107,7 +107,7 @@ class _Archive:
         return self._folder + name in self._zip.NameToInfo
 
     def find(self, name: str) -> zipfile.ZipInfo:
-        """A member whose bytes lie in the file as they are."""
+        """Find a member, which must not be compressed."""
         info = self._zip.getinfo(self._folder + name)
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise ValueError(f"{name} is compressed")
@@ -116,7 +116,7 @@ class _Archive:
         return info
 
     def read(self, name: str, limit: int) -> bytes:
-        """The bytes of a member, compared with its checksum."""
+        """Read a member and verify its checksum."""
         info = self.find(name)
         if info.file_size > limit:
             raise ValueError(f"{name} has {info.file_size:,} bytes, more than {limit:,}")
@@ -126,7 +126,7 @@ class _Archive:
             return member.read()
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python: its opcodes can be chosen
+class _Unpickler(pickle._Unpickler):  # the one in Python, whose opcodes can be replaced
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
 
@@ -166,7 +166,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its opcodes can be ch
     def _fill(self, target: Any, items: list[Any]) -> None:
         pairs = zip(items[::2], items[1::2], strict=True)
         if isinstance(target, dict):
-            # Other keys may be nested without end, and take forever to hash.
+            # Keys of other types may be nested so deeply that hashing them takes forever.
             target.update((key, value) for key, value in pairs if isinstance(key, str))
 
     def _load_append(self) -> None:
@@ -193,7 +193,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its opcodes can be ch
                 (data, *_),
             ):
                 return data
-            # Flags say that the numbers are to be negated.
+            # Flags negate or conjugate the numbers.
             case (
                 "torch._utils._rebuild_tensor_v2",
                 (storage, offset, tuple(shape), tuple(strides), _, _, *flags),
@@ -214,7 +214,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its opcodes can be ch
         numbers = (count, offset, *shape[:_AXES], *strides[:_AXES])
         if len(shape) != len(strides) or len(shape) > _AXES or not all(map(_is_size, numbers)):
             raise ValueError("a tensor without a shape")
-        if 0 in shape:  # an empty slice may begin anywhere
+        if 0 in shape:  # an empty slice may have any offset
             return Stored(shape, partial(_empty, self._archive, shape))
         dtype = np.dtype(self._archive.order + _KINDS[kind])
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
@@ -225,7 +225,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: its opcodes can be ch
             raise ValueError("a tensor with more numbers than the file has bytes")
         return Stored(shape, partial(_read, self._archive, key, kind, offset, shape, strides))
 
-    # Any other opcode is refused: extensions of copyreg would come from a cache of real objects.
+    # All other opcodes are refused. Those of copyreg's extensions would return real objects.
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
         **{
             code: pickle._Unpickler.dispatch[code]
@@ -262,26 +262,26 @@ def _read(
     shape: tuple[int, ...],
     strides: tuple[int, ...],
 ) -> Array:
-    """A tensor as an array that shares nothing."""
+    """Read a tensor as an array of its own."""
     dtype = np.dtype(archive.order + _KINDS[kind])
     steps = [stride * dtype.itemsize for stride in strides]
     with _naming(archive.path), np.errstate(all="ignore"):
         data = archive.read(f"data/{key}", archive.size)
         view = np.ndarray(shape, dtype, data, offset * dtype.itemsize, steps)
         if kind != _BFLOAT16:
-            return view.astype(np.float32, order="C")  # a float64 too large is infinite
+            return view.astype(np.float32, order="C")  # large float64 become infinite
         bits = view.astype(np.uint32, order="C")
         bits <<= 16  # a bfloat16 is the upper half of a float32
         return bits.view(np.float32)
 
 
 def _state_dict(module: Stub) -> dict[str, Stored]:
-    """The tensors of a TorchScript module, and of the modules in it."""
+    """The tensors of a TorchScript module and its submodules."""
     tensors: dict[str, Stored] = {}
     pending, characters = [("", module)], 0
     while pending:
         prefix, owner = pending.pop()
-        # A module may be part of many, and of itself.
+        # A module may be part of several modules, and of itself.
         characters += sum(len(prefix) + len(name) + 1 for name in owner.state)
         if characters > _PICKLE:
             raise ValueError("modules nested too deep")
@@ -295,7 +295,7 @@ def _state_dict(module: Stub) -> dict[str, Stored]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Whatever damaged bytes raise becomes an error that names the file."""
+    """Convert all errors of a damaged file to one that names it."""
     try:
         yield
     except CheckpointError:

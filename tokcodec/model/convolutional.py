@@ -20,7 +20,7 @@ from tokcodec.config.convolutional import (
 from tokcodec.config.parts import ModelShape
 from tokcodec.errors import ConfigError
 from tokcodec.model import haar, winograd
-from tokcodec.model.head import DecoderHead, EncoderHead
+from tokcodec.model.head import Head
 from tokcodec.model.quantizer import in_float32
 
 _EPSILON = 1e-6
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         self.leave = nn.Conv2d(
             before, channels or model_shape.embedding_dim, kernel, padding=kernel // 2
         )
-        self.head = EncoderHead(config, channels) if config.head_widths else nn.Identity()
+        self.head = Head(config, channels, blocks_first=False)
         kernel = config.embedding_kernel
         self.to_embedding = (
             nn.Conv2d(channels, model_shape.embedding_dim, kernel, padding=kernel // 2)
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
                 f"a head needs vectors of {channels} channels, not {model_shape.embedding_dim}",
                 name="config.decoder",
             )
-        self.head = DecoderHead(config, channels) if config.head_widths else nn.Identity()
+        self.head = Head(config, channels, blocks_first=True)
         before = config.widths[-1]
         norm_channels = model_shape.embedding_dim if config.norm == "spatial" else 0
         self.enter = Convolution(channels, before)

@@ -1,8 +1,10 @@
 """Layers at the resolution of the tokens, as video tokenizers have them along time.
 
-The first frame of a still image sees one tap of their kernels in time, or a sum of taps, so each is
-a convolution in the plane (Emu3, arXiv 2409.18869).
+For the first frame of a still image, a layer along time is a 3x3 convolution (Emu3, arXiv
+2409.18869).
 """
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -11,43 +13,29 @@ from torch import Tensor, nn
 from tokcodec.config.convolutional import ConvolutionalConfig
 
 
-class _Head(nn.Module):
-    def __init__(self, config: ConvolutionalConfig, channels: int, block_channels: int) -> None:
-        super().__init__()
-        before = (channels, *config.head_widths)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(b, w, 3, padding=1) for b, w in zip(before, config.head_widths, strict=False)
-        )
-        self.blocks = nn.Sequential(*(HeadBlock(block_channels) for _ in range(config.head_blocks)))
+class Head(nn.Module):
+    """Convolutions, each followed by a SiLU, and residual blocks: first, or last."""
 
-    def convolve(self, x: Tensor) -> Tensor:
+    def __init__(self, config: ConvolutionalConfig, channels: int, blocks_first: bool) -> None:
+        super().__init__()
+        widths = (channels, *config.head_widths)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, width, 3, padding=1) for before, width in itertools.pairwise(widths)
+        )
+        block_width = channels if blocks_first else widths[-1]
+        self.blocks = nn.Sequential(*(HeadBlock(block_width) for _ in range(config.head_blocks)))
+        self.blocks_first = blocks_first
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.blocks_first:
+            x = self.blocks(x)
         for convolution in self.convolutions:
             x = F.silu(convolution(x))
-        return x
-
-
-class EncoderHead(_Head):
-    """The convolutions, then the blocks."""
-
-    def __init__(self, config: ConvolutionalConfig, channels: int) -> None:
-        super().__init__(config, channels, config.head_widths[-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.convolve(x))  # type: ignore[no-any-return]
-
-
-class DecoderHead(_Head):
-    """The blocks, then the convolutions."""
-
-    def __init__(self, config: ConvolutionalConfig, channels: int) -> None:
-        super().__init__(config, channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(self.blocks(x))
+        return x if self.blocks_first else self.blocks(x)
 
 
 class HeadBlock(nn.Module):
-    """A scale and a shift a channel, then two SiLUs and 3x3 convolutions, beside a shortcut."""
+    """Scale and shift of each channel, two SiLUs and 3x3 convolutions, with a shortcut."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

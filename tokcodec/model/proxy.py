@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tokcodec.config.convolutional import ConvolutionalDecoderConfig
 from tokcodec.config.parts import ModelShape
 from tokcodec.config.vit import ProxyDecoderConfig
 from tokcodec.model.convolutional import Decoder
@@ -24,15 +23,8 @@ class ProxyHead(Decoder):
 
     def __init__(self, config: ProxyDecoderConfig, model_shape: ModelShape) -> None:
         vqgan = config.vqgan
-        convolutional = ConvolutionalDecoderConfig(
-            channels=vqgan.channels,
-            multipliers=vqgan.multipliers,
-            blocks=vqgan.blocks,
-            middle_blocks=vqgan.blocks,
-            bias=False,
-            shortcut="output",
-        )
-        super().__init__(convolutional, replace(model_shape, embedding_dim=vqgan.embedding_dim))
+        shape = replace(model_shape, embedding_dim=vqgan.embedding_dim)
+        super().__init__(vqgan.convolutional(), shape)
         self.to_proxy = nn.Sequential(
             nn.Linear(config.width, 2 * config.width),
             nn.Tanh(),

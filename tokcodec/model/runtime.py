@@ -5,7 +5,6 @@ This module does not import torch.
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -132,21 +131,17 @@ def read_weights(
     """
     _, tensors = checkpoint.read(header.path)
     arrays = {name: array for name, array in tensors.items() if not name.startswith(PREFIX)}
-    for name in sorted(expected.keys() | arrays.keys()):
-        _check(header.path, name, expected.get(name), arrays.get(name))
+    found = {name: array.shape for name, array in arrays.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise CheckpointError(
+                f"tensor {name}: the config needs {expected.get(name, 'none')}, the file has "
+                f"{found.get(name, 'none')}; fetch or convert it again",
+                name=header.path,
+            )
+        if not np.isfinite(arrays[name]).all():
+            raise CheckpointError(
+                f"tensor {name} holds NaN or infinite values; fetch or convert it again",
+                name=header.path,
+            )
     return arrays
-
-
-def _check(
-    path: Path, name: str, shape: tuple[int, ...] | None, array: NDArray[Any] | None
-) -> None:
-    found = None if array is None else array.shape
-    if shape is None or array is None or found != shape:
-        raise CheckpointError(
-            f"{path}: tensor {name}: the config asks for {'none' if shape is None else shape}, "
-            f"the file holds {'none' if found is None else found}; fetch or convert it again"
-        )
-    if not np.isfinite(array).all():
-        raise CheckpointError(
-            f"{path}: tensor {name} holds NaN or infinite values; fetch or convert it again"
-        )

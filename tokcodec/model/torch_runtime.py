@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokcodec.checkpoint import Header
-from tokcodec.errors import DeviceError, counted
+from tokcodec.errors import DeviceError, Hint, counted
 from tokcodec.model.loading import load, resolve_device
 from tokcodec.model.runtime import Dtype, Floats, Pixels, Tokens, default_batch_size
 from tokcodec.model.tokenizer import Tokenizer
@@ -152,8 +152,9 @@ class TorchRuntime:
                 return torch.cat([_filled(model, part, size) for part in torch.split(rows, size)])
         except torch.OutOfMemoryError as error:
             raise DeviceError(
-                f"{self.device}: not enough memory for batches of {counted(size, 'tile')}; use a "
-                "smaller batch size"
+                f"not enough memory for batches of {counted(size, 'tile')}",
+                name=self.device,
+                hint=Hint.SMALLER_BATCH,
             ) from error
 
     @contextlib.contextmanager

@@ -1,16 +1,16 @@
 "use strict";
-/* The page: what is chosen goes to the worker, and its answers are shown. */
+/* The page: it sends requests to the worker and shows the answers. */
 
-const LONGEST_EDGE = 2048; // of the pixels of a chosen image: a canvas of a phone has a limit
-const PAUSE = 300; // milliseconds after typing
+const LONGEST_EDGE = 2048; // pixels of a chosen image, because phones limit the size of a canvas
+const PAUSE = 300; // milliseconds to wait after typing
 const at = (id) => document.getElementById(id);
 
 const worker = new Worker(
   URL.createObjectURL(new Blob([at("worker").textContent], { type: "text/javascript" })),
 );
-const pending = new Map(); // what takes the answers to a request, by its number
+const pending = new Map(); // the handlers of the answers to a request, by its number
 let requests = 0;
-let loaded; // called when the worker has the model
+let loaded; // called when the worker has loaded the model
 const loading = new Promise((resolve) => (loaded = resolve));
 
 worker.onmessage = ({ data: { id, kind, ...value } }) => {
@@ -25,7 +25,7 @@ worker.onerror = () => {
   at("status").textContent = "This browser cannot run the page.";
 };
 
-/** Sends a task to the worker; `answers` are functions by the kind of the answer. */
+/** Sends a task to the worker; `answers` has a function for each kind of answer. */
 function ask(task, options, answers, after = loading) {
   const id = ++requests;
   pending.set(id, { progress: ({ part, what }) => showProgress(what, part), ...answers });
@@ -35,7 +35,7 @@ function ask(task, options, answers, after = loading) {
 
 function showProgress(what = "", part) {
   const [status, bar] = [at("status"), at("progress")];
-  // Screen readers read out what changes, which should not be every percentage.
+  // Screen readers announce changes, which should not be every percentage.
   if (status.textContent !== what) status.textContent = what;
   bar.hidden = !what;
   if (part === undefined) bar.removeAttribute("value");
@@ -71,7 +71,7 @@ function download(blob, file) {
 
 // Messages to images
 
-let shown; // the last request, whose images are shown
+let shown; // the number of the last request to decode
 
 function decode(...contents) {
   at("images").replaceChildren();
@@ -124,7 +124,7 @@ document.addEventListener("drop", (event) => {
 
 let fileName = "image";
 let chosen; // its pixels
-let sent; // the last request to encode
+let sent; // the number of the last request to encode
 let encoded; // the bytes of the token file
 
 async function choose(file) {
@@ -191,7 +191,7 @@ at("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(at("text").value);
   } catch {
-    at("text").select(); // pages from http may not write to the clipboard otherwise
+    at("text").select(); // the clipboard API is not available on pages from http
     document.execCommand("copy");
   }
   at("copied").textContent = "Copied";
@@ -200,7 +200,7 @@ at("download").addEventListener("click", () => {
   download(new Blob([encoded], { type: "application/octet-stream" }), `${fileName}.tok`);
 });
 
-// The model is the end of the page, which may take a while to come.
+// The model is at the end of the page, which may take a while to load.
 showProgress("Loading the model");
 document.addEventListener("DOMContentLoaded", () => {
   const model = at("model");

@@ -8,7 +8,7 @@ const ARRAYS = {
   I16: Int16Array,
   U16: Uint16Array,
 };
-// Fields that hold these values are left out of the config in the file.
+// The defaults, which are left out of the config in the file.
 const PREPROCESSING = {
   image_size: 256,
   pixel_scale: 1,
@@ -49,7 +49,7 @@ export function readCheckpoint(buffer) {
   };
 }
 
-/** The tensors whose names begin with a prefix, by the rest of their names. */
+/** The tensors whose names begin with a prefix, under the rest of their names. */
 export function below(prefix, tensors) {
   const entries = Object.entries(tensors).filter(([name]) => name.startsWith(prefix));
   return Object.fromEntries(entries.map(([name, tensor]) => [name.slice(prefix.length), tensor]));
@@ -61,7 +61,7 @@ function fromHalves(halves, values) {
   return result;
 }
 
-/** The values of all numbers of 16 bits as float16. */
+/** The value of each 16-bit pattern as float16. */
 function halfValues() {
   return Float32Array.from({ length: 1 << 16 }, (_, bits) => {
     const sign = bits >> 15 ? -1 : 1;

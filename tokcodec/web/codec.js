@@ -7,9 +7,9 @@ import { Network } from "./network.js";
 import { Prior } from "./prior.js";
 import { readTokens } from "./tokens.js";
 
-const MOST_TOKENS = 4096; // of an image: more take minutes
-const LONGEST_EDGE = 1024; // of a decoded image in pixels, if its tokens do not show more
-const OVERHEAD = 15; // bytes of a usual file besides its tokens
+const MOST_TOKENS = 4096; // of an image, because more would take minutes
+const LONGEST_EDGE = 1024; // pixels of a decoded image, unless its tokens show more
+const OVERHEAD = 15; // bytes of a usual file without its tokens
 
 export class Codec {
   /**
@@ -32,12 +32,12 @@ export class Codec {
     return 32 - Math.clz32(this.config.quantizer.codebook_size - 1);
   }
 
-  /** Pixels along a side of a token of a decoded image. */
+  /** Side of a token in pixels of a decoded image. */
   get multiple() {
     return this.config.decoder.patch_size;
   }
 
-  /** The tokens of a file of this model; -1 for those of packets that are lost. */
+  /** The tokens of a file of this model; -1 for those of lost packets. */
   tokens(file) {
     const { codebook_size: size } = this.config.quantizer;
     const count = tokensIn(file);
@@ -47,16 +47,16 @@ export class Codec {
         `(${this.name}) and cannot show it.`,
     );
     refuseUnless(count <= MOST_TOKENS, `This has ${count} tokens. This page shows up to ${MOST_TOKENS}.`);
-    refuseUnless(file.bits === this.bits, "This is damaged: the model has tokens of other bits.");
+    refuseUnless(file.bits === this.bits, "This is damaged: its tokens do not have the bits of the model.");
     const tokens = readTokens(file, this.prior);
-    refuseUnless(tokens.every((token) => token < size), "This is damaged: it has unknown tokens.");
+    refuseUnless(tokens.every((token) => token < size), "This is damaged: it has tokens that the model does not have.");
     refuseUnless(tokens.some((token) => token >= 0), "This is only the parity packet of an image.");
     return tokens;
   }
 
   /**
-   * TokenFile -> the image, of at most 1024 pixels on the longer edge, or as many as its tokens
-   * show. Its `missing` tokens are filled in.
+   * TokenFile -> the image, with at most 1024 pixels on the longer edge, or as many as its tokens
+   * show. Its `missing` tokens are filled.
    *
    * @param {import("./network.js").Progress} progress
    */
@@ -75,10 +75,10 @@ export class Codec {
   }
 
   /**
-   * Pixels -> the TokenFile of at most that many tokens.
+   * Pixels -> the TokenFile with at most `limit` tokens.
    *
    * @param {import("./image.js").Image} image
-   * @param {{width: number, height: number}} image.original size, of which these pixels may be fewer
+   * @param {{width: number, height: number}} image.original size, which may be larger than these pixels
    */
   async encode(image, limit, progress = () => {}) {
     const { rows, columns } = this.grid(image, limit);
@@ -109,10 +109,10 @@ export class Codec {
   }
 
   /**
-   * The file of the most tokens whose size is at most `limit`, as budget.py.
+   * The file with the most tokens whose size is at most `limit`, as in budget.py.
    *
    * @param {"bytes" | "characters"} unit of the limit: of the file, or of its message
-   * @param {(part: number, tokens: number) => void} progress of the file that is tried
+   * @param {(part: number, tokens: number) => void} progress of one attempt
    */
   async encodeWithin(image, limit, unit, progress = () => {}) {
     const most = Math.min(2 * limit, MOST_TOKENS);

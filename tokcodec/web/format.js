@@ -2,18 +2,18 @@
 
 import { rowLengths } from "./packets.js";
 
-const FITS = ["aspect", "stretch", "crop", "pad", "tile", "native"]; // by their number in a file
-const FIRST_BYTE = 0xb4; // and these bits:
+const FITS = ["aspect", "stretch", "crop", "pad", "tile", "native"]; // in the order of their numbers
+const FIRST_BYTE = 0xb4; // combined with these bits:
 const [ENTROPY_CODED, WHOLE] = [1, 2];
 const TOKENS_IN_FILE = 2 ** 24;
-const LONGEST_MESSAGE = 2 ** 14; // characters of a message among other words
+const LONGEST_MESSAGE = 2 ** 14; // the most characters of a message that words follow
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"; // of base64url
 
 /**
- * One image. Tokens are in `payload`: those of all tiles, in rows and columns.
+ * One image.
  *
  * @typedef {object} TokenFile
- * @property {string} modelId four hexadecimal digits, the beginning of a model_id
+ * @property {string} modelId the first four hexadecimal digits of the model_id
  * @property {number} width of the original image in pixels
  * @property {number} height
  * @property {string} fit
@@ -38,7 +38,7 @@ export const tokensIn = (file) => file.tileRows * file.tileColumns * file.rows *
 
 const isTokenFile = (bytes) => (bytes[0] & ~(ENTROPY_CODED | WHOLE)) === FIRST_BYTE;
 
-/** What some bytes hold, a token file or a text with messages: TokenFiles, or their errors. */
+/** A token file, or the messages in a text: TokenFiles, or their errors. */
 export function filesIn(bytes) {
   return isTokenFile(bytes) ? [firstFile([bytes])] : findMessages(new TextDecoder().decode(bytes));
 }
@@ -79,12 +79,12 @@ export function parse(bytes) {
   return file;
 }
 
-/** The file of a packet, by what follows the sizes. */
+/** The file of a packet, from what follows the sizes in its header. */
 function packetOf(head, rest) {
   const [number, count] = [rest[0] >> 4, (rest[0] & 15) + 1];
   refuseUnless(
     rest.length >= 3 && number <= count && count <= 15 && head.fit !== "tile",
-    "This is damaged: there is no such packet.",
+    "This is damaged: the number of its packet is not valid.",
   );
   const payloads = new Map([[number, rest.slice(3)]]);
   const image = rest[1] | (rest[2] << 8);
@@ -123,15 +123,15 @@ function checkPacket(file) {
   refuseUnless(isReadable(share, payload.length), "This is damaged: it claims too many tokens.");
   const numbers = Array.from({ length: count }, (_, number) => number);
   const tokens = numbers.map((number) => rowLengths(file, count, number).reduce((a, b) => a + b));
-  refuseUnless(tokens.every((own) => own > 0), "This is damaged: its image has fewer packets.");
-  if (number === count) return; // parity, which is not of tokens
+  refuseUnless(tokens.every((own) => own > 0), "This is damaged: its grid cannot have these packets.");
+  if (number === count) return; // parity, which has no tokens
   if (!file.entropyCoded) unpack(payload, tokens[number], file.bits);
   const most = 2 * packedSize(tokens[number], file.bits) + 8;
   const fits = payload.length <= most && isReadable(tokens[number], payload.length);
   refuseUnless(fits || !file.entropyCoded, "This is damaged: it is not as long as its tokens.");
 }
 
-/** Whether the payload is shorter than a packed one, and long enough for its number of tokens. */
+/** Whether the payload is shorter than packed tokens, and long enough for their number. */
 export function mayBeEntropyCoded(file) {
   const [count, size] = [tokensIn(file), file.payload.length];
   return size < packedSize(count, file.bits) && isReadable(count, size);
@@ -180,7 +180,7 @@ export function crc16(bytes) {
   return crc;
 }
 
-/** A number from 1 to 65535 in LEB128 at the beginning of up to three bytes, and its length. */
+/** A number from 1 to 65535 in LEB128 at the start of up to three bytes, and its length. */
 function readNumber(bytes) {
   const digits = bytes.subarray(0, bytes.findIndex((byte) => byte < 0x80) + 1);
   const number = digits.reduce((sum, byte, index) => sum + (byte & 0x7f) * 128 ** index, 0);
@@ -234,7 +234,7 @@ function readMessage(part) {
   return firstFile(lengths.map((length) => bytes.subarray(0, (length * 3) >> 2)));
 }
 
-/** The first of these that is a token file; the error of the first one if none is. */
+/** The first candidate that is a token file; or the error of the first one. */
 function firstFile(candidates) {
   let first;
   for (const candidate of candidates) {
@@ -249,8 +249,8 @@ function firstFile(candidates) {
 }
 
 /**
- * Characters of a message: all of them, or those up to the end of one of its words, whose last marks
- * (- and _) may belong to the text around the message.
+ * The numbers of characters that a message may have: all, or those up to the end of one of its words.
+ * The last marks (- and _) of that word may belong to the text around the message.
  */
 function possibleLengths(words, joined) {
   const ends = [[joined.length, joined]];

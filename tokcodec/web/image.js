@@ -1,4 +1,4 @@
-/** Where images lie on the grid of a model, and how they are resized (config/geometry.py). */
+/** Placing images on the grid of a model, and resizing them (config/geometry.py). */
 
 import { refuseUnless } from "./format.js";
 
@@ -9,7 +9,7 @@ import { refuseUnless } from "./format.js";
  * @property {number} height
  */
 
-/** Rows and columns of the grid of at most `tokens` tokens that shows an image of a size best. */
+/** Rows and columns of the grid of at most `tokens` tokens that fits the image best. */
 export function nearestGrid({ width, height }, tokens, pixels) {
   const mostColumns = Math.ceil(width / pixels);
   let best;
@@ -72,11 +72,10 @@ export function resize(image, { width, height }) {
 }
 
 /**
- * Resizes lines of pixels: rows if a line is longer than a step, else columns. The lines of the
- * result are as many, each of `target` pixels; so columns stay columns.
+ * Resizes lines of pixels, which are rows or columns, to `target` pixels each.
  *
- * @param {number} line from a line to the next, in numbers
- * @param {number} step from a pixel of a line to the next
+ * @param {number} line distance in the data from a line to the next
+ * @param {number} step distance in the data from a pixel of a line to the next
  */
 function resizeRows(data, lines, source, target, line, step) {
   if (source === target) return data;
@@ -96,7 +95,7 @@ function resizeRows(data, lines, source, target, line, step) {
   return result;
 }
 
-/** For each pixel of the result, the first one that it is made of and the weights of all. */
+/** For each pixel of the result, the first source pixel, and the weights from there on. */
 function taps(source, target) {
   const scale = source / target;
   const stretch = Math.max(scale, 1);
@@ -108,7 +107,7 @@ function taps(source, target) {
       cubic(Math.abs(first + i - centre + 0.5) / stretch, -0.5),
     );
     const sum = weights.reduce((a, b) => a + b);
-    // In fixed point, so that the same pixels come out.
+    // In fixed point as in Pillow, so that the pixels are equal.
     return { first, weights: weights.map((weight) => Math.round((weight / sum) * 2 ** 22) / 2 ** 22) };
   });
 }

@@ -1,5 +1,5 @@
 /**
- * The network of a model of the kind `patch`, as model/numpy_runtime.py.
+ * The network of a model of the kind `patch`, as in model/numpy_runtime.py.
  *
  * @callback Progress is awaited after each block, and may throw to stop
  * @param {number} part from 0 to 1
@@ -10,10 +10,10 @@ import { cubic } from "./image.js";
 
 const NORM_EPSILON = 1e-5; // of torch's LayerNorm
 const UNIT_EPSILON = 1e-12; // of torch's normalize
-const COLUMNS_AT_ONCE = 64; // of a matrix product, whose weights stay in the cache
+const COLUMNS_AT_ONCE = 64; // of a matrix product, so that the weights stay in the cache
 const QUERIES_AT_ONCE = 256; // tokens whose attention is in memory together
-const NEAREST = 6; // known tokens that a missing one is filled from, at most
-const REACH = 2; // times the squared distance of the nearest one, up to which others count
+const NEAREST = 6; // the most known tokens that a missing one is filled from
+const REACH = 2; // known tokens farther than this many times the least squared distance do not count
 const SHARPNESS = -0.75; // of torch's bicubic interpolation
 const MEDIAN = 6; // log2 of the number of tokens for which `positions.scale` adds nothing
 // Eigen's rational approximation of erf, highest power of x² first.
@@ -55,7 +55,7 @@ export class Network {
     );
   }
 
-  /** The pixels of every token, normalized, channel by channel. */
+  /** The normalized pixels of each token, channel by channel. */
   patches({ data, width }, rows, columns) {
     const { mean, std } = this.preprocessing;
     const side = this.encoder.side;
@@ -76,7 +76,7 @@ export class Network {
     return patches;
   }
 
-  /** The token whose vector is nearest in float64, the lowest one among equals. */
+  /** The token with the nearest vector in float64, the lowest one among equals. */
   nearest(vector) {
     const { codebook, dim } = this;
     const z = this.metric === "cosine" ? unit(vector, dim) : vector;
@@ -90,8 +90,8 @@ export class Network {
   }
 
   /**
-   * Tokens in rows, for missing ones (-1) those nearest to the mean of their nearest neighbours,
-   * weighted by the inverse of their squared distances.
+   * Fills missing tokens (-1) with the tokens nearest to the mean of their nearest neighbours,
+   * weighted by the inverse of the squared distances.
    */
   fill(tokens, columns) {
     const { codebook, dim } = this;
@@ -248,8 +248,8 @@ class Vit {
 /**
  * a [rows, inner] · b [columns, inner]ᵀ + bias [columns] -> [rows, columns].
  *
- * Four rows and two columns at a time, so that every number that is read is used several times.
- * Past the last row or column, that one is computed again.
+ * Computes four rows and two columns at a time, so that each number is used several times once it is
+ * read. The last row or column may be computed more than once.
  */
 function product(a, b, inner, bias = new Float32Array(b.length / inner)) {
   const [rows, columns] = [a.length / inner, b.length / inner];
@@ -339,7 +339,7 @@ function erf(value) {
   return (x * over) / under;
 }
 
-/** Bicubic interpolation of `source` values: for each result, places and their weights. */
+/** Bicubic interpolation of `source` values: for each result, indices and weights. */
 function interpolation(source, target) {
   return Array.from({ length: target }, (_, index) => {
     const centre = ((index + 0.5) * source) / target - 0.5;

@@ -1,26 +1,26 @@
-/** Packets: an image in numbered parts, which may arrive in any order (TOKEN_FILE.md). */
+/** Packets: numbered parts of an image, which may arrive in any order (TOKEN_FILE.md). */
 
 const STEPS = [0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 5, 4, 4]; // from row to row, by the number of packets
 
 /**
- * @typedef {object} Packets the packets of an image that are there
+ * @typedef {object} Packets the packets of an image that were received
  * @property {number} count of its packets, without parity
  * @property {number} image the CRC-16 of all tokens
- * @property {Map<number, Uint8Array>} payloads by their number from 0; that of parity is `count`
+ * @property {Map<number, Uint8Array>} payloads by number, from 0; that of parity is `count`
  */
 
 /** The column of the first token of a row that is in a packet. */
 const firstColumn = (row, count, number) =>
   (((number - STEPS[count - 1] * row) % count) + count) % count;
 
-/** How many tokens of each row of a grid are in a packet. */
+/** The number of tokens of a packet in each row of a grid. */
 export function rowLengths({ rows, columns }, count, number) {
   return Array.from({ length: rows }, (_, row) =>
     Math.max(0, Math.ceil((columns - firstColumn(row, count, number)) / count)),
   );
 }
 
-/** The places of the tokens of a packet in the grid, row by row. */
+/** The positions of the tokens of a packet in the grid, row by row. */
 export function placesOf({ rows, columns }, count, number) {
   const places = [];
   for (let row = 0; row < rows; row++) {
@@ -31,7 +31,7 @@ export function placesOf({ rows, columns }, count, number) {
   return places;
 }
 
-/** Joins packets of one image to one file. These come last. */
+/** Joins the packets of each image to one file; these come last. */
 export function join(files) {
   const images = new Map();
   for (const file of files.filter(({ packets }) => packets)) {
@@ -43,7 +43,7 @@ export function join(files) {
   return [...files.filter(({ packets }) => !packets), ...images.values()];
 }
 
-/** The payloads of the packets without parity, and with the one that it restores. */
+/** The payloads of the packets without parity, but with the one that parity restores. */
 export function restored({ count, payloads }) {
   const numbers = Array.from({ length: count }, (_, number) => number);
   const lost = numbers.filter((number) => !payloads.has(number));

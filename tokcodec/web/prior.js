@@ -1,4 +1,4 @@
-/** The prior of a checkpoint, and payloads that are entropy-coded with it (TOKEN_FILE.md). */
+/** The prior of a checkpoint, and entropy coding with it (TOKEN_FILE.md). */
 
 import { refuseUnless } from "./format.js";
 
@@ -6,7 +6,7 @@ const TOTAL = 32768; // slots of all symbols together
 const GROUPS = 64;
 const WIDTH = 32; // of the vector of a neighbour
 const HIDDEN = 64;
-const NEIGHBOURS = [[0, -1], [-1, -1], [-1, 0], [-1, 1]]; // in rows and columns from a token
+const NEIGHBOURS = [[0, -1], [-1, -1], [-1, 0], [-1, 1]]; // rows and columns relative to a token
 const BANDS = 16; // classes of rows, and of columns
 const ALTERED = "This is damaged, or was made with another prior.";
 
@@ -15,7 +15,7 @@ const ALTERED = "This is damaged, or was made with another prior.";
  * @property {number} tiles
  * @property {number} rows
  * @property {number} columns
- * @property {number[]} [lengths] of the rows of a packet; the rest of a row counts as outside
+ * @property {number[]} [lengths] of the rows of a packet; the rest of a row is outside of the grid
  */
 
 export class Prior {
@@ -74,7 +74,7 @@ export class Prior {
     return tokens;
   }
 
-  /** The outputs of the layer for a place in a grid. */
+  /** The outputs of the layer for a position in a grid. */
   hidden(grid, row, column) {
     const { vectors, layer, size_bias, row_bias, column_bias } = this.tables;
     const { rows, columns } = grid;
@@ -106,7 +106,7 @@ export class Prior {
     return this.ends(token_scores, token_bias, this.members[group], hidden);
   }
 
-  /** Where the slots of these symbols end; each one's begin where the last's end. */
+  /** The ends of the slots of these symbols; each begins at the end of the one before. */
   ends(vectors, biases, symbols, hidden) {
     const { powers } = this.tables;
     const scores = symbols.map((symbol) => {
@@ -120,7 +120,7 @@ export class Prior {
     const sums = scores.map(
       (score) => (sum += powers[Math.min((highest - score) >> 3, powers.length - 1)]),
     );
-    // Exact: products are below 2^53, and quotients far from the next integer.
+    // This is exact: products are below 2^53, and quotients are not close below an integer.
     const share = (part) => Math.floor((part * (TOTAL - symbols.length)) / sum);
     return sums.map((part, index) => share(part) + index + 1);
   }
@@ -131,7 +131,7 @@ class Grid {
   constructor({ rows, columns, lengths }, beyond) {
     Object.assign(this, { rows, columns, beyond });
     this.cells = new Uint32Array((rows + 1) * (columns + 2)).fill(beyond);
-    /** Row, column and index of all tokens in the order in which they are coded. */
+    /** Row, column and index of each token, in coding order. */
     this.order = [];
     for (let row = 0; row < rows; row++) {
       for (let column = 0; column < (lengths?.[row] ?? columns); column++) {
@@ -164,7 +164,7 @@ class Grid {
 
 const spanOf = (ends, symbol) => [symbol ? ends[symbol - 1] : 0, ends[symbol]];
 
-/** The payload of symbols, by where the slots of each begin and end. */
+/** The payload of symbols, from the begin and end of the slots of each. */
 function push(spans, start) {
   const bytes = [];
   let state = start;
@@ -199,7 +199,7 @@ class Reader {
     return this.place === this.payload.length;
   }
 
-  /** The symbol on top, by where the slots of all symbols end. */
+  /** Takes the next symbol off the state, given the ends of the slots of all symbols. */
   pop(ends) {
     const slot = this.state % TOTAL;
     const symbol = ends.findIndex((end) => slot < end);

@@ -1,12 +1,12 @@
 """Write the page that encodes and decodes images in the browser.
 
-``index.html`` holds its style, its programs and the model, because a page on the disk may load no
-other file into a program. So it is one file that works from a server, from the disk, and sent to
-someone. Its policy lets it load nothing else, and run nothing but its own programs.
+``index.html`` contains its style, its programs and the model, because a page opened from the disk
+cannot load other files. So this one file works from a server, from the disk, and as an attachment.
+Its content security policy lets it load nothing else, and run only its own programs.
 
 The programs implement TOKEN_FILE.md and the network in JavaScript. ``app.js`` is the page; all
-other modules are joined to the program of its worker. ``offline.js`` keeps a page that comes from a
-server in the browser.
+other modules are joined to the program of its worker. ``offline.js`` keeps the page in the browser
+if it comes from a server.
 """
 
 import base64
@@ -26,7 +26,7 @@ from tokcodec.web.policy import source_hash
 
 INDEX, OFFLINE = "index.html", "offline.js"
 _PARTS = Path(__file__).parent
-# In the order in which they import each other, the worker last.
+# Each module after those that it imports.
 _MODULES = (
     "packets",
     "format",
@@ -46,9 +46,9 @@ def write_site(
     """Write a page that encodes and decodes images in the browser; return its path.
 
     Args:
-        folder: gets ``index.html``, which is the whole page, and ``offline.js``.
-        weights: the checkpoint, as of ``Codec.load``: one whose encoder and decoder are of the
-            kind ``patch``, for images of any size.
+        folder: where to write ``index.html``, which is the whole page, and ``offline.js``.
+        weights: the checkpoint, see ``Codec.load``. Its encoder and decoder must be of the kind
+            ``patch``.
         overwrite: whether the folder may hold files.
 
     Raises:
@@ -83,7 +83,7 @@ def _check_output(folder: Path, overwrite: bool) -> None:
 
 
 def _page(header: checkpoint.Header) -> str:
-    checkpoint.read(header.path)  # which verifies it
+    checkpoint.read(header.path)  # verifies it
     style, program = _read("style.css"), _read("app.js")
     return Template(_read(INDEX)).substitute(
         style=style,

@@ -1,10 +1,10 @@
-/** The tokens of a token file, or of the packets of one. */
+/** The tokens of a token file, or of its packets. */
 
 import { crc16, pack, refuseUnless, tokensIn, unpack } from "./format.js";
 import { placesOf, restored, rowLengths } from "./packets.js";
 
 /**
- * The tokens of all tiles, in rows and columns; -1 for those of packets that are lost.
+ * The tokens of all tiles, row by row; -1 for those of lost packets.
  *
  * @param {import("./format.js").TokenFile} file
  * @param {import("./prior.js").Prior | null} prior of its checkpoint
@@ -23,7 +23,7 @@ export function readTokens(file, prior) {
   const isWhole = tokens.every((token) => token >= 0);
   refuseUnless(
     !isWhole || crc16(pack(tokens, bits)) === packets.image,
-    "These packets are not of one image, or are damaged.",
+    "These packets are damaged, or of several images.",
   );
   return tokens;
 }

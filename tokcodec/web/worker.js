@@ -5,12 +5,12 @@ import { filesIn, refuseUnless, serialize, TokenFileError, tokensIn, toText } fr
 import { join } from "./packets.js";
 
 let codec;
-const newest = {}; // the number of the last request of each task, which replaces those before
+const newest = {}; // the number of the last request of each task, which replaces earlier ones
 class Replaced extends Error {}
 
 /**
- * What the page may ask for. `say(kind, value)` answers; `progress(part, what)` lets other requests
- * come in.
+ * The tasks that the page may request. `say(kind, value)` answers; `progress(part, what)` also lets
+ * other requests arrive.
  */
 const TASKS = {
   load({ model, name }) {
