@@ -1,11 +1,12 @@
 """The options that ``evaluate`` and ``page`` share, as values, and the table of a report."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from tokcodec.cli.hints import explain
-from tokcodec.cli.options import INPUT, MODEL, WEIGHTS
+from tokcodec.cli.options import WEIGHTS, input_option, model_option, option
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import cell
 from tokcodec.errors import TokcodecError, counted
@@ -15,65 +16,48 @@ if TYPE_CHECKING:
     from tokcodec.evaluate.measure import Report
     from tokcodec.evaluate.run import Progress
 
-RATES = "Rates"
+_rate_option = partial(option, "Rates")
 
 Weights = Annotated[
     list[str] | None,
-    typer.Option(
-        **WEIGHTS,
-        rich_help_panel=MODEL,
-        help="Use this checkpoint; by default the bundled one. May be repeated.",
-    ),
+    model_option("Use this checkpoint; by default the bundled one. May be repeated.", **WEIGHTS),
 ]
 Baselines = Annotated[
     str,
-    typer.Option(
-        "--against",
-        metavar="NAMES",
-        rich_help_panel=MODEL,
-        help="Compare with these codecs, separated by commas; '' for none.",
+    model_option(
+        "Compare with these codecs, separated by commas; '' for none.", "--against", metavar="NAMES"
     ),
 ]
 ALL = "thumbhash,blurhash,webp,avif,jxl,jpeg"
 Bytes = Annotated[
     str,
-    typer.Option(
-        "--bytes",
-        metavar="N,N,...",
-        rich_help_panel=RATES,
-        help="Compare at these file sizes, for models of any grid.",
+    _rate_option(
+        "Compare at these file sizes, for models of any grid.", "--bytes", metavar="N,N,..."
     ),
 ]
 BYTES = "40,64,100,150,232,434,600,800"
 MaxTokens = Annotated[
     str | None,
-    typer.Option(
+    _rate_option(
+        "Compare at these numbers of tokens instead of --bytes, if a model supports them.",
         "--tokens",
         metavar="N,N,...",
-        rich_help_panel=RATES,
-        help="Compare at these numbers of tokens instead of --bytes, if a model supports them.",
     ),
 ]
-Packed = Annotated[
-    bool, typer.Option("--packed", rich_help_panel=RATES, help="Do not entropy-code the files.")
-]
+Packed = Annotated[bool, _rate_option("Do not entropy-code the files.", "--packed")]
 MaxEdge = Annotated[
     int,
-    typer.Option(
+    input_option(
+        "Resize larger images to this many pixels along the longer edge.",
         "--max-edge",
         metavar="N",
         min=176,
         max=4096,
-        rich_help_panel=INPUT,
-        help="Resize larger images to this many pixels along the longer edge.",
     ),
 ]
 SquareFit = Annotated[
     Literal["crop", "stretch", "pad"],
-    typer.Option(
-        rich_help_panel=INPUT,
-        help="How to fit images to checkpoints that take only squares of one size.",
-    ),
+    input_option("How to fit images to checkpoints that take only squares of one size."),
 ]
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tokcodec.cli import options as shared
 from tokcodec.cli.comparison import (
     ALL,
     BYTES,
@@ -20,19 +21,6 @@ from tokcodec.cli.comparison import (
     print_report,
     rates,
 )
-from tokcodec.cli.options import (
-    CORES,
-    MODEL,
-    OUTPUT,
-    AllowLarge,
-    Device,
-    Force,
-    Images,
-    Json,
-    MaxImageBytes,
-    Workers,
-    allow_large,
-)
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
@@ -41,32 +29,27 @@ from tokcodec.io.read import MAX_BYTES
 
 
 def evaluate(
-    sources: Images,
+    sources: shared.Images,
     weights: Weights = None,
     against: Baselines = ALL,
     lpips: Annotated[
         bool,
-        typer.Option(
-            "--lpips",
-            rich_help_panel=MODEL,
-            help="Also measure LPIPS; needs torchvision, and downloads a network.",
+        shared.model_option(
+            "Also measure LPIPS; needs torchvision, and downloads a network.", "--lpips"
         ),
     ] = False,
     rfid: Annotated[
         bool,
-        typer.Option(
-            "--rfid",
-            rich_help_panel=MODEL,
-            help="Also measure rFID, with the weights of Inception that torch-fidelity or "
+        shared.model_option(
+            "Also measure rFID, with the weights of Inception that torch-fidelity or "
             "torchmetrics have downloaded, or --rfid-weights.",
+            "--rfid",
         ),
     ] = False,
     rfid_weights: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=MODEL,
-            help="Measure rFID with the published weights of Inception in this file.",
+        shared.model_option(
+            "Measure rFID with the published weights of Inception in this file.", metavar="FILE"
         ),
     ] = None,
     limits: Bytes = BYTES,
@@ -76,20 +59,19 @@ def evaluate(
     fit: SquareFit = "crop",
     output: Annotated[
         Path | None,
-        typer.Option(
+        shared.output_option(
+            "Write report.json, images.csv, a plot (SVG) and sheets of images there.",
             "-o",
             "--output",
             metavar="FOLDER",
-            rich_help_panel=OUTPUT,
-            help="Write report.json, images.csv, a plot (SVG) and sheets of images there.",
         ),
     ] = None,
-    force: Force = False,
-    as_json: Json = False,
-    device: Device = "auto",
-    workers: Workers = CORES,
-    allow: AllowLarge = False,
-    max_image_bytes: MaxImageBytes = MAX_BYTES,
+    force: shared.Force = False,
+    as_json: shared.Json = False,
+    device: shared.Device = "auto",
+    workers: shared.Workers = shared.CORES,
+    allow: shared.AllowLarge = False,
+    max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
 ) -> None:
     """Compare checkpoints with other codecs at the same file sizes.
 
@@ -102,7 +84,7 @@ def evaluate(
     names = baseline_names(against)
     byte_limits, token_counts = rates(limits, tokens)
     if allow:
-        allow_large()
+        shared.allow_large()
     from tokcodec.evaluate.inception import FEATURES as FEW_FOR_RFID
     from tokcodec.evaluate.report import to_json
     from tokcodec.evaluate.run import evaluate as run

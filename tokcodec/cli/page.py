@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tokcodec.cli import options as shared
 from tokcodec.cli.comparison import (
     ALL,
     BYTES,
@@ -18,17 +19,6 @@ from tokcodec.cli.comparison import (
     baseline_names,
     follow,
     rates,
-)
-from tokcodec.cli.options import (
-    CORES,
-    INPUT,
-    OUTPUT,
-    AllowLarge,
-    Device,
-    Force,
-    MaxImageBytes,
-    Workers,
-    allow_large,
 )
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note
@@ -46,12 +36,8 @@ def page(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FOLDER",
-            rich_help_panel=OUTPUT,
-            help="Write index.html and its images there.",
+        shared.output_option(
+            "Write index.html and its images there.", "-o", "--output", metavar="FOLDER"
         ),
     ],
     weights: Weights = None,
@@ -61,23 +47,19 @@ def page(
     packed: Packed = False,
     originals: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SRC",
-            rich_help_panel=INPUT,
-            help="The original images of token files. May be repeated.",
-        ),
+        shared.input_option("The original images of token files. May be repeated.", metavar="SRC"),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=INPUT, help="Show only the first N images."),
+        shared.input_option("Show only the first N images.", min=1),
     ] = 1000,
     max_edge: MaxEdge = 384,
     fit: SquareFit = "crop",
-    force: Force = False,
-    device: Device = "auto",
-    workers: Workers = CORES,
-    allow: AllowLarge = False,
-    max_image_bytes: MaxImageBytes = MAX_BYTES,
+    force: shared.Force = False,
+    device: shared.Device = "auto",
+    workers: shared.Workers = shared.CORES,
+    allow: shared.AllowLarge = False,
+    max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
 ) -> None:
     """Write a web page to compare images.
 
@@ -91,7 +73,7 @@ def page(
     names = baseline_names(against)
     byte_limits, token_counts = rates(limits, tokens)
     if allow:
-        allow_large()
+        shared.allow_large()
     from tokcodec.evaluate.page import INDEX
     from tokcodec.evaluate.run import page as run
 

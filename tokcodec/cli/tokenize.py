@@ -10,7 +10,6 @@ import typer
 
 from tokcodec.cli import options as shared
 from tokcodec.cli import tokenize_options as own
-from tokcodec.cli.options import STANDARD, colour_of
 from tokcodec.cli.outcomes import report_jobs
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note, print_json, require_pyarrow
@@ -40,7 +39,7 @@ def tokenize(
     fit: own.Fit = None,
     tokens: shared.Tokens = None,
     image_size: own.ImageSize = None,
-    background: own.Background = "white",
+    background: shared.Background = "white",
     views: own.Views = "one",
     crop_range: own.CropRange = None,
     seed: own.Seed = None,
@@ -53,7 +52,7 @@ def tokenize(
     device: shared.Device = "auto",
     dtype: shared.Dtype = "float32",
     compiled: own.Compile = False,
-    batch_size: own.BatchSize = None,
+    batch_size: shared.BatchSize = None,
     workers: own.Workers = None,
     engine: own.Engine = "local",
     ray_address: own.RayAddress = None,
@@ -110,7 +109,7 @@ def tokenize(
             stack.enter_context(bar)
             return None
 
-        names = sys.stdin.buffer if from_file == STANDARD else from_file
+        names = sys.stdin.buffer if from_file == shared.STANDARD else from_file
         listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (),
@@ -123,7 +122,7 @@ def tokenize(
             views=views,
             crop_range=crop_range,
             seed=seed,
-            background=colour_of(background),
+            background=shared.colour_of(background),
             label=label,
             columns=[name for name in (columns or "").split(",") if name],
             limit=limit,
