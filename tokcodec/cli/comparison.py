@@ -8,7 +8,7 @@ import typer
 from tokcodec.cli.hints import explain
 from tokcodec.cli.options import WEIGHTS, input_option, model_option, option
 from tokcodec.cli.progress import Bar
-from tokcodec.cli.terminal import cell
+from tokcodec.cli.terminal import print_table, show
 from tokcodec.errors import TokcodecError, counted
 
 if TYPE_CHECKING:
@@ -112,25 +112,20 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
 
 def print_report(report: "Report") -> None:
     """The table of means, and what it is of."""
-    from rich.console import Console
-    from rich.table import Table
-
     from tokcodec.evaluate.report import table, to_json
 
     head, *rows = table(to_json(report))
-    shown = Table(box=None)
-    shown.add_column("codec", no_wrap=True)
-    for name in head[1:]:
-        shown.add_column(name, justify="right", no_wrap=True)
-    for name, tokens, *figures in rows:
-        shown.add_row(cell(name) if tokens else f"  {cell(name)}", tokens, *figures)
-    # Figures must not be cut, in a pipe or a narrow terminal.
-    console = Console(width=max(Console().width, 130))
-    console.print(shown, highlight=False)
+    head[0] = "codec"
+    for row in rows:
+        if not row[1]:  # a baseline
+            row[0] = f"  {row[0]}"
+    print_table([head, *rows])
     means = "Means and rFID" if "rFID" in head else "Means"
-    console.print(
-        f"{means} over {counted(report.images, 'image')}, {report.shape}. Each "
-        "baseline is the best by PSNR over scale and quality\nwhose file has at most the bytes of "
-        "the limit, or of the checkpoint's file. The gain is over the best baseline.",
-        highlight=False,
+    show(
+        f"{means} over {counted(report.images, 'image')}, {report.shape}. Each baseline is the "
+        "best by PSNR over scale and quality"
+    )
+    show(
+        "whose file has at most the bytes of the limit, or of the checkpoint's file. The gain is "
+        "over the best baseline."
     )

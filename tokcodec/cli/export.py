@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from tokcodec.cli.options import STANDARD, Force, option, output_option
-from tokcodec.cli.terminal import note, require_pyarrow
+from tokcodec.cli.terminal import note
 from tokcodec.errors import counted
 
 _token_option = partial(option, "Tokens")
@@ -90,7 +90,6 @@ def export(
 
     Example: tokcodec export dataset -o tokens.npy
     """
-    require_pyarrow()
     from tokcodec.dataset.export import export as write
 
     count = write(

@@ -12,7 +12,7 @@ from tokcodec.cli import options as shared
 from tokcodec.cli import tokenize_options as own
 from tokcodec.cli.outcomes import report_jobs
 from tokcodec.cli.progress import Bar
-from tokcodec.cli.terminal import note, print_json, require_pyarrow
+from tokcodec.cli.terminal import note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import counted
 from tokcodec.io.files import SUFFIX
@@ -67,7 +67,6 @@ def tokenize(
 
     Example: tokcodec tokenize photos -o dataset
     """
-    require_pyarrow()
     from tokcodec.inputs.listing import read_list
     from tokcodec.tokenize import api
 

@@ -12,7 +12,6 @@ from tokcodec import checkpoint
 from tokcodec.batch.jobs import STANDARD
 from tokcodec.checkpoint import Header, describe, find, find_by_model_id, find_own, find_with_prior
 from tokcodec.coding.prior import PREFIX
-from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
 from tokcodec.io.files import SUFFIX
@@ -113,7 +112,6 @@ def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
 
 
 def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
-    require_pyarrow()
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from tokcodec import checkpoint
-from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import DatasetError, FailedRowError, TokcodecError, TokenFileError
 from tokcodec.io.remote import location
@@ -162,7 +161,6 @@ def stats(
 
 
 def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecError], None]) -> None:
-    require_pyarrow()
     from tokcodec.dataset.reader import open_dataset, token_files
 
     dataset = open_dataset(path)

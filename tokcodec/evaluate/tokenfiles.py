@@ -8,7 +8,6 @@ from itertools import chain, groupby
 from tokcodec.checkpoint import Header, find, find_by_model_id
 from tokcodec.codec import Codec
 from tokcodec.config.geometry import Size
-from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import holds_tokens, is_dataset
 from tokcodec.errors import (
     DatasetError,
@@ -54,7 +53,6 @@ class Gathered:
 def is_tokens(source: str) -> bool:
     """Whether a source is of token files or a token dataset, rather than of images."""
     if is_dataset(source):
-        require_pyarrow()
         return holds_tokens(source)
     found = list(expand(source)) or list(expand(source, {SUFFIX}))
     return bool(found) and all(stamp.path.endswith(SUFFIX) for stamp in found)
