@@ -13,7 +13,7 @@ from tokcodec.config.geometry import Fit
 from tokcodec.errors import EvaluationError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Name, open_baseline, require
 from tokcodec.evaluate.inception import Inception
-from tokcodec.evaluate.metrics import SCORES, Scores, score
+from tokcodec.evaluate.metrics import SCORES, score
 from tokcodec.evaluate.points import Example, Point
 from tokcodec.evaluate.rfid import Features, FeatureSums, Gaussian
 from tokcodec.evaluate.stats import Collector
@@ -29,7 +29,7 @@ class Measured:
         baseline: None for the checkpoint.
         file_bytes: of the whole file.
         settings: of the baseline.
-        scores: None if the original is not known.
+        scores: by name; empty if the original is not known.
         features: for rFID; None if that is not measured.
         image: the decoded image.
     """
@@ -38,7 +38,7 @@ class Measured:
     baseline: Name | None
     file_bytes: int
     settings: str
-    scores: Scores | None
+    scores: Mapping[str, float]
     features: Features | None
     image: Image.Image
 
@@ -56,10 +56,6 @@ class Result:
     example: Example
     measured: tuple[Measured, ...]
     features: Mapping[int | None, Features]
-
-    def by_codec(self, point: int) -> Mapping[str, Measured]:
-        """What it gave at one point, by the name of the baseline; empty for the checkpoint."""
-        return {found.baseline or "": found for found in self.measured if found.point == point}
 
 
 @dataclass(frozen=True)
@@ -239,9 +235,8 @@ class _Sums:
     def add(self, measured: Measured) -> None:
         self.images += 1
         self.file_bytes += measured.file_bytes
-        for name in SCORES if measured.scores else ():
-            if (value := getattr(measured.scores, name)) is not None:
-                self.scores[name] += value
+        for name, value in measured.scores.items():
+            self.scores[name] += value
         if measured.features is not None:
             self.features = self.features or FeatureSums(len(measured.features))
             self.features.add(measured.features)
@@ -292,7 +287,7 @@ def _measure(
         for name in baselines
     }
     # By id of the image: one may be the best at several points.
-    known: dict[int, tuple[Scores | None, Features | None]] = {}
+    known: dict[int, tuple[Mapping[str, float], Features | None]] = {}
     measured: list[Measured] = []
 
     def add(place: int, name: Name | None, size: int, settings: str, image: Image.Image) -> None:
@@ -303,7 +298,7 @@ def _measure(
                 inception.features(np.asarray(image)) if inception else None,
             )
         measured.append(
-            Measured(place, name, size, settings, *known.get(id(image), (None, None)), image)
+            Measured(place, name, size, settings, *known.get(id(image), ({}, None)), image)
         )
 
     for place, point in enumerate(points):

@@ -77,7 +77,7 @@ class Page:
             version("original", "original", largest)
         for measured in result.measured:
             place, baseline, scores = measured.point, measured.baseline, measured.scores
-            shown = [round(getattr(scores, name), 4) for name in _MEASURES] if scores else []
+            shown = [round(scores[name], 4) for name in _MEASURES] if scores else []
             settings = measured.settings
             if not baseline:
                 settings = f"{example.own[place][0].num_tokens} tokens"

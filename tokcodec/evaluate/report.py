@@ -127,7 +127,6 @@ class ReportFolder:
         for measured in result.measured:
             point = self.points[measured.point]
             file = None if measured.baseline else result.example.own[measured.point][0]
-            scores = {name: getattr(measured.scores, name) for name in SCORES}
             line = {
                 "image": printable(result.example.name),
                 "checkpoint": printable(point.name),
@@ -138,7 +137,7 @@ class ReportFolder:
                 "tokens": file.num_tokens if file else None,
                 "file_bytes": measured.file_bytes,
                 "settings": measured.settings,
-                **{name: round(s, 4) for name, s in scores.items() if s is not None},
+                **{name: round(value, 4) for name, value in measured.scores.items()},
             }
             with output_errors(self.folder):
                 if self._csv is None:
@@ -181,8 +180,9 @@ def _sheet(
     place: int, point: Point, baselines: Sequence[Name], results: Sequence[Result]
 ) -> Image.Image:
     """A row for each image: the original, the checkpoint, then the baselines with any file."""
-    found = [result.by_codec(place) for result in results]
-    codecs = ["", *(name for name in baselines if any(name in codecs for codecs in found))]
+    # By the name of the baseline; None is the checkpoint.
+    found = [{m.baseline: m for m in result.measured if m.point == place} for result in results]
+    codecs = [None, *(name for name in baselines if any(name in codecs for codecs in found))]
     originals = [result.example.originals[point.size] for result in results]
     shapes = [original.size for original in originals]
     step = max((width for width, _ in shapes), default=0) + _GAP
@@ -198,8 +198,7 @@ def _sheet(
             title = TITLES[codec] if codec else point.name
             text = f"{title}: no file this small"
             if measured := by_codec.get(codec):
-                assert measured.scores
-                text = f"{title}, {measured.file_bytes} bytes, {measured.scores.psnr:.2f} dB"
+                text = f"{title}, {measured.file_bytes} bytes, {measured.scores['psnr']:.2f} dB"
                 sheet.paste(measured.image, (column * step, top + _HEAD))
             draw.text((column * step + 2, top + 2), text, "black", font_size=13)
         top += original.height + _GAP + _HEAD

@@ -3,10 +3,9 @@
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -19,9 +18,10 @@ from tokcodec.errors import Hint, ImageError, TrainingError, escaped
 from tokcodec.image import read_tiles
 from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.inputs.records import Record, printable
-from tokcodec.io.files import write_atomically
+from tokcodec.io.files import write_atomically, writing
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import reason_of
+from tokcodec.parallel import map_ahead
 
 # Pixels along a side of a stored image. The encoder of the bundled model sees 8x8 pixels of a
 # token, so this is as much as it sees of the longest grid in training, 32 tokens; a decoder that
@@ -30,9 +30,10 @@ STORED = 256
 
 FINGERPRINT = "fingerprint"  # of the images; followed by a line for each that was skipped
 _HELD_OUT_SHARE = 32  # one image of this many is held out, unless a list names them
-_READ_AHEAD = 256  # images
+_READ_AHEAD = 64  # images
 
 Pixels = NDArray[np.uint8]
+_Prepared = tuple[str, bytes, Pixels]  # the key of an image, the bytes of its file, its pixels
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,10 @@ def load_images(
         batches = list_inputs(sources, max_bytes=max_bytes)
         records = chain.from_iterable(batch.records() for batch in batches)
         number = count(batches)
-        prepared = _prepared(records, config, workers, lambda: report(number))
-        digest, unread = _store(prepared, held_out, paths, ", ".join(sources))
+        prepared = map_ahead(partial(_prepare, config=config), records, workers, _READ_AHEAD)
+        digest, unread = _store(
+            prepared, held_out, paths, ", ".join(sources), lambda: report(number)
+        )
         text = "\n".join([plan, digest, *unread])
         write_atomically(fingerprint_path, lambda file: file.write(text.encode()))
     try:
@@ -113,58 +116,40 @@ def load_images(
     return Images(train, kept, fingerprint, tuple(skipped))
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """One image: its key, the bytes of its file, and its pixels, or why there are none."""
-
-    key: str
-    data: bytes = b""
-    pixels: Pixels | None = None
-    problem: str = ""
-
-
-def _prepared(
-    records: Iterator[Record],
-    config: PreprocessingConfig,
-    workers: int,
-    report: Callable[[], None],
-) -> Iterator[_Prepared]:
-    """Reads and resizes images in threads, in order."""
-
-    def prepare(record: Record) -> _Prepared:
-        key = printable(record.below)
-        try:
-            data = record.read()
-            return _Prepared(key, data, _square(data, config))
-        except (ImageError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            return _Prepared(key, problem=escaped(f"{key}: {reason}"))
-
-    with ThreadPoolExecutor(workers) as pool:
-        while chunk := list(islice(records, _READ_AHEAD)):
-            for prepared in pool.map(prepare, chunk):
-                report()
-                yield prepared
+def _prepare(record: Record, config: PreprocessingConfig) -> _Prepared | str:
+    """Reads and resizes an image; gives a message if it cannot be read."""
+    key = printable(record.below)
+    try:
+        data = record.read()
+        return key, data, _square(data, config)
+    except (ImageError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return escaped(f"{key}: {reason}")
 
 
 def _store(
-    prepared: Iterator[_Prepared], listed: frozenset[str], paths: tuple[Path, Path], sources: str
+    prepared: Iterator[_Prepared | str],
+    listed: frozenset[str],
+    paths: tuple[Path, Path],
+    sources: str,
+    report: Callable[[], None],
 ) -> tuple[str, list[str]]:
     """Writes both arrays, whole or not at all; gives the fingerprint and what was skipped."""
     fingerprint = hashlib.sha256()
     skipped: list[str] = []
-
-    def fill(train_file: IO[bytes], held_out_file: IO[bytes]) -> None:
+    with writing(paths[0]) as train_file, writing(paths[1]) as held_out_file:
         train, held_out = _ArrayFile(train_file), _ArrayFile(held_out_file)
         for image in prepared:
-            if image.pixels is None:
-                skipped.append(image.problem)
+            report()
+            if isinstance(image, str):
+                skipped.append(image)
                 continue
-            for part in (image.key.encode(), image.data):
+            key, data, pixels = image
+            for part in (key.encode(), data):
                 fingerprint.update(len(part).to_bytes(8, "little") + part)
             first = not train.count + held_out.count
-            held = image.key in listed if listed else first or _is_drawn(image.key)
-            (held_out if held else train).append(image.pixels)
+            held = key in listed if listed else first or _is_drawn(key)
+            (held_out if held else train).append(pixels)
         if not train.count or not held_out.count:
             raise TrainingError(
                 "some images are needed to train on, and others to hold out; "
@@ -173,11 +158,6 @@ def _store(
             )
         train.write_header()
         held_out.write_header()
-
-    write_atomically(
-        paths[0],
-        lambda train: write_atomically(paths[1], lambda held_out: fill(train, held_out)),
-    )
     return fingerprint.hexdigest(), skipped
 
 

@@ -76,11 +76,7 @@ def sum_(tensor: Tensor) -> Tensor:
 
 def mean_gradients(module: nn.Module) -> None:
     """Makes every gradient the mean over all processes."""
-    if not dist.is_initialized():
-        return
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    together = sum_(torch.cat([gradient.flatten() for gradient in gradients])) / count()
-    for gradient, part in zip(
-        gradients, torch.split(together, [g.numel() for g in gradients]), strict=True
-    ):
-        gradient.copy_(part.view_as(gradient))
+    if count() > 1:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                sum_(parameter.grad).div_(count())
