@@ -1,4 +1,4 @@
-"""What a token file, a folder of them, a token dataset or a checkpoint holds. No torch."""
+"""The facts of a token file, a folder of them, a token dataset or a checkpoint, without torch."""
 
 import contextlib
 import json
@@ -22,18 +22,18 @@ from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
 
 def inspect(source: str, *, tokens: bool = False, weights: str | None = None) -> dict[str, Any]:
-    """Checks all of a source, and gives its facts as plain data.
+    """Checks a whole source, and gives its facts as plain data.
 
     Args:
-        source: a token file, a folder of them, a token dataset, or a checkpoint, also by its
-            bundled name; token files and datasets also by URL; ``-``, a token file or its text
-            on standard input.
-        tokens: of a token file, give the tokens, too.
+        source: a token file, a folder of them, a token dataset, or a checkpoint or its bundled
+            name. Token files and datasets may be URLs. ``-`` is a token file or a text on standard
+            input.
+        tokens: include the tokens of a token file.
         weights: the checkpoint of the token files, if it is neither bundled nor cached.
 
     Raises:
-        TokcodecError: the source cannot be read, is damaged, or is no single token file where
-            the tokens are asked for.
+        TokcodecError: the source cannot be read, is damaged, or is not a single token file although
+            ``tokens`` is given.
     """
     if source == STANDARD:
         with _naming("standard input"):
@@ -52,10 +52,6 @@ def inspect(source: str, *, tokens: bool = False, weights: str | None = None) ->
 
 
 def _refuse(tokens: bool, source: str, what: str) -> None:
-    """
-    Raises:
-        TokcodecError: tokens are asked for of this.
-    """
     if tokens:
         raise TokcodecError(f"cannot show tokens: it is {what}", name=source)
 
@@ -81,7 +77,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
-    """The facts of the token files in a folder, or of the only checkpoint in it."""
+    """The facts of the token files in a folder, or of the checkpoint in it."""
     given = find(weights) if weights else None
     models, fits = Counter[str](), Counter[str]()
     failures = []
@@ -99,7 +95,7 @@ def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
     if not models and not failures:
         if own := find_own(str(folder)):
             return _checkpoint(own.path)
-        raise TokcodecError("holds no token files, no token dataset, no checkpoint", name=folder)
+        raise TokcodecError("contains no token files, token dataset or checkpoint", name=folder)
     return {
         "kind": "folder",
         "token_files": models.total(),
@@ -115,7 +111,7 @@ def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    whole = sum(map(len, dataset.tokens()))  # which checks them
+    whole = sum(map(len, dataset.tokens()))  # this checks them
     given = find(weights) if weights else None
     header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id), given)
     return {
@@ -205,7 +201,7 @@ def _token_file(
 
 
 def _has_prior(token_file: TokenFile, given: Header | None) -> bool:
-    """Whether there is the prior that its tokens need, if they need one."""
+    """Whether its tokens can be read: they need no prior, or the prior was found."""
     try:
         return not token_file.entropy_coded or bool(find_with_prior(token_file.model_id, given))
     except CheckpointError:

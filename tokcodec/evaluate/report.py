@@ -1,6 +1,6 @@
 """The report of an evaluation: its figures as JSON, CSV and a table, a plot, and sheets of images.
 
-Table and plot are made of the figures as plain data, as report.json holds them.
+The table and the plot are made from the figures as plain data, as in report.json.
 """
 
 import csv
@@ -24,7 +24,7 @@ from tokcodec.io.files import output_errors, write_atomically
 
 FIGURES = "report.json"
 _SHEETS = "sheet-*.jpg"
-FILES = (FIGURES, "images.csv", "plot.svg", _SHEETS)  # globs of what a report is
+FILES = (FIGURES, "images.csv", "plot.svg", _SHEETS)  # globs of its files
 SHEET_IMAGES = 12
 _GAP, _HEAD = 4, 20
 
@@ -39,9 +39,9 @@ def to_json(report: Report) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> list[list[str]]:
     """The means as text: a head, then a row for each codec at each rate.
 
-    Under a checkpoint stand the baselines at its rate that have not been listed yet; rows of
-    checkpoints have a number of tokens. Measures that no codec has are left out, and so is the size
-    if it is the same for all.
+    A checkpoint is followed by the baselines at its rate that have not been listed yet. Only rows
+    of checkpoints have a number of tokens. Scores that no codec has are left out, and so is the
+    size if it is the same for all.
     """
     means = [mean for row in report["rows"] for mean in (row["own"], *row["baselines"])]
     scores = {
@@ -91,14 +91,10 @@ def table(report: dict[str, Any]) -> list[list[str]]:
 
 
 class ReportFolder:
-    """Gathers results, and fills a folder with them.
+    """Gathers results, and writes them to a folder.
 
-    Args:
-        folder: the folder.
-        points: of the evaluation.
-        baselines: names of the baselines.
-        images: how many there are; twelve of them, evenly spread, are shown on the sheets, or
-            the first twelve if that is not known.
+    The sheets show twelve of the ``images``, evenly spread, or the first twelve if their number is
+    not known.
     """
 
     def __init__(
@@ -111,16 +107,12 @@ class ReportFolder:
         self._results: list[Result] = []
         self._seen = 0
         with output_errors(folder):
-            # Has no name, so that it is gone after a run that was stopped.
+            # This file has no name, so nothing is left of it after a run that was stopped.
             self._lines = tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=folder)  # noqa: SIM115
         self._csv: csv.DictWriter[str] | None = None  # from the first line on
 
     def add(self, result: Result) -> None:
-        """Writes down the figures of one result and, for some, keeps the images.
-
-        Raises:
-            OutputError: the file system refused.
-        """
+        """Writes the figures of one result, and keeps its images if the sheets show them."""
         if self._seen in self._shown:
             self._results.append(result)
         self._seen += 1
@@ -149,9 +141,6 @@ class ReportFolder:
         """Writes images.csv, plot.svg, sheet-CHECKPOINT-RATE.jpg and report.json.
 
         Files of an earlier report are removed.
-
-        Raises:
-            OutputError: one of them cannot be written.
         """
         (self.folder / FIGURES).unlink(missing_ok=True)
         for old in self.folder.glob(_SHEETS):
@@ -172,7 +161,7 @@ class ReportFolder:
             sheet.save(file, "JPEG", quality=92, subsampling=0)
             rate = point.rate.replace(" ", "-")
             write(f"sheet-{point.name}-{rate}.jpg", file.getvalue())
-        # The last one: where it lies, the report is whole.
+        # It is written last: if it exists, the report is complete.
         write(FIGURES, (json.dumps(figures, indent=1) + "\n").encode())
 
 
