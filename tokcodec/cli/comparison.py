@@ -63,7 +63,6 @@ SquareFit = Annotated[
 
 def follow(bar: Bar) -> "Progress":
     """Shows the progress of an evaluation on a bar."""
-    bar.again = "the same command starts again"
 
     def progress(images: int | None, error: TokcodecError | None) -> None:
         bar.total = images

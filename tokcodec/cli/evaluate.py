@@ -89,7 +89,7 @@ def evaluate(
     from tokcodec.evaluate.report import to_json
     from tokcodec.evaluate.run import evaluate as run
 
-    with Bar("measured", None) as bar:
+    with Bar("measured", None, again="starts again") as bar:
         report = run(
             sources,
             output,

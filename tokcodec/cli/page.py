@@ -22,6 +22,7 @@ from tokcodec.cli.comparison import (
 )
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note
+from tokcodec.errors import counted
 from tokcodec.io.read import MAX_BYTES
 
 
@@ -77,7 +78,7 @@ def page(
     from tokcodec.evaluate.page import INDEX
     from tokcodec.evaluate.run import page as run
 
-    with Bar("shown", None) as bar:
+    with Bar("shown", None, again="starts again") as bar:
         report = run(
             sources,
             output,
@@ -97,9 +98,9 @@ def page(
             progress=follow(bar),
         )
     if not report.compared:
-        note("nothing is compared without --originals")
+        note("the images are not compared: name their originals with --originals")
     if report.cut:
         note(f"only the first {limit:,} images are shown; --limit changes that")
-    note(f"{report.images:,} image{'s' * (report.images != 1)} in {output / INDEX}")
+    note(f"{counted(report.images, 'image')} in {output / INDEX}")
     if report.failed:
         raise typer.Exit(3)

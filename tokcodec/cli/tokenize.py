@@ -80,8 +80,7 @@ def tokenize(
     chosen = weights or [DEFAULT_WEIGHTS]
     dataset = shlex.quote(output) + ("/NAME" if len(chosen) > 1 else "")
     failures = f"tokcodec inspect {dataset} --failed names all"
-    bar = Bar("tokenized", None, where_failed=failures)
-    bar.again = "the same command resumes after the last whole shard"
+    bar = Bar("tokenized", None, again="resumes after the last whole shard", where_failed=failures)
     with ExitStack() as stack:
 
         def move(done: "Progress") -> None:

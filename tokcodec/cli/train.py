@@ -148,16 +148,18 @@ def train(
 class _Display(ExitStack):
     """Shows the progress of a training: a bar for each stage, messages and reports."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stage, self.done, self.bar = "", 0, Bar("", 0)
+    stage = ""
 
     def __call__(self, progress: "Progress") -> None:
         if progress.stage != self.stage:
             self.close()  # the bar of the stage before
-            self.stage, self.done = progress.stage, 0
-            if progress.stage != "starting":
-                self._open_bar(progress)
+            self.stage = progress.stage
+            if progress.stage == "reading":
+                self.bar = self.enter_context(Bar("read", progress.total, again="reads them again"))
+            elif progress.stage == "training":
+                bar = Bar("steps trained", progress.total, "step", again="resumes it")
+                self.bar = self.enter_context(bar)
+                self.bar.skip(progress.done)
         if progress.message:
             note(progress.message)
             return
@@ -165,19 +167,7 @@ class _Display(ExitStack):
         if progress.report:
             note(_line(progress.report))
             self.bar.remark = f"loss {progress.report.loss:.4f}"
-        self.bar.move(progress.done - self.done)
-        self.done = progress.done
-
-    def _open_bar(self, progress: "Progress") -> None:
-        if progress.stage == "reading":
-            self.bar, again = Bar("read", progress.total), "reads them again"
-        else:
-            self.bar, again = Bar("steps trained", progress.total, "step"), "resumes it"
-        self.bar.again = f"the same command {again}"
-        self.enter_context(self.bar)
-        if progress.stage == "training":
-            self.bar.skip(progress.done)
-            self.done = progress.done
+        self.bar.move(progress.done - self.bar.done - self.bar.skipped)
 
 
 def _line(report: "Report") -> str:

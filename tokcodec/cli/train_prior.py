@@ -51,8 +51,7 @@ def train_prior(
 
     single_job(dataset, output).check(force)
     source = find(weights)
-    with Bar("steps done", None, "step") as bar:
-        bar.again = "the same command starts again"
+    with Bar("steps done", None, "step", again="starts again") as bar:
 
         def progress(done: int, total: int) -> None:  # noqa: ARG001
             bar.total = total
