@@ -1,4 +1,4 @@
-"""Training images: from sources of every kind into two arrays on disk."""
+"""Training images, which are read from the sources into two arrays on disk."""
 
 import hashlib
 import io
@@ -24,12 +24,12 @@ from tokcodec.io.remote import reason_of
 from tokcodec.parallel import map_ahead
 
 # Pixels along a side of a stored image. The encoder of the bundled model sees 8x8 pixels of a
-# token, so this is as much as it sees of the longest grid in training, 32 tokens; a decoder that
-# makes 16x16 pixels of a token still learns full resolution on grids of up to 16 tokens a side.
+# token, so this suffices for the longest grid in training, 32 tokens. A decoder of 16x16 pixels for
+# each token still learns full resolution on grids of up to 16 tokens a side.
 STORED = 256
 
 FINGERPRINT = "fingerprint"  # of the images; followed by a line for each that was skipped
-_HELD_OUT_SHARE = 32  # one image of this many is held out, unless a list names them
+_HELD_OUT_SHARE = 32  # one in so many images is held out, unless a list names them
 _READ_AHEAD = 64  # images
 
 Pixels = NDArray[np.uint8]
@@ -43,8 +43,8 @@ class Images:
     Attributes:
         train: uint8 [n, 3, T, T], mapped from a file.
         held_out: uint8 [m, 3, T, T], mapped from a file.
-        fingerprint: SHA-256, in hex, over the keys and bytes of all of them, in order.
-        skipped: one line for each image, or rest of a tar, that could not be read.
+        fingerprint: SHA-256, in hex, of the keys and bytes of all images, in order.
+        skipped: a message for each image, or rest of a tar, that could not be read.
     """
 
     train: Pixels
@@ -69,19 +69,19 @@ def load_images(
 
     Args:
         sources: see ``list_inputs``.
-        held_out: the keys of the images that are kept from training. A key is the path below the
+        held_out: the keys of the images that are not trained on. A key is the path below the
             source folder, ``name.tar/member`` or ``file.parquet/row``. If empty, the first image
-            is held out, and of the others one in 32, by the hash of its key.
+            and one in 32 of the others, by the hash of its key, are held out.
         config: how images are resized.
         folder: where the arrays are written.
         workers: threads that read images.
-        report: called for every image that is read, with their number if it is known.
+        report: called after every image with the number of all images, if that is known.
         max_bytes: see ``listing.gather``.
 
     Raises:
         DatasetError: see ``list_inputs``.
-        TrainingError: there is nothing to train on or nothing is held out; the arrays in ``folder``
-            are of other sources or settings; or the fingerprint is damaged.
+        TrainingError: no images are left to train on, or none are held out; the arrays in
+            ``folder`` have other sources or settings; or the fingerprint is damaged.
     """
     paths = (folder / "train.npy", folder / "held-out.npy")
     fingerprint_path = folder / FINGERPRINT
@@ -108,7 +108,7 @@ def load_images(
         pairs = zip(asked, found.split(), plan.split(), strict=False)
         other = ", ".join(name for name, then, now in pairs if then != now)
         raise TrainingError(
-            f"holds images of other sources or settings ({other})",
+            f"contains images of other sources or settings ({other})",
             name=folder,
             hint=Hint.OTHER_OUTPUT,
         )
@@ -152,7 +152,7 @@ def _store(
             (held_out if held else train).append(pixels)
         if not train.count or not held_out.count:
             raise TrainingError(
-                "some images are needed to train on, and others to hold out; "
+                "needs images to train on and held-out images: "
                 f"{train.count + held_out.count} could be read, {held_out.count} are held out",
                 name=sources,
             )
@@ -162,10 +162,8 @@ def _store(
 
 
 class _ArrayFile:
-    """An .npy file of images that are appended one by one.
-
-    NumPy leaves room in the header for the number of images, which is written last.
-    """
+    """An .npy file to which images are appended; their number is written into its header at the
+    end, for which NumPy leaves room."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.count = file, 0
