@@ -122,15 +122,11 @@ def _parse_size(text: str | None) -> tuple[int, int] | int | Literal["original"]
         return "original"
     if text is None:
         return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if not match:
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)
+    width, height = (int(edge or 1) for edge in match.groups()) if match else (0, 0)
+    if not 0 < max(width, height) <= MAX_EDGE:
         raise typer.BadParameter(
-            f"{text!r} is neither WxH nor N, in pixels, nor original", param_hint="--size"
+            f"{text!r} is neither WxH nor N, of at most {MAX_EDGE:,} pixels, nor original",
+            param_hint="--size",
         )
-    numbers = [number for number in match.groups() if number]
-    if any(len(number) > 5 or int(number) > MAX_EDGE for number in numbers):
-        raise typer.BadParameter(
-            f"{text} is too large: {MAX_EDGE:,} pixels an edge at most", param_hint="--size"
-        )
-    edges = [int(number) for number in numbers]
-    return (edges[0], edges[1]) if match[2] else edges[0]
+    return (width, height) if "x" in text else width

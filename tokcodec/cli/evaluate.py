@@ -5,22 +5,8 @@ from typing import Annotated
 
 import typer
 
+from tokcodec.cli import comparison
 from tokcodec.cli import options as shared
-from tokcodec.cli.comparison import (
-    ALL,
-    BYTES,
-    Baselines,
-    Bytes,
-    MaxEdge,
-    MaxTokens,
-    Packed,
-    SquareFit,
-    Weights,
-    baseline_names,
-    follow,
-    print_report,
-    rates,
-)
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
@@ -30,8 +16,8 @@ from tokcodec.io.read import MAX_BYTES
 
 def evaluate(
     sources: shared.Images,
-    weights: Weights = None,
-    against: Baselines = ALL,
+    weights: comparison.Weights = None,
+    against: comparison.Baselines = comparison.ALL,
     lpips: Annotated[
         bool,
         shared.model_option(
@@ -52,11 +38,11 @@ def evaluate(
             "Measure rFID with the published weights of Inception in this file.", metavar="FILE"
         ),
     ] = None,
-    limits: Bytes = BYTES,
-    tokens: MaxTokens = None,
-    packed: Packed = False,
-    max_edge: MaxEdge = 384,
-    fit: SquareFit = "crop",
+    limits: comparison.Bytes = comparison.BYTES,
+    tokens: comparison.MaxTokens = None,
+    packed: comparison.Packed = False,
+    max_edge: comparison.MaxEdge = 384,
+    fit: comparison.SquareFit = "crop",
     output: Annotated[
         Path | None,
         shared.output_option(
@@ -81,8 +67,8 @@ def evaluate(
 
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """
-    names = baseline_names(against)
-    byte_limits, token_counts = rates(limits, tokens)
+    names = comparison.baseline_names(against)
+    byte_limits, token_counts = comparison.rates(limits, tokens)
     if allow:
         shared.allow_large()
     from tokcodec.evaluate.inception import FEATURES as FEW_FOR_RFID
@@ -107,7 +93,7 @@ def evaluate(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=follow(bar),
+            progress=comparison.follow(bar),
         )
     if (rfid or rfid_weights) and report.images < FEW_FOR_RFID:
         note(
@@ -119,6 +105,6 @@ def evaluate(
     if as_json:
         print_json(to_json(report))
     else:
-        print_report(report)
+        comparison.print_report(report)
     if report.failed:
         raise typer.Exit(3)

@@ -5,21 +5,8 @@ from typing import Annotated
 
 import typer
 
+from tokcodec.cli import comparison
 from tokcodec.cli import options as shared
-from tokcodec.cli.comparison import (
-    ALL,
-    BYTES,
-    Baselines,
-    Bytes,
-    MaxEdge,
-    MaxTokens,
-    Packed,
-    SquareFit,
-    Weights,
-    baseline_names,
-    follow,
-    rates,
-)
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note
 from tokcodec.errors import counted
@@ -41,11 +28,11 @@ def page(
             "Write index.html and its images there.", "-o", "--output", metavar="FOLDER"
         ),
     ],
-    weights: Weights = None,
-    against: Baselines = ALL,
-    limits: Bytes = BYTES,
-    tokens: MaxTokens = None,
-    packed: Packed = False,
+    weights: comparison.Weights = None,
+    against: comparison.Baselines = comparison.ALL,
+    limits: comparison.Bytes = comparison.BYTES,
+    tokens: comparison.MaxTokens = None,
+    packed: comparison.Packed = False,
     originals: Annotated[
         list[str] | None,
         shared.input_option("The original images of token files. May be repeated.", metavar="SRC"),
@@ -54,8 +41,8 @@ def page(
         int,
         shared.input_option("Show only the first N images.", min=1),
     ] = 1000,
-    max_edge: MaxEdge = 384,
-    fit: SquareFit = "crop",
+    max_edge: comparison.MaxEdge = 384,
+    fit: comparison.SquareFit = "crop",
     force: shared.Force = False,
     device: shared.Device = "auto",
     workers: shared.Workers = shared.CORES,
@@ -71,8 +58,8 @@ def page(
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """
-    names = baseline_names(against)
-    byte_limits, token_counts = rates(limits, tokens)
+    names = comparison.baseline_names(against)
+    byte_limits, token_counts = comparison.rates(limits, tokens)
     if allow:
         shared.allow_large()
     from tokcodec.evaluate.page import INDEX
@@ -95,7 +82,7 @@ def page(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=follow(bar),
+            progress=comparison.follow(bar),
         )
     if not report.compared:
         note("the images are not compared: name their originals with --originals")

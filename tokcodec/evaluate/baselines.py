@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from PIL import Image, features
@@ -34,6 +34,12 @@ EDGES = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 16
          320, 384, 448, 512, 640, 768)  # fmt: skip
 QUALITIES = (0, 2, 4, 6, 8, 10, 13, 16, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 95)
 _NEXT = dict(pairwise((*QUALITIES, QUALITIES[-1] + 1)))
+_SAVE: dict[str, dict[str, Any]] = {
+    "webp": {"format": "WEBP", "method": 6},
+    "avif": {"format": "AVIF", "speed": 4, "max_threads": 1},
+    "jxl": {"format": "JXL", "effort": 7, "num_threads": 1},
+    "jpeg": {"format": "JPEG", "optimize": True},
+}
 _REFINED = 2  # the number of edges, the best by PSNR, at which every quality is tried
 _HASHED_EDGE = 64  # longer edge in pixels of what the hashes encode; they keep nine waves at most
 
@@ -129,18 +135,10 @@ class _FileFormat:
         return _resize(self._image, _scaled(self._image.size, edge))
 
     def _encode_once(self, edge: int, quality: int) -> bytes:
-        file = io.BytesIO()
-        image = self._small(edge)
-        if self._name == "webp":
-            image.save(file, "WEBP", quality=quality, method=6)
-        elif self._name == "avif":
-            image.save(file, "AVIF", quality=quality, speed=4, max_threads=1)
-        elif self._name == "jxl":
+        if self._name == "jxl":
             import pillow_jxl  # noqa: F401  (registers the format)
-
-            image.save(file, "JXL", quality=quality, effort=7, num_threads=1)
-        else:
-            image.save(file, "JPEG", quality=quality, optimize=True)
+        file = io.BytesIO()
+        self._small(edge).save(file, quality=quality, **_SAVE[self._name])
         return file.getvalue()
 
     def _decode(self, edge: int, quality: int) -> Attempt:

@@ -1,16 +1,14 @@
-"""How near a decoded image is to its original. PSNR needs no torch."""
+"""Scores of decoded images."""
 
 import math
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from tokcodec.errors import EvaluationError
 from tokcodec.image import Pixels
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 # The scores of an image, and how they are shown: a title, and the number of decimals. PSNR is of
 # 8-bit pixels. SSIM (Wang et al. 2004) and MS-SSIM, on five scales (Wang et al. 2003), are at most
@@ -32,7 +30,6 @@ def psnr(original: Pixels, decoded: Pixels) -> float:
 
 def score(original: Pixels, decoded: Pixels, lpips: bool) -> dict[str, float]:
     """The ``SCORES`` of uint8 images [H, W, 3], H and W at least ``SMALLEST_EDGE``."""
-    import torch
     from torchmetrics.functional import image
 
     a, b = _tensor(decoded), _tensor(original)
@@ -63,13 +60,11 @@ def require_lpips() -> None:
 
 
 @cache
-def _lpips_network() -> "nn.Module":
+def _lpips_network() -> nn.Module:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     return LearnedPerceptualImagePatchSimilarity(net_type="alex").net
 
 
-def _tensor(pixels: Pixels) -> "Tensor":
-    import torch
-
+def _tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
