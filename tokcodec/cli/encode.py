@@ -103,8 +103,9 @@ def encode(
     from tokcodec.batch.encode import encode_files
     from tokcodec.batch.jobs import RunOptions
     from tokcodec.cli.outcomes import report
+    from tokcodec.inputs.listing import Selection
 
-    selection = shared.selection_of(include, exclude, follow)
+    selection = Selection(include or (), exclude or (), follow)
     options = RunOptions(force, dry_run, device, dtype, batch_size, workers, selection)
     outcomes = encode_files(
         sources,

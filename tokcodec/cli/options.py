@@ -7,15 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from tokcodec.config.geometry import Fit as FitName
 from tokcodec.errors import without_credentials
-
-if TYPE_CHECKING:
-    from tokcodec.inputs.listing import Selection
 
 CORES = os.cpu_count() or 1
 STANDARD = "-"  # standard input or output
@@ -190,14 +187,6 @@ def colour_of(name: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def selection_of(
-    include: Sequence[str] | None, exclude: Sequence[str] | None, follow: bool
-) -> "Selection":
-    from tokcodec.inputs.listing import Selection
-
-    return Selection(include or (), exclude or (), follow)
-
-
 def refuse_streams(sources: Sequence[str], output: str | None, as_json: bool, text: bool) -> None:
     """
     Raises:
@@ -205,7 +194,9 @@ def refuse_streams(sources: Sequence[str], output: str | None, as_json: bool, te
     """
     import sys
 
-    if output != STANDARD and not (list(sources) == [STANDARD] and output is None):
+    from tokcodec.batch.jobs import is_standard
+
+    if not is_standard(sources, output):
         return
     if as_json:
         raise typer.BadParameter("standard output cannot take both the result and JSON")

@@ -134,44 +134,35 @@ def _token_files(name: str, data: bytes, tokens: bool, weights: str | None) -> d
     given = find(weights) if weights else None
     try:
         found = TokenFile.find(data)
+        if len(found) == 1:
+            return _token_file(found[0], tokens, given)
     except TokenFileError as error:
         raise error.named(name) from error
-    if len(found) > 1:
-        messages = [_message(own, tokens, given) for own in found]
-        failed = sum("error" in message for message in messages)
-        return {"kind": "messages", "failed": failed, "messages": messages}
-    (only,) = found
-    if isinstance(only, TokenFileError):
-        raise only.named(name)
-    return _token_file(name, only, tokens, given)
-
-
-def _message(
-    found: TokenFile | TokenFileError, tokens: bool, given: Header | None
-) -> dict[str, Any]:
-    try:
-        if isinstance(found, TokenFileError):
-            raise found
-        return _token_file("message", found, tokens, given)
-    except TokenFileError as error:
-        return {"kind": "message", "error": error.reason}
+    messages: list[dict[str, Any]] = []
+    failed = 0
+    for own in found:
+        try:
+            messages.append(_token_file(own, tokens, given))
+        except TokenFileError as error:
+            messages.append({"kind": "message", "error": error.reason})
+            failed += 1
+    return {"kind": "messages", "failed": failed, "messages": messages}
 
 
 def _token_file(
-    name: str, token_file: TokenFile, with_tokens: bool, given: Header | None
+    token_file: TokenFile | TokenFileError, with_tokens: bool, given: Header | None
 ) -> dict[str, Any]:
+    if isinstance(token_file, TokenFileError):
+        raise token_file
     header = find_by_model_id(token_file.model_id, given)
     # Only the tokens of an entropy-coded file need its prior.
     checked = "bytes"
     tokens = None
-    try:
-        if with_tokens or (header and _has_prior(token_file, given)):
-            tokens = token_file.tokens_with(given, incomplete=True)
-            if header:
-                check_tokens(tokens, header.config.quantizer.codebook_size)
-                checked = "tokens"
-    except TokenFileError as error:
-        raise error.named(name) from error
+    if with_tokens or (header and _has_prior(token_file, given)):
+        tokens = token_file.tokens_with(given, incomplete=True)
+        if header:
+            check_tokens(tokens, header.config.quantizer.codebook_size)
+            checked = "tokens"
     facts: dict[str, Any] = {
         "kind": "token file",
         "fit": token_file.fit,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from tokcodec.batch.jobs import images as images_of
 from tokcodec.codec import Codec
@@ -180,18 +180,11 @@ def page(
         return _run(settings, results, means, folder, images, sources, progress)
 
 
-class _Folder(Protocol):
-    """Takes the results of images; ``write`` is called once, after the last one."""
-
-    def add(self, result: Result) -> None: ...
-    def write(self, report: Report) -> None: ...
-
-
 def _run(
     settings: Report,
     results: Iterable[Result | TokcodecError],
     means: Means,
-    folder: _Folder | None,
+    folder: ReportFolder | Page | None,
     images: int | None,
     sources: Sequence[str],
     progress: Progress,

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
+from tokcodec.batch.jobs import images
 from tokcodec.checkpoint import Header, find, find_by_model_id
 from tokcodec.codec import Codec
 from tokcodec.config.geometry import Size
@@ -18,7 +19,7 @@ from tokcodec.errors import (
     TokenFileError,
 )
 from tokcodec.evaluate.points import Example, Own, Point, read_image, require_size, within
-from tokcodec.inputs.listing import expand, gather, list_inputs
+from tokcodec.inputs.listing import expand, gather
 from tokcodec.inputs.records import Record, printable
 from tokcodec.io.files import SUFFIX
 from tokcodec.tokenfile import TokenFile
@@ -220,10 +221,9 @@ def _example(
 
 def named(sources: Sequence[str], names: Collection[str]) -> dict[str, Record]:
     """The images whose key, or path below their source, is one of these names."""
-    records = chain.from_iterable(batch.records() for batch in list_inputs(sources))
     return {
         name: record
-        for record in records
+        for record in images(sources)[1]
         for name in (printable(record.below), record.key)
         if name in names
     }

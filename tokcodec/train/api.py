@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from tokcodec.batch.jobs import names_of
 from tokcodec.checkpoint import find
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
@@ -155,7 +156,6 @@ def train(
         dtype="float32" if dtype == "auto" else dtype,
     )
     keys = _read_keys(held_out)
-    several = [sources] if isinstance(sources, str | Path) else sources
     network = load_lpips() if lpips else None
     folder = RunFolder(Path(output))
 
@@ -184,7 +184,7 @@ def train(
         with ranks.main_process_first():
             number = itertools.count(1)
             images = load_images(
-                [str(source) for source in several],
+                names_of(sources),
                 keys,
                 config.preprocessing,
                 folder.path,

@@ -5,18 +5,17 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokcodec.batch.jobs import images
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import place
 from tokcodec.errors import Hint, ImageError, TrainingError, escaped
 from tokcodec.image import read_tiles
-from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.inputs.records import Record, printable
 from tokcodec.io.files import write_atomically, writing
 from tokcodec.io.read import MAX_BYTES
@@ -68,7 +67,7 @@ def load_images(
     are read, so memory does not limit their number.
 
     Args:
-        sources: see ``list_inputs``.
+        sources: see ``jobs.images``.
         held_out: the keys of the images that are not trained on. A key is the path below the
             source folder, ``name.tar/member`` or ``file.parquet/row``. If empty, the first image
             and one in 32 of the others, by the hash of its key, are held out.
@@ -76,10 +75,10 @@ def load_images(
         folder: where the arrays are written.
         workers: threads that read images.
         report: called after every image with the number of all images, if that is known.
-        max_bytes: see ``listing.gather``.
+        max_bytes: larger images are skipped.
 
     Raises:
-        DatasetError: see ``list_inputs``.
+        ArgumentError, DatasetError: see ``jobs.images``.
         TrainingError: no images are left to train on, or none are held out; the arrays in
             ``folder`` have other sources or settings; or the fingerprint is damaged.
     """
@@ -88,9 +87,7 @@ def load_images(
     asked = {"sources": list(sources), "held-out list": sorted(held_out), "preprocessing": config}
     plan = " ".join(hashlib.sha256(repr(value).encode()).hexdigest() for value in asked.values())
     if not fingerprint_path.exists():
-        batches = list_inputs(sources, max_bytes=max_bytes)
-        records = chain.from_iterable(batch.records() for batch in batches)
-        number = count(batches)
+        number, records = images(sources, max_bytes)
         prepared = map_ahead(partial(_prepare, config=config), records, workers, _READ_AHEAD)
         digest, unread = _store(
             prepared, held_out, paths, ", ".join(sources), lambda: report(number)
