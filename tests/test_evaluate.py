@@ -18,7 +18,7 @@ pytest.importorskip("torchmetrics")
 
 import tokcodec
 from tokcodec import Codec
-from tokcodec.errors import EvaluationError, OutputError
+from tokcodec.errors import ArgumentError, EvaluationError, OutputError
 from tokcodec.evaluate import baselines, metrics
 from tokcodec.evaluate import run as calls
 from tokcodec.evaluate.metrics import SMALLEST_EDGE, psnr, score
@@ -354,7 +354,7 @@ def test_checkpoints_that_cannot_be_compared_are_refused(prefix, photos, tiny):
     for weights in ([prefix(64)], [str(tiny)] * 2):
         with pytest.raises(EvaluationError):
             tokcodec.evaluate([str(photos)], weights=weights, baselines=(), device="cpu")
-    with pytest.raises(EvaluationError):
+    with pytest.raises(ArgumentError):
         tokcodec.evaluate([str(photos)], baselines=("gif",))
 
 

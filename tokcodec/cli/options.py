@@ -3,8 +3,7 @@
 import glob
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -149,30 +148,21 @@ Workers = Annotated[
 ]
 
 
-_arguments: ContextVar[list[str]] = ContextVar("arguments")
-_restore: ContextVar[ExitStack] = ContextVar("restore")
-
-
-@contextmanager
-def command_running(arguments: list[str]) -> Iterator[None]:
-    """Restores at its end what a command changes of the process."""
-    with ExitStack() as stack:
-        _arguments.set(arguments)
-        _restore.set(stack)
-        yield
+running: ContextVar[typer.Context] = ContextVar("running")  # the command that runs
 
 
 def command_line() -> str:
-    """The command as it was typed, without credentials, for what records where it came from."""
-    arguments = _arguments.get()
+    """The command as it was typed, without credentials, for the provenance of a checkpoint."""
+    arguments = running.get().find_root().obj["arguments"]
     return without_credentials(shlex.join(["tokcodec", *arguments]))
 
 
 def allow_large() -> None:
-    """Lifts Pillow's own limit, for opening images and for making them, until the command ends."""
+    """Lifts Pillow's limit for opening and making images, until the command ends."""
     from PIL import Image
 
-    _restore.get().callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    limit = Image.MAX_IMAGE_PIXELS
+    running.get().call_on_close(lambda: setattr(Image, "MAX_IMAGE_PIXELS", limit))
     Image.MAX_IMAGE_PIXELS = None
 
 

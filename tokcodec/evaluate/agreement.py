@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tokcodec import checkpoint
 from tokcodec.batch.jobs import images
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
-from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import ImageError, TokcodecError
 from tokcodec.image import Pixels, read_tiles
 from tokcodec.io.read import MAX_BYTES
@@ -91,16 +90,15 @@ def verify(
     """
     header = checkpoint.find(weights)
     config = header.config
-
-    def place(size: Size) -> Placement:
-        return config.place(config.default_fit, size)[0]
-
     tiles: list[Pixels] = []
     for record in images(sources, max_image_bytes)[1]:
         if len(tiles) == limit:
             break
         try:
-            tiles.append(read_tiles(record, config.preprocessing, place).pixels[:1])
+            found = read_tiles(
+                record, config.preprocessing, lambda size: config.place(config.default_fit, size)[0]
+            )
+            tiles.append(found.pixels[:1])
         except ImageError as error:
             failed(error)
     if not tiles:

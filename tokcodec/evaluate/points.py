@@ -143,19 +143,24 @@ def encoded(
     records = iter(records)
     sizes = {point.size for point in points}
     while batch := list(islice(records, _BATCH)):
-        found = [_read(record, fit, sizes, max_edge) for record in batch]
-        read = {n: images for n, images in enumerate(found) if not isinstance(images, ImageError)}
+        read: dict[int, dict[int | None, Image.Image]] = {}
+        failed: dict[int, ImageError] = {}
+        for n, record in enumerate(batch):
+            try:
+                read[n] = {size: read_image(record, fit, size, max_edge) for size in sizes}
+            except ImageError as error:
+                failed[n] = error
         own: dict[int, Own] = {n: {} for n in read}
         for place, point in enumerate(points):
             images = {n: originals[point.size] for n, originals in read.items()}
             for n, file, image in _through(point, images, packed, workers):
                 own[n][place] = file, image
-        for n, (record, originals) in enumerate(zip(batch, found, strict=True)):
-            if isinstance(originals, ImageError):
-                yield originals
+        for n, record in enumerate(batch):
+            if n in failed:
+                yield failed[n]
             else:
-                shape = max(image.size for image in originals.values())
-                yield Example(record.name, originals, shape, own[n])
+                shape = max(image.size for image in read[n].values())
+                yield Example(record.name, read[n], shape, own[n])
 
 
 def _through(
@@ -181,16 +186,6 @@ def _through(
         if isinstance(image, TokcodecError):
             raise image
         yield n, files[n], image
-
-
-def _read(
-    record: Record, fit: Fit, sizes: Iterable[int | None], max_edge: int
-) -> dict[int | None, Image.Image] | ImageError:
-    """An image at every size; or why it cannot be read."""
-    try:
-        return {size: read_image(record, fit, size, max_edge) for size in sizes}
-    except ImageError as error:
-        return error
 
 
 def read_image(

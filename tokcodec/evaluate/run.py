@@ -12,7 +12,7 @@ from typing import Literal
 from tokcodec.batch.jobs import images as images_of
 from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.errors import EvaluationError, Hint, OutputError, TokcodecError
+from tokcodec.errors import ArgumentError, EvaluationError, Hint, OutputError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Name
 from tokcodec.evaluate.inception import load_inception
 from tokcodec.evaluate.measure import Means, Report, Result, measure
@@ -81,6 +81,7 @@ def evaluate(
         progress: called for each image.
 
     Raises:
+        ArgumentError: there is no such baseline.
         EvaluationError: the checkpoints cannot be compared, a package, a baseline or the weights
             of Inception are missing, or no image could be measured.
         OutputError: the output contains a report, is in a source, is in use by another run, or
@@ -140,8 +141,8 @@ def page(
         device, workers, max_image_bytes, overwrite, progress: as of ``evaluate``.
 
     Raises:
-        EvaluationError: as ``evaluate``; or sources of both kinds.
-        OutputError: as ``evaluate``.
+        EvaluationError: as ``evaluate``; or there are sources of both kinds.
+        ArgumentError, OutputError: as ``evaluate``.
     """
     kinds = {is_tokens(source) for source in sources}
     if len(kinds) > 1:
@@ -209,12 +210,12 @@ def _run(
 
 def _checked(baselines: Sequence[Name]) -> tuple[Name, ...]:
     """The baselines in the order in which they are shown, if everything is installed."""
+    if unknown := [name for name in baselines if name not in NAMES]:
+        raise ArgumentError(f"{unknown[0]!r} is not a baseline: choose from {', '.join(NAMES)}")
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise EvaluationError(
             f"measuring needs {', '.join(missing)}: pip install 'tokcodec[metrics]'"
         )
-    if unknown := [name for name in baselines if name not in NAMES]:
-        raise EvaluationError(f"{unknown[0]!r} is not a baseline: choose from {', '.join(NAMES)}")
     return tuple(name for name in NAMES if name in baselines)
 
 

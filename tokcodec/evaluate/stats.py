@@ -104,7 +104,8 @@ class Collector:
             size = header.config.quantizer.codebook_size if header else None
             used = len(counts)
             usage = used / size if size else None
-            entropy = _entropy(counts)
+            total = counts.total()
+            entropy = math.fsum(-n / total * math.log2(n / total) for n in counts.values())
             perplexity = 2**entropy
         return Report(
             images=self._images,
@@ -182,8 +183,3 @@ def _source_bytes(path: Path) -> int | None:
     """The bytes of the image next to its token file; None if there is none."""
     source = path.with_name(path.name.removesuffix(SUFFIX))
     return source.stat().st_size if source != path and source.is_file() else None
-
-
-def _entropy(counts: Counter[int]) -> float:
-    total = counts.total()
-    return math.fsum(-n / total * math.log2(n / total) for n in counts.values())

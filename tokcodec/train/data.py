@@ -114,11 +114,13 @@ def load_images(
 
 
 def _prepare(record: Record, config: PreprocessingConfig) -> _Prepared | str:
-    """Reads and resizes an image; gives a message if it cannot be read."""
+    """Reads and resizes an image; returns a message if it cannot be read."""
     key = printable(record.below)
     try:
         data = record.read()
-        return key, data, _square(data, config)
+        placement = partial(place, "crop", tile=(STORED, STORED), resize=config.resize)
+        tiles = read_tiles(io.BytesIO(data), config.replace(pixel_scale=1), placement)
+        return key, data, tiles.pixels[0].transpose(2, 0, 1)
     except (ImageError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         return escaped(f"{key}: {reason}")
@@ -131,7 +133,7 @@ def _store(
     sources: str,
     report: Callable[[], None],
 ) -> tuple[str, list[str]]:
-    """Writes both arrays, whole or not at all; gives the fingerprint and what was skipped."""
+    """Writes both arrays, whole or not at all; returns the fingerprint and what was skipped."""
     fingerprint = hashlib.sha256()
     skipped: list[str] = []
     with writing(paths[0]) as train_file, writing(paths[1]) as held_out_file:
@@ -174,13 +176,6 @@ class _ArrayFile:
         self.file.seek(0)
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, 3, STORED, STORED)}
         np.lib.format.write_array_header_1_0(self.file, header)
-
-
-def _square(data: bytes, config: PreprocessingConfig) -> Pixels:
-    placement = partial(place, "crop", tile=(STORED, STORED), resize=config.resize)
-    tiles = read_tiles(io.BytesIO(data), config.replace(pixel_scale=1), placement)
-    pixels: Pixels = tiles.pixels[0].transpose(2, 0, 1)
-    return pixels
 
 
 def _is_drawn(key: str) -> bool:
