@@ -1,4 +1,4 @@
-"""The options that ``evaluate`` and ``page`` share, as values, and the table of a report."""
+"""What ``evaluate`` and ``page`` share: options, their values, progress and the report."""
 
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -81,11 +81,7 @@ def baseline_names(text: str) -> "tuple[Name, ...]":
 
 
 def rates(limits: str, tokens: str | None) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """The limits of bytes, and the numbers of tokens if there are any.
-
-    Raises:
-        typer.BadParameter: they are no numbers, or both are given.
-    """
+    """The limits of bytes, and the numbers of tokens if any."""
     if limits != BYTES and tokens:
         raise typer.BadParameter("give either --bytes or --tokens", param_hint="--bytes")
     return _numbers(limits, "--bytes"), _numbers(tokens, "--tokens") if tokens else None
@@ -95,13 +91,13 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 0 < int(word) <= 1 << 20 for word in words):
         raise typer.BadParameter(
-            f"{text!r} is no list of numbers, such as 100,200", param_hint=option
+            f"{text!r} is not a list of numbers, such as 100,200", param_hint=option
         )
     return tuple(sorted(set(map(int, words))))
 
 
 def print_report(report: "Report") -> None:
-    """The table of means, and what it is of."""
+    """Prints the table of means, and a note that explains it."""
     from tokcodec.evaluate.report import table, to_json
 
     head, *rows = table(to_json(report))

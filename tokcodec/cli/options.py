@@ -48,7 +48,7 @@ AllowLarge = Annotated[
 MaxImageBytes = Annotated[
     int,
     input_option(
-        "Reject images larger than N bytes; in a tar, all images of one key together.",
+        "Reject images larger than N bytes; in a tar, the images of one key count together.",
         "--max-image-bytes",
         metavar="N",
         min=1,
@@ -74,7 +74,7 @@ _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
 def _complete_weights(incomplete: str) -> list[str]:
-    """Bundled names that begin so, files of weights, and folders."""
+    """Completes the names of bundled checkpoints, files of weights and folders."""
     from tokcodec.checkpoint import bundled
 
     names = [header.name for header in bundled() if header.name.startswith(incomplete)]
@@ -83,7 +83,7 @@ def _complete_weights(incomplete: str) -> list[str]:
     return names + [path for path in paths if path.endswith(_SUFFIXES)] + folders
 
 
-# Of every option that names a checkpoint.
+# For all options that name a checkpoint.
 WEIGHTS: dict[str, Any] = {
     "metavar": "NAME|FILE|FOLDER|OWNER/NAME",
     "autocompletion": _complete_weights,
@@ -167,7 +167,7 @@ def allow_large() -> None:
 
 
 def colour_of(name: str) -> tuple[int, int, int]:
-    """Red, green and blue of a colour as ``--background`` takes it."""
+    """Red, green and blue of the value of ``--background``."""
     from PIL import ImageColor
 
     try:
@@ -178,10 +178,7 @@ def colour_of(name: str) -> tuple[int, int, int]:
 
 
 def refuse_streams(sources: Sequence[str], output: str | None, as_json: bool, text: bool) -> None:
-    """
-    Raises:
-        typer.BadParameter: bytes would go to a terminal, or standard output takes JSON already.
-    """
+    """Refuses to write binary data to a terminal, or the result and JSON to standard output."""
     import sys
 
     from tokcodec.batch.jobs import is_standard
@@ -192,5 +189,5 @@ def refuse_streams(sources: Sequence[str], output: str | None, as_json: bool, te
         raise typer.BadParameter("standard output cannot take both the result and JSON")
     if sys.stdout.isatty() and not text:
         raise typer.BadParameter(
-            "no bytes are written to a terminal: name a file, or pipe them on", param_hint="-o"
+            "cannot write binary data to a terminal: name a file, or redirect it", param_hint="-o"
         )

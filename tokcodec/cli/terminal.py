@@ -1,6 +1,6 @@
-"""What a command prints: messages, results and JSON.
+"""Prints messages, results, tables and JSON.
 
-Text that comes from files passes ``errors.escaped`` before it reaches a terminal. JSON keeps it.
+Text from files is escaped (``errors.escaped``) before it is printed, except in JSON.
 """
 
 import json
@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from tokcodec.errors import escaped, one_line
 
-quiet = False  # whether only errors are printed, as --quiet asks for
+quiet = False  # whether only errors are printed, see --quiet
 
 
 def say(message: str) -> None:
-    """Prints one line on standard error, with the program's name before it."""
+    """Prints one line on standard error, after the program's name."""
     print(f"tokcodec: {one_line(message)}", file=sys.stderr, flush=True)
 
 
@@ -25,7 +25,7 @@ def note(message: str) -> None:
 
 
 def show(line: str) -> None:
-    """Prints one line of a result on standard output, uncut."""
+    """Prints one line of a result on standard output."""
     print(escaped(line))
 
 

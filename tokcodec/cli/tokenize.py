@@ -146,7 +146,7 @@ def tokenize(
             begin=begin,
             report=move,
         )
-        if not bar.skipped:  # else the files hold more than was read now
+        if not bar.skipped:  # otherwise the files contain more than was read by this run
             bar.bytes_out = result.file_bytes or 0
         rows, shards = counted(result.rows, "row"), counted(result.shards, "shard")
         bar.remark = f"{output}: {rows} of {shards}"

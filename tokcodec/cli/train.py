@@ -31,7 +31,7 @@ def _print_config(name: str | None) -> None:
 
 _training_option = partial(shared.option, "Training", metavar="N", min=1)
 _loss_option = partial(shared.option, "Loss (0 by default)", metavar="W", min=0, show_default=False)
-_CHECKPOINT = {**shared.WEIGHTS, "metavar": "WEIGHTS"}  # as of --weights, in less space
+_CHECKPOINT = {**shared.WEIGHTS, "metavar": "WEIGHTS"}  # shorter than that of --weights
 
 
 def train(
