@@ -98,14 +98,14 @@ def tokenize(
             if dry_run:
                 images = "unknown images" if run.images is None else counted(run.images, "image")
                 size, shards = counted(run.source_bytes, "byte"), counted(run.shards, "shard")
-                return report_jobs(run.jobs, as_json, force, f"{images}, {size}, {shards}")
+                report_jobs(run.jobs, as_json, force, f"{images}, {size}, {shards}")
+                return
             if run.faster_dtype:
                 note(f"--dtype {run.faster_dtype} is faster here, and changes some tokens")
             if not run.shards:
                 note(f"part {shard} has no shards: there are {run.all_shards} in all")
             bar.total, bar.total_bytes = run.images, run.source_bytes
             stack.enter_context(bar)
-            return None
 
         names = sys.stdin.buffer if from_file == shared.STANDARD else from_file
         listed = read_list(names) if names else ()

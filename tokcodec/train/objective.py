@@ -10,9 +10,8 @@ from tokcodec.config.vit import VitConfig
 from tokcodec.model.codebook import Codebook
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import Batch, crop_and_resize
-from tokcodec.train.borders import blockiness
 from tokcodec.train.codebook import fast_tokens
-from tokcodec.train.perceptual import Spectra
+from tokcodec.train.perceptual import Spectra, blockiness
 from tokcodec.train.recipe import Recipe
 
 

@@ -1,7 +1,7 @@
 """Terms of the loss that are closer to what people see than squared error.
 
-Each is a module that takes decoded and original images, float32 [B, 3, H, W] in [0, 1], and returns
-a distance, or one for each image, that is differentiable in the decoded ones.
+Each module takes decoded and original images, float32 [B, 3, H, W] in [0, 1], and returns a
+distance, or one for each image, that is differentiable in the decoded ones.
 """
 
 import math
@@ -16,6 +16,7 @@ _WINDOW = 8  # pixels a side
 _YCC = ((0.299, 0.587, 0.114), (-0.084, -0.166, 0.25), (0.25, -0.209, -0.041))
 _SEEN, _MASKING = 0.03, 0.7  # the amplitude above which errors are masked, and the exponent
 _TINY = 1e-6  # keeps roots differentiable
+_HALF_A_LEVEL = 1 / 255  # of 8-bit pixels, normalized to deviation 0.5; less is not visible
 
 
 class Lpips(nn.Module):
@@ -81,3 +82,19 @@ class Spectra(nn.Module):
         x = (pixels.unsqueeze(1) * self.channels).sum(2)
         windows = x.unfold(2, _WINDOW, _WINDOW // 2).unfold(3, _WINDOW, _WINDOW // 2)
         return torch.view_as_real(torch.fft.rfft2(windows * self.taper))
+
+
+def blockiness(pixels: Tensor, patch_size: int) -> Tensor:
+    """Mean size of the kinks at the borders of patches, of normalized pixels [B, 3, H, W].
+
+    Patches have 2 pixels or more; kinks of less than half a level count as half a level.
+
+    A kink is the step from patch to patch minus the mean of the slopes on both sides, as in the
+    mean squared difference of slope of Minami and Zakhor (IEEE Transactions on Circuits and Systems
+    for Video Technology 5(2), 1995). Here it is not squared, because small ones in smooth places
+    are what people see.
+    """
+    kinks = [
+        (x.diff(n=3)[..., patch_size - 2 :: patch_size] / 2).flatten() for x in (pixels, pixels.mT)
+    ]
+    return (torch.cat(kinks).square() + _HALF_A_LEVEL**2).sqrt().mean()
