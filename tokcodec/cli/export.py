@@ -54,7 +54,7 @@ def export(
     columns: Annotated[
         str | None,
         output_option(
-            "Carry only these columns besides key and view. Default: all.", metavar="NAME,NAME"
+            "Keep only these columns besides key and view. Default: all.", metavar="NAME,NAME"
         ),
     ] = None,
     force: Force = False,

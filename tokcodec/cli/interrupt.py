@@ -6,7 +6,7 @@ from tokcodec.interrupts import SignalHandler
 
 
 class Interrupted(BaseException):
-    """Raised by a signal; ``standing`` says what is done and how to continue.
+    """Raised by a signal; ``summary`` says what is done and how to continue.
 
     Typer would turn a ``KeyboardInterrupt`` into an exit status without a message.
     """
@@ -14,10 +14,10 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = 128 + number
-        self.standing = "every file that was written is whole"
+        self.summary = "every file that was written is complete"
 
     def __str__(self) -> str:
-        return f"interrupted: {self.standing}"
+        return f"interrupted: {self.summary}"
 
 
 class Interrupts(SignalHandler):

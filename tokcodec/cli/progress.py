@@ -65,12 +65,12 @@ class Bar:
             self._progress = Progress(
                 "{task.description}",
                 BarColumn(20),
-                "{task.fields[standing]}",
+                "{task.fields[text]}",
                 console=Console(stderr=True, markup=False),
                 transient=True,  # the line that follows says more
                 redirect_stdout=sys.stdout.isatty(),  # otherwise it would redirect results
             )
-            self._progress.add_task(self.verb, total=self.total, standing="")
+            self._progress.add_task(self.verb, total=self.total, text="")
             self._progress.start()
         return self
 
@@ -83,11 +83,11 @@ class Bar:
                 note(self._summary())
             return
         of = f" of {self.total:,}" if self.total else ""
-        standing = f"{self.done + self.skipped:,}{of} {self.verb}; the same command {self.again}"
+        summary = f"{self.done + self.skipped:,}{of} {self.verb}; the same command {self.again}"
         if isinstance(error, Interrupted):
-            error.standing = standing
+            error.summary = summary
         elif self._moved:
-            note(f"stopped: {standing}")
+            note(f"stopped: {summary}")
 
     def move(self, count: int = 1) -> None:
         """Counts items as done."""
@@ -117,13 +117,12 @@ class Bar:
             total, moved = self.total, self._moved
             if total is None and self.total_bytes:
                 total, moved = self.total_bytes, self.bytes_read
-            standing = self._standing(now)
-            self._progress.update(task, total=total, completed=moved, standing=standing)
+            self._progress.update(task, total=total, completed=moved, text=self._text(now))
         elif now >= self._next:
             self._next = now + _EVERY
-            note(self._standing(now))
+            note(self._text(now))
 
-    def _standing(self, now: float) -> str:
+    def _text(self, now: float) -> str:
         """``12 of 1,000 images, 3.4 images/s, 0:04:50 left``; if the number of images is unknown,
         ``12 images, 2.3 of 1,000.0 MB, ...``."""
         moved, share = counted(self._moved, self.unit), ""

@@ -22,7 +22,7 @@ from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
 
 def inspect(source: str, *, tokens: bool = False, weights: str | None = None) -> dict[str, Any]:
-    """Checks a whole source, and gives its facts as plain data.
+    """Checks a source, and returns its facts as plain data.
 
     Args:
         source: a token file, a folder of them, a token dataset, or a checkpoint or its bundled

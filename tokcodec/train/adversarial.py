@@ -111,7 +111,7 @@ class Critic:
             return generator_loss(self.network, decoded, original)
 
     def learn(self, decoded: Tensor, original: Tensor, rate: float, share: float) -> Tensor:
-        """Trains the discriminator one step and gives its loss; ``share`` as in ``Batch``."""
+        """Trains the discriminator one step and returns its loss; ``share`` as in ``Batch``."""
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
         with self.recipe.autocast(decoded.device):
