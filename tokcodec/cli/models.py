@@ -20,16 +20,15 @@ def models(
 
     Example: tokcodec models --known
     """
-    from tokcodec.checkpoint import bundled, describe
-    from tokcodec.families import published
+    if known:
+        from tokcodec.families import published
 
-    found = published() if known else [describe(header) for header in bundled()]
-    if as_json:
-        print_json(found)
-    elif known:
-        _print_known(found)
+        found, print_found = published(), _print_known
     else:
-        _print_bundled(found)
+        from tokcodec.checkpoint import bundled, describe
+
+        found, print_found = [describe(header) for header in bundled()], _print_bundled
+    (print_json if as_json else print_found)(found)
 
 
 def _print_bundled(found: list[dict[str, Any]]) -> None:
