@@ -128,9 +128,9 @@ def test_a_search_encodes_nothing_twice(photo, monkeypatch):
     encoded = []
     save = Image.Image.save
 
-    def count(image, file, kind, **options):
+    def count(image, file, **options):
         encoded.append((image.size, options["quality"]))
-        save(image, file, kind, **options)
+        save(image, file, **options)
 
     monkeypatch.setattr(Image.Image, "save", count)
     baseline = baselines.open_baseline("jpeg", photo)
