@@ -10,7 +10,7 @@ from training import CPU, LATENT, PATCH, RECIPE, make_images, train, with_decode
 from tokcodec import checkpoint
 from tokcodec.errors import TrainingError
 from tokcodec.model.loading import load
-from tokcodec.train.borders import blockiness
+from tokcodec.train.perceptual import blockiness
 from tokcodec.train.prior import fit
 
 LONGER = dataclasses.replace(RECIPE, steps=40, tokens=256, report_every=40, ema_decay=0.9)

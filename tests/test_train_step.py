@@ -13,8 +13,8 @@ from training import CPU, LATENT, PATCH, PREFIXES, RECIPE, make_images, train, w
 from tokcodec.errors import TrainingError
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import Batches
-from tokcodec.train.borders import blockiness
 from tokcodec.train.objective import Objective
+from tokcodec.train.perceptual import blockiness
 from tokcodec.train.recipe import Recipe
 from tokcodec.train.start import begin
 from tokcodec.train.trainer import Trainer

@@ -1,6 +1,6 @@
-"""The command line: options, printing and exit status; all else lies below it.
+"""The command line: options, printing and exit status; the library does the work.
 
-The modules here import what computes inside their functions: ``--help`` needs none of it.
+Modules here import the library inside functions, so that ``--help`` is fast.
 
 Exit status: 0 done, 1 the run failed, 2 usage, 3 finished but some inputs failed, 130
 interrupted (143 by SIGTERM). Results go to standard output, progress and messages to standard
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(list(sys.argv[1:] if argv is None else argv))
         except (Exception, Interrupted) as error:
-            # What is raised while compiled modules are imported may become an error of theirs.
+            # While compiled modules are imported, an interrupt may be turned into another error.
             return _report(interrupts.came or error)
 
 
@@ -37,7 +37,7 @@ def _run(arguments: list[str]) -> int:
     from tokcodec.errors import escaped, without_credentials
 
     with warnings.catch_warnings():
-        # Of images above half its limit, and of odd metadata in files that it reads all the same.
+        # Pillow warns of images above half its limit, and of odd metadata that it can read.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             status: int | None = app(
@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> int:
                 obj={"arguments": arguments},
             )
         except TyperException as error:
-            if arguments:  # which may be files of any name; without them, its text is the help
+            if arguments:  # without arguments, the text is the help
                 message = escaped(without_credentials(error.message))
                 error.message = message.replace("Value error, ", "")
             error.show()  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _report(error: BaseException) -> int:
-    """Says in one line why the command ends; gives its exit status."""
+    """Prints one line on why the command ends; returns its exit status."""
     from tokcodec.cli import terminal
     from tokcodec.cli.hints import explain
     from tokcodec.cli.interrupt import Interrupted

@@ -1,4 +1,4 @@
-"""The commands, gathered."""
+"""All commands."""
 
 import inspect as signatures
 import sys
@@ -20,7 +20,7 @@ from tokcodec.cli.export import export
 from tokcodec.cli.hints import explain
 from tokcodec.cli.inspect import inspect
 from tokcodec.cli.models import models
-from tokcodec.cli.options import command_running
+from tokcodec.cli.options import running
 from tokcodec.cli.page import page
 from tokcodec.cli.stats import stats
 from tokcodec.cli.tokenize import tokenize
@@ -37,8 +37,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.
 
 
 class _Command(TyperCommand):
-    """Refuses an empty text, which as a path would be this folder, and an option given twice, of
-    which the last would hold."""
+    """A command that refuses empty values, which as a path would be this folder, and an option that
+    is given twice, of which the first would be ignored."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -56,31 +56,30 @@ class _Command(TyperCommand):
             if "" in (values if isinstance(values, list | tuple) else [values]) and (
                 parameter.name not in _MAY_BE_EMPTY
             ):
-                raise typer.BadParameter("an empty text is no value", param_hint=hint)
+                raise typer.BadParameter("the value is empty", param_hint=hint)
             if parameter in once and order.count(parameter) > 1:
                 raise typer.BadParameter("given twice, but takes one value", param_hint=hint)
         return super().parse_args(ctx, args)
 
 
 def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with ``--quiet`` and ``--debug``, which also stand before its name."""
+    """The command with ``--quiet`` and ``--debug``, which may also precede its name."""
 
     def run(context: typer.Context, quiet: bool, debug: bool, **options: Any) -> None:
-        root = context.find_root()
-        before, arguments = root.params, root.obj["arguments"]
+        before = context.find_root().params
         terminal.quiet = quiet or before["quiet"]
-        with command_running(arguments):
-            try:
-                command(**options)
-            except (typer.Exit, TyperException):
+        running.set(context)
+        try:
+            command(**options)
+        except (typer.Exit, TyperException):
+            raise
+        except ArgumentError as error:
+            raise typer.BadParameter(explain(error), context) from error
+        except Exception:
+            if not (debug or before["debug"]):
                 raise
-            except ArgumentError as error:
-                raise typer.BadParameter(explain(error), context) from error
-            except Exception:
-                if not (debug or before["debug"]):
-                    raise
-                print(without_credentials(traceback.format_exc()), end="", file=sys.stderr)
-                raise typer.Exit(1) from None
+            print(without_credentials(traceback.format_exc()), end="", file=sys.stderr)
+            raise typer.Exit(1) from None
 
     signature = signatures.signature(command)
     kind = signatures.Parameter.KEYWORD_ONLY
@@ -97,7 +96,7 @@ def _with_common_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _unwrapped(text: str) -> str:
-    """A help text with one line for each paragraph, which typer wraps again, and no markup."""
+    """A help text without markup and with a line for each paragraph, because typer wraps lines."""
     paragraphs = escape(signatures.cleandoc(text)).split("\n\n")
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 

@@ -1,13 +1,14 @@
-"""The options that ``evaluate`` and ``page`` share, as values, and the table of a report."""
+"""What ``evaluate`` and ``page`` share: options, their values, progress and the report."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from tokcodec.cli.hints import explain
-from tokcodec.cli.options import INPUT, MODEL, WEIGHTS
+from tokcodec.cli.options import WEIGHTS, input_option, model_option, option
 from tokcodec.cli.progress import Bar
-from tokcodec.cli.terminal import cell
+from tokcodec.cli.terminal import print_table, show
 from tokcodec.errors import TokcodecError, counted
 
 if TYPE_CHECKING:
@@ -15,71 +16,53 @@ if TYPE_CHECKING:
     from tokcodec.evaluate.measure import Report
     from tokcodec.evaluate.run import Progress
 
-RATES = "Rates"
+_rate_option = partial(option, "Rates")
 
 Weights = Annotated[
     list[str] | None,
-    typer.Option(
-        **WEIGHTS,
-        rich_help_panel=MODEL,
-        help="Use this checkpoint; by default the bundled one. May be repeated.",
-    ),
+    model_option("Use this checkpoint; by default the bundled one. May be repeated.", **WEIGHTS),
 ]
 Baselines = Annotated[
     str,
-    typer.Option(
-        "--against",
-        metavar="NAMES",
-        rich_help_panel=MODEL,
-        help="Compare with these codecs, separated by commas; '' for none.",
+    model_option(
+        "Compare with these codecs, separated by commas; '' for none.", "--against", metavar="NAMES"
     ),
 ]
 ALL = "thumbhash,blurhash,webp,avif,jxl,jpeg"
 Bytes = Annotated[
     str,
-    typer.Option(
-        "--bytes",
-        metavar="N,N,...",
-        rich_help_panel=RATES,
-        help="Compare at these file sizes, for models of any grid.",
+    _rate_option(
+        "Compare at these file sizes, for models of any grid.", "--bytes", metavar="N,N,..."
     ),
 ]
 BYTES = "40,64,100,150,232,434,600,800"
 MaxTokens = Annotated[
     str | None,
-    typer.Option(
+    _rate_option(
+        "Compare at these numbers of tokens instead of --bytes, if a model supports them.",
         "--tokens",
         metavar="N,N,...",
-        rich_help_panel=RATES,
-        help="Compare at these numbers of tokens instead of --bytes, if a model supports them.",
     ),
 ]
-Packed = Annotated[
-    bool, typer.Option("--packed", rich_help_panel=RATES, help="Do not entropy-code the files.")
-]
+Packed = Annotated[bool, _rate_option("Do not entropy-code the files.", "--packed")]
 MaxEdge = Annotated[
     int,
-    typer.Option(
+    input_option(
+        "Resize larger images to this many pixels along the longer edge.",
         "--max-edge",
         metavar="N",
         min=176,
         max=4096,
-        rich_help_panel=INPUT,
-        help="Resize larger images to this many pixels along the longer edge.",
     ),
 ]
 SquareFit = Annotated[
     Literal["crop", "stretch", "pad"],
-    typer.Option(
-        rich_help_panel=INPUT,
-        help="How to fit images to checkpoints that take only squares of one size.",
-    ),
+    input_option("How to fit images to checkpoints that take only squares of one size."),
 ]
 
 
 def follow(bar: Bar) -> "Progress":
     """Shows the progress of an evaluation on a bar."""
-    bar.again = "the same command starts again"
 
     def progress(images: int | None, error: TokcodecError | None) -> None:
         bar.total = images
@@ -92,26 +75,13 @@ def follow(bar: Bar) -> "Progress":
 
 
 def baseline_names(text: str) -> "tuple[Name, ...]":
-    """The names in a text, separated by commas.
-
-    Raises:
-        typer.BadParameter: one of them is no baseline.
-    """
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    known = ALL.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise typer.BadParameter(
-            f"{unknown[0]!r} is none of {', '.join(known)}", param_hint="--against"
-        )
-    return cast("tuple[Name, ...]", tuple(names))
+    """The names in a text, separated by commas; the library checks that they are known."""
+    names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    return cast("tuple[Name, ...]", names)
 
 
 def rates(limits: str, tokens: str | None) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """The limits of bytes, and the numbers of tokens if there are any.
-
-    Raises:
-        typer.BadParameter: they are no numbers, or both are given.
-    """
+    """The limits of bytes, and the numbers of tokens if any."""
     if limits != BYTES and tokens:
         raise typer.BadParameter("give either --bytes or --tokens", param_hint="--bytes")
     return _numbers(limits, "--bytes"), _numbers(tokens, "--tokens") if tokens else None
@@ -121,32 +91,27 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and 0 < int(word) <= 1 << 20 for word in words):
         raise typer.BadParameter(
-            f"{text!r} is no list of numbers, such as 100,200", param_hint=option
+            f"{text!r} is not a list of numbers, such as 100,200", param_hint=option
         )
     return tuple(sorted(set(map(int, words))))
 
 
 def print_report(report: "Report") -> None:
-    """The table of means, and what it is of."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Prints the table of means, and a note that explains it."""
     from tokcodec.evaluate.report import table, to_json
 
     head, *rows = table(to_json(report))
-    shown = Table(box=None)
-    shown.add_column("codec", no_wrap=True)
-    for name in head[1:]:
-        shown.add_column(name, justify="right", no_wrap=True)
-    for name, tokens, *figures in rows:
-        shown.add_row(cell(name) if tokens else f"  {cell(name)}", tokens, *figures)
-    # Figures must not be cut, in a pipe or a narrow terminal.
-    console = Console(width=max(Console().width, 130))
-    console.print(shown, highlight=False)
+    head[0] = "codec"
+    for row in rows:
+        if not row[1]:  # a baseline
+            row[0] = f"  {row[0]}"
+    print_table([head, *rows])
     means = "Means and rFID" if "rFID" in head else "Means"
-    console.print(
-        f"{means} over {counted(report.images, 'image')}, {report.shape}. Each "
-        "baseline is the best by PSNR over scale and quality\nwhose file has at most the bytes of "
-        "the limit, or of the checkpoint's file. The gain is over the best baseline.",
-        highlight=False,
+    show(
+        f"{means} over {counted(report.images, 'image')}, {report.shape}. Each baseline is the "
+        "best by PSNR over scale and quality"
+    )
+    show(
+        "whose file has at most the bytes of the limit, or of the checkpoint's file. The gain is "
+        "over the best baseline."
     )

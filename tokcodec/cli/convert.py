@@ -15,7 +15,7 @@ def _complete_family(incomplete: str) -> list[str]:
 
     try:
         return [name for name in known() if name.startswith(incomplete)]
-    except CheckpointError:  # of another package's family; the command itself reports it
+    except CheckpointError:  # from a plugin; the command reports it
         return []
 
 

@@ -5,28 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.cli.options import (
-    CORES,
-    INPUT,
-    OUTPUT,
-    AllowLarge,
-    BatchSize,
-    Device,
-    DryRun,
-    Dtype,
-    Exclude,
-    Follow,
-    Force,
-    Include,
-    Json,
-    Output,
-    Tokens,
-    WeightsOf,
-    Workers,
-    allow_large,
-    refuse_streams,
-    selection_of,
-)
+from tokcodec.cli import options as shared
 
 
 def decode(
@@ -39,80 +18,63 @@ def decode(
             "tokens.",
         ),
     ],
-    output: Output = None,
-    force: Force = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
+    output: shared.Output = None,
+    force: shared.Force = False,
+    dry_run: shared.DryRun = False,
+    as_json: shared.Json = False,
     size: Annotated[
         str | None,
-        typer.Option(
-            metavar="WxH|N|original",
-            help="Resize images to this size, or to a longer edge of N pixels. Default: the "
+        shared.output_option(
+            "Resize images to this size, or to a longer edge of N pixels. Default: the "
             "original size, but at most 1,024 pixels, unless the tokens show more.",
-            rich_help_panel=OUTPUT,
+            metavar="WxH|N|original",
         ),
     ] = None,
     image_format: Annotated[
         Literal["png", "jpg", "webp"] | None,
-        typer.Option(
+        shared.output_option(
+            "Write images in folders and on standard output in this format; PNG if not given.",
             "--format",
-            help="Write images in folders and on standard output in this format; PNG if not given.",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
     png_level: Annotated[
         int,
-        typer.Option(
-            min=1,
-            max=9,
-            help="Compress PNG files this hard, from 1 (fast) to 9 (small).",
-            rich_help_panel=OUTPUT,
+        shared.output_option(
+            "Compress PNG files this hard, from 1 (fast) to 9 (small).", min=1, max=9
         ),
     ] = 1,
     grid: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Write one image, OUT, with all images in rows of N.",
-            rich_help_panel=OUTPUT,
+        shared.output_option(
+            "Write one image, OUT, with all images in rows of N.", metavar="N", min=1
         ),
     ] = None,
-    weights: WeightsOf = None,
-    tokens: Tokens = None,
+    weights: shared.WeightsOf = None,
+    tokens: shared.Tokens = None,
     select: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="KEY",
-            help="Decode only the rows with this key. May be repeated.",
-            rich_help_panel=INPUT,
-        ),
+        shared.input_option("Decode only the rows with this key. May be repeated.", metavar="KEY"),
     ] = None,
     row: Annotated[
         list[int] | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Decode only the row of this number, from 0. May be repeated.",
-            rich_help_panel=INPUT,
+        shared.input_option(
+            "Decode only the row of this number, from 0. May be repeated.", metavar="N", min=0
         ),
     ] = None,
     damaged: Annotated[
         bool,
-        typer.Option(
-            "--damaged",
-            help="Decode files that are cut or altered, as far as they can be read.",
-            rich_help_panel=INPUT,
+        shared.input_option(
+            "Decode files that are cut or altered, as far as they can be read.", "--damaged"
         ),
     ] = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    follow: Follow = False,
-    allow_large_images: AllowLarge = False,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    batch_size: BatchSize = None,
-    workers: Workers = CORES,
+    include: shared.Include = None,
+    exclude: shared.Exclude = None,
+    follow: shared.Follow = False,
+    allow_large_images: shared.AllowLarge = False,
+    device: shared.Device = "auto",
+    dtype: shared.Dtype = "float32",
+    batch_size: shared.BatchSize = None,
+    workers: shared.Workers = shared.CORES,
 ) -> None:
     """Decode token files, messages and packets to images.
 
@@ -126,15 +88,16 @@ def decode(
 
     Example: tokcodec decode tokens -o images --format webp
     """
-    refuse_streams(sources, output, as_json, text=False)
+    shared.refuse_streams(sources, output, as_json, text=False)
     wanted = _parse_size(size)
     if allow_large_images:
-        allow_large()
+        shared.allow_large()
     from tokcodec.batch.decode import decode_files
     from tokcodec.batch.jobs import RunOptions
     from tokcodec.cli.outcomes import report
+    from tokcodec.inputs.listing import Selection
 
-    selection = selection_of(include, exclude, follow)
+    selection = Selection(include or (), exclude or (), follow)
     options = RunOptions(force, dry_run, device, dtype, batch_size, workers, selection)
     outcomes = decode_files(
         sources,
@@ -160,15 +123,11 @@ def _parse_size(text: str | None) -> tuple[int, int] | int | Literal["original"]
         return "original"
     if text is None:
         return None
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text)
-    if not match:
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text)
+    width, height = (int(edge or 1) for edge in match.groups()) if match else (0, 0)
+    if not 0 < max(width, height) <= MAX_EDGE:
         raise typer.BadParameter(
-            f"{text!r} is neither WxH nor N, in pixels, nor original", param_hint="--size"
+            f"{text!r} is neither WxH nor N, of at most {MAX_EDGE:,} pixels, nor original",
+            param_hint="--size",
         )
-    numbers = [number for number in match.groups() if number]
-    if any(len(number) > 5 or int(number) > MAX_EDGE for number in numbers):
-        raise typer.BadParameter(
-            f"{text} is too large: {MAX_EDGE:,} pixels an edge at most", param_hint="--size"
-        )
-    edges = [int(number) for number in numbers]
-    return (edges[0], edges[1]) if match[2] else edges[0]
+    return (width, height) if "x" in text else width

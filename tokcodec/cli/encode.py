@@ -1,118 +1,82 @@
 """``tokcodec encode``."""
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from tokcodec.cli.options import (
-    CORES,
-    MANY,
-    MODEL,
-    OUTPUT,
-    PACKETS,
-    AllowLarge,
-    Background,
-    BatchSize,
-    Device,
-    DryRun,
-    Dtype,
-    Exclude,
-    Fit,
-    Follow,
-    Force,
-    Include,
-    Json,
-    MaxImageBytes,
-    Output,
-    Tokens,
-    Weights,
-    Workers,
-    allow_large,
-    colour_of,
-    refuse_streams,
-    selection_of,
-)
+from tokcodec.cli import options as shared
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.io.read import MAX_BYTES
+
+_packet_option = partial(shared.option, "Packets")
 
 
 def encode(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SRC", help=f"Images: {MANY} Or - for standard input."),
+        typer.Argument(metavar="SRC", help=f"Images: {shared.MANY} Or - for standard input."),
     ],
-    output: Output = None,
-    force: Force = False,
-    dry_run: DryRun = False,
-    as_json: Json = False,
+    output: shared.Output = None,
+    force: shared.Force = False,
+    dry_run: shared.DryRun = False,
+    as_json: shared.Json = False,
     text: Annotated[
         bool,
-        typer.Option(
-            "--text",
-            help="Write messages (tok:...), which can be pasted into a chat or mail.",
-            rich_help_panel=OUTPUT,
+        shared.output_option(
+            "Write messages (tok:...), which can be pasted into a chat or mail.", "--text"
         ),
     ] = False,
-    weights: Weights = DEFAULT_WEIGHTS,
-    fit: Fit = None,
-    tokens: Tokens = None,
+    weights: shared.Weights = DEFAULT_WEIGHTS,
+    fit: shared.Fit = None,
+    tokens: shared.Tokens = None,
     max_bytes: Annotated[
         int | None,
-        typer.Option(
+        shared.model_option(
+            "Use as many tokens as fit into files of N bytes; with --text, characters.",
             metavar="N",
             min=1,
-            help="Use as many tokens as fit into files of N bytes; with --text, characters.",
-            rich_help_panel=MODEL,
         ),
     ] = None,
     packets: Annotated[
         int | None,
-        typer.Option(
+        _packet_option(
+            "Split each image into at most K packets. Any of them decode to an image: see decode.",
             metavar="K",
             min=1,
             max=15,
-            help="Split each image into at most K packets. Any of them decode to an image: see "
-            "decode.",
-            rich_help_panel=PACKETS,
         ),
     ] = None,
     packet_bytes: Annotated[
         int | None,
-        typer.Option(
+        _packet_option(
+            "Use as many tokens as fit into packets of N bytes; with --text, characters.",
             metavar="N",
             min=1,
-            help="Use as many tokens as fit into packets of N bytes; with --text, characters.",
-            rich_help_panel=PACKETS,
         ),
     ] = None,
     parity: Annotated[
         int,
-        typer.Option(
-            min=0,
-            max=1,
-            help="With 1, add a packet that restores any one that is lost.",
-            rich_help_panel=PACKETS,
-        ),
+        _packet_option("With 1, add a packet that restores any one that is lost.", min=0, max=1),
     ] = 0,
     packed: Annotated[
         bool,
-        typer.Option(
-            "--packed",
-            help="Do not entropy-code the tokens: larger files, which decode without the "
+        shared.model_option(
+            "Do not entropy-code the tokens: larger files, which decode without the "
             "checkpoint's prior.",
-            rich_help_panel=MODEL,
+            "--packed",
         ),
     ] = False,
-    background: Background = "white",
-    include: Include = None,
-    exclude: Exclude = None,
-    follow: Follow = False,
-    allow_large_images: AllowLarge = False,
-    max_image_bytes: MaxImageBytes = MAX_BYTES,
-    device: Device = "auto",
-    dtype: Dtype = "float32",
-    batch_size: BatchSize = None,
-    workers: Workers = CORES,
+    background: shared.Background = "white",
+    include: shared.Include = None,
+    exclude: shared.Exclude = None,
+    follow: shared.Follow = False,
+    allow_large_images: shared.AllowLarge = False,
+    max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
+    device: shared.Device = "auto",
+    dtype: shared.Dtype = "float32",
+    batch_size: shared.BatchSize = None,
+    workers: shared.Workers = shared.CORES,
 ) -> None:
     """Encode images to token files.
 
@@ -127,20 +91,21 @@ def encode(
 
     Example: tokcodec encode photos -o tokens --tokens 256
     """
-    refuse_streams(sources, output, as_json, text)
+    shared.refuse_streams(sources, output, as_json, text)
     if packets and max_bytes:
         raise typer.BadParameter("packets have --packet-bytes", param_hint="--max-bytes")
     if not packets and (packet_bytes or parity):
         name = "--packet-bytes" if packet_bytes else "--parity"
         raise typer.BadParameter("needs --packets", param_hint=name)
-    colour = colour_of(background)
+    colour = shared.colour_of(background)
     if allow_large_images:
-        allow_large()
+        shared.allow_large()
     from tokcodec.batch.encode import encode_files
     from tokcodec.batch.jobs import RunOptions
     from tokcodec.cli.outcomes import report
+    from tokcodec.inputs.listing import Selection
 
-    selection = selection_of(include, exclude, follow)
+    selection = Selection(include or (), exclude or (), follow)
     options = RunOptions(force, dry_run, device, dtype, batch_size, workers, selection)
     outcomes = encode_files(
         sources,

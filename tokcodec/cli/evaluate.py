@@ -5,34 +5,8 @@ from typing import Annotated
 
 import typer
 
-from tokcodec.cli.comparison import (
-    ALL,
-    BYTES,
-    Baselines,
-    Bytes,
-    MaxEdge,
-    MaxTokens,
-    Packed,
-    SquareFit,
-    Weights,
-    baseline_names,
-    follow,
-    print_report,
-    rates,
-)
-from tokcodec.cli.options import (
-    CORES,
-    MODEL,
-    OUTPUT,
-    AllowLarge,
-    Device,
-    Force,
-    Images,
-    Json,
-    MaxImageBytes,
-    Workers,
-    allow_large,
-)
+from tokcodec.cli import comparison
+from tokcodec.cli import options as shared
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
@@ -41,55 +15,49 @@ from tokcodec.io.read import MAX_BYTES
 
 
 def evaluate(
-    sources: Images,
-    weights: Weights = None,
-    against: Baselines = ALL,
+    sources: shared.Images,
+    weights: comparison.Weights = None,
+    against: comparison.Baselines = comparison.ALL,
     lpips: Annotated[
         bool,
-        typer.Option(
-            "--lpips",
-            rich_help_panel=MODEL,
-            help="Also measure LPIPS; needs torchvision, and downloads a network.",
+        shared.model_option(
+            "Also measure LPIPS; needs torchvision, and downloads a network.", "--lpips"
         ),
     ] = False,
     rfid: Annotated[
         bool,
-        typer.Option(
-            "--rfid",
-            rich_help_panel=MODEL,
-            help="Also measure rFID, with the weights of Inception that torch-fidelity or "
+        shared.model_option(
+            "Also measure rFID, with the weights of Inception that torch-fidelity or "
             "torchmetrics have downloaded, or --rfid-weights.",
+            "--rfid",
         ),
     ] = False,
     rfid_weights: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel=MODEL,
-            help="Measure rFID with the published weights of Inception in this file.",
+        shared.model_option(
+            "Measure rFID with the published weights of Inception in this file.", metavar="FILE"
         ),
     ] = None,
-    limits: Bytes = BYTES,
-    tokens: MaxTokens = None,
-    packed: Packed = False,
-    max_edge: MaxEdge = 384,
-    fit: SquareFit = "crop",
+    limits: comparison.Bytes = comparison.BYTES,
+    tokens: comparison.MaxTokens = None,
+    packed: comparison.Packed = False,
+    max_edge: comparison.MaxEdge = 384,
+    fit: comparison.SquareFit = "crop",
     output: Annotated[
         Path | None,
-        typer.Option(
+        shared.output_option(
+            "Write report.json, images.csv, a plot (SVG) and sheets of images there.",
             "-o",
             "--output",
             metavar="FOLDER",
-            rich_help_panel=OUTPUT,
-            help="Write report.json, images.csv, a plot (SVG) and sheets of images there.",
         ),
     ] = None,
-    force: Force = False,
-    as_json: Json = False,
-    device: Device = "auto",
-    workers: Workers = CORES,
-    allow: AllowLarge = False,
-    max_image_bytes: MaxImageBytes = MAX_BYTES,
+    force: shared.Force = False,
+    as_json: shared.Json = False,
+    device: shared.Device = "auto",
+    workers: shared.Workers = shared.CORES,
+    allow: shared.AllowLarge = False,
+    max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
 ) -> None:
     """Compare checkpoints with other codecs at the same file sizes.
 
@@ -99,15 +67,15 @@ def evaluate(
 
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """
-    names = baseline_names(against)
-    byte_limits, token_counts = rates(limits, tokens)
+    names = comparison.baseline_names(against)
+    byte_limits, token_counts = comparison.rates(limits, tokens)
     if allow:
-        allow_large()
+        shared.allow_large()
     from tokcodec.evaluate.inception import FEATURES as FEW_FOR_RFID
     from tokcodec.evaluate.report import to_json
     from tokcodec.evaluate.run import evaluate as run
 
-    with Bar("measured", None) as bar:
+    with Bar("measured", None, again="starts again") as bar:
         report = run(
             sources,
             output,
@@ -125,7 +93,7 @@ def evaluate(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=follow(bar),
+            progress=comparison.follow(bar),
         )
     if (rfid or rfid_weights) and report.images < FEW_FOR_RFID:
         note(
@@ -137,6 +105,6 @@ def evaluate(
     if as_json:
         print_json(to_json(report))
     else:
-        print_report(report)
+        comparison.print_report(report)
     if report.failed:
         raise typer.Exit(3)

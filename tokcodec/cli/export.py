@@ -1,14 +1,15 @@
 """``tokcodec export``."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.cli.options import OUTPUT, STANDARD, Force
-from tokcodec.cli.terminal import note, require_pyarrow
+from tokcodec.cli.options import STANDARD, Force, option, output_option
+from tokcodec.cli.terminal import note
 from tokcodec.errors import counted
 
-TOKENS = "Tokens"  # a panel of the help
+_token_option = partial(option, "Tokens")
 
 
 def export(
@@ -17,14 +18,13 @@ def export(
     ],
     output: Annotated[
         str,
-        typer.Option(
+        output_option(
+            "Write to this file; a path or a URL. NAME without an extension for llamagen "
+            "(NAME_codes and NAME_labels), mds (a folder) and megatron (NAME.bin and NAME.idx); - "
+            "for standard output.",
             "-o",
             "--output",
             metavar="OUT",
-            help="Write to this file; a path or a URL. NAME without an extension for llamagen "
-            "(NAME_codes and NAME_labels), mds (a folder) and megatron (NAME.bin and NAME.idx); - "
-            "for standard output.",
-            rich_help_panel=OUTPUT,
         ),
     ],
     format_name: Annotated[
@@ -40,67 +40,45 @@ def export(
             "megatron",
         ]
         | None,
-        typer.Option(
+        output_option(
+            "Write this format. Default: that of the extension of OUT, .tar is webdataset.",
             "--format",
-            help="Write this format. Default: that of the extension of OUT, .tar is webdataset.",
-            rich_help_panel=OUTPUT,
         ),
     ] = None,
     rows_per_shard: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Write OUT-00000.npy, OUT-00001.npy and so on, of N rows each.",
-            rich_help_panel=OUTPUT,
+        output_option(
+            "Write OUT-00000.npy, OUT-00001.npy and so on, of N rows each.", metavar="N", min=1
         ),
     ] = None,
     columns: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME,NAME",
-            help="Carry only these columns besides key and view. Default: all.",
-            rich_help_panel=OUTPUT,
+        output_option(
+            "Keep only these columns besides key and view. Default: all.", metavar="NAME,NAME"
         ),
     ] = None,
     force: Force = False,
     vocabulary_offset: Annotated[
         int,
-        typer.Option(metavar="N", min=0, help="Add N to every token.", rich_help_panel=TOKENS),
+        _token_option("Add N to every token.", metavar="N", min=0),
     ] = 0,
     begin_token: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Write N before the tokens of each image.",
-            rich_help_panel=TOKENS,
-        ),
+        _token_option("Write N before the tokens of each image.", metavar="N", min=0),
     ] = None,
     end_token: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Write N after the tokens of each image.",
-            rich_help_panel=TOKENS,
-        ),
+        _token_option("Write N after the tokens of each image.", metavar="N", min=0),
     ] = None,
     row_token: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Write N after each row of the grid of an image.",
-            rich_help_panel=TOKENS,
-        ),
+        _token_option("Write N after each row of the grid of an image.", metavar="N", min=0),
     ] = None,
     dtype: Annotated[
         Literal["uint8", "uint16", "uint32", "uint64", "int32", "int64"] | None,
-        typer.Option(
-            help="Write tokens in this type, if the format has it. Default: the smallest that "
+        _token_option(
+            "Write tokens in this type, if the format has it. Default: the smallest that "
             "holds all.",
-            rich_help_panel=TOKENS,
         ),
     ] = None,
 ) -> None:
@@ -112,7 +90,6 @@ def export(
 
     Example: tokcodec export dataset -o tokens.npy
     """
-    require_pyarrow()
     from tokcodec.dataset.export import export as write
 
     count = write(

@@ -1,4 +1,4 @@
-"""The options that help against an error of the library."""
+"""Errors of the library, with the options that help."""
 
 from tokcodec.errors import Hint, TokcodecError
 
@@ -11,18 +11,18 @@ _OPTIONS = {
     Hint.NAME_FAMILY: "name the model with tokcodec convert --family",
     Hint.OTHER_FIT: "choose another --fit",
     Hint.SMALLER_BATCH: "choose a smaller --batch-size",
-    Hint.NAME_OUTPUT: "if it is what to write, name it with -o",
+    Hint.NAME_OUTPUT: "if it is the output, name it with -o",
     Hint.NAME_INCEPTION: "name the file with --rfid-weights",
 }
 
 
 def explain(error: BaseException) -> str:
-    """One line about an error, with the option that helps."""
+    """The message of an error in one line, with the option that helps."""
     if isinstance(error, TokcodecError):
         return error.message(_OPTIONS[error.hint] if error.hint else None)
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
 def why_unknown(model_id: str) -> str:
-    """What to do about the model of a ``model_id`` that was not found."""
+    """What to do about a ``model_id`` whose checkpoint was not found."""
     return f"{model_id} is neither bundled nor cached; {_OPTIONS[Hint.NAME_WEIGHTS]}"

@@ -58,7 +58,7 @@ def inspect(
 
 
 def _print(facts: dict[str, Any]) -> None:
-    """Plain lines: ids and tokens stay whole however narrow the terminal."""
+    """Prints plain lines, so that ids and tokens are not wrapped in a narrow terminal."""
     shown = {name: value for name, value in facts.items() if name != "failures"}
     if facts.get("failures"):
         shown["failed"] = f"{facts['failed']:,} (--failed shows them)"
@@ -71,7 +71,7 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
-    """The label and text of each fact; facts that hold facts with parts take several lines."""
+    """The label and text of each fact. Nested facts with parts take several lines."""
     for name, value in facts.items():
         label = indent + name.replace("_", " ")
         if (

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the command stops where it is, cleans up, and says what is done."""
+"""Ctrl-C and SIGTERM: the command stops, cleans up, and reports what is done."""
 
 import signal
 
@@ -6,25 +6,25 @@ from tokcodec.interrupts import SignalHandler
 
 
 class Interrupted(BaseException):
-    """A signal came; ``standing`` says what is done and how to continue.
+    """Raised by a signal; ``summary`` says what is done and how to continue.
 
-    It is no ``KeyboardInterrupt``, of which typer would leave nothing but a status.
+    Typer would turn a ``KeyboardInterrupt`` into an exit status without a message.
     """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = 128 + number
-        self.standing = "every file that was written is whole"
+        self.summary = "every file that was written is complete"
 
     def __str__(self) -> str:
-        return f"interrupted: {self.standing}"
+        return f"interrupted: {self.summary}"
 
 
 class Interrupts(SignalHandler):
     """Makes the first signal raise ``Interrupted``, and a second one end the process at once.
 
     Attributes:
-        came: what was raised.
+        came: the exception that was raised.
     """
 
     came: Interrupted | None = None

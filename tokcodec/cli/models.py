@@ -1,11 +1,11 @@
 """``tokcodec models``."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tokcodec.cli.options import Json
-from tokcodec.cli.terminal import cell, print_json
+from tokcodec.cli.terminal import print_json, print_table, show
 from tokcodec.config import DEFAULT_WEIGHTS
 
 
@@ -20,94 +20,63 @@ def models(
 
     Example: tokcodec models --known
     """
-    from tokcodec.checkpoint import bundled, describe
-
     if known:
-        _known(as_json)
-        return
-    if as_json:
-        print_json([describe(header) for header in bundled()])
-        return
-    from rich.console import Console
-    from rich.table import Table
+        from tokcodec.families import published
 
-    table = Table(box=None)
-    for name in (
-        "name",
-        "tokens",
-        "K",
-        "packed",
-        "entropy-coded*",
-        "weights",
-        "held-out PSNR*",
-        "model_id",
-    ):
-        left = name in ("name", "model_id")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for header in bundled():
-        facts = describe(header)
-        tokens, entropy_coded = str(facts["num_tokens"]), facts["held_out_entropy_coded_bytes"]
+        found, print_found = published(), _print_known
+    else:
+        from tokcodec.checkpoint import bundled, describe
+
+        found, print_found = [describe(header) for header in bundled()], _print_bundled
+    (print_json if as_json else print_found)(found)
+
+
+def _print_bundled(found: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            *("name", "tokens", "K", "packed", "entropy-coded*", "weights"),
+            *("held-out PSNR*", "model_id"),
+        )
+    ]
+    for facts in found:
+        name, tokens = facts["name"], str(facts["num_tokens"])
+        entropy_coded = facts["held_out_entropy_coded_bytes"]
         psnr = (facts["held_out_psnr"] or {}).get(tokens)
-        table.add_row(
-            cell(header.name) + (" (default)" if header.name == DEFAULT_WEIGHTS else ""),
-            tokens,
-            str(facts["codebook_size"]),
-            f"{facts['payload_bytes']} B",
-            "unknown" if entropy_coded is None else f"{entropy_coded:.0f} B",
-            f"{facts['weights_bytes'] / 1e6:.1f} MB",
-            "unknown" if psnr is None else f"{psnr:.2f} dB",
-            header.model_id[:6],
+        rows.append(
+            (
+                name + (" (default)" if name == DEFAULT_WEIGHTS else ""),
+                tokens,
+                str(facts["codebook_size"]),
+                f"{facts['payload_bytes']} B",
+                "unknown" if entropy_coded is None else f"{entropy_coded:.0f} B",
+                f"{facts['weights_bytes'] / 1e6:.1f} MB",
+                "unknown" if psnr is None else f"{psnr:.2f} dB",
+                facts["model_id"][:6],
+            )
         )
-    # Figures must not be cut, in a pipe or a narrow terminal.
-    console = Console(width=max(Console().width, 100))
-    console.print(table)
-    console.print(
-        "* means over photos held out from training, at this number of tokens. The README and the\n"
-        "  model card have figures of other photos, and of other numbers of tokens.",
-        highlight=False,
-    )
+    print_table(rows, left=(0, 7))
+    show("* means over photos held out from training, at this number of tokens. The README and the")
+    show("  model card have figures of other photos, and of other numbers of tokens.")
 
 
-def _known(as_json: bool) -> None:
-    from tokcodec.families import published
-
-    rows = published()
-    if as_json:
-        print_json(rows)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None)
-    for name in (
-        "model",
-        "tokens",
-        "K",
-        "payload",
-        "licence",
-        "rFID*",
-        "verified*",
-        "published as",
-    ):
-        right = name in ("tokens", "K", "payload", "rFID*")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["model"],
-            str(row["tokens"]),
-            str(row["codebook_size"]),
-            f"{row['payload_bytes']} B",
-            row["licence"],
-            "" if row["rfid"] is None else f"{row['rfid']:.2f}",
-            row["verified"],
-            row["published"],
+def _print_known(found: list[dict[str, Any]]) -> None:
+    rows = [("model", "tokens", "K", "payload", "licence", "rFID*", "verified*", "published as")]
+    for row in found:
+        rows.append(
+            (
+                row["model"],
+                str(row["tokens"]),
+                str(row["codebook_size"]),
+                f"{row['payload_bytes']} B",
+                row["licence"],
+                "" if row["rfid"] is None else f"{row['rfid']:.2f}",
+                row["verified"],
+                row["published"],
+            )
         )
-    # What --family takes must not be cut, in a pipe or a narrow terminal.
-    console = Console(width=max(Console().width, 190))
-    console.print(table)
-    console.print(
-        "* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with\n"
+    print_table(rows, left=(0, 4, 6, 7))
+    show("* rFID on ImageNet at 256x256, as the authors state it; verified: what was compared with")
+    show(
         "  the published code on seeded weights: tokens (and z and pixels), or only the shapes of "
-        "tensors",
-        highlight=False,
+        "tensors"
     )

@@ -3,94 +3,78 @@
 import glob
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import typer
 
 from tokcodec.config.geometry import Fit as FitName
 from tokcodec.errors import without_credentials
 
-if TYPE_CHECKING:
-    from tokcodec.inputs.listing import Selection
-
 CORES = os.cpu_count() or 1
 STANDARD = "-"  # standard input or output
-# Panels of the help.
-INPUT, OUTPUT, MODEL, PROCESSING = "Input", "Output", "Model", "Processing"
-PACKETS = "Packets"
+
+
+def option(panel: str, text: str, *names: str, **settings: Any) -> Any:
+    """An option with its help text, in a panel of the help page."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
+
+
+input_option = partial(option, "Input")
+output_option = partial(option, "Output")
+model_option = partial(option, "Model")
+processing_option = partial(option, "Processing")
 
 # Input
 MANY = "files, folders, globs, {000..099}, WebDataset tars, Parquet files; paths or URLs."
 Images = Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)]
 Include = Annotated[
     list[str] | None,
-    typer.Option(
+    input_option(
+        "Take only files whose path below SRC matches; * also matches /. May be repeated.",
         metavar="GLOB",
-        help="Take only files whose path below SRC matches; * also matches /. May be repeated.",
-        rich_help_panel=INPUT,
     ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="GLOB",
-        help="Leave out files whose path below SRC matches. May be repeated.",
-        rich_help_panel=INPUT,
-    ),
+    input_option("Leave out files whose path below SRC matches. May be repeated.", metavar="GLOB"),
 ]
-Follow = Annotated[
-    bool, typer.Option("--follow", help="Follow links to folders.", rich_help_panel=INPUT)
-]
+Follow = Annotated[bool, input_option("Follow links to folders.", "--follow")]
 AllowLarge = Annotated[
-    bool,
-    typer.Option(
-        "--allow-large", help="Lift Pillow's decompression bomb limit.", rich_help_panel=INPUT
-    ),
+    bool, input_option("Lift Pillow's decompression bomb limit.", "--allow-large")
 ]
 MaxImageBytes = Annotated[
     int,
-    typer.Option(
+    input_option(
+        "Reject images larger than N bytes; in a tar, the images of one key count together.",
         "--max-image-bytes",
         metavar="N",
         min=1,
-        help="Reject images larger than N bytes; in a tar, all images of one key together.",
-        rich_help_panel=INPUT,
     ),
 ]
 
 # Output
 Output = Annotated[
     str | None,
-    typer.Option(
+    output_option(
+        "Write to this file or folder, or to standard output (-).",
         "-o",
         "--output",
         metavar="OUT",
-        help="Write to this file or folder, or to standard output (-).",
-        rich_help_panel=OUTPUT,
     ),
 ]
-Force = Annotated[
-    bool,
-    typer.Option("-f", "--force", help="Overwrite files that exist.", rich_help_panel=OUTPUT),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Show what would be done.", rich_help_panel=OUTPUT),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print JSON to standard output.", rich_help_panel=OUTPUT),
-]
+Force = Annotated[bool, output_option("Overwrite files that exist.", "-f", "--force")]
+DryRun = Annotated[bool, output_option("Show what would be done.", "--dry-run")]
+Json = Annotated[bool, output_option("Print JSON to standard output.", "--json")]
 
 # Model
 _SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
 def _complete_weights(incomplete: str) -> list[str]:
-    """Bundled names that begin so, files of weights, and folders."""
+    """Completes the names of bundled checkpoints, files of weights and folders."""
     from tokcodec.checkpoint import bundled
 
     names = [header.name for header in bundled() if header.name.startswith(incomplete)]
@@ -99,118 +83,91 @@ def _complete_weights(incomplete: str) -> list[str]:
     return names + [path for path in paths if path.endswith(_SUFFIXES)] + folders
 
 
-# Of every option that names a checkpoint.
+# For all options that name a checkpoint.
 WEIGHTS: dict[str, Any] = {
     "metavar": "NAME|FILE|FOLDER|OWNER/NAME",
     "autocompletion": _complete_weights,
 }
 Weights = Annotated[
     str,
-    typer.Option(
-        **WEIGHTS,
-        help="Use this checkpoint: bundled (see tokcodec models), converted, or published.",
-        rich_help_panel=MODEL,
+    model_option(
+        "Use this checkpoint: bundled (see tokcodec models), converted, or published.", **WEIGHTS
     ),
 ]
 WeightsOf = Annotated[
     str | None,
-    typer.Option(
+    model_option(
+        "Use this checkpoint. Needed if the files' own is neither bundled nor cached.",
         "--weights",
         **WEIGHTS,
-        help="Use this checkpoint. Needed if the files' own is neither bundled nor cached.",
-        rich_help_panel=MODEL,
     ),
 ]
 Fit = Annotated[
     FitName | None,
-    typer.Option(
-        help="How to fit an image to the model's input size. Default: the checkpoint's.",
-        rich_help_panel=MODEL,
-    ),
+    model_option("How to fit an image to the model's input size. Default: the checkpoint's."),
 ]
 Tokens = Annotated[
     int | None,
-    typer.Option(
+    model_option(
+        "Use at most N tokens per image or tile, if the checkpoint supports it. Default of the "
+        "bundled one: 64.",
         metavar="N",
         min=1,
-        help="Use at most N tokens per image or tile, if the checkpoint supports it. Default of "
-        "the bundled one: 64.",
-        rich_help_panel=MODEL,
     ),
 ]
 Background = Annotated[
     str,
-    typer.Option(
-        metavar="COLOUR",
-        help="Put this colour (a name or #rrggbb) behind transparent parts.",
-        rich_help_panel=MODEL,
-    ),
+    model_option("Put this colour (a name or #rrggbb) behind transparent parts.", metavar="COLOUR"),
 ]
 
 # Processing
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    typer.Option(help="Run the model on this device.", rich_help_panel=PROCESSING),
+    Literal["auto", "cpu", "cuda"], processing_option("Run the model on this device.")
 ]
 Dtype = Annotated[
     Literal["float32", "bfloat16"],
-    typer.Option(
-        help="Precision of matrix products. bfloat16 is faster on some devices, and changes "
-        "some tokens.",
-        rich_help_panel=PROCESSING,
+    processing_option(
+        "Precision of matrix products. bfloat16 is faster on some devices, and changes some tokens."
     ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
+    processing_option(
+        "Run the model on N tiles at a time. Another N may change a few tokens. Default: 64 on "
+        "CUDA, 16 on a CPU, fewer for a large model, 1 for images that keep their shape.",
         metavar="N",
         min=1,
         max=1_000_000,
-        help="Run the model on N tiles at a time. Another N may change a few tokens.",
-        rich_help_panel=PROCESSING,
     ),
 ]
 Workers = Annotated[
     int,
-    typer.Option(
-        metavar="N",
-        min=1,
-        help="Read and write images in N threads.",
-        show_default="cores",
-        rich_help_panel=PROCESSING,
+    processing_option(
+        "Read and write images in N threads.", metavar="N", min=1, show_default="cores"
     ),
 ]
 
 
-_arguments: ContextVar[list[str]] = ContextVar("arguments")
-_restore: ContextVar[ExitStack] = ContextVar("restore")
-
-
-@contextmanager
-def command_running(arguments: list[str]) -> Iterator[None]:
-    """Restores at its end what a command changes of the process."""
-    with ExitStack() as stack:
-        _arguments.set(arguments)
-        _restore.set(stack)
-        yield
+running: ContextVar[typer.Context] = ContextVar("running")  # the command that runs
 
 
 def command_line() -> str:
-    """The command as it was typed, without credentials, for what records where it came from."""
-    arguments = _arguments.get()
+    """The command as it was typed, without credentials, for the provenance of a checkpoint."""
+    arguments = running.get().find_root().obj["arguments"]
     return without_credentials(shlex.join(["tokcodec", *arguments]))
 
 
 def allow_large() -> None:
-    """Lifts Pillow's own limit, for opening images and for making them, until the command ends."""
+    """Lifts Pillow's limit for opening and making images, until the command ends."""
     from PIL import Image
 
-    _restore.get().callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    limit = Image.MAX_IMAGE_PIXELS
+    running.get().call_on_close(lambda: setattr(Image, "MAX_IMAGE_PIXELS", limit))
     Image.MAX_IMAGE_PIXELS = None
 
 
 def colour_of(name: str) -> tuple[int, int, int]:
-    """Red, green and blue of a colour as ``--background`` takes it."""
+    """Red, green and blue of the value of ``--background``."""
     from PIL import ImageColor
 
     try:
@@ -220,26 +177,17 @@ def colour_of(name: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def selection_of(
-    include: Sequence[str] | None, exclude: Sequence[str] | None, follow: bool
-) -> "Selection":
-    from tokcodec.inputs.listing import Selection
-
-    return Selection(include or (), exclude or (), follow)
-
-
 def refuse_streams(sources: Sequence[str], output: str | None, as_json: bool, text: bool) -> None:
-    """
-    Raises:
-        typer.BadParameter: bytes would go to a terminal, or standard output takes JSON already.
-    """
+    """Refuses to write binary data to a terminal, or the result and JSON to standard output."""
     import sys
 
-    if output != STANDARD and not (list(sources) == [STANDARD] and output is None):
+    from tokcodec.batch.jobs import is_standard
+
+    if not is_standard(sources, output):
         return
     if as_json:
         raise typer.BadParameter("standard output cannot take both the result and JSON")
     if sys.stdout.isatty() and not text:
         raise typer.BadParameter(
-            "no bytes are written to a terminal: name a file, or pipe them on", param_hint="-o"
+            "cannot write binary data to a terminal: name a file, or redirect it", param_hint="-o"
         )

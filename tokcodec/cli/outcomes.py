@@ -1,4 +1,4 @@
-"""What commands print of their jobs."""
+"""Prints the jobs of a command and their outcomes."""
 
 import contextlib
 from collections import Counter
@@ -17,17 +17,16 @@ from tokcodec.io.job import Job
 
 
 def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) -> None:
-    """Takes all outcomes and prints them: a line of JSON each, or a progress bar; a single job, or
-    a dry run, has a line each.
+    """Does all jobs, and prints their outcomes.
+
+    Several jobs have a progress bar, and with ``as_json`` a line of JSON each. A single job, and
+    each job of a dry run, has a line.
 
     Args:
-        done: what becomes of a job, in a participle: ``encoded``.
-        outcomes: of the jobs.
-        as_json: print JSON.
-        options: of the run.
+        done: a participle that says what happens to a job: ``encoded``.
 
     Raises:
-        typer.Exit: status 3 if some of several jobs failed, 1 if the only one did.
+        typer.Exit: with status 3 if some of several jobs failed, 1 if the only one failed.
     """
     if outcomes.skipped:
         note(outcomes.skipped)
@@ -111,7 +110,7 @@ def _job_facts(job: Job[Any]) -> dict[str, Any]:
 
 
 def report_jobs(jobs: Iterable[Job[Any]], as_json: bool, overwrite: bool, inputs: str = "") -> None:
-    """A line for each job of a dry run, with its state, and how many there are of each."""
+    """Prints each job of a dry run with its state, and the number of jobs in each state."""
     counts: Counter[str] = Counter()
     for job in jobs:
         counts[job.state] += 1

@@ -5,33 +5,11 @@ from typing import Annotated
 
 import typer
 
-from tokcodec.cli.comparison import (
-    ALL,
-    BYTES,
-    Baselines,
-    Bytes,
-    MaxEdge,
-    MaxTokens,
-    Packed,
-    SquareFit,
-    Weights,
-    baseline_names,
-    follow,
-    rates,
-)
-from tokcodec.cli.options import (
-    CORES,
-    INPUT,
-    OUTPUT,
-    AllowLarge,
-    Device,
-    Force,
-    MaxImageBytes,
-    Workers,
-    allow_large,
-)
+from tokcodec.cli import comparison
+from tokcodec.cli import options as shared
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note
+from tokcodec.errors import counted
 from tokcodec.io.read import MAX_BYTES
 
 
@@ -46,38 +24,30 @@ def page(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FOLDER",
-            rich_help_panel=OUTPUT,
-            help="Write index.html and its images there.",
+        shared.output_option(
+            "Write index.html and its images there.", "-o", "--output", metavar="FOLDER"
         ),
     ],
-    weights: Weights = None,
-    against: Baselines = ALL,
-    limits: Bytes = BYTES,
-    tokens: MaxTokens = None,
-    packed: Packed = False,
+    weights: comparison.Weights = None,
+    against: comparison.Baselines = comparison.ALL,
+    limits: comparison.Bytes = comparison.BYTES,
+    tokens: comparison.MaxTokens = None,
+    packed: comparison.Packed = False,
     originals: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SRC",
-            rich_help_panel=INPUT,
-            help="The original images of token files. May be repeated.",
-        ),
+        shared.input_option("The original images of token files. May be repeated.", metavar="SRC"),
     ] = None,
     limit: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=INPUT, help="Show only the first N images."),
+        shared.input_option("Show only the first N images.", min=1),
     ] = 1000,
-    max_edge: MaxEdge = 384,
-    fit: SquareFit = "crop",
-    force: Force = False,
-    device: Device = "auto",
-    workers: Workers = CORES,
-    allow: AllowLarge = False,
-    max_image_bytes: MaxImageBytes = MAX_BYTES,
+    max_edge: comparison.MaxEdge = 384,
+    fit: comparison.SquareFit = "crop",
+    force: shared.Force = False,
+    device: shared.Device = "auto",
+    workers: shared.Workers = shared.CORES,
+    allow: shared.AllowLarge = False,
+    max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
 ) -> None:
     """Write a web page to compare images.
 
@@ -88,14 +58,14 @@ def page(
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """
-    names = baseline_names(against)
-    byte_limits, token_counts = rates(limits, tokens)
+    names = comparison.baseline_names(against)
+    byte_limits, token_counts = comparison.rates(limits, tokens)
     if allow:
-        allow_large()
+        shared.allow_large()
     from tokcodec.evaluate.page import INDEX
     from tokcodec.evaluate.run import page as run
 
-    with Bar("shown", None) as bar:
+    with Bar("shown", None, again="starts again") as bar:
         report = run(
             sources,
             output,
@@ -112,12 +82,12 @@ def page(
             workers=workers,
             max_image_bytes=max_image_bytes,
             overwrite=force,
-            progress=follow(bar),
+            progress=comparison.follow(bar),
         )
     if not report.compared:
-        note("nothing is compared without --originals")
+        note("the images are not compared: name their originals with --originals")
     if report.cut:
         note(f"only the first {limit:,} images are shown; --limit changes that")
-    note(f"{report.images:,} image{'s' * (report.images != 1)} in {output / INDEX}")
+    note(f"{counted(report.images, 'image')} in {output / INDEX}")
     if report.failed:
         raise typer.Exit(3)

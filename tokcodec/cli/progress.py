@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 NAMED = 10  # failures that are printed as they occur
-_FIRST, _EVERY = 10.0, 30.0  # seconds to a line about work that no terminal shows
+_FIRST, _EVERY = 10.0, 30.0  # seconds before a line, if standard error is not a terminal
 
 
 class Bar:
@@ -28,25 +28,30 @@ class Bar:
     Attributes:
         verb: a participle that says what happens to each item: ``encoded``.
         total: the number of items; None if it is unknown. If it is 0, nothing is printed.
-        total_bytes: the size of all sources, for the progress where ``total`` is unknown.
         unit: the singular of the items.
+        again: what the same command does after an interrupt.
         where_failed: where all failures are listed.
+        total_bytes: the size of all sources, to show progress if ``total`` is unknown.
         done, skipped, failed: the number of items so far; an earlier run did the skipped ones.
         bytes_in, bytes_out: bytes of the items read and written, for the last line.
-        bytes_read, bytes_skipped: bytes of the sources that were passed; those of skipped items.
+        bytes_read, bytes_skipped: bytes of the sources read so far, and those of skipped items.
         remark: text after the bar and at the end of the last line.
-        again: how to continue after an interrupt.
     """
 
     def __init__(
-        self, verb: str, total: int | None, unit: str = "image", where_failed: str = ""
+        self,
+        verb: str,
+        total: int | None,
+        unit: str = "image",
+        again: str = "continues",
+        where_failed: str = "",
     ) -> None:
-        self.verb, self.total, self.unit, self.where_failed = verb, total, unit, where_failed
+        self.verb, self.total, self.unit = verb, total, unit
+        self.again, self.where_failed = again, where_failed
         self.total_bytes: int | None = None
         self.done = self.skipped = self.failed = self.bytes_in = self.bytes_out = 0
         self.bytes_read = self.bytes_skipped = 0
         self.remark = ""
-        self.again = "the same command continues"
         self._begun = self._next = math.inf
         self._progress: Progress | None = None
 
@@ -60,12 +65,12 @@ class Bar:
             self._progress = Progress(
                 "{task.description}",
                 BarColumn(20),
-                "{task.fields[standing]}",
+                "{task.fields[text]}",
                 console=Console(stderr=True, markup=False),
                 transient=True,  # the line that follows says more
-                redirect_stdout=sys.stdout.isatty(),  # else results would go where the bar is
+                redirect_stdout=sys.stdout.isatty(),  # otherwise it would redirect results
             )
-            self._progress.add_task(self.verb, total=self.total, standing="")
+            self._progress.add_task(self.verb, total=self.total, text="")
             self._progress.start()
         return self
 
@@ -78,11 +83,11 @@ class Bar:
                 note(self._summary())
             return
         of = f" of {self.total:,}" if self.total else ""
-        standing = f"{self.done + self.skipped:,}{of} {self.verb}; {self.again}"
+        summary = f"{self.done + self.skipped:,}{of} {self.verb}; the same command {self.again}"
         if isinstance(error, Interrupted):
-            error.standing = standing
+            error.summary = summary
         elif self._moved:
-            note(f"stopped: {standing}")
+            note(f"stopped: {summary}")
 
     def move(self, count: int = 1) -> None:
         """Counts items as done."""
@@ -112,15 +117,14 @@ class Bar:
             total, moved = self.total, self._moved
             if total is None and self.total_bytes:
                 total, moved = self.total_bytes, self.bytes_read
-            standing = self._standing(now)
-            self._progress.update(task, total=total, completed=moved, standing=standing)
+            self._progress.update(task, total=total, completed=moved, text=self._text(now))
         elif now >= self._next:
             self._next = now + _EVERY
-            note(self._standing(now))
+            note(self._text(now))
 
-    def _standing(self, now: float) -> str:
-        """``12 of 1,000 images, 3.4 images/s, 0:04:50 left``; where the number of images is not
-        known, ``12 images, 2.3 of 1,000.0 MB, ...``."""
+    def _text(self, now: float) -> str:
+        """``12 of 1,000 images, 3.4 images/s, 0:04:50 left``; if the number of images is unknown,
+        ``12 images, 2.3 of 1,000.0 MB, ...``."""
         moved, share = counted(self._moved, self.unit), ""
         timed, rest = self.done + self.failed, 0
         if self.total is not None:
@@ -136,7 +140,7 @@ class Bar:
         return _joined(moved, share, self._speed(now), left, self.remark)
 
     def _speed(self, now: float) -> str:
-        """``12.3 images/s`` or ``2.5 s/image``; what was skipped took no time to speak of."""
+        """``12.3 images/s`` or ``2.5 s/image``, without skipped items, which take no time."""
         rate = (self.done + self.failed) / max(now - self._begun, 1e-3)
         if rate >= 1:
             return f"{rate:,.1f} {self.unit}s/s"

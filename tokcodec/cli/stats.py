@@ -7,7 +7,7 @@ import typer
 
 from tokcodec.cli.hints import explain, why_unknown
 from tokcodec.cli.options import Json, WeightsOf
-from tokcodec.cli.terminal import print_json, say, show
+from tokcodec.cli.terminal import print_json, print_table, say, show
 
 if TYPE_CHECKING:
     from tokcodec.evaluate.stats import Report
@@ -45,33 +45,30 @@ def stats(
 
 
 def _print(report: "Report") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None)
-    table.add_column()
-    table.add_column(justify="right")
-
-    def row(name: str, value: int | float | None, format_: str = ",", unit: str = "") -> None:
-        table.add_row(name, "unknown" if value is None else f"{value:{format_}}{unit}")
-
-    row("images", report.images)
-    row("failed", report.failed)
-    row("raw bytes (W x H x 3)", report.raw_bytes)
-    row("source files, bytes", report.source_bytes)
-    row("token files, bytes", report.file_bytes)
-    row("tokens", report.tokens)
-    row("payload, bits", report.payload_bits)
-    row("bits per pixel", report.bits_per_pixel, ".5f")
-    row("raw : token files", report.ratio_raw, ",.1f", " : 1")
-    row("source : token files", report.ratio_source, ",.1f", " : 1")
-    row("codebook size", report.codebook_size)
-    row("tokens used", report.tokens_used)
-    row("usage", report.usage, ".2%")
-    row("perplexity", report.perplexity, ",.1f")
-    row("entropy, bits per token", report.entropy_bits_per_token, ".3f")
-    # Figures must not be cut, in a pipe or a narrow terminal.
-    Console(width=max(Console().width, 60)).print(table)
+    rows: list[tuple[str, int | float | None, str]] = [
+        ("images", report.images, "{:,}"),
+        ("failed", report.failed, "{:,}"),
+        ("raw bytes (W x H x 3)", report.raw_bytes, "{:,}"),
+        ("source files, bytes", report.source_bytes, "{:,}"),
+        ("token files, bytes", report.file_bytes, "{:,}"),
+        ("tokens", report.tokens, "{:,}"),
+        ("payload, bits", report.payload_bits, "{:,}"),
+        ("bits per pixel", report.bits_per_pixel, "{:.5f}"),
+        ("raw : token files", report.ratio_raw, "{:,.1f} : 1"),
+        ("source : token files", report.ratio_source, "{:,.1f} : 1"),
+        ("codebook size", report.codebook_size, "{:,}"),
+        ("tokens used", report.tokens_used, "{:,}"),
+        ("usage", report.usage, "{:.2%}"),
+        ("perplexity", report.perplexity, "{:,.1f}"),
+        ("entropy, bits per token", report.entropy_bits_per_token, "{:.3f}"),
+    ]
+    print_table(
+        (
+            (name, "unknown" if value is None else style.format(value))
+            for name, value, style in rows
+        ),
+        head=False,
+    )
     if len(report.models) > 1:
         models = ", ".join(report.models)
         show(

@@ -1,20 +1,20 @@
-"""What a command prints: messages, results and JSON.
+"""Prints messages, results, tables and JSON.
 
-Text that comes from files passes ``errors.escaped`` before it reaches a terminal. JSON keeps it.
+Text from files is escaped (``errors.escaped``) before it is printed, except in JSON.
 """
 
 import json
 import sys
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
-from tokcodec.dataset import require_pyarrow as require_pyarrow
 from tokcodec.errors import escaped, one_line
 
-quiet = False  # whether only errors are printed, as --quiet asks for
+quiet = False  # whether only errors are printed, see --quiet
 
 
 def say(message: str) -> None:
-    """Prints one line on standard error, with the program's name before it."""
+    """Prints one line on standard error, after the program's name."""
     print(f"tokcodec: {one_line(message)}", file=sys.stderr, flush=True)
 
 
@@ -25,15 +25,32 @@ def note(message: str) -> None:
 
 
 def show(line: str) -> None:
-    """Prints one line of a result on standard output, uncut."""
+    """Prints one line of a result on standard output."""
     print(escaped(line))
 
 
-def cell(text: str) -> str:
-    """Escapes text from a file for a table of rich, which reads square brackets as markup."""
-    from rich.markup import escape
+def print_table(
+    rows: Iterable[Sequence[str]], left: Iterable[int] = (0,), head: bool = True
+) -> None:
+    """Prints a table, whose figures are not cut in a pipe or a narrow terminal.
 
-    return escape(escaped(text))
+    Args:
+        rows: the text of each cell.
+        left: the columns that are aligned on the left; the others are aligned on the right.
+        head: the first row is a head.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    first, *others = rows
+    table = Table(box=None, show_header=head)
+    for number, name in enumerate(first):
+        justify: Literal["left", "right"] = "left" if number in left else "right"
+        table.add_column(Text(escaped(name)), justify=justify, no_wrap=True)
+    for row in others if head else (first, *others):
+        table.add_row(*(Text(escaped(cell)) for cell in row))  # brackets are no markup
+    Console(width=1000).print(table)
 
 
 def print_json(value: Any) -> None:

@@ -10,10 +10,9 @@ import typer
 
 from tokcodec.cli import options as shared
 from tokcodec.cli import tokenize_options as own
-from tokcodec.cli.options import STANDARD, colour_of
 from tokcodec.cli.outcomes import report_jobs
 from tokcodec.cli.progress import Bar
-from tokcodec.cli.terminal import note, print_json, require_pyarrow
+from tokcodec.cli.terminal import note, print_json
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import counted
 from tokcodec.io.files import SUFFIX
@@ -40,7 +39,7 @@ def tokenize(
     fit: own.Fit = None,
     tokens: shared.Tokens = None,
     image_size: own.ImageSize = None,
-    background: own.Background = "white",
+    background: shared.Background = "white",
     views: own.Views = "one",
     crop_range: own.CropRange = None,
     seed: own.Seed = None,
@@ -53,7 +52,7 @@ def tokenize(
     device: shared.Device = "auto",
     dtype: shared.Dtype = "float32",
     compiled: own.Compile = False,
-    batch_size: own.BatchSize = None,
+    batch_size: shared.BatchSize = None,
     workers: own.Workers = None,
     engine: own.Engine = "local",
     ray_address: own.RayAddress = None,
@@ -68,7 +67,6 @@ def tokenize(
 
     Example: tokcodec tokenize photos -o dataset
     """
-    require_pyarrow()
     from tokcodec.inputs.listing import read_list
     from tokcodec.tokenize import api
 
@@ -82,8 +80,7 @@ def tokenize(
     chosen = weights or [DEFAULT_WEIGHTS]
     dataset = shlex.quote(output) + ("/NAME" if len(chosen) > 1 else "")
     failures = f"tokcodec inspect {dataset} --failed names all"
-    bar = Bar("tokenized", None, where_failed=failures)
-    bar.again = "the same command resumes after the last whole shard"
+    bar = Bar("tokenized", None, again="resumes after the last whole shard", where_failed=failures)
     with ExitStack() as stack:
 
         def move(done: "Progress") -> None:
@@ -101,16 +98,16 @@ def tokenize(
             if dry_run:
                 images = "unknown images" if run.images is None else counted(run.images, "image")
                 size, shards = counted(run.source_bytes, "byte"), counted(run.shards, "shard")
-                return report_jobs(run.jobs, as_json, force, f"{images}, {size}, {shards}")
+                report_jobs(run.jobs, as_json, force, f"{images}, {size}, {shards}")
+                return
             if run.faster_dtype:
                 note(f"--dtype {run.faster_dtype} is faster here, and changes some tokens")
             if not run.shards:
                 note(f"part {shard} has no shards: there are {run.all_shards} in all")
             bar.total, bar.total_bytes = run.images, run.source_bytes
             stack.enter_context(bar)
-            return None
 
-        names = sys.stdin.buffer if from_file == STANDARD else from_file
+        names = sys.stdin.buffer if from_file == shared.STANDARD else from_file
         listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (),
@@ -123,7 +120,7 @@ def tokenize(
             views=views,
             crop_range=crop_range,
             seed=seed,
-            background=colour_of(background),
+            background=shared.colour_of(background),
             label=label,
             columns=[name for name in (columns or "").split(",") if name],
             limit=limit,
@@ -149,7 +146,7 @@ def tokenize(
             begin=begin,
             report=move,
         )
-        if not bar.skipped:  # else the files hold more than was read now
+        if not bar.skipped:  # otherwise the files contain more than was read by this run
             bar.bytes_out = result.file_bytes or 0
         rows, shards = counted(result.rows, "row"), counted(result.shards, "shard")
         bar.remark = f"{output}: {rows} of {shards}"

@@ -1,22 +1,21 @@
 """The options of ``tokcodec tokenize`` that no other command has."""
 
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.cli import options as shared
+from tokcodec.cli.options import (
+    MANY,
+    WEIGHTS,
+    input_option,
+    model_option,
+    option,
+    processing_option,
+)
 
-
-def _panel(panel: str) -> Any:
-    """``typer.Option`` with the help first, in a panel of the help page."""
-
-    def option(help: str, *names: str, **more: Any) -> Any:  # noqa: A002
-        return typer.Option(*names, help=help, rich_help_panel=panel, **more)
-
-    return option
-
-
-_INPUT, _ROWS, _RESUME, _COMPUTE = map(_panel, ("Input", "Rows", "Resuming", "Computation"))
+_rows_option = partial(option, "Rows")
+_resuming_option = partial(option, "Resuming")
 
 Output = Annotated[
     str,
@@ -24,102 +23,109 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="OUT",
-        help="A folder of shards, or one file.parquet; a path, or the URL of a store.",
+        help="Write to this folder of shards, or to one file.parquet; a path, or the URL of a "
+        "store.",
     ),
 ]
 
 # Input
-Sources = Annotated[
-    list[str] | None, typer.Argument(metavar="[SRC]...", help="Images: " + shared.MANY)
-]
+Sources = Annotated[list[str] | None, typer.Argument(metavar="[SRC]...", help="Images: " + MANY)]
 FromFile = Annotated[
     str | None,
-    _INPUT("Also the images that this file lists, one name on each line.", metavar="FILE|-"),
+    input_option(
+        "Also read the images that this file lists, one name on each line.", metavar="FILE|-"
+    ),
 ]
 Label = Annotated[
-    str | None, _INPUT("Column of labels in Parquet. Default: label.", metavar="COLUMN")
+    str | None,
+    input_option(
+        "Take labels from this column of Parquet files. Default: label.", metavar="COLUMN"
+    ),
 ]
 Columns = Annotated[
     str | None,
-    _INPUT("Further columns of Parquet to keep, as text. Comma-separated.", metavar="A,B"),
+    input_option(
+        "Keep these columns of Parquet files, too, as text; separated by commas.", metavar="A,B"
+    ),
 ]
-Limit = Annotated[int | None, _INPUT("Only the first N images.", metavar="N", min=1)]
+Limit = Annotated[int | None, input_option("Read only the first N images.", metavar="N", min=1)]
 
-# Rows
+# Model
 Weights = Annotated[
     list[str] | None,
-    _ROWS(
-        "The checkpoint, as for encode. If repeated, each image is read once, and OUT is a folder "
-        "with a dataset for each. Default: the bundled one.",
+    model_option(
+        "Use this checkpoint, as for encode. If repeated, each image is read once, and OUT is a "
+        "folder with a dataset for each. Default: the bundled one.",
         "--weights",
-        **shared.WEIGHTS,
+        **WEIGHTS,
     ),
 ]
 Fit = Annotated[
     Literal["aspect", "stretch", "crop", "pad", "native"] | None,
-    _ROWS("How an image meets the model's input size. Default: the checkpoint's."),
+    model_option("How to fit an image to the model's input size. Default: the checkpoint's."),
 ]
 ImageSize = Annotated[
     int | None,
-    _ROWS(
-        "Side of the square in pixels, instead of --tokens, if the checkpoint supports it.",
+    model_option(
+        "Resize images to squares of N pixels, instead of --tokens, if the checkpoint supports it.",
         metavar="N",
         min=1,
     ),
 ]
-Background = Annotated[str, _ROWS("Behind transparent parts: a name or #rrggbb.", metavar="COLOUR")]
+
+# Rows
 Views = Annotated[
     str,
-    _ROWS(
+    _rows_option(
         "Rows per image: one, with its mirror image, ten crops, or N random resized crops.",
         metavar="one|hflip|ten-crop|random:N",
     ),
 ]
 CropRange = Annotated[
     float | None,
-    _ROWS(
-        "Size of the square that ten crops are cut from, in tiles. Default: 1.1.",
-        metavar="X",
-        min=1,
-        max=4,
+    _rows_option(
+        "Cut ten crops from a square of X tiles a side. Default: 1.1.", metavar="X", min=1, max=4
     ),
 ]
-Seed = Annotated[int | None, _ROWS("Seed of random crops. Default: 0.", metavar="N")]
-RowsPerShard = Annotated[int, _ROWS("Rows per shard; a tar is one shard.", min=1)]
+Seed = Annotated[int | None, _rows_option("Seed of random crops. Default: 0.", metavar="N")]
+RowsPerShard = Annotated[int, _rows_option("Rows per shard; a tar is one shard.", min=1)]
 
 # Resuming
-Force = Annotated[bool, _RESUME("Begin again.", "-f", "--force")]
+Force = Annotated[bool, _resuming_option("Start over.", "-f", "--force")]
 RetryFailed = Annotated[
     bool,
-    _RESUME(
-        "Make shards with failed rows again, where their files have not changed.",
-        "--retry-failed",
+    _resuming_option(
+        "Make shards with failed rows again, if their files have not changed.", "--retry-failed"
     ),
 ]
 VerifyInputs = Annotated[
-    bool, _RESUME("Also compare the bytes of finished shards' inputs.", "--verify-inputs")
+    bool, _resuming_option("Also compare the bytes of finished shards' inputs.", "--verify-inputs")
 ]
-MaxFailures = Annotated[int | None, _RESUME("Abort above N failed images.", min=0)]
+MaxFailures = Annotated[
+    int | None, _resuming_option("Stop when more than N images have failed.", metavar="N", min=0)
+]
 
-# Computation
+# Processing
 Shard = Annotated[
-    str | None, _COMPUTE("Process part I of N, from 0, on one of N machines.", metavar="I/N")
+    str | None,
+    processing_option("Process part I of N, from 0, on one of N machines.", metavar="I/N"),
 ]
-Compile = Annotated[bool, _COMPUTE("Compile the encoder first.", "--compile")]
-BatchSize = Annotated[
+Compile = Annotated[bool, processing_option("Compile the encoder first.", "--compile")]
+Workers = Annotated[
     int | None,
-    _COMPUTE(
-        "Tiles per batch; another batch size can change a few tokens. Default: 64 on CUDA, 16 on a "
-        "CPU, fewer for a large model, 1 with --fit aspect and native.",
+    processing_option(
+        "Read images in N threads. Default: one per core; with Ray, one per actor.",
+        metavar="N",
         min=1,
-        max=1_000_000,
     ),
 ]
-Workers = Annotated[
-    int | None, _COMPUTE("Threads that read images. Default: cores; 1 per Ray actor.", min=1)
+Engine = Annotated[Literal["local", "ray"], processing_option("Run here, or in Ray actors.")]
+RayAddress = Annotated[
+    str | None, processing_option("Use this Ray cluster. Default: start Ray on this machine.")
 ]
-Engine = Annotated[Literal["local", "ray"], _COMPUTE("Make shards here, or with Ray's actors.")]
-RayAddress = Annotated[str | None, _COMPUTE("A Ray cluster. Default: start Ray on this machine.")]
 Actors = Annotated[
-    int, _COMPUTE("Ray's actors; each loads the model and, on CUDA, takes a GPU.", min=1)
+    int,
+    processing_option(
+        "Start N Ray actors; each loads the model and, on CUDA, takes a GPU.", metavar="N", min=1
+    ),
 ]

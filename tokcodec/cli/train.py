@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tokcodec.cli.options import (
-    INPUT,
-    MANY,
-    MODEL,
-    PROCESSING,
-    WEIGHTS,
-    Device,
-    MaxImageBytes,
-    command_line,
-)
+from tokcodec.cli import options as shared
 from tokcodec.cli.progress import Bar
 from tokcodec.cli.terminal import note, show
 from tokcodec.io.read import MAX_BYTES
@@ -38,77 +29,95 @@ def _print_config(name: str | None) -> None:
     raise typer.Exit
 
 
-def _option(panel: str, text: str, *names: str, **settings: Any) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
-
-
-_model, _processing = partial(_option, MODEL), partial(_option, PROCESSING)
-_training, _input = (partial(_option, panel, metavar="N", min=1) for panel in ("Training", INPUT))
-_loss = partial(_option, "Loss (0 by default)", metavar="W", min=0, show_default=False)
-_CHECKPOINT = {**WEIGHTS, "metavar": "WEIGHTS"}  # as of --weights, in less space
+_training_option = partial(shared.option, "Training", metavar="N", min=1)
+_loss_option = partial(shared.option, "Loss (0 by default)", metavar="W", min=0, show_default=False)
+_CHECKPOINT = {**shared.WEIGHTS, "metavar": "WEIGHTS"}  # shorter than that of --weights
 
 
 def train(
-    sources: Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)],
+    sources: shared.Images,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
     ],
     model: Annotated[
-        str, _model("Preset (tokcodec, base, original) or JSON file.", metavar="NAME|FILE")
+        str,
+        shared.model_option("Preset (tokcodec, base, original) or JSON file.", metavar="NAME|FILE"),
     ] = "tokcodec",
     print_config: Annotated[
         str | None,
-        _model("Print a preset as JSON.", metavar="NAME", callback=_print_config, is_eager=True),
+        shared.model_option(
+            "Print a preset as JSON.", metavar="NAME", callback=_print_config, is_eager=True
+        ),
     ] = None,
     from_: Annotated[
         str | None,
-        _model("Begin with this checkpoint; its decoder may be smaller.", "--from", **_CHECKPOINT),
+        shared.model_option(
+            "Begin with this checkpoint; its decoder may be smaller.", "--from", **_CHECKPOINT
+        ),
     ] = None,
     tokens_of: Annotated[
-        str | None, _model("Train only a decoder, for tokens of this checkpoint.", **_CHECKPOINT)
+        str | None,
+        shared.model_option("Train only a decoder, for tokens of this checkpoint.", **_CHECKPOINT),
     ] = None,
-    steps: Annotated[int, _training("Optimizer steps.")] = 20_000,
-    batch_tokens: Annotated[int, _training("Tokens per step, of all processes together.")] = 4096,
-    learning_rate: Annotated[float, _training("Highest learning rate of AdamW.", min=0)] = 1e-3,
+    steps: Annotated[int, _training_option("Optimizer steps.")] = 20_000,
+    batch_tokens: Annotated[
+        int, _training_option("Tokens per step, of all processes together.")
+    ] = 4096,
+    learning_rate: Annotated[
+        float, _training_option("Highest learning rate of AdamW.", min=0)
+    ] = 1e-3,
     warmup: Annotated[
         int | None,
-        _training("Steps of warm-up.", min=0, show_default="a tenth of the steps, at most 500"),
+        _training_option(
+            "Steps of warm-up.", min=0, show_default="a tenth of the steps, at most 500"
+        ),
     ] = None,
-    seed: Annotated[int, _training("Random seed.", min=0)] = 0,
-    report_every: Annotated[int, _training("Report and write the checkpoint every N steps.")] = 500,
+    seed: Annotated[int, _training_option("Random seed.", min=0)] = 0,
+    report_every: Annotated[
+        int, _training_option("Report and write the checkpoint every N steps.")
+    ] = 500,
     rate_weight: Annotated[
-        float, _loss("Cost of a bit when a token is chosen, as a squared distance.")
+        float, _loss_option("Cost of a bit when a token is chosen, as a squared distance.")
     ] = 0.0,
     deblocking: Annotated[
-        float, _loss("Weight of the deblocking loss; 0.08 hides borders of patches.")
+        float, _loss_option("Weight of the deblocking loss; 0.08 hides borders of patches.")
     ] = 0.0,
-    spectra: Annotated[float, _loss("Weight of the windowed Fourier (Watson-DFT) loss.")] = 0.0,
-    lpips: Annotated[float, _loss("Weight of LPIPS; needs torchmetrics and torchvision.")] = 0.0,
+    spectra: Annotated[
+        float, _loss_option("Weight of the windowed Fourier (Watson-DFT) loss.")
+    ] = 0.0,
+    lpips: Annotated[
+        float, _loss_option("Weight of LPIPS; needs torchmetrics and torchvision.")
+    ] = 0.0,
     adversarial: Annotated[
-        float, _loss("Weight of the adversarial loss; needs --tokens-of.")
+        float, _loss_option("Weight of the adversarial loss; needs --tokens-of.")
     ] = 0.0,
     held_out: Annotated[
         Path | None,
-        _input(
+        shared.input_option(
             "Measure on the images of this list and do not train on them: on each line a path "
             "below SRC, name.tar/member or file.parquet/row.",
             metavar="FILE",
-            min=None,
             show_default="the first image and one in 32",
         ),
     ] = None,
-    workers: Annotated[int, _input("Read images in N threads.")] = 2,
-    max_image_bytes: MaxImageBytes = MAX_BYTES,
-    device: Device = "auto",
+    workers: Annotated[
+        int, shared.input_option("Read images in N threads.", metavar="N", min=1)
+    ] = 2,
+    max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
+    device: shared.Device = "auto",
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], _processing("Precision of matrix products.")
+        Literal["auto", "float32", "bfloat16"],
+        shared.processing_option("Precision of matrix products."),
     ] = "auto",
     compiled: Annotated[
         bool | None,
-        _processing("Use torch.compile.", "--compile/--no-compile", show_default="on CUDA"),
+        shared.processing_option(
+            "Use torch.compile.", "--compile/--no-compile", show_default="on CUDA"
+        ),
     ] = None,
     deterministic: Annotated[
-        bool, _processing("Get the same weights each time on CUDA too.", "--deterministic")
+        bool,
+        shared.processing_option("Get the same weights each time on CUDA too.", "--deterministic"),
     ] = False,
 ) -> None:
     """Train a tokenizer on your own images.
@@ -126,7 +135,7 @@ def train(
     from tokcodec.train.api import train as run
 
     with _Display() as display:
-        result = run(**options, provenance={"command": command_line()}, progress=display)
+        result = run(**options, provenance={"command": shared.command_line()}, progress=display)
     if is_first_process():
         if result.resumed_at == steps:
             note(
@@ -139,16 +148,18 @@ def train(
 class _Display(ExitStack):
     """Shows the progress of a training: a bar for each stage, messages and reports."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stage, self.done, self.bar = "", 0, Bar("", 0)
+    stage = ""
 
     def __call__(self, progress: "Progress") -> None:
         if progress.stage != self.stage:
             self.close()  # the bar of the stage before
-            self.stage, self.done = progress.stage, 0
-            if progress.stage != "starting":
-                self._open_bar(progress)
+            self.stage = progress.stage
+            if progress.stage == "reading":
+                self.bar = self.enter_context(Bar("read", progress.total, again="reads them again"))
+            elif progress.stage == "training":
+                bar = Bar("steps trained", progress.total, "step", again="resumes it")
+                self.bar = self.enter_context(bar)
+                self.bar.skip(progress.done)
         if progress.message:
             note(progress.message)
             return
@@ -156,19 +167,7 @@ class _Display(ExitStack):
         if progress.report:
             note(_line(progress.report))
             self.bar.remark = f"loss {progress.report.loss:.4f}"
-        self.bar.move(progress.done - self.done)
-        self.done = progress.done
-
-    def _open_bar(self, progress: "Progress") -> None:
-        if progress.stage == "reading":
-            self.bar, again = Bar("read", progress.total), "reads them again"
-        else:
-            self.bar, again = Bar("steps trained", progress.total, "step"), "resumes it"
-        self.bar.again = f"the same command {again}"
-        self.enter_context(self.bar)
-        if progress.stage == "training":
-            self.bar.skip(progress.done)
-            self.done = progress.done
+        self.bar.move(progress.done - self.bar.done - self.bar.skipped)
 
 
 def _line(report: "Report") -> str:

@@ -8,7 +8,7 @@ import typer
 
 from tokcodec.cli.options import WEIGHTS, Force, command_line
 from tokcodec.cli.progress import Bar
-from tokcodec.cli.terminal import note, require_pyarrow, show
+from tokcodec.cli.terminal import note, show
 from tokcodec.errors import DatasetError, counted
 from tokcodec.io.job import single_job
 
@@ -46,14 +46,12 @@ def train_prior(
 
     Example: tokcodec train-prior tokens --weights model.safetensors -o with-prior.safetensors
     """
-    require_pyarrow()
     from tokcodec.checkpoint import find
     from tokcodec.train.prior import add_prior
 
     single_job(dataset, output).check(force)
     source = find(weights)
-    with Bar("steps done", None, "step") as bar:
-        bar.again = "the same command starts again"
+    with Bar("steps done", None, "step", again="starts again") as bar:
 
         def progress(done: int, total: int) -> None:  # noqa: ARG001
             bar.total = total

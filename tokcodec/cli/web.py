@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from tokcodec.cli.options import OUTPUT, Force, Weights
+from tokcodec.cli.options import Force, Weights, output_option
 from tokcodec.cli.terminal import note
 from tokcodec.config import DEFAULT_WEIGHTS
 
@@ -13,13 +11,7 @@ from tokcodec.config import DEFAULT_WEIGHTS
 def web(
     output: Annotated[
         Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FOLDER",
-            rich_help_panel=OUTPUT,
-            help="Write index.html and offline.js there.",
-        ),
+        output_option("Write index.html and offline.js there.", "-o", "--output", metavar="FOLDER"),
     ],
     weights: Weights = DEFAULT_WEIGHTS,
     force: Force = False,

@@ -1,1 +1,1 @@
-"""How good the images are, and what other codecs give at the same bytes."""
+"""Measures images, tokens and files, and compares checkpoints with other codecs."""

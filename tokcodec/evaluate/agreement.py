@@ -1,4 +1,4 @@
-"""Whether tokens agree across devices, dtypes, thread counts and batch sizes, as measured."""
+"""Measures whether tokens agree across devices, dtypes, thread counts and batch sizes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from tokcodec import checkpoint
 from tokcodec.batch.jobs import images
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
-from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import ImageError, TokcodecError
 from tokcodec.image import Pixels, read_tiles
 from tokcodec.io.read import MAX_BYTES
@@ -40,11 +39,10 @@ class Agreement:
 
     Attributes:
         way: how they were computed.
-        images: how many.
-        tokens: how many.
-        differing: how many of them differ.
-        largest_margin: of those that differ, how much better the first way's token was at most than
-            the second best, in what the quantizer compares; None if none differ.
+        images, tokens: the number of images and of all their tokens.
+        differing: the number of tokens that differ.
+        largest_margin: the largest margin, in the first way, of a token that differs: how much
+            better it was than the second best, in what the quantizer compares. None if none differ.
     """
 
     way: Way
@@ -55,7 +53,7 @@ class Agreement:
 
 
 def ways_at_hand(config: ModelConfig) -> list[Way]:
-    """Every way that this machine has, the CPU's default one first."""
+    """Every way that this machine supports, the CPU's default one first."""
     threads = torch.get_num_threads()
     size = default_batch_size(config, "cpu")
     first = Way(threads=threads, batch_size=size)
@@ -77,14 +75,14 @@ def verify(
     max_image_bytes: int = MAX_BYTES,
     failed: Callable[[TokcodecError], None] = lambda _: None,
 ) -> list[Agreement]:
-    """Compares the tokens of images in all ways that this machine has.
+    """Compares the tokens of images in all ways that this machine supports.
 
     Args:
         sources: images: files, folders, globs, WebDataset tars, Parquet files; paths or URLs.
         weights: the checkpoint.
-        limit: most images.
+        limit: the most images that are read.
         max_image_bytes: images of more bytes fail.
-        failed: is given what is wrong with each image that cannot be read.
+        failed: called with the error of each image that cannot be read.
 
     Raises:
         ImageError: none can be read.
@@ -92,16 +90,15 @@ def verify(
     """
     header = checkpoint.find(weights)
     config = header.config
-
-    def place(size: Size) -> Placement:
-        return config.place(config.default_fit, size)[0]
-
     tiles: list[Pixels] = []
     for record in images(sources, max_image_bytes)[1]:
         if len(tiles) == limit:
             break
         try:
-            tiles.append(read_tiles(record, config.preprocessing, place).pixels[:1])
+            found = read_tiles(
+                record, config.preprocessing, lambda size: config.place(config.default_fit, size)[0]
+            )
+            tiles.append(found.pixels[:1])
         except ImageError as error:
             failed(error)
     if not tiles:
@@ -114,10 +111,7 @@ def compare(
 ) -> Iterator[Agreement]:
     """Encodes tiles in each way, and compares their tokens with those of the first.
 
-    Args:
-        header: the checkpoint.
-        tiles: as ``image.read_tiles`` gives them, uint8 [n, H, W, 3], of any shapes.
-        ways: the ways.
+    ``tiles`` are uint8 [n, H, W, 3], as ``image.read_tiles`` gives them, of any shapes.
     """
     by_shape: dict[tuple[int, ...], list[Pixels]] = {}
     for tile in tiles:
@@ -144,7 +138,7 @@ def compare(
 
 @torch.inference_mode()
 def _margins(runtime: TorchRuntime, tiles: Pixels, scale: int) -> NDArray[np.float64]:
-    """Of all tokens: how much better the token of each z is than the second best."""
+    """How much better each token is than the second best."""
     model = runtime.model
     parts = [
         model.quantizer.margins(model.z(runtime.preprocess(part, scale))).flatten()

@@ -1,14 +1,14 @@
 """Baselines: other codecs, each at its best within a number of bytes.
 
-At a few hundred bytes an image must be made smaller before it is encoded. What counts is the whole
-file, and the decoded image enlarged to the original size.
+At a few hundred bytes, an image must be made smaller before it is encoded. The size is that of the
+whole file, and the decoded image is enlarged to the original size before it is compared.
 """
 
 import io
 from collections.abc import Sequence
 from functools import cache, cached_property
 from itertools import pairwise
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from PIL import Image, features
@@ -34,18 +34,24 @@ EDGES = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 16
          320, 384, 448, 512, 640, 768)  # fmt: skip
 QUALITIES = (0, 2, 4, 6, 8, 10, 13, 16, 20, 25, 30, 35, 40, 50, 60, 70, 80, 90, 95)
 _NEXT = dict(pairwise((*QUALITIES, QUALITIES[-1] + 1)))
-_REFINED = 2  # edges, the best by PSNR, of which every quality is tried
-_HASHED_EDGE = 64  # of what the hashes see; they keep nine waves at most
+_SAVE: dict[str, dict[str, Any]] = {
+    "webp": {"format": "WEBP", "method": 6},
+    "avif": {"format": "AVIF", "speed": 4, "max_threads": 1},
+    "jxl": {"format": "JXL", "effort": 7, "num_threads": 1},
+    "jpeg": {"format": "JPEG", "optimize": True},
+}
+_REFINED = 2  # the number of edges, the best by PSNR, at which every quality is tried
+_HASHED_EDGE = 64  # longer edge in pixels of what the hashes encode; they keep nine waves at most
 
 
 class Attempt:
     """One way to encode an image.
 
     Attributes:
-        file_bytes: of the whole file.
-        settings: for people.
+        file_bytes: the size of the whole file.
+        settings: the scale and quality, in words.
         image: the decoded image, at the size of the original.
-        psnr: of it, in dB.
+        psnr: the PSNR of that image, in dB.
     """
 
     def __init__(self, file_bytes: int, settings: str, small: Image.Image, original: Image.Image):
@@ -64,7 +70,6 @@ class Attempt:
 class Baseline(Protocol):
     def best(self, limit: int) -> Attempt | None:
         """The attempt of highest PSNR of at most ``limit`` bytes; None if no file is that small."""
-        ...
 
 
 def open_baseline(name: Name, image: Image.Image) -> Baseline:
@@ -77,10 +82,9 @@ def open_baseline(name: Name, image: Image.Image) -> Baseline:
 
 
 def require(names: tuple[Name, ...]) -> None:
-    """Checks that this machine has the codecs.
-
+    """
     Raises:
-        EvaluationError: Pillow was built without one of them.
+        EvaluationError: Pillow was built without one of these codecs.
     """
     for name in names:
         if name in ("webp", "avif") and not features.check(name):
@@ -97,8 +101,8 @@ class _FileFormat:
         self._attempt = cache(self._decode)
 
     def best(self, limit: int) -> Attempt | None:
-        """Takes for every smaller size the best quality that fits, on a coarse scale; for those
-        few that give the highest PSNR, then on a fine one."""
+        """Finds the best quality that fits at every size, first in large steps; then in small steps
+        at the few sizes with the highest PSNR."""
         found: list[tuple[int, int]] = []  # edges and qualities
         for edge in self._edges:
             quality = self._highest_that_fits(edge, QUALITIES, limit)
@@ -131,18 +135,10 @@ class _FileFormat:
         return _resize(self._image, _scaled(self._image.size, edge))
 
     def _encode_once(self, edge: int, quality: int) -> bytes:
-        file = io.BytesIO()
-        image = self._small(edge)
-        if self._name == "webp":
-            image.save(file, "WEBP", quality=quality, method=6)
-        elif self._name == "avif":
-            image.save(file, "AVIF", quality=quality, speed=4, max_threads=1)
-        elif self._name == "jxl":
+        if self._name == "jxl":
             import pillow_jxl  # noqa: F401  (registers the format)
-
-            image.save(file, "JXL", quality=quality, effort=7, num_threads=1)
-        else:
-            image.save(file, "JPEG", quality=quality, optimize=True)
+        file = io.BytesIO()
+        self._small(edge).save(file, quality=quality, **_SAVE[self._name])
         return file.getvalue()
 
     def _decode(self, edge: int, quality: int) -> Attempt:

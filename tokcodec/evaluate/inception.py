@@ -1,12 +1,12 @@
 """The Inception network whose features FID compares, with its published weights.
 
-It is TensorFlow's network of 2015-12-05 (Szegedy et al., arXiv 1512.00567), which all published
-figures of FID are of, as the packages torch-fidelity and torchmetrics run it.
+It is TensorFlow's network of 2015-12-05 (Szegedy et al., arXiv 1512.00567), on which all published
+FIDs are based, as the packages torch-fidelity and torchmetrics run it.
 """
 
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,18 +126,18 @@ class _Mixed(nn.Module):
     """Branches that see the same input, each a chain of convolutions, and one that pools it.
 
     Args:
-        inputs: channels.
-        branches: the steps of each, by name. A branch of several steps numbers them in the names
-            of its convolutions: ``branch5x5_1``; two kernels of a step add ``a`` and ``b``.
-        pool: of the branch that pools: ``max`` or ``mean``.
-        stride: of the last step of each branch; with 2, edges are not padded there.
-        pooled: outputs of a convolution after the pool; None for none.
+        inputs: input channels.
+        branches: the steps of each branch. If it has several, the names of its convolutions number
+            them: ``branch5x5_1``; two kernels of a step add ``a`` and ``b``.
+        pool: ``max`` or ``mean``.
+        stride: of the last step of each branch; if it is 2, the edges are not padded there.
+        pooled: output channels of a convolution after the pool; None for no convolution.
     """
 
     def __init__(
         self,
         inputs: int,
-        branches: dict[str, Sequence[_Step]],
+        branches: Mapping[str, Sequence[_Step]],
         pool: str = "max",
         stride: int = 1,
         pooled: int | None = None,
@@ -148,7 +148,7 @@ class _Mixed(nn.Module):
             self._pool: nn.Module = nn.MaxPool2d(3, stride, padding)
         else:  # TensorFlow's mean does not count what is padded
             self._pool = nn.AvgPool2d(3, stride, padding, count_include_pad=False)
-        self._chains: list[list[list[str]]] = []
+        self._chains: list[list[list[str]]] = []  # the names of the convolutions of each step
         for branch, steps in branches.items():
             channels, chain = inputs, []
             for number, (outputs, *kernels) in enumerate(steps, 1):
@@ -176,7 +176,7 @@ class _Mixed(nn.Module):
 
 
 def _mixed_5(inputs: int, pooled: int) -> _Mixed:
-    branches: dict[str, Sequence[_Step]] = {
+    branches = {
         "branch1x1": [(64, 1)],
         "branch5x5": [(48, 1), (64, 5)],
         "branch3x3dbl": [(64, 1), (96, 3), (96, 3)],
@@ -185,22 +185,17 @@ def _mixed_5(inputs: int, pooled: int) -> _Mixed:
 
 
 def _mixed_6(width: int) -> _Mixed:
-    branches: dict[str, Sequence[_Step]] = {
+    row, column = (width, _ROW_7), (width, _COLUMN_7)
+    branches: dict[str, list[_Step]] = {
         "branch1x1": [(192, 1)],
-        "branch7x7": [(width, 1), (width, _ROW_7), (192, _COLUMN_7)],
-        "branch7x7dbl": [
-            (width, 1),
-            (width, _COLUMN_7),
-            (width, _ROW_7),
-            (width, _COLUMN_7),
-            (192, _ROW_7),
-        ],
+        "branch7x7": [(width, 1), row, (192, _COLUMN_7)],
+        "branch7x7dbl": [(width, 1), column, row, column, (192, _ROW_7)],
     }
     return _Mixed(768, branches, "mean", pooled=192)
 
 
 def _mixed_7(inputs: int, pool: str) -> _Mixed:
-    branches: dict[str, Sequence[_Step]] = {
+    branches: dict[str, list[_Step]] = {
         "branch1x1": [(320, 1)],
         "branch3x3": [(384, 1), (384, _ROW_3, _COLUMN_3)],
         "branch3x3dbl": [(448, 1), (384, 3), (384, _ROW_3, _COLUMN_3)],

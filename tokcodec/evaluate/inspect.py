@@ -1,4 +1,4 @@
-"""What a token file, a folder of them, a token dataset or a checkpoint holds. No torch."""
+"""The facts of a token file, a folder of them, a token dataset or a checkpoint, without torch."""
 
 import contextlib
 import json
@@ -12,7 +12,6 @@ from tokcodec import checkpoint
 from tokcodec.batch.jobs import STANDARD
 from tokcodec.checkpoint import Header, describe, find, find_by_model_id, find_own, find_with_prior
 from tokcodec.coding.prior import PREFIX
-from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import CheckpointError, TokcodecError, TokenFileError
 from tokcodec.io.files import SUFFIX
@@ -23,18 +22,18 @@ from tokcodec.tokenfile import TokenFile, check_tokens, is_token_file
 
 
 def inspect(source: str, *, tokens: bool = False, weights: str | None = None) -> dict[str, Any]:
-    """Checks all of a source, and gives its facts as plain data.
+    """Checks a source, and returns its facts as plain data.
 
     Args:
-        source: a token file, a folder of them, a token dataset, or a checkpoint, also by its
-            bundled name; token files and datasets also by URL; ``-``, a token file or its text
-            on standard input.
-        tokens: of a token file, give the tokens, too.
+        source: a token file, a folder of them, a token dataset, or a checkpoint or its bundled
+            name. Token files and datasets may be URLs. ``-`` is a token file or a text on standard
+            input.
+        tokens: include the tokens of a token file.
         weights: the checkpoint of the token files, if it is neither bundled nor cached.
 
     Raises:
-        TokcodecError: the source cannot be read, is damaged, or is no single token file where
-            the tokens are asked for.
+        TokcodecError: the source cannot be read, is damaged, or is not a single token file although
+            ``tokens`` is given.
     """
     if source == STANDARD:
         with _naming("standard input"):
@@ -53,10 +52,6 @@ def inspect(source: str, *, tokens: bool = False, weights: str | None = None) ->
 
 
 def _refuse(tokens: bool, source: str, what: str) -> None:
-    """
-    Raises:
-        TokcodecError: tokens are asked for of this.
-    """
     if tokens:
         raise TokcodecError(f"cannot show tokens: it is {what}", name=source)
 
@@ -82,7 +77,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
-    """The facts of the token files in a folder, or of the only checkpoint in it."""
+    """The facts of the token files in a folder, or of the checkpoint in it."""
     given = find(weights) if weights else None
     models, fits = Counter[str](), Counter[str]()
     failures = []
@@ -100,7 +95,7 @@ def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
     if not models and not failures:
         if own := find_own(str(folder)):
             return _checkpoint(own.path)
-        raise TokcodecError("holds no token files, no token dataset, no checkpoint", name=folder)
+        raise TokcodecError("contains no token files, token dataset or checkpoint", name=folder)
     return {
         "kind": "folder",
         "token_files": models.total(),
@@ -113,11 +108,10 @@ def _folder(folder: Path, weights: str | None) -> dict[str, Any]:
 
 
 def _dataset(path: Path, weights: str | None) -> dict[str, Any]:
-    require_pyarrow()
     from tokcodec.dataset.reader import open_dataset
 
     dataset = open_dataset(path)
-    whole = sum(map(len, dataset.tokens()))  # which checks them
+    whole = sum(map(len, dataset.tokens()))  # this checks them
     given = find(weights) if weights else None
     header = find_by_model_id(bytes.fromhex(dataset.metadata.model_id), given)
     return {
@@ -140,44 +134,35 @@ def _token_files(name: str, data: bytes, tokens: bool, weights: str | None) -> d
     given = find(weights) if weights else None
     try:
         found = TokenFile.find(data)
+        if len(found) == 1:
+            return _token_file(found[0], tokens, given)
     except TokenFileError as error:
         raise error.named(name) from error
-    if len(found) > 1:
-        messages = [_message(own, tokens, given) for own in found]
-        failed = sum("error" in message for message in messages)
-        return {"kind": "messages", "failed": failed, "messages": messages}
-    (only,) = found
-    if isinstance(only, TokenFileError):
-        raise only.named(name)
-    return _token_file(name, only, tokens, given)
-
-
-def _message(
-    found: TokenFile | TokenFileError, tokens: bool, given: Header | None
-) -> dict[str, Any]:
-    try:
-        if isinstance(found, TokenFileError):
-            raise found
-        return _token_file("message", found, tokens, given)
-    except TokenFileError as error:
-        return {"kind": "message", "error": error.reason}
+    messages: list[dict[str, Any]] = []
+    failed = 0
+    for own in found:
+        try:
+            messages.append(_token_file(own, tokens, given))
+        except TokenFileError as error:
+            messages.append({"kind": "message", "error": error.reason})
+            failed += 1
+    return {"kind": "messages", "failed": failed, "messages": messages}
 
 
 def _token_file(
-    name: str, token_file: TokenFile, with_tokens: bool, given: Header | None
+    token_file: TokenFile | TokenFileError, with_tokens: bool, given: Header | None
 ) -> dict[str, Any]:
+    if isinstance(token_file, TokenFileError):
+        raise token_file
     header = find_by_model_id(token_file.model_id, given)
     # Only the tokens of an entropy-coded file need its prior.
     checked = "bytes"
     tokens = None
-    try:
-        if with_tokens or (header and _has_prior(token_file, given)):
-            tokens = token_file.tokens_with(given, incomplete=True)
-            if header:
-                check_tokens(tokens, header.config.quantizer.codebook_size)
-                checked = "tokens"
-    except TokenFileError as error:
-        raise error.named(name) from error
+    if with_tokens or (header and _has_prior(token_file, given)):
+        tokens = token_file.tokens_with(given, incomplete=True)
+        if header:
+            check_tokens(tokens, header.config.quantizer.codebook_size)
+            checked = "tokens"
     facts: dict[str, Any] = {
         "kind": "token file",
         "fit": token_file.fit,
@@ -207,7 +192,7 @@ def _token_file(
 
 
 def _has_prior(token_file: TokenFile, given: Header | None) -> bool:
-    """Whether there is the prior that its tokens need, if they need one."""
+    """Whether its tokens can be read: they need no prior, or the prior was found."""
     try:
         return not token_file.entropy_coded or bool(find_with_prior(token_file.model_id, given))
     except CheckpointError:

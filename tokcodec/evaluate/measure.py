@@ -13,7 +13,7 @@ from tokcodec.config.geometry import Fit
 from tokcodec.errors import EvaluationError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Name, open_baseline, require
 from tokcodec.evaluate.inception import Inception
-from tokcodec.evaluate.metrics import SCORES, Scores, score
+from tokcodec.evaluate.metrics import SCORES, score
 from tokcodec.evaluate.points import Example, Point
 from tokcodec.evaluate.rfid import Features, FeatureSums, Gaussian
 from tokcodec.evaluate.stats import Collector
@@ -25,11 +25,11 @@ class Measured:
     """One image at one point, by the checkpoint or by a baseline.
 
     Attributes:
-        point: its index.
+        point: the index of the point.
         baseline: None for the checkpoint.
-        file_bytes: of the whole file.
-        settings: of the baseline.
-        scores: None if the original is not known.
+        file_bytes: the size of the whole file.
+        settings: the settings of the baseline, in words.
+        scores: by name; empty if the original is not known.
         features: for rFID; None if that is not measured.
         image: the decoded image.
     """
@@ -38,7 +38,7 @@ class Measured:
     baseline: Name | None
     file_bytes: int
     settings: str
-    scores: Scores | None
+    scores: Mapping[str, float]
     features: Features | None
     image: Image.Image
 
@@ -49,17 +49,13 @@ class Result:
 
     Attributes:
         example: the image.
-        measured: by all codecs but those of which no file was small enough.
-        features: of the originals, by their size; empty if rFID is not measured.
+        measured: the image by every codec that has a file that is small enough.
+        features: features of the originals, by their size; empty if rFID is not measured.
     """
 
     example: Example
     measured: tuple[Measured, ...]
     features: Mapping[int | None, Features]
-
-    def by_codec(self, point: int) -> Mapping[str, Measured]:
-        """What it gave at one point, by the name of the baseline; empty for the checkpoint."""
-        return {found.baseline or "": found for found in self.measured if found.point == point}
 
 
 @dataclass(frozen=True)
@@ -68,10 +64,10 @@ class Mean:
 
     Attributes:
         codec: name of the checkpoint or of the baseline.
-        images: how many it has a file for that is small enough.
-        file_bytes: of the whole files; None, like the scores, unless there is one for all images.
-        lpips: None, too, if it was not measured.
-        rfid: over all images, from 0; None, too, if it was not measured, or on a single image.
+        images: the number of images that have a file that is small enough.
+        file_bytes: size of the whole file. It and the scores are None unless all images have one.
+        lpips: None also if it was not measured.
+        rfid: over all images; None also if it was not measured, or if there is only one image.
     """
 
     codec: str
@@ -89,12 +85,12 @@ class Row:
     """One point of a checkpoint, and the baselines there.
 
     Attributes:
-        checkpoint_id: of the checkpoint.
+        checkpoint_id: identifies the checkpoint.
         size: side of the squares that images were brought to; None for their own shape.
-        max_bytes: the limit of every file; None if the rate is given by the tokens. Baselines
-            then have the bytes of the checkpoint's file of the same image.
+        max_bytes: the limit of every file; None if the rate is given in tokens. Baselines then
+            have the bytes of the checkpoint's file of the same image.
         max_tokens: most tokens of an image; None if the rate is given in bytes.
-        tokens: of an image, the mean.
+        tokens: mean number of tokens of an image.
         usage: share of the codebook that the images use.
         perplexity: 2 to the entropy of the tokens.
         own: means of the checkpoint.
@@ -121,8 +117,8 @@ class Report:
     """Means over all images.
 
     Attributes:
-        images: measured.
-        failed: could not be read; they are in no other figure.
+        images: the number of images that were measured.
+        failed: the number of images that could not be read; no other figure includes them.
         compared: whether there were originals to compare with.
         max_edge: pixels of the longer edge to which larger images were resized, where they kept
             their shape.
@@ -143,7 +139,7 @@ class Report:
 
     @property
     def shape(self) -> str:
-        """For people: the shape at which images were measured."""
+        """The shape at which images were measured, in words."""
         if self.fit:
             sizes = sorted({row.size for row in self.rows if row.size})
             return f"{self.fit} to {' and '.join(f'{size}x{size}' for size in sizes)}"
@@ -151,14 +147,10 @@ class Report:
 
 
 class Means:
-    """Adds up what images give.
-
-    Args:
-        points: of all images.
-        baselines: names of the baselines.
+    """Adds up the results of images.
 
     Raises:
-        EvaluationError: checkpoints of one name, or a baseline that this machine lacks.
+        EvaluationError: several codecs have the same name, or this machine lacks a baseline.
     """
 
     def __init__(self, points: Sequence[Point], baselines: tuple[Name, ...]) -> None:
@@ -184,7 +176,7 @@ class Means:
             self._originals.setdefault(size, FeatureSums(len(features))).add(features)
 
     def rows(self) -> tuple[Row, ...]:
-        """What all points gave so far."""
+        """The means of each point so far."""
         originals = {size: sums.gaussian() for size, sums in self._originals.items()}
         return tuple(
             self._row(place, originals.get(point.size)) for place, point in enumerate(self.points)
@@ -229,7 +221,7 @@ class Means:
 
 @dataclass
 class _Sums:
-    """Of one codec at one point, over its images."""
+    """Sums over the images of one codec at one point."""
 
     images: int = 0
     file_bytes: int = 0
@@ -239,9 +231,8 @@ class _Sums:
     def add(self, measured: Measured) -> None:
         self.images += 1
         self.file_bytes += measured.file_bytes
-        for name in SCORES if measured.scores else ():
-            if (value := getattr(measured.scores, name)) is not None:
-                self.scores[name] += value
+        for name, value in measured.scores.items():
+            self.scores[name] += value
         if measured.features is not None:
             self.features = self.features or FeatureSums(len(measured.features))
             self.features.add(measured.features)
@@ -255,22 +246,15 @@ def measure(
     inception: Inception | None,
     workers: int,
 ) -> Iterator[Result | TokcodecError]:
-    """Measures examples, in order; an error in the place of an example is passed on.
+    """Measures examples in threads, in order; an error in the place of an example is passed on.
 
-    Baselines have the limit of the point or, if it has none, the bytes of the token file.
-
-    Args:
-        examples: of the images.
-        points: of the examples.
-        baselines: names of the baselines.
-        lpips: whether to measure it.
-        inception: the network of rFID; None not to measure it.
-        workers: threads; encoders and scores leave Python's lock to each other.
+    Baselines have the limit of the point or, if it has none, the bytes of the token file. Without
+    ``inception``, rFID is not measured.
     """
     work = partial(_measure, points=points, baselines=baselines, lpips=lpips, inception=inception)
     threads = torch.get_num_threads()
     try:
-        begin = partial(torch.set_num_threads, 1)  # each thread of ours computes on one core
+        begin = partial(torch.set_num_threads, 1)  # each worker computes on one core
         yield from map_ahead(work, examples, workers, 2 * workers, begin)
     finally:
         torch.set_num_threads(threads)
@@ -292,7 +276,7 @@ def _measure(
         for name in baselines
     }
     # By id of the image: one may be the best at several points.
-    known: dict[int, tuple[Scores | None, Features | None]] = {}
+    known: dict[int, tuple[Mapping[str, float], Features | None]] = {}
     measured: list[Measured] = []
 
     def add(place: int, name: Name | None, size: int, settings: str, image: Image.Image) -> None:
@@ -303,7 +287,7 @@ def _measure(
                 inception.features(np.asarray(image)) if inception else None,
             )
         measured.append(
-            Measured(place, name, size, settings, *known.get(id(image), (None, None)), image)
+            Measured(place, name, size, settings, *known.get(id(image), ({}, None)), image)
         )
 
     for place, point in enumerate(points):

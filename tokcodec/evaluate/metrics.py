@@ -1,19 +1,18 @@
-"""How near a decoded image is to its original. PSNR needs no torch."""
+"""Scores of decoded images."""
 
 import math
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from tokcodec.errors import EvaluationError
 from tokcodec.image import Pixels
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-# How scores are shown: a title, and the number of decimals.
+# The scores of an image, and how they are shown: a title, and the number of decimals. PSNR is of
+# 8-bit pixels. SSIM (Wang et al. 2004) and MS-SSIM, on five scales (Wang et al. 2003), are at most
+# 1. LPIPS is a distance in AlexNet's features (Zhang et al. 2018, arXiv 1801.03924), from 0.
 SCORES = {
     "psnr": ("PSNR, dB", 2),
     "ssim": ("SSIM", 3),
@@ -23,45 +22,28 @@ SCORES = {
 SMALLEST_EDGE = 176  # in pixels, for the five scales of MS-SSIM
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one image, or means over several.
-
-    Attributes:
-        psnr: dB, on 8-bit pixels.
-        ssim: structural similarity (Wang et al. 2004), up to 1.
-        ms_ssim: on five scales (Wang et al. 2003), up to 1.
-        lpips: distance in AlexNet's features (Zhang et al. 2018, arXiv 1801.03924), from 0; None
-            if it was not measured.
-    """
-
-    psnr: float
-    ssim: float
-    ms_ssim: float
-    lpips: float | None
-
-
 def psnr(original: Pixels, decoded: Pixels) -> float:
     """Peak signal-to-noise ratio of 8-bit pixels in dB; equal ones give 148, not infinity."""
     error = float(np.mean((original.astype(np.float64) - decoded) ** 2))
     return 10 * math.log10(255**2 / max(error, 1e-10))
 
 
-def score(original: Pixels, decoded: Pixels, lpips: bool) -> Scores:
-    """Scores of uint8 images [H, W, 3], H and W at least ``SMALLEST_EDGE``."""
-    import torch
+def score(original: Pixels, decoded: Pixels, lpips: bool) -> dict[str, float]:
+    """The ``SCORES`` of uint8 images [H, W, 3], H and W at least ``SMALLEST_EDGE``."""
     from torchmetrics.functional import image
 
     a, b = _tensor(decoded), _tensor(original)
     with torch.inference_mode():
-        return Scores(
-            psnr=psnr(original, decoded),
-            ssim=float(image.structural_similarity_index_measure(a, b, data_range=1.0)),  # type: ignore[arg-type]
-            ms_ssim=float(
-                image.multiscale_structural_similarity_index_measure(a, b, data_range=1.0)
-            ),
-            lpips=float(_lpips_network()(a, b, normalize=True)) if lpips else None,
-        )
+        ssim = image.structural_similarity_index_measure(a, b, data_range=1.0)
+        ms_ssim = image.multiscale_structural_similarity_index_measure(a, b, data_range=1.0)
+        scores = {
+            "psnr": psnr(original, decoded),
+            "ssim": float(ssim),  # type: ignore[arg-type]
+            "ms_ssim": float(ms_ssim),
+        }
+        if lpips:
+            scores["lpips"] = float(_lpips_network()(a, b, normalize=True))
+    return scores
 
 
 def require_lpips() -> None:
@@ -78,13 +60,11 @@ def require_lpips() -> None:
 
 
 @cache
-def _lpips_network() -> "nn.Module":
+def _lpips_network() -> nn.Module:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     return LearnedPerceptualImagePatchSimilarity(net_type="alex").net
 
 
-def _tensor(pixels: Pixels) -> "Tensor":
-    import torch
-
+def _tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255

@@ -1,7 +1,7 @@
-"""A page to look at images: what checkpoints made of them, beside originals and baselines.
+"""A web page that shows images as checkpoints decode them, with originals and baselines.
 
-``index.html`` holds its style, program and data, and shows the image files beside it, from a server
-or from the disk. Its policy lets it load nothing else, and run nothing but its own program.
+``index.html`` holds its style, program and data, and shows the image files in the same folder, from
+a server or from the disk. Its content security policy allows no other files and no other programs.
 """
 
 import html
@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from tokcodec.errors import counted
 from tokcodec.evaluate.baselines import TITLES, Name
 from tokcodec.evaluate.measure import Report, Result
 from tokcodec.evaluate.metrics import SCORES
@@ -31,20 +32,14 @@ _MEASURES = ("psnr", "ms_ssim")
 _NOTE = "Scores are of the images themselves; they are shown here as WebP of quality 92."
 _GAIN = " A gain is the PSNR of a checkpoint over that of the best baseline in no more bytes."
 _PARTS = Path(__file__).parent
-# Globs of what a page is.
+# Globs of the files of a page.
 FILES = (INDEX, *(f"{measure}.svg" for measure in _MEASURES), f"{_IMAGES}/[0-9]*.webp")
 
 
 class Page:
     """Writes the images of results as they come, and at the end the page that shows them.
 
-    Args:
-        folder: gets ``index.html``, ``images`` and plots; those of an earlier page are removed.
-        points: of the evaluation.
-        baselines: names of the baselines.
-
-    Raises:
-        OutputError: the file system refused.
+    The files of an earlier page in the folder are removed.
     """
 
     def __init__(self, folder: Path, points: Sequence[Point], baselines: Sequence[Name]) -> None:
@@ -56,15 +51,11 @@ class Page:
                 old.unlink()
 
     def add(self, result: Result) -> None:
-        """Writes the images of one result, each once.
-
-        Raises:
-            OutputError: the file system refused.
-        """
+        """Writes the images of one result, each once."""
         example, number = result.example, len(self._images)
         images: list[Image.Image] = []
-        versions: dict[Any, dict[str, Any]] = {}  # by what makes them differ
-        chosen: dict[str, int] = {}  # the version that a choice stands for
+        versions: dict[Any, dict[str, Any]] = {}  # by what distinguishes them
+        chosen: dict[str, int] = {}  # the version of each choice
 
         def version(choice: str, mark: Any, image: Image.Image, **facts: Any) -> None:
             if mark not in versions:
@@ -77,7 +68,7 @@ class Page:
             version("original", "original", largest)
         for measured in result.measured:
             place, baseline, scores = measured.point, measured.baseline, measured.scores
-            shown = [round(getattr(scores, name), 4) for name in _MEASURES] if scores else []
+            shown = [round(scores[name], 4) for name in _MEASURES] if scores else []
             settings = measured.settings
             if not baseline:
                 settings = f"{example.own[place][0].num_tokens} tokens"
@@ -107,14 +98,10 @@ class Page:
     def _save(self, image: Image.Image, name: str) -> None:
         path = self.folder / _IMAGES / f"{name}.webp"
         with output_errors(path):
-            image.save(path, quality=92)  # not synced: the page is, which is written last
+            image.save(path, quality=92)  # not synced, unlike the page, which is written last
 
     def write(self, report: Report) -> None:
-        """Writes the page, and its plots if there was something to measure.
-
-        Raises:
-            OutputError: the file system refused.
-        """
+        """Writes the page, and its plots if the images were compared."""
 
         def write(name: str, data: bytes) -> None:
             write_atomically(self.folder / name, lambda file: file.write(data))
@@ -137,7 +124,7 @@ class Page:
         write(INDEX, page.encode())
 
     def _data(self) -> dict[str, Any]:
-        """What the program reads: images, and what one may choose to see of them."""
+        """The data of the program: the images, and the choices of what to show of them."""
         compared = any("original" in image["chosen"] for image in self._images)
         choices: list[dict[str, Any]] = []
         if compared:
@@ -157,7 +144,7 @@ class Page:
                         "own": baseline is None,
                     }
                 )
-        # Without the folder that all of them are in: the page may be given to others.
+        # The page may be given to others, who need not know the folder of all images.
         names = [image["name"] for image in self._images]
         common = os.path.commonprefix(names).rfind("/") + 1  # noqa: RUF071 (also of URLs)
         images = [{**image, "name": image["name"][common:]} for image in self._images]
@@ -169,7 +156,7 @@ def _joined(*parts: str) -> str:
 
 
 def _about(report: Report) -> str:
-    images = f"{report.images:,} image{'s' * (report.images != 1)}"
+    images = counted(report.images, "image")
     if not report.compared:
         return f"{images}, without originals to compare with"
     return f"{images}, {report.shape}. Each baseline shows its best by PSNR within the bytes."
@@ -184,7 +171,7 @@ def _plot_element(measure: str) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    """A row of the table of means: the head has no name, that of a checkpoint has tokens."""
+    """A row of the table of means. The head has no name; rows of checkpoints have tokens."""
     name, tokens, *figures = map(html.escape, cells)
     if not name:
         heads = "".join(f'<th scope="col">{cell}</th>' for cell in ("codec", tokens, *figures))

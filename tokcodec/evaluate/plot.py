@@ -9,10 +9,10 @@ from tokcodec.evaluate.baselines import TITLES
 from tokcodec.evaluate.metrics import SCORES
 
 _WIDTH, _HEIGHT = 560, 380  # of a panel
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 104, 34, 46  # margins; labels of the lines stand on the right
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 104, 34, 46  # margins; labels of lines are in the right one
 _LABEL = 13  # pixels between two labels
-_NEAR = 80  # pixels to the right margin, in which lines that end there have their labels
-# Colours on light and on dark ground: of the baselines, and of checkpoints in the report's order.
+_NEAR = 80  # lines that end this near to the right margin have their labels there
+# Colours on a light and on a dark background: of baselines, and of checkpoints in their order.
 _BASELINES = {
     "thumbhash": ("#777777", "#9a9a9a"),
     "blurhash": ("#9a7043", "#c49a6c"),
@@ -41,12 +41,10 @@ Line = list[tuple[float, float]]  # bytes and score
 
 
 def plot(report: Mapping[str, Any], measures: Sequence[str]) -> bytes:
-    """Scores over bytes of the whole file, a panel for each measure, a line for each codec.
-
-    Equal figures give equal bytes.
+    """Plots scores over bytes of the whole file: a panel for each measure, a line for each codec.
 
     Args:
-        report: the figures as plain data.
+        report: the figures as plain data; equal figures give equal bytes.
         measures: names of scores.
     """
     colours = dict(_BASELINES)  # by class
@@ -78,8 +76,8 @@ def _checkpoints(report: Mapping[str, Any]) -> list[str]:
 
 
 def _lines(report: Mapping[str, Any], measure: str) -> dict[tuple[str, int | None], Line]:
-    """The points of every codec that has a file for all images, by rising bytes; images of
-    another size make another line."""
+    """The points of every codec that has a file for all images, by rising bytes; each size of
+    images is another line."""
     lines: dict[tuple[str, int | None], dict[float, float]] = {}
     for row in report["rows"]:
         for mean in (row["own"], *row["baselines"]):
@@ -121,7 +119,7 @@ def _panel(report: Mapping[str, Any], measure: str) -> list[str]:
         f'<text x="{(_LEFT + right) / 2:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">'
         "bytes of the whole file (log scale)</text>"
     )
-    codecs = sorted(lines, key=lambda line: line[0] in checkpoints)  # these last, so on top
+    codecs = sorted(lines, key=lambda line: line[0] in checkpoints)  # drawn last, on top
     several = len({size for _, size in codecs}) > 1
     long = [codec for codec in codecs if x(lines[codec][-1][0]) > right - _NEAR]
     tops = dict(
@@ -139,7 +137,7 @@ def _panel(report: Mapping[str, Any], measure: str) -> list[str]:
             f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{3 if own else 2}"/>' for px, py in places
         ]
         px, py = places[-1]
-        left, top = px + 7, py  # of the label, unless it stands in the margin
+        left, top = px + 7, py  # of the label, unless it is in the margin
         if line in tops:
             left, top = right + 8, tops[line]
             made.append(f'<path class="lead" d="M{px + 5:.1f} {py:.1f}L{left - 3} {top:.1f}"/>')
@@ -168,7 +166,7 @@ def _sizes(least: float, most: float) -> list[int]:
 
 
 def _apart(wanted: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Places of labels near those that are wanted, far enough from each other to be read."""
+    """Moves labels apart, so that they can be read."""
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     places = list(wanted)
     for before, index in zip([None, *order], order, strict=False):

@@ -1,4 +1,4 @@
-"""Points of the curve: what checkpoints make of images at every rate that is measured."""
+"""The points that are measured, each a checkpoint at one rate, and images at these points."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class Point:
     """A checkpoint at one rate.
 
     Attributes:
-        codec: of the checkpoint.
+        codec: the checkpoint.
         max_bytes: most bytes of a token file, for a model of any size.
         tokens: most tokens of an image, for a model of any size, or the tokens that are kept.
         size: side of the squares that it is measured on; None for images in their own shape.
-        variant: further text that tells points apart.
+        variant: what distinguishes points of the same checkpoint and rate, in words.
     """
 
     codec: Codec
@@ -43,12 +43,12 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Of the checkpoint."""
+        """The name of the checkpoint."""
         return self.codec.header.name
 
     @property
     def rate(self) -> str:
-        """For people: ``150 bytes``, ``64 tokens``."""
+        """The rate in words: ``150 bytes``, ``64 tokens``."""
         if self.max_bytes:
             return f"{self.max_bytes} bytes"
         return f"{self.tokens} tokens" if self.tokens else ""
@@ -56,12 +56,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Example:
-    """One image, and what the points make of it.
+    """One image, and its token file and decoded image at each point.
 
     Attributes:
-        name: of the image.
-        originals: by the ``Point.size`` that they were brought to; empty if they are not known.
-        shape: width and height to show it at.
+        name: the name of the image.
+        originals: the image at every ``Point.size``; empty if the original is not known.
+        shape: width and height at which a page shows it.
         own: the token file and its decoded image, by index of the point.
     """
 
@@ -79,15 +79,15 @@ def any_size(codec: Codec) -> bool:
 def points_of(
     codecs: Iterable[Codec], tokens: Sequence[int] | None, max_bytes: Sequence[int]
 ) -> tuple[Point, ...]:
-    """The points of checkpoints.
+    """The points at which checkpoints are measured.
 
-    A model of any size has one for each number of tokens or, if that is None, for each limit of
-    bytes. A model that decodes its first tokens alone has one for each number of tokens, or what
-    it can keep of these; by default these are all, and half of them, down to 16. Other models have
-    one.
+    A model of any size has a point for each number of tokens or, if ``tokens`` is None, for each
+    limit of bytes. A model that can decode its first tokens alone has a point for each number of
+    tokens, as far as it can keep so many; by default all tokens, half of them, and so on down to
+    16. Other models have one point.
 
-    A model of one size is measured on squares of this size. Beside such models, one of any size is
-    measured on the largest of their squares.
+    A model of one size is measured on squares of this size. If there are such models, those of any
+    size are measured on the largest of these squares.
 
     Raises:
         EvaluationError: a model takes squares that are too small.
@@ -129,13 +129,13 @@ def encoded(
     packed: bool,
     workers: int,
 ) -> Iterator[Example | TokcodecError]:
-    """What the points make of images; for an image that cannot be read, its error.
+    """Encodes and decodes images at every point; gives the error of an image that cannot be read.
 
     Args:
         records: the images.
-        points: of all images.
+        points: the points.
         fit: how images become squares: ``crop``, ``stretch`` or ``pad``.
-        max_edge: pixels of the longer edge that larger images are resized to, unless they become
+        max_edge: the longer edge in pixels that larger images are resized to, unless they become
             squares.
         packed: do not entropy-code the token files.
         workers: threads.
@@ -143,25 +143,30 @@ def encoded(
     records = iter(records)
     sizes = {point.size for point in points}
     while batch := list(islice(records, _BATCH)):
-        found = [_read(record, fit, sizes, max_edge) for record in batch]
-        read = {n: images for n, images in enumerate(found) if not isinstance(images, ImageError)}
+        read: dict[int, dict[int | None, Image.Image]] = {}
+        failed: dict[int, ImageError] = {}
+        for n, record in enumerate(batch):
+            try:
+                read[n] = {size: read_image(record, fit, size, max_edge) for size in sizes}
+            except ImageError as error:
+                failed[n] = error
         own: dict[int, Own] = {n: {} for n in read}
         for place, point in enumerate(points):
             images = {n: originals[point.size] for n, originals in read.items()}
             for n, file, image in _through(point, images, packed, workers):
                 own[n][place] = file, image
-        for n, (record, originals) in enumerate(zip(batch, found, strict=True)):
-            if isinstance(originals, ImageError):
-                yield originals
+        for n, record in enumerate(batch):
+            if n in failed:
+                yield failed[n]
             else:
-                shape = max(image.size for image in originals.values())
-                yield Example(record.name, originals, shape, own[n])
+                shape = max(image.size for image in read[n].values())
+                yield Example(record.name, read[n], shape, own[n])
 
 
 def _through(
     point: Point, images: Mapping[int, Image.Image], packed: bool, workers: int
 ) -> Iterator[tuple[int, TokenFile, Image.Image]]:
-    """Encodes and decodes images; those of which no file is small enough are left out."""
+    """Encodes and decodes images, except those that have no file that is small enough."""
     codec = point.codec
     compressed = codec.compress_stream(
         images.items(),
@@ -183,22 +188,10 @@ def _through(
         yield n, files[n], image
 
 
-def _read(
-    record: Record, fit: Fit, sizes: Iterable[int | None], max_edge: int
-) -> dict[int | None, Image.Image] | ImageError:
-    """An image at every size; or why it cannot be read."""
-    try:
-        return {size: read_image(record, fit, size, max_edge) for size in sizes}
-    except ImageError as error:
-        return error
-
-
 def read_image(
     record: Record, fit: Fit, size: int | None, max_edge: int, crop_scale: float = 1.0
 ) -> Image.Image:
-    """An image as a square of this size; without one, in its own shape (see ``within``).
-
-    ``crop_scale`` as of ``geometry.place``.
+    """An image as a square of this size or, if ``size`` is None, in its own shape (see ``within``).
 
     Raises:
         ImageError: it cannot be read, or is too small to be measured.

@@ -1,6 +1,6 @@
 """The report of an evaluation: its figures as JSON, CSV and a table, a plot, and sheets of images.
 
-Table and plot are made of the figures as plain data, as report.json holds them.
+The table and the plot are made from the figures as plain data, as in report.json.
 """
 
 import csv
@@ -24,7 +24,7 @@ from tokcodec.io.files import output_errors, write_atomically
 
 FIGURES = "report.json"
 _SHEETS = "sheet-*.jpg"
-FILES = (FIGURES, "images.csv", "plot.svg", _SHEETS)  # globs of what a report is
+FILES = (FIGURES, "images.csv", "plot.svg", _SHEETS)  # globs of its files
 SHEET_IMAGES = 12
 _GAP, _HEAD = 4, 20
 
@@ -39,9 +39,9 @@ def to_json(report: Report) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> list[list[str]]:
     """The means as text: a head, then a row for each codec at each rate.
 
-    Under a checkpoint stand the baselines at its rate that have not been listed yet; rows of
-    checkpoints have a number of tokens. Measures that no codec has are left out, and so is the size
-    if it is the same for all.
+    A checkpoint is followed by the baselines at its rate that have not been listed yet. Only rows
+    of checkpoints have a number of tokens. Scores that no codec has are left out, and so is the
+    size if it is the same for all.
     """
     means = [mean for row in report["rows"] for mean in (row["own"], *row["baselines"])]
     scores = {
@@ -91,14 +91,10 @@ def table(report: dict[str, Any]) -> list[list[str]]:
 
 
 class ReportFolder:
-    """Gathers results, and fills a folder with them.
+    """Gathers results, and writes them to a folder.
 
-    Args:
-        folder: the folder.
-        points: of the evaluation.
-        baselines: names of the baselines.
-        images: how many there are; twelve of them, evenly spread, are shown on the sheets, or
-            the first twelve if that is not known.
+    The sheets show twelve of the ``images``, evenly spread, or the first twelve if their number is
+    not known.
     """
 
     def __init__(
@@ -111,23 +107,18 @@ class ReportFolder:
         self._results: list[Result] = []
         self._seen = 0
         with output_errors(folder):
-            # Has no name, so that it is gone after a run that was stopped.
+            # This file has no name, so nothing is left of it after a run that was stopped.
             self._lines = tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=folder)  # noqa: SIM115
         self._csv: csv.DictWriter[str] | None = None  # from the first line on
 
     def add(self, result: Result) -> None:
-        """Writes down the figures of one result and, for some, keeps the images.
-
-        Raises:
-            OutputError: the file system refused.
-        """
+        """Writes the figures of one result, and keeps its images if the sheets show them."""
         if self._seen in self._shown:
             self._results.append(result)
         self._seen += 1
         for measured in result.measured:
             point = self.points[measured.point]
             file = None if measured.baseline else result.example.own[measured.point][0]
-            scores = {name: getattr(measured.scores, name) for name in SCORES}
             line = {
                 "image": printable(result.example.name),
                 "checkpoint": printable(point.name),
@@ -138,7 +129,7 @@ class ReportFolder:
                 "tokens": file.num_tokens if file else None,
                 "file_bytes": measured.file_bytes,
                 "settings": measured.settings,
-                **{name: round(s, 4) for name, s in scores.items() if s is not None},
+                **{name: round(value, 4) for name, value in measured.scores.items()},
             }
             with output_errors(self.folder):
                 if self._csv is None:
@@ -150,9 +141,6 @@ class ReportFolder:
         """Writes images.csv, plot.svg, sheet-CHECKPOINT-RATE.jpg and report.json.
 
         Files of an earlier report are removed.
-
-        Raises:
-            OutputError: one of them cannot be written.
         """
         (self.folder / FIGURES).unlink(missing_ok=True)
         for old in self.folder.glob(_SHEETS):
@@ -173,7 +161,7 @@ class ReportFolder:
             sheet.save(file, "JPEG", quality=92, subsampling=0)
             rate = point.rate.replace(" ", "-")
             write(f"sheet-{point.name}-{rate}.jpg", file.getvalue())
-        # The last one: where it lies, the report is whole.
+        # It is written last: if it exists, the report is complete.
         write(FIGURES, (json.dumps(figures, indent=1) + "\n").encode())
 
 
@@ -181,8 +169,9 @@ def _sheet(
     place: int, point: Point, baselines: Sequence[Name], results: Sequence[Result]
 ) -> Image.Image:
     """A row for each image: the original, the checkpoint, then the baselines with any file."""
-    found = [result.by_codec(place) for result in results]
-    codecs = ["", *(name for name in baselines if any(name in codecs for codecs in found))]
+    # By the name of the baseline; None is the checkpoint.
+    found = [{m.baseline: m for m in result.measured if m.point == place} for result in results]
+    codecs = [None, *(name for name in baselines if any(name in codecs for codecs in found))]
     originals = [result.example.originals[point.size] for result in results]
     shapes = [original.size for original in originals]
     step = max((width for width, _ in shapes), default=0) + _GAP
@@ -198,8 +187,7 @@ def _sheet(
             title = TITLES[codec] if codec else point.name
             text = f"{title}: no file this small"
             if measured := by_codec.get(codec):
-                assert measured.scores
-                text = f"{title}, {measured.file_bytes} bytes, {measured.scores.psnr:.2f} dB"
+                text = f"{title}, {measured.file_bytes} bytes, {measured.scores['psnr']:.2f} dB"
                 sheet.paste(measured.image, (column * step, top + _HEAD))
             draw.text((column * step + 2, top + 2), text, "black", font_size=13)
         top += original.height + _GAP + _HEAD

@@ -1,4 +1,4 @@
-"""The Frechet distance of the features of originals and of decoded images (Heusel et al. 2017,
+"""The Fréchet distance between features of originals and of decoded images (Heusel et al. 2017,
 arXiv 1706.08500), in memory that does not grow with the number of images."""
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _BLOCK = 64  # vectors that are added up at once
 
 @dataclass(frozen=True)
 class Gaussian:
-    """What is left of feature vectors: their mean and their covariance."""
+    """The mean and the covariance of feature vectors."""
 
     mean: Array
     covariance: Array
@@ -28,8 +28,8 @@ class Gaussian:
         return root
 
     def distance(self, other: "Gaussian") -> float:
-        """The Frechet distance: 0 for equal Gaussians."""
-        # The eigenvalues of the product of the covariances, of a matrix that is symmetric.
+        """The Fréchet distance: 0 for equal Gaussians."""
+        # This matrix is symmetric, and has the eigenvalues of the product of the covariances.
         product = self.root @ other.covariance @ self.root
         overlap = np.sqrt(np.linalg.eigvalsh(product).clip(min=0)).sum()
         traces = np.trace(self.covariance) + np.trace(other.covariance)
@@ -52,7 +52,7 @@ class FeatureSums:
             self._flush()
 
     def gaussian(self) -> Gaussian | None:
-        """None of fewer than two vectors, which have no covariance."""
+        """None if there are fewer than two vectors, which have no covariance."""
         if self.count < 2:
             return None
         self._flush()

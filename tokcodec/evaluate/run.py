@@ -1,4 +1,4 @@
-"""``evaluate`` and ``page``: the two calls behind the commands of these names."""
+"""``evaluate`` and ``page``."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,12 +7,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from tokcodec.batch.jobs import images as images_of
 from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
-from tokcodec.errors import EvaluationError, Hint, OutputError, TokcodecError
+from tokcodec.errors import ArgumentError, EvaluationError, Hint, OutputError, TokcodecError
 from tokcodec.evaluate.baselines import NAMES, Name
 from tokcodec.evaluate.inception import load_inception
 from tokcodec.evaluate.measure import Means, Report, Result, measure
@@ -29,8 +29,8 @@ from tokcodec.io.lock import locked
 from tokcodec.io.read import MAX_BYTES
 
 SquareFit = Literal["crop", "stretch", "pad"]
-# Called for each image, with the number of all images if it is known, and with its error if it
-# could not be measured.
+# Called for each image with the number of all images, if that is known, and the error of this one,
+# if it failed.
 Progress = Callable[[int | None, TokcodecError | None], object]
 
 UNFINISHED = ".unfinished"  # marks a folder whose files may be overwritten
@@ -62,18 +62,18 @@ def evaluate(
 
     Args:
         sources: images: files, folders, globs, WebDataset tars, Parquet files; paths or URLs.
-        output: a folder for report.json, images.csv, a plot and sheets of images; None for none.
+        output: a folder for report.json, images.csv, a plot and sheets of images.
         weights: checkpoints.
-        baselines: other codecs; each shows its best by PSNR in no more bytes.
-        tokens: most tokens of an image, for models of any size, in place of ``bytes``.
-        bytes: limits of the whole file, for models of any size.
+        baselines: other codecs, each measured at its best by PSNR in no more bytes.
+        tokens: most tokens of an image, for models of any size, instead of ``bytes``.
+        bytes: most bytes of the whole file, for models of any size.
         packed: do not entropy-code the token files.
         fit: how images become squares, if a checkpoint takes only squares of one size.
         max_edge: larger images are first resized to this many pixels along the longer edge.
-        lpips: measure LPIPS, too; needs torchvision, and downloads a network.
-        rfid: measure rFID, too.
-        rfid_weights: measure rFID with the published weights of Inception in this file, not those
-            that torch-fidelity or torchmetrics have downloaded.
+        lpips: also measure LPIPS; needs torchvision, and downloads a network.
+        rfid: also measure rFID, with the weights of Inception that torch-fidelity or torchmetrics
+            have downloaded.
+        rfid_weights: also measure rFID, with the published weights of Inception in this file.
         device: where the models run.
         workers: threads that measure.
         max_image_bytes: images of more bytes fail.
@@ -81,10 +81,11 @@ def evaluate(
         progress: called for each image.
 
     Raises:
+        ArgumentError: there is no such baseline.
         EvaluationError: the checkpoints cannot be compared, a package, a baseline or the weights
             of Inception are missing, or no image could be measured.
-        OutputError: the output holds a report already, lies in a source, is written to by another
-            run, or cannot be written.
+        OutputError: the output contains a report, is in a source, is in use by another run, or
+            cannot be written.
     """
     names = _checked(baselines)
     images, records = images_of(sources, max_image_bytes)
@@ -125,23 +126,23 @@ def page(
     overwrite: bool = False,
     progress: Progress = lambda _total, _error: None,
 ) -> Report:
-    """Writes a page to compare images on.
+    """Writes a web page to compare images.
 
     It shows images as ``evaluate`` measures them, or token files and token datasets as they are.
 
     Args:
         sources: images, or token files: files, folders, globs, token datasets.
         output: the folder of the page, whose index.html needs no network.
-        weights: checkpoints; of token files those that are neither bundled nor cached.
-        originals: the images that token files are of, by the same names, to compare with.
+        weights: checkpoints; for token files, those that are neither bundled nor cached.
+        originals: the original images of token files, which have the same names.
         baselines, tokens, bytes, packed, fit: as of ``evaluate``.
-        max_edge: pixels of the longer edge that images are measured and shown at.
-        limit: show only this many images, the first ones; None for all.
+        max_edge: larger images are resized to this many pixels along the longer edge.
+        limit: show only the first images, this many.
         device, workers, max_image_bytes, overwrite, progress: as of ``evaluate``.
 
     Raises:
-        EvaluationError: as ``evaluate``; or sources of both kinds.
-        OutputError: as ``evaluate``.
+        EvaluationError: as ``evaluate``; or there are sources of both kinds.
+        ArgumentError, OutputError: as ``evaluate``.
     """
     kinds = {is_tokens(source) for source in sources}
     if len(kinds) > 1:
@@ -180,27 +181,16 @@ def page(
         return _run(settings, results, means, folder, images, sources, progress)
 
 
-class _Folder(Protocol):
-    """What is made of results; ``write`` is called once, after the last one."""
-
-    def add(self, result: Result) -> None: ...
-    def write(self, report: Report) -> None: ...
-
-
 def _run(
     settings: Report,
     results: Iterable[Result | TokcodecError],
     means: Means,
-    folder: _Folder | None,
+    folder: ReportFolder | Page | None,
     images: int | None,
     sources: Sequence[str],
     progress: Progress,
 ) -> Report:
-    """Adds up all results, adds them to ``folder``, and fills in the report.
-
-    Raises:
-        EvaluationError: no image was measured.
-    """
+    """Adds up all results, adds them to ``folder``, and completes the report."""
     for result in results:
         if isinstance(result, TokcodecError):
             means.failed += 1
@@ -219,17 +209,13 @@ def _run(
 
 
 def _checked(baselines: Sequence[Name]) -> tuple[Name, ...]:
-    """The baselines in the order in which they are shown.
-
-    Raises:
-        EvaluationError: one is not known, or the extra ``metrics`` is not installed.
-    """
+    """The baselines in the order in which they are shown, if everything is installed."""
+    if unknown := [name for name in baselines if name not in NAMES]:
+        raise ArgumentError(f"{unknown[0]!r} is not a baseline: choose from {', '.join(NAMES)}")
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise EvaluationError(
             f"measuring needs {', '.join(missing)}: pip install 'tokcodec[metrics]'"
         )
-    if unknown := [name for name in baselines if name not in NAMES]:
-        raise EvaluationError(f"{unknown[0]!r} is no baseline: choose from {', '.join(NAMES)}")
     return tuple(name for name in NAMES if name in baselines)
 
 
@@ -237,17 +223,10 @@ def _checked(baselines: Sequence[Name]) -> tuple[Name, ...]:
 def _writing(
     folder: Path, files: Iterable[str], sources: Iterable[str], overwrite: bool
 ) -> Iterator[None]:
-    """Makes the folder of a report or a page, and keeps other runs out while the block runs.
+    """Makes and locks the folder of a report or a page.
 
-    Args:
-        folder: the folder.
-        files: globs of what will be written.
-        sources: what is read.
-        overwrite: whether files may be overwritten; those of a run that was stopped always may.
-
-    Raises:
-        OutputError: there are such files already, the folder lies in a source, where later runs
-            would read what is written, another run is writing to it, or it cannot be written.
+    It may not be in a source, where later runs would read the images in it. It may only contain
+    ``files``, given as globs, with ``overwrite``, or if they are those of a run that was stopped.
     """
     refuse_remote(folder)
     if str(folder) in ("-", "."):
@@ -255,13 +234,13 @@ def _writing(
     path = Path(os.path.realpath(folder))
     for source in filter(os.path.isdir, sources):
         if path.is_relative_to(os.path.realpath(source)):
-            reason = f"lies in the source {source}, whose images later runs would read"
+            reason = f"is in the source {source}: later runs would read its images"
             raise OutputError(reason, name=folder, hint=Hint.OTHER_OUTPUT)
     marker = folder / UNFINISHED
     with locked(folder):
         taken = [path.name for pattern in files for path in folder.glob(pattern)]
         if taken and not marker.exists():
-            Job(folder, folder, "foreign", f"holds {taken[0]} already").check(overwrite)
+            Job(folder, folder, "foreign", f"already contains {taken[0]}").check(overwrite)
         with output_errors(folder):
             marker.touch()
         yield

@@ -1,4 +1,4 @@
-"""The compression report of a set of token files: true bytes, and how the codebook is used."""
+"""The size of token files and datasets, and their use of the codebook."""
 
 import math
 from collections import Counter, defaultdict
@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from tokcodec import checkpoint
-from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import DatasetError, FailedRowError, TokcodecError, TokenFileError
 from tokcodec.io.remote import location
@@ -19,21 +18,23 @@ from tokcodec.tokenfile import SUFFIX, TokenFile
 
 @dataclass(frozen=True)
 class Report:
-    """What a set of token files costs, and what it stands for.
+    """The size of token files, and their use of the codebook.
 
     Attributes:
-        images: token files, or rows of datasets, read.
-        failed: token files that could not be read, and failed rows; in no other figure.
+        images: the number of token files or rows of datasets.
+        failed: the number of token files that could not be read and of failed rows, which no other
+            figure includes.
         raw_bytes: width · height · 3 of the originals.
-        source_bytes: bytes of the original files; None unless all stay with their tokens.
-        file_bytes: bytes of the token files, headers and checksums included, or of the Parquet.
-        tokens: in all files.
+        source_bytes: bytes of the original files; None unless all are next to their token files.
+        file_bytes: bytes of the token files with headers and checksums, or of the Parquet files.
+        tokens: the number of tokens in all files.
         payload_bits: bits of the tokens alone, as they are in the files.
         bits_per_pixel: bits of the token files over pixels of the originals.
         ratio_raw, ratio_source: raw and source bytes over file bytes.
-        models: the ``model_id``s of all, in hex.
+        models: the ``model_id`` of every model, in hex.
         codebook_size: K; None if the model was not found, or there are several.
-        tokens_used: distinct tokens; this and what follows is None if there are several models.
+        tokens_used: the number of distinct tokens. This and all below is None if there are several
+            models.
         usage: ``tokens_used`` over K.
         perplexity: 2 to the entropy.
         entropy_bits_per_token: of the distribution of tokens.
@@ -58,29 +59,24 @@ class Report:
 
 
 class Collector:
-    """Adds token files up, one at a time, in memory that does not grow with their number.
+    """Adds up token files, one at a time, in memory that does not grow with their number.
 
     Args:
-        header: of their model, if that may be neither bundled nor cached.
+        header: the checkpoint of the files, if it is neither bundled nor cached.
 
     Attributes:
-        failed: token files and rows that could not be read.
-        file_bytes: of the token files, or of the files of a dataset.
+        failed, file_bytes: as of ``Report``; the caller counts them.
     """
 
     def __init__(self, header: checkpoint.Header | None = None) -> None:
         self.failed = self.file_bytes = 0
         self._header = header
         self._images = self._pixels = self._tokens = self._payload_bits = 0
-        self._source_bytes: int | None = 0
+        self._sources = self._source_bytes = 0  # the original files that are known
         self._counts: dict[bytes, Counter[int]] = defaultdict(Counter)
 
     def add(self, token_file: TokenFile, source_bytes: int | None = None) -> None:
-        """Counts a token file, or a row of a dataset, but not its ``file_bytes``.
-
-        Args:
-            token_file: what is counted.
-            source_bytes: bytes of the image file, if that is known.
+        """Adds a token file or a row of a dataset, and the bytes of its image file if known.
 
         Raises:
             TokenFileError: its tokens cannot be read.
@@ -90,8 +86,9 @@ class Collector:
         self._pixels += token_file.width * token_file.height
         self._tokens += token_file.num_tokens
         self._payload_bits += token_file.payload_bits
-        known = source_bytes is not None and self._source_bytes is not None
-        self._source_bytes = self._source_bytes + source_bytes if known else None  # type: ignore[operator]
+        if source_bytes is not None:
+            self._sources += 1
+            self._source_bytes += source_bytes
         used, counts = np.unique(tokens, return_counts=True)
         self._counts[token_file.model_id].update(
             dict(zip(used.tolist(), counts.tolist(), strict=True))
@@ -99,7 +96,7 @@ class Collector:
 
     def report(self) -> Report:
         raw_bytes = 3 * self._pixels
-        source_bytes = self._source_bytes if self._images else None
+        source_bytes = self._source_bytes if 0 < self._images == self._sources else None
         size = used = usage = perplexity = entropy = None
         if len(self._counts) == 1:
             ((model_id, counts),) = self._counts.items()
@@ -107,7 +104,8 @@ class Collector:
             size = header.config.quantizer.codebook_size if header else None
             used = len(counts)
             usage = used / size if size else None
-            entropy = _entropy(counts)
+            total = counts.total()
+            entropy = math.fsum(-n / total * math.log2(n / total) for n in counts.values())
             perplexity = 2**entropy
         return Report(
             images=self._images,
@@ -140,7 +138,7 @@ def stats(
     Args:
         sources: token files, folders of them, token datasets; datasets also by URL.
         weights: the checkpoint of the token files, if it is neither bundled nor cached.
-        failed: is given what is wrong with each file or row that cannot be read.
+        failed: called with the error of each file or row that cannot be read.
 
     Raises:
         TokcodecError: a source or the checkpoint cannot be read.
@@ -162,7 +160,6 @@ def stats(
 
 
 def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecError], None]) -> None:
-    require_pyarrow()
     from tokcodec.dataset.reader import open_dataset, token_files
 
     dataset = open_dataset(path)
@@ -183,11 +180,6 @@ def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecErr
 
 
 def _source_bytes(path: Path) -> int | None:
-    """The bytes of the image in the folder of its token file; None if there is none."""
+    """The bytes of the image next to its token file; None if there is none."""
     source = path.with_name(path.name.removesuffix(SUFFIX))
     return source.stat().st_size if source != path and source.is_file() else None
-
-
-def _entropy(counts: Counter[int]) -> float:
-    total = counts.total()
-    return math.fsum(-n / total * math.log2(n / total) for n in counts.values())

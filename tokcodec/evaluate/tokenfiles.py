@@ -1,14 +1,14 @@
-"""Token files and rows of token datasets, as examples of a page."""
+"""A page of token files and rows of token datasets: gathered by image, and decoded."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
+from tokcodec.batch.jobs import images
 from tokcodec.checkpoint import Header, find, find_by_model_id
 from tokcodec.codec import Codec
 from tokcodec.config.geometry import Size
-from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import holds_tokens, is_dataset
 from tokcodec.errors import (
     DatasetError,
@@ -18,15 +18,8 @@ from tokcodec.errors import (
     TokcodecError,
     TokenFileError,
 )
-from tokcodec.evaluate.points import (
-    Example,
-    Own,
-    Point,
-    read_image,
-    require_size,
-    within,
-)
-from tokcodec.inputs.listing import expand, gather, list_inputs
+from tokcodec.evaluate.points import Example, Own, Point, read_image, require_size, within
+from tokcodec.inputs.listing import expand, gather
 from tokcodec.inputs.records import Record, printable
 from tokcodec.io.files import SUFFIX
 from tokcodec.tokenfile import TokenFile
@@ -36,12 +29,12 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Gathered:
-    """Token files of several checkpoints or folders, by the images that they are of.
+    """Token files of several checkpoints or folders, by image.
 
     Attributes:
-        points: a checkpoint and a folder each.
+        points: a point for each checkpoint and folder.
         files: by the name of the image and the index of the point.
-        problems: of token files that cannot be shown.
+        problems: the errors of token files that cannot be shown.
         cut: whether there are more images than the limit.
     """
 
@@ -52,9 +45,8 @@ class Gathered:
 
 
 def is_tokens(source: str) -> bool:
-    """Whether a source is of token files or a token dataset, rather than of images."""
+    """Whether a source has token files or is a token dataset, rather than has images."""
     if is_dataset(source):
-        require_pyarrow()
         return holds_tokens(source)
     found = list(expand(source)) or list(expand(source, {SUFFIX}))
     return bool(found) and all(stamp.path.endswith(SUFFIX) for stamp in found)
@@ -63,23 +55,21 @@ def is_tokens(source: str) -> bool:
 def gather_tokens(
     sources: Sequence[str], weights: Sequence[str], compared: bool, limit: int | None, device: str
 ) -> Gathered:
-    """Gathers token files to images by their names, and to points by checkpoint and folder.
+    """Groups token files by image, according to their names, and by checkpoint and folder.
 
     Args:
         sources: token files, folders, globs, token datasets.
-        weights: checkpoints that may be neither bundled nor cached.
+        weights: checkpoints that are neither bundled nor cached.
         compared: whether there are originals to compare with.
         limit: most images; None for all.
         device: where the models run.
 
     Raises:
-        DatasetError: a dataset cannot be read, or holds ten crops of an image where one original
-            is to be compared.
+        DatasetError: a dataset cannot be read, or contains crops although there are originals.
         EvaluationError: there are no token files.
     """
     given = [find(name) for name in weights]
-    headers: dict[tuple[str, str], Header] = {}  # by checkpoint and folder: the points
-    places: dict[tuple[str, str], int] = {}
+    headers: dict[tuple[str, str], Header] = {}  # by checkpoint and folder, a point each
     files: dict[str, dict[int, TokenFile]] = {}
     problems: list[TokcodecError] = []
     cut = False
@@ -88,40 +78,42 @@ def gather_tokens(
             cut = True
             break
         try:
-            file, header = _usable(found, given)
+            if isinstance(found, TokcodecError):
+                raise found
+            header = _header_of(found, given)
             key = header.checkpoint_id, folder
-            place = places.setdefault(key, len(places))
-            headers[key] = header
+            headers.setdefault(key, header)
+            place = list(headers).index(key)
             if place in files.get(name, {}):
                 raise TokenFileError("there is another token file of this name and model")
         except TokcodecError as error:
             problems.append(error.named(name))
             continue
-        files.setdefault(name, {})[place] = file
+        files.setdefault(name, {})[place] = found
     if not files:
         raise (
             problems[0] if problems else EvaluationError("no token files", name=", ".join(sources))
         )
-    codecs = {header.checkpoint_id: header for header in headers.values()}
-    loaded = {own: Codec.load(header, device) for own, header in codecs.items()}
+    codecs: dict[str, Codec] = {}
     points = []
-    for own, folder in places:
-        folders = [other for checkpoint, other in places if checkpoint == own]
+    for (own, folder), header in headers.items():
+        codec = codecs.get(own) or codecs.setdefault(own, Codec.load(header, device))
+        folders = [other for checkpoint, other in headers if checkpoint == own]
         common = os.path.commonprefix(folders).rfind("/") + 1  # noqa: RUF071 (also of URLs)
         variant = printable(folder[common:]) if len(folders) > 1 else ""
-        points.append(Point(loaded[own], variant=variant))
+        points.append(Point(codec, variant=variant))
     return Gathered(tuple(points), files, problems, cut)
 
 
 def _read(source: str, compared: bool) -> Iterator[tuple[str, str, TokenFile | TokcodecError]]:
-    """The name of an image, the folder or dataset, and the token file or what is wrong with it."""
+    """The name of each image, its folder or dataset, and its token file or error."""
     if is_dataset(source):
         from tokcodec.dataset.reader import open_dataset, token_files
 
         dataset = open_dataset(source)
         views = dataset.metadata.run["views"]
         if compared and views not in ("one", "hflip"):
-            raise DatasetError(f"holds crops ({views}): leave out the originals", name=source)
+            raise DatasetError(f"contains crops ({views}): leave out the originals", name=source)
         yield from ((name, source, row) for name, row in token_files(dataset))
         return
     for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
@@ -135,32 +127,25 @@ def _read(source: str, compared: bool) -> Iterator[tuple[str, str, TokenFile | T
                 yield name, folder, error
 
 
-def _usable(file: TokenFile | TokcodecError, given: Sequence[Header]) -> tuple[TokenFile, Header]:
-    """A token file, and the checkpoint that decodes it: a given, a bundled or a cached one.
-
-    Raises:
-        TokcodecError: there is none; or the error that is given.
-    """
-    if isinstance(file, TokcodecError):
-        raise file
-    fitting = (header for header in given if header.decodes(file.model_id))
-    header = next(fitting, None) or find_by_model_id(file.model_id)
-    if header is None:
-        raise TokenFileError(
-            f"its tokens are of model {file.model_id.hex()}", hint=Hint.NAME_WEIGHTS
-        )
-    return file, header
+def _header_of(file: TokenFile, given: Sequence[Header]) -> Header:
+    """The checkpoint that decodes a token file: a given, a bundled or a cached one."""
+    for header in given:
+        if header.decodes(file.model_id):
+            return header
+    if found := find_by_model_id(file.model_id):
+        return found
+    raise TokenFileError(f"its tokens are of model {file.model_id.hex()}", hint=Hint.NAME_WEIGHTS)
 
 
 def decoded(
     gathered: Gathered, originals: Mapping[str, Record] | None, max_edge: int, workers: int
 ) -> Iterator[Example | TokcodecError]:
-    """Decodes token files; for an image with which something is wrong, gives the error.
+    """Decodes token files; gives the error of an image that cannot be shown.
 
     Args:
         gathered: the token files.
-        originals: the images, by their names; None if nothing is compared.
-        max_edge: pixels of the longer edge of images that are shown.
+        originals: the original images, by name; None if there are none.
+        max_edge: larger images are shown at this many pixels along the longer edge.
         workers: threads.
     """
     yield from gathered.problems
@@ -194,19 +179,14 @@ def decoded(
 
 
 def _shape(files: Mapping[int, TokenFile], points: Sequence[Point], max_edge: int) -> Size:
-    """Width and height to show an image at, of which there are these token files, by their points.
-
-    Raises:
-        TokenFileError: they are of images of different sizes.
-        ImageError: an image is too large for its fit.
-    """
+    """Width and height at which an image is shown that has these token files, by their points."""
     found = {
         points[place].codec.config.place(file.fit, (file.width, file.height))[0].output
         for place, file in files.items()
     }
     if len(found) > 1:
         sizes = " and ".join(sorted(f"{width}x{height}" for width, height in found))
-        raise TokenFileError(f"its token files are of images of different sizes, {sizes}")
+        raise TokenFileError(f"its token files are of images of different sizes: {sizes}")
     return within(found.pop(), max_edge)
 
 
@@ -218,7 +198,7 @@ def _example(
     originals: Mapping[str, Record] | None,
     max_edge: int,
 ) -> Example | TokcodecError:
-    """An example; with originals, these are brought to the shape of the decoded images."""
+    """An example; its original is resized to the shape of the decoded images."""
     if originals is None:
         return Example(name, {}, shape, own)
     if name not in originals:
@@ -240,11 +220,10 @@ def _example(
 
 
 def named(sources: Sequence[str], names: Collection[str]) -> dict[str, Record]:
-    """The images that have one of these names, as keys or as paths below their source."""
-    records = chain.from_iterable(batch.records() for batch in list_inputs(sources))
+    """The images whose key, or path below their source, is one of these names."""
     return {
         name: record
-        for record in records
+        for record in images(sources)[1]
         for name in (printable(record.below), record.key)
         if name in names
     }

@@ -1,1 +1,1 @@
-"""Making checkpoints from images."""
+"""Trains checkpoints on images."""

@@ -1,8 +1,8 @@
 """A discriminator of patches, and the losses of R3GAN (arXiv 2501.05441, sections 2 and 3).
 
-Images are float32 [B, 3, H, W] in [-1, 1], of multiples of 8: decoded ones and their originals,
-which are compared place by place. Under autocast the convolutions run in bfloat16; logits, losses
-and penalties are float32.
+Images are float32 [B, 3, H, W] in [-1, 1], with H and W multiples of 8. Decoded images are compared
+with their originals. Under autocast the convolutions run in bfloat16; logits, losses and penalties
+are float32.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _LEAK = 0.2
 
 
 class Discriminator(nn.Module):
-    """Images -> logits float32 [B, 1, H/8, W/8], larger where they look like an original.
+    """Images -> logits float32 [B, 1, H/8, W/8], larger where they look like originals.
 
     A residual network without normalization; each logit sees 66 x 66 pixels.
     """
@@ -60,15 +60,17 @@ class Block(nn.Module):
 
 
 class Halving(nn.Sequential):
-    """Half the pixels a side, twice the channels."""
+    """Halves both sides, and doubles the channels."""
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.AvgPool2d(2), nn.Conv2d(width, 2 * width, 1))
 
 
 def generator_loss(discriminator: nn.Module, fake: Tensor, real: Tensor) -> Tensor:
-    """The decoder's loss: how well the discriminator tells decoded images from originals. It leaves
-    no gradient on the discriminator."""
+    """The decoder's loss: how well the discriminator tells decoded images from originals.
+
+    The discriminator gets no gradient.
+    """
     frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
     margin = functional_call(discriminator, frozen, fake) - functional_call(
         discriminator, frozen, real
@@ -104,12 +106,12 @@ class Critic:
         )
 
     def deception(self, decoded: Tensor, original: Tensor) -> Tensor:
-        """The term of the decoder's loss."""
+        """The adversarial term of the decoder's loss."""
         with self.recipe.autocast(decoded.device):
             return generator_loss(self.network, decoded, original)
 
     def learn(self, decoded: Tensor, original: Tensor, rate: float, share: float) -> Tensor:
-        """Trains the discriminator one step and gives its loss; ``share`` as in ``Batch``."""
+        """Trains the discriminator one step and returns its loss; ``share`` as in ``Batch``."""
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
         with self.recipe.autocast(decoded.device):

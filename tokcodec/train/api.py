@@ -1,4 +1,4 @@
-"""``train``: a checkpoint from images, in one call."""
+"""``train``: trains a checkpoint on images."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from tokcodec.batch.jobs import names_of
 from tokcodec.checkpoint import find
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
@@ -29,18 +30,18 @@ from tokcodec.train.recipe import Recipe
 from tokcodec.train.run import Run
 from tokcodec.train.start import can_warm_start_decoder
 
-_NAMED = 10  # skipped images that are listed
+_NAMED = 10  # the most skipped images that are named
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is.
+    """The progress of a training.
 
     Attributes:
         stage: ``reading`` images, ``starting``, or ``training``.
         done, total: images or steps; 0 in messages. ``total`` is None if it is not known.
-        message: what is being done, or was found.
-        report: the report on the steps since the last one, at steps that have one.
+        message: a message for the user.
+        report: the report on the steps since the last report, if this step has one.
     """
 
     stage: Literal["reading", "starting", "training"]
@@ -55,9 +56,9 @@ class Result:
     """The result of a training.
 
     Attributes:
-        checkpoint: its file.
+        checkpoint: the file of the checkpoint.
         report: the last report.
-        resumed_at: the number of steps that earlier calls did.
+        resumed_at: the number of steps of earlier calls.
     """
 
     checkpoint: Path
@@ -95,9 +96,9 @@ def train(
 ) -> Result:
     """Trains a tokenizer on images.
 
-    The folder ``output`` gets ``model.safetensors``, a checkpoint of the weights so far, at every
-    report. After an interrupt (Ctrl-C, which waits for the end of a step, or a crash), the same
-    call resumes and ends with the same weights as without it.
+    Every report writes ``model.safetensors``, a checkpoint of the current weights, to the folder
+    ``output``. After an interrupt (Ctrl-C, which waits for the end of a step) or a crash, the same
+    call resumes, and ends with the same weights as without the interrupt.
 
     >>> train("photos", "run", steps=1000).checkpoint  # doctest: +SKIP
     PosixPath('run/model.safetensors')
@@ -106,33 +107,32 @@ def train(
         sources: images: files, folders, globs, WebDataset tars and Parquet files; paths or URLs.
         output: the folder of the run.
         model: a preset (see ``presets``), a JSON file with a ``ModelConfig``, or one.
-        from_: a checkpoint whose weights training begins with. It has the same encoder and
-            codebook, and the same decoder or one of fewer layers or less ``pixel_overlap``.
+        from_: a checkpoint with the initial weights. It has the same encoder and codebook, and the
+            same decoder, or one with fewer layers or less ``pixel_overlap``.
         tokens_of: a checkpoint; only a decoder for its tokens is trained.
         steps, learning_rate, rate_weight, deblocking, spectra, lpips, adversarial, report_every,
             seed: see ``Recipe``.
         batch_tokens: tokens per step, ``Recipe.tokens``.
         warmup: see ``Recipe``; if None, a tenth of the steps, 500 at most.
-        held_out: images that are kept from training to measure on: their keys (see
+        held_out: images to measure on, which are not trained on: their keys (see
             ``load_images``), or a file with one key per line. If None, the first image and one in
             32 of the others.
-        dtype: of matrix products. ``auto`` is that of the run if it resumes, else the faster one.
+        dtype: of matrix products. ``auto`` is that of a run that resumes, else the faster one.
         device: ``auto`` is CUDA if there is a GPU.
         compiled: use ``torch.compile``. If None, as before if the run resumes, else on CUDA.
-        deterministic: get the same weights from the same call on CUDA too, more slowly.
+        deterministic: get the same weights from the same call on CUDA, too, which is slower.
         workers: threads that read images.
         max_image_bytes: larger images are skipped.
         provenance: further facts for the checkpoint.
-        progress: called for every image that is read, step, and message.
+        progress: called after every image that is read and every step, and with messages.
 
     Raises:
-        TrainingError: an option is out of its range, or ``output`` holds a run with other settings;
+        TrainingError: an option is out of range, or the folder contains a run with other settings;
             see also ``Run`` and ``train_model``.
-        OutputError: another run is writing to ``output``.
         ConfigError, CheckpointError: the model or a checkpoint cannot be read.
         DatasetError: there are no images.
         DeviceError: there is no such device.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or another run is using the folder.
     """
     if from_ and tokens_of:
         raise TrainingError("from_ and tokens_of cannot be given together")
@@ -156,7 +156,6 @@ def train(
         dtype="float32" if dtype == "auto" else dtype,
     )
     keys = _read_keys(held_out)
-    several = [sources] if isinstance(sources, str | Path) else sources
     network = load_lpips() if lpips else None
     folder = RunFolder(Path(output))
 
@@ -185,7 +184,7 @@ def train(
         with ranks.main_process_first():
             number = itertools.count(1)
             images = load_images(
-                [str(source) for source in several],
+                names_of(sources),
                 keys,
                 config.preprocessing,
                 folder.path,
@@ -214,12 +213,7 @@ def is_first_process() -> bool:
 
 
 def read_config(model: str) -> ModelConfig:
-    """The config of a preset, or in a JSON file.
-
-    Raises:
-        TrainingError: there is neither.
-        ConfigError: the file does not hold a config.
-    """
+    """The config of a preset, or from a JSON file."""
     if model in PRESETS:
         return PRESETS[model]
     if not Path(model).is_file():
@@ -248,7 +242,7 @@ def _read_text(path: str | Path) -> str:
 def _by_machine(
     dtype: str, compiled: bool | None, begun: Begun | None, device: torch.device
 ) -> dict[str, Any]:
-    """The settings whose defaults depend on the machine; a run that resumes keeps them."""
+    """The settings whose defaults depend on the machine, unless the run resumes."""
     here = {"dtype": fastest_dtype(device), "compiled": device.type == "cuda"}
     then = begun.settings["recipe"] if begun else here
     return {
@@ -258,7 +252,7 @@ def _by_machine(
 
 
 def _overview(run: Run, images: Images, begun: Begun | None) -> list[str]:
-    """What is said before training begins."""
+    """Messages before training begins."""
     lines = [f"skipped {line}" for line in images.skipped[:_NAMED]]
     if more := len(images.skipped[_NAMED:]):
         lines.append(f"skipped {more:,} more; {run.folder.path / FINGERPRINT} lists them all")
@@ -268,7 +262,7 @@ def _overview(run: Run, images: Images, begun: Begun | None) -> list[str]:
         and run.tokens_stay
         and not can_warm_start_decoder(run.config, run.source.config)
     ):
-        lines.append(f"the decoder begins anew: it does not fit that of {run.source.path}")
+        lines.append(f"a new decoder is trained: that of {run.source.path} does not fit")
     resumed = f"resuming at step {begun.step:,}, " if begun else ""
     several = f", {ranks.count()} processes" if ranks.count() > 1 else ""
     lines.append(

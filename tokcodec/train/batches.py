@@ -1,8 +1,8 @@
 """Random batches of training images: one grid of tokens for all images of a step.
 
-A batch is drawn on the host, ahead of its step, from the seed and the number of the step alone. So
-it is the same on every device, for any number of processes, and in a resumed run. Images are
-cropped, mirrored and resized on the device of the model, from 8-bit pixels.
+A batch is drawn on the host, ahead of its step, and depends only on the seed and the number of the
+step. So it is the same on every device, for any number of processes, and in a resumed run. Images
+are cropped, mirrored and resized on the device of the model, from 8-bit pixels.
 """
 
 import math
@@ -20,25 +20,25 @@ from tokcodec.train import ranks
 from tokcodec.train.recipe import Recipe
 
 _AHEAD = 2  # batches
-_SHARE_OF_MEMORY = 0.5  # of the free memory of a device, that the images may take
+_SHARE_OF_MEMORY = 0.5  # the share of the free memory of a device that images may take
 _LEAST_TOKENS, _MOST_TOKENS = 9, 1024  # of a grid
 _ASPECT = 2.5  # width / height of the widest grid, and height / width of the tallest
 _LONGEST = 32  # tokens along a side of a grid
 _MOST_IMAGES = 256  # of a step
-_SHORTEST_PREFIX = 1 / 32  # of the tokens; training has no shorter ones
+_SHORTEST_PREFIX = 1 / 32  # of the tokens of an image
 
 
 class Batch(NamedTuple):
-    """What one process trains on in a step, on the device of the model.
+    """The images of a step that one process trains on, on the device of the model.
 
     Attributes:
         images: uint8 [B, 3, T, T].
         crops: float32 [B, 5]: top, left, height and width of the crop of each image, in its pixels,
             and 1 if the crop is mirrored, else 0.
         kept: int64 [B]: the number of tokens that are decoded, from the first one on.
-        revival: int64 [K]: the row of this process's z that would replace each token if it is
-            dead; a number that is no row where another process has it. [0] if the codebook stays.
-        size: height and width in pixels of what the decoder makes of the crops.
+        revival: int64 [K]: the row of z that replaces each token if it is dead; out of range if
+            another process has the row. [0] if the codebook is not trained.
+        size: height and width in pixels of the decoded images.
         sharp: whether the crops have as many pixels as that. If not, they have at least as many as
             the encoder sees.
         share: this process's share of the images of the step, times the number of processes.
@@ -66,9 +66,9 @@ class Batches:
     ) -> None:
         """
         Args:
-            images: [n, 3, T, T], in memory or mapped from a file. They move to the device if it
-                has room for them.
-            tokens_stay: no token is to be revived.
+            images: [n, 3, T, T], in memory or mapped from a file. They are copied to the device if
+                it has enough memory.
+            tokens_stay: the codebook is not trained.
         """
         self.revivals = 0 if tokens_stay else config.quantizer.codebook_size
         self.images, self.config, self.recipe, self.device = images, config, recipe, device
@@ -115,14 +115,13 @@ class Batches:
 
 
 def longest_grid(config: ModelConfig, stored: int) -> int:
-    """The most tokens along a side of a grid for which images of ``stored`` pixels have enough
-    pixels."""
+    """The longest side of a grid, in tokens, that images of ``stored`` pixels suffice for."""
     pixels = config.multiple // config.preprocessing.pixel_scale  # of a token, for the encoder
     return max(1, min(_LONGEST, stored // pixels))
 
 
 def draw_size(config: ModelConfig, stored: int, generator: torch.Generator) -> tuple[int, int]:
-    """Height and width that the decoder makes: of a random grid if the model takes any.
+    """Height and width of the decoded images: of a random grid if the model takes any.
 
     The logarithms of the number of tokens and of the aspect ratio are uniform.
     """
@@ -161,10 +160,10 @@ def draw_crops(
 
 
 def _draw_prefixes(count: int, tokens: int, generator: torch.Generator) -> Tensor:
-    """The number of tokens to decode: of half of the images all, of the others a number whose
+    """The number of tokens to decode: all for half of the images, for the others a number whose
     logarithm is uniform.
 
-    Nested dropout (arXiv 1402.0915), of the tail of the tokens, as in One-D-Piece (arXiv
+    This is nested dropout (arXiv 1402.0915) of the last tokens, as in One-D-Piece (arXiv
     2501.10064, section 3).
     """
     whole, share = torch.rand(2, count, generator=generator)
@@ -175,25 +174,20 @@ def _draw_prefixes(count: int, tokens: int, generator: torch.Generator) -> Tenso
 def crop_and_resize(images: Tensor, crops: Tensor, height: int, width: int) -> Tensor:
     """The crops of ``images``, uint8 [B, 3, T, T], as float32 [B, 3, height, width] in [0, 1].
 
-    Each pixel is the mean over its area of the image. These are two products with matrices, so
-    crops of different sizes are one operation.
-
-    Args:
-        images: uint8 [B, 3, T, T].
-        crops: float32 [B, 5], as in ``Batch``.
-        height, width: of the result, for all crops.
+    Each pixel is the mean over its area of the image. ``crops`` are as in ``Batch``, of different
+    sizes: two products with matrices resize them all.
     """
     top, left, high, wide, mirrored = crops.unbind(1)
     rows = _area_weights(top, high, height, images.shape[-1])
     columns = _area_weights(left, wide, width, images.shape[-1])
     columns = torch.where(mirrored[:, None, None] > 0, columns.flip(1), columns)
-    # The division by 255 is of the weights, which are fewer than the pixels.
+    # There are fewer weights than pixels to divide by 255.
     return torch.matmul((rows / 255)[:, None] @ images.float(), columns[:, None].mT)
 
 
 def _area_weights(start: Tensor, length: Tensor, side: int, stored: int) -> Tensor:
-    """How much each of ``stored`` pixels adds to each of the ``side`` equal parts of the stretch of
-    ``length`` that begins at ``start``: [B, side, stored], rows that add up to 1."""
+    """The share of each of ``stored`` pixels in each of the ``side`` equal parts of an interval of
+    ``length`` that begins at ``start``: [B, side, stored]; each row adds up to 1."""
     step = (length / side)[:, None]
     bounds = start[:, None] + step * torch.arange(side + 1, device=start.device)
     pixels = torch.arange(stored, device=start.device)

@@ -1,4 +1,4 @@
-"""The codebook in training: a fast search, moving averages, revival of dead tokens."""
+"""The codebook in training: a fast search, moving averages, and revival of dead tokens."""
 
 import math
 
@@ -10,8 +10,8 @@ from tokcodec.model.codebook import as_products
 from tokcodec.train import ranks
 from tokcodec.train.recipe import Recipe
 
-_BLOCK = 64  # scores that are looked at together
-# Scores at once: on a processor what its caches hold, elsewhere 1 GB.
+_BLOCK = 64  # scores that are compared together
+# Scores that are computed at once: on a CPU as many as fit into its caches, elsewhere 1 GB.
 _SCORES, _SCORES_ELSEWHERE = 1 << 21, 1 << 28
 
 
@@ -20,9 +20,9 @@ def fast_tokens(z: Tensor, codebook: Tensor) -> Tensor:
     """The token of each row of ``z`` float32 [M, d] among vectors [K, d], both as
     ``Codebook.compared`` gives them: int64 [M].
 
-    One matrix product in float32 and its largest scores. It does not wait for the device, but of
-    two vectors that are equally near within roundings it takes either; ``Quantizer.tokens`` is
-    exact.
+    It finds the largest scores of a matrix product in float32, without waiting for the device. If
+    two vectors are equally near within rounding errors, it may choose either;
+    ``Quantizer.tokens`` is exact.
     """
     z, vectors = as_products(z, codebook, torch.linalg.vector_norm(codebook, dim=1))
     scores = _SCORES if z.device.type == "cpu" else _SCORES_ELSEWHERE
@@ -31,8 +31,7 @@ def fast_tokens(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _largest(scores: Tensor) -> Tensor:
-    """The column of the largest score of each row [M, K]; blocks are compared first, as that is
-    faster."""
+    """The column of the largest score of each row [M, K]. Comparing blocks first is faster."""
     size = math.gcd(scores.shape[1], _BLOCK)
     blocks = scores.view(len(scores), -1, size)
     block = blocks.amax(dim=2).argmax(dim=1)
@@ -54,15 +53,11 @@ class MovingAverages:
     """
 
     def __init__(self, codebook: Tensor, recipe: Recipe) -> None:
-        """
-        Args:
-            codebook: float32 [K, d], which is changed in place.
-            recipe: ``tokens`` is the usual number of uses per step.
-        """
+        """``codebook``, float32 [K, d], is changed in place."""
         self.codebook, self.recipe = codebook, recipe
         self.mean_uses = recipe.tokens / len(codebook)
         self.uses = codebook.new_full((len(codebook),), self.mean_uses)
-        if recipe.rate_weight:  # a checkpoint that was trained so holds the uses
+        if recipe.rate_weight:  # the last channel of a checkpoint that was trained so has the uses
             bits = codebook[:, -1].square() / recipe.rate_weight
             self.uses = torch.softmax(-bits * math.log(2), dim=0) * recipe.tokens
         self.sums = codebook * self.uses[:, None]

@@ -1,38 +1,38 @@
-"""Training images: from sources of every kind into two arrays on disk."""
+"""Training images, which are read from the sources into two arrays on disk."""
 
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokcodec.batch.jobs import images
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import place
 from tokcodec.errors import Hint, ImageError, TrainingError, escaped
 from tokcodec.image import read_tiles
-from tokcodec.inputs.listing import count, list_inputs
 from tokcodec.inputs.records import Record, printable
-from tokcodec.io.files import write_atomically
+from tokcodec.io.files import write_atomically, writing
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import reason_of
+from tokcodec.parallel import map_ahead
 
 # Pixels along a side of a stored image. The encoder of the bundled model sees 8x8 pixels of a
-# token, so this is as much as it sees of the longest grid in training, 32 tokens; a decoder that
-# makes 16x16 pixels of a token still learns full resolution on grids of up to 16 tokens a side.
+# token, so this suffices for the longest grid in training, 32 tokens. A decoder of 16x16 pixels for
+# each token still learns full resolution on grids of up to 16 tokens a side.
 STORED = 256
 
 FINGERPRINT = "fingerprint"  # of the images; followed by a line for each that was skipped
-_HELD_OUT_SHARE = 32  # one image of this many is held out, unless a list names them
-_READ_AHEAD = 256  # images
+_HELD_OUT_SHARE = 32  # one in so many images is held out, unless a list names them
+_READ_AHEAD = 64  # images
 
 Pixels = NDArray[np.uint8]
+_Prepared = tuple[str, bytes, Pixels]  # the key of an image, the bytes of its file, its pixels
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Images:
     Attributes:
         train: uint8 [n, 3, T, T], mapped from a file.
         held_out: uint8 [m, 3, T, T], mapped from a file.
-        fingerprint: SHA-256, in hex, over the keys and bytes of all of them, in order.
-        skipped: one line for each image, or rest of a tar, that could not be read.
+        fingerprint: SHA-256, in hex, of the keys and bytes of all images, in order.
+        skipped: a message for each image, or rest of a tar, that could not be read.
     """
 
     train: Pixels
@@ -67,31 +67,31 @@ def load_images(
     are read, so memory does not limit their number.
 
     Args:
-        sources: see ``list_inputs``.
-        held_out: the keys of the images that are kept from training. A key is the path below the
+        sources: see ``jobs.images``.
+        held_out: the keys of the images that are not trained on. A key is the path below the
             source folder, ``name.tar/member`` or ``file.parquet/row``. If empty, the first image
-            is held out, and of the others one in 32, by the hash of its key.
+            and one in 32 of the others, by the hash of its key, are held out.
         config: how images are resized.
         folder: where the arrays are written.
         workers: threads that read images.
-        report: called for every image that is read, with their number if it is known.
-        max_bytes: see ``listing.gather``.
+        report: called after every image with the number of all images, if that is known.
+        max_bytes: larger images are skipped.
 
     Raises:
-        DatasetError: see ``list_inputs``.
-        TrainingError: there is nothing to train on or nothing is held out; the arrays in ``folder``
-            are of other sources or settings; or the fingerprint is damaged.
+        ArgumentError, DatasetError: see ``jobs.images``.
+        TrainingError: no images are left to train on, or none are held out; the arrays in
+            ``folder`` have other sources or settings; or the fingerprint is damaged.
     """
     paths = (folder / "train.npy", folder / "held-out.npy")
     fingerprint_path = folder / FINGERPRINT
     asked = {"sources": list(sources), "held-out list": sorted(held_out), "preprocessing": config}
     plan = " ".join(hashlib.sha256(repr(value).encode()).hexdigest() for value in asked.values())
     if not fingerprint_path.exists():
-        batches = list_inputs(sources, max_bytes=max_bytes)
-        records = chain.from_iterable(batch.records() for batch in batches)
-        number = count(batches)
-        prepared = _prepared(records, config, workers, lambda: report(number))
-        digest, unread = _store(prepared, held_out, paths, ", ".join(sources))
+        number, records = images(sources, max_bytes)
+        prepared = map_ahead(partial(_prepare, config=config), records, workers, _READ_AHEAD)
+        digest, unread = _store(
+            prepared, held_out, paths, ", ".join(sources), lambda: report(number)
+        )
         text = "\n".join([plan, digest, *unread])
         write_atomically(fingerprint_path, lambda file: file.write(text.encode()))
     try:
@@ -105,7 +105,7 @@ def load_images(
         pairs = zip(asked, found.split(), plan.split(), strict=False)
         other = ", ".join(name for name, then, now in pairs if then != now)
         raise TrainingError(
-            f"holds images of other sources or settings ({other})",
+            f"contains images of other sources or settings ({other})",
             name=folder,
             hint=Hint.OTHER_OUTPUT,
         )
@@ -113,79 +113,56 @@ def load_images(
     return Images(train, kept, fingerprint, tuple(skipped))
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """One image: its key, the bytes of its file, and its pixels, or why there are none."""
-
-    key: str
-    data: bytes = b""
-    pixels: Pixels | None = None
-    problem: str = ""
-
-
-def _prepared(
-    records: Iterator[Record],
-    config: PreprocessingConfig,
-    workers: int,
-    report: Callable[[], None],
-) -> Iterator[_Prepared]:
-    """Reads and resizes images in threads, in order."""
-
-    def prepare(record: Record) -> _Prepared:
-        key = printable(record.below)
-        try:
-            data = record.read()
-            return _Prepared(key, data, _square(data, config))
-        except (ImageError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            return _Prepared(key, problem=escaped(f"{key}: {reason}"))
-
-    with ThreadPoolExecutor(workers) as pool:
-        while chunk := list(islice(records, _READ_AHEAD)):
-            for prepared in pool.map(prepare, chunk):
-                report()
-                yield prepared
+def _prepare(record: Record, config: PreprocessingConfig) -> _Prepared | str:
+    """Reads and resizes an image; returns a message if it cannot be read."""
+    key = printable(record.below)
+    try:
+        data = record.read()
+        placement = partial(place, "crop", tile=(STORED, STORED), resize=config.resize)
+        tiles = read_tiles(io.BytesIO(data), config.replace(pixel_scale=1), placement)
+        return key, data, tiles.pixels[0].transpose(2, 0, 1)
+    except (ImageError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return escaped(f"{key}: {reason}")
 
 
 def _store(
-    prepared: Iterator[_Prepared], listed: frozenset[str], paths: tuple[Path, Path], sources: str
+    prepared: Iterator[_Prepared | str],
+    listed: frozenset[str],
+    paths: tuple[Path, Path],
+    sources: str,
+    report: Callable[[], None],
 ) -> tuple[str, list[str]]:
-    """Writes both arrays, whole or not at all; gives the fingerprint and what was skipped."""
+    """Writes both arrays, whole or not at all; returns the fingerprint and what was skipped."""
     fingerprint = hashlib.sha256()
     skipped: list[str] = []
-
-    def fill(train_file: IO[bytes], held_out_file: IO[bytes]) -> None:
+    with writing(paths[0]) as train_file, writing(paths[1]) as held_out_file:
         train, held_out = _ArrayFile(train_file), _ArrayFile(held_out_file)
         for image in prepared:
-            if image.pixels is None:
-                skipped.append(image.problem)
+            report()
+            if isinstance(image, str):
+                skipped.append(image)
                 continue
-            for part in (image.key.encode(), image.data):
+            key, data, pixels = image
+            for part in (key.encode(), data):
                 fingerprint.update(len(part).to_bytes(8, "little") + part)
             first = not train.count + held_out.count
-            held = image.key in listed if listed else first or _is_drawn(image.key)
-            (held_out if held else train).append(image.pixels)
+            held = key in listed if listed else first or _is_drawn(key)
+            (held_out if held else train).append(pixels)
         if not train.count or not held_out.count:
             raise TrainingError(
-                "some images are needed to train on, and others to hold out; "
+                "needs images to train on and held-out images: "
                 f"{train.count + held_out.count} could be read, {held_out.count} are held out",
                 name=sources,
             )
         train.write_header()
         held_out.write_header()
-
-    write_atomically(
-        paths[0],
-        lambda train: write_atomically(paths[1], lambda held_out: fill(train, held_out)),
-    )
     return fingerprint.hexdigest(), skipped
 
 
 class _ArrayFile:
-    """An .npy file of images that are appended one by one.
-
-    NumPy leaves room in the header for the number of images, which is written last.
-    """
+    """An .npy file to which images are appended; their number is written into its header at the
+    end, for which NumPy leaves room."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.count = file, 0
@@ -199,13 +176,6 @@ class _ArrayFile:
         self.file.seek(0)
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, 3, STORED, STORED)}
         np.lib.format.write_array_header_1_0(self.file, header)
-
-
-def _square(data: bytes, config: PreprocessingConfig) -> Pixels:
-    placement = partial(place, "crop", tile=(STORED, STORED), resize=config.resize)
-    tiles = read_tiles(io.BytesIO(data), config.replace(pixel_scale=1), placement)
-    pixels: Pixels = tiles.pixels[0].transpose(2, 0, 1)
-    return pixels
 
 
 def _is_drawn(key: str) -> bool:

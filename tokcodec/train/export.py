@@ -1,4 +1,4 @@
-"""The checkpoint of a run, at every report: rounded to float16, measured, and written."""
+"""The checkpoint of a run: rounded to float16, measured and written at every report."""
 
 import copy
 import dataclasses
@@ -30,7 +30,7 @@ _ON_SHEET, _ON_SHEET_TOKENS = 8, 64  # images, and tokens of each if the model t
 
 
 def diverged(step: int) -> TrainingError:
-    """The error of a training whose numbers are not finite any more."""
+    """The error of a training whose numbers are no longer finite."""
     return TrainingError(f"training diverged before step {step}; lower the learning rate")
 
 
@@ -38,13 +38,13 @@ class Exporter:
     """Measures the averaged weights and writes them as a checkpoint.
 
     Attributes:
-        start_psnr: of the weights before the first step.
+        start_psnr: the PSNR before the first step.
     """
 
     def __init__(self, run: Run, images: Images) -> None:
         self.run, self.images = run, images
         self.start_psnr: Mapping[str, float] = {}
-        self.kept = run.source if run.tokens_stay else None  # whose tokens stay
+        self.kept = run.source if run.tokens_stay else None  # the checkpoint with these tokens
         self.prior = checkpoint.read_prior(self.kept) if self.kept and self.kept.prior_id else None
         held_out = images.held_out
         longest = longest_grid(run.config, held_out.shape[-1]) if run.config.multiple else 0
@@ -53,10 +53,10 @@ class Exporter:
         self.measured = held_out[:: -(-len(held_out) // _MEASURED)]
 
     def export(self, trainer: Trainer) -> dict[str, float]:
-        """Writes the checkpoint and the sheet; gives the PSNR by the number of tokens.
+        """Writes the checkpoint and the sheet; returns the PSNR by the number of tokens.
 
         Raises:
-            TrainingError: the weights are not finite, or tokens would not stay.
+            TrainingError: the weights are not finite, or rounding them would change tokens.
         """
         run = self.run
         model = rounded(trainer.averaged())
@@ -112,7 +112,7 @@ class Exporter:
 
 
 def rounded(model: Tokenizer) -> Tokenizer:
-    """A copy with every weight rounded to float16 and held in float32, as loading will find it."""
+    """A copy with every weight rounded to float16 and stored in float32, as after loading it."""
     model = copy.deepcopy(model).eval()
     for tensor in model.state_dict().values():
         tensor.copy_(tensor.half())
@@ -125,7 +125,7 @@ def export(
     provenance: Mapping[str, Any],
     prior: Prior | None = None,
 ) -> checkpoint.Header:
-    """Writes a ``rounded`` model as a checkpoint, with a prior if its tokens have one."""
+    """Writes a ``rounded`` model as a checkpoint, with the prior of its tokens, if any."""
     tensors = {name: t.half().cpu().numpy() for name, t in model.state_dict().items()}
     tables = prior.tensors() if prior else {}
     return checkpoint.write(path, model.config, {**tensors, **tables}, provenance)
@@ -133,9 +133,9 @@ def export(
 
 @torch.inference_mode()
 def mean_psnr(model: Tokenizer, images: NDArray[np.uint8], tokens: int | None = None) -> float:
-    """Mean over square uint8 images [n, 3, S, S] of the PSNR in dB, on pixels rounded to 8 bits.
+    """Mean PSNR in dB of decoded images, uint8 [n, 3, S, S].
 
-    A model of any grid sees each as a square of ``tokens``.
+    Images have a square grid of ``tokens`` if the model takes any grid.
     """
     device = next(model.parameters()).device
     values: list[Tensor] = []
@@ -149,8 +149,7 @@ def mean_psnr(model: Tokenizer, images: NDArray[np.uint8], tokens: int | None = 
 
 @torch.inference_mode()
 def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
-    """Some of the images [n, 3, S, S], evenly spread, and below each what the model makes of
-    it."""
+    """Some of the images [n, 3, S, S], evenly spread, above their decoded versions."""
     count = min(_ON_SHEET, len(images))
     shown = images[[number * len(images) // count for number in range(count)]]
     device = next(model.parameters()).device
@@ -161,7 +160,7 @@ def sheet(model: Tokenizer, images: NDArray[np.uint8]) -> Image.Image:
 
 
 def _decoded(model: Tokenizer, original: Tensor, tokens: int | None) -> Tensor:
-    """Of float32 [n, 3, S, S] from 0 to 255 the same, rounded, as the model gives them back."""
+    """Encodes and decodes images, float32 [n, 3, S, S] from 0 to 255; the result is rounded."""
     side = model.config.preprocessing.image_size
     if tokens and model.config.multiple:
         side = model.config.multiple * math.isqrt(tokens)

@@ -1,4 +1,4 @@
-"""The folder of a run: what it holds."""
+"""The folder of a run."""
 
 import dataclasses
 import json
@@ -21,16 +21,16 @@ _IN_WORDS = {  # settings that are digests
 
 @dataclass(frozen=True)
 class Report:
-    """The state of a training, and the steps since the last report.
+    """A report on the steps since the last one.
 
     Attributes:
-        step, steps: the number of steps that are done, and of the whole run.
+        step, steps: the number of steps so far, and of the whole run.
         loss: mean over the images.
-        terms: means of its terms, before they are weighted.
-        psnr: in dB, of held-out images, by the number of tokens.
+        terms: means of the terms of the loss, before they are weighted.
+        psnr: PSNR of held-out images in dB, by the number of tokens.
         usage: the share of the codebook that was used.
         learning_rate: of the last step.
-        seconds: the time taken.
+        seconds: the duration of the steps.
         tokens_per_second: the number of tokens trained on per second.
         utilization: MFU, see ``operations``.
     """
@@ -49,12 +49,12 @@ class Report:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run that was begun.
+    """The run in a folder.
 
     Attributes:
         settings: see ``Run.settings``.
         images: the fingerprint of its images.
-        step: the number of steps that are done.
+        step: the number of steps so far.
     """
 
     settings: dict[str, Any]
@@ -66,10 +66,10 @@ class RunFolder:
     """The folder of a run.
 
     Attributes:
-        checkpoint: the weights so far.
-        state: from where the run resumes.
+        checkpoint: the current weights.
+        state: the state from which the run resumes.
         log: a line of JSON for each report.
-        sheet: held-out images, and the decoded ones below.
+        sheet: held-out images, above their decoded versions.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,18 +103,14 @@ class RunFolder:
     def require_same(
         self, begun: Begun, settings: Mapping[str, Any], images: str | None = None
     ) -> None:
-        """Refuses to continue a run with other settings or images than it was started with.
-
-        Raises:
-            TrainingError: it names those that differ.
-        """
+        """Raises ``TrainingError`` if settings or images differ from those of the run."""
         differing = _differences(begun.settings, settings)
         if images not in (None, begun.images):
             differing.append("the images")
         if differing:
             other = ", ".join(differing)
             raise TrainingError(
-                f"holds a run with other settings or images: {other}; repeat its command to "
+                f"contains a run with other settings or images: {other}; repeat its command to "
                 f"resume it, or train in another folder from the weights in {self.checkpoint}",
                 name=self.path,
             )
@@ -127,13 +123,13 @@ class RunFolder:
     def save_state(
         self, settings: Mapping[str, Any], images: str, state: Mapping[str, Any]
     ) -> None:
-        """Writes where the run stands: ``Begun``, and what else is in ``state``."""
+        """Writes the state from which the run resumes, with the facts of ``Begun``."""
         whole = {"settings": json.dumps(settings), "images": images, **state}
         write_atomically(self.state, lambda file: torch.save(whole, file))
 
     def append(self, report: Report) -> None:
         """Adds a line to the log."""
-        # A process that was killed before its state was written may have left later lines.
+        # A process that was killed before it wrote its state may have left later lines.
         lines = [line for line in self._lines() if json.loads(line)["step"] < report.step]
         lines.append(json.dumps(dataclasses.asdict(report)))
         write_atomically(self.log, lambda file: file.write(("\n".join(lines) + "\n").encode()))

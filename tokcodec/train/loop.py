@@ -22,7 +22,7 @@ from tokcodec.train.start import Tell, begin
 from tokcodec.train.trainer import Trainer
 from tokcodec.train.window import Window
 
-Stepped = Callable[[int, Report | None], None]  # takes the steps done, and a report if there is one
+Stepped = Callable[[int, Report | None], None]  # the number of steps so far, and a report if any
 
 
 def train_model(
@@ -31,22 +31,18 @@ def train_model(
     tell: Tell = lambda _: None,
     stepped: Stepped = lambda _, __: None,
 ) -> Header:
-    """Trains to the last step, or resumes the run in the folder; gives the checkpoint.
+    """Trains to the last step, or resumes the run in the folder; returns the checkpoint.
 
     Every report writes the checkpoint, the sheet, a line of the log, and then the state, from which
     the same call continues to the same weights as without a stop (on CUDA, in ``deterministic``).
-    An interrupt is held back until the step is done and the state is written.
+    An interrupt is delayed until the step is done and the state is written.
 
-    Every process calls this; the first one reports and writes.
-
-    Args:
-        run, images: what is trained, and on what.
-        tell: see ``Tell``.
-        stepped: called with the steps that were done before, and after each step.
+    Every process calls this; the first one reports and writes. ``stepped`` is called before the
+    first step and after each step.
 
     Raises:
-        TrainingError: the run was started with other settings or images; the training diverges; or
-            the weights of the source are not float16 numbers, so tokens would not stay.
+        TrainingError: the run in the folder has other settings or images; the training diverges; or
+            the weights of the source are not float16 numbers, so its tokens would change.
         OutputError: a file cannot be written.
     """
     recipe, folder = run.recipe, run.folder
@@ -80,7 +76,7 @@ def train_model(
 
 
 def _start_or_resume(run: Run, images: Images, tell: Tell) -> tuple[Trainer, Exporter, Window]:
-    """Everything as it was when the state was written, or as it is before the first step."""
+    """The state before the first step, or the one in the folder."""
     begun = run.folder.begun()
     if begun:
         run.folder.require_same(begun, run.settings, images.fingerprint)
@@ -121,11 +117,7 @@ def _count_tokens(config: ModelConfig, batch: Batch) -> float:
 def _measure(run: Run, trainer: Trainer, window: Window, mfu_of_a_token: float) -> Report:
     """The report on the steps since the last one, without PSNR.
 
-    Args:
-        mfu_of_a_token: the utilization at one token per second.
-
-    Raises:
-        TrainingError: the training diverged.
+    ``mfu_of_a_token`` is the utilization at one token per second.
     """
     step, recipe = trainer.steps_done, run.recipe
     terms = window.means()
@@ -150,8 +142,8 @@ def _measure(run: Run, trainer: Trainer, window: Window, mfu_of_a_token: float) 
 
 @contextlib.contextmanager
 def _interrupted_with_the_first(interrupt: DelayedInterrupt) -> Iterator[None]:
-    """The other processes run until the first one has saved the state and ended, which breaks
-    what they do together; then they are interrupted as well."""
+    """Interrupts the other processes after the first one has saved the state and ended, which makes
+    their communication fail."""
     try:
         yield
     except RuntimeError:

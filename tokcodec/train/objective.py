@@ -10,19 +10,18 @@ from tokcodec.config.vit import VitConfig
 from tokcodec.model.codebook import Codebook
 from tokcodec.model.tokenizer import Tokenizer
 from tokcodec.train.batches import Batch, crop_and_resize
-from tokcodec.train.borders import blockiness
 from tokcodec.train.codebook import fast_tokens
-from tokcodec.train.perceptual import Spectra
+from tokcodec.train.perceptual import Spectra, blockiness
 from tokcodec.train.recipe import Recipe
 
 
 class Outcome(NamedTuple):
-    """What the model makes of a batch.
+    """The result of a batch.
 
     Attributes:
-        terms: scalars, float32, by name: the terms of the loss before they are weighted.
-        target: float32 [B, 3, H, W], normalized: what the decoded images are compared with.
-        decoded: the same of the decoded images.
+        terms: the terms of the loss before they are weighted, scalars, by name.
+        target: the images that are decoded, normalized, float32 [B, 3, H, W].
+        decoded: the decoded images, likewise.
         z: float32 [B·N, d], without gradient.
         tokens: int64 [B·N].
     """
@@ -38,19 +37,14 @@ class Objective(nn.Module):
     """Encodes and decodes a batch, and measures the terms of the loss.
 
     ``mse`` is the squared error, ``commitment`` the squared distance of z to its vectors (VQ-VAE,
-    arXiv 1711.00937, equation 3); further terms are there if the recipe gives them a weight. The
-    errors are taken at the decoder's resolution if the crops have as many pixels, else at the
-    encoder's. Nothing here waits for the device.
+    arXiv 1711.00937, equation 3); the other terms need a weight in the recipe. Images are compared
+    at the decoder's resolution if the crops have as many pixels, else at the encoder's. Nothing
+    here waits for the device.
     """
 
     def __init__(
         self, model: Tokenizer, recipe: Recipe, tokens_stay: bool, lpips: nn.Module | None = None
     ) -> None:
-        """
-        Args:
-            tokens_stay: only the decoder is trained.
-            lpips: the network of ``load_lpips``, if the recipe has that term.
-        """
         super().__init__()
         self.model, self.recipe, self.tokens_stay = model, recipe, tokens_stay
         self.perceptual = nn.ModuleDict()
@@ -76,7 +70,7 @@ class Objective(nn.Module):
         return Outcome(terms, target, decoded, z.detach().flatten(0, -2), tokens)
 
     def _crop(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The target, and what the encoder sees; both normalized."""
+        """The target and the input of the encoder, both normalized."""
         model, (height, width) = self.model, batch.size
         if batch.sharp:
             target = crop_and_resize(batch.images, batch.crops, height, width)
@@ -88,7 +82,7 @@ class Objective(nn.Module):
         return seen, seen
 
     def _encode(self, seen: Tensor) -> Tensor:
-        # Tokens that stay are those that encoding will give, in float32.
+        # Tokens that stay must be those of an encode, in float32.
         exact = contextlib.nullcontext()
         with exact if self.tokens_stay else self.recipe.autocast(seen.device):
             z: Tensor = self.model.encoder(seen)

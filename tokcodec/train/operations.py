@@ -1,4 +1,4 @@
-"""Model FLOPs utilization (MFU): how much of what a device can do a training uses."""
+"""Model FLOPs utilization (MFU): the operations of a training relative to those of its device."""
 
 import dataclasses
 import math
@@ -18,9 +18,11 @@ _LONG = 0.1  # seconds
 
 
 def per_token(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
-    """Operations of a training step per token, two for a multiply-add: the matrix products and
-    convolutions of the forward and the backward pass, as torch counts them, for an image of the
-    model's usual size."""
+    """Operations of a training step per token, two for a multiply-add.
+
+    They are the matrix products and convolutions of the forward and the backward pass, as torch
+    counts them, for an image of the model's default size.
+    """
     recipe = dataclasses.replace(
         recipe, dtype="float32", compiled=False, lpips=0.0, adversarial=0.0
     )
@@ -43,8 +45,8 @@ def per_token(config: ModelConfig, recipe: Recipe, tokens_stay: bool) -> int:
 
 
 def reached(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product, the most that a training can reach. Data
-    sheets promise more."""
+    """Operations per second of a large matrix product, the most that a training can reach, which is
+    less than in data sheets."""
     size = 1024 if device.type == "cpu" else 8192
     matrix = torch.ones(size, size, dtype=dtype, device=device)
     best = math.inf
@@ -52,6 +54,6 @@ def reached(device: torch.device, dtype: torch.dtype) -> float:
         begun = time.perf_counter()
         float((matrix @ matrix)[0, 0])  # reading a value waits for the device
         best = min(best, time.perf_counter() - begun)
-        if best > _LONG:  # emulated: once is enough
+        if best > _LONG:  # the dtype is emulated
             break
     return 2 * size**3 / best

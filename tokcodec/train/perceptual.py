@@ -1,6 +1,6 @@
-"""Terms of the loss that follow the eye more closely than squared error does.
+"""Terms of the loss that are closer to what people see than squared error.
 
-Each is a module that takes decoded and original images, float32 [B, 3, H, W] in [0, 1], and gives a
+Each module takes decoded and original images, float32 [B, 3, H, W] in [0, 1], and returns a
 distance, or one for each image, that is differentiable in the decoded ones.
 """
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from tokcodec.errors import TrainingError
 
 _WINDOW = 8  # pixels a side
-# Luminance, and the two differences of colour at half their weight, as the eye sees them less well.
+# Luminance, and two differences of colour at half their weight, as they are less visible.
 _YCC = ((0.299, 0.587, 0.114), (-0.084, -0.166, 0.25), (0.25, -0.209, -0.041))
-_SEEN, _MASKING = 0.03, 0.7  # the amplitude below which nothing is masked, and the power beyond
+_SEEN, _MASKING = 0.03, 0.7  # the amplitude above which errors are masked, and the exponent
 _TINY = 1e-6  # keeps roots differentiable
+_HALF_A_LEVEL = 1 / 255  # of 8-bit pixels, normalized to deviation 0.5; less is not visible
 
 
 class Lpips(nn.Module):
@@ -49,10 +50,10 @@ def load_lpips() -> Lpips:
 class Spectra(nn.Module):
     """Distance of the spectra of small windows, after Watson-DFT (arXiv 2006.15057, section 3).
 
-    The amplitude of a frequency makes an image sharp, more than its phase. So errors of amplitude
-    count fully, errors of phase by ``phase``. Frequencies that are strong in the original mask
-    them. Unlike in the paper, no weights are fitted to what people judged, and windows overlap by
-    half, where the paper moves a grid of them at random.
+    The amplitude of a frequency makes an image sharp, more than its phase. So errors of phase have
+    the weight ``phase``, and errors of amplitude the weight 1. Frequencies that are strong in the
+    original mask both. Unlike in the paper, no weights are fitted to judgements of people, and
+    windows overlap by half instead of being moved at random.
     """
 
     taper: Tensor
@@ -77,7 +78,23 @@ class Spectra(nn.Module):
 
     def _spectra(self, pixels: Tensor) -> Tensor:
         """The spectra of overlapping windows: float32 [B, 3, rows, columns, frequencies.., 2]."""
-        # A sum, not a matrix product, which autocast would round.
+        # Autocast would round a matrix product.
         x = (pixels.unsqueeze(1) * self.channels).sum(2)
         windows = x.unfold(2, _WINDOW, _WINDOW // 2).unfold(3, _WINDOW, _WINDOW // 2)
         return torch.view_as_real(torch.fft.rfft2(windows * self.taper))
+
+
+def blockiness(pixels: Tensor, patch_size: int) -> Tensor:
+    """Mean size of the kinks at the borders of patches, of normalized pixels [B, 3, H, W].
+
+    Patches have 2 pixels or more; kinks of less than half a level count as half a level.
+
+    A kink is the step from patch to patch minus the mean of the slopes on both sides, as in the
+    mean squared difference of slope of Minami and Zakhor (IEEE Transactions on Circuits and Systems
+    for Video Technology 5(2), 1995). Here it is not squared, because small ones in smooth places
+    are what people see.
+    """
+    kinks = [
+        (x.diff(n=3)[..., patch_size - 2 :: patch_size] / 2).flatten() for x in (pixels, pixels.mT)
+    ]
+    return (torch.cat(kinks).square() + _HALF_A_LEVEL**2).sqrt().mean()

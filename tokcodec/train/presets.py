@@ -1,4 +1,4 @@
-"""Model configurations with a name."""
+"""Presets: model configurations with a name."""
 
 from tokcodec.config import ModelConfig, PreprocessingConfig
 from tokcodec.config.quantizers import CodebookConfig
@@ -6,8 +6,8 @@ from tokcodec.config.vit import PatchDecoderConfig, PatchEncoderConfig
 
 
 def _of_any_grid(width: int, heads: int, layers: int, decoder_layers: int) -> ModelConfig:
-    """A token is 16 pixels wide. The encoder sees half of their resolution, because one token
-    cannot say more of them; the decoder makes all of them, so edges come out sharp."""
+    """A token has 16x16 pixels. The encoder sees half of this resolution, because one token cannot
+    represent more; the decoder makes the full resolution, for sharp edges."""
     return ModelConfig(
         encoder=PatchEncoderConfig(width=width, heads=heads, layers=layers, patch_size=8),
         quantizer=CodebookConfig(codebook_size=8192, embedding_dim=33),

@@ -1,4 +1,4 @@
-"""From the tokens of many images to the prior of their checkpoint."""
+"""Fits the prior of a checkpoint to the tokens of many images."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -35,21 +35,18 @@ from tokcodec.model.codebook import nearest
 from tokcodec.model.loading import load
 from tokcodec.train.start import k_means
 
-Progress = Callable[[int, int], None]  # steps done, and of how many
+Progress = Callable[[int, int], None]  # the number of steps so far, and of all steps
 
-_EPOCHS = 4  # at most; fewer if they would have more than
-_SEEN = 5e6  # tokens in all
-_BATCHES = 120  # of an epoch, about; each has
-_BATCH = (
-    512,
-    8192,
-)  # tokens, at least and at most. Because a step goes through all vectors, it has
-_SHARE = 16  # at least one token for this many of them
+_EPOCHS = 4  # at most
+_MOST_TOKENS = 5e6  # of all epochs together, unless there is only one
+_BATCHES = 120  # of an epoch, about
+_SMALLEST, _LARGEST = 512, 8192  # tokens of a batch
+_VECTORS_PER_TOKEN = 16  # at most, of a batch, because a step goes through all vectors
 _MIX = 128  # learned features of a vector of the codebook
 _RATE = 1e-2
 _WARM_UP = 100  # steps, or a fifth of all
-_DECAY = 8e5  # weight decay, for one token that is seen, of what is not a function of the codebook
-_UNSEEN = 0.5  # occurrences that every token begins with
+_DECAY = 8e5  # weight decay, times the number of tokens, of what does not depend on the codebook
+_UNSEEN = 0.5  # occurrences that are added for every token
 _PLACE_BIASES = ("size_bias", "row_bias", "column_bias")  # of ``_Examples``
 
 
@@ -61,23 +58,23 @@ def add_prior(
     provenance: Mapping[str, Any],
     progress: Progress = lambda _, __: None,
 ) -> Header:
-    """Writes the checkpoint ``source`` to ``path`` with a prior fit to its tokens.
+    """Writes the checkpoint ``source`` to ``path`` with a prior fitted to its tokens.
 
-    Its provenance says how many bytes the tokens that are held out take.
+    The provenance gets the bytes of the held-out images.
 
     Args:
         source: the checkpoint.
-        parts: tokens [n, rows, columns] of n images each, of any mixture of grids.
-        held_out: more of them, to measure the prior.
-        path: the file to write, whole or not at all.
-        provenance: facts to add.
+        parts: tokens [n, rows, columns] of n images each, with grids of any shapes.
+        held_out: tokens of other images, to measure the prior.
+        path: the file to write.
+        provenance: further facts.
         progress: called after every step.
 
     Raises:
         CheckpointError: the source is damaged.
-        TrainingError: its tokens have no rows and columns, or too many vectors are alike; there
-            are no tokens.
-        OutputError: the file system refused.
+        TrainingError: its tokens have no rows and columns, too many vectors are near-identical, or
+            there are no tokens.
+        OutputError: the file cannot be written.
     """
     config = source.config
     if not config.has_grid:
@@ -109,14 +106,14 @@ def add_prior(
 def fit(
     parts: Iterable[NDArray[Any]], vectors: Tensor, progress: Progress = lambda _, __: None
 ) -> tuple[Prior, dict[str, Any]]:
-    """A prior from tokens [n, rows, columns], of any mixture of grids, that stand for vectors
-    [K, d]; and how many images and tokens there were.
+    """Fits a prior to tokens [n, rows, columns] of vectors [K, d]; also returns the numbers of
+    images and tokens.
 
-    Tokens are grouped by k-means of their vectors. The work is in proportion to the number of
-    tokens, of which each takes about 30 bytes of memory.
+    Tokens are grouped by k-means of their vectors. Time is proportional to the number of tokens;
+    each takes about 30 bytes of memory.
 
     Raises:
-        TrainingError: there are no tokens, or a group has more than weights are precise for.
+        TrainingError: there are no tokens, or a group has too many for the precision of weights.
     """
     centres = k_means(vectors, GROUPS, torch.Generator().manual_seed(0))
     group = nearest(vectors, centres)
@@ -132,8 +129,9 @@ def fit(
     generator = torch.Generator().manual_seed(0)
     network = _Network(vectors, group, examples, generator)
     count = len(examples.tokens)
-    size = max(min(max(count // _BATCHES, _BATCH[0]), _BATCH[1]), len(vectors) // _SHARE)
-    epochs = min(max(round(_SEEN / count), 1), _EPOCHS)
+    size = min(max(count // _BATCHES, _SMALLEST), _LARGEST)
+    size = max(size, len(vectors) // _VECTORS_PER_TOKEN)
+    epochs = min(max(round(_MOST_TOKENS / count), 1), _EPOCHS)
     steps = epochs * -(-count // size)
     decay = min(_DECAY / count, 1 / _RATE)
     optimizer = torch.optim.AdamW(
@@ -160,12 +158,12 @@ def fit(
 
 
 class _Examples(NamedTuple):
-    """Tokens, and what the prior knows of each.
+    """Tokens, and the inputs of the prior for each.
 
     Attributes:
         tokens: int64 [m].
         around: int32 [m, 4], their neighbours.
-        size, row, column: uint8 [m], indices of the tables of biases.
+        size, row, column: uint8 [m], indices into the tables of biases.
     """
 
     tokens: Tensor
@@ -176,7 +174,7 @@ class _Examples(NamedTuple):
 
     @classmethod
     def of(cls, parts: Iterable[NDArray[Any]], codebook_size: int) -> "_Examples":
-        """All tokens of parts [n, rows, columns]."""
+        """The tokens of parts [n, rows, columns]."""
         columns = zip(*(cls._of_part(part, codebook_size) for part in parts), strict=True)
         return cls(*(torch.from_numpy(np.concatenate(column)) for column in columns))
 
@@ -192,17 +190,16 @@ class _Examples(NamedTuple):
         return [tokens.reshape(-1), around, *(place.astype(np.uint8) for place in places)]
 
     def at(self, places: Tensor) -> "_Examples":
-        """Those at these places."""
         return _Examples(*(tensor[places] for tensor in self))
 
 
 class _Network(nn.Module):
-    """A ``Prior`` in floating point, rounded wherever that one is in integers.
+    """A ``Prior`` in floating point, rounded wherever the prior has integers.
 
-    Vectors of tokens, as neighbours and for scores, are functions of those of the codebook plus a
-    part of their ``own``, which weight decay keeps small where there are too few tokens to learn
-    it. The functions are linear in the vector of the codebook, its squares (with which scores can
-    be those of a normal distribution of any width), and learned features.
+    The vectors of tokens, as neighbours and for scores, are functions of those of the codebook plus
+    a part of their ``own``, which weight decay keeps small if there are too few tokens to learn it.
+    The functions are linear in the vector of the codebook, its squares (so that scores can be those
+    of a normal distribution of any width), and learned features.
     """
 
     def __init__(
@@ -252,7 +249,7 @@ class _Network(nn.Module):
         )
 
     def tables(self) -> dict[str, Tensor]:
-        """What the prior holds of the same names, without the factors that make it integers."""
+        """The tables of the prior by name, without the factors that make them integers."""
         own, shared = self.own, self.shared
         mixed = (self.features @ shared["mix"] + shared["mix_bias"]).relu()
         features = torch.cat([self.features, mixed], dim=1)
@@ -271,12 +268,12 @@ class _Network(nn.Module):
         }
 
     def loss(self, batch: _Examples) -> Tensor:
-        """The mean information, in nats, in the tokens."""
+        """The mean information of a token in nats."""
         tables = self.tables()
         sums = F.embedding(batch.around, tables["vectors"]).flatten(1) @ tables["layer"]
         for name, places in zip(_PLACE_BIASES, batch[2:], strict=True):
             sums = sums + F.embedding(places.int(), tables[name])
-        half = 0.5 / (1 << PLACES["hidden"])  # there, rest bits are cut off
+        half = 0.5 / (1 << PLACES["hidden"])  # because the prior rounds down here
         hidden = _fixed_point((sums - half).relu(), "hidden", HIDDEN_MOST + 1)
         group, order = self.group[batch.tokens].sort()
         hidden, rank = hidden[order], self.rank[batch.tokens[order]]
@@ -302,7 +299,7 @@ class _Network(nn.Module):
         return torch.stack(bits).sum() / len(batch.tokens)
 
     def prior(self) -> Prior:
-        """In integers. A size or place that no token had takes the bias of the nearest one."""
+        """The prior in integers. A size or place without tokens takes the bias of the nearest."""
         with torch.no_grad():
             tables = self.tables()
         for name, seen in self.seen.items():
@@ -323,8 +320,8 @@ class _Network(nn.Module):
 
 
 def _with_squares(vectors: Tensor) -> Tensor:
-    """[K, d] -> [K, 2 d + 1]: the vectors, the squares of their elements and of their lengths, all
-    of about the same size."""
+    """[K, d] -> [K, 2 d + 1]: the vectors and the squares of their elements and lengths, scaled to
+    about the same deviation."""
     scaled = vectors / vectors.std()
     squares = scaled.square()
     squares = torch.cat([squares, squares.sum(dim=1, keepdim=True)], dim=1)
@@ -333,8 +330,8 @@ def _with_squares(vectors: Tensor) -> Tensor:
 
 
 def _fixed_point(exact: Tensor, name: str, limit: int) -> Tensor:
-    """Rounded to the binary ``PLACES`` of a name, and to less than ``limit`` in units of the last;
-    the gradient is that of the number as it was."""
+    """Rounds to the binary ``PLACES`` of a name, and to less than ``limit`` in units of the last
+    place. The gradient is that of the exact number."""
     factor = 1 << PLACES[name]
     bounded = (exact * factor).clamp(1 - limit, limit - 1)
     return (bounded + (bounded.round() - bounded).detach()) / factor

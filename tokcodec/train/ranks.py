@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-_PATIENCE = timedelta(hours=12)  # of the others while the first process reads all images
+_TIMEOUT = timedelta(hours=12)  # the other processes wait until the first has read all images
 
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """Joins the other processes, if there are any; gives the device of this one."""
+    """Joins the other processes, if there are any; yields the device of this one."""
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
@@ -22,7 +22,7 @@ def process_group(device: str) -> Iterator[str]:
     if cuda:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT)
     try:
         yield device
     finally:
@@ -40,19 +40,19 @@ def rank() -> int:
 
 
 def share(total: int) -> slice:
-    """Which of ``total`` things in a row are this process's; the shares differ by one at most."""
+    """The part of ``total`` items of this process; the parts differ by one item at most."""
     return slice(total * rank() // count(), total * (rank() + 1) // count())
 
 
 def wait() -> None:
-    """Waits until all processes are here."""
+    """Waits for all processes."""
     if dist.is_initialized():
         dist.barrier()
 
 
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
-    """The other processes run the block after the first one has."""
+    """The other processes run the block after the first one."""
     if rank():
         wait()
     yield
@@ -61,7 +61,7 @@ def main_process_first() -> Iterator[None]:
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Makes tensors those of the first process, in place."""
+    """Copies the tensors of the first process to all processes, in place."""
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, 0)
@@ -75,12 +75,8 @@ def sum_(tensor: Tensor) -> Tensor:
 
 
 def mean_gradients(module: nn.Module) -> None:
-    """Makes every gradient the mean over all processes."""
-    if not dist.is_initialized():
-        return
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    together = sum_(torch.cat([gradient.flatten() for gradient in gradients])) / count()
-    for gradient, part in zip(
-        gradients, torch.split(together, [g.numel() for g in gradients]), strict=True
-    ):
-        gradient.copy_(part.view_as(gradient))
+    """Averages every gradient over all processes."""
+    if count() > 1:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                sum_(parameter.grad).div_(count())

@@ -1,4 +1,4 @@
-"""The settings of a training: with the model and the images, they decide its outcome."""
+"""The settings that, with the model and the images, determine the result of a training."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ class Recipe:
         weight_decay: of the matrices of the blocks.
         clip_norm: the largest norm of the whole gradient.
         ema_decay: of the moving average of the weights, which is what is exported.
-        commitment: β, the weight of ‖z - sg(e)‖², which like the error is counted per pixel.
+        commitment: β, the weight of ‖z - sg(e)‖², which is per pixel, like the error.
         deblocking: weight of the ``blockiness`` of the decoded image at the borders of patches.
         spectra, lpips: weights of the distances in ``perceptual``.
         adversarial: weight of the ``adversarial`` loss; only when a decoder alone is trained.
@@ -40,7 +40,7 @@ class Recipe:
         report_every: steps between reports.
         seed: of the weights and of every draw.
         dtype: of the matrix products (autocast); the weights are float32.
-        compiled: the blocks go through ``torch.compile``.
+        compiled: compile the blocks with ``torch.compile``.
 
     Raises:
         TrainingError: a setting is out of its range.

@@ -1,4 +1,4 @@
-"""What a training run is, and which can be trained."""
+"""A training run, and which models can be trained."""
 
 import dataclasses
 import json
@@ -20,20 +20,19 @@ from tokcodec.train.start import can_warm_start_decoder
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained, how and where.
+    """The model, the recipe, the folder and the device of a training.
 
     Attributes:
-        config, recipe, folder, device: these.
         source: the checkpoint to begin with, instead of principal components and k-means.
-        tokens_stay: train only a decoder for the tokens of the source, whose encoder and codebook
-            stay, so ``model_id`` and prior stay the same.
+        tokens_stay: train only a decoder for the tokens of the source. Its encoder, codebook,
+            ``model_id`` and prior stay the same.
         lpips: the network of ``load_lpips``, if the recipe has that term.
         provenance: further facts for the checkpoint.
 
     Raises:
-        TrainingError: parts of other kinds than ViTs and codebooks; a source whose tokens mean
-            something else, or whose decoder does not fit although it is to be trained further; or
-            an adversarial loss for more than a decoder.
+        TrainingError: the parts are not ViTs and a codebook; the source has other tokens, or a
+            decoder that cannot be trained further; or there is an adversarial loss although not
+            only a decoder is trained.
     """
 
     config: ModelConfig
@@ -49,7 +48,7 @@ class Run:
         _require_trainable(self.config)
         if self.recipe.adversarial and not self.tokens_stay:
             raise TrainingError(
-                "an adversarial loss needs tokens that stay: train a decoder for those of a "
+                "an adversarial loss can only be used to train a decoder for the tokens of a "
                 "checkpoint"
             )
         if not self.source:
@@ -71,7 +70,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What has to be the same when the run resumes, for JSON."""
+        """The settings that must be the same when the run resumes, for JSON."""
         settings = {
             "config": json.loads(self.config.to_json()),
             "recipe": dataclasses.asdict(self.recipe),
@@ -86,7 +85,7 @@ def _require_trainable(model: ModelConfig) -> None:
     if kinds not in (("patch", "patch"), ("latent", "latent")):
         raise TrainingError(
             f"an encoder of the kind {kinds[0]} and a decoder of the kind {kinds[1]} cannot be "
-            "trained, only two of the kind patch or two of the kind latent"
+            "trained; both must be of the kind patch or of the kind latent"
         )
     if not isinstance(model.quantizer, CodebookConfig) or model.quantizer.metric == "dot":
         raise TrainingError("only a codebook of nearest vectors can be trained")

@@ -1,8 +1,8 @@
-"""The weights that training begins with: principal components of patches, and k-means.
+"""The initial weights of a training: principal components of patches, and k-means.
 
-With the residual branches at zero, the encoder and the decoder of the kind ``patch`` are linear
-maps, and the best linear code of a patch is its first d principal components. So training begins
-with classical vector quantization instead of noise. Latent tokens begin at random.
+If the residual branches are zero, the encoder and the decoder of the kind ``patch`` are linear, and
+the best linear code of a patch is its first d principal components. So training begins with
+classical vector quantization instead of noise. Latent tokens begin at random.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,15 +31,15 @@ from tokcodec.train.batches import crop_and_resize
 _IMAGES = 8192  # that the components and the codebook are fitted to, at most
 _AT_ONCE = 64  # images
 _PATCHES = 1 << 15  # that the components are fitted to, at most
-_NUMBERS = 1 << 26  # of all those patches together, at most, which is a quarter of a gigabyte
+_NUMBERS = 1 << 26  # in all these patches, at most: a quarter of a gigabyte
 _POWER_ITERATIONS, _OVERSAMPLING = 3, 16  # of the low-rank decomposition
 _ITERATIONS = 10
 _VECTORS_PER_TOKEN = 40  # that the codebook is fitted to
-# The fields of a decoder that may grow, and those that may change, when its training continues.
+# The fields of a decoder that may grow, and that may change, when it is trained further.
 _GROWS = ("layers", "pixel_overlap", "pixel_convolution")
 _FREE = (*_GROWS, "prefix_tokens")
 
-Tell = Callable[[str], None]  # takes a message about what is being done
+Tell = Callable[[str], None]  # takes a message for the user
 Components = tuple[Tensor, Tensor, Tensor]  # mean [D], basis [D, r], deviation along each [r]
 
 
@@ -54,11 +54,11 @@ def begin(
     """Sets every weight of ``model``, which is on the CPU.
 
     Args:
-        images: training images uint8 [n, 3, T, T], which the weights are fitted to.
-        seed: of what is random.
-        source: a checkpoint whose weights are taken, as far as they fit.
+        images: training images, uint8 [n, 3, T, T], that the weights are fitted to.
+        seed: of the random numbers.
+        source: a checkpoint whose weights are copied, as far as they fit.
         rate_channel: the last channel of z stays 0, see ``MovingAverages``.
-        tell: see ``Tell``.
+        tell: called with messages.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(images), generator=generator)[:_IMAGES]
@@ -73,8 +73,8 @@ def begin(
 
 
 def _views(model: Tokenizer, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Whole images, uint8 [n, 3, T, T], as the decoder makes them and as the encoder sees them;
-    some at a time."""
+    """Batches of whole images, uint8 [n, 3, T, T], at the resolutions of the decoder and of the
+    encoder."""
     side, edge = model.config.preprocessing.image_size, images.shape[-1]
     whole = torch.tensor([0.0, 0.0, edge, edge, 0.0])
     for part in torch.split(images, _AT_ONCE):
@@ -84,7 +84,7 @@ def _views(model: Tokenizer, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def _initialize(model: Tokenizer, generator: torch.Generator) -> None:
-    """Sets what no images are needed for: blocks and a convolution that change nothing."""
+    """Sets the weights that depend on no images: blocks and a convolution that change nothing."""
     for name, parameter in model.named_parameters():
         if name.endswith(("positions", "positions.table", "tokens", "mask_token", "class_token")):
             nn.init.normal_(parameter, std=0.02, generator=generator)
@@ -138,7 +138,7 @@ def _fit_patches(
     else:
         mean, basis, scale = principal_components(made, head.in_features, generator)
         weight = basis * scale
-    # The overlap that a patch may add to its neighbours adds nothing yet.
+    # The overlap of a patch adds nothing to its neighbours yet.
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     cells = _cells(head, 0)
@@ -162,7 +162,7 @@ def _fill_codebook(
 def can_warm_start_decoder(config: ModelConfig, source: ModelConfig) -> bool:
     """Whether a decoder of ``config`` can begin with the weights of one of ``source``.
 
-    It may only have more layers, which add nothing yet, a larger overlap, or a convolution.
+    It may only have more layers, a larger overlap, or a convolution, all of which add nothing yet.
     """
     if config.decoder.kind != source.decoder.kind:
         return False
@@ -173,7 +173,7 @@ def can_warm_start_decoder(config: ModelConfig, source: ModelConfig) -> bool:
 
 @torch.no_grad()
 def adopt(model: Tokenizer, source: Tokenizer) -> None:
-    """Takes the encoder and the codebook of ``source``, and its decoder if
+    """Copies the encoder and the codebook of ``source``, and its decoder if
     ``can_warm_start_decoder``."""
     takes_decoder = can_warm_start_decoder(model.config, source.config)
     tensors = model.state_dict()
@@ -190,8 +190,8 @@ def adopt(model: Tokenizer, source: Tokenizer) -> None:
 
 
 def _cells(head: object, overlap: int) -> Tensor:
-    """The outputs of a ``PatchHead`` that are the pixels up to ``overlap`` beyond the borders of a
-    patch."""
+    """The outputs of a ``PatchHead`` that are the pixels of a patch, and up to ``overlap`` pixels
+    beyond its borders."""
     assert isinstance(head, PatchHead)
     window = head.patch_size + 2 * head.overlap
     first = head.overlap - overlap
@@ -202,7 +202,7 @@ def _cells(head: object, overlap: int) -> Tensor:
 def _sample_patches(
     views: Iterator[tuple[Tensor, Tensor]], *patch_sizes: int
 ) -> tuple[Tensor, Tensor]:
-    """Patches of images in random order, as many as are needed, of either view: float32 [n, D]."""
+    """Enough patches of both views of images, float32 [n, D]."""
     wanted = min(_PATCHES, _NUMBERS // (3 * max(patch_sizes) ** 2))
     samples: tuple[list[Tensor], list[Tensor]] = ([], [])
     for images in views:
@@ -217,8 +217,8 @@ def _sample_patches(
 def principal_components(x: Tensor, count: int, generator: torch.Generator) -> Components:
     """The first principal components of ``x``, float32 [n, D]: at most ``count``.
 
-    By randomized subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4),
-    which does not need all D x D products.
+    Randomized subspace iteration (Halko, Martinsson and Tropp, arXiv 0909.4061, algorithm 4.4) does
+    not need all D x D products.
     """
     mean = x.mean(dim=0)
     x = x - mean

@@ -24,8 +24,8 @@ class Trainer:
 
     Attributes:
         steps_done: the number of steps so far.
-        model: the current weights; ``averaged`` gives those that are exported.
-        used: bool [K]: the tokens that were chosen since this was last cleared.
+        model: the current weights; ``averaged`` returns those that are exported.
+        used: bool [K]: the tokens that were used since the last report.
     """
 
     def __init__(
@@ -35,12 +35,6 @@ class Trainer:
         tokens_stay: bool = False,
         lpips: nn.Module | None = None,
     ) -> None:
-        """
-        Args:
-            model: with the weights to begin with.
-            tokens_stay: only the decoder is trained.
-            lpips: the network of ``load_lpips``, if the recipe has that term.
-        """
         self.model, self.recipe, self.tokens_stay = model, recipe, tokens_stay
         self.steps_done = 0
         if tokens_stay:
@@ -56,8 +50,8 @@ class Trainer:
         self.average = copy.deepcopy(model).requires_grad_(False)
         self.used = torch.zeros(len(codebook), dtype=torch.bool, device=codebook.device)
         if recipe.compiled:
-            # Only the blocks: they take nearly all of the time, and as they see nothing but the
-            # number of tokens, one compilation serves grids of every shape.
+            # Blocks take nearly all of the time, and depend only on the number of tokens, so one
+            # compilation suffices for grids of every shape.
             for module in model.modules():
                 if isinstance(module, Block):
                     module.compile(dynamic=True)
@@ -69,8 +63,8 @@ class Trainer:
         self.critic = Critic(recipe, codebook.device) if recipe.adversarial else None
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Trains on a batch. Gives the ``loss`` and its terms: scalars whose means over all
-        processes are those of all images of the step."""
+        """Trains on a batch. Returns the ``loss`` and its terms: scalars whose means over all
+        processes are the means over all images of the step."""
         outcome: Outcome = self.objective(batch)
         terms = dict(outcome.terms)
         if self.critic:
@@ -118,7 +112,7 @@ class Trainer:
         return model
 
     def state(self) -> dict[str, Any]:
-        """Everything that another process needs to continue to the same weights."""
+        """Everything that is needed to continue to the same weights."""
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         return {"step": self.steps_done, "used": self.used, **parts}
 

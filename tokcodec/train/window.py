@@ -14,8 +14,8 @@ class Window:
     """Sums over the steps since the last report.
 
     Attributes:
-        tokens: the number that was trained on, by all processes.
-        seconds: the time taken.
+        tokens: the number of tokens that all processes trained on.
+        seconds: the duration of the steps.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Window:
         return dict(zip(self.sums, means, strict=True))
 
     def state(self) -> dict[str, Any]:
-        if ranks.count() > 1:  # the sums of the others are not here
+        if ranks.count() > 1:  # the sums of the other processes are unknown
             return {"sums": {}, "steps": 0, "tokens": 0.0, "seconds": 0.0}
         return {
             "sums": self.sums,
