@@ -174,12 +174,12 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(reason, name=path, hint=Hint.OTHER_OUTPUT) from error
 
 
-def sweep(folder: Path, older_than: float = _STALE) -> None:
-    """Removes the temporary files of killed processes: those not written to for an hour, or for as
-    many seconds as are given."""
+def sweep(folder: Path, alone: bool = False) -> None:
+    """Remove temporary files of killed processes: those not written to for an hour, or all if no
+    other process writes to the folder (``alone``)."""
     for path in folder.glob(TEMPORARY + "*"):
         with contextlib.suppress(OSError):  # gone already, or someone else's
-            if time.time() - path.stat().st_mtime >= older_than:
+            if alone or time.time() - path.stat().st_mtime >= _STALE:
                 path.unlink()
 
 

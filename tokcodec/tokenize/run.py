@@ -93,7 +93,6 @@ def run(
                 why = "is a folder; name a file, or a folder without .parquet"
                 raise DatasetError(why, name=output)
             stack.enter_context(output.shards.lock(*share))
-            output.shards.sweep(alone)  # temporary files of a run that was killed
             if force:
                 _remove(output, None if alone else shards)
             jobs = list_jobs(
@@ -113,7 +112,6 @@ def run(
         for done in engine([own or [] for own in missing], totals.watch):
             totals.finish(done)
         for (task, output), own in zip(datasets, missing, strict=True):
-            output.shards.sweep(alone)  # temporary files of an actor that was killed
             if own is not None:
                 _check_all_there(output.shards, shards)
                 if output.one_file:

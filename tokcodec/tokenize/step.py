@@ -73,10 +73,8 @@ class ShardWriter:
             shard=shard.digest,
             inputs=made.inputs.hexdigest(),
         )
-        self.folder.write(
-            shard.name,
-            lambda file: write_rows(file, made.rows, metadata, self.task.plan.text_columns),
-        )
+        with self.folder.writing(shard.name) as file:
+            write_rows(file, made.rows, metadata, self.task.plan.text_columns)
 
 
 class ShardStep:

@@ -200,7 +200,8 @@ class Task:
         names = [shard.name for shard in self.plan.shards]
         inputs = _joined(shards.metadata(own).inputs for own in names)
         metadata = replace(self.metadata, shards=1, inputs=inputs)
-        folder.write(name, lambda file: join(file, map(shards.open, names), metadata))
+        with folder.writing(name) as file:
+            join(file, map(shards.open, names), metadata)
 
     def _other_run(self, found: Metadata) -> str | None:
         """Why a file with this metadata is of another run, if it is."""
