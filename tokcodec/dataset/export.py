@@ -1,7 +1,6 @@
 """``export``: token datasets in the formats that trainers read."""
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokcodec.dataset.formats import format_of
-from tokcodec.dataset.formats.format import Facts, Format, Kind, Record, Rows
+from tokcodec.dataset.formats.format import Facts, Format, Kind, Rows
 from tokcodec.dataset.formats.output import Output, write
 from tokcodec.dataset.formats.vocabulary import Vocabulary
 from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
@@ -106,22 +105,18 @@ def export(
             name=rows.path,
         )
     kinds = _kinds(rows, columns)
-    uses = Counter(record["label"] for record in _records(rows, ["label"]))
-    if None in uses and kind.labelled:
+    labels = {label for group in _groups(rows, ["label"]) for label in group["label"]}
+    if None in labels and kind.labelled:
         raise DatasetError(
             f"rows without a label; the format {kind.name} needs one for each", name=rows.path
         )
-    classes = class_numbers(label for label in uses if label is not None)
+    classes = class_numbers(labels - {None})
     facts = _facts(rows, kind, vocabulary, kinds, classes, dtype)
     return write(target, facts, _rows(rows, facts, classes), rows_per_shard, rows.path)
 
 
 def _kinds(dataset: TokenRows, wanted: Sequence[str] | None) -> dict[str, Kind]:
-    """What the carried columns hold.
-
-    Raises:
-        ArgumentError: a wanted column is not there.
-    """
+    """The kind of each column that is exported; raises ArgumentError if a wanted one is missing."""
     import pyarrow as pa
 
     with dataset.folder.reading(dataset.names[0]) as source:
@@ -150,10 +145,7 @@ def _facts(
     classes: dict[str, int],
     dtype: str | None,
 ) -> Facts:
-    """
-    Raises:
-        ArgumentError: no type of the format holds all ids.
-    """
+    """What holds for all rows; raises ArgumentError if no type of the format holds all ids."""
     choices = [name for name in form.dtypes if dtype in (None, name)]
     fitting = [name for name in choices if np.iinfo(name).max >= vocabulary.size - 1]
     if not fitting:
@@ -181,7 +173,7 @@ def _facts(
 
 
 def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator[Rows]:
-    """The rows that did not fail, a batch of rows at a time."""
+    """Yield the rows that did not fail, a batch of rows at a time."""
     parts = dataset.grids()
     names = list(dict.fromkeys(["label", *facts.kinds]))
     for group in _groups(dataset, names):
@@ -197,13 +189,7 @@ def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator
 
 
 def _groups(dataset: TokenRows, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """These columns of the rows that did not fail, a batch of rows at a time."""
+    """Yield these columns of the rows that did not fail, a batch of rows at a time."""
     for _, columns in dataset.columns(*names, "status"):
         kept = [state == "ok" for state in columns["status"].to_pylist()]
         yield {name: list(itertools.compress(columns[name].to_pylist(), kept)) for name in names}
-
-
-def _records(dataset: TokenRows, names: Sequence[str]) -> Iterator[Record]:
-    for group in _groups(dataset, names):
-        for values in zip(*group.values(), strict=True):
-            yield dict(zip(names, values, strict=True))

@@ -4,7 +4,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tokcodec.errors import ImageError, one_line
 from tokcodec.image import Source, Tiles
@@ -30,7 +30,7 @@ class Image:
     bytes_in: int = 0
     width: int = 0
     height: int = 0
-    texts: Mapping[str, str] | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
     lost_texts: tuple[tuple[Record, str], ...] = ()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tokcodec.codec import Codec
 from tokcodec.dataset.folder import DatasetFolder
-from tokcodec.dataset.table import GRID_FITS, Row, write_rows
+from tokcodec.dataset.table import GRID_FITS, write_rows
 from tokcodec.image import Source, Tiles
 from tokcodec.tokenize.plan import Shard
 from tokcodec.tokenize.reading import Image, Item, items_of
@@ -41,24 +41,20 @@ class ShardWriter:
             source, key, self.codec.config, settings.fit, settings.background, settings.tokens
         )
 
-    def rows(self, image: Image, tokens: NDArray[Any] | str | None) -> Iterator[Row]:
-        """The rows of an image, or the row that says why it has none."""
+    def rows(self, image: Image, tokens: NDArray[Any] | str | None) -> list[dict[str, Any]]:
+        """The rows of an image by its tokens, or the row of a failed image by its error."""
         record, settings = image.record, self.task.settings
-        common: dict[str, Any] = {
-            "key": record.key,
-            "source": record.source,
-            "label": record.label,
-            "texts": image.texts,
-        }
+        common = {"key": record.key, "source": record.source, "label": record.label, **image.texts}
         if not isinstance(tokens, np.ndarray):
-            yield Row(**common, view=0, width=None, height=None, tokens=None, error=tokens)
-            return
-        common |= {"width": image.width, "height": image.height, "error": None}
+            return [{**common, "view": 0, "error": tokens}]
         if settings.fit not in GRID_FITS:
             tokens = tokens.reshape(len(tokens), -1)[:, : settings.tokens]
+        common |= {"width": image.width, "height": image.height}
+        rows = [{**common, "view": view, "tokens": own} for view, own in enumerate(tokens)]
         boxes = settings.views.boxes(record.key, (image.width, image.height))
-        for view, own in enumerate(tokens):
-            yield Row(**common, view=view, tokens=own, box=boxes[view] if boxes else None)
+        for row, box in zip(rows, boxes, strict=False):  # boxes of random crops only
+            row["box"] = box
+        return rows
 
     def write(self, made: "_Made") -> None:
         """Writes the file of a shard.
@@ -107,11 +103,11 @@ class ShardStep:
                 own = made.setdefault(number, _Made(item.shard, number))
                 if image:
                     writer = self.writers[number]
-                    own.add(image, list(writer.rows(image, tokens)), tokens)
+                    own.add(image, writer.rows(image, tokens), tokens)
                     report(own.progress)
                     for text, error in image.lost_texts:
-                        lost = Image(text, texts={})
-                        own.add(lost, list(writer.rows(lost, error)), error)
+                        lost = Image(text)
+                        own.add(lost, writer.rows(lost, error), error)
                         report(own.progress)
                 else:
                     self.writers[number].write(own)
@@ -146,10 +142,12 @@ class _Made:
 
     def __init__(self, shard: Shard, dataset: int) -> None:
         self.progress = Progress(shard, dataset)
-        self.rows: list[Row] = []
+        self.rows: list[dict[str, Any]] = []
         self.inputs = hashlib.sha256()
 
-    def add(self, image: Image, rows: list[Row], tokens: NDArray[Any] | str | None) -> None:
+    def add(
+        self, image: Image, rows: list[dict[str, Any]], tokens: NDArray[Any] | str | None
+    ) -> None:
         self.rows += rows
         self.inputs.update(image.digest)
         failed = isinstance(tokens, str)

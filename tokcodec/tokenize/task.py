@@ -15,11 +15,10 @@ from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.table import GRID_FITS, Metadata, join, schema
-from tokcodec.dataset.views import ONE, Views
+from tokcodec.dataset.views import Views
 from tokcodec.errors import DatasetError
-from tokcodec.image import WHITE
 from tokcodec.io.job import Job
-from tokcodec.model.runtime import BATCH_SIZE, Dtype
+from tokcodec.model.runtime import Dtype
 from tokcodec.tokenize.plan import Plan, Shard
 
 RunJob = Job[Shard | Plan]  # of one file: a shard, or all shards in one
@@ -39,13 +38,13 @@ class Settings:
     """
 
     fit: Fit
-    views: Views = ONE
-    background: tuple[int, int, int] = WHITE
-    tokens: int | None = None
-    device: str = "cpu"
-    dtype: Dtype = "float32"
-    batch_size: int = BATCH_SIZE
-    compiled: bool = False
+    views: Views
+    background: tuple[int, int, int]
+    tokens: int | None
+    device: str
+    dtype: Dtype
+    batch_size: int
+    compiled: bool
 
     def __post_init__(self) -> None:
         if self.fit == "tile":

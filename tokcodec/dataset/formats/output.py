@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import IO
@@ -23,12 +22,12 @@ from tokcodec.io.remote import location
 def write(
     target: "Output", facts: Facts, rows: Iterator[Rows], size: int | None, dataset: Path
 ) -> int:
-    """Writes all files, and returns the number of rows; the first shard gets its name last.
+    """Write all files, and return the number of rows; the first shard gets its name last.
 
     Args:
         target: the files.
         facts: about the rows.
-        rows: of all shards.
+        rows: the rows of all shards.
         size: rows of a shard; None for one shard.
         dataset: the name of the dataset, for errors.
 
@@ -39,47 +38,32 @@ def write(
     with contextlib.ExitStack() as first:
         for number, part in _shards(rows, size):
             name = target.name(number)
+            written = {"name": name, "rows": 0}
             with contextlib.ExitStack() as stack:
                 file = (stack if number else first).enter_context(target.open(name))
+                index = None
                 if target.format.indexed and not target.is_stream:
                     index = stack.enter_context(target.open(target.index(number)))
-                    part = _indexed(part, index)
-                counted = _Counted(part)
+                counted = _counted(part, written, index)
                 target.format.write(
-                    Shard(name, file, iter(counted), facts, target.open_other, target.discard)
+                    Shard(name, file, counted, facts, target.open_other, target.discard)
                 )
                 if not number:
                     target.discard(name)  # while there is nothing new beside it
-                size_in_bytes = file.seek(0, os.SEEK_END)
-            target.written.append({"name": name, "rows": counted.rows, "bytes": size_in_bytes})
+                written["bytes"] = file.seek(0, os.SEEK_END)
+            target.written.append(written)
         if not target.written:
             raise DatasetError("holds no rows", name=dataset)
         target.finish(facts)
     return sum(shard["rows"] for shard in target.written)
 
 
-@dataclass
-class _Counted:
-    """Rows, which it counts as they are taken."""
-
-    parts: Iterable[Rows]
-    rows: int = 0
-
-    def __iter__(self) -> Iterator[Rows]:
-        for part in self.parts:
-            self.rows += len(part)
-            yield part
-
-
 class Output:
     """The files of an export."""
 
     def __init__(self, output: str | Path, form: Format, sharded: bool) -> None:
-        """
-        Raises:
-            ArgumentError: a stream, for a format or shards that take several files.
-            OutputError: it is a URL that cannot be opened here.
-        """
+        """Raise ArgumentError for a stream if the export has several files, OutputError for a URL
+        that cannot be opened here."""
         path = location(str(output))
         self.format = form
         self.written: list[Record] = []
@@ -101,14 +85,11 @@ class Output:
         )
 
     def index(self, number: int) -> str:
-        """The name of the file with the columns of a shard's rows."""
+        """The name of the index of a shard."""
         return f"{self.name(number) if self._is_sharded else self._name}.index.jsonl"
 
     def check(self, dataset: str | Path, force: bool) -> None:
-        """
-        Raises:
-            OutputError: the first file is there already, or is the dataset.
-        """
+        """Raise OutputError if the first file exists and may not be replaced."""
         name = self.name(0)
         if not self._folder.is_remote:
             single_job(dataset, self._folder / name).check(force)
@@ -116,7 +97,7 @@ class Output:
             raise OutputError("is there already", name=self._folder / name, hint=Hint.OVERWRITE)
 
     def open_other(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file beside a shard, of which there may be millions: all are synced at the end."""
+        """Open a further file; there may be millions, so they are synced together at the end."""
         self._unsynced = not self._folder.is_remote
         return self.open(name, sync=False)
 
@@ -134,7 +115,7 @@ class Output:
         return True
 
     def finish(self, facts: Facts) -> None:
-        """Writes what is about all shards, and removes those of a larger export before it."""
+        """Write the files about all shards, and remove further shards of an earlier export."""
         if self.is_stream:
             return
         if self._unsynced:
@@ -154,7 +135,7 @@ class Output:
 
 
 def _shards(rows: Iterable[Rows], size: int | None) -> Iterator[tuple[int, Iterator[Rows]]]:
-    """The rows of each shard, to be taken before those of the next; at least one shard."""
+    """Yield each shard's number and rows, which must be taken before those of the next."""
     most = size or sys.maxsize
 
     def pieces() -> Iterator[tuple[int, Rows]]:
@@ -171,10 +152,12 @@ def _shards(rows: Iterable[Rows], size: int | None) -> Iterator[tuple[int, Itera
         yield number, (part for _, part in shard)
 
 
-def _indexed(rows: Iterator[Rows], index: IO[bytes]) -> Iterator[Rows]:
-    """The rows, whose columns become lines of an index as they are taken."""
+def _counted(rows: Iterator[Rows], shard: Record, index: IO[bytes] | None) -> Iterator[Rows]:
+    """The rows, which are counted in ``shard`` and added to its index as they are taken."""
     for part in rows:
-        for tokens, record in zip(part.tokens, part.records(), strict=True):
-            line = json.dumps({**record, "length": len(tokens)}, default=str)
-            index.write(line.encode() + b"\n")
+        shard["rows"] += len(part)
+        if index:
+            for tokens, record in zip(part.tokens, part.records(), strict=True):
+                line = json.dumps({**record, "length": len(tokens)}, default=str)
+                index.write(line.encode() + b"\n")
         yield part
