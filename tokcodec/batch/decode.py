@@ -31,11 +31,12 @@ from tokcodec.batch.jobs import (
 )
 from tokcodec.batch.received import Received, Several, images_of
 from tokcodec.batch.sheet import Sheet
-from tokcodec.batch.tables import Table
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
 from tokcodec.config.geometry import Size
+from tokcodec.dataset.exported import open_tokens
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.dataset.formats import is_export
+from tokcodec.dataset.reader import open_dataset, token_files
 from tokcodec.decoding import OutputSize, output_size
 from tokcodec.errors import (
     ArgumentError,
@@ -50,6 +51,7 @@ from tokcodec.image import extensions, save, size_of
 from tokcodec.inputs.records import Record, Stamp
 from tokcodec.io.files import SUFFIX, refuse_remote, same_file
 from tokcodec.io.job import Job, State, single_job
+from tokcodec.io.remote import is_remote
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile
 
@@ -126,8 +128,7 @@ def decode_files(
     if one or is_standard(names, output):
         several_images = "together" if sheet else "refused"
     if tables:
-        table = Table.open(names[0], given, keys, rows)
-        plan = _plan_rows(table, output, extension, files, sheet)
+        plan = _plan_rows(names[0], keys, rows, output, extension, files, sheet)
     else:
         plan = make_plan(
             names,
@@ -164,10 +165,8 @@ def decode_files(
                     tokens=tokens,
                     workers=options.workers,
                 )
-                if together is not None:  # in order
-                    yield from (files.add(header, pair, together) for pair in decoded)
-                    continue
-                write, workers = partial(files.write, header), options.workers
+                write = partial(files.write, header, together)
+                workers = 1 if grid else options.workers  # a contact sheet is filled in order
                 yield from map_ahead(write, decoded, workers, 2 * workers, at_once=True)
         if together and sheet:
             save(together.compose(), sheet, extension, png_level)
@@ -256,58 +255,71 @@ class _Files:
     def write(
         self,
         header: Header,
+        sheet: Sheet | None,
         pair: tuple[_Opened, Image.Image | TokcodecError],
     ) -> Outcome:
+        """Write the image of a token file, to the contact sheet if there is one."""
         (job, token_file), result = pair
         if isinstance(result, TokcodecError):
             return Outcome(job, result.named(job.name))
-        try:
-            if job.target:
-                size = save(result, job.target, self.extension, self.png_level)
-            else:
-                buffer = io.BytesIO()
-                save(result, buffer, self.extension, self.png_level)
-                size = write_out(buffer.getvalue())
-        except (OutputError, ImageError) as error:
-            return Outcome(job, error)
-        return _done(job, header, token_file, result, size)
+        size = missing = 0
+        if sheet is not None:
+            sheet.add(result)  # a sheet that becomes too large ends the run
+        else:
+            try:
+                size = self._save(result, job.target)
+            except (OutputError, ImageError) as error:
+                return Outcome(job, error)
+        if token_file.packets or token_file.damaged:
+            missing = int((token_file.tokens_with(header, incomplete=True) < 0).sum())
+        return Outcome(
+            job, None, token_file.file_bytes, size, result.size, token_file, header.name, missing
+        )
 
-    def add(
-        self, header: Header, pair: tuple[_Opened, Image.Image | TokcodecError], sheet: Sheet
-    ) -> Outcome:
-        """As ``write``, to a contact sheet."""
-        (job, token_file), result = pair
-        if isinstance(result, TokcodecError):
-            return Outcome(job, result.named(job.name))
-        sheet.add(result)
-        return _done(job, header, token_file, result, 0)
-
-
-def _done(
-    job: FileJob, header: Header, token_file: TokenFile, image: Image.Image, size: int
-) -> Outcome:
-    missing = 0
-    if token_file.packets or token_file.damaged:
-        missing = int((token_file.tokens_with(header, incomplete=True) < 0).sum())
-    return Outcome(
-        job, None, token_file.file_bytes, size, image.size, token_file, header.name, missing
-    )
+    def _save(self, image: Image.Image, target: Path | None) -> int:
+        """Write an image to its file or to standard output; return the number of bytes."""
+        if target:
+            return save(image, target, self.extension, self.png_level)
+        buffer = io.BytesIO()
+        save(image, buffer, self.extension, self.png_level)
+        return write_out(buffer.getvalue())
 
 
 def _plan_rows(
-    table: Table, output: str | None, extension: str, files: _Files, sheet: Path | None
+    name: str,
+    keys: Sequence[str],
+    numbers: Sequence[int],
+    output: str | None,
+    extension: str,
+    files: _Files,
+    sheet: Path | None,
 ) -> Plan:
-    """A job for each row; images go into the folder ``output``, or all into ``sheet``."""
+    """A job for each chosen row of a token dataset or a file of tokens.
+
+    Images go into the folder ``output``, or all into ``sheet``.
+    """
+    rows: Iterator[tuple[str, TokenFile | DatasetError]]
+    if is_export(name):
+        exported = open_tokens(name, files.given)
+        count, rows = exported.count, exported.token_files(keys, numbers)
+        written_at = None if is_remote(name) else Path(name).stat().st_mtime_ns
+    else:
+        dataset = open_dataset(name)
+        count, rows = len(dataset), token_files(dataset, keys, numbers)
+        written_at = dataset.written_at
+    mtime = "" if written_at is None else str(written_at)
     if output is None or output == STANDARD:
-        raise ArgumentError("name a folder for the images of these rows", name=table.name)
+        raise ArgumentError("name a folder for the images of these rows", name=name)
     refuse_remote(output)
     folder = Path(output)
-    if same_file(table.name, folder):
+    if same_file(name, folder):
         raise OutputError("is the input itself", name=output, hint=Hint.OTHER_OUTPUT)
     if not sheet and folder.exists() and not folder.is_dir():
         raise OutputError("is a file; name a folder for the images of these rows", name=output)
-    if table.count == 0:
-        raise DatasetError("holds no rows", name=table.name)
+    if keys or numbers:
+        count = len(keys) + len(numbers)
+    if count == 0:
+        raise DatasetError("holds no rows", name=name)
 
     def record(key: str, row: TokenFile | TokcodecError) -> Record:
         def read() -> bytes:
@@ -315,12 +327,12 @@ def _plan_rows(
                 raise row
             return row.to_bytes()
 
-        return Record(key, None, read, Stamp(key, 0, table.mtime, "", key))
+        return Record(key, None, read, Stamp(key, 0, mtime, "", key))
 
     def jobs() -> Iterator[FileJob]:
         claimed: set[Path] = set()
         try:
-            for key, row in table.rows:
+            for key, row in rows:
                 target = sheet or folder / (key + extension)
                 job = Job(record(key, row), target)
                 if isinstance(row, TokcodecError):
@@ -336,7 +348,7 @@ def _plan_rows(
                 else:
                     claimed.add(target)
                     yield judged(job, files.judge)
-        except TokcodecError as error:  # told behind the rows before it, which are decoded
-            yield Job(record(table.name, error), None, "foreign", error.reason)
+        except TokcodecError as error:  # the rows before it are decoded
+            yield Job(record(name, error), None, "foreign", error.reason)
 
-    return Plan(table.count, jobs())
+    return Plan(count, jobs())
