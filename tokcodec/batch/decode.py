@@ -79,10 +79,11 @@ def decode_files(
 ) -> Outcomes:
     """Decode token files to images, ``a.jpg.tok`` to ``a.jpg.png``.
 
-    Images that are newer than their token files and have the right size are skipped. Other files
-    that exist fail unless ``overwrite`` is set, and so does a bad token file; the others are
-    decoded all the same. Packets of one image become one image, whose name has no number; the
-    images of several messages in one text are numbered. The work is done as the outcomes are taken.
+    Images that are newer than their token files and have the right size are skipped. A job whose
+    output exists otherwise fails unless ``overwrite`` is set, and so does a bad token file; the
+    other token files are still decoded. Packets of one image become one image, whose name has no
+    number; the images of several messages in one text are numbered. The work is done as the
+    outcomes are taken.
 
     Args:
         sources: files, folders, globs, tars, URLs; or ``-``, standard input; or one token dataset,
@@ -94,18 +95,18 @@ def decode_files(
         size, tokens: see ``Codec.decompress``.
         image_format: of images in folders and on standard output; PNG if None.
         png_level: how hard PNG files are compressed, 1 fast to 9 small.
-        keys, rows: the rows of a token dataset or a file of tokens with these keys, or of these
-            numbers from 0; all rows if both are empty.
-        grid: write one image, ``output``: a contact sheet with this many images in a row.
-        damaged: decode files that are cut or altered, as far as they can be read.
+        keys, rows: only the rows of a token dataset or a file of tokens with these keys, or with
+            these numbers from 0; all rows if both are empty.
+        grid: write a contact sheet to ``output``, with this many images in a row.
+        damaged: decode files that are cut or altered as far as possible.
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: as ``jobs.make_plan``; or a contact sheet without a file for it.
+        ArgumentError: see ``jobs.make_plan``; or no file is named for the contact sheet.
         CheckpointError: the checkpoint cannot be found.
-        DatasetError: the dataset or the file of tokens cannot be read, or it does not say which
-            model it is of and ``weights`` is None.
-        OutputError: there is a file in the place of the contact sheet.
+        DatasetError: the dataset or the file of tokens cannot be read, or it does not name its
+            model and ``weights`` is None.
+        OutputError: the file of the contact sheet exists.
     """
     names = names_of(sources)
     output = None if output is None else os.fspath(output)
@@ -146,7 +147,7 @@ def decode_files(
 
     def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
         while chunk := list(islice(jobs, _CHUNK)):
-            # They may be tokens of several models; each model is loaded once.
+            # There may be tokens of several models, each of which is loaded once.
             groups: dict[str, tuple[Header, list[_Opened]]] = {}
             for job in chunk:
                 try:
@@ -175,12 +176,7 @@ def decode_files(
 
 
 def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
-    """The file of a contact sheet.
-
-    Raises:
-        ArgumentError: none is named.
-        OutputError: it is there already.
-    """
+    """The file of a contact sheet; raises ArgumentError if none is named, OutputError if it exists."""
     refuse_remote(output)
     if output is None or file_extension(output) not in extensions():
         why = "name an image file for the contact sheet, such as sheet.png"
@@ -193,8 +189,10 @@ def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
 
 @dataclass(frozen=True)
 class _Files:
-    """How one token file becomes one image; ``given`` is the checkpoint that was named,
-    ``fitting`` finds the one of a model id."""
+    """Turns one token file into one image.
+
+    ``given`` is the checkpoint that the user named; else ``fitting`` finds the one of a model id.
+    """
 
     given: Header | None
     fitting: Callable[[bytes], Header | None]
@@ -204,7 +202,7 @@ class _Files:
     png_level: int
 
     def open(self, record: Record) -> tuple[TokenFile, Header]:
-        """A token file, and the checkpoint that decodes it.
+        """Read a token file and find the checkpoint that decodes it.
 
         Raises:
             TokenFileError: the file cannot be read, or there is no such checkpoint.
@@ -228,11 +226,11 @@ class _Files:
         return token_file, header
 
     def judge(self, record: Record, target: Path) -> tuple[State, str | None]:
-        """The state of the file ``target``, which should be the image of a token file, and why."""
+        """The state of an existing image of a token file, and the reason."""
         try:
             token_file, header = self.open(record)
         except TokcodecError:
-            return "new", None  # whoever reads it again says what is wrong
+            return "new", None  # the run reads it again and reports the error
         found = size_of(target)
         if found is None:
             return "foreign", "is there, and is not an image"

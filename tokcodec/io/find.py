@@ -51,11 +51,6 @@ class Stamp:
         return is_remote(self.path)
 
     @property
-    def folder(self) -> Path | None:
-        """The folder that it is in; None of a URL."""
-        return None if self.is_remote else Path(self.path).parent
-
-    @property
     def written_at(self) -> int | None:
         """When it was written, in nanoseconds; None where that is not known."""
         known = self.mtime not in ("", ABSENT) and not self.is_remote
