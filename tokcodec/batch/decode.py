@@ -176,7 +176,7 @@ def decode_files(
 
 
 def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
-    """The file of a contact sheet; raises ArgumentError if none is named, OutputError if it exists."""
+    """The file of a contact sheet; raises ArgumentError or OutputError if it cannot be written."""
     refuse_remote(output)
     if output is None or file_extension(output) not in extensions():
         why = "name an image file for the contact sheet, such as sheet.png"

@@ -1,4 +1,4 @@
-"""The plan of a run: its inputs cut into shards, each with a digest that says what goes into it."""
+"""The plan of a run: its inputs, cut into shards."""
 
 import dataclasses
 import hashlib
@@ -32,19 +32,19 @@ class Shard:
     digest: str
 
     def __str__(self) -> str:
-        """Its inputs, in words."""
+        """Its inputs in words."""
         first, more = self.batch.stamps[0], len(self.batch.stamps) - 1
         return f"{first} and {counted(more, 'other')}" if more else str(first)
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of its file."""
         return shard_name(self.number)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a run, the digest over theirs, their columns of text, and how they were cut."""
+    """All shards of a run, a digest of them, their columns of text, and how they were cut."""
 
     shards: tuple[Shard, ...]
     digest: str
@@ -73,14 +73,14 @@ def make_plan(
     max_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
 ) -> Plan:
-    """Lists the inputs and cuts them into shards: a tar each, else of ``rows_per_shard`` rows.
+    """List the inputs and cut them into shards: one for each tar, else ``rows_per_shard`` rows.
 
     Args:
         sources, listed, label, text_columns, without, max_bytes, selection: see
             ``listing.list_inputs``.
         rows_per_shard: rows of a shard.
         views: rows of an image.
-        limit: only this many images, the first ones.
+        limit: take only the first images, this many.
 
     Raises:
         DatasetError: there are no inputs, or two have the same key.
@@ -124,7 +124,7 @@ def make_plan(
 
 
 def _facts(stamp: Stamp) -> tuple[str, int, str]:
-    """What rows have of a file, and what shows whether it has changed."""
+    """The name of a file in rows, and what shows whether it has changed."""
     return str(stamp), stamp.size, stamp.mtime
 
 
