@@ -48,8 +48,9 @@ from tokcodec.errors import (
     TokenFileError,
 )
 from tokcodec.image import extensions, save, size_of
-from tokcodec.inputs.records import Record, Stamp
+from tokcodec.inputs.records import Record
 from tokcodec.io.files import SUFFIX, refuse_remote, same_file
+from tokcodec.io.find import Stamp
 from tokcodec.io.job import Job, State, single_job
 from tokcodec.io.remote import is_remote
 from tokcodec.parallel import map_ahead

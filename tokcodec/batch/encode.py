@@ -35,8 +35,9 @@ from tokcodec.errors import (
     counted,
 )
 from tokcodec.image import WHITE, extensions, is_transparent, size_of
-from tokcodec.inputs.records import ABSENT, Record
+from tokcodec.inputs.records import Record
 from tokcodec.io.files import SUFFIX
+from tokcodec.io.find import ABSENT
 from tokcodec.io.job import State, is_taken
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.packets import MOST_PACKETS

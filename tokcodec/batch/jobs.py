@@ -22,9 +22,9 @@ from tokcodec.inputs.listing import (
     list_inputs,
     names_one_file,
 )
-from tokcodec.inputs.records import ABSENT, Files, Record, Stamp
+from tokcodec.inputs.records import Files, Record
 from tokcodec.io.files import SUFFIX, is_stream, refuse_remote, same_file
-from tokcodec.io.find import is_one_file
+from tokcodec.io.find import ABSENT, Stamp, is_one_file
 from tokcodec.io.job import Job, State, is_taken
 from tokcodec.io.read import MAX_BYTES, read_at_most
 from tokcodec.tokenfile import TokenFile

@@ -1,7 +1,6 @@
-"""``DatasetFolder``: the folder that holds the files of a token dataset, on disk or in a store.
+"""``DatasetFolder``: the folder of the files of a token dataset, on disk or in a store.
 
-No other module decides how shards are named, listed, written and locked. A file appears under its
-name only when it is complete.
+Only this module names, lists, writes and locks shards. A file appears only when it is complete.
 """
 
 import contextlib
@@ -30,11 +29,7 @@ def shard_name(number: int) -> str:
 
 
 def is_dataset(path: str | Path) -> bool:
-    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards.
-
-    Raises:
-        DatasetError: the folder cannot be listed.
-    """
+    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards."""
     folder = DatasetFolder(path)
     return folder.path.suffix == ONE_FILE or bool(folder.shards())
 
@@ -43,7 +38,7 @@ def files_of(path: str | Path) -> "tuple[DatasetFolder, tuple[str, ...]]":
     """The folder of a dataset, and the names of its files in it: shards, or the one file.
 
     Raises:
-        DatasetError: neither is there, or the store cannot be asked.
+        DatasetError: there are none, or the store does not answer.
     """
     folder = DatasetFolder(path)
     if shards := folder.shards():
@@ -57,11 +52,7 @@ def files_of(path: str | Path) -> "tuple[DatasetFolder, tuple[str, ...]]":
 
 
 def holds_tokens(path: str | Path) -> bool:
-    """Whether a path that ``is_dataset`` holds tokens, and not images.
-
-    Raises:
-        DatasetError: see ``files_of``.
-    """
+    """Whether a path for which ``is_dataset`` is true holds tokens, and not images."""
     folder, names = files_of(path)
     try:
         folder.metadata(names[0])

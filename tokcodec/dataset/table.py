@@ -128,7 +128,7 @@ def _check(metadata: Metadata, columns: "pa.Schema") -> None:
     """Raise ValueError if metadata and columns are not what readers rely on."""
     run = metadata.run
     if not isinstance(run, dict):
-        raise ValueError("tokcodec.run is no JSON object")
+        raise ValueError("tokcodec.run is not a JSON object")
     if not re.fullmatch("[0-9a-f]{64}", metadata.model_id):
         raise ValueError("tokcodec.model_id is not 64 hex digits")
     if run["fit"] not in FITS:

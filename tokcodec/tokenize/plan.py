@@ -12,8 +12,9 @@ from tokcodec.dataset.folder import shard_name
 from tokcodec.errors import DatasetError, counted
 from tokcodec.inputs.listing import Batch, Selection, list_inputs
 from tokcodec.inputs.parquet import Rows
-from tokcodec.inputs.records import Files, Stamp
+from tokcodec.inputs.records import Files
 from tokcodec.inputs.webdataset import Tar
+from tokcodec.io.find import Stamp
 from tokcodec.io.read import MAX_BYTES
 
 
@@ -112,6 +113,7 @@ def make_plan(
         fields: dict[str, Any] = dict(vars(batch))
         fields["stamps"] = list(map(_facts, batch.stamps))
         if isinstance(batch, Files):
+            fields |= {"keys": batch.keys, "labels": batch.labels}
             fields["texts"] = [
                 {name: _facts(own) for name, own in texts.items()} for texts in batch.texts
             ]
@@ -148,13 +150,8 @@ def _first(batches: Sequence[Batch], limit: int) -> Iterator[Batch]:
         if limit == 0:
             return
         if isinstance(batch, Files):
-            batch = dataclasses.replace(
-                batch,
-                keys=batch.keys[:limit],
-                labels=batch.labels[:limit],
-                stamps=batch.stamps[:limit],
-                texts=batch.texts[:limit],
-            )
+            stamps, texts = batch.stamps[:limit], batch.texts[:limit]
+            batch = dataclasses.replace(batch, stamps=stamps, texts=texts)
             count = len(batch)
         elif isinstance(batch, Rows):
             batch = dataclasses.replace(batch, stop=min(batch.stop, batch.start + limit))

@@ -4,7 +4,7 @@ A run that is started again keeps the shards of the same plan and settings, refu
 the rest, and ends with the same bytes as a run that was never stopped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,14 +13,14 @@ from tokcodec.errors import DatasetError, OutputError
 from tokcodec.inputs.records import Files
 from tokcodec.io.job import Job
 from tokcodec.tokenize.output import Output
-from tokcodec.tokenize.plan import Shard
+from tokcodec.tokenize.plan import Plan, Shard
 from tokcodec.tokenize.task import Checks, Progress, RunJob, Task
 
 # Makes the shards of each dataset, and yields the progress of each when it is finished:
 # ``make_shards`` in this process, or in several elsewhere.
 Engine = Callable[[Sequence[Sequence[Shard]], Callable[[Progress], None]], Iterable[Progress]]
 
-_NO_SHARD = Shard(-1, Files((), (), (), ()), "")  # for files that are not in the plan
+_NO_SHARD = Shard(-1, Files((), ()), "")  # for files that are not in the plan
 
 
 def list_jobs(task: Task, output: Output, share: tuple[int, int], checks: Checks) -> list[RunJob]:
@@ -32,7 +32,7 @@ def list_jobs(task: Task, output: Output, share: tuple[int, int], checks: Checks
         DatasetError: a folder cannot be listed, or a file is damaged.
     """
     if output.is_finished():
-        found = task.job(output.folder, output.path.name, None, checks)
+        found = task.job(output.folder, output.path.name, task.plan, checks)
         if found.state != "new":
             return [found]
     folder = output.shards
@@ -76,7 +76,7 @@ def run(
     shards = datasets[0][0].plan.share(*share)
     alone = share[1] == 1
     with ExitStack() as stack:
-        missing: list[list[Shard] | None] = []  # of each dataset; None for a finished file
+        all_jobs: list[list[RunJob]] = []  # of each dataset
         for task, output in datasets:
             if output.one_file and output.path.is_dir():
                 why = "is a folder; name a file, or a folder without .parquet"
@@ -87,19 +87,19 @@ def run(
             jobs = list_jobs(task, output, share, checks)
             for job in (*jobs, *_others(task, output.shards, jobs)):
                 job.check(overwrite=False)
-            new = {job.target for job in jobs if job.state == "new"}
-            is_finished = [job.source for job in jobs] == [task.plan]
-            to_do = [shard for shard in shards if output.shards / shard.name in new]
-            missing.append(None if is_finished else to_do)
-        numbers = {shard.number for own in missing for shard in own or ()}
-        for number, ((task, output), own) in enumerate(zip(datasets, missing, strict=True)):
-            for found in _kept(task, output, shards, own):
-                is_whole = found.shard.number not in numbers
-                totals.finish(replace(found, dataset=number), is_reported=is_whole)
-        for done in engine([own or [] for own in missing], totals.watch):
+            all_jobs.append(jobs)
+        missing = [_missing(jobs) for jobs in all_jobs]
+        numbers = {shard.number for own in missing for shard in own}
+        for number, ((task, _), jobs) in enumerate(zip(datasets, all_jobs, strict=True)):
+            for job in jobs:
+                if job.state != "new":
+                    kept = task.count(job)
+                    is_whole = kept.shard.number not in numbers
+                    totals.finish(replace(kept, dataset=number), is_reported=is_whole)
+        for done in engine(missing, totals.watch):
             totals.finish(done)
-        for (task, output), own in zip(datasets, missing, strict=True):
-            if own is not None:
+        for (task, output), jobs in zip(datasets, all_jobs, strict=True):
+            if not any(isinstance(job.source, Plan) for job in jobs):
                 _check_all_there(output.shards, shards)
                 if output.one_file:
                     task.join(output.shards, output.folder, output.path.name)
@@ -108,17 +108,8 @@ def run(
     return totals.rows, totals.failed
 
 
-def _kept(
-    task: Task, output: Output, shards: Sequence[Shard], missing: Sequence[Shard] | None
-) -> Iterator[Progress]:
-    """The progress of what earlier runs finished: the one file, or all but the missing shards."""
-    if missing is None:
-        yield task.count(output.folder, output.path.name, None)
-        return
-    numbers = {shard.number for shard in missing}
-    for shard in shards:
-        if shard.number not in numbers:
-            yield task.count(output.shards, shard.name, shard)
+def _missing(jobs: Iterable[RunJob]) -> list[Shard]:
+    return [job.source for job in jobs if isinstance(job.source, Shard) and job.state == "new"]
 
 
 class _Totals:

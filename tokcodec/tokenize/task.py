@@ -155,21 +155,16 @@ class Task:
         )
         schema(self.metadata, plan.text_columns)
 
-    def job(
-        self,
-        folder: DatasetFolder,
-        name: str,
-        shard: Shard | None,
-        checks: Checks,
-    ) -> RunJob:
+    def job(self, folder: DatasetFolder, name: str, source: Shard | Plan, checks: Checks) -> RunJob:
         """The job of an existing file, with its state.
 
         Args:
             folder, name: the file.
-            shard: the shard that belongs into it; None for all shards in one file.
+            source: the shard that belongs into it, or the plan for all shards in one file.
             checks: how strictly it is checked.
         """
-        job = Job(shard or self.plan, folder / name)
+        job = Job(source, folder / name)
+        shard = source if isinstance(source, Shard) else None
         try:
             found = folder.metadata(name)
         except DatasetError as error:
@@ -186,23 +181,27 @@ class Task:
         if checks.verify_inputs and found.inputs != self._inputs_now(shard):
             why = "the bytes of its inputs have changed since"
             return replace(job, state="stale", why=why)
-        if checks.retry_failed and self.count(folder, name, shard).failed:
+        if checks.retry_failed and self.count(job).failed:
             return replace(job, why="has failed rows")
         return replace(job, state="current")
 
-    def count(self, folder: DatasetFolder, name: str, shard: Shard | None) -> Progress:
+    def count(self, job: RunJob) -> Progress:
         """Count what is in a finished file; raises DatasetError if it is damaged."""
-        with folder.reading(name, "delete it, or start again with overwriting") as file:
+        assert job.target
+        shards = [job.source] if isinstance(job.source, Shard) else self.plan.shards
+        folder, remedy = (
+            DatasetFolder(job.target.parent),
+            "delete it, or start again with overwriting",
+        )
+        with folder.reading(job.target.name, remedy) as file:
             table = file.read(columns=["status", "view"])
             failed = table.column("status").to_pylist().count("failed")
-        images = table.column("view").to_pylist().count(0)
-        size = sum(own.batch.source_bytes for own in ([shard] if shard else self.plan.shards))
         return Progress(
-            shard or self.plan.shards[0],
+            shards[0],
             rows=len(table),
             failed=failed,
-            images=images,
-            bytes_read=size,
+            images=table.column("view").to_pylist().count(0),
+            bytes_read=sum(shard.batch.source_bytes for shard in shards),
             kept=True,
         )
 
