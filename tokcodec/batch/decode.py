@@ -91,10 +91,10 @@ def decode_files(
             or one file of tokens as ``export`` writes it or a generative model samples it:
             ``.npy`` ([n, N] or [n, rows, columns]), ``.npz``, ``.safetensors``, ``.jsonl``,
             ``.bin``.
-        output: a file, a folder, or ``-``, standard output; beside the token files if None.
+        output: a file, a folder, or ``-``, standard output; next to the token files if None.
         weights: the checkpoint; the bundled or cached one that fits each file if None.
         size, tokens: see ``Codec.decompress``.
-        image_format: of images in folders and on standard output; PNG if None.
+        image_format: the format of images in folders and on standard output; PNG if None.
         png_level: how hard PNG files are compressed, 1 fast to 9 small.
         keys, rows: only the rows of a token dataset or a file of tokens with these keys, or with
             these numbers from 0; all rows if both are empty.
@@ -335,7 +335,7 @@ def _plan_rows(
                 target = sheet or folder / (key + extension)
                 job = Job(record(key, row), target)
                 if isinstance(row, TokcodecError):
-                    yield replace(job, target=None)  # reading it says what is wrong
+                    yield replace(job, target=None)  # the run reads it and reports the error
                 elif sheet:
                     yield job
                 elif escapes_folder(key):

@@ -82,7 +82,7 @@ def encode_files(
 
     Args:
         sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
-        output: a file, a folder, or ``-``, standard output; beside the images if None.
+        output: a file, a folder, or ``-``, standard output; next to the images if None.
         weights: the checkpoint, see ``Codec.load``.
         fit, tokens, packets, parity, packed, background: see ``Codec.compress``.
         max_bytes: use as many tokens as fit into files of this many bytes; with ``text``, of this

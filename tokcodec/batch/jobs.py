@@ -210,7 +210,7 @@ def make_plan(
     folder = _folder_of(out, lone, str(output))
     if list(sources) == [STANDARD]:
         if folder:
-            raise ArgumentError(f"{output}: name a file for what standard input gives")
+            raise ArgumentError(f"{output}: name a file for the result of standard input")
         read = partial(read_at_most, sys.stdin.buffer, max_image_bytes)
         record = Record(STANDARD, None, read, Stamp("", 0, ABSENT, "", "standard input"))
         job = Job(record, together or out)
@@ -243,8 +243,8 @@ def _own_targets(
     """Jobs that each have a target of their own; see ``make_plan``."""
     for batch in batches:
         for stamp in () if folder else batch.stamps:
-            if stamp.is_remote or not isinstance(batch, Files):  # no folder beside it to write to
-                raise ArgumentError(f"name a folder for what {stamp} gives")
+            if stamp.is_remote or not isinstance(batch, Files):  # no folder to write to
+                raise ArgumentError(f"name a folder for the results of {stamp}")
     claimed: dict[Path | None, str] = {}
 
     def to_job(record: Record, is_file: bool) -> FileJob:
@@ -269,7 +269,7 @@ def _own_targets(
     def to_jobs(batch: Batch) -> Iterator[FileJob]:
         return (to_job(record, isinstance(batch, Files)) for record in batch.records())
 
-    # Files at once, so that what is wrong with them is said before anything is done.
+    # Files are checked at once, so that errors are reported before any work is done.
     files = [job for batch in batches if isinstance(batch, Files) for job in to_jobs(batch)]
     rest = (job for batch in batches if not isinstance(batch, Files) for job in to_jobs(batch))
     return chain(files, rest)
@@ -351,7 +351,7 @@ def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> 
 
 
 def file_extension(output: str | None) -> str:
-    """The lower-case extension of an output; empty where it is a folder or a stream."""
+    """The lower-case extension of an output; empty for a folder or a stream."""
     if not output or output == STANDARD or output.endswith(os.sep):
         return ""
     path = Path(output)  # also for a URL, whose store is not asked

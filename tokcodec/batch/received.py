@@ -1,7 +1,7 @@
 """Finds the images in token files, messages and packets, and makes a job for each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +25,7 @@ class Received(Record):
 
     @classmethod
     def of(cls, source: Record, found: _Found) -> "Received":
-        own = {field.name: getattr(source, field.name) for field in fields(Record)}
-        return cls(**own, found=found)
+        return cls(**{**vars(source), "found": found})
 
 
 def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Iterator[FileJob]:
@@ -58,7 +57,7 @@ def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Itera
         try:
             data = job.source.read()
         except (OSError, TokcodecError):
-            yield place(job)  # reading it again says what is wrong
+            yield place(job)  # the run reads it again and reports the error
             continue
         found = _found(data, damaged)
         for number, own in enumerate(found, 1):

@@ -1,4 +1,4 @@
-"""``export``: token datasets in the formats that trainers read."""
+"""``export``: write token datasets in the formats that training code reads."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -34,29 +34,28 @@ def export(
     dtype: str | None = None,
     force: bool = False,
 ) -> int:
-    """Write the rows of a dataset in a format that trainers read; return their number.
+    """Write the rows of a dataset in a format that training code reads; return their number.
 
-    Failed rows are left out. Every row has a ``class_id``: labels that are all numbers are their
-    own, others are numbered in sorted order, and rows without a label have none (null, or -1 in
-    arrays of integers).
+    Failed rows are left out. Every row has a ``class_id``, see ``reader.class_numbers``; rows
+    without a label have null, or -1 in arrays of integers.
 
-    - ``npy``: tokens [n, N], of a dataset whose rows have one length.
+    - ``npy``: tokens [n, N]; all rows must have the same length.
     - ``npz``, ``safetensors``: the same; or tokens [total] with ``offsets``, ``rows`` and
-      ``columns`` where rows differ in length. A shard is held in memory.
+      ``columns`` if rows differ in length. A shard is held in memory.
     - ``jsonl``: a line ``{"class_id": 3, "tokens": [...], "key": ...}`` for each row.
-    - ``bin``: the tokens alone, one row after the other, as uint16 or uint32.
+    - ``bin``: only the tokens of all rows, as uint16 or uint32.
     - ``webdataset``: a tar with .npy, .cls, .txt and .json for each row.
     - ``llamagen``: the folders ``NAME_codes`` and ``NAME_labels``.
     - ``mds``: a folder for mosaicml-streaming. A shard is held in memory.
     - ``megatron``: ``NAME.bin`` and ``NAME.idx``.
 
-    Next to the output, ``NAME.meta.json`` has the number of rows, the type and the length of
-    tokens, the vocabulary, the model and the classes. In ``npy``, ``npz``, ``safetensors``,
-    ``bin``, ``llamagen`` and ``megatron``, whose files hold no text, a line of
-    ``NAME.index.jsonl`` has the columns of each row; elsewhere they are part of the row.
+    Next to the output, ``NAME.meta.json`` has the number of rows, the type and the number of their
+    tokens, the vocabulary, the model and the classes. Formats that hold only tokens (all but
+    ``jsonl``, ``webdataset`` and ``mds``) also get ``NAME.index.jsonl``, with a line of the other
+    columns for each row.
 
-    A file appears when it is complete. Of several files the first one appears last: where it
-    exists, the export is complete.
+    A file appears when it is complete. The first of several files appears last: if it exists, the
+    export is complete.
 
     >>> export("dataset", "tokens.npy")  # doctest: +SKIP
     3
@@ -67,24 +66,24 @@ def export(
         dataset: a folder of shards, or one Parquet file; a path or a URL.
         output: the file, a path or a URL; for ``llamagen``, ``mds`` and ``megatron`` the name
             without an extension.
-        format: one of the above; that of the output's extension if None.
-        columns: the columns to carry besides ``key`` and ``view``; all if None.
+        format: one of the above; by the extension of the output if None.
+        columns: the columns to write besides ``key`` and ``view``; all if None.
         rows_per_shard: write ``NAME-00000.npy``, ``NAME-00001.npy`` and so on, with this many rows
             each. One file if None.
-        vocabulary_offset: is added to every token.
-        begin_token, end_token: are written before and after the tokens of each row.
-        row_token: is written after each row of a grid.
-        dtype: of the tokens, such as ``uint16``; if None, the smallest of the format that holds all
-            ids.
-        force: overwrite what is there.
+        vocabulary_offset: a number to add to every token.
+        begin_token, end_token: ids to write before and after the tokens of each row.
+        row_token: an id to write after each row of a grid.
+        dtype: the type of the tokens, such as ``uint16``; the smallest of the format that holds all
+            ids if None.
+        force: overwrite existing files.
 
     Raises:
-        DatasetError: the dataset cannot be read, the extension is that of no format, or the format
-            does not take such rows: ``npy`` and ``llamagen`` take rows of one length, and
-            ``llamagen`` rows with labels.
-        ArgumentError: no such format, column or type, or one that does not hold all ids; a special
-            token that is also the id of an image token; shards of a format that has none.
-        OutputError: the file is there already, is the input, or cannot be written.
+        DatasetError: the dataset cannot be read, no format has the extension, or the format does
+            not support such rows: ``npy`` and ``llamagen`` need rows of one length, ``llamagen``
+            also labels.
+        ArgumentError: there is no such format, column or type, or the type does not hold all ids; a
+            special token is also the id of an image token; or the format has no shards.
+        OutputError: the file exists, is the input, or cannot be written.
     """
     kind = format_of(str(output), format)
     if rows_per_shard is not None and (kind.many is None or rows_per_shard < 1):

@@ -94,7 +94,7 @@ class ExportedTokens:
             yield ids, {**record, **own}
 
     def _token_file(self, ids: NDArray[Any], record: Record) -> TokenFile:
-        """Raises TypeError or ValueError if there is no such image."""
+        """Make the token file of a row; raises TypeError or ValueError if it is damaged."""
         config, meta = self.header.config, self.source.meta
         tokens = self.vocabulary.tokens(ids)
         size = config.quantizer.codebook_size

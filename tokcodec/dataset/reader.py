@@ -87,7 +87,7 @@ class TokenRows:
 
     def tokens(self) -> Iterator[NDArray[Any]]:
         """All tokens, a batch of rows at a time: [n, N] in the smallest unsigned type, without
-        failed rows. Where every row has its own grid, a row at a time: [1, N].
+        failed rows. If every row has its own grid, a row at a time: [1, N].
 
         Raises:
             DatasetError: as ``grids``.
@@ -169,7 +169,7 @@ def _check_status(table: "pa.RecordBatch", file: Path) -> None:
 
 
 def open_dataset(path: str | Path) -> TokenRows:
-    """Opens a dataset: one Parquet file, or a folder of ``shard-*.parquet``; a path, or a URL.
+    """Open a dataset: one Parquet file, or a folder of ``shard-*.parquet``; a path or a URL.
 
     Raises:
         DatasetError: it is not a dataset, or incomplete, or its files are of several runs; or

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-ROWS_AT_A_TIME = 512  # in a row group, and of what is read
+ROWS_AT_A_TIME = 512  # rows of a row group, and of a batch that is read
 GRID = ("rows", "columns")
 GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 

@@ -193,7 +193,4 @@ def _classes(labels: "pa.ChunkedArray") -> tuple[dict[str, int], NDArray[np.int6
 
 def _values(column: NDArray[Any]) -> Sequence[Any]:
     """The values of a column of some rows, as ``default_collate`` takes them."""
-    if column.ndim > 1:
-        return torch.from_numpy(column).unbind()
-    values: list[Any] = column.tolist()
-    return values
+    return column.tolist() if column.ndim == 1 else torch.from_numpy(column).unbind()

@@ -43,9 +43,9 @@ class Views:
     Attributes:
         kind: one of these.
         count: rows of an image.
-        crop_range: of ``ten-crop``; the larger square has the side ``int(crop_range * S)``.
-        seed: of ``random``. A crop depends on the seed, the key of the image and the number of the
-            view alone.
+        crop_range: for ``ten-crop``; the larger square has the side ``int(crop_range * S)``.
+        seed: for ``random``. A crop depends only on the seed, the key of the image and the number
+            of the view.
     """
 
     kind: Kind = "one"
@@ -55,12 +55,12 @@ class Views:
 
     @classmethod
     def parse(cls, text: str, crop_range: float | None = None, seed: int | None = None) -> Self:
-        """The views that a text names: ``one``, ``hflip``, ``ten-crop``, ``random:N``.
+        """Parse the name of views: ``one``, ``hflip``, ``ten-crop`` or ``random:N``.
 
         Args:
             text: the name.
-            crop_range: of ``ten-crop``; 1.1 if None.
-            seed: of ``random:N``; 0 if None.
+            crop_range: for ``ten-crop``; 1.1 if None.
+            seed: for ``random:N``; 0 if None.
 
         Raises:
             ArgumentError: there are no such views, or these have no such setting.

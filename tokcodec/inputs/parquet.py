@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from tokcodec.errors import DatasetError
@@ -49,17 +50,13 @@ class Rows:
                 first = 0  # row of the group
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
-                    if first >= self.stop:
-                        break
-                    if first + rows > row:
-                        number = first
+                    if first <= row < min(self.stop, first + rows):
                         size = _batch_size(file, group, image)
-                        for batch in file.iter_batches(size, [group], columns):
-                            for values in batch.to_pylist():
-                                if number == row and row < self.stop:
-                                    yield self._record(row, values, image)
-                                    row += 1
-                                number += 1
+                        batches = file.iter_batches(size, [group], columns)
+                        cells = chain.from_iterable(batch.to_pylist() for batch in batches)
+                        for values in islice(cells, row - first, self.stop - first):
+                            yield self._record(row, values, image)
+                            row += 1
                     first += rows
             reason = "not in the file any more"
         except Exception as error:  # of pyarrow, or of a store behind fsspec
@@ -189,7 +186,7 @@ def image_column(stamp: Stamp, schema: Any) -> str:
             "is a token dataset, not images; decode it to images, or export it", name=stamp
         )
     raise DatasetError(
-        "no column of images (binary, or a struct with bytes) that stands out; name it one of "
-        f"{', '.join(IMAGE_COLUMNS)}",
+        "none of its columns is clearly that of images (binary, or a struct with bytes); name it "
+        f"one of {', '.join(IMAGE_COLUMNS)}",
         name=stamp,
     )

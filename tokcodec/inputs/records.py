@@ -9,7 +9,7 @@ from tokcodec.io.find import Stamp
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import read_bytes
 
-TEXT_SUFFIXES = (".txt", ".json")  # of files beside an image that become columns of its row
+TEXT_SUFFIXES = (".txt", ".json")  # of files next to an image that become columns of its row
 MAX_TEXT = 2**24  # bytes
 
 

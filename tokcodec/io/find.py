@@ -73,7 +73,7 @@ def stamp_of(path: str, base: str, below: str) -> Stamp:
 
 def is_one_file(source: str) -> bool:
     """Whether a source is the path of one local file, which need not exist."""
-    if is_remote(source) or os.path.isdir(source):  # noqa: PTH112 (False where it is too long)
+    if is_remote(source) or os.path.isdir(source):  # noqa: PTH112 (False if it is too long)
         return False
     return _exists(source) or not (glob.has_magic(source) or next(_expanded(source)) != source)
 

@@ -43,8 +43,8 @@ class Output:
         self.folder = DatasetFolder(self.path.parent)
         self.shards = DatasetFolder(self.path)
         if self.one_file:
-            beside = self.path.with_name(self.path.name + ".shards")
-            self.shards = DatasetFolder(beside, temporary=True)
+            folder = self.path.with_name(self.path.name + ".shards")
+            self.shards = DatasetFolder(folder, temporary=True)
 
     def __truediv__(self, name: str) -> "Output":
         """A folder of shards in this folder."""

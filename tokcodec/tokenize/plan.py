@@ -53,7 +53,7 @@ class Plan:
     cut: dict[str, object]
 
     def __str__(self) -> str:
-        """Its inputs, in words."""
+        """Its inputs in words."""
         return f"{self.shards[0]} to {self.shards[-1]}" if self.shards[1:] else str(self.shards[0])
 
     def share(self, index: int, count: int) -> tuple[Shard, ...]:

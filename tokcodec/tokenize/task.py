@@ -48,7 +48,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.fit == "tile":
-            raise DatasetError("the fit tile gives rows of many tiles; take crop, pad or stretch")
+            raise DatasetError(
+                "rows of the fit tile would have many tiles; take crop, pad or stretch"
+            )
         if self.fit == "native" and self.tokens is not None:
             raise DatasetError("the fit native has no number of tokens or image size to choose")
         if self.fit in GRID_FITS and self.views.kind in ("ten-crop", "random"):

@@ -31,7 +31,7 @@ def format_of(output: str, name: str | None = None) -> Format:
     """
     if name is not None:
         if name not in FORMATS:
-            raise ArgumentError(f"{name!r} is none of the formats {', '.join(FORMATS)}")
+            raise ArgumentError(f"{name!r} is not one of the formats {', '.join(FORMATS)}")
         return FORMATS[name]
     suffix = Path(output).suffix
     for each in FORMATS.values():
