@@ -107,10 +107,11 @@ def encode_files(
             raise ArgumentError("packets are several files: name a folder, or write them as text")
         output = output and os.path.join(output, "")  # noqa: PTH118 (which drops the slash)
     header = find(weights)
+    fit = fit or header.config.default_fit
     check_token_count(header, tokens)
-    check_fit(header, fit or header.config.default_fit)
+    check_fit(header, fit)
     how: dict[str, Any] = {
-        "fit": fit or header.config.default_fit,
+        "fit": fit,
         "tokens": tokens,
         "max_bytes": max_bytes,
         "packets": packets,

@@ -91,18 +91,18 @@ class Files:
             yield Record(key, label, _reader(stamp, self.max_bytes), stamp, "", texts, stamp.size)
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> tuple[str, ...]:
         """The path of each file below its source."""
-        return [printable(stamp.below) for stamp in self.stamps]
+        return tuple(printable(stamp.below) for stamp in self.stamps)
 
     @property
-    def labels(self) -> list[str | None]:
+    def labels(self) -> tuple[str | None, ...]:
         """The first folder of each key; None for files that are in no folder, or of a list."""
         folders = [key.partition("/") for key in self.keys]
-        return [
+        return tuple(
             folder if slash and stamp.base else None
             for (folder, slash, _), stamp in zip(folders, self.stamps, strict=True)
-        ]
+        )
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -59,7 +59,8 @@ class ShardWriter:
     def rows(self, image: Image, tokens: _Tokens) -> list[dict[str, Any]]:
         """The rows of an image by its tokens, or the row of a failed image by its error."""
         record, settings = image.record, self.task.settings
-        common = {"key": record.key, "source": record.source, "label": record.label, **image.texts}
+        common: dict[str, Any] = {"key": record.key, "source": record.source, "label": record.label}
+        common |= image.texts
         if not isinstance(tokens, np.ndarray):
             return [{**common, "view": 0, "error": tokens}]
         if settings.fit not in GRID_FITS:

@@ -38,7 +38,7 @@ def write(
     with contextlib.ExitStack() as first:
         for number, part in _shards(rows, size):
             name = target.name(number)
-            written = {"name": name, "rows": 0}
+            written: Record = {"name": name, "rows": 0}
             with contextlib.ExitStack() as stack:
                 file = (stack if number else first).enter_context(target.open(name))
                 index = None
@@ -49,7 +49,7 @@ def write(
                     Shard(name, file, counted, facts, target.open_other, target.discard)
                 )
                 if not number:
-                    target.discard(name)  # while there is nothing new beside it
+                    target.discard(name)  # before anything new appears
                 written["bytes"] = file.seek(0, os.SEEK_END)
             target.written.append(written)
         if not target.written:
