@@ -1,16 +1,15 @@
 """``export``: write token datasets in the formats that training code reads."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tokcodec.dataset.folder import damaged
 from tokcodec.dataset.formats import format_of
 from tokcodec.dataset.formats.format import Facts, Format, Kind, Rows
-from tokcodec.dataset.formats.output import Output, write
+from tokcodec.dataset.formats.output import Output
 from tokcodec.dataset.formats.vocabulary import Vocabulary
 from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
 from tokcodec.dataset.table import GRID
@@ -88,7 +87,7 @@ def export(
     kind = format_of(str(output), format)
     if rows_per_shard is not None and (kind.many is None or rows_per_shard < 1):
         raise ArgumentError(f"the format {kind.name} has no shards of {rows_per_shard} rows")
-    target = Output(output, kind, rows_per_shard is not None)
+    target = Output(output, kind, rows_per_shard)
     target.check(dataset, force)
     rows = open_dataset(dataset)
     model = rows.metadata.model
@@ -104,14 +103,14 @@ def export(
             name=rows.path,
         )
     kinds = _kinds(rows, columns)
-    labels = {label for group in _groups(rows, ["label"]) for label in group["label"]}
+    labels = _labels(rows)
     if None in labels and kind.labelled:
         raise DatasetError(
             f"rows without a label; the format {kind.name} needs one for each", name=rows.path
         )
-    classes = class_numbers(labels - {None})
+    classes = class_numbers(label for label in labels if label is not None)
     facts = _facts(rows, kind, vocabulary, kinds, classes, dtype)
-    return write(target, facts, _rows(rows, facts, classes), rows_per_shard, rows.path)
+    return target.write(facts, _rows(rows, facts, classes), rows.path)
 
 
 def _kinds(dataset: TokenRows, wanted: Sequence[str] | None) -> dict[str, Kind]:
@@ -173,22 +172,18 @@ def _facts(
 
 def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator[Rows]:
     """Yield the rows that did not fail, a batch of rows at a time."""
-    parts = dataset.grids()
-    names = list(dict.fromkeys(["label", *facts.kinds]))
-    for group in _groups(dataset, names):
-        count = len(group["label"])
-        ids = (
-            facts.vocabulary.ids(part, facts.dtype)
-            for part in itertools.islice(parts, count if facts.length is None else 1)
-        )
-        tokens = [part[0] for part in ids] if facts.length is None else next(ids)
+    for grids, group in dataset.parts("label", *facts.kinds):
+        ids = [facts.vocabulary.ids(grid, facts.dtype) for grid in grids]
+        tokens = [own[0] for own in ids] if facts.length is None else ids[0]
         numbers = [None if label is None else classes[label] for label in group["label"]]
-        columns = {"class_id": numbers, **{name: group[name] for name in facts.kinds}}
-        yield Rows(tokens, columns)
+        yield Rows(tokens, {"class_id": numbers, **{name: group[name] for name in facts.kinds}})
 
 
-def _groups(dataset: TokenRows, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """Yield these columns of the rows that did not fail, a batch of rows at a time."""
-    for _, columns in dataset.columns(*names, "status"):
-        kept = [state == "ok" for state in columns["status"].to_pylist()]
-        yield {name: list(itertools.compress(columns[name].to_pylist(), kept)) for name in names}
+def _labels(dataset: TokenRows) -> set[str | None]:
+    """The labels of the rows that did not fail; with None if a row has no label."""
+    labels: set[str | None] = set()
+    for file, columns in dataset.columns("label", "status"):
+        with damaged(file):
+            pairs = zip(*(column.to_pylist() for column in columns.values()), strict=True)
+        labels.update(label for label, status in pairs if status == "ok")
+    return labels

@@ -87,10 +87,6 @@ class DatasetFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def absolute(self) -> str:
-        """The path as another process can use it."""
-        return str(self.path.absolute())
-
     def shards(self) -> list[str]:
         """The names of the shards in the folder, in order; empty if there is no folder."""
 

@@ -99,23 +99,38 @@ class TokenRows:
         """All tokens as ``tokens`` gives them, but in rows and columns: [n, rows, columns].
 
         Raises:
+            DatasetError: as ``parts``.
+        """
+        for grids, _ in self.parts():
+            yield from grids
+
+    def parts(self, *names: str) -> Iterator[tuple[list[NDArray[Any]], dict[str, list[Any]]]]:
+        """Yield the tokens and these columns of rows that did not fail, a batch of rows at a time.
+
+        The tokens are one array [n, rows, columns] or, if every row has its own grid, n arrays
+        [1, rows, columns].
+
+        Raises:
             DatasetError: as ``columns`` and ``flat``; or tokens do not fill their grid.
         """
-        has_grids = self.metadata.has_grids
-        for file, columns in self.columns("tokens", *(GRID if has_grids else ())):
+        names = (*(GRID if self.metadata.has_grids else ()), *names)
+        for file, columns in self.columns("tokens", *names):
             tokens, lengths = self.flat(file, columns["tokens"])
-            if not has_grids:
-                yield tokens.reshape(-1, *self.metadata.grid)
-                continue
             kept = columns["tokens"].is_valid()
-            shapes = zip(*(columns[name].filter(kept).to_pylist() for name in GRID), strict=True)
+            with damaged(file):
+                values = {name: columns[name].filter(kept).to_pylist() for name in names}
+            if not self.metadata.has_grids:
+                yield [tokens.reshape(-1, *self.metadata.grid)], values
+                continue
+            grids = []
             rows = np.split(tokens, lengths.cumsum())[:-1]
-            for row, shape in zip(rows, shapes, strict=True):
+            for row, *shape in zip(rows, *(values[name] for name in GRID), strict=True):
                 if None in shape or min(shape) < 1 or math.prod(shape) != len(row):
                     raise DatasetError(
-                        f"damaged: {counted(len(row), 'token')} as {shape}", name=file
+                        f"damaged: {counted(len(row), 'token')} as {tuple(shape)}", name=file
                     )
-                yield row.reshape(1, *shape)
+                grids.append(row.reshape(1, *shape))
+            yield grids, values
 
     def flat(self, file: Path, column: "pa.Array") -> tuple[NDArray[Any], NDArray[Any]]:
         """The rows of a ``tokens`` column that did not fail, one after another, in the smallest
@@ -243,16 +258,10 @@ def token_files(
     """
     chosen = ChosenRows(keys, numbers)
     number = -1
-    names = (
-        "key",
-        "view",
-        "width",
-        "height",
-        "error",
-        *(GRID if dataset.metadata.has_grids else ()),
-        *(("box",) if dataset.metadata.has_boxes else ()),
-    )
-    for file, columns in dataset.columns(*names, "tokens"):
+    grid = GRID if dataset.metadata.has_grids else ()
+    box = ("box",) if dataset.metadata.has_boxes else ()
+    names = ("key", "view", "width", "height", "error", *grid, *box, "tokens")
+    for file, columns in dataset.columns(*names):
         for place in range(len(columns["tokens"])):
             number += 1
             row = {name: column[place] for name, column in columns.items()}

@@ -59,12 +59,10 @@ def on_ray(
     """The engine of a Ray cluster.
 
     Args:
-        task: the task.
-        folder: the folder of the shards.
+        task, folder: the task, and the folder of its shards.
         address: the address of the cluster; None starts Ray on this machine, or joins the cluster
             that the environment variable RAY_ADDRESS names.
-        actors: the number of actors; each takes a GPU if ``task.settings.device`` is ``cuda``.
-        workers: threads that read images, and cores, of each actor.
+        actors, workers: see ``tokenize``.
 
     Raises:
         DatasetError: Ray is not installed, the cluster cannot be reached, or an actor fails.
@@ -77,12 +75,13 @@ def on_ray(
         if not shards:
             return
         rows = [{"number": shard.number} for shard in shards]
+        where = str(folder.path.absolute())  # as actors can use it
         needs = {"CPU": workers, "GPU": int(task.settings.device == "cuda")}
         with _ray(address) as ray:
             _check(ray.nodes(), needs)
             results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
                 _Worker,
-                fn_constructor_args=(task, folder.absolute(), workers, Image.MAX_IMAGE_PIXELS),
+                fn_constructor_args=(task, where, workers, Image.MAX_IMAGE_PIXELS),
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
                 num_cpus=needs["CPU"],
                 num_gpus=needs["GPU"],

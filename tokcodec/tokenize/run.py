@@ -60,12 +60,10 @@ def run(
     Args:
         datasets: the tasks, which have the same plan, and their outputs.
         engine: makes the shards.
-        share: index i and count n: the i-th of n machines, from 0, makes every n-th shard.
+        share: the part, see ``shard`` of ``tokenize``.
         checks: how strictly finished shards are checked.
-        force: begin again.
-        max_failures: stop above this many failed rows of a dataset.
-        report: called with the progress of a shard since the last call for it; if several datasets
-            have the shard, for one of them.
+        force, max_failures, report: see ``tokenize``; of several datasets with the same shard, the
+            progress of one is reported.
 
     Raises:
         DatasetError: there are too many failures.
