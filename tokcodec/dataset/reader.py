@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """A token dataset: the names of its files in order, and their metadata."""
+    """A token dataset: the names of its files in order, and their metadata.
+
+    Whatever reads rows raises ``DatasetError`` for a file that is damaged or cannot be read.
+    """
 
     path: Path
     folder: DatasetFolder
@@ -87,20 +90,12 @@ class TokenRows:
 
     def tokens(self) -> Iterator[NDArray[Any]]:
         """All tokens, a batch of rows at a time: [n, N] in the smallest unsigned type, without
-        failed rows. If every row has its own grid, a row at a time: [1, N].
-
-        Raises:
-            DatasetError: as ``grids``.
-        """
+        failed rows. If every row has its own grid, a row at a time: [1, N]."""
         for grids in self.grids():
             yield grids.reshape(len(grids), -1)
 
     def grids(self) -> Iterator[NDArray[Any]]:
-        """All tokens as ``tokens`` gives them, but in rows and columns: [n, rows, columns].
-
-        Raises:
-            DatasetError: as ``parts``.
-        """
+        """All tokens as from ``tokens``, but in rows and columns: [n, rows, columns]."""
         for grids, _ in self.parts():
             yield from grids
 
@@ -109,9 +104,6 @@ class TokenRows:
 
         The tokens are one array [n, rows, columns] or, if every row has its own grid, n arrays
         [1, rows, columns].
-
-        Raises:
-            DatasetError: as ``columns`` and ``flat``; or tokens do not fill their grid.
         """
         names = (*(GRID if self.metadata.has_grids else ()), *names)
         for file, columns in self.columns("tokens", *names):
@@ -133,13 +125,8 @@ class TokenRows:
             yield grids, values
 
     def flat(self, file: Path, column: "pa.Array") -> tuple[NDArray[Any], NDArray[Any]]:
-        """The rows of a ``tokens`` column that did not fail, one after another, in the smallest
-        unsigned type; and the number of tokens of each.
-
-        Raises:
-            DatasetError: a token is missing, or the codebook does not have it; with the name of
-                the ``file`` that the column is from.
-        """
+        """The tokens of all rows of a ``tokens`` column, concatenated, in the smallest unsigned
+        type; and the number of tokens of each row that did not fail. Errors name the ``file``."""
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
         kept = column.drop_null()
         flat = kept.flatten()
@@ -155,11 +142,7 @@ class TokenRows:
         return tokens.astype(smallest_type(self.metadata)), lengths
 
     def failures(self) -> Iterator[tuple[str, str]]:
-        """Key and error of every row that failed.
-
-        Raises:
-            DatasetError: as ``columns``.
-        """
+        """Yield the key and the error of every row that failed."""
         for file, columns in self.columns("key", "error"):
             failed = columns["error"].is_valid()
             with damaged(file):
