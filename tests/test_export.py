@@ -89,7 +89,7 @@ def test_what_cannot_be_exported(run, dataset, ragged, tmp_path):
         (DatasetError, "rows differ in length", ragged, "r", {"format": "llamagen"}),
         (DatasetError, "without a label", without_labels(dataset, tmp_path.parent), "x",
             {"format": "llamagen"}),
-        (ArgumentError, "none of the formats", dataset, "t.npy", {"format": "hdf5"}),
+        (ArgumentError, "not one of the formats", dataset, "t.npy", {"format": "hdf5"}),
         (ArgumentError, "has no shards", dataset, "t", {"format": "llamagen",
             "rows_per_shard": 5}),
         (ArgumentError, "no column caption", dataset, "t.jsonl", {"columns": ["caption"]}),

@@ -222,7 +222,7 @@ RUN = {"fit": "stretch", "views": "one", "tokens": 16}
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("run", "[]", "tokcodec.run is no JSON object"),
+        ("run", "[]", "tokcodec.run is not a JSON object"),
         ("run", "{}", "its metadata has no 'fit'"),
         ("run", "[" * 100_000, "nested deeper than 32 levels"),
         ("run", json.dumps({**RUN, "fit": "zoom"}), "fit 'zoom', not one of"),

@@ -256,9 +256,9 @@ def test_the_next_shard_is_read_while_one_is_written(many, tmp_path, monkeypatch
         assert begun.wait(60)
         return write_file(*arguments)
 
-    read_file, write_file = records.read_bytes, DatasetFolder.write
+    read_file, write_file = records.read_bytes, DatasetFolder.writing
     monkeypatch.setattr(records, "read_bytes", read)
-    monkeypatch.setattr(DatasetFolder, "write", write)
+    monkeypatch.setattr(DatasetFolder, "writing", write)
     images = sorted((many / "cat").iterdir())[:100]
     assert images[75].name == "0150.png"
     go(images, tmp_path / "out", rows_per_shard=60, workers=2)
@@ -459,14 +459,14 @@ def test_a_full_disk(run, many, tmp_path):
 
 
 def test_an_output_that_vanishes_is_told(many, tmp_path, monkeypatch):
-    out, write_file = tmp_path / "out", DatasetFolder.write
+    out, write_file = tmp_path / "out", DatasetFolder.writing
 
-    def write(folder, name, fill):
+    def write(folder, name):
         if name == "shard-00001.parquet":
             shutil.rmtree(out)
-        write_file(folder, name, fill)
+        return write_file(folder, name)
 
-    monkeypatch.setattr(DatasetFolder, "write", write)
+    monkeypatch.setattr(DatasetFolder, "writing", write)
     with pytest.raises(OutputError, match=r"shard-00000\.parquet: has vanished; the same command"):
         go([many], out, limit=30, rows_per_shard=10)
     monkeypatch.undo()

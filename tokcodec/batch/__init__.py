@@ -1,1 +1,1 @@
-"""Folders of files through a ``Codec``: what is done, what is skipped, and where results go."""
+"""Encodes and decodes folders of files with a ``Codec``."""

@@ -22,7 +22,6 @@ from tokcodec.batch.jobs import (
     RunOptions,
     escapes_folder,
     file_extension,
-    is_standard,
     judged,
     make_plan,
     names_of,
@@ -31,11 +30,12 @@ from tokcodec.batch.jobs import (
 )
 from tokcodec.batch.received import Received, Several, images_of
 from tokcodec.batch.sheet import Sheet
-from tokcodec.batch.tables import Table
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
 from tokcodec.config.geometry import Size
+from tokcodec.dataset.exported import open_tokens
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.dataset.formats import is_export
+from tokcodec.dataset.reader import open_dataset, token_files
 from tokcodec.decoding import OutputSize, output_size
 from tokcodec.errors import (
     ArgumentError,
@@ -47,9 +47,11 @@ from tokcodec.errors import (
     TokenFileError,
 )
 from tokcodec.image import extensions, save, size_of
-from tokcodec.inputs.records import Record, Stamp
+from tokcodec.inputs.records import Record
 from tokcodec.io.files import SUFFIX, refuse_remote, same_file
+from tokcodec.io.find import Stamp
 from tokcodec.io.job import Job, State, single_job
+from tokcodec.io.remote import is_remote
 from tokcodec.parallel import map_ahead
 from tokcodec.tokenfile import TokenFile
 
@@ -77,33 +79,34 @@ def decode_files(
 ) -> Outcomes:
     """Decode token files to images, ``a.jpg.tok`` to ``a.jpg.png``.
 
-    Images that are newer than their token files and have the right size are skipped. Other files
-    that exist fail unless ``overwrite`` is set, and so does a bad token file; the others are
-    decoded all the same. Packets of one image become one image, whose name has no number; the
-    images of several messages in one text are numbered. The work is done as the outcomes are taken.
+    Images that are newer than their token files and have the right size are skipped. A job whose
+    output exists otherwise fails unless ``overwrite`` is set, and so does a bad token file; the
+    other token files are still decoded. Packets of one image become one image, whose name has no
+    number; the images of several messages in one text are numbered. The work is done as the
+    outcomes are taken.
 
     Args:
         sources: files, folders, globs, tars, URLs; or ``-``, standard input; or one token dataset,
             or one file of tokens as ``export`` writes it or a generative model samples it:
             ``.npy`` ([n, N] or [n, rows, columns]), ``.npz``, ``.safetensors``, ``.jsonl``,
             ``.bin``.
-        output: a file, a folder, or ``-``, standard output; beside the token files if None.
+        output: a file, a folder, or ``-``, standard output; next to the token files if None.
         weights: the checkpoint; the bundled or cached one that fits each file if None.
         size, tokens: see ``Codec.decompress``.
-        image_format: of images in folders and on standard output; PNG if None.
+        image_format: the format of images in folders and on standard output; PNG if None.
         png_level: how hard PNG files are compressed, 1 fast to 9 small.
-        keys, rows: the rows of a token dataset or a file of tokens with these keys, or of these
-            numbers from 0; all rows if both are empty.
-        grid: write one image, ``output``: a contact sheet with this many images in a row.
-        damaged: decode files that are cut or altered, as far as they can be read.
+        keys, rows: only the rows of a token dataset or a file of tokens with these keys, or with
+            these numbers from 0; all rows if both are empty.
+        grid: write a contact sheet to ``output``, with this many images in a row.
+        damaged: decode files that are cut or altered as far as possible.
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: as ``jobs.make_plan``; or a contact sheet without a file for it.
+        ArgumentError: see ``jobs.make_plan``; or no file is named for the contact sheet.
         CheckpointError: the checkpoint cannot be found.
-        DatasetError: the dataset or the file of tokens cannot be read, or it does not say which
-            model it is of and ``weights`` is None.
-        OutputError: there is a file in the place of the contact sheet.
+        DatasetError: the dataset or the file of tokens cannot be read, or it does not name its
+            model and ``weights`` is None.
+        OutputError: the file of the contact sheet exists.
     """
     names = names_of(sources)
     output = None if output is None else os.fspath(output)
@@ -123,11 +126,10 @@ def decode_files(
     files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
     one = Path(output) if output and named in extensions() else None
     several_images: Several = "numbered"
-    if one or is_standard(names, output):
+    if one or output == STANDARD or (output is None and names == [STANDARD]):
         several_images = "together" if sheet else "refused"
     if tables:
-        table = Table.open(names[0], given, keys, rows)
-        plan = _plan_rows(table, output, extension, files, sheet)
+        plan = _plan_rows(names[0], keys, rows, output, extension, files, sheet)
     else:
         plan = make_plan(
             names,
@@ -145,7 +147,7 @@ def decode_files(
 
     def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
         while chunk := list(islice(jobs, _CHUNK)):
-            # They may be tokens of several models; each model is loaded once.
+            # There may be tokens of several models, each of which is loaded once.
             groups: dict[str, tuple[Header, list[_Opened]]] = {}
             for job in chunk:
                 try:
@@ -164,10 +166,8 @@ def decode_files(
                     tokens=tokens,
                     workers=options.workers,
                 )
-                if together is not None:  # in order
-                    yield from (files.add(header, pair, together) for pair in decoded)
-                    continue
-                write, workers = partial(files.write, header), options.workers
+                write = partial(files.write, header, together)
+                workers = 1 if grid else options.workers  # a contact sheet is filled in order
                 yield from map_ahead(write, decoded, workers, 2 * workers, at_once=True)
         if together and sheet:
             save(together.compose(), sheet, extension, png_level)
@@ -176,12 +176,7 @@ def decode_files(
 
 
 def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
-    """The file of a contact sheet.
-
-    Raises:
-        ArgumentError: none is named.
-        OutputError: it is there already.
-    """
+    """The file of a contact sheet; raises ArgumentError or OutputError if it cannot be written."""
     refuse_remote(output)
     if output is None or file_extension(output) not in extensions():
         why = "name an image file for the contact sheet, such as sheet.png"
@@ -194,8 +189,10 @@ def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
 
 @dataclass(frozen=True)
 class _Files:
-    """How one token file becomes one image; ``given`` is the checkpoint that was named,
-    ``fitting`` finds the one of a model id."""
+    """Turns one token file into one image.
+
+    ``given`` is the checkpoint that the user named; else ``fitting`` finds the one of a model id.
+    """
 
     given: Header | None
     fitting: Callable[[bytes], Header | None]
@@ -205,7 +202,7 @@ class _Files:
     png_level: int
 
     def open(self, record: Record) -> tuple[TokenFile, Header]:
-        """A token file, and the checkpoint that decodes it.
+        """Read a token file and find the checkpoint that decodes it.
 
         Raises:
             TokenFileError: the file cannot be read, or there is no such checkpoint.
@@ -229,11 +226,11 @@ class _Files:
         return token_file, header
 
     def judge(self, record: Record, target: Path) -> tuple[State, str | None]:
-        """The state of the file ``target``, which should be the image of a token file, and why."""
+        """The state of an existing image of a token file, and the reason."""
         try:
             token_file, header = self.open(record)
         except TokcodecError:
-            return "new", None  # whoever reads it again says what is wrong
+            return "new", None  # the run reads it again and reports the error
         found = size_of(target)
         if found is None:
             return "foreign", "is there, and is not an image"
@@ -256,58 +253,71 @@ class _Files:
     def write(
         self,
         header: Header,
+        sheet: Sheet | None,
         pair: tuple[_Opened, Image.Image | TokcodecError],
     ) -> Outcome:
+        """Write the image of a token file, to the contact sheet if there is one."""
         (job, token_file), result = pair
         if isinstance(result, TokcodecError):
             return Outcome(job, result.named(job.name))
-        try:
-            if job.target:
-                size = save(result, job.target, self.extension, self.png_level)
-            else:
-                buffer = io.BytesIO()
-                save(result, buffer, self.extension, self.png_level)
-                size = write_out(buffer.getvalue())
-        except (OutputError, ImageError) as error:
-            return Outcome(job, error)
-        return _done(job, header, token_file, result, size)
+        size = missing = 0
+        if sheet is not None:
+            sheet.add(result)  # a sheet that becomes too large ends the run
+        else:
+            try:
+                size = self._save(result, job.target)
+            except (OutputError, ImageError) as error:
+                return Outcome(job, error)
+        if token_file.packets or token_file.damaged:
+            missing = int((token_file.tokens_with(header, incomplete=True) < 0).sum())
+        return Outcome(
+            job, None, token_file.file_bytes, size, result.size, token_file, header.name, missing
+        )
 
-    def add(
-        self, header: Header, pair: tuple[_Opened, Image.Image | TokcodecError], sheet: Sheet
-    ) -> Outcome:
-        """As ``write``, to a contact sheet."""
-        (job, token_file), result = pair
-        if isinstance(result, TokcodecError):
-            return Outcome(job, result.named(job.name))
-        sheet.add(result)
-        return _done(job, header, token_file, result, 0)
-
-
-def _done(
-    job: FileJob, header: Header, token_file: TokenFile, image: Image.Image, size: int
-) -> Outcome:
-    missing = 0
-    if token_file.packets or token_file.damaged:
-        missing = int((token_file.tokens_with(header, incomplete=True) < 0).sum())
-    return Outcome(
-        job, None, token_file.file_bytes, size, image.size, token_file, header.name, missing
-    )
+    def _save(self, image: Image.Image, target: Path | None) -> int:
+        """Write an image to its file or to standard output; return the number of bytes."""
+        if target:
+            return save(image, target, self.extension, self.png_level)
+        buffer = io.BytesIO()
+        save(image, buffer, self.extension, self.png_level)
+        return write_out(buffer.getvalue())
 
 
 def _plan_rows(
-    table: Table, output: str | None, extension: str, files: _Files, sheet: Path | None
+    name: str,
+    keys: Sequence[str],
+    numbers: Sequence[int],
+    output: str | None,
+    extension: str,
+    files: _Files,
+    sheet: Path | None,
 ) -> Plan:
-    """A job for each row; images go into the folder ``output``, or all into ``sheet``."""
+    """A job for each chosen row of a token dataset or a file of tokens.
+
+    Images go into the folder ``output``, or all into ``sheet``.
+    """
+    rows: Iterator[tuple[str, TokenFile | DatasetError]]
+    if is_export(name):
+        exported = open_tokens(name, files.given)
+        count, rows = exported.count, exported.token_files(keys, numbers)
+        written_at = None if is_remote(name) else Path(name).stat().st_mtime_ns
+    else:
+        dataset = open_dataset(name)
+        count, rows = len(dataset), token_files(dataset, keys, numbers)
+        written_at = dataset.written_at
+    mtime = "" if written_at is None else str(written_at)
     if output is None or output == STANDARD:
-        raise ArgumentError("name a folder for the images of these rows", name=table.name)
+        raise ArgumentError("name a folder for the images of these rows", name=name)
     refuse_remote(output)
     folder = Path(output)
-    if same_file(table.name, folder):
+    if same_file(name, folder):
         raise OutputError("is the input itself", name=output, hint=Hint.OTHER_OUTPUT)
     if not sheet and folder.exists() and not folder.is_dir():
         raise OutputError("is a file; name a folder for the images of these rows", name=output)
-    if table.count == 0:
-        raise DatasetError("holds no rows", name=table.name)
+    if keys or numbers:
+        count = len(keys) + len(numbers)
+    if count == 0:
+        raise DatasetError("holds no rows", name=name)
 
     def record(key: str, row: TokenFile | TokcodecError) -> Record:
         def read() -> bytes:
@@ -315,16 +325,16 @@ def _plan_rows(
                 raise row
             return row.to_bytes()
 
-        return Record(key, None, read, Stamp(key, 0, table.mtime, "", key))
+        return Record(key, None, read, Stamp(key, 0, mtime, "", key))
 
     def jobs() -> Iterator[FileJob]:
         claimed: set[Path] = set()
         try:
-            for key, row in table.rows:
+            for key, row in rows:
                 target = sheet or folder / (key + extension)
                 job = Job(record(key, row), target)
                 if isinstance(row, TokcodecError):
-                    yield replace(job, target=None)  # reading it says what is wrong
+                    yield replace(job, target=None)  # the run reads it and reports the error
                 elif sheet:
                     yield job
                 elif escapes_folder(key):
@@ -336,7 +346,7 @@ def _plan_rows(
                 else:
                     claimed.add(target)
                     yield judged(job, files.judge)
-        except TokcodecError as error:  # told behind the rows before it, which are decoded
-            yield Job(record(table.name, error), None, "foreign", error.reason)
+        except TokcodecError as error:  # the rows before it are decoded
+            yield Job(record(name, error), None, "foreign", error.reason)
 
-    return Plan(table.count, jobs())
+    return Plan(count, jobs())

@@ -35,8 +35,9 @@ from tokcodec.errors import (
     counted,
 )
 from tokcodec.image import WHITE, extensions, is_transparent, size_of
-from tokcodec.inputs.records import ABSENT, Record
+from tokcodec.inputs.records import Record
 from tokcodec.io.files import SUFFIX
+from tokcodec.io.find import ABSENT
 from tokcodec.io.job import State, is_taken
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.packets import MOST_PACKETS
@@ -68,31 +69,33 @@ def encode_files(
 ) -> Outcomes:
     """Encode images to token files, ``a.jpg`` to ``a.jpg.tok``.
 
-    Images whose token file is up to date are skipped. Other files that exist fail unless
-    ``overwrite`` is set, and so does a bad image; the others are encoded all the same. A token file
-    does not say which background or ``max_bytes`` it was made with: if the image has transparent
-    parts, or ``max_bytes`` or ``packets`` is given, it is compared with what the image is encoded
-    to now. Packets are written to ``a.jpg.1.tok`` and so on, with ``text`` to a line each; those of
-    an earlier run that had more packets are deleted with ``overwrite``. The work is done as the
-    outcomes are taken; that of a skipped image may come before those of images listed before it:
+    Images whose token file is up to date are skipped. A job whose output exists otherwise fails
+    unless ``overwrite`` is set, and so does a bad image; the other images are still encoded. A
+    token file does not record the background and ``max_bytes``: if the image has transparent parts,
+    or ``max_bytes`` or ``packets`` is given, the image is encoded again to compare. Packets are
+    written to ``a.jpg.1.tok`` and so on, or with ``text`` to one line each; further packets of an
+    earlier run are deleted with ``overwrite``. The work is done as the outcomes are taken; the
+    outcome of a skipped image may come before those of earlier images:
 
         for outcome in encode_files("photos", "tokens"):
             print(outcome.job.name, outcome.status, outcome.error or "")
 
     Args:
         sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
-        output: a file, a folder, or ``-``, standard output; beside the images if None.
+        output: a file, a folder, or ``-``, standard output; next to the images if None.
         weights: the checkpoint, see ``Codec.load``.
         fit, tokens, packets, parity, packed, background: see ``Codec.compress``.
-        max_bytes: use as many tokens as fit into files of this size; with ``text``, characters.
-        packet_bytes: the same of packets.
+        max_bytes: use as many tokens as fit into files of this many bytes; with ``text``, of this
+            many characters.
+        packet_bytes: the same for packets.
         text: write messages, which survive in chats and mail, instead of bytes.
         max_image_bytes: larger image files fail.
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: as ``jobs.make_plan``.
-        CheckpointError: the checkpoint cannot be found, or has no such fit or number of tokens.
+        ArgumentError: see ``jobs.make_plan``.
+        CheckpointError: the checkpoint cannot be found, or does not support the fit or the number
+            of tokens.
     """
     names = names_of(sources)
     output = None if output is None else os.fspath(output)
@@ -104,10 +107,11 @@ def encode_files(
             raise ArgumentError("packets are several files: name a folder, or write them as text")
         output = output and os.path.join(output, "")  # noqa: PTH118 (which drops the slash)
     header = find(weights)
+    fit = fit or header.config.default_fit
     check_token_count(header, tokens)
-    check_fit(header, fit or header.config.default_fit)
+    check_fit(header, fit)
     how: dict[str, Any] = {
-        "fit": fit or header.config.default_fit,
+        "fit": fit,
         "tokens": tokens,
         "max_bytes": max_bytes,
         "packets": packets,
@@ -146,8 +150,8 @@ def encode_files(
 
 
 class _Image:
-    """The image of a job, which counts the bytes that are read of it, and for a search of its best
-    file keeps them: a pipe can be read once."""
+    """The image of a job, which counts its bytes. With ``keep`` they are kept for further reads: a
+    pipe can be read only once."""
 
     def __init__(self, job: FileJob, keep: bool) -> None:
         self.job, self.keep = job, keep
@@ -171,9 +175,9 @@ def _is_packet(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Settings:
-    """How token files are written, and whether one that exists is what this run would write.
+    """Writes token files, and compares existing ones with what this run would write.
 
-    ``encode`` gives the token file of an image; the other fields are arguments of
+    ``encode`` returns the token file of an image; the other fields are arguments of
     ``Codec.compress``.
     """
 
@@ -190,17 +194,17 @@ class _Settings:
     packed: bool
 
     def packet_suffix(self, number: int) -> str:
-        """Of the file of a packet; empty if files are not split."""
+        """The suffix of the file of a packet; empty if files are not split."""
         return f".{number}{SUFFIX}" if self.packets and not self.text else ""
 
     def _packet_files(self, target: Path) -> Iterator[Path]:
-        """The files of the packets whose first one is ``target``, and may be there."""
+        """The paths of all packets that an image may have; the first is ``target``."""
         stem = target.name.removesuffix(self.packet_suffix(1))
         for number in range(1, MOST_PACKETS + 2):
             yield target.with_name(stem + self.packet_suffix(number))
 
     def keep_packets(self, job: FileJob) -> FileJob:
-        """The job, which must not replace files of packets though the first one is not there."""
+        """Refuse a job that would replace files of packets although the first does not exist."""
         if not (self.packet_suffix(1) and job.target) or is_taken(job.target):
             return job
         there = next(filter(is_taken, self._packet_files(job.target)), None)
@@ -211,8 +215,8 @@ class _Settings:
             return file.save(target, self.text)
         paths, parts = [*self._packet_files(target)], file.parts()
         for path in filter(_is_packet, paths[len(parts) :]):
-            path.unlink()  # of what is overwritten, which had more of them
-        # The first one last: where it is, all are.
+            path.unlink()  # of an earlier run that had more packets
+        # The first packet is written last: if it exists, all do.
         pairs = list(zip(parts, paths, strict=False))
         return sum(part.save(path) for part, path in reversed(pairs))
 
@@ -238,7 +242,7 @@ class _Settings:
         return Outcome(image.job, None, image.bytes, size, shape, result, self.header.name)
 
     def judge(self, record: Record, target: Path) -> tuple[State, str | None]:
-        """The state of the file ``target``, which should be the image's token file, and why."""
+        """The state of an existing token file of an image, and the reason."""
         try:
             there = self._load(target)
         except TokenFileError as error:
@@ -265,7 +269,7 @@ class _Settings:
         return "current", None
 
     def _compares(self) -> bool:
-        """Whether a file does not say all that it was made with."""
+        """Whether a token file does not record all options that it was made with."""
         return self.max_bytes is not None or self.packets is not None
 
     def _why_stale(self, there: TokenFile, target: Path) -> str | None:
@@ -290,7 +294,7 @@ class _Settings:
         return None
 
     def _token_count(self, size: Size) -> int:
-        """Tokens that a file of an image of ``size`` has."""
+        """The number of tokens of an image of this size."""
         placement, shape = self.header.config.place(self.fit, size, self.tokens)
         return placement.num_tiles * math.prod(shape)
 

@@ -1,10 +1,10 @@
-"""From sources to jobs: what is read, where its result goes, and whether that exists already."""
+"""Makes jobs of sources: what to read, where the result goes, and whether it exists already."""
 
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -22,9 +22,9 @@ from tokcodec.inputs.listing import (
     list_inputs,
     names_one_file,
 )
-from tokcodec.inputs.records import ABSENT, Files, Record, Stamp
+from tokcodec.inputs.records import Files, Record
 from tokcodec.io.files import SUFFIX, is_stream, refuse_remote, same_file
-from tokcodec.io.find import is_one_file
+from tokcodec.io.find import ABSENT, Stamp, is_one_file
 from tokcodec.io.job import Job, State, is_taken
 from tokcodec.io.read import MAX_BYTES, read_at_most
 from tokcodec.tokenfile import TokenFile
@@ -41,30 +41,33 @@ Judge = Callable[[Record, Path], tuple[State, str | None]]
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs, and their number if that is known before tars are read.
+    """The jobs of a run.
 
-    ``selection`` has counted the files that were left out. ``source_bytes`` is the size of all
-    sources.
+    Attributes:
+        count: the number of jobs if it is known before tars are read.
+        jobs: the jobs, each with its state.
+        skipped: one line about files that were skipped in folders, if there are any.
+        source_bytes: the size of all sources.
     """
 
     count: int | None
     jobs: Iterator[FileJob]
-    selection: Selection = field(default_factory=Selection)
+    skipped: str | None = None
     source_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         job: the job.
         error: why it failed; None if it was done or skipped.
-        source_bytes, file_bytes: read and written, of a job that was done.
-        image_size: width and height of the image, of a job that was done.
-        token_file: what was encoded or decoded.
-        checkpoint: the name of the checkpoint that did it.
-        missing: tokens that were filled in, because packets were lost or the file is damaged.
+        source_bytes, file_bytes: bytes that were read and written, if the job was done.
+        image_size: width and height of the image, if the job was done.
+        token_file: the token file that was encoded or decoded.
+        checkpoint: the name of the checkpoint that was used.
+        missing: tokens that were filled in because packets were lost or the file is damaged.
     """
 
     job: FileJob
@@ -85,18 +88,15 @@ class Outcome:
 
 @dataclass
 class Outcomes(Iterator[Outcome]):
-    """An iterator over what becomes of each job; taking the next one does the work.
+    """An iterator over the outcomes of jobs; taking the next one does the work.
 
-    Attributes:
-        count: the number of jobs if it is known before tars are read.
-        skipped: one line on what was left out in folders, if anything.
-        source_bytes: the size of all sources.
+    ``count``, ``skipped`` and ``source_bytes`` are those of the ``Plan``.
     """
 
     results: Iterator[Outcome]
     count: int | None
-    skipped: str | None = None
-    source_bytes: int = 0
+    skipped: str | None
+    source_bytes: int
 
     def __next__(self) -> Outcome:
         return next(self.results)
@@ -108,10 +108,10 @@ class RunOptions:
 
     Attributes:
         overwrite: replace files that exist.
-        dry_run: give the jobs, and do nothing.
+        dry_run: only report the jobs.
         device, dtype, batch_size: see ``Codec.load``.
         workers: threads.
-        selection: which files of folders are taken.
+        selection: the files of folders to take; all if None.
     """
 
     overwrite: bool = False
@@ -133,16 +133,18 @@ class RunOptions:
         )
 
     def run(self, plan: Plan, work: Callable[[Iterator[FileJob]], Iterator[Outcome]]) -> Outcomes:
-        """What becomes of all jobs; ``work`` does those that are not skipped or refused. It is
-        called with the first of them, and need not load a model where there is none."""
+        """Run all jobs.
+
+        ``work`` does those that are not skipped or refused. It is not called if there are none,
+        so that no model is loaded for nothing.
+        """
 
         def outcomes() -> Iterator[Outcome]:
             if self.dry_run:
-                yield from (
-                    Outcome(job, None if self.overwrite else job.error) for job in plan.jobs
-                )
+                for job in plan.jobs:
+                    yield Outcome(job, None if self.overwrite else job.error)
                 return
-            passed: deque[Outcome] = deque()  # while work reads ahead
+            passed: deque[Outcome] = deque()  # while ``work`` reads ahead
 
             def to_do() -> Iterator[FileJob]:
                 for job in plan.jobs:
@@ -154,18 +156,14 @@ class RunOptions:
             for job in plan.jobs:
                 if job.is_to_do(self.overwrite):
                     for outcome in work(chain([job], to_do())):
-                        yield from _taken(passed)
+                        while passed:
+                            yield passed.popleft()
                         yield outcome
                     yield from passed
                 else:
                     yield Outcome(job, job.error)
 
-        return Outcomes(outcomes(), plan.count, plan.selection.told(), plan.source_bytes)
-
-
-def _taken(queue: deque[Outcome]) -> Iterator[Outcome]:
-    while queue:
-        yield queue.popleft()
+        return Outcomes(outcomes(), plan.count, plan.skipped, plan.source_bytes)
 
 
 def make_plan(
@@ -180,29 +178,28 @@ def make_plan(
     together: Path | None = None,
     spread: Callable[[Iterator[FileJob]], Iterator[FileJob]] = iter,
 ) -> Plan:
-    """A job for every source, and for everything in those that hold several.
+    """Make a job for every source, and for everything in sources that hold several.
 
-    Without ``output`` a result goes beside its source. With it, the result of one file goes to that
-    name, or into that folder if there is one or the name ends in a slash; all else goes into that
-    folder, the tree of a source below it.
+    Without ``output``, results are written next to their sources. With it, the result of a single
+    file goes to that name, or into that folder if it exists or the name ends in a slash; all other
+    results go into that folder, with the same tree as below their source.
 
     Args:
         sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
         output: a file, a folder, or ``-``, standard output.
-        rename: from the name of an input to that of its result.
-        judge: the state of an existing file.
+        rename: gives the name of the result for the name of an input.
+        judge: gives the state of an existing file.
         kinds: see ``listing.gather``.
         max_image_bytes: ``max_bytes`` of ``listing.gather``.
         selection: see ``listing.expand``.
-        together: the one file that all results go into, in place of ``output``.
-        spread: gives the jobs of what is in the sources of these jobs.
+        together: one file for all results, in place of ``output``.
+        spread: gives the jobs of everything that the sources of these jobs hold.
 
     Raises:
-        ArgumentError: no files, two of them would have the same output, an output is the input, or
-            what is in an archive or on a URL has no folder to go to.
+        ArgumentError: there are no files, two of them would have the same output, an output is an
+            input, or no folder is named for the results of an archive or a URL.
         DatasetError: as ``listing.expand`` and ``listing.gather``.
     """
-    selection = selection or Selection()
     lone = len(sources) == 1 and (sources[0] == STANDARD or names_one_file(sources[0], kinds))
     if STANDARD in sources and not lone:
         raise ArgumentError("standard input is read alone")
@@ -213,13 +210,13 @@ def make_plan(
     folder = _folder_of(out, lone, str(output))
     if list(sources) == [STANDARD]:
         if folder:
-            raise ArgumentError(f"{output}: name a file for what standard input gives")
-        stamp = Stamp("", 0, ABSENT, "", "standard input")
+            raise ArgumentError(f"{output}: name a file for the result of standard input")
         read = partial(read_at_most, sys.stdin.buffer, max_image_bytes)
-        record = Record(STANDARD, None, read, stamp)
-        only = iter([Job(record, together or out)])
-        return Plan(1, (judged(job, judge) for job in spread(only)), selection)
+        record = Record(STANDARD, None, read, Stamp("", 0, ABSENT, "", "standard input"))
+        job = Job(record, together or out)
+        return Plan(1, (judged(own, judge) for own in spread(iter([job]))))
 
+    selection = selection or Selection()
     stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))
     batches = gather(stamps, kinds=kinds, max_bytes=max_image_bytes)
     if not batches:
@@ -229,20 +226,36 @@ def make_plan(
         for stamp in (stamp for batch in batches for stamp in batch.stamps):
             _refuse_input(together, stamp)
         records = chain.from_iterable(batch.records() for batch in batches)
-        all_jobs = spread(Job(record, together) for record in records)
-        return Plan(count(batches), (judged(job, judge) for job in all_jobs), selection)
-    for stamp in [s for batch in batches if not folder for s in batch.stamps if _is_far(s, batch)]:
-        raise ArgumentError(f"name a folder for what {stamp} gives")
+        jobs: Iterator[FileJob] = (Job(record, together) for record in records)
+    else:
+        jobs = _own_targets(batches, output, folder, rename)
+    return Plan(
+        count(batches),
+        (judged(job, judge) for job in spread(jobs)),
+        selection.told(),
+        sum(batch.source_bytes for batch in batches),
+    )
+
+
+def _own_targets(
+    batches: Sequence[Batch], output: str | None, folder: Path | None, rename: Callable[[str], str]
+) -> Iterator[FileJob]:
+    """Jobs that each have a target of their own; see ``make_plan``."""
+    for batch in batches:
+        for stamp in () if folder else batch.stamps:
+            if stamp.is_remote or not isinstance(batch, Files):  # no folder to write to
+                raise ArgumentError(f"name a folder for the results of {stamp}")
     claimed: dict[Path | None, str] = {}
 
     def to_job(record: Record, is_file: bool) -> FileJob:
-        target = None if output == STANDARD else out
-        if target is None or folder:
+        target = None
+        if folder or not output:
             if folder and any(map(escapes_folder, (record.below, record.member or "file"))):
                 return Job(record, None, "foreign", f"its name leaves the folder {folder}")
-            if output != STANDARD:
-                path = Path(record.below if folder else record.name)
-                target = (folder or Path()) / path.with_name(rename(path.name))
+            path = Path(record.below if folder else record.name)
+            target = (folder or Path()) / path.with_name(rename(path.name))
+        elif output != STANDARD:
+            target = Path(output)
         if target in claimed:
             both = f"{claimed[target]} and {record.name} would both become {target}"
             if is_file:
@@ -256,25 +269,20 @@ def make_plan(
     def to_jobs(batch: Batch) -> Iterator[FileJob]:
         return (to_job(record, isinstance(batch, Files)) for record in batch.records())
 
-    # Files at once, so that what is wrong with them is said before anything is done.
+    # Files are checked at once, so that errors are reported before any work is done.
     files = [job for batch in batches if isinstance(batch, Files) for job in to_jobs(batch)]
     rest = (job for batch in batches if not isinstance(batch, Files) for job in to_jobs(batch))
-    jobs = (judged(job, judge) for job in spread(chain(files, rest)))
-    size = sum(batch.source_bytes for batch in batches)
-    return Plan(count(batches), jobs, selection, size)
+    return chain(files, rest)
 
 
 def _refuse_input(target: Path, stamp: Stamp) -> None:
-    """
-    Raises:
-        ArgumentError: the target is the input itself.
-    """
+    """Raise ArgumentError if the target is the input itself."""
     if same_file(target, stamp.path) and not is_stream(target):
         raise ArgumentError(f"{target} is the input itself")
 
 
 def judged(job: FileJob, judge: Judge) -> FileJob:
-    """The job with the state that ``judge`` gives it, if its target exists."""
+    """The job with the state that ``judge`` finds, if its target exists."""
     if job.state == "foreign" or not job.target or not is_taken(job.target):
         return job
     state, why = judge(job.source, job.target)
@@ -282,7 +290,7 @@ def judged(job: FileJob, judge: Judge) -> FileJob:
 
 
 def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
-    """The output, if results go into it as a folder."""
+    """The output if it is the folder of the results, else None."""
     if out is None or (lone and not name.endswith(os.sep) and not out.is_dir()):
         return None
     if out.exists() and not out.is_dir():
@@ -292,20 +300,15 @@ def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
     return out
 
 
-def _is_far(stamp: Stamp, batch: Batch) -> bool:
-    """Whether no result can be written to the folder of the input."""
-    return stamp.folder is None or not isinstance(batch, Files)
-
-
 def images(
     sources: Sequence[str], max_bytes: int = MAX_BYTES, selection: Selection | None = None
 ) -> tuple[int | None, Iterator[Record]]:
-    """The images of the sources, and how many there are if that is known before reading.
+    """The images of the sources, and their number if it is known before tars are read.
 
     Args:
         sources: see ``listing.list_inputs``.
-        max_bytes: as of ``listing.gather``.
-        selection: as of ``listing.expand``.
+        max_bytes: see ``listing.gather``.
+        selection: see ``listing.expand``.
 
     Raises:
         ArgumentError: standard input is named, or only token files.
@@ -318,21 +321,16 @@ def images(
     return count(batches), chain.from_iterable(batch.records() for batch in batches)
 
 
-def is_standard(sources: Sequence[str], output: str | None) -> bool:
-    """Whether the result goes to standard output."""
-    return output == STANDARD or (list(sources) == [STANDARD] and output is None)
-
-
 DECODE = "is a token file; decode it instead"
 ENCODE = "is an image; encode it instead"
 
 
 def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> None:
-    """Refuses files that are an input of another command, or were meant as the output.
+    """Refuse files that are inputs of another command, or were meant as the output.
 
     Raises:
-        ArgumentError: all sources have one of these lower-case extensions, or one of several that
-            does is not there.
+        ArgumentError: all sources have one of these lower-case extensions, or one of several
+            sources has and does not exist.
     """
     found = [
         source
@@ -342,21 +340,21 @@ def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> 
     absent = [source for source in found if not Path(source).exists()]
     if absent and len(sources) > 1:
         raise ArgumentError(f"{absent[0]} is not there", hint=Hint.NAME_OUTPUT)
-    # Among others, as a shell's * names them, they fail alone.
+    # If a shell's * names them among others, only they fail.
     if found and not absent and len(found) == len(sources):
         raise ArgumentError(f"{found[0]} {remedy}")
 
 
 def file_extension(output: str | None) -> str:
-    """The lower-case extension of an output; empty where it is a folder or a stream."""
+    """The lower-case extension of an output; empty for a folder or a stream."""
     if not output or output == STANDARD or output.endswith(os.sep):
         return ""
-    path = Path(output)  # also of a URL, whose store is not asked
+    path = Path(output)  # also for a URL, whose store is not asked
     return "" if path.is_dir() or is_stream(path) else path.suffix.lower()
 
 
 def escapes_folder(name: str) -> bool:
-    """Whether a name from within an archive or a dataset is no path of a file below a folder."""
+    """Whether a name from an archive or a dataset does not name a file below a folder."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or not path.name or "\0" in name
 
@@ -369,11 +367,7 @@ def names_of(sources: Name | Sequence[Name]) -> list[str]:
 
 
 def write_out(data: bytes) -> int:
-    """Writes a result to standard output; gives the number of bytes.
-
-    Raises:
-        OutputError: it cannot be written there.
-    """
+    """Write a result to standard output; return the number of bytes. Raises OutputError."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

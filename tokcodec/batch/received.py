@@ -1,7 +1,7 @@
-"""The images in token files, messages and packets: a job for each, whatever they came in."""
+"""Finds the images in token files, messages and packets, and makes a job for each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +10,8 @@ from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.inputs.records import Record
 from tokcodec.tokenfile import TokenFile
 
-# What becomes of further images where there is one target: each gets a number, is refused, or goes
-# to the same target.
+# If several images have one target, the further ones get a number, are refused, or go to the same
+# target.
 Several = Literal["numbered", "refused", "together"]
 
 _Found = TokenFile | TokenFileError
@@ -19,24 +19,24 @@ _Found = TokenFile | TokenFileError
 
 @dataclass(frozen=True, kw_only=True)
 class Received(Record):
-    """A source, and an image that was found in it, or what is wrong: a pipe can be read once."""
+    """A source with the image that was found in it, or the error: a pipe can be read only once."""
 
     found: _Found
 
     @classmethod
     def of(cls, source: Record, found: _Found) -> "Received":
-        own = {field.name: getattr(source, field.name) for field in fields(Record)}
-        return cls(**own, found=found)
+        return cls(**{**vars(source), "found": found})
 
 
 def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Iterator[FileJob]:
-    """A job for each image: for every message of a text, and for all packets of an image together,
-    which come last. Their sources are ``Received``, but for those that cannot be read.
+    """Make a job for each image: for every message of a text, then for the packets of each image.
+
+    The sources of these jobs are ``Received``, except for those that cannot be read.
 
     Args:
-        jobs: for every source.
-        several: where the images of one source, or of all where they have one target, go.
-        damaged: as of ``TokenFile.from_bytes``.
+        jobs: the jobs of the sources.
+        several: what to do with several images of one source or one target.
+        damaged: see ``TokenFile.from_bytes``.
     """
     packets: dict[object, list[tuple[FileJob, TokenFile]]] = {}  # by image
     claimed: set[Path | None] = set()
@@ -57,7 +57,7 @@ def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Itera
         try:
             data = job.source.read()
         except (OSError, TokcodecError):
-            yield place(job)  # reading it again says what is wrong
+            yield place(job)  # the run reads it again and reports the error
             continue
         found = _found(data, damaged)
         for number, own in enumerate(found, 1):
@@ -82,7 +82,7 @@ def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Itera
 
 
 def _found(data: bytes, damaged: bool) -> list[_Found]:
-    """The images in the bytes of a source; what is wrong if there is none."""
+    """The images in the bytes of a source, or the error if there is none."""
     try:
         return [*TokenFile.find(data, damaged=damaged)]
     except TokenFileError as error:

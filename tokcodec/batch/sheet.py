@@ -9,7 +9,7 @@ _BACKGROUND = (255, 255, 255)
 
 
 class Sheet:
-    """Images in rows of ``columns``, each in the middle of a cell of the largest one's size."""
+    """Images in rows of ``columns``, each centred in a cell of the size of the largest one."""
 
     def __init__(self, columns: int) -> None:
         self._columns = columns
@@ -20,21 +20,13 @@ class Sheet:
         return len(self._images)
 
     def add(self, image: Image.Image) -> None:
-        """Adds an image.
-
-        Raises:
-            ImageError: all together have more pixels than Pillow opens.
-        """
+        """Add an image; raises ImageError if all together have more pixels than Pillow opens."""
         self._pixels += image.width * image.height
         self._check(self._pixels)
         self._images.append(image)
 
     def compose(self) -> Image.Image:
-        """The sheet.
-
-        Raises:
-            ImageError: it has more pixels than Pillow opens.
-        """
+        """Draw the sheet; raises ImageError if it has more pixels than Pillow opens."""
         width = max(image.width for image in self._images)
         height = max(image.height for image in self._images)
         columns = min(self._columns, len(self))

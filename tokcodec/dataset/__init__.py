@@ -1,4 +1,4 @@
-"""Token datasets: images of any number to Parquet, resumable, and back."""
+"""Token datasets: any number of images to Parquet, resumable, and back."""
 
 from importlib.util import find_spec
 
@@ -6,10 +6,6 @@ from tokcodec.errors import DatasetError
 
 
 def require_pyarrow() -> None:
-    """Refuses, before anything is read, what needs the extra ``parquet``.
-
-    Raises:
-        DatasetError: it is not installed.
-    """
+    """Raise DatasetError if the extra ``parquet`` is not installed, before anything is read."""
     if find_spec("pyarrow") is None:
         raise DatasetError("token datasets need pyarrow: pip install 'tokcodec[parquet]'")

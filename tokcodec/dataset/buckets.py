@@ -1,5 +1,4 @@
-"""``BucketSampler``: batches of items of one shape, as training on images of any aspect ratio
-needs them."""
+"""``BucketSampler``: batches of items of one shape, for training on images of any shape."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -12,7 +11,7 @@ from tokcodec.errors import ArgumentError
 
 
 class Shaped(Protocol):
-    """A dataset whose items have shapes, which may be others in each epoch."""
+    """A dataset whose items have shapes, which may differ from epoch to epoch."""
 
     @property
     def epoch(self) -> int: ...
@@ -33,10 +32,6 @@ class BucketSampler(Sampler[list[int]]):
         world: int = 1,
         drop_last: bool = False,
     ) -> None:
-        """
-        Raises:
-            ArgumentError: the batch size is not positive, or the rank is not below ``world``.
-        """
         if batch_size < 1:
             raise ArgumentError(f"the batch size is {batch_size}, and must be at least 1")
         if not 0 <= rank < world:
@@ -45,7 +40,7 @@ class BucketSampler(Sampler[list[int]]):
         self._seed, self._rank, self._world = seed, rank, world
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of this sampler and its dataset, the same on every rank; call it before
+        """Set the epoch of this sampler and its dataset, the same on every rank; call it before
         each pass over a ``DataLoader``."""
         self._dataset.set_epoch(epoch)
 
@@ -70,6 +65,6 @@ class BucketSampler(Sampler[list[int]]):
             yield batches[number].tolist()
 
     def _starts(self, size: int) -> range:
-        """Where the batches of a bucket of this size begin."""
+        """The first index of each batch of a bucket of this size."""
         whole = size - size % self._batch_size
         return range(0, whole if self._drop_last else size, self._batch_size)

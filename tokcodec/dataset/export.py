@@ -1,17 +1,15 @@
-"""``export``: token datasets in the formats that trainers read."""
+"""``export``: write token datasets in the formats that training code reads."""
 
-import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tokcodec.dataset.folder import damaged
 from tokcodec.dataset.formats import format_of
-from tokcodec.dataset.formats.format import Facts, Format, Kind, Record, Rows
-from tokcodec.dataset.formats.output import Output, write
+from tokcodec.dataset.formats.format import Facts, Format, Kind, Rows
+from tokcodec.dataset.formats.output import Output
 from tokcodec.dataset.formats.vocabulary import Vocabulary
 from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
 from tokcodec.dataset.table import GRID
@@ -35,29 +33,28 @@ def export(
     dtype: str | None = None,
     force: bool = False,
 ) -> int:
-    """Write the rows of a dataset in a format that trainers read; return their number.
+    """Write the rows of a dataset in a format that training code reads; return their number.
 
-    Failed rows are left out. Every row has a ``class_id``: labels that are all numbers are their
-    own, others are numbered in sorted order, and rows without a label have none (null, or -1 in
-    arrays of integers).
+    Failed rows are left out. Every row has a ``class_id``, see ``reader.class_numbers``; rows
+    without a label have null, or -1 in arrays of integers.
 
-    - ``npy``: tokens [n, N], of a dataset whose rows have one length.
+    - ``npy``: tokens [n, N]; all rows must have the same length.
     - ``npz``, ``safetensors``: the same; or tokens [total] with ``offsets``, ``rows`` and
-      ``columns`` where rows differ in length. A shard is held in memory.
+      ``columns`` if rows differ in length. A shard is held in memory.
     - ``jsonl``: a line ``{"class_id": 3, "tokens": [...], "key": ...}`` for each row.
-    - ``bin``: the tokens alone, one row after the other, as uint16 or uint32.
+    - ``bin``: only the tokens of all rows, as uint16 or uint32.
     - ``webdataset``: a tar with .npy, .cls, .txt and .json for each row.
     - ``llamagen``: the folders ``NAME_codes`` and ``NAME_labels``.
     - ``mds``: a folder for mosaicml-streaming. A shard is held in memory.
     - ``megatron``: ``NAME.bin`` and ``NAME.idx``.
 
-    Next to the output, ``NAME.meta.json`` has the number of rows, the type and the length of
-    tokens, the vocabulary, the model and the classes. In ``npy``, ``npz``, ``safetensors``,
-    ``bin``, ``llamagen`` and ``megatron``, whose files hold no text, a line of
-    ``NAME.index.jsonl`` has the columns of each row; elsewhere they are part of the row.
+    Next to the output, ``NAME.meta.json`` has the number of rows, the type and the number of their
+    tokens, the vocabulary, the model and the classes. Formats that hold only tokens (all but
+    ``jsonl``, ``webdataset`` and ``mds``) also get ``NAME.index.jsonl``, with a line of the other
+    columns for each row.
 
-    A file appears when it is complete. Of several files the first one appears last: where it
-    exists, the export is complete.
+    A file appears when it is complete. The first of several files appears last: if it exists, the
+    export is complete.
 
     >>> export("dataset", "tokens.npy")  # doctest: +SKIP
     3
@@ -68,29 +65,29 @@ def export(
         dataset: a folder of shards, or one Parquet file; a path or a URL.
         output: the file, a path or a URL; for ``llamagen``, ``mds`` and ``megatron`` the name
             without an extension.
-        format: one of the above; that of the output's extension if None.
-        columns: the columns to carry besides ``key`` and ``view``; all if None.
+        format: one of the above; by the extension of the output if None.
+        columns: the columns to write besides ``key`` and ``view``; all if None.
         rows_per_shard: write ``NAME-00000.npy``, ``NAME-00001.npy`` and so on, with this many rows
             each. One file if None.
-        vocabulary_offset: is added to every token.
-        begin_token, end_token: are written before and after the tokens of each row.
-        row_token: is written after each row of a grid.
-        dtype: of the tokens, such as ``uint16``; if None, the smallest of the format that holds all
-            ids.
-        force: overwrite what is there.
+        vocabulary_offset: a number to add to every token.
+        begin_token, end_token: ids to write before and after the tokens of each row.
+        row_token: an id to write after each row of a grid.
+        dtype: the type of the tokens, such as ``uint16``; the smallest of the format that holds all
+            ids if None.
+        force: overwrite existing files.
 
     Raises:
-        DatasetError: the dataset cannot be read, the extension is that of no format, or the format
-            does not take such rows: ``npy`` and ``llamagen`` take rows of one length, and
-            ``llamagen`` rows with labels.
-        ArgumentError: no such format, column or type, or one that does not hold all ids; a special
-            token that is also the id of an image token; shards of a format that has none.
-        OutputError: the file is there already, is the input, or cannot be written.
+        DatasetError: the dataset cannot be read, no format has the extension, or the format does
+            not support such rows: ``npy`` and ``llamagen`` need rows of one length, ``llamagen``
+            also labels.
+        ArgumentError: there is no such format, column or type, or the type does not hold all ids; a
+            special token is also the id of an image token; or the format has no shards.
+        OutputError: the file exists, is the input, or cannot be written.
     """
     kind = format_of(str(output), format)
     if rows_per_shard is not None and (kind.many is None or rows_per_shard < 1):
         raise ArgumentError(f"the format {kind.name} has no shards of {rows_per_shard} rows")
-    target = Output(output, kind, rows_per_shard is not None)
+    target = Output(output, kind, rows_per_shard)
     target.check(dataset, force)
     rows = open_dataset(dataset)
     model = rows.metadata.model
@@ -106,22 +103,18 @@ def export(
             name=rows.path,
         )
     kinds = _kinds(rows, columns)
-    uses = Counter(record["label"] for record in _records(rows, ["label"]))
-    if None in uses and kind.labelled:
+    labels = _labels(rows)
+    if None in labels and kind.labelled:
         raise DatasetError(
             f"rows without a label; the format {kind.name} needs one for each", name=rows.path
         )
-    classes = class_numbers(label for label in uses if label is not None)
+    classes = class_numbers(label for label in labels if label is not None)
     facts = _facts(rows, kind, vocabulary, kinds, classes, dtype)
-    return write(target, facts, _rows(rows, facts, classes), rows_per_shard, rows.path)
+    return target.write(facts, _rows(rows, facts, classes), rows.path)
 
 
 def _kinds(dataset: TokenRows, wanted: Sequence[str] | None) -> dict[str, Kind]:
-    """What the carried columns hold.
-
-    Raises:
-        ArgumentError: a wanted column is not there.
-    """
+    """The kind of each column that is exported; raises ArgumentError if a wanted one is missing."""
     import pyarrow as pa
 
     with dataset.folder.reading(dataset.names[0]) as source:
@@ -150,10 +143,7 @@ def _facts(
     classes: dict[str, int],
     dtype: str | None,
 ) -> Facts:
-    """
-    Raises:
-        ArgumentError: no type of the format holds all ids.
-    """
+    """What holds for all rows; raises ArgumentError if no type of the format holds all ids."""
     choices = [name for name in form.dtypes if dtype in (None, name)]
     fitting = [name for name in choices if np.iinfo(name).max >= vocabulary.size - 1]
     if not fitting:
@@ -181,29 +171,19 @@ def _facts(
 
 
 def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator[Rows]:
-    """The rows that did not fail, a batch of rows at a time."""
-    parts = dataset.grids()
-    names = list(dict.fromkeys(["label", *facts.kinds]))
-    for group in _groups(dataset, names):
-        count = len(group["label"])
-        ids = (
-            facts.vocabulary.ids(part, facts.dtype)
-            for part in itertools.islice(parts, count if facts.length is None else 1)
-        )
-        tokens = [part[0] for part in ids] if facts.length is None else next(ids)
+    """Yield the rows that did not fail, a batch of rows at a time."""
+    for grids, group in dataset.parts("label", *facts.kinds):
+        ids = [facts.vocabulary.ids(grid, facts.dtype) for grid in grids]
+        tokens = [own[0] for own in ids] if facts.length is None else ids[0]
         numbers = [None if label is None else classes[label] for label in group["label"]]
-        columns = {"class_id": numbers, **{name: group[name] for name in facts.kinds}}
-        yield Rows(tokens, columns)
+        yield Rows(tokens, {"class_id": numbers, **{name: group[name] for name in facts.kinds}})
 
 
-def _groups(dataset: TokenRows, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """These columns of the rows that did not fail, a batch of rows at a time."""
-    for _, columns in dataset.columns(*names, "status"):
-        kept = [state == "ok" for state in columns["status"].to_pylist()]
-        yield {name: list(itertools.compress(columns[name].to_pylist(), kept)) for name in names}
-
-
-def _records(dataset: TokenRows, names: Sequence[str]) -> Iterator[Record]:
-    for group in _groups(dataset, names):
-        for values in zip(*group.values(), strict=True):
-            yield dict(zip(names, values, strict=True))
+def _labels(dataset: TokenRows) -> set[str | None]:
+    """The labels of the rows that did not fail; with None if a row has no label."""
+    labels: set[str | None] = set()
+    for file, columns in dataset.columns("label", "status"):
+        with damaged(file):
+            pairs = zip(*(column.to_pylist() for column in columns.values()), strict=True)
+        labels.update(label for label, status in pairs if status == "ok")
+    return labels

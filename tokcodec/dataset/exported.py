@@ -1,4 +1,4 @@
-"""Token files out of what ``export`` writes, or a generative model samples: arrays of tokens."""
+"""Reads arrays of tokens, which ``export`` wrote or a generative model sampled, as token files."""
 
 import contextlib
 import io
@@ -31,16 +31,16 @@ _SHARD = re.compile(r"-\d{5}(?=\.\w+$)")
 
 @dataclass(frozen=True)
 class ExportedTokens:
-    """A file of tokens, and the model that they are of.
+    """A file of tokens, and the model of the tokens.
 
     Attributes:
-        name: of the file, as it was given.
-        source: what is read.
+        name: the name of the file, as it was given.
+        source: the local file and its metadata.
         count: the number of rows; None if it is not known.
         rows: the rows, to be read once.
-        header: the checkpoint that was named, or that the file's metadata names.
-        vocabulary: what its ids mean.
-        copy: keeps the temporary copy of a URL that is read.
+        header: the given checkpoint, or the one that the metadata names.
+        vocabulary: the meaning of the ids.
+        copy: keeps the temporary copy of a URL.
     """
 
     name: str
@@ -54,14 +54,13 @@ class ExportedTokens:
     def token_files(
         self, keys: Collection[str] = (), numbers: Collection[int] = ()
     ) -> Iterator[tuple[str, TokenFile | DatasetError]]:
-        """A name and a token file for each row; its error in place of a row that cannot be decoded.
+        """Yield a name and a token file for each row, or the error of a row that is damaged.
 
-        The name is the row's key, with ``.view1`` behind it for a view that is not the first; or
-        its number, ``00000``, where it has none.
+        The name is that of ``name_of_row``, or the number, ``00000``, of a row without a key.
 
         Args:
-            keys, numbers: only the rows with these keys, or of these numbers from 0; all if both
-                are empty.
+            keys, numbers: only the rows with these keys, or with these numbers from 0; all rows if
+                both are empty.
 
         Raises:
             DatasetError: the file is damaged, or no row has one of these keys or numbers.
@@ -95,10 +94,7 @@ class ExportedTokens:
             yield ids, {**record, **own}
 
     def _token_file(self, ids: NDArray[Any], record: Record) -> TokenFile:
-        """
-        Raises:
-            TypeError, ValueError: there is no such image.
-        """
+        """Make the token file of a row; raises TypeError or ValueError if it is damaged."""
         config, meta = self.header.config, self.source.meta
         tokens = self.vocabulary.tokens(ids)
         size = config.quantizer.codebook_size
@@ -114,7 +110,7 @@ class ExportedTokens:
         if record.get("box"):
             _, _, width, height = record["box"]
         fit: Fit | None = meta.get("fit")
-        if not (width and height and fit):  # samples, whose size is that of the model's output
+        if not (width and height and fit):  # sampled tokens: the size of the model's output
             side, multiple = config.preprocessing.image_size, config.multiple
             fit = "native" if multiple else "crop"
             height, width = (edge * multiple for edge in grid) if multiple else (side, side)
@@ -129,11 +125,7 @@ class ExportedTokens:
         )
 
     def _grid(self, count: int) -> tuple[int, ...]:
-        """The shape of this many tokens that stand in a row.
-
-        Raises:
-            ValueError: the model has no square of them.
-        """
+        """The grid of this many tokens; raises ValueError if the model has no square of them."""
         config = self.header.config
         if given := self.source.meta.get("grid"):
             return tuple(given)
@@ -148,13 +140,13 @@ class ExportedTokens:
 
 
 def open_tokens(name: str, given: Header | None = None) -> ExportedTokens:
-    """Opens a file of tokens; a path or a URL.
+    """Open a file of tokens, a path or a URL.
 
     Args:
         name: a file in a format of ``export`` that can be read: ``.npy``, ``.npz``,
-            ``.safetensors``, ``.jsonl`` or ``.bin``, also with tokens [n, N] or [n, rows, columns]
-            of another program.
-        given: the checkpoint; the one that the file's metadata names if None.
+            ``.safetensors``, ``.jsonl`` or ``.bin``; also of another program, with tokens [n, N] or
+            [n, rows, columns].
+        given: the checkpoint; the one that the metadata names if None.
 
     Raises:
         DatasetError: the file or its metadata cannot be read; or no checkpoint is given and the
@@ -169,11 +161,9 @@ def open_tokens(name: str, given: Header | None = None) -> ExportedTokens:
             raise ValueError(f"its fit is {quoted(meta['fit'])}")
         header = given or (find_by_model_id(model_id) if model_id else None)
         if header is None:
-            why = "it does not say which model its tokens are of"
-            if model_id:
-                why = (
-                    f"its tokens are of model {model_id.hex()}, which is neither bundled nor cached"
-                )
+            why = f"its tokens are of model {model_id.hex()}, which is neither bundled nor cached"
+            if not model_id:
+                why = "it does not say which model its tokens are of"
             raise DatasetError(why, name=name, hint=Hint.NAME_WEIGHTS)
         size = header.config.quantizer.codebook_size
         vocabulary = Vocabulary(**{**meta.get("vocabulary", {}), "codebook_size": size})
@@ -188,11 +178,7 @@ def open_tokens(name: str, given: Header | None = None) -> ExportedTokens:
 
 
 def _local(name: str) -> tuple[Path, object]:
-    """The path of a local file; or that of a temporary copy of a URL, and what keeps it.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The path of a local file; or of a temporary copy of a URL, and the object that keeps it."""
     if not is_remote(name):
         with open(name, "rb"):
             return Path(name), None
@@ -204,11 +190,7 @@ def _local(name: str) -> tuple[Path, object]:
 
 
 def _meta_beside(name: str) -> dict[str, Any]:
-    """The metadata of a file, or of the shards that it is one of; empty if there is none.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
+    """The metadata of a file, or of the shards that it is one of; empty if there is none."""
     for stem in dict.fromkeys((name, _SHARD.sub("", name))):
         with contextlib.suppress(FileNotFoundError):
             return parse_meta(read_bytes(f"{stem}.meta.json").decode())
@@ -216,11 +198,7 @@ def _meta_beside(name: str) -> dict[str, Any]:
 
 
 def _records(name: str) -> Iterator[Record]:
-    """The lines of the index of a file; none if it has none.
-
-    Raises:
-        OSError, ValueError: it cannot be read.
-    """
+    """Yield the lines of the index of a file, if it has one."""
     try:
         file = open_input(f"{name}.index.jsonl")
     except FileNotFoundError:

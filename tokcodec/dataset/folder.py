@@ -1,21 +1,20 @@
-"""``DatasetFolder``: the folder that holds the files of a token dataset, on disk or in a store.
+"""``DatasetFolder``: the folder of the files of a token dataset, on disk or in a store.
 
-No other module decides how shards are named, listed, written and locked. A file appears under its
-name only when it is complete.
+Only this module names, lists, writes and locks shards. A file appears only when it is complete.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING
 
 from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.table import Metadata, parse_metadata
 from tokcodec.errors import DatasetError, Hint, OutputError
 from tokcodec.io import files, remote
 from tokcodec.io.lock import LOCK, locked
-from tokcodec.io.remote import is_remote, location, reason_of
+from tokcodec.io.remote import is_remote, location, open_input, reason_of, retried
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -30,11 +29,7 @@ def shard_name(number: int) -> str:
 
 
 def is_dataset(path: str | Path) -> bool:
-    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards.
-
-    Raises:
-        DatasetError: the folder cannot be listed.
-    """
+    """Whether a path looks like a token dataset: a Parquet file, or a folder of shards."""
     folder = DatasetFolder(path)
     return folder.path.suffix == ONE_FILE or bool(folder.shards())
 
@@ -43,7 +38,7 @@ def files_of(path: str | Path) -> "tuple[DatasetFolder, tuple[str, ...]]":
     """The folder of a dataset, and the names of its files in it: shards, or the one file.
 
     Raises:
-        DatasetError: neither is there, or the store cannot be asked.
+        DatasetError: there are none, or the store does not answer.
     """
     folder = DatasetFolder(path)
     if shards := folder.shards():
@@ -57,11 +52,7 @@ def files_of(path: str | Path) -> "tuple[DatasetFolder, tuple[str, ...]]":
 
 
 def holds_tokens(path: str | Path) -> bool:
-    """Whether a path that ``is_dataset`` holds tokens, and not images.
-
-    Raises:
-        DatasetError: see ``files_of``.
-    """
+    """Whether a path for which ``is_dataset`` is true holds tokens, and not images."""
     folder, names = files_of(path)
     try:
         folder.metadata(names[0])
@@ -71,13 +62,14 @@ def holds_tokens(path: str | Path) -> bool:
 
 
 class DatasetFolder:
-    """A folder of Parquet files, local or a URL.
+    """A folder of Parquet files, local or a URL. What fails for a while in a store is retried.
+
+    Methods that read raise ``DatasetError``, those that write ``OutputError``; both name the file.
 
     Attributes:
         path: the folder.
         is_remote: it is in a store, where every look takes a request.
-        temporary: the folder exists only while a run needs it: without shards, it is removed when
-            the run ends.
+        temporary: remove the folder when a run ends and no shards are left in it.
     """
 
     def __init__(self, path: str | Path, temporary: bool = False) -> None:
@@ -88,7 +80,6 @@ class DatasetFolder:
         self.path = location(path) if isinstance(path, str) else path
         self.temporary = temporary
         self.is_remote = is_remote(self.path)
-        self._storage: _Storage = _Store() if self.is_remote else _Disk()
 
     def __str__(self) -> str:
         return str(self.path)
@@ -96,28 +87,21 @@ class DatasetFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def absolute(self) -> str:
-        """The path as another process can use it."""
-        return str(self.path.absolute())
-
     def shards(self) -> list[str]:
-        """The names of the shards that are there, in order; none where there is no folder.
+        """The names of the shards in the folder, in order; empty if there is no folder."""
 
-        Raises:
-            DatasetError: the folder cannot be listed.
-        """
+        def names() -> list[str]:
+            return [path.name for path in self.path.glob(_SHARDS)]
+
         with _naming(self.path):
-            names = self._storage.names(self.path, _SHARDS)
-        return sorted(names, key=lambda name: (len(name), name))
+            found = retried(names) if self.is_remote else names()
+        return sorted(found, key=lambda name: (len(name), name))
 
     def exists(self, name: str) -> bool:
-        """Whether a file of this name is there.
-
-        Raises:
-            DatasetError: the store cannot be asked.
-        """
-        with _naming(self / name):
-            return self._storage.exists(self / name)
+        """Whether the folder has a file of this name."""
+        path = self / name
+        with _naming(path):
+            return remote.is_file(str(path)) if self.is_remote else path.is_file()
 
     def size(self, name: str) -> int:
         """The bytes of a file."""
@@ -125,35 +109,29 @@ class DatasetFolder:
             return (self / name).stat().st_size
 
     def written_at(self, name: str) -> int | None:
-        """When a file was written, in nanoseconds; None in a store, whose clock is another."""
+        """When a file was written, in nanoseconds; None in a store, which has another clock."""
         with _naming(self / name):
-            return self._storage.written_at(self / name)
+            return None if self.is_remote else (self / name).stat().st_mtime_ns
 
     def open(self, name: str) -> "pq.ParquetFile":
-        """Opens a file for reading; see ``reading`` for its errors."""
+        """Open a file for reading; see ``reading`` for its errors."""
         require_pyarrow()
         import pyarrow.parquet as pq
 
-        return pq.ParquetFile(self._storage.source(self / name), page_checksum_verification=True)
+        path = self / name
+        source = open_input(path) if self.is_remote else path
+        return pq.ParquetFile(source, page_checksum_verification=True)
 
     @contextlib.contextmanager
     def reading(
         self, name: str, remedy: str = "fetch or make it again"
     ) -> "Iterator[pq.ParquetFile]":
-        """A file whose rows are read.
-
-        Raises:
-            DatasetError: it cannot be read, or is damaged; the message ends with ``remedy``.
-        """
+        """Open a file to read its rows; the message of an error ends with ``remedy``."""
         with damaged(self / name, remedy):
             yield self.open(name)
 
     def metadata(self, name: str) -> Metadata:
-        """The metadata of a file.
-
-        Raises:
-            DatasetError: it is not Parquet, not a token dataset, or damaged.
-        """
+        """The metadata of a file."""
         import pyarrow as pa
 
         try:
@@ -164,71 +142,63 @@ class DatasetFolder:
             ) from error
         return parse_metadata(schema, str(self / name))
 
-    def write(self, name: str, fill: Callable[[IO[bytes]], object]) -> None:
-        """Lets ``fill`` write a file, which appears whole or not at all.
-
-        Raises:
-            OutputError: the file system or the store refused.
-        """
-        with self.writing(name) as file:
-            fill(file)
-
     def writing(self, name: str, sync: bool = True) -> AbstractContextManager[IO[bytes]]:
-        """A file to fill, which appears whole when the block ends well, or not at all.
+        """Open a file for writing, which appears whole when the block ends well, or not at all.
 
-        Without ``sync``, a power cut may leave an empty one.
-
-        Raises:
-            OutputError: the file system or the store refused.
+        Without ``sync``, a power cut may leave an empty file.
         """
-        return self._storage.writing(self / name, sync)
+        if self.is_remote:
+            return remote.uploading(self / name)
+        return files.writing(self / name, durable=sync, sync=sync)
 
     def remove(self, name: str) -> None:
-        """Removes a file.
-
-        Raises:
-            OutputError: the file system or the store refused.
-        """
+        """Remove a file."""
+        path = self / name
         try:
-            self._storage.remove(self / name)
+            if self.is_remote:
+                retried(lambda: path.unlink(missing_ok=True))
+            else:
+                path.unlink()
         except OSError as error:
-            raise OutputError(f"cannot remove: {reason_of(error)}", name=self / name) from error
-
-    def sweep(self, alone: bool) -> None:
-        """Removes temporary files that killed processes have left: all where this run is ``alone``,
-        else old ones."""
-        self._storage.sweep(self.path, alone)
+            raise OutputError(f"cannot remove: {reason_of(error)}", name=path) from error
 
     @contextlib.contextmanager
     def lock(self, index: int = 0, count: int = 1) -> Iterator[None]:
-        """Keeps other runs out while shards are written, see ``io.lock``.
+        """Keep other runs out while shards are written, see ``io.lock``.
 
         Parts ``index`` of ``count`` may run at the same time, each of them once; a whole run
-        (``count`` 1) runs alone. Stores have no locks: there a second run replaces nothing that
-        the first has written (see ``remote.uploading``).
+        (``count`` 1) runs alone. Temporary files of killed processes are removed before and after:
+        all of them if this run is alone, else old ones. Stores have no locks: there a second run
+        replaces nothing that the first has written (see ``remote.uploading``).
 
         Raises:
             OutputError: another run holds the lock, or the file system or the store refused
                 something inside the ``with`` block.
         """
         with contextlib.ExitStack() as stack:
-            if self.temporary:
-                stack.callback(self._storage.remove_folder, self.path)
-            self._storage.lock(stack, self.path, index, count)
+            if not self.is_remote:
+                if self.temporary:
+                    stack.callback(self._remove_if_empty)
+                stack.enter_context(locked(self.path, shared=count > 1))
+                if count > 1:
+                    stack.enter_context(locked(self.path, f"{LOCK}-{index}-of-{count}"))
+                files.sweep(self.path, alone=count == 1)
             try:
                 yield
+                if not self.is_remote:
+                    files.sweep(self.path, alone=count == 1)
             except OSError as error:
                 name = error.filename or self.path
                 raise OutputError(reason_of(error), name=name, hint=Hint.OTHER_OUTPUT) from error
 
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
 
 @contextlib.contextmanager
 def damaged(path: Path, remedy: str = "fetch or make it again") -> Iterator[None]:
-    """Names the file whose rows are read where that fails.
-
-    Raises:
-        DatasetError: the file cannot be read, or is damaged.
-    """
+    """Raise errors of reading rows as a ``DatasetError`` that names the file."""
     import pyarrow as pa
 
     try:
@@ -243,86 +213,3 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DatasetError(f"cannot read: {reason_of(error)}", name=path) from error
-
-
-class _Storage(Protocol):
-    """What a folder needs of a file system or a store; all but ``writing`` and ``lock`` raise
-    OSError."""
-
-    def names(self, folder: Path, pattern: str) -> list[str]: ...
-    def exists(self, path: Path) -> bool: ...
-    def written_at(self, path: Path) -> int | None: ...
-    def source(self, path: Path) -> Any: ...
-    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]: ...
-    def remove(self, path: Path) -> None: ...
-    def sweep(self, folder: Path, alone: bool) -> None: ...
-    def lock(self, stack: contextlib.ExitStack, folder: Path, index: int, count: int) -> None: ...
-    def remove_folder(self, folder: Path) -> None: ...
-
-
-class _Disk:
-    """Local files."""
-
-    def names(self, folder: Path, pattern: str) -> list[str]:
-        return [path.name for path in folder.glob(pattern)]
-
-    def exists(self, path: Path) -> bool:
-        return path.is_file()
-
-    def written_at(self, path: Path) -> int | None:
-        return path.stat().st_mtime_ns
-
-    def source(self, path: Path) -> Any:
-        return path
-
-    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]:
-        return files.writing(path, durable=sync, sync=sync)
-
-    def remove(self, path: Path) -> None:
-        path.unlink()
-
-    def sweep(self, folder: Path, alone: bool) -> None:
-        if alone:
-            files.sweep(folder, older_than=0)
-        else:
-            files.sweep(folder)
-
-    def lock(self, stack: contextlib.ExitStack, folder: Path, index: int, count: int) -> None:
-        stack.enter_context(locked(folder, shared=count > 1))
-        if count > 1:
-            stack.enter_context(locked(folder, f"{LOCK}-{index}-of-{count}"))
-
-    def remove_folder(self, folder: Path) -> None:
-        with contextlib.suppress(OSError):  # it is not empty
-            folder.rmdir()
-
-
-class _Store:
-    """Objects in a store, through fsspec; what fails for a while is tried again."""
-
-    def names(self, folder: Path, pattern: str) -> list[str]:
-        return remote.retried(lambda: [path.name for path in folder.glob(pattern)])
-
-    def exists(self, path: Path) -> bool:
-        return remote.is_file(str(path))
-
-    def written_at(self, path: Path) -> int | None:  # noqa: ARG002
-        return None
-
-    def source(self, path: Path) -> Any:
-        return remote.open_input(path)
-
-    def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]:  # noqa: ARG002
-        return remote.uploading(path)
-
-    def remove(self, path: Path) -> None:
-        remote.retried(lambda: path.unlink(missing_ok=True))
-
-    def sweep(self, folder: Path, alone: bool) -> None:
-        pass  # an upload that was cut leaves nothing
-
-    def lock(self, stack: contextlib.ExitStack, folder: Path, index: int, count: int) -> None:
-        pass  # stores have no locks
-
-    def remove_folder(self, folder: Path) -> None:
-        pass  # stores have no folders

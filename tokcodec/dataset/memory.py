@@ -1,4 +1,4 @@
-"""Token datasets in memory: ``load_tokens``, and what ``TokenDataset`` holds."""
+"""Loads token datasets into memory: ``load_tokens``, and what ``TokenDataset`` needs."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ def load_tokens(
 def load_tokens(
     path: str | Path, columns: Sequence[str] | None = None
 ) -> Tokens | tuple[Tokens, dict[str, NDArray[Any]]]:
-    """All tokens of a dataset in the smallest unsigned type, without failed rows: [n, N] or, where
-    every row has its own grid, a list of [N].
+    """Load all tokens of a dataset in the smallest unsigned type, without failed rows.
+
+    Returns [n, N] or, if every row has its own grid, a list of [N].
 
     >>> tokens = load_tokens("dataset")  # doctest: +SKIP
     >>> tokens, columns = load_tokens("dataset", ("key", "label"))  # doctest: +SKIP
@@ -42,8 +43,8 @@ def load_tokens(
             [n, k]. A missing text is ``""``, a missing integer -1, another missing number NaN.
 
     Raises:
-        DatasetError: as ``open_dataset``; the dataset is damaged; or a column is not there, or
-            holds neither text nor numbers.
+        DatasetError: see ``open_dataset``; the dataset is damaged; or a column is missing, or holds
+            neither text nor numbers.
     """
     dataset = open_dataset(path)
     loaded = load(dataset, columns or ())
@@ -62,7 +63,7 @@ class LoadedRows:
     """The rows of a dataset that did not fail.
 
     Attributes:
-        tokens: the rows one after another, in the smallest unsigned type.
+        tokens: the tokens of all rows, concatenated, in the smallest unsigned type.
         starts: int64 [n + 1]: row i is ``tokens[starts[i] : starts[i + 1]]``.
         columns: n values each.
     """
@@ -72,11 +73,8 @@ class LoadedRows:
     columns: "dict[str, pa.ChunkedArray]"
 
     def array(self, name: str) -> NDArray[Any]:
-        """A column as ``load_tokens`` returns it.
-
-        Raises:
-            DatasetError: it holds neither text nor numbers.
-        """
+        """A column as ``load_tokens`` returns it; raises DatasetError if it holds neither text nor
+        numbers."""
         import pyarrow as pa
 
         column = self.columns[name]
@@ -88,17 +86,17 @@ class LoadedRows:
 
 
 def load(rows: TokenRows, names: Iterable[str] = ()) -> LoadedRows:
-    """Reads and checks all rows, with these columns and, where every row has its own grid, its
-    ``rows`` and ``columns``.
+    """Read and check all rows, with these columns and, if every row has its own grid, its ``rows``
+    and ``columns``.
 
     Raises:
-        DatasetError: the dataset is damaged, or a column is not there.
+        DatasetError: the dataset is damaged, or a column is missing.
     """
     import pyarrow as pa
 
     grid = GRID if rows.metadata.has_grids else ()
     columns: dict[str, list[pa.Array]] = {name: [] for name in (*grid, *names)}
-    tokens = bytearray()  # which grows in place; parts and the whole would take twice the memory
+    tokens = bytearray()  # grows in place; concatenating parts would take twice the memory
     lengths: list[NDArray[Any]] = [np.zeros(1, np.int64)]
     for file, group in rows.columns("tokens", *columns):
         flat, own = rows.flat(file, group["tokens"])
@@ -118,7 +116,7 @@ def load(rows: TokenRows, names: Iterable[str] = ()) -> LoadedRows:
                 raise DatasetError("damaged: a row whose tokens do not fill its grid", name=file)
     with rows.folder.reading(rows.names[0]) as source:
         types = {field.name: field.type for field in source.schema_arrow}
-    with damaged(rows.path):  # where files do not agree on the type of a column
+    with damaged(rows.path):  # if files disagree on the type of a column
         return LoadedRows(
             np.frombuffer(tokens, smallest_type(rows.metadata)),
             np.concatenate(lengths).cumsum(),
@@ -127,10 +125,7 @@ def load(rows: TokenRows, names: Iterable[str] = ()) -> LoadedRows:
 
 
 def _array(column: "pa.Array") -> NDArray[Any]:
-    """
-    Raises:
-        TypeError: the column holds neither text nor numbers.
-    """
+    """A column as an array; raises TypeError if it holds neither text nor numbers."""
     import pyarrow as pa
 
     kind = column.type

@@ -1,4 +1,4 @@
-"""Reading token datasets: a batch of rows at a time, or row by row. No torch."""
+"""Reads token datasets a batch of rows at a time, or row by row, without torch."""
 
 import math
 import re
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """A token dataset: the names of its files in order, and their metadata."""
+    """A token dataset: the names of its files in order, and their metadata.
+
+    Whatever reads rows raises ``DatasetError`` for a file that is damaged or cannot be read.
+    """
 
     path: Path
     folder: DatasetFolder
@@ -45,11 +48,6 @@ class TokenRows:
         return f"{tokens}, {metadata.run['fit']}, model {metadata.model_id[:8]}"
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """The paths of its files."""
-        return tuple(self.folder / name for name in self.names)
-
-    @property
     def file_bytes(self) -> int:
         """The size of its files together."""
         return sum(map(self.folder.size, self.names))
@@ -57,15 +55,15 @@ class TokenRows:
     @property
     def written_at(self) -> int | None:
         """When the newest of its files was written, in nanoseconds; None in a store."""
-        times = [self.folder.written_at(name) for name in self.names]
+        times = map(self.folder.written_at, self.names)
         return max((time for time in times if time is not None), default=None)
 
     def columns(self, *names: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-        """These columns, a batch of rows at a time: its file, and arrays of pyarrow by name.
+        """Yield these columns a batch of rows at a time: the file, and pyarrow's arrays by name.
 
         Raises:
-            DatasetError: a file cannot be read, has no such column, or has other rows than it
-                says; or rows with tokens are not those that are ok.
+            DatasetError: a file cannot be read, lacks a column, has another number of rows than it
+                claims, or has rows whose status and tokens disagree.
         """
         wanted = {*names, "status"} if "tokens" in names else {*names}
         for file in self.names:
@@ -80,7 +78,7 @@ class TokenRows:
                 # A damaged file may claim row groups of any size.
                 for batch in source.iter_batches(ROWS_AT_A_TIME, columns=sorted(wanted)):
                     if "tokens" in names:
-                        check_status(batch, self.folder / file)
+                        _check_status(batch, self.folder / file)
                     count += batch.num_rows
                     yield self.folder / file, {name: batch.column(name) for name in names}
                 if count != (claimed := source.metadata.num_rows):
@@ -92,57 +90,43 @@ class TokenRows:
 
     def tokens(self) -> Iterator[NDArray[Any]]:
         """All tokens, a batch of rows at a time: [n, N] in the smallest unsigned type, without
-        failed rows. Where every row has its own grid, a row at a time: [1, N].
-
-        Raises:
-            DatasetError: as ``columns`` and ``rows``.
-        """
-        for file, columns in self.columns("tokens"):
-            yield from self.rows(file, columns["tokens"])
+        failed rows. If every row has its own grid, a row at a time: [1, N]."""
+        for grids in self.grids():
+            yield grids.reshape(len(grids), -1)
 
     def grids(self) -> Iterator[NDArray[Any]]:
-        """As ``tokens``, in rows and columns: [n, rows, columns].
+        """All tokens as from ``tokens``, but in rows and columns: [n, rows, columns]."""
+        for grids, _ in self.parts():
+            yield from grids
 
-        Raises:
-            DatasetError: as ``columns`` and ``rows``; or rows and columns are not those of tokens.
+    def parts(self, *names: str) -> Iterator[tuple[list[NDArray[Any]], dict[str, list[Any]]]]:
+        """Yield the tokens and these columns of rows that did not fail, a batch of rows at a time.
+
+        The tokens are one array [n, rows, columns] or, if every row has its own grid, n arrays
+        [1, rows, columns].
         """
-        names = ("tokens", *(GRID if self.metadata.has_grids else ()))
-        for file, columns in self.columns(*names):
-            parts = self.rows(file, columns["tokens"])
-            shapes: Iterable[tuple[Any, ...]]
+        names = (*(GRID if self.metadata.has_grids else ()), *names)
+        for file, columns in self.columns("tokens", *names):
+            tokens, lengths = self.flat(file, columns["tokens"])
+            kept = columns["tokens"].is_valid()
+            with damaged(file):
+                values = {name: columns[name].filter(kept).to_pylist() for name in names}
             if not self.metadata.has_grids:
-                shapes = [self.metadata.grid]
-            else:
-                kept = columns["tokens"].is_valid()
-                own = (columns[name].filter(kept).to_pylist() for name in GRID)
-                shapes = zip(*own, strict=True)
-            for tokens, shape in zip(parts, shapes, strict=True):
-                if None in shape or math.prod(shape) != tokens.shape[1]:
+                yield [tokens.reshape(-1, *self.metadata.grid)], values
+                continue
+            grids = []
+            rows = np.split(tokens, lengths.cumsum())[:-1]
+            for row, *shape in zip(rows, *(values[name] for name in GRID), strict=True):
+                if None in shape or min(shape) < 1 or math.prod(shape) != len(row):
                     raise DatasetError(
-                        f"damaged: {counted(tokens.shape[1], 'token')} as {shape}", name=file
+                        f"damaged: {counted(len(row), 'token')} as {tuple(shape)}", name=file
                     )
-                yield tokens.reshape(-1, *shape)
-
-    def rows(self, file: Path, column: "pa.Array") -> list[NDArray[Any]]:
-        """The rows of a ``tokens`` column that did not fail, in the smallest unsigned type: one
-        [n, N] or, where every row has its own grid, n times [1, N].
-
-        Raises:
-            DatasetError: as ``flat``.
-        """
-        tokens, lengths = self.flat(file, column)
-        if not self.metadata.has_grids:
-            return [tokens.reshape(-1, self.metadata.run["tokens"])]
-        return [row[None] for row in np.split(tokens, lengths.cumsum())[:-1]]
+                grids.append(row.reshape(1, *shape))
+            yield grids, values
 
     def flat(self, file: Path, column: "pa.Array") -> tuple[NDArray[Any], NDArray[Any]]:
-        """The rows of a ``tokens`` column that did not fail, one after another, in the smallest
-        unsigned type; and the number of tokens of each.
-
-        Raises:
-            DatasetError: a token is missing, or the codebook does not have it; with the name of
-                the ``file`` that the column is from.
-        """
+        """The tokens of all rows of a ``tokens`` column, concatenated, in the smallest unsigned
+        type; and the number of tokens of each row that did not fail. Errors name the ``file``."""
         width, size = self.metadata.run["tokens"], self.metadata.model.quantizer.codebook_size
         kept = column.drop_null()
         flat = kept.flatten()
@@ -158,17 +142,12 @@ class TokenRows:
         return tokens.astype(smallest_type(self.metadata)), lengths
 
     def failures(self) -> Iterator[tuple[str, str]]:
-        """Key and error of every row that failed.
-
-        Raises:
-            DatasetError: as ``columns``.
-        """
+        """Yield the key and the error of every row that failed."""
         for file, columns in self.columns("key", "error"):
             failed = columns["error"].is_valid()
-            names = ("key", "error")
             with damaged(file):
-                keys, errors = (columns[name].filter(failed).to_pylist() for name in names)
-            yield from zip(keys, errors, strict=True)
+                lists = [column.filter(failed).to_pylist() for column in columns.values()]
+            yield from zip(*lists, strict=True)
 
     def __len__(self) -> int:
         count = 0
@@ -178,12 +157,8 @@ class TokenRows:
         return count
 
 
-def check_status(table: "pa.RecordBatch", file: Path) -> None:
-    """Refuses a row that failed and has tokens, or did not fail and has none.
-
-    Raises:
-        DatasetError: there is one; with the name of the ``file`` it is from.
-    """
+def _check_status(table: "pa.RecordBatch", file: Path) -> None:
+    """Raise DatasetError if a row that failed has tokens, or another row has none."""
     import pyarrow.compute as pc
 
     ok = pc.equal(table.column("status"), "ok").fill_null(False)
@@ -192,11 +167,11 @@ def check_status(table: "pa.RecordBatch", file: Path) -> None:
 
 
 def open_dataset(path: str | Path) -> TokenRows:
-    """Opens a dataset: one Parquet file, or a folder of ``shard-*.parquet``; a path, or a URL.
+    """Open a dataset: one Parquet file, or a folder of ``shard-*.parquet``; a path or a URL.
 
     Raises:
-        DatasetError: it is none, files of it are missing, or they are of several runs; or pyarrow
-            is not installed.
+        DatasetError: it is not a dataset, or incomplete, or its files are of several runs; or
+            pyarrow is not installed.
     """
     require_pyarrow()
     folder, names = files_of(path)
@@ -227,7 +202,7 @@ def open_dataset(path: str | Path) -> TokenRows:
 
 
 class ChosenRows:
-    """The rows that are chosen by their keys, or their numbers from 0; all if none is."""
+    """A choice of rows by their keys, or their numbers from 0; all rows if it is empty."""
 
     def __init__(self, keys: Collection[str], numbers: Collection[int]) -> None:
         self._chosen: frozenset[object] = frozenset((*keys, *numbers))
@@ -239,45 +214,37 @@ class ChosenRows:
         return not self._chosen or not self._chosen.isdisjoint((key, number))
 
     def check(self, name: object) -> None:
-        """
-        Raises:
-            DatasetError: ``name``, all rows of which were asked about, has not all that are chosen.
-        """
+        """Raise DatasetError if a chosen row was not among those that ``takes`` was asked about."""
         if self._missing:
             raise DatasetError(f"no row {min(map(str, self._missing))}", name=name)
 
 
 def name_of_row(key: str, view: int | None) -> str:
-    """The key, with ``.view1`` behind it for a view that is not the first."""
+    """The key of a row, followed by ``.view1`` and so on for a view that is not the first."""
     return key + (f".view{view}" if view else "")
 
 
 def token_files(
     dataset: TokenRows, keys: Collection[str] = (), numbers: Collection[int] = ()
 ) -> Iterator[tuple[str, TokenFile | DatasetError]]:
-    """A name and the token file of every row, or of the selected ones; for rows that failed or
-    are damaged an error.
+    """Yield a name and a token file for each row, or the error of a row that failed or is damaged.
+
+    The name is that of ``name_of_row``.
 
     Args:
-        dataset: the rows.
-        keys, numbers: of the rows, from 0; all rows if both are empty. Another view than 0 has it
-            in its name: ``a.jpg.view1``.
+        dataset: the dataset.
+        keys, numbers: only the rows with these keys, or with these numbers from 0; all rows if
+            both are empty.
 
     Raises:
         DatasetError: no row has one of these keys or numbers.
     """
     chosen = ChosenRows(keys, numbers)
     number = -1
-    names = (
-        "key",
-        "view",
-        "width",
-        "height",
-        "error",
-        *(GRID if dataset.metadata.has_grids else ()),
-        *(("box",) if dataset.metadata.has_boxes else ()),
-    )
-    for file, columns in dataset.columns(*names, "tokens"):
+    grid = GRID if dataset.metadata.has_grids else ()
+    box = ("box",) if dataset.metadata.has_boxes else ()
+    names = ("key", "view", "width", "height", "error", *grid, *box, "tokens")
+    for file, columns in dataset.columns(*names):
         for place in range(len(columns["tokens"])):
             number += 1
             row = {name: column[place] for name, column in columns.items()}
@@ -300,7 +267,7 @@ def token_files(
 def _token_file(
     dataset: TokenRows, file: Path, column: "pa.Array", row: dict[str, Any]
 ) -> TokenFile:
-    """Of one row, scalars of pyarrow by name.
+    """The token file of one row, of which ``row`` has pyarrow's scalars by name.
 
     Raises:
         DatasetError: it failed, or is damaged.
@@ -311,7 +278,7 @@ def _token_file(
             raise ValueError("a row without a key")
         if not row["tokens"].is_valid:
             raise FailedRowError(f"has no tokens: {row['error'].as_py()}")
-        ((tokens,),) = dataset.rows(file, column)
+        tokens, _ = dataset.flat(file, column)
         grid = [row[name].as_py() for name in GRID] if metadata.has_grids else metadata.grid
         size = row["width"].as_py(), row["height"].as_py()
         if metadata.has_boxes:
@@ -328,8 +295,8 @@ def _token_file(
 
 
 def class_numbers(labels: Iterable[str]) -> dict[str, int]:
-    """The class of each label: the number that it is if all labels are numbers of at most 18
-    digits, else its place among the sorted labels.
+    """The class of each label: the label itself if all labels are integers of at most 18 digits,
+    else its index among the sorted labels.
 
     >>> class_numbers(["10", "2"])
     {'2': 2, '10': 10}

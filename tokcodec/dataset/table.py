@@ -2,9 +2,9 @@
 
 Columns: ``key``, ``source``, ``label``, ``view``, ``width``, ``height``, ``tokens``, ``status``,
 ``error``; ``rows`` and ``columns`` of the tokens in the fits where every image has its own grid;
-``box`` where the views are random crops; then columns of text: ``txt`` and ``json`` beside images,
-and those that were chosen of Parquet inputs. ``tokens`` is null on failure; a fixed-size list
-where all rows have the same grid.
+``box`` (left, top, width and height in pixels) where the views are random crops; then columns of
+text: ``txt`` and ``json`` beside images, and the chosen columns of Parquet inputs. ``tokens`` is
+null in a failed row, and a fixed-size list where all rows have the same grid.
 
 Metadata of the file:
 
@@ -27,11 +27,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import FITS, MAX_TILE_TOKENS, Fit
-from tokcodec.dataset.views import Box, Views
+from tokcodec.dataset.views import Views
 from tokcodec.errors import ConfigError, DatasetError, quoted
 from tokcodec.io.json import parse_json
 
@@ -39,31 +37,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-ROWS_AT_A_TIME = 512  # in a row group, and of what is read
+ROWS_AT_A_TIME = 512  # rows of a row group, and of a batch that is read
 GRID = ("rows", "columns")
 GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row; ``tokens`` int64 [N] or, where every row has its own grid, [rows, columns]; None for
-    a failed image, with the reason in ``error``. ``box`` is that of a random crop."""
-
-    key: str
-    source: str
-    label: str | None
-    view: int
-    width: int | None
-    height: int | None
-    tokens: NDArray[Any] | None
-    error: str | None
-    texts: Mapping[str, str]
-    box: Box | None = None
-
-
-@dataclass(frozen=True)
 class Metadata:
-    """The metadata of a file; see above."""
+    """The metadata of a file; see the table at the top of this module."""
 
     model: ModelConfig
     model_id: str
@@ -110,7 +91,7 @@ class Metadata:
 
 
 def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
-    """The metadata in the schema of a file, whose ``name`` is for errors.
+    """The metadata in the schema of a file; errors name the file ``name``.
 
     Raises:
         DatasetError: the file is not a token dataset, or its metadata is damaged.
@@ -144,13 +125,10 @@ def parse_metadata(columns: "pa.Schema", name: str) -> Metadata:
 
 
 def _check(metadata: Metadata, columns: "pa.Schema") -> None:
-    """
-    Raises:
-        ValueError: what readers count on is not so.
-    """
+    """Raise ValueError if metadata and columns are not what readers rely on."""
     run = metadata.run
     if not isinstance(run, dict):
-        raise ValueError("tokcodec.run is no JSON object")
+        raise ValueError("tokcodec.run is not a JSON object")
     if not re.fullmatch("[0-9a-f]{64}", metadata.model_id):
         raise ValueError("tokcodec.model_id is not 64 hex digits")
     if run["fit"] not in FITS:
@@ -201,38 +179,37 @@ def schema(metadata: Metadata, text_columns: Sequence[str] = ()) -> "pa.Schema":
 
 
 def write_rows(
-    file: IO[bytes], rows: Sequence[Row], metadata: Metadata, text_columns: Sequence[str]
+    file: IO[bytes],
+    rows: Sequence[Mapping[str, Any]],
+    metadata: Metadata,
+    text_columns: Sequence[str],
 ) -> None:
-    """Writes rows as Parquet."""
+    """Write rows as Parquet.
+
+    A row has values by column; those that it lacks are null. Its ``tokens`` are int64 [N] or, where
+    every row has its own grid, [rows, columns]. A row without tokens failed.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = schema(metadata, text_columns)
-    kind = columns.field("tokens").type
-    token = kind.value_type.to_pandas_dtype()
-    tokens = [row.tokens for row in rows]
-    flat = [t if t is None else t.ravel().astype(token) for t in tokens]
-    arrays = {
-        "tokens": pa.array(flat, kind),
-        "status": pa.array(["ok" if t is not None else "failed" for t in tokens], pa.string()),
-    }
-    boxes = ["box"] if metadata.has_boxes else []
-    for name in ("key", "source", "label", "view", "width", "height", "error", *boxes):
-        arrays[name] = pa.array([getattr(row, name) for row in rows], columns.field(name).type)
-    if metadata.has_grids:
-        for axis, name in enumerate(GRID):
-            arrays[name] = pa.array([t if t is None else t.shape[axis] for t in tokens], pa.int32())
-    for name in text_columns:
-        arrays[name] = pa.array([row.texts.get(name) for row in rows], pa.string())
-    table = pa.table(
-        [arrays[name] for name in columns.names],
-        schema=columns.with_metadata(metadata.to_arrow()),
+    token = columns.field("tokens").type.value_type.to_pandas_dtype()
+
+    def cells(row: Mapping[str, Any]) -> dict[str, Any]:
+        tokens = row.get("tokens")
+        if tokens is None:
+            return {**row, "status": "failed"}
+        grid = dict(zip(GRID, tokens.shape, strict=True)) if metadata.has_grids else {}
+        return {**row, "tokens": tokens.ravel().astype(token), "status": "ok", **grid}
+
+    table = pa.Table.from_pylist(
+        [cells(row) for row in rows], columns.with_metadata(metadata.to_arrow())
     )
     pq.write_table(table, file, row_group_size=ROWS_AT_A_TIME, write_page_checksum=True)
 
 
 def join(file: IO[bytes], shards: Iterable["pq.ParquetFile"], metadata: Metadata) -> None:
-    """Writes the rows of all shards, row group by row group, to one file."""
+    """Write the rows of all shards to one file, one row group at a time."""
     import pyarrow.parquet as pq
 
     writer = None

@@ -1,7 +1,6 @@
 """``TokenDataset``: rows of a token dataset for a training loop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +11,7 @@ from torch.utils.data import Dataset
 
 from tokcodec.dataset.buckets import BucketSampler
 from tokcodec.dataset.memory import load
-from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
+from tokcodec.dataset.reader import class_numbers, open_dataset
 from tokcodec.dataset.table import GRID
 from tokcodec.errors import DatasetError, counted
 
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
 
 
 class TokenDataset(Dataset[tuple[Any, ...]]):
-    """The rows of a dataset that did not fail, in memory: tokens int64 [N], the class (-1 without a
-    label) and, if ``columns`` are given, a dict of their values. Where every row has its own grid
-    (fits ``aspect`` and ``native``), N differs from row to row.
+    """The rows of a dataset that did not fail, in memory.
 
-    Tokens are held in the smallest unsigned type. Workers of a ``DataLoader`` that are forked share
-    them; workers that are spawned read the dataset again.
+    An item is a tuple: the tokens int64 [N], the class (-1 without a label) and, if ``columns`` are
+    given, a dict of their values. In the fits ``aspect`` and ``native``, N differs from row to row.
+
+    Tokens are held in the smallest unsigned type. Forked workers of a ``DataLoader`` share them;
+    spawned workers read the dataset again.
 
     >>> dataset = TokenDataset("dataset", columns=("key", "label"))  # doctest: +SKIP
     >>> tokens, class_number, columns = dataset[0]  # doctest: +SKIP
@@ -49,9 +49,9 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
             columns: the columns of the dict: text as str, numbers as int or float, and lists of
                 numbers as tensors. A missing text is ``""``, a missing integer -1, another missing
                 number NaN.
-            view: of the views of each image, only the one with this number; or ``"random"``: one
-                of each image, drawn in each epoch, see ``set_epoch``. By default, all views.
-            seed: of the views that are drawn.
+            view: only the view with this number; or ``"random"`` for one view of each image,
+                drawn anew in each epoch, see ``set_epoch``. All views by default.
+            seed: the seed of the draws.
 
         Raises:
             DatasetError: as ``load_tokens``; or no row has this view.
@@ -62,12 +62,36 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
         self._load()
 
     def _load(self) -> None:
-        self._held = _hold(open_dataset(self._path), self._columns or (), self._view)
-        self.class_to_idx = self._held.class_to_idx
-        self._drawn = (-1, self._held.firsts)  # an epoch, and the row of each item in it
+        """Read the dataset, which is not pickled."""
+        view, columns = self._view, self._columns or ()
+        self._dataset = open_dataset(self._path)
+        views = () if view is None else ("key", "view")
+        loaded = load(self._dataset, ("label", *views, *columns))
+        self._tokens, self._starts = loaded.tokens, loaded.starts
+        self.class_to_idx, self._classes = _classes(loaded.columns["label"])
+        self._values = {name: loaded.array(name) for name in columns}
+        count = len(self._classes)
+        self._shapes = np.zeros(count, np.int64)  # a number for the grid of each row
+        if self._dataset.metadata.has_grids:
+            height, width = map(loaded.array, GRID)
+            self._shapes = height << 32 | width
+        firsts = np.arange(count)
+        if view == "random":
+            # The views of an image follow each other, and their numbers rise.
+            keys, numbers = loaded.array("key"), loaded.array("view")
+            same = (keys[1:] == keys[:-1]) & (numbers[1:] > numbers[:-1])
+            firsts = firsts[~np.concatenate([[False], same])[:count]]
+        elif view is not None:
+            firsts = np.flatnonzero(loaded.array("view") == view)
+            if not len(firsts):
+                raise DatasetError(f"no row of view {view}", name=self._dataset.path)
+        # The first row of each item, and the number of views, of which one may be drawn.
+        self._firsts, self._views = firsts, np.diff(firsts, append=count)
+        self._drawn = (-1, firsts)  # an epoch, and the row of each item in it
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": None, "_drawn": None}
+        names = ("_path", "_columns", "_view", "_seed", "_epoch")
+        return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -78,10 +102,10 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
         count = len(self.class_to_idx)
         classes = f", {count:,} classes" if count else ""
         rows = counted(len(self), "row")
-        return f"<TokenDataset {self._held.rows.path}: {rows} of {self._held.rows.row}{classes}>"
+        return f"<TokenDataset {self._dataset.path}: {rows} of {self._dataset.row}{classes}>"
 
     def __len__(self) -> int:
-        return len(self._held.firsts)
+        return len(self._firsts)
 
     @property
     def epoch(self) -> int:
@@ -89,44 +113,43 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch whose views are drawn; call it before each pass over a ``DataLoader``."""
+        """Set the epoch whose views are drawn; call it before each pass over a ``DataLoader``."""
         self._epoch.fill_(epoch)
 
     def shapes(self) -> NDArray[np.int64]:
         """A number for the grid of each item in this epoch: items of one grid have the same."""
-        return self._held.shapes[self._rows()]
+        return self._shapes[self._rows()]
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
         """Several items at once, as the workers of a ``DataLoader`` ask for them."""
-        held = self._held
         items = np.asarray(indices, np.int64)
         for index in items[(items < -len(self)) | (items >= len(self))]:
             raise IndexError(f"row {index} of {len(self)}")
         rows = self._rows()[items]
-        starts, ends = held.starts[rows].tolist(), held.starts[rows + 1].tolist()
-        cut = [held.tokens[start:end] for start, end in zip(starts, ends, strict=True)]
+        starts, ends = self._starts[rows].tolist(), self._starts[rows + 1].tolist()
+        cut = [self._tokens[start:end] for start, end in zip(starts, ends, strict=True)]
         flat = torch.from_numpy(np.concatenate(cut, dtype=np.int64))
         parts: list[Sequence[Any]] = [
             torch.split(flat, [*map(len, cut)]),
-            held.classes[rows].tolist(),
+            self._classes[rows].tolist(),
         ]
         if self._columns is not None:
-            values = {name: _values(held.columns[name][rows]) for name in self._columns}
+            values = {name: _values(self._values[name][rows]) for name in self._columns}
             places = range(len(rows))
             parts.append([{name: own[i] for name, own in values.items()} for i in places])
         return list(zip(*parts, strict=True))
 
     def _rows(self) -> NDArray[np.int64]:
         """The row of each item in this epoch."""
-        held, epoch = self._held, self.epoch
+        epoch = self.epoch
         if self._view != "random":
-            return held.firsts
+            return self._firsts
         if self._drawn[0] != epoch:
             rng = np.random.default_rng([self._seed, epoch])
-            self._drawn = (epoch, held.firsts + rng.integers(0, held.views))
+            self._drawn = (epoch, self._firsts + rng.integers(0, self._views))
         return self._drawn[1]
 
     def bucket_sampler(
@@ -143,8 +166,8 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
         >>> sampler = dataset.bucket_sampler(64, rank=0, world=8)  # doctest: +SKIP
         >>> loader = DataLoader(dataset, batch_sampler=sampler)  # doctest: +SKIP
 
-        Every rank gets the same number of batches. The remainder, fewer than ``world`` batches, is
-        left out: others in each epoch. The sampler's ``set_epoch`` is also that of this dataset.
+        Every rank gets the same number of batches: fewer than ``world`` batches are left out,
+        different ones in each epoch. The sampler's ``set_epoch`` also sets that of this dataset.
 
         Args:
             batch_size: the number of items of a batch; the last one of a shape may have fewer.
@@ -156,63 +179,6 @@ class TokenDataset(Dataset[tuple[Any, ...]]):
             ArgumentError: the batch size is not positive, or the rank is not below ``world``.
         """
         return BucketSampler(self, batch_size, seed, rank, world, drop_last)
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What is read of a dataset.
-
-    Attributes:
-        rows: where it is from.
-        tokens, starts: as of ``LoadedRows``.
-        class_to_idx: as of ``TokenDataset``.
-        classes, shapes, columns: a value for each row; a shape is a number that stands for a grid.
-        firsts, views: of each item, its first row, and of how many one is drawn.
-    """
-
-    rows: TokenRows
-    tokens: NDArray[Any]
-    starts: NDArray[np.int64]
-    class_to_idx: dict[str, int]
-    classes: NDArray[np.int64]
-    shapes: NDArray[np.int64]
-    columns: dict[str, NDArray[Any]]
-    firsts: NDArray[np.int64]
-    views: NDArray[np.int64]
-
-
-def _hold(rows: TokenRows, columns: Sequence[str], view: int | str | None) -> _Held:
-    """
-    Raises:
-        DatasetError: as ``TokenDataset``.
-    """
-    loaded = load(rows, ("label", *(() if view is None else ("key", "view")), *columns))
-    class_to_idx, classes = _classes(loaded.columns["label"])
-    shapes = np.zeros(len(classes), np.int64)
-    if rows.metadata.has_grids:
-        height, width = map(loaded.array, GRID)
-        shapes = height << 32 | width
-    firsts = np.arange(len(classes))
-    if view == "random":
-        # The views of an image follow each other, and their numbers rise.
-        keys, views = loaded.array("key"), loaded.array("view")
-        same = (keys[1:] == keys[:-1]) & (views[1:] > views[:-1])
-        firsts = firsts[~np.concatenate([[False], same])[: len(firsts)]]
-    elif view is not None:
-        firsts = np.flatnonzero(loaded.array("view") == view)
-        if not len(firsts):
-            raise DatasetError(f"no row of view {view}", name=rows.path)
-    return _Held(
-        rows,
-        loaded.tokens,
-        loaded.starts,
-        class_to_idx,
-        classes,
-        shapes,
-        {name: loaded.array(name) for name in columns},
-        firsts,
-        np.diff(firsts, append=len(classes)),
-    )
 
 
 def _classes(labels: "pa.ChunkedArray") -> tuple[dict[str, int], NDArray[np.int64]]:
@@ -227,7 +193,4 @@ def _classes(labels: "pa.ChunkedArray") -> tuple[dict[str, int], NDArray[np.int6
 
 def _values(column: NDArray[Any]) -> Sequence[Any]:
     """The values of a column of some rows, as ``default_collate`` takes them."""
-    if column.ndim > 1:
-        return torch.from_numpy(column).unbind()
-    values: list[Any] = column.tolist()
-    return values
+    return column.tolist() if column.ndim == 1 else torch.from_numpy(column).unbind()

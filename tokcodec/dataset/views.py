@@ -1,4 +1,4 @@
-"""Views: several tiles of one image, as training on tokens augments it."""
+"""Views: several tiles of one image, to augment the training data."""
 
 import math
 import random
@@ -23,8 +23,9 @@ _NAMED: dict[str, tuple[Kind, int]] = {
 }
 _MOST = 256  # views of an image; the column has a byte
 _CROP_RANGES = (1.0, 4.0)
-# Of a random crop: the least share of the largest crop of its shape, and the widest shape. Crops of
-# torchvision's RandomResizedCrop, from 0.08 of the image, show too little of it to be generated.
+# A random crop has at least this share of the area of the largest crop of its shape, and at most
+# this aspect ratio. Crops from 0.08 of the area, the default of torchvision's RandomResizedCrop,
+# show too little of the image for a generative model.
 _LEAST_AREA, _WIDEST = 0.5, 4 / 3
 
 
@@ -42,9 +43,9 @@ class Views:
     Attributes:
         kind: one of these.
         count: rows of an image.
-        crop_range: of ``ten-crop``; the larger square has the side ``int(crop_range * S)``.
-        seed: of ``random``. A crop depends on the seed, the key of the image and the number of the
-            view alone.
+        crop_range: for ``ten-crop``; the larger square has the side ``int(crop_range * S)``.
+        seed: for ``random``. A crop depends only on the seed, the key of the image and the number
+            of the view.
     """
 
     kind: Kind = "one"
@@ -54,12 +55,12 @@ class Views:
 
     @classmethod
     def parse(cls, text: str, crop_range: float | None = None, seed: int | None = None) -> Self:
-        """The views that a text names: ``one``, ``hflip``, ``ten-crop``, ``random:N``.
+        """Parse the name of views: ``one``, ``hflip``, ``ten-crop`` or ``random:N``.
 
         Args:
             text: the name.
-            crop_range: of ``ten-crop``; 1.1 if None.
-            seed: of ``random:N``; 0 if None.
+            crop_range: for ``ten-crop``; 1.1 if None.
+            seed: for ``random:N``; 0 if None.
 
         Raises:
             ArgumentError: there are no such views, or these have no such setting.
@@ -96,14 +97,14 @@ class Views:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments of ``parse``, as the metadata of a dataset have them."""
+        """The arguments of ``parse``, as they are in the metadata of a dataset."""
         return {"views": str(self), "crop_range": self.crop_range, "seed": self.seed}
 
     def boxes(self, key: str, size: Size) -> list[Box]:
-        """The random crops of an image of this key, width and height; empty for other views.
+        """The random crops of an image with this key, width and height; empty for other views.
 
-        A crop has a shape between 3:4 and 4:3, and at least half the area of the largest crop of
-        that shape. Only numbers that every machine computes alike are used.
+        A crop has an aspect ratio between 3:4 and 4:3, and at least half the area of the largest
+        crop of that ratio. The arithmetic gives the same crops on every machine.
         """
         if self.kind != "random":
             return []
@@ -129,7 +130,7 @@ class Views:
         background: tuple[int, int, int] = WHITE,
         tokens: int | None = None,
     ) -> Tiles:
-        """The tiles of all views of an image, one each; ``tokens`` as of ``ModelConfig.place``.
+        """One tile for each view of an image; for ``tokens`` see ``ModelConfig.place``.
 
         Raises:
             ImageError: see ``image.read_tiles``.
@@ -169,6 +170,3 @@ class Views:
         if self.kind in ("hflip", "ten-crop"):
             crops += [crop[:, ::-1] for crop in crops]
         return Tiles(np.stack(crops), whole.width, whole.height)
-
-
-ONE = Views()

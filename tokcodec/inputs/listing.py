@@ -1,7 +1,7 @@
 """Lists the images of files, folders, globs, WebDataset tars and Parquet files, local or at URLs.
 
-Listing does not read images. It returns ``Batch``es: some files, one tar, or some rows of a Parquet
-file. A batch can be read again at any time, and then gives the same records.
+Listing does not read images. It returns batches: some files, one tar, or some rows of a Parquet
+file. A batch can be read several times, and yields the same records each time.
 """
 
 import glob
@@ -18,10 +18,10 @@ from typing import IO, Any
 from tokcodec.errors import DatasetError, Hint
 from tokcodec.image import extensions
 from tokcodec.inputs.parquet import PARQUET_SUFFIX, Rows, row_ranges
-from tokcodec.inputs.records import ABSENT, TEXT_SUFFIXES, Files, Stamp, printable
+from tokcodec.inputs.records import TEXT_SUFFIXES, Files, printable
 from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
 from tokcodec.io.files import SUFFIX
-from tokcodec.io.find import expand_braces, find, is_one_file, stamp_of
+from tokcodec.io.find import ABSENT, Stamp, expand_braces, find, is_one_file, stamp_of
 from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.io.remote import is_remote, reason_of
 
@@ -33,12 +33,12 @@ Batch = Files | Tar | Rows
 
 @dataclass
 class Selection:
-    """Selects files of the sources, and counts the others.
+    """Selects files in folders, and counts the others.
 
     Attributes:
-        include: globs; if there are any, the path below the source must match one. ``*`` also
-            matches ``/``.
-        exclude: globs that the path must not match.
+        include: globs, one of which must match the path below the source, if there are any. ``*``
+            also matches ``/``.
+        exclude: globs, none of which may match the path.
         follow: follow links to folders.
         skipped: the number of other files in folders, by extension or kind.
     """
@@ -49,7 +49,7 @@ class Selection:
     skipped: Counter[str] = field(default_factory=Counter)
 
     def takes(self, below: str, is_text: bool = False) -> bool:
-        """Whether a path below the source is selected; ``include`` is of images alone."""
+        """Whether a path below the source is selected; ``include`` does not apply to texts."""
 
         def fits(globs: Sequence[str]) -> bool:
             return any(fnmatchcase(below, pattern) for pattern in globs)
@@ -58,8 +58,7 @@ class Selection:
         return included and not fits(self.exclude)
 
     def told(self) -> str | None:
-        """One line about skipped files; None if there are none. Inputs of other commands are left
-        out."""
+        """One line about skipped files, except inputs of other commands; None if there are none."""
         inputs = {*extensions(), SUFFIX, PARQUET_SUFFIX}
         counts = Counter({what: n for what, n in self.skipped.items() if what not in inputs})
         if not counts:
@@ -82,20 +81,21 @@ def list_inputs(
     selection: Selection | None = None,
     with_texts: bool = False,
 ) -> list[Batch]:
-    """Lists all images of the sources in a stable order: files, then tars and Parquet files. A file
-    that several sources name is listed once.
+    """List all images of the sources in a stable order: files, then tars and Parquet files.
+
+    A file of several sources is listed once.
 
     Args:
-        sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec; each
-            of those that braces stand for is a source.
+        sources: folders, globs, image files, tars and Parquet files, local or URLs for fsspec; with
+            braces for several sources.
         listed: names of more image files; these names are their keys.
         size, label, text_columns, max_bytes: see ``gather``.
-        without: the output, whose Parquet files are no inputs: files, and folders.
+        without: files and folders of the output, whose Parquet files are not inputs.
         selection, with_texts: see ``expand``.
 
     Raises:
         DatasetError: a source does not exist, has no images, or cannot be listed; or an image is in
-            the output, which would be left out.
+            a folder of the output.
     """
     selection = selection or Selection()
     stamps: list[Stamp] = []
@@ -125,8 +125,8 @@ def list_inputs(
 def _apart_from_texts(
     found: Sequence[Stamp], texts: dict[str, dict[str, Stamp]], skipped: Counter[str]
 ) -> list[Stamp]:
-    """The images among the files of a source. Texts are added to ``texts``, by the path of their
-    image and by column; those without an image are counted as skipped."""
+    """The images among the files of a source. Texts are added to ``texts`` by the path of their
+    image and by column; texts without an image are counted as skipped."""
 
     def is_text(stamp: Stamp) -> bool:
         return stamp.path.lower().endswith(TEXT_SUFFIXES)
@@ -158,11 +158,7 @@ def _why_empty(source: str) -> str:
 
 
 def read_list(file: str | Path | IO[bytes]) -> list[str]:
-    """Reads a list of names, one on each line of a text file.
-
-    Raises:
-        DatasetError: it cannot be read as text, or is too large.
-    """
+    """Read a list of names, one on each line of a text file; raises DatasetError if that fails."""
     try:
         text = read_text(file)
     except OSError as error:
@@ -177,43 +173,40 @@ def expand(
     selection: Selection | None = None,
     with_texts: bool = False,
 ) -> Iterator[Stamp]:
-    """Lists the files of a source in a stable order.
+    """List the files of a source in a stable order.
 
-    A source that is the path of a single file is listed even if there is no such file; reading it
-    fails later. Folders are listed without hidden files, and without images that ``decode`` wrote
-    next to their token files (``a.jpg.png`` next to ``a.jpg.tok``).
+    A single file is listed even if it is missing; reading it fails later. Hidden files in folders
+    are left out, and so are images that ``decode`` wrote next to their token files (``a.jpg.png``
+    next to ``a.jpg.tok``).
 
     Args:
         source: a folder, a glob, a file, a tar or a Parquet file; a path, or a URL for fsspec;
-            ``{000..099}`` and ``{a,b}`` in it stand for several.
-        kinds: lower-case extensions of the files to look for in folders and tars. If None, these
-            are images, and Parquet files that hold images.
-        selection: selects some of the files, and counts those that are skipped.
-        with_texts: also list ``.txt`` and ``.json`` files in folders, and beside local images.
+            ``{000..099}`` and ``{a,b}`` stand for several.
+        kinds: extensions, in lower case, of the files to look for in folders and tars. If None,
+            images, and Parquet files that hold images.
+        selection: selects some of the files, and counts the others.
+        with_texts: also list ``.txt`` and ``.json`` files in folders, and next to local images.
 
     Raises:
         DatasetError: a store cannot be reached.
     """
     selection = selection or Selection()
     alone = is_one_file(source)
-    endings = {*(_image_endings() if kinds is None else kinds), *TAR_SUFFIXES}
+    wanted = extensions() | {PARQUET_SUFFIX} if kinds is None else kinds
     beside = TEXT_SUFFIXES if with_texts else ()
     names = expand_braces(source)
     for found in chain.from_iterable(
-        find(name, endings, selection.follow, selection.skipped, beside) for name in names
+        find(name, wanted | {*TAR_SUFFIXES}, selection.follow, selection.skipped, beside)
+        for name in names
     ):
         if kinds is None and not alone:
             if found.path.lower().endswith(SUFFIX):
-                continue  # a glob means the images next to token files
+                continue  # a glob stands for the images next to token files
             if not found.is_remote and _is_decoded(Path(found.path)):
                 selection.skipped["decoded images beside their token files"] += 1
                 continue
         if selection.takes(found.below, found.path.lower().endswith(beside)):
             yield found
-
-
-def _image_endings() -> Set[str]:
-    return extensions() | {PARQUET_SUFFIX}
 
 
 def _is_decoded(path: Path) -> bool:
@@ -228,7 +221,7 @@ def _is_decoded(path: Path) -> bool:
 
 
 def names_one_file(source: str, kinds: Set[str] | None = None) -> bool:
-    """Whether a source is the path of one local input, not of a container. It need not exist."""
+    """Whether a source is one local input, not a tar or Parquet file. It need not exist."""
     return is_one_file(source) and not _is_container(source, kinds)
 
 
@@ -241,7 +234,7 @@ def gather(
     max_bytes: int = MAX_BYTES,
     texts: Mapping[str, Mapping[str, Stamp]] | None = None,
 ) -> list[Batch]:
-    """Groups files into batches: first plain files, then tars and Parquet files, each file once.
+    """Group files into batches: first plain files, then tars and Parquet files, each file once.
 
     Args:
         stamps: the files.
@@ -249,15 +242,15 @@ def gather(
         label: the column of labels in Parquet files; if None, ``label`` if there is one.
         text_columns: further columns of Parquet files that become columns of the rows.
         kinds: see ``expand``.
-        max_bytes: the most bytes of an image, or of all images of one key in a tar. Larger ones
+        max_bytes: the most bytes of an image, or of all images of one key in a tar. Larger images
             fail, and are not read if their size is known before.
-        texts: the texts beside images, by the path of the image and by column.
+        texts: the texts next to images, by the path of the image and by column.
 
     Raises:
         DatasetError: a Parquet file cannot be read, or has no such columns.
     """
     batches: list[Batch] = []
-    files: list[tuple[str, str | None, Stamp]] = []
+    files: list[Stamp] = []
     once: dict[str, Stamp] = {}
     for stamp in stamps:
         once.setdefault(stamp.path, stamp)
@@ -268,22 +261,21 @@ def gather(
         elif _is_container(stamp.path, kinds):
             batches.extend(row_ranges(stamp, key, size, label, text_columns, max_bytes))
         else:
-            folder, _, _ = key.partition("/")
-            files.append((key, folder if stamp.base and folder != key else None, stamp))
+            files.append(stamp)
     whole: list[Batch] = []
     size = size or max(1, len(files))
     for first in range(0, len(files), size):
-        keys, labels, found = zip(*files[first : first + size], strict=True)
+        found = tuple(files[first : first + size])
         beside = tuple((texts or _NO_TEXTS).get(stamp.path, _NO_TEXTS) for stamp in found)
-        whole.append(Files(keys, labels, found, beside, max_bytes))
+        whole.append(Files(found, beside, max_bytes))
     return whole + batches
 
 
 def _apart(stamps: list[Stamp]) -> list[Stamp]:
-    """Keeps the names of files apart.
+    """Give files different names.
 
-    A file is named by its path below its source. If two local files would get the same name, all
-    of them are named by their path below the folder that holds all sources instead. Names from
+    The name of a file is its path below its source. If two local files would have the same name,
+    all local files are named by their path below the folder that holds all sources. Names from
     lists and URLs do not change.
     """
     local = [stamp for stamp in stamps if stamp.base and not stamp.is_remote]
@@ -302,7 +294,7 @@ def _apart(stamps: list[Stamp]) -> list[Stamp]:
 
 
 def count(batches: Iterable[Batch]) -> int | None:
-    """The number of records; None if there are tars, which must be read to count theirs."""
+    """The number of records; None if there are tars, which must be read to count them."""
     counts = [None if isinstance(batch, Tar) else len(batch) for batch in batches]
     known = [number for number in counts if number is not None]
     return sum(known) if len(known) == len(counts) else None

@@ -5,10 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from tokcodec.errors import DatasetError
-from tokcodec.inputs.records import MAX_TEXT, Record, Stamp, stored, too_large
+from tokcodec.inputs.records import MAX_TEXT, Record, stored, too_large
+from tokcodec.io.find import Stamp
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
 
@@ -17,16 +19,16 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
-# The size of a batch of rows: the bytes of its images, about, and at most the number of rows.
+# The size of a batch of rows: about the bytes of its images, and the most rows.
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 64
-_MOST_EXPANDED = 100  # times its bytes in the file that a column of images may have in memory
+_MOST_EXPANDED = 100  # the largest factor by which a column of images may be compressed
 
 
 @dataclass(frozen=True)
 class Rows:
     """Rows ``start`` to ``stop`` of a Parquet file of ``total`` rows with a column of images.
 
-    ``label``, ``text_columns`` and ``max_bytes`` as of ``gather``.
+    For ``label``, ``text_columns`` and ``max_bytes`` see ``listing.gather``.
     """
 
     stamps: tuple[Stamp]
@@ -48,17 +50,13 @@ class Rows:
                 first = 0  # row of the group
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
-                    if first >= self.stop:
-                        break
-                    if first + rows > row:
-                        number = first
+                    if first <= row < min(self.stop, first + rows):
                         size = _batch_size(file, group, image)
-                        for batch in file.iter_batches(size, [group], columns):
-                            for values in batch.to_pylist():
-                                if number == row and row < self.stop:
-                                    yield self._record(row, values, image)
-                                    row += 1
-                                number += 1
+                        batches = file.iter_batches(size, [group], columns)
+                        cells = chain.from_iterable(batch.to_pylist() for batch in batches)
+                        for values in islice(cells, row - first, self.stop - first):
+                            yield self._record(row, values, image)
+                            row += 1
                     first += rows
             reason = "not in the file any more"
         except Exception as error:  # of pyarrow, or of a store behind fsspec
@@ -90,7 +88,7 @@ class Rows:
 
     @property
     def source_bytes(self) -> int:
-        """The share of the file's bytes that these rows have by their number."""
+        """The bytes of the file, in proportion to the number of these rows."""
         return self.stamps[0].size * len(self) // self.total
 
     def __len__(self) -> int:
@@ -98,7 +96,7 @@ class Rows:
 
 
 def _text(value: Any) -> bytes | str:
-    """A cell as text, strings as they are and other values as JSON; or why it is not taken."""
+    """A cell as text, strings as they are and other values as JSON; or why it is too large."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     data = text.encode()
     return data if len(data) <= MAX_TEXT else too_large(len(data), MAX_TEXT)
@@ -135,11 +133,7 @@ def row_ranges(
 
 @contextlib.contextmanager
 def _open(stamp: Stamp) -> "Iterator[pq.ParquetFile]":
-    """Opens a file so that its row groups are read a page at a time.
-
-    Raises:
-        DatasetError: pyarrow is not installed.
-    """
+    """Open a file so that its row groups are read one page at a time."""
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -153,11 +147,8 @@ def _open(stamp: Stamp) -> "Iterator[pq.ParquetFile]":
 
 
 def _batch_size(file: "pq.ParquetFile", group: int, image: str) -> int:
-    """The rows of a row group to read at once, by the mean size of their images.
-
-    Raises:
-        DatasetError: its images have far more bytes in memory than in the file.
-    """
+    """The rows of a row group to read at once, by the mean size of their images; raises
+    DatasetError if these have far more bytes in memory than in the file."""
     row_group = file.metadata.row_group(group)
     chunks = [row_group.column(index) for index in range(row_group.num_columns)]
     chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == image]
@@ -167,7 +158,7 @@ def _batch_size(file: "pq.ParquetFile", group: int, image: str) -> int:
         raise DatasetError(
             f"the images of row group {group} expand from {stored:,} to {expanded:,} bytes"
         )
-    # Of a dictionary, every row may have the largest image.
+    # With a dictionary, every row may have the largest image.
     shared = any(chunk.has_dictionary_page for chunk in chunks)
     rows = 1 if shared else row_group.num_rows
     fitting: int = _BATCH_BYTES * rows // max(1, expanded)
@@ -175,11 +166,8 @@ def _batch_size(file: "pq.ParquetFile", group: int, image: str) -> int:
 
 
 def image_column(stamp: Stamp, schema: Any) -> str:
-    """The column of a Parquet file that holds images: bytes, or ``{bytes, path}``.
-
-    Raises:
-        DatasetError: there is none.
-    """
+    """The column of images of a Parquet file: bytes, or ``{bytes, path}``; raises DatasetError if
+    there is none."""
     import pyarrow as pa
 
     def holds_images(kind: Any) -> bool:
@@ -198,7 +186,7 @@ def image_column(stamp: Stamp, schema: Any) -> str:
             "is a token dataset, not images; decode it to images, or export it", name=stamp
         )
     raise DatasetError(
-        "no column of images (binary, or a struct with bytes) that stands out; name it one of "
-        f"{', '.join(IMAGE_COLUMNS)}",
+        "none of its columns is clearly that of images (binary, or a struct with bytes); name it "
+        f"one of {', '.join(IMAGE_COLUMNS)}",
         name=stamp,
     )

@@ -1,32 +1,31 @@
-"""What every kind of source gives: records, and the stamps of the files that they are in."""
+"""Records: the images, token files and texts that every kind of source holds."""
 
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from tokcodec.io.find import ABSENT as ABSENT
-from tokcodec.io.find import Stamp as Stamp
+from tokcodec.io.find import Stamp
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import read_bytes
 
-TEXT_SUFFIXES = (".txt", ".json")  # of files beside an image that become columns of its row
+TEXT_SUFFIXES = (".txt", ".json")  # of files next to an image that become columns of its row
 MAX_TEXT = 2**24  # bytes
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image, one token file, or one text. ``Codec.compress`` takes that of an image as it is.
+    """One image, one token file, or one text. ``Codec.compress`` takes the record of an image.
 
     Attributes:
         key: its name in a dataset.
         label: its class, if it has one.
-        read: gives the bytes of its file; raises OSError where they cannot be had.
-        stamp: of its file, or of the tar or Parquet file that it is in.
+        read: returns the bytes of its file; raises OSError if they cannot be read.
+        stamp: the stamp of its file, or of the tar or Parquet file that it is in.
         member: its name in the tar, or its row; empty for a file.
         texts: further columns of its row, by name: ``txt`` and ``json`` beside an image, or columns
-            of a Parquet file. Where reading one fails, its key says which it is.
-        size: bytes of the source that were passed since the record before, for progress.
+            of a Parquet file. The key of a text names it if reading fails.
+        size: bytes of the source since the record before, for progress.
     """
 
     key: str
@@ -42,23 +41,23 @@ class Record:
 
     @property
     def name(self) -> str:
-        """For messages: the path as it was given, or the URL; of a tar's member ``tar/member``."""
+        """For messages: the path as it was given, or the URL; ``tar/member`` in a tar."""
         return f"{self.stamp}/{self.member}" if self.member else str(self.stamp)
 
     @property
     def source(self) -> str:
-        """The file that it is in, or is: a path or URL as it was named, without credentials."""
+        """Its file, or the tar or Parquet file: a path or URL as given, without credentials."""
         return printable(str(self.stamp))
 
     @property
     def since(self) -> int | None:
-        """When its file was written, in nanoseconds; None where that is not known."""
+        """When its file was written, in nanoseconds; None if that is not known."""
         return self.stamp.written_at
 
     @property
     def local(self) -> "str | Record | None":
-        """What is read to look at the image: its path, or this record of a local tar or Parquet
-        file; None on a URL, which would be fetched."""
+        """A local image to look at: its path, or this record if it is in a tar or Parquet file;
+        None for a URL, which would be fetched."""
         if self.stamp.is_remote:
             return None
         return self if self.member else self.stamp.path
@@ -71,30 +70,39 @@ class Record:
 
 @dataclass(frozen=True)
 class Files:
-    """Files: keys and labels, a stamp of each, and the stamps of the texts beside each, by column.
-    ``max_bytes`` as of ``gather``."""
+    """Files: the stamp of each, and the stamps of the texts beside it, by column.
 
-    keys: tuple[str, ...]
-    labels: tuple[str | None, ...]
+    For ``max_bytes`` see ``listing.gather``.
+    """
+
     stamps: tuple[Stamp, ...]
     texts: tuple[Mapping[str, Stamp], ...]
     max_bytes: int = MAX_BYTES
 
     def records(self) -> Iterator[Record]:
-        for key, label, stamp, beside in zip(
-            self.keys, self.labels, self.stamps, self.texts, strict=True
-        ):
-            folder = posixpath.dirname(key)
-            texts = {
-                name: Record(
-                    posixpath.join(folder, printable(posixpath.basename(own.below))),
-                    None,
-                    _reader(own, MAX_TEXT),
-                    own,
+        rows = zip(self.keys, self.labels, self.stamps, self.texts, strict=True)
+        for key, label, stamp, beside in rows:
+            texts = {}
+            for name, own in beside.items():
+                text = posixpath.join(
+                    posixpath.dirname(key), printable(posixpath.basename(own.below))
                 )
-                for name, own in beside.items()
-            }
+                texts[name] = Record(text, None, _reader(own, MAX_TEXT), own)
             yield Record(key, label, _reader(stamp, self.max_bytes), stamp, "", texts, stamp.size)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The path of each file below its source."""
+        return tuple(printable(stamp.below) for stamp in self.stamps)
+
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """The first folder of each key; None for files that are in no folder, or of a list."""
+        folders = [key.partition("/") for key in self.keys]
+        return tuple(
+            folder if slash and stamp.base else None
+            for (folder, slash, _), stamp in zip(folders, self.stamps, strict=True)
+        )
 
     @property
     def text_columns(self) -> tuple[str, ...]:
@@ -106,7 +114,7 @@ class Files:
         return sum(stamp.size for stamp in self.stamps)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.stamps)
 
 
 def _reader(stamp: Stamp, limit: int) -> Callable[[], bytes]:
@@ -116,12 +124,12 @@ def _reader(stamp: Stamp, limit: int) -> Callable[[], bytes]:
 
 
 def printable(name: str) -> str:
-    """A name as Parquet can hold it: bytes that are no UTF-8 are written out."""
+    """A name as valid text: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def stored(data: bytes | str) -> bytes:
-    """The bytes, or an error with the text that says why there are none."""
+    """Return the bytes, or raise OSError with the text that says why there are none."""
     if isinstance(data, str):
         raise OSError(None, data)
     return data

@@ -7,30 +7,24 @@ from functools import partial
 from itertools import islice
 
 from tokcodec.image import extensions
-from tokcodec.inputs.records import (
-    MAX_TEXT,
-    TEXT_SUFFIXES,
-    Record,
-    Stamp,
-    printable,
-    stored,
-    too_large,
-)
+from tokcodec.inputs.records import MAX_TEXT, TEXT_SUFFIXES, Record, printable, stored, too_large
+from tokcodec.io.find import Stamp
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
 from tokcodec.io.tar import LINK, members
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _COMPANIONS = (".cls", *TEXT_SUFFIXES)
-# By suffix, the members of a tar that belong together: the name, and the bytes, or why not.
+# Members of a tar that belong together, by suffix: the name, and the bytes or the error.
 _Sample = dict[str, tuple[str, bytes | str]]
 
 
 @dataclass(frozen=True)
 class Tar:
-    """A tar in WebDataset layout: members that share all up to the first dot of their name.
+    """A tar in WebDataset layout, where members with the same name up to the first dot belong
+    together. It is read as a stream.
 
-    It is read as a stream. ``kinds`` as of ``expand``, ``max_bytes`` as of ``gather``.
+    For ``kinds`` see ``listing.expand``, for ``max_bytes`` ``listing.gather``.
     """
 
     stamps: tuple[Stamp]
@@ -41,7 +35,7 @@ class Tar:
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """Those that a tar may have; which it has is known once it is read."""
+        """The text columns that a tar may have; it must be read to know which it has."""
         return tuple(suffix[1:] for suffix in TEXT_SUFFIXES)
 
     @property
@@ -93,8 +87,10 @@ class Tar:
 
 
 def _samples(key: str, sample: _Sample, stamp: Stamp, size: int) -> Iterator[Record]:
-    """The record of a sample; where it has several images, one for each, with its suffix. What
-    should be beside an image, and cannot be read, is a record, too. The first has the ``size``."""
+    """Yield a record for each image of a sample; if there are several, their keys have suffixes.
+
+    A text or label that cannot be read is a record, too. The first record has the ``size``.
+    """
 
     def record_of(suffix: str) -> Record:
         member, data = sample[suffix]

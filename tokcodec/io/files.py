@@ -17,16 +17,16 @@ from typing import IO, cast
 from tokcodec.errors import ArgumentError, FullDiskError, Hint, OutputError
 
 SUFFIX = ".tok"  # of token files
-TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
+TEMPORARY = ".tokcodec-"  # prefix of the names of files that are being written
 _STALE = 3600  # seconds after which a temporary file belongs to no process
-_READER_SECONDS = 5.0  # that a pipe is waited for until a program reads it
+_READER_SECONDS = 5.0  # to wait until a program opens a pipe for reading
 
 Write = Callable[[IO[bytes]], object]  # fills a file
 
 
 def is_stream(path: Path) -> bool:
-    """Whether what is written there is to go into what is there, and never to replace it: a device,
-    a pipe, or what is open already (``/dev/stdout``), even if that is a file."""
+    """Whether a path must be written to and not replaced: a device, a pipe, or a file that is open
+    already (``/dev/stdout``)."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -36,7 +36,7 @@ def is_stream(path: Path) -> bool:
 
 
 def same_file(one: str | Path, other: str | Path) -> bool:
-    """Whether two paths, also by links, lead to one existing file."""
+    """Whether two paths lead to the same existing file, also through links."""
     try:
         return os.path.samefile(str(one), str(other))  # noqa: PTH121 (URLs, too)
     except (OSError, ValueError):
@@ -44,62 +44,43 @@ def same_file(one: str | Path, other: str | Path) -> bool:
 
 
 def refuse_remote(output: str | Path | None) -> None:
-    """
-    Raises:
-        ArgumentError: it is a URL, to which only ``tokenize`` and ``export`` write.
-    """
+    """Raise ArgumentError for a URL, to which only ``tokenize`` and ``export`` write."""
     if output and re.match(r"\w+:/", str(output)):
         raise ArgumentError(f"{output} is a URL; name a path")
 
 
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:
-    """Writes a file that ``write`` fills; see ``writing``."""
+    """Write a file that ``write`` fills; see ``writing``."""
     with writing(path, durable) as file:
         write(file)
 
 
 @contextlib.contextmanager
 def writing(path: Path, durable: bool = False, sync: bool = True) -> Iterator[IO[bytes]]:
-    """Writes a file so that it is either as it was or whole, whatever goes wrong in the block.
+    """Write a file so that it is either as it was or complete, whatever goes wrong in the block.
 
-    What goes to a device or a pipe (``is_stream``) goes there when it is whole. A pipe that no
-    program opens for reading within five seconds is an error.
-
-    Args:
-        path: the file; missing parent folders are made.
-        durable, sync: as of ``replacement``.
-
-    Raises:
-        FullDiskError, OutputError: as ``replacement``.
-    """
-    if not is_stream(path):
-        with replacement(path, durable, sync) as file:
-            yield file
-        return
-    with output_errors(path), tempfile.TemporaryFile() as whole:
-        yield cast(IO[bytes], whole)
-        whole.seek(0)
-        with open(path, "ab", opener=_open_stream) as stream:
-            shutil.copyfileobj(whole, stream)
-
-
-@contextlib.contextmanager
-def replacement(path: Path, durable: bool = False, sync: bool = True) -> Iterator[IO[bytes]]:
-    """A temporary file in the same folder that replaces ``path`` when the block ends well.
-
-    It gets the mode of the file that it replaces. The first write of a process to a folder removes
-    the stale temporary files there, see ``sweep``.
+    A temporary file in the same folder replaces ``path`` when the block ends well, and gets the
+    mode of the file that it replaces. The first write of a process to a folder removes stale
+    temporary files there, see ``sweep``. A device or a pipe (``is_stream``) is written to at the
+    end; it is an error if no program opens a pipe for reading within five seconds.
 
     Args:
         path: the file; missing parent folders are made.
-        durable: sync the folder, too, without which a power cut may take the name back.
-        sync: sync the file, without which a power cut may leave it empty. Takes milliseconds, too
-            many for each of a million files.
+        durable: sync the folder, too, without which a power cut may undo the renaming.
+        sync: sync the file, without which a power cut may leave it empty. It takes milliseconds,
+            too many for each of a million files.
 
     Raises:
         FullDiskError: no space is left.
         OutputError: the file system refused otherwise (no permission, a folder in the way).
     """
+    if is_stream(path):
+        with output_errors(path), tempfile.TemporaryFile() as whole:
+            yield cast(IO[bytes], whole)
+            whole.seek(0)
+            with open(path, "ab", opener=_open_stream) as stream:
+                shutil.copyfileobj(whole, stream)
+        return
     temporary = path.with_name(TEMPORARY + secrets.token_hex(8))
     with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +103,7 @@ def replacement(path: Path, durable: bool = False, sync: bool = True) -> Iterato
 def open_lock(path: Path) -> IO[bytes]:
     """Open a lock file, and create it if it is missing.
 
-    It is opened for writing, which network file systems require of locks.
+    It is opened for writing, as network file systems require for locks.
 
     Raises:
         OSError: the path is a link or not a regular file, or cannot be opened.
@@ -164,7 +145,7 @@ def _open_stream(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turns errors of the file system into ``FullDiskError`` and ``OutputError``."""
+    """Raise errors of the file system as ``FullDiskError`` or ``OutputError``."""
     try:
         yield
     except OSError as error:
@@ -174,12 +155,12 @@ def output_errors(path: Path) -> Iterator[None]:
         raise OutputError(reason, name=path, hint=Hint.OTHER_OUTPUT) from error
 
 
-def sweep(folder: Path, older_than: float = _STALE) -> None:
-    """Removes the temporary files of killed processes: those not written to for an hour, or for as
-    many seconds as are given."""
+def sweep(folder: Path, alone: bool = False) -> None:
+    """Remove temporary files of killed processes: those not written to for an hour, or all if no
+    other process writes to the folder (``alone``)."""
     for path in folder.glob(TEMPORARY + "*"):
         with contextlib.suppress(OSError):  # gone already, or someone else's
-            if time.time() - path.stat().st_mtime >= older_than:
+            if alone or time.time() - path.stat().st_mtime >= _STALE:
                 path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""The files that a source names: a folder, a glob or a file; local, or a URL for fsspec."""
+"""Finds the files of a source: a folder, a glob or a file; local, or a URL for fsspec."""
 
 import glob
 import os
@@ -24,14 +24,15 @@ _CHANGED = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")
 
 @dataclass(frozen=True)
 class Stamp:
-    """Where a file is, and what shows whether it has changed.
+    """The location of a file, and what shows whether it has changed.
 
     Attributes:
-        path: absolute, or a URL.
-        size: in bytes.
-        mtime: in nanoseconds; of remote files the time, or the tag, that their store gives.
-        base: the folder or URL that its source names; empty for a file of a list.
-        below: its path below that, or the name in the list.
+        path: its absolute path, or URL.
+        size: its size in bytes.
+        mtime: its time of modification in nanoseconds; for remote files the time or tag of the
+            store.
+        base: the folder or URL of its source; empty for a file of a list.
+        below: its path below that, or its name in the list.
     """
 
     path: str
@@ -51,20 +52,15 @@ class Stamp:
         return is_remote(self.path)
 
     @property
-    def folder(self) -> Path | None:
-        """The folder that it is in; None of a URL."""
-        return None if self.is_remote else Path(self.path).parent
-
-    @property
     def written_at(self) -> int | None:
-        """When it was written, in nanoseconds; None where that is not known."""
+        """When it was written, in nanoseconds; None if that is not known."""
         known = self.mtime not in ("", ABSENT) and not self.is_remote
         return int(self.mtime) if known else None
 
 
 def stamp_of(path: str, base: str, below: str) -> Stamp:
-    """The stamp of a local file, or of a URL of a list, whose store is not asked. A file that is
-    not there fails when it is read."""
+    """The stamp of a local file, or of a URL in a list, for which no request is made. A missing
+    file fails when it is read."""
     if is_remote(path):
         return Stamp(path, 0, "", base, without_credentials(below))
     absolute = str(Path(path).absolute())
@@ -76,18 +72,17 @@ def stamp_of(path: str, base: str, below: str) -> Stamp:
 
 
 def is_one_file(source: str) -> bool:
-    """Whether a source is the path of a local file, there or not."""
-    if is_remote(source) or os.path.isdir(source):  # noqa: PTH112 (False where it is too long)
+    """Whether a source is the path of one local file, which need not exist."""
+    if is_remote(source) or os.path.isdir(source):  # noqa: PTH112 (False if it is too long)
         return False
     return _exists(source) or not (glob.has_magic(source) or next(_expanded(source)) != source)
 
 
 def expand_braces(source: str) -> list[str]:
-    """The names that a source with braces stands for, as bash expands them; a local file or folder
-    of that very name is itself.
+    """Expand the braces of a source as bash does, unless a local file or folder has that name.
 
     Raises:
-        DatasetError: there are more than a million, or too many braces.
+        DatasetError: there are more than a million names, or too many braces.
 
     >>> expand_braces("s3://bucket/{train,val}-{08..10}.tar")[:4]
     ['s3://bucket/train-08.tar', 's3://bucket/train-09.tar', 's3://bucket/train-10.tar', \
@@ -103,7 +98,7 @@ def expand_braces(source: str) -> list[str]:
 
 
 def _exists(source: str) -> bool:
-    """Whether a source is a local path as it is; False where it is too long for one."""
+    """Whether a source is an existing local path; False if it is too long for one."""
     return not is_remote(source) and os.path.exists(source)  # noqa: PTH110
 
 
@@ -127,8 +122,8 @@ def _expanded(text: str) -> Iterator[str]:
 
 
 def _alternatives(text: str) -> list[str]:
-    """What is between the brace that a text begins with and the one that closes it, split at the
-    commas that are in no other braces; empty if none closes it."""
+    """The content of the braces that a text begins with, split at the commas outside of inner
+    braces; empty if the first brace is not closed."""
     depth, begin, parts = 0, 1, []
     for place, character in enumerate(text):
         depth += (character == "{") - (character == "}")
@@ -163,16 +158,16 @@ def find(
     skipped: Counter[str] | None = None,
     beside: tuple[str, ...] = (),
 ) -> Iterator[Stamp]:
-    """The files of a source in a stable order; a single local file even if it is not there.
+    """Find the files of a source in a stable order; a single local file even if it is missing.
 
     Hidden files in folders are left out.
 
     Args:
         source: a folder, a glob or a file; a path or a URL.
-        endings: of the lower-case names that are taken in local folders and at URLs.
+        endings: endings, in lower case, of the files to take in local folders and at URLs.
         follow, skipped: see ``walk.find_files``.
-        beside: further endings; for a local glob or file those of the files beside it, which differ
-            from it in their extension.
+        beside: further endings; next to a local file, or the files of a glob, these are taken if
+            they have the same name up to the extension.
 
     Raises:
         TokcodecError: a folder cannot be read, or a store cannot be reached (``DatasetError``).
@@ -208,7 +203,7 @@ def _at_url(source: str, endings: tuple[str, ...]) -> Iterator[Stamp]:
         if "*" in path or "[" in path:
             base = "/".join(_fixed_parts(tuple(path.split("/"))))
             return system, base, system.glob(path, detail=True)
-        # A web server sends a whole file where it is asked for the links in a folder's page.
+        # If asked whether a file is a folder, a web server sends the whole file.
         if not (is_http(source) and _name(path).endswith(endings)) and system.isdir(path):
             base = path.rstrip("/")
             files = system.find(path, detail=True)
@@ -232,7 +227,7 @@ def _at_url(source: str, endings: tuple[str, ...]) -> Iterator[Stamp]:
 
 
 def _name(url: str) -> str:
-    """A URL, or a path in a store, in lower case and without a query."""
+    """A URL or a path in a store, in lower case and without a query."""
     return without_credentials(url).lower()
 
 

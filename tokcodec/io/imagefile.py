@@ -1,4 +1,4 @@
-"""Open image files that anyone may have made: formats, limits, and errors of one line."""
+"""Opens untrusted image files: formats, limits, and errors of one line."""
 
 import contextlib
 import ctypes
@@ -19,9 +19,9 @@ from tokcodec.errors import Hint, ImageError
 # 10; libtiff has the same limit.
 _MAX_SCANS = 100
 _MAX_PPM_HEADER = 1 << 16  # bytes, with comments, which Pillow reads one by one
-# The formats that are read, and the extensions of their files: those that Pillow decodes in this
-# process, and whose size it knows before decoding. (It hands EPS to Ghostscript, and accepts any
-# format inside IPTC and JPEG XL.) Common ones are tried first, TGA, which has no signature, last.
+# The formats and the extensions of their files: those that Pillow decodes in this process, with a
+# size that is known before decoding. (It passes EPS to Ghostscript, and accepts any format inside
+# IPTC and JPEG XL.) Common formats are tried first; TGA, which has no signature, last.
 _FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),  # and MPO, whose first image is one
     "PNG": (".png", ".apng"),
@@ -48,7 +48,7 @@ _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b
 _HEIF_BRANDS |= {b"mif1", b"msf1"}  # of the container, which AVIF uses too
 _AVIF_BRANDS = {b"avif", b"avis"}
 _START = 64  # bytes at the start of a file that identify HEIF
-_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # those that have a length
+_JPEG_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")  # markers with a length
 _PPM_COMMENT = re.compile(rb"#[^\r\n]*[\r\n]?")
 
 
@@ -62,13 +62,13 @@ class Readable(Protocol):
 
 
 def extensions() -> frozenset[str]:
-    """The lower-case extensions of the formats that are read, with their dots."""
+    """The extensions of all formats in lower case, with their dots."""
     return frozenset(chain(_HEIF_EXTENSIONS, *_FORMATS.values()))
 
 
 @contextlib.contextmanager
 def image_errors(name: str) -> Iterator[None]:
-    """Raise what goes wrong while an image is read as an ``ImageError`` with its name."""
+    """Raise any error of reading an image as an ``ImageError`` with its name."""
     try:
         yield
     except ImageError as error:
@@ -90,14 +90,14 @@ def image_errors(name: str) -> Iterator[None]:
 
 
 def open_image(source: str | os.PathLike[str] | bytes | Readable) -> Image.Image:
-    """Open an image file, by its content and not by its name; no image starts another program.
+    """Open an image file by its content, not its name; no image starts another program.
 
     Raises:
         ImageError: a progressive JPEG has more than 100 scans, a PPM header more than 64 KiB, or a
             file is HEIF and pillow-heif is not installed.
         Exception: what Pillow's plugins raise, see ``image_errors``.
     """
-    Image.preinit()  # loads the common formats; to load all takes as long again
+    Image.preinit()  # loads the common formats; loading all takes twice as long
     if isinstance(source, bytes):
         source = io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
@@ -117,11 +117,7 @@ def open_image(source: str | os.PathLike[str] | bytes | Readable) -> Image.Image
 
 
 def _formats(file: BinaryIO) -> tuple[str, ...]:
-    """The formats to try on a file, by its first bytes.
-
-    Raises:
-        ImageError: it is HEIF and pillow-heif is not installed, or PPM with too long a header.
-    """
+    """The formats to try on a file, by its first bytes; raises ImageError as ``open_image``."""
     start = file.read(_START)
     if re.match(rb"P[0-6fy]", start):
         _check_ppm_header(start + file.read(_MAX_PPM_HEADER - _START))

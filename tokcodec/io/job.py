@@ -14,15 +14,15 @@ Source = TypeVar("Source", covariant=True)
 
 @dataclass(frozen=True)
 class Job(Generic[Source]):
-    """One input and its output: what every command skips, writes or refuses.
+    """One input and its output, which a command writes, skips or refuses.
 
     Attributes:
-        source: the input; its text is its name.
+        source: the input; its ``str`` is its name.
         target: the file to write; None for standard output, or if nothing may be written.
-        state: ``new``: it is to be written. ``current``: it is what this run would write.
-            ``stale``: it is the result of this input, but an older one or one of other options.
+        state: ``new``: to be written. ``current``: the file is what this run would write.
+            ``stale``: it is a result of this input, but older or made with other options.
             ``foreign``: it is something else, or the job may not write at all.
-        why: the reason of the state, where it needs one.
+        why: the reason for the state, if it needs one.
     """
 
     source: Source
@@ -48,22 +48,18 @@ class Job(Generic[Source]):
         return self.state == "new" or (overwrite and self.target is not None)
 
     def check(self, overwrite: bool) -> None:
-        """
-        Raises:
-            OutputError: the job may not write its file.
-        """
+        """Raise OutputError if the job may not write its file."""
         if self.error and not self.is_to_do(overwrite):
             raise self.error
 
 
 def is_taken(target: Path) -> bool:
-    """Whether a file would be replaced; not where no file can have that name."""
+    """Whether writing would replace a file; False if no file can have that name."""
     return os.path.exists(target) and not is_stream(target)  # noqa: PTH110 (which raises)
 
 
 def single_job(source: str | Path, target: Path) -> Job[str | Path]:
-    """The job of a command with one output, of which only its name can be compared: any file that
-    is there is ``foreign``."""
+    """The job of a command with a single output, for which any existing file is ``foreign``."""
     if not is_taken(target):
         return Job(source, target)
     if same_file(source, target):

@@ -1,17 +1,17 @@
-"""JSON texts out of files that anyone may have written."""
+"""Parses JSON of untrusted files."""
 
 import json
 from typing import Any
 
-DEPTH = 32  # of a config that is found in practice: 4
+DEPTH = 32  # levels; configs found in practice have 4
 
 
 def parse_json(text: str, most: int = 1 << 20) -> Any:
-    """The value of a JSON text of at most so many characters.
+    """Parse a JSON text of at most ``most`` characters.
 
     Raises:
-        ValueError: it is none; also one that is longer, nested deeper than 32 levels, or has a
-            name twice, of which readers take different ones.
+        ValueError: it is not JSON, too long, nested deeper than 32 levels, or has the same name
+            twice in an object, where parsers differ.
     """
     if len(text) > most:
         raise ValueError(f"{len(text):,} characters, where there are {most:,} at most")
@@ -20,7 +20,7 @@ def parse_json(text: str, most: int = 1 << 20) -> Any:
     except RecursionError as error:
         raise ValueError(f"nested deeper than {DEPTH} levels") from error
     level, depth = [value], 0
-    while level:  # by levels, as what it says may be nested deeper than functions may
+    while level:  # level by level: recursion might be too deep
         depth += 1
         if depth > DEPTH:
             raise ValueError(f"nested deeper than {DEPTH} levels")

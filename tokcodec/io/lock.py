@@ -16,16 +16,17 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, name: str = LOCK, shared: bool = False) -> Iterator[None]:
-    """Keeps other runs out of a folder, which is made if it is missing.
+    """Keep other runs out of a folder, which is made if it is missing.
 
-    The lock ends with its process. On NFS it holds for all machines unless that is mounted with
-    ``nolock`` or ``local_lock``; a file system without locks is not locked. At the end the lock
-    file is removed unless it is shared, and a folder that was made and is still empty, too.
+    The lock ends with its process. On NFS it holds for all machines unless the file system is
+    mounted with ``nolock`` or ``local_lock``; on a file system without locks there is none. At the
+    end the lock file is removed unless it is shared, and also the folder if it was made here and is
+    still empty.
 
     Args:
         folder: the folder.
-        name: of the lock file.
-        shared: let others in that share the lock, too.
+        name: the name of the lock file.
+        shared: allow others that share the lock.
 
     Raises:
         OutputError: another run holds the lock, or the folder cannot be written.
@@ -56,7 +57,7 @@ def locked(folder: Path, name: str = LOCK, shared: bool = False) -> Iterator[Non
 def _open_locked(path: Path, kind: int) -> IO[bytes]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A run that ends at this moment may remove the file or the folder: then again.
+        # A run that ends at this moment may remove the file or the folder: then try again.
         with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
             file = stack.enter_context(open_lock(path))
             try:

@@ -1,31 +1,28 @@
-"""Files that are read whole, up to a limit of their size."""
+"""Reads whole files, up to a limit of their size."""
 
 from pathlib import Path
 from typing import IO
 
-MAX_BYTES = 2**28  # of an image, or of another file, unless the caller gives another limit
+MAX_BYTES = 2**28  # the default limit for an image or another file
 _CHUNK = 2**20
 
 
 class TooLargeError(OSError):
-    """A file with more bytes than are read."""
+    """A file has more bytes than the limit."""
 
 
 def check_size(size: int, limit: int) -> None:
-    """
-    Raises:
-        TooLargeError: ``size`` is above ``limit``.
-    """
+    """Raise TooLargeError if ``size`` is above ``limit``."""
     if size > limit:
         raise TooLargeError(None, f"more than the limit of {limit:,} bytes")
 
 
 def read_at_most(file: IO[bytes], limit: int = MAX_BYTES) -> bytes:
-    """Reads an open file to its end.
+    """Read an open file to its end.
 
     Raises:
         OSError: it cannot be read.
-        TooLargeError: it has more than ``limit`` bytes, the rest of which is not read.
+        TooLargeError: it has more than ``limit`` bytes; the rest is not read.
     """
     parts, size = [], 0
     while part := file.read(min(_CHUNK, limit + 1 - size)):
@@ -36,7 +33,7 @@ def read_at_most(file: IO[bytes], limit: int = MAX_BYTES) -> bytes:
 
 
 def read_file(path: str | Path, limit: int = MAX_BYTES) -> bytes:
-    """Reads a local file; raises as ``read_at_most``."""
+    """Read a local file; raises as ``read_at_most``."""
     try:
         with Path(path).open("rb") as file:
             return read_at_most(file, limit)
@@ -45,10 +42,10 @@ def read_file(path: str | Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_text(file: str | Path | IO[bytes], limit: int = MAX_BYTES) -> str:
-    """Reads a local file, or one that is open, as UTF-8, with or without a byte order mark.
+    """Read a local or an open file as UTF-8, with or without a byte order mark.
 
     Raises:
-        OSError: as ``read_at_most``; also where it is not UTF-8.
+        OSError: as ``read_at_most``; or it is not UTF-8.
     """
     data = read_file(file, limit) if isinstance(file, str | Path) else read_at_most(file, limit)
     try:

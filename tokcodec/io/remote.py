@@ -1,5 +1,7 @@
-"""Places that URLs name, object stores above all, through fsspec and universal_pathlib. What fails
-for a while is tried again; what does not end in an ``OSError`` of one line."""
+"""Reads and writes at URLs, mainly object stores, through fsspec and universal_pathlib.
+
+What fails for a while is tried again; final failures are an ``OSError`` of one line.
+"""
 
 import contextlib
 import errno
@@ -21,8 +23,8 @@ T = TypeVar("T")
 
 _REMEDY = "URLs need pip install 'tokcodec[remote]', s3:// 'tokcodec[s3]', gs:// gcsfs"
 _PAUSES = (0.2, 1.0, 4.0)  # seconds between tries; each times a half to one and a half
-_SECONDS = 120.0  # that a web server may take for an answer to the end
-_SLOWEST = 1000  # bytes a second of an archive, after so many seconds of waiting for it
+_SECONDS = 120.0  # the time limit for a whole answer of a web server
+_SLOWEST = 1000  # the lowest rate for an archive in bytes per second, after _SECONDS of waiting
 _MAX_PAGE = 2**24  # bytes of a page with links to files
 _RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 _FINAL = (
@@ -41,17 +43,17 @@ def is_remote(path: str | Path) -> bool:
 
 
 def location(name: str) -> Path:
-    """The path, or what does what a path does for a URL.
+    """The path, or for a URL an object that behaves like one.
 
     Raises:
-        OutputError: it is no URL, or the package for such URLs is not installed.
+        OutputError: the URL is invalid, or the package for such URLs is not installed.
     """
     if not is_remote(name):
         return Path(name)
     try:
         from upath import UPath
 
-        urlsplit(name)  # raises where UPath would, later
+        urlsplit(name)  # raises now what UPath would raise later
         return cast(Path, UPath(name, **_options(name)))
     except (ImportError, ValueError) as error:
         raise OutputError(f"{name}: {reason_of(error)}") from error
@@ -62,7 +64,7 @@ def file_system(url: str, timed: bool = True) -> tuple[Any, str]:
 
     Args:
         url: the URL.
-        timed: give a web server ``_SECONDS`` for an answer; False where it may take hours.
+        timed: limit the answer of a web server to ``_SECONDS``; False if it may take hours.
     """
     import fsspec
 
@@ -70,7 +72,7 @@ def file_system(url: str, timed: bool = True) -> tuple[Any, str]:
 
 
 def is_http(url: str) -> bool:
-    """Whether a URL is that of a web server, which may answer anything to any request."""
+    """Whether a URL is of a web server, whose answers are less reliable than those of a store."""
     return url.lower().startswith(("http://", "https://"))
 
 
@@ -85,17 +87,15 @@ def _options(url: str, timed: bool = True) -> dict[str, Any]:
         )
         options["client_kwargs"] = {"timeout": timeout, "response_class": _bounded_response()}
     elif url.startswith("s3"):
-        # s3fs tries again by itself, and so do we: a third time within each of those is too many.
+        # s3fs retries by itself, and so do we; retries of botocore within those are too many.
         options["config_kwargs"] = {"retries": {"total_max_attempts": 1}}
     return options
 
 
-@cache  # fsspec has one session for equal options
+@cache  # one class, so that fsspec shares one session for equal options
 def _bounded_response() -> type:
-    """An answer of aiohttp's, of which fsspec takes no more than it asked for.
-
-    Servers may ignore a range. What is asked for without one is a page with links to files.
-    """
+    """An aiohttp response that reads no more than fsspec asked for, even if a server ignores the
+    range. Requests without a range are for pages with links to files."""
     import aiohttp
 
     class Response(aiohttp.ClientResponse):
@@ -118,16 +118,12 @@ def _bounded_response() -> type:
 
 
 def retried(act: Callable[[], T]) -> T:
-    """What ``act`` gives, which is tried four times.
-
-    Raises:
-        OSError: it failed.
-    """
+    """Return the result of ``act``, which is tried up to four times; raises OSError if all fail."""
     for pause in (*_PAUSES, None):
         try:
             return act()
         except Exception as error:  # the many stores behind fsspec have many kinds of errors
-            # Invalid is also what s3fs calls a condition that does not hold.
+            # s3fs raises EINVAL if the condition of a request does not hold.
             invalid = isinstance(error, OSError) and error.errno == errno.EINVAL
             if pause is None or invalid or isinstance(error, _FINAL):
                 if isinstance(error, OSError) and error.strerror:
@@ -139,7 +135,7 @@ def retried(act: Callable[[], T]) -> T:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line; where a package is missing, with what to install."""
+    """The reason of an error in one line; for a missing package also what to install."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
         reason = "no answer, or not all of it, in time"
@@ -153,7 +149,7 @@ def read_bytes(path: str, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a local file, or of a URL.
 
     Raises:
-        OSError: they cannot be had.
+        OSError: they cannot be read.
         TooLargeError: there are more than ``limit``.
     """
     if not is_remote(path):
@@ -169,16 +165,12 @@ def read_bytes(path: str, limit: int = MAX_BYTES) -> bytes:
 
 
 def open_input(path: str | Path) -> IO[bytes]:
-    """Opens a local file or a URL for reading.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
+    """Open a local file or a URL for reading; raises OSError if that fails."""
     return cast(IO[bytes], _Resumed(str(path))) if is_remote(path) else open(path, "rb")
 
 
 class _Resumed(io.RawIOBase):
-    """A remote file that is opened again, where it stood, when reading it fails."""
+    """A remote file that is opened again at the same position when reading fails."""
 
     def __init__(self, path: str) -> None:
         self._path, self._at = path, 0
@@ -249,11 +241,7 @@ class _Resumed(io.RawIOBase):
 
 
 def is_file(url: str) -> bool:
-    """Whether there is a file, or an object, at a URL.
-
-    Raises:
-        OSError: the store cannot be asked.
-    """
+    """Whether there is a file at a URL; raises OSError if the store does not answer."""
 
     def look() -> bool:
         system, name = file_system(url)
@@ -267,10 +255,10 @@ def is_file(url: str) -> bool:
 
 @contextlib.contextmanager
 def uploading(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file that becomes an object when the block ends well: whole, or not there.
+    """A temporary file that is uploaded when the block ends well: completely or not at all.
 
-    An object of that name is not replaced where the store knows conditional requests, as S3 does;
-    but that it is there with the same bytes is as good, and may be the end of an earlier try.
+    An existing object is not replaced if the store supports conditional requests, as S3 does. If it
+    has the same bytes, that counts as success: it may be from an earlier try.
 
     Raises:
         OutputError: the store refused, or holds another object of that name.

@@ -1,11 +1,11 @@
-"""Tar archives, read once from front to back, and strictly: all damage that shows is an error.
+"""Reads tar archives once from front to back, and strictly: any visible damage is an error.
 
 ``tarfile`` parses the headers. Its ``TarFile`` is not used: it takes a damaged header for the end
-of the archive, ignores what follows the end marker, and puts no limit on the memory that names, pax
-records and maps of sparse files take.
+of the archive, ignores what follows the end marker, and does not limit the memory of names, pax
+records and maps of sparse files.
 
-An archive may be plain or compressed by gzip, bzip2 or xz. Only these have a checksum of contents,
-of long names and of pax records.
+An archive may be plain or compressed by gzip, bzip2 or xz. Only the compressed ones have a checksum
+of contents, long names and pax records.
 """
 
 import io
@@ -21,7 +21,7 @@ LINK = "a link in the tar, not a file"
 
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK = 2**18
-_SMALL_CHUNK = 2**13  # of compressed bytes: what is unpacked together with damage is lost
+_SMALL_CHUNK = 2**13  # of compressed bytes; small, as a damaged chunk is lost as a whole
 _MAX_EXTENDED = 2**16  # bytes of a long name, or of the records of a pax header
 _MAX_XZ_MEMORY = 2**28  # the largest preset takes a quarter of it
 _WITHOUT_CONTENT = b"123456"
@@ -35,11 +35,11 @@ class Member:
     """A member that is not a directory.
 
     Attributes:
-        name: bytes that are not UTF-8 are surrogates.
-        size: of its content in bytes, as its header says.
+        name: its name; bytes that are not UTF-8 are surrogates.
+        size: the bytes of its content according to its header.
         problem: why its content cannot be read; None if it can.
-        read: returns the content, once, and before the next member is asked for; raises as
-            ``members`` does.
+        read: returns the content; call it once, before taking the next member. Raises as
+            ``members``.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Member:
 
 
 def members(file: IO[bytes]) -> Iterator[Member]:
-    """Reads an archive to the end of its file, in bounded memory except for ``Member.read``.
+    """Read an archive to the end of its file, in bounded memory except for ``Member.read``.
 
     Raises:
         OSError: the archive is damaged or cut here, or something follows its end marker.
@@ -130,7 +130,7 @@ class _Stream:
         self._rest = memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        """Reads ``size`` bytes or all that are left, in the memory of those that there are."""
+        """Read ``size`` bytes or all that are left; takes no memory for bytes that are missing."""
         data = io.BytesIO()
         while size > 0 and (self._rest or self._next_chunk()):
             count = data.write(self._rest[:size])
@@ -155,7 +155,7 @@ class _Stream:
 
 
 def _unpacked(file: IO[bytes]) -> Iterator[bytes]:
-    """Yields the bytes of an archive; raises OSError where its compression is damaged or cut."""
+    """Yield the bytes of an archive; raises OSError if its compression is damaged or cut."""
     data = file.read(_SMALL_CHUNK)
     name = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "")
     while data and not name:

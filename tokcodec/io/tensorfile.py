@@ -1,4 +1,4 @@
-"""Safetensors files that anyone may have written, opened."""
+"""Opens untrusted safetensors files."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from safetensors import SafetensorError, safe_open
 
 from tokcodec.errors import CheckpointError
 
-# Bytes of a header, which becomes several times as much in memory; 40,000 tensors have that much.
+# The most bytes of a header, which takes several times as much memory; enough for 40,000 tensors.
 _HEADER = 1 << 22
 
 
 @contextlib.contextmanager
 def open_tensors(path: Path, framework: Literal["np", "pt"] = "np") -> Iterator[Any]:
-    """The file as ``safetensors.safe_open`` gives it.
+    """Open a file with ``safetensors.safe_open``.
 
     Raises:
-        CheckpointError: it cannot be read, or its header is absurdly long; or what is done with it
-            meets such an error.
+        CheckpointError: it is damaged, cannot be read, or has an absurdly long header; also for
+            such errors in the ``with`` block.
     """
     try:
         with path.open("rb") as file:

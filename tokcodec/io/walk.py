@@ -15,7 +15,7 @@ def find_files(
     follow: bool = False,
     skipped: Counter[str] | None = None,
 ) -> Iterator[Path]:
-    """Lists the files below a folder that have one of these extensions, in a stable order.
+    """List the files below a folder that have one of these extensions, in a stable order.
 
     The files of a folder come before those of its subfolders; both are sorted by name. Hidden files
     and folders are left out. A link to a file counts as a file.
@@ -68,9 +68,9 @@ _NO_FILES = {
 
 
 def _kind(entry: "os.DirEntry[str]") -> int:
-    """The type of a file or of the target of a link; 0 if it is unknown, and reading will fail."""
+    """The type of a file or of the target of a link; 0 if unknown, so that reading fails later."""
     try:
-        # The folder has the types of most entries, which saves a look at each of them.
+        # The folder knows the types of most entries, which saves a call of stat for each.
         if entry.is_file():
             return stat.S_IFREG
         return stat.S_IFDIR if entry.is_dir() else stat.S_IFMT(entry.stat().st_mode)

@@ -1,14 +1,14 @@
-"""``tokenize``: images to a token dataset, in one call."""
+"""``tokenize``: encode images to a token dataset with one call."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from tokcodec.checkpoint import Header, check_fit, check_token_count, find
-from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset import require_pyarrow
@@ -23,22 +23,22 @@ from tokcodec.model.runtime import Dtype, default_batch_size
 from tokcodec.tokenize.output import Output
 from tokcodec.tokenize.plan import make_plan
 from tokcodec.tokenize.run import Engine, list_jobs, run
-from tokcodec.tokenize.step import ShardStep, ShardWriter
-from tokcodec.tokenize.task import Progress, RunJob, Settings, Task
+from tokcodec.tokenize.step import ShardWriter, make_shards
+from tokcodec.tokenize.task import Checks, Progress, RunJob, Settings, Task
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What a run is about to do.
+    """What a run is going to do.
 
     Attributes:
-        output: where the dataset goes.
-        images: how many there are in this part; None where a tar has to be read first.
+        output: the path of the dataset.
+        images: the number of images in this part; None if a tar has to be read first.
         source_bytes: the size of the files that they are in.
         shards, all_shards: the number of shards of this part, and of all parts.
-        skipped: says which other files in the folders of the sources were skipped.
+        skipped: has counted the other files in the folders of the sources.
         faster_dtype: a dtype that would be faster on this device, if there is one.
-        jobs: in a dry run, the files of this part, and how each stands.
+        jobs: in a dry run, the files of this part with their states.
     """
 
     output: Path
@@ -53,13 +53,13 @@ class Overview:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has made.
+    """The result of a run, for this part of all datasets.
 
     Attributes:
-        output: where the dataset is.
-        rows, failed: the rows, and those of them that failed; of this part, in all datasets.
-        shards: the shards of this part, in all datasets.
-        file_bytes: the size of the files of this part; None in a store.
+        output: the path of the dataset.
+        rows, failed: the number of rows, and of those that failed.
+        shards: the number of shards.
+        file_bytes: the size of the files; None in a store.
     """
 
     output: Path
@@ -107,10 +107,10 @@ def tokenize(
     begin: Callable[[Overview], None] = lambda _: None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Result:
-    """Turns images into a token dataset: Parquet, in shards or one file.
+    """Encode images to a token dataset: Parquet, in shards or one file.
 
     A bad image becomes a row with its error. After an interruption, the same call resumes after the
-    last whole shard, and ends with the same bytes.
+    last complete shard, and ends with the same bytes.
 
     >>> tokenize("photos", "dataset").rows  # doctest: +SKIP
     3
@@ -119,49 +119,49 @@ def tokenize(
         sources: images: files, folders, globs, WebDataset tars and Parquet files; paths or URLs.
         output: a folder of shards, or one ``file.parquet``; a path or a URL.
         listed: further image files, whose keys are these names.
-        weights: the checkpoint, see ``Codec.load``. With a list, each image is read once, and the
-            output is a folder with a dataset for each, named like the checkpoint. Each is the same
-            as that of a separate run.
+        weights: the checkpoint, see ``Codec.load``. With a list of checkpoints, each image is read
+            once, and the output is a folder with one dataset for each, named like the checkpoint;
+            the datasets are the same as those of separate runs.
         fit, tokens, background: see ``Codec.compress``. In the fits ``aspect`` and ``native`` every
-            row has its own grid. ``tile`` is refused; where it is the checkpoint's default,
+            row has its own grid. ``tile`` is refused; if it is the checkpoint's default,
             ``stretch`` is used.
-        image_size: for a checkpoint of any size, another side of the square that images are fitted
-            to, in pixels: ``tokens`` is then the number of its tokens.
-        views, crop_range, seed: rows of an image: ``one``, ``hflip``, ``ten-crop`` or ``random:N``;
-            see ``views.Views``. ``ten-crop`` and ``random`` need a fit with square tiles.
+        image_size: side of the square that images are fitted to, in pixels, instead of ``tokens``;
+            for checkpoints of any size.
+        views, crop_range, seed: the views of an image, each of which is a row: ``one``, ``hflip``,
+            ``ten-crop`` or ``random:N``; see ``views.Views``. ``ten-crop`` and ``random`` need a
+            fit with square tiles.
         label: the column of labels in Parquet sources; ``label`` if None.
-        columns: further columns of Parquet sources, which become columns of text: strings as they
-            are, other values as JSON.
+        columns: further columns of Parquet sources to keep as text: strings as they are, other
+            values as JSON.
         rows_per_shard: rows of a shard; a tar is always one shard.
-        limit: only this many images, the first ones.
-        shard: part I of N, from 0: only every N-th shard, where N machines share the work.
+        limit: tokenize only the first images, this many.
+        shard: index I and count N: make every N-th shard from I, if N machines share the work.
         include, exclude, follow: see ``listing.Selection``.
         max_image_bytes: larger images fail.
         device, dtype, compiled: see ``Codec.load``.
-        batch_size: tiles of a batch; another one can change a few tokens. If None, 1 where every
-            row has its own grid, else ``default_batch_size``.
-        workers: threads that read images; the cores if None. With Ray, threads and cores of each
-            actor; 1 if None.
-        engine: ``ray`` has the shards made by actors on a Ray cluster.
-        ray_address: of the cluster; None starts Ray on this machine.
-        actors: how many; each has the model and, on CUDA, a GPU. With the device ``auto``, they
-            run on CUDA where the cluster has GPUs.
+        batch_size: tiles of a batch; another one can change a few tokens. If None, 1 if every row
+            has its own grid, else ``default_batch_size``.
+        workers: threads that read images; the number of cores if None. With Ray, threads and cores
+            of each actor; 1 if None.
+        engine: ``local``, or ``ray`` for actors on a Ray cluster.
+        ray_address: the address of the cluster; None starts Ray on this machine.
+        actors: the number of actors; each has the model and, on CUDA, a GPU. With the device
+            ``auto``, they run on CUDA if the cluster has GPUs.
         force: begin again instead of resuming.
-        retry_failed: make shards again that have failed rows, where their files have not changed.
-        verify_inputs: compare the bytes of the inputs of finished shards, not only sizes and times.
+        retry_failed, verify_inputs: see ``task.Checks``.
         max_failures: stop above this many failed rows.
         dry_run: only call ``begin``; nothing is written.
         begin: called once, before the first image is read.
-        report: called with what was done of a shard since the last call for it.
+        report: called with the progress of a shard since the last call for it.
 
     Raises:
-        ArgumentError: there are no such views; there is both an image size and a number of tokens;
-            or several checkpoints have the same name, one file as output, or Ray as engine.
+        ArgumentError: there are no such views; both an image size and a number of tokens are
+            given; or several checkpoints have the same name, one file as output, or Ray as engine.
         DatasetError: there are no inputs, or there are too many failures.
         OutputError: the output is of another run or of other inputs, another run is writing there,
             or it cannot be written.
-        CheckpointError: the checkpoint cannot be read, or does not have this fit, number of tokens
-            or image size.
+        CheckpointError: the checkpoint cannot be read, or does not support this fit, number of
+            tokens or image size.
         DeviceError: there is no such device, or it has too little memory.
     """
     require_pyarrow()
@@ -202,6 +202,7 @@ def tokenize(
         for header, own in zip(headers, settings, strict=True)
     ]
     shards = plan.share(*shard)
+    checks = Checks(verify_inputs, retry_failed)
     overview = Overview(
         output=target.path,
         images=count([own.batch for own in shards]),
@@ -211,13 +212,7 @@ def tokenize(
         skipped=selection,
     )
     if dry_run:
-        jobs = [
-            job
-            for task, place in datasets
-            for job in list_jobs(
-                task, place, shard, verify_inputs=verify_inputs, retry_failed=retry_failed
-            )
-        ]
+        jobs = [job for task, place in datasets for job in list_jobs(task, place, shard, checks)]
         begin(dataclasses.replace(overview, jobs=tuple(jobs)))
         return Result(target.path, 0, 0, len(shards), None)
 
@@ -228,8 +223,11 @@ def tokenize(
         ((task, place),) = datasets
         work = on_ray(task, place.shards, ray_address, actors, workers or 1)
     else:
-        writers = [ShardWriter(task, _codec(task), place.shards) for task, place in datasets]
-        work = ShardStep(writers, workers or os.cpu_count() or 1)
+        writers = [
+            ShardWriter(task, task.settings.load(task.header), place.shards, number)
+            for number, (task, place) in enumerate(datasets)
+        ]
+        work = partial(make_shards, writers, workers or os.cpu_count() or 1)
         fastest = fastest_dtype(resolve_device(kind))
         if kind == "cpu" and dtype == "float32" and fastest != dtype:
             overview = dataclasses.replace(overview, faster_dtype=fastest)
@@ -238,8 +236,7 @@ def tokenize(
         datasets,
         work,
         shard,
-        verify_inputs=verify_inputs,
-        retry_failed=retry_failed,
+        checks,
         force=force,
         max_failures=max_failures,
         report=report,
@@ -259,38 +256,21 @@ def _settings(
     image_size: int | None,
     batch_size: int | None,
 ) -> Settings:
-    """The settings for a checkpoint: the ``common`` ones, with what depends on it.
-
-    Raises:
-        ArgumentError, CheckpointError, DatasetError: see ``tokenize``.
-    """
+    """The ``common`` settings, with what depends on the checkpoint."""
     fit = fit or _default_fit(header, common.views)
     check_fit(header, fit)
     if image_size is not None:
-        tokens = _tokens_of_size(header, image_size, tokens)
+        if tokens is not None:
+            raise ArgumentError("an image size and a number of tokens exclude each other")
+        tokens = _tokens_of_size(header, image_size)
     check_token_count(header, tokens)
     if batch_size is None:
         batch_size = 1 if fit in GRID_FITS else default_batch_size(header.config, common.device)
     return dataclasses.replace(common, fit=fit, tokens=tokens, batch_size=batch_size)
 
 
-def _codec(task: Task) -> Codec:
-    settings = task.settings
-    return Codec.load(
-        task.header,
-        settings.device,
-        runtime="torch",
-        batch_size=settings.batch_size,
-        dtype=settings.dtype,
-        compiled=settings.compiled,
-    )
-
-
 def _check_several(headers: Sequence[Header], output: Output, engine: str) -> None:
-    """
-    Raises:
-        ArgumentError: these checkpoints cannot be run in one pass, or not to this output.
-    """
+    """Raise ArgumentError if these checkpoints cannot run in one pass, or not to this output."""
     names = [header.name for header in headers]
     for name in names:
         if names.count(name) > 1:
@@ -304,22 +284,15 @@ def _check_several(headers: Sequence[Header], output: Output, engine: str) -> No
 
 
 def _default_fit(header: Header, views: Views) -> Fit:
-    """The checkpoint's own, unless rows or views need square tiles."""
+    """The checkpoint's default fit, unless rows or views need square tiles."""
     if views.kind == "ten-crop":
         return "crop"
     fit = header.config.default_fit
     return "stretch" if fit == "tile" or views.kind == "random" else fit
 
 
-def _tokens_of_size(header: Header, side: int, tokens: int | None) -> int:
-    """The tokens of a square with this side in pixels.
-
-    Raises:
-        ArgumentError: a number of tokens is given, too.
-        CheckpointError: the checkpoint does not take such squares.
-    """
-    if tokens is not None:
-        raise ArgumentError("an image size and a number of tokens exclude each other")
+def _tokens_of_size(header: Header, side: int) -> int:
+    """The tokens of a square with this side in pixels; raises CheckpointError if not supported."""
     config = header.config
     own, multiple = config.preprocessing.image_size, config.multiple
     if side == own:

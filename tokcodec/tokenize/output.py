@@ -1,4 +1,4 @@
-"""``Output``: where a run writes."""
+"""``Output``: where a tokenize run writes."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tokcodec.io.remote import location
 
 
 class Output:
-    """A folder of shards, or one file that shards in a temporary folder are joined to.
+    """A folder of shards, or one file, to which shards in a temporary folder are joined.
 
     Attributes:
         path: as the user named it.
@@ -23,14 +23,11 @@ class Output:
     """
 
     def __init__(self, path: str | Path) -> None:
-        """
-        Raises:
-            ArgumentError: the path has the suffix of another format.
-            OutputError: it is a URL that cannot be opened here.
-        """
+        """Raise ArgumentError for the suffix of another format, OutputError for a URL that cannot
+        be opened here."""
         name = PurePath(path)
         self.one_file = name.suffix == ONE_FILE
-        # A folder's name may have a dot, too: dataset.v2. The store of a URL is not asked.
+        # The name of a folder may have a dot: dataset.v2. The store of a URL is not asked.
         if (
             re.fullmatch(r"\.[a-z]{3,}", name.suffix)
             and not self.one_file
@@ -46,8 +43,8 @@ class Output:
         self.folder = DatasetFolder(self.path.parent)
         self.shards = DatasetFolder(self.path)
         if self.one_file:
-            beside = self.path.with_name(self.path.name + ".shards")
-            self.shards = DatasetFolder(beside, temporary=True)
+            folder = self.path.with_name(self.path.name + ".shards")
+            self.shards = DatasetFolder(folder, temporary=True)
 
     def __truediv__(self, name: str) -> "Output":
         """A folder of shards in this folder."""
@@ -61,19 +58,16 @@ class Output:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """What a run makes, none of which is an input."""
+        """The paths that a run writes, which are not inputs."""
         return (self.path, self.shards.path)
 
     def check_inputs(self, sources: Sequence[str]) -> None:
-        """
-        Raises:
-            OutputError: one of the sources is the output itself.
-        """
+        """Raise OutputError if one of the sources is the output."""
         if any(same_file(self.path, source) for source in sources):
             raise OutputError("is the input itself", name=self.path, hint=Hint.OTHER_OUTPUT)
 
     def is_finished(self) -> bool:
-        """Whether the one file is there."""
+        """Whether the output is one file that exists."""
         return self.one_file and self.folder.exists(self.path.name)
 
     def remove_shards(self) -> None:
@@ -81,8 +75,7 @@ class Output:
             self.shards.remove(name)
 
     def size(self, shards: Iterable[str]) -> int | None:
-        """The bytes of the one file, or of these shards; None in a store, which would be asked for
-        each."""
+        """The bytes of the one file, or of these shards; None in a store, to save requests."""
         folder = self.folder if self.one_file else self.shards
         names = [self.path.name] if self.one_file else shards
         return None if folder.is_remote else sum(map(folder.size, names))

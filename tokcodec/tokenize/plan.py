@@ -1,4 +1,4 @@
-"""The plan of a run: its inputs cut into shards, each with a digest that says what goes into it."""
+"""The plan of a run: its inputs, cut into shards."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,9 @@ from tokcodec.dataset.folder import shard_name
 from tokcodec.errors import DatasetError, counted
 from tokcodec.inputs.listing import Batch, Selection, list_inputs
 from tokcodec.inputs.parquet import Rows
-from tokcodec.inputs.records import Files, Stamp
+from tokcodec.inputs.records import Files
 from tokcodec.inputs.webdataset import Tar
+from tokcodec.io.find import Stamp
 from tokcodec.io.read import MAX_BYTES
 
 
@@ -32,19 +33,19 @@ class Shard:
     digest: str
 
     def __str__(self) -> str:
-        """Its inputs, in words."""
+        """Its inputs in words."""
         first, more = self.batch.stamps[0], len(self.batch.stamps) - 1
         return f"{first} and {counted(more, 'other')}" if more else str(first)
 
     @property
     def name(self) -> str:
-        """Of its file."""
+        """The name of its file."""
         return shard_name(self.number)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards of a run, the digest over theirs, their columns of text, and how they were cut."""
+    """All shards of a run, a digest of them, their columns of text, and how they were cut."""
 
     shards: tuple[Shard, ...]
     digest: str
@@ -52,7 +53,7 @@ class Plan:
     cut: dict[str, object]
 
     def __str__(self) -> str:
-        """Its inputs, in words."""
+        """Its inputs in words."""
         return f"{self.shards[0]} to {self.shards[-1]}" if self.shards[1:] else str(self.shards[0])
 
     def share(self, index: int, count: int) -> tuple[Shard, ...]:
@@ -73,14 +74,14 @@ def make_plan(
     max_bytes: int = MAX_BYTES,
     selection: Selection | None = None,
 ) -> Plan:
-    """Lists the inputs and cuts them into shards: a tar each, else of ``rows_per_shard`` rows.
+    """List the inputs and cut them into shards: one for each tar, else ``rows_per_shard`` rows.
 
     Args:
         sources, listed, label, text_columns, without, max_bytes, selection: see
             ``listing.list_inputs``.
         rows_per_shard: rows of a shard.
         views: rows of an image.
-        limit: only this many images, the first ones.
+        limit: take only the first images, this many.
 
     Raises:
         DatasetError: there are no inputs, or two have the same key.
@@ -112,6 +113,7 @@ def make_plan(
         fields: dict[str, Any] = dict(vars(batch))
         fields["stamps"] = list(map(_facts, batch.stamps))
         if isinstance(batch, Files):
+            fields |= {"keys": batch.keys, "labels": batch.labels}
             fields["texts"] = [
                 {name: _facts(own) for name, own in texts.items()} for texts in batch.texts
             ]
@@ -124,7 +126,7 @@ def make_plan(
 
 
 def _facts(stamp: Stamp) -> tuple[str, int, str]:
-    """What rows have of a file, and what shows whether it has changed."""
+    """The name of a file in rows, and what shows whether it has changed."""
     return str(stamp), stamp.size, stamp.mtime
 
 
@@ -148,13 +150,8 @@ def _first(batches: Sequence[Batch], limit: int) -> Iterator[Batch]:
         if limit == 0:
             return
         if isinstance(batch, Files):
-            batch = dataclasses.replace(
-                batch,
-                keys=batch.keys[:limit],
-                labels=batch.labels[:limit],
-                stamps=batch.stamps[:limit],
-                texts=batch.texts[:limit],
-            )
+            stamps, texts = batch.stamps[:limit], batch.texts[:limit]
+            batch = dataclasses.replace(batch, stamps=stamps, texts=texts)
             count = len(batch)
         elif isinstance(batch, Rows):
             batch = dataclasses.replace(batch, stop=min(batch.stop, batch.start + limit))

@@ -1,8 +1,8 @@
-"""The shards of a task on Ray Data: a pool of actors with a model each, on one or more machines.
+"""Makes shards with Ray Data: a pool of actors with a model each, on one or more machines.
 
-Ray schedules and retries; the shard step, the files and resuming are the same as on one machine.
-Every machine must reach the inputs and the output under the same paths. Where Ray ends the process,
-for instance when it loses its cluster, the same command resumes.
+Ray schedules and retries; all else is as on one machine. Every machine must reach the inputs and
+the output under the same paths. If Ray ends the process, for instance because it lost its cluster,
+the same command resumes.
 """
 
 import contextlib
@@ -16,49 +16,35 @@ from typing import Any
 
 from PIL import Image
 
-from tokcodec.codec import Codec
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.errors import DatasetError
 from tokcodec.tokenize.plan import Shard
 from tokcodec.tokenize.run import Engine
-from tokcodec.tokenize.step import ShardStep, ShardWriter
+from tokcodec.tokenize.step import ShardWriter, make_shards
 from tokcodec.tokenize.task import Progress, Task
 
-_COUNTS = (
-    "rows",
-    "failed",
-    "images",
-    "bytes_in",
-    "bytes_read",
-)  # of ``Progress``, behind the shard
+_COUNTS = ("rows", "failed", "images", "bytes_in", "bytes_read")  # of ``Progress``
 
 
 class _Worker:
-    """An actor: loads the model once, then writes one shard per call. ``max_pixels`` is Pillow's
-    limit in the process of the command."""
+    """An actor, which loads the model once and then writes one shard per call. ``max_pixels`` is
+    Pillow's limit in the process of the command."""
 
     def __init__(self, task: Task, folder: str, workers: int, max_pixels: int | None) -> None:
         Image.MAX_IMAGE_PIXELS = max_pixels
-        settings = task.settings
-        codec = Codec.load(
-            str(task.header.path.absolute()),
-            settings.device,
-            batch_size=settings.batch_size,
-            dtype=settings.dtype,
-            compiled=settings.compiled,
-        )
-        self.task = task
-        self.step = ShardStep([ShardWriter(task, codec, DatasetFolder(folder))], workers)
+        codec = task.settings.load(str(task.header.path.absolute()))
+        self.task, self.workers = task, workers
+        self.writer = ShardWriter(task, codec, DatasetFolder(folder))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         shard = self.task.plan.shards[row["number"]]
         # Ray repeats a call whose actor dies before its answer arrives: the file is written again.
-        (done,) = self.step([[shard]])
+        (done,) = make_shards([self.writer], self.workers, [[shard]])
         return {"number": shard.number, **{name: getattr(done, name) for name in _COUNTS}}
 
 
 def cluster_device(address: str | None) -> str:
-    """``cuda`` where a cluster has GPUs, else ``cpu``; ``address`` as of ``on_ray``.
+    """``cuda`` if a cluster has GPUs, else ``cpu``; for ``address`` see ``on_ray``.
 
     Raises:
         DatasetError: Ray is not installed, or the cluster cannot be reached.
@@ -73,12 +59,10 @@ def on_ray(
     """The engine of a Ray cluster.
 
     Args:
-        task: what the actors do.
-        folder: where the shards go.
-        address: of the cluster; None starts Ray on this machine, or joins the cluster that the
-            environment variable RAY_ADDRESS names.
-        actors: how many; each takes a GPU where ``task.settings.device`` is ``cuda``.
-        workers: threads that read images, and cores, of each actor.
+        task, folder: the task, and the folder of its shards.
+        address: the address of the cluster; None starts Ray on this machine, or joins the cluster
+            that the environment variable RAY_ADDRESS names.
+        actors, workers: see ``tokenize``.
 
     Raises:
         DatasetError: Ray is not installed, the cluster cannot be reached, or an actor fails.
@@ -91,12 +75,13 @@ def on_ray(
         if not shards:
             return
         rows = [{"number": shard.number} for shard in shards]
+        where = str(folder.path.absolute())  # as actors can use it
         needs = {"CPU": workers, "GPU": int(task.settings.device == "cuda")}
         with _ray(address) as ray:
             _check(ray.nodes(), needs)
             results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
                 _Worker,
-                fn_constructor_args=(task, folder.absolute(), workers, Image.MAX_IMAGE_PIXELS),
+                fn_constructor_args=(task, where, workers, Image.MAX_IMAGE_PIXELS),
                 compute=ray.data.ActorPoolStrategy(size=min(actors, len(rows))),
                 num_cpus=needs["CPU"],
                 num_gpus=needs["GPU"],
@@ -109,7 +94,7 @@ def on_ray(
 
 
 def _check(nodes: Sequence[dict[str, Any]], needs: dict[str, int]) -> None:
-    """Refuses an actor that fits on no machine: Ray would wait for one for ever."""
+    """Refuse an actor that fits on no machine: Ray would wait for ever."""
     for node in nodes:
         has = node["Resources"] if node["Alive"] else {}
         if all(has.get(name, 0) >= count for name, count in needs.items()):
@@ -122,8 +107,8 @@ def _check(nodes: Sequence[dict[str, Any]], needs: dict[str, int]) -> None:
 
 @contextlib.contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
-    """Ray, connected; the first use connects for the rest of the process. What Ray raises becomes a
-    ``DatasetError``."""
+    """Connect to Ray; the first use connects for the rest of the process. Errors of Ray are raised
+    as ``DatasetError``."""
     # Ray tries 20 times to reach a cluster, 40 seconds each; with a wrong address that is too long.
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     try:
@@ -145,7 +130,7 @@ def _ray(address: str | None) -> Iterator[Any]:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Connects without Ray's reports (the command has one) and without its SIGTERM handler."""
+    """Connect without Ray's progress reports and without its SIGTERM handler."""
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
     if threading.current_thread() is threading.main_thread():

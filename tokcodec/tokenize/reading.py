@@ -1,10 +1,10 @@
-"""Reads the images of shards, each once for all datasets of a run."""
+"""Reads the images of shards, each image once for all datasets of a run."""
 
 import hashlib
 import io
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tokcodec.errors import ImageError, one_line
 from tokcodec.image import Source, Tiles
@@ -14,15 +14,15 @@ from tokcodec.tokenize.plan import Shard
 
 @dataclass(frozen=True)
 class Image:
-    """What is known of an image once it is read.
+    """An image that was read.
 
     Attributes:
-        record: the image.
-        digest: SHA-256 of its texts and its bytes, those that could be read.
+        record: its record.
+        digest: SHA-256 of its texts and its bytes, as far as they could be read.
         bytes_in: the size of its file.
-        width, height: after EXIF orientation; 0 where it is none.
-        texts: of its columns of text.
-        lost_texts: those that cannot be read, and why.
+        width, height: after EXIF orientation; 0 if it cannot be decoded.
+        texts: the texts of its row, by column.
+        lost_texts: the texts that cannot be read, with the reason.
     """
 
     record: Record
@@ -30,13 +30,13 @@ class Image:
     bytes_in: int = 0
     width: int = 0
     height: int = 0
-    texts: Mapping[str, str] | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
     lost_texts: tuple[tuple[Record, str], ...] = ()
 
 
 class SharedImage:
-    """An image that several datasets read, whose file is read once. Its bytes and tiles are kept
-    until the last of them has taken its own."""
+    """An image that several datasets need, whose file is read once. Its bytes and tiles are kept
+    until the last dataset has taken its own."""
 
     def __init__(self, record: Record, datasets: int) -> None:
         self._record, self._waiting = record, datasets
@@ -47,11 +47,11 @@ class SharedImage:
     def read(
         self, way: Hashable, to_tiles: Callable[[Source, str], Tiles]
     ) -> tuple[Image, Tiles | str]:
-        """The image and its tiles, or why it cannot be read.
+        """The image and its tiles, or the reason why it cannot be read.
 
         Args:
-            way: what decides the tiles; those of the same way are made once.
-            to_tiles: makes them of a file and the key of the image.
+            way: what decides the tiles, which are made once for each way.
+            to_tiles: makes the tiles of a file and the key of the image.
         """
         with self._lock:
             self._read = self._read or _read(self._record)
@@ -77,8 +77,8 @@ class SharedImage:
 
 @dataclass(frozen=True)
 class Item:
-    """An image of a shard, or the end of the shard where there is none, and the numbers of the
-    datasets that it is for."""
+    """An image of a shard, or its end if there is none, and the numbers of the datasets that need
+    it."""
 
     shard: Shard
     datasets: Collection[int]
@@ -86,7 +86,7 @@ class Item:
 
 
 def items_of(todo: Sequence[Sequence[Shard]]) -> Iterator[Item]:
-    """The images of all shards; ``todo`` has the shards of each dataset."""
+    """Yield the images of all shards; ``todo`` has the shards of each dataset."""
     shards = {shard.number: shard for own in todo for shard in own}
     numbers = [{shard.number for shard in own} for own in todo]
     for number, shard in sorted(shards.items()):
@@ -97,7 +97,7 @@ def items_of(todo: Sequence[Sequence[Shard]]) -> Iterator[Item]:
 
 
 def _read(record: Record) -> tuple[Image, bytes | str]:
-    """An image with its texts, and its bytes, or why it has none."""
+    """Read an image and its texts; return also its bytes, or the reason why there are none."""
     texts: dict[str, str] = {}
     lost, digest = [], b""
     for name, text in record.texts.items():

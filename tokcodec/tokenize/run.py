@@ -1,10 +1,10 @@
-"""Images to a token dataset, shard by shard: what is finished stays, whatever happens.
+"""Makes a token dataset shard by shard; finished shards stay, whatever happens.
 
-A shard appears whole. A run that is started again keeps the shards of the same plan and settings,
-refuses others, makes the rest, and ends with the same bytes as a run that was never stopped.
+A run that is started again keeps the shards of the same plan and settings, refuses others, makes
+the rest, and ends with the same bytes as a run that was never stopped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,43 +13,34 @@ from tokcodec.errors import DatasetError, OutputError
 from tokcodec.inputs.records import Files
 from tokcodec.io.job import Job
 from tokcodec.tokenize.output import Output
-from tokcodec.tokenize.plan import Shard
-from tokcodec.tokenize.task import Progress, RunJob, Task
+from tokcodec.tokenize.plan import Plan, Shard
+from tokcodec.tokenize.task import Checks, Progress, RunJob, Task
 
-# Makes the files of shards, those of each dataset, and gives the final progress of each as it is
-# finished: a ``ShardStep`` in this process, or several elsewhere.
+# Makes the shards of each dataset, and yields the progress of each when it is finished:
+# ``make_shards`` in this process, or in several elsewhere.
 Engine = Callable[[Sequence[Sequence[Shard]], Callable[[Progress], None]], Iterable[Progress]]
 
-_NO_SHARD = Shard(-1, Files((), (), (), ()), "")  # of files that the plan does not have
+_NO_SHARD = Shard(-1, Files((), ()), "")  # for files that are not in the plan
 
 
-def list_jobs(
-    task: Task,
-    output: Output,
-    share: tuple[int, int] = (0, 1),
-    *,
-    verify_inputs: bool = False,
-    retry_failed: bool = False,
-) -> list[RunJob]:
-    """The jobs of a run, one for each of its shards; a single one where the one file is finished.
+def list_jobs(task: Task, output: Output, share: tuple[int, int], checks: Checks) -> list[RunJob]:
+    """The jobs of a run, one for each of its shards; a single one if the one file is finished.
 
-    Arguments as of ``run``.
+    For the arguments see ``run``.
 
     Raises:
         DatasetError: a folder cannot be listed, or a file is damaged.
     """
-
-    def job(folder: DatasetFolder, name: str, shard: Shard | None) -> RunJob:
-        return task.job(folder, name, shard, verify_inputs=verify_inputs, retry_failed=retry_failed)
-
     if output.is_finished():
-        found = job(output.folder, output.path.name, None)
+        found = task.job(output.folder, output.path.name, task.plan, checks)
         if found.state != "new":
             return [found]
     folder = output.shards
     there = set(folder.shards())
     return [
-        job(folder, shard.name, shard) if shard.name in there else Job(shard, folder / shard.name)
+        task.job(folder, shard.name, shard, checks)
+        if shard.name in there
+        else Job(shard, folder / shard.name)
         for shard in task.plan.share(*share)
     ]
 
@@ -57,26 +48,22 @@ def list_jobs(
 def run(
     datasets: Sequence[tuple[Task, Output]],
     engine: Engine,
-    share: tuple[int, int] = (0, 1),
+    share: tuple[int, int],
+    checks: Checks,
     *,
-    verify_inputs: bool = False,
-    retry_failed: bool = False,
-    force: bool = False,
-    max_failures: int | None = None,
-    report: Callable[[Progress], None] = lambda _: None,
+    force: bool,
+    max_failures: int | None,
+    report: Callable[[Progress], None],
 ) -> tuple[int, int]:
-    """Makes what is missing of datasets; returns the rows and the failed rows of this part.
+    """Make the missing shards of datasets; return the rows and the failed rows of this part.
 
     Args:
-        datasets: what to do, and where the files go. All have the same plan.
-        engine: does it.
-        share: index i and count n: the i-th of n machines, from 0, does every n-th shard.
-        verify_inputs: also compare the bytes of finished shards' inputs with those of then.
-        retry_failed: make shards again that have failed rows.
-        force: begin again.
-        max_failures: stop above this many failed rows of a dataset.
-        report: called with what was done of a shard since the last call for it; of a shard of
-            several datasets, for one of them.
+        datasets: the tasks, which have the same plan, and their outputs.
+        engine: makes the shards.
+        share: the part, see ``shard`` of ``tokenize``.
+        checks: how strictly finished shards are checked.
+        force, max_failures, report: see ``tokenize``; of several datasets with the same shard, the
+            progress of one is reported.
 
     Raises:
         DatasetError: there are too many failures.
@@ -87,34 +74,30 @@ def run(
     shards = datasets[0][0].plan.share(*share)
     alone = share[1] == 1
     with ExitStack() as stack:
-        missing: list[list[Shard] | None] = []  # of each dataset; None for a finished file
+        all_jobs: list[list[RunJob]] = []  # of each dataset
         for task, output in datasets:
             if output.one_file and output.path.is_dir():
                 why = "is a folder; name a file, or a folder without .parquet"
                 raise DatasetError(why, name=output)
             stack.enter_context(output.shards.lock(*share))
-            output.shards.sweep(alone)  # temporary files of a run that was killed
             if force:
                 _remove(output, None if alone else shards)
-            jobs = list_jobs(
-                task, output, share, verify_inputs=verify_inputs, retry_failed=retry_failed
-            )
+            jobs = list_jobs(task, output, share, checks)
             for job in (*jobs, *_others(task, output.shards, jobs)):
                 job.check(overwrite=False)
-            new = {job.target for job in jobs if job.state == "new"}
-            is_finished = [job.source for job in jobs] == [task.plan]
-            to_do = [shard for shard in shards if output.shards / shard.name in new]
-            missing.append(None if is_finished else to_do)
-        numbers = {shard.number for own in missing for shard in own or ()}
-        for number, ((task, output), own) in enumerate(zip(datasets, missing, strict=True)):
-            for found in _kept(task, output, shards, own):
-                is_whole = found.shard.number not in numbers
-                totals.finish(replace(found, dataset=number), is_reported=is_whole)
-        for done in engine([own or [] for own in missing], totals.watch):
+            all_jobs.append(jobs)
+        missing = [_missing(jobs) for jobs in all_jobs]
+        numbers = {shard.number for own in missing for shard in own}
+        for number, ((task, _), jobs) in enumerate(zip(datasets, all_jobs, strict=True)):
+            for job in jobs:
+                if job.state != "new":
+                    kept = task.count(job)
+                    is_whole = kept.shard.number not in numbers
+                    totals.finish(replace(kept, dataset=number), is_reported=is_whole)
+        for done in engine(missing, totals.watch):
             totals.finish(done)
-        for (task, output), own in zip(datasets, missing, strict=True):
-            output.shards.sweep(alone)  # temporary files of an actor that was killed
-            if own is not None:
+        for (task, output), jobs in zip(datasets, all_jobs, strict=True):
+            if not any(isinstance(job.source, Plan) for job in jobs):
                 _check_all_there(output.shards, shards)
                 if output.one_file:
                     task.join(output.shards, output.folder, output.path.name)
@@ -123,17 +106,8 @@ def run(
     return totals.rows, totals.failed
 
 
-def _kept(
-    task: Task, output: Output, shards: Sequence[Shard], missing: Sequence[Shard] | None
-) -> Iterator[Progress]:
-    """What earlier runs have finished: the one file, or all shards but the missing ones."""
-    if missing is None:
-        yield task.count(output.folder, output.path.name, None)
-        return
-    numbers = {shard.number for shard in missing}
-    for shard in shards:
-        if shard.number not in numbers:
-            yield task.count(output.shards, shard.name, shard)
+def _missing(jobs: Iterable[RunJob]) -> list[Shard]:
+    return [job.source for job in jobs if isinstance(job.source, Shard) and job.state == "new"]
 
 
 class _Totals:
@@ -151,12 +125,12 @@ class _Totals:
         self._before: dict[int, Progress] = {}  # by the numbers of shards
 
     def watch(self, now: Progress) -> None:
-        """A shard that is under way."""
+        """Count a shard that is being made."""
         self._check(now.dataset, self._failed[now.dataset] + now.failed)
         self._report(now)
 
     def finish(self, done: Progress, is_reported: bool = True) -> None:
-        """A shard that is finished."""
+        """Count a shard that is finished."""
         self.rows += done.rows
         self.failed += done.failed
         self._failed[done.dataset] += done.failed
@@ -181,23 +155,19 @@ class _Totals:
 
 
 def _others(task: Task, folder: DatasetFolder, jobs: Sequence[RunJob]) -> list[RunJob]:
-    """Jobs of the other shards that are there: all parts of a dataset have one plan and one way
-    to make it."""
+    """Jobs of existing shards of other parts, which must have the same plan and settings."""
     by_name = {shard.name: shard for shard in task.plan.shards}
     own = {job.target for job in jobs}
     return [
-        task.job(folder, name, by_name.get(name, _NO_SHARD))
+        task.job(folder, name, by_name.get(name, _NO_SHARD), Checks())
         for name in folder.shards()
         if folder / name not in own
     ]
 
 
 def _remove(output: Output, shards: Sequence[Shard] | None) -> None:
-    """Removes what a run is to replace: these shards, or all, and the one file.
-
-    Raises:
-        DatasetError: something there is no token dataset.
-    """
+    """Remove these shards, or all, and the one file; raises DatasetError for files that are not
+    token datasets."""
     folder = output.shards
     names = {shard.name for shard in shards} if shards is not None else None
     found = [(folder, name) for name in folder.shards() if names is None or name in names]
@@ -209,10 +179,7 @@ def _remove(output: Output, shards: Sequence[Shard] | None) -> None:
 
 
 def _check_all_there(folder: DatasetFolder, shards: Sequence[Shard]) -> None:
-    """
-    Raises:
-        OutputError: a shard that was made or kept is not there any more.
-    """
+    """Raise OutputError if a shard that was made or kept has vanished."""
     there = set(folder.shards())
     for shard in shards:
         if shard.name not in there:

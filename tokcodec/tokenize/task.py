@@ -1,4 +1,4 @@
-"""What all files of one dataset must agree on: a plan, a model and settings."""
+"""``Task``: the plan, the model and the settings of a dataset."""
 
 import contextlib
 import dataclasses
@@ -11,15 +11,15 @@ from importlib.metadata import version
 
 from tokcodec import __version__
 from tokcodec.checkpoint import Header
+from tokcodec.codec import Codec
 from tokcodec.config import ModelConfig
 from tokcodec.config.geometry import Fit
 from tokcodec.dataset.folder import DatasetFolder
 from tokcodec.dataset.table import GRID_FITS, Metadata, join, schema
-from tokcodec.dataset.views import ONE, Views
+from tokcodec.dataset.views import Views
 from tokcodec.errors import DatasetError
-from tokcodec.image import WHITE
 from tokcodec.io.job import Job
-from tokcodec.model.runtime import BATCH_SIZE, Dtype
+from tokcodec.model.runtime import Dtype
 from tokcodec.tokenize.plan import Plan, Shard
 
 RunJob = Job[Shard | Plan]  # of one file: a shard, or all shards in one
@@ -34,29 +34,41 @@ class Settings:
             grid. In ``aspect`` and ``native`` every row has its own grid.
         views: rows of an image.
         tokens: see ``Codec.compress``; the model's default if None.
-        device, dtype, batch_size: see ``Codec.load``; the kind of device, ``cpu`` or ``cuda``.
-        compiled: the encoder is compiled by torch.
+        device, dtype, batch_size, compiled: see ``Codec.load``; ``device`` is ``cpu`` or ``cuda``.
     """
 
     fit: Fit
-    views: Views = ONE
-    background: tuple[int, int, int] = WHITE
-    tokens: int | None = None
-    device: str = "cpu"
-    dtype: Dtype = "float32"
-    batch_size: int = BATCH_SIZE
-    compiled: bool = False
+    views: Views
+    background: tuple[int, int, int]
+    tokens: int | None
+    device: str
+    dtype: Dtype
+    batch_size: int
+    compiled: bool
 
     def __post_init__(self) -> None:
         if self.fit == "tile":
-            raise DatasetError("the fit tile gives rows of many tiles; take crop, pad or stretch")
+            raise DatasetError(
+                "rows of the fit tile would have many tiles; take crop, pad or stretch"
+            )
         if self.fit == "native" and self.tokens is not None:
             raise DatasetError("the fit native has no number of tokens or image size to choose")
         if self.fit in GRID_FITS and self.views.kind in ("ten-crop", "random"):
             raise DatasetError(f"views {self.views} are square tiles; take the fit crop or stretch")
 
+    def load(self, weights: str | Header) -> Codec:
+        """Load the codec of a checkpoint."""
+        return Codec.load(
+            weights,
+            self.device,
+            runtime="torch",
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+            compiled=self.compiled,
+        )
+
     def tokens_of(self, config: ModelConfig) -> int | None:
-        """The tokens of a row: the most where every row has its own grid; None if not limited."""
+        """The tokens of a row; the maximum if every row has its own grid, None without one."""
         if self.fit == "native":
             return None
         if self.fit == "aspect":
@@ -65,18 +77,30 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Checks:
+    """How strictly finished files are checked.
+
+    Attributes:
+        verify_inputs: compare the bytes of the inputs, not only their names, sizes and times.
+        retry_failed: make files with failed rows again.
+    """
+
+    verify_inputs: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True)
 class Progress:
-    """What was done of a shard.
+    """The progress of a shard.
 
     Attributes:
         shard: the shard.
         dataset: the number of the dataset, where a run makes several.
-        rows: its rows.
-        failed: how many of them are failed images; each of these has one row.
-        images: its images, failed ones included.
+        rows, failed: the rows, and those of failed images; each of these has one row.
+        images: the images, failed ones included.
         bytes_in: the bytes of the images that did not fail.
-        bytes_read: the bytes of the sources that were read, about.
-        error: the key of the last image and what is wrong with it, if it failed.
+        bytes_read: about the number of bytes that were read of the sources.
+        error: the key and the error of the last image, if it failed.
         kept: the shard was finished before this run.
     """
 
@@ -91,7 +115,7 @@ class Progress:
     kept: bool = False
 
     def since(self, before: "Progress") -> "Progress":
-        """What came after ``before``."""
+        """The progress since ``before``."""
         return replace(
             self,
             rows=self.rows - before.rows,
@@ -133,24 +157,16 @@ class Task:
         )
         schema(self.metadata, plan.text_columns)
 
-    def job(
-        self,
-        folder: DatasetFolder,
-        name: str,
-        shard: Shard | None,
-        *,
-        verify_inputs: bool = False,
-        retry_failed: bool = False,
-    ) -> RunJob:
-        """The job of an existing file: whether it is what this task would write there.
+    def job(self, folder: DatasetFolder, name: str, source: Shard | Plan, checks: Checks) -> RunJob:
+        """The job of an existing file, with its state.
 
         Args:
             folder, name: the file.
-            shard: what belongs into it; None for all shards in one file.
-            verify_inputs: the bytes of the inputs are compared, too.
-            retry_failed: a file with failed rows is to be made again.
+            source: the shard that belongs into it, or the plan for all shards in one file.
+            checks: how strictly it is checked.
         """
-        job = Job(shard or self.plan, folder / name)
+        job = Job(source, folder / name)
+        shard = source if isinstance(source, Shard) else None
         try:
             found = folder.metadata(name)
         except DatasetError as error:
@@ -164,46 +180,43 @@ class Task:
         ):
             why = "its inputs have changed since (names, sizes or times)"
             return replace(job, state="stale", why=why)
-        if verify_inputs and found.inputs != self._inputs_now(shard):
+        if checks.verify_inputs and found.inputs != self._inputs_now(shard):
             why = "the bytes of its inputs have changed since"
             return replace(job, state="stale", why=why)
-        if retry_failed and self.count(folder, name, shard).failed:
+        if checks.retry_failed and self.count(job).failed:
             return replace(job, why="has failed rows")
         return replace(job, state="current")
 
-    def count(self, folder: DatasetFolder, name: str, shard: Shard | None) -> Progress:
-        """What is in a file that was finished before.
-
-        Raises:
-            DatasetError: it is damaged.
-        """
-        with folder.reading(name, "delete it, or start again with overwriting") as file:
+    def count(self, job: RunJob) -> Progress:
+        """Count what is in a finished file; raises DatasetError if it is damaged."""
+        assert job.target
+        shards = [job.source] if isinstance(job.source, Shard) else self.plan.shards
+        folder, remedy = (
+            DatasetFolder(job.target.parent),
+            "delete it, or start again with overwriting",
+        )
+        with folder.reading(job.target.name, remedy) as file:
             table = file.read(columns=["status", "view"])
             failed = table.column("status").to_pylist().count("failed")
-        images = table.column("view").to_pylist().count(0)
-        size = sum(own.batch.source_bytes for own in ([shard] if shard else self.plan.shards))
         return Progress(
-            shard or self.plan.shards[0],
+            shards[0],
             rows=len(table),
             failed=failed,
-            images=images,
-            bytes_read=size,
+            images=table.column("view").to_pylist().count(0),
+            bytes_read=sum(shard.batch.source_bytes for shard in shards),
             kept=True,
         )
 
     def join(self, shards: DatasetFolder, folder: DatasetFolder, name: str) -> None:
-        """Joins the files of all shards to one.
-
-        Raises:
-            OutputError: the file system refused.
-        """
+        """Join the files of all shards to one; raises OutputError if that cannot be written."""
         names = [shard.name for shard in self.plan.shards]
         inputs = _joined(shards.metadata(own).inputs for own in names)
         metadata = replace(self.metadata, shards=1, inputs=inputs)
-        folder.write(name, lambda file: join(file, map(shards.open, names), metadata))
+        with folder.writing(name) as file:
+            join(file, map(shards.open, names), metadata)
 
     def _other_run(self, found: Metadata) -> str | None:
-        """Why a file with this metadata is of another run, if it is."""
+        """How the run of a file with this metadata differs from this one; None if it does not."""
         own = self.metadata
         if found.model_id != own.model_id:
             return f"is of model {found.model_id[:6]}, not {own.model_id[:6]}"
@@ -218,7 +231,7 @@ class Task:
         return None
 
     def _inputs_now(self, shard: Shard | None) -> str:
-        """The digest of the bytes of a shard's inputs, or of those of all shards, as they are."""
+        """The digest of the present bytes of a shard's inputs, or of those of all shards."""
         if shard:
             return _inputs_digest(shard)
         return _joined(_inputs_digest(shard) for shard in self.plan.shards)

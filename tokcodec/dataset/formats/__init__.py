@@ -23,15 +23,15 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(output: str, name: str | None = None) -> Format:
-    """The format of this ``name``; without one, the format that the output's extension says.
+    """The format of this ``name``, or of the extension of the output.
 
     Raises:
         ArgumentError: there is no format of this name.
-        DatasetError: the extension is that of none.
+        DatasetError: no format has this extension.
     """
     if name is not None:
         if name not in FORMATS:
-            raise ArgumentError(f"{name!r} is none of the formats {', '.join(FORMATS)}")
+            raise ArgumentError(f"{name!r} is not one of the formats {', '.join(FORMATS)}")
         return FORMATS[name]
     suffix = Path(output).suffix
     for each in FORMATS.values():
@@ -42,6 +42,6 @@ def format_of(output: str, name: str | None = None) -> Format:
 
 
 def is_export(name: str) -> bool:
-    """Whether a name is that of a file of tokens in a format that can be read."""
+    """Whether a file has the extension of a format that can be read."""
     suffix = Path(name).suffix
     return any(each.read and each.suffix == suffix for each in FORMATS.values())

@@ -1,6 +1,6 @@
 """``.npz`` and ``.safetensors``: tokens [n, N], or flat with offsets where rows differ in length.
 
-Arrays: ``tokens``; ``class_id`` int64 [n], -1 without a label. Where rows differ in length,
+Arrays: ``tokens``; ``class_id`` int64 [n], -1 without a label. If rows differ in length,
 ``tokens`` is [total], row i is from ``offsets[i]`` to ``offsets[i + 1]`` (int64 [n + 1]), and
 ``rows`` and ``columns`` int32 [n] are its grid. The fields of ``NAME.meta.json`` are there, too, as
 JSON: in the array ``meta`` of one text, or under ``tokcodec.export`` in the metadata.

@@ -1,4 +1,4 @@
-"""What a format of exports is, and what it is given to write and to read."""
+"""``Format``: a format of exports, and the data that it writes and reads."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ Kind = Literal["int", "str", "json"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that follow each other.
+    """Consecutive rows.
 
     Attributes:
         tokens: [n, N]; or a list of [N] where rows differ in length.
@@ -49,12 +49,12 @@ class Facts:
     """What holds for all rows of an export.
 
     Attributes:
-        dtype: of the tokens.
-        length: tokens of every row, special ones included; None where rows differ.
-        vocabulary: what the tokens mean.
-        kinds: what the other columns hold, by name.
-        meta: the fields of ``NAME.meta.json`` but those of the files, for formats with a place
-            for them.
+        dtype: the type of the tokens.
+        length: the number of tokens of every row, with special ones; None if rows differ.
+        vocabulary: the meaning of the tokens.
+        kinds: the kinds of the other columns, by name.
+        meta: the fields of ``NAME.meta.json`` except those about files, for formats that can hold
+            them.
     """
 
     dtype: "np.dtype[Any]"
@@ -69,12 +69,12 @@ class Shard:
     """A file to write.
 
     Attributes:
-        name: of the file, below the folder of the export.
-        file: takes its bytes; it can be sought in.
-        rows: to be read once.
-        facts: about them.
+        name: the name of the file, below the folder of the export.
+        file: the file, open for writing and seekable.
+        rows: the rows, to be read once.
+        facts: what holds for them.
         open: opens another file of the export by its name, which appears when it is closed.
-        discard: removes a file of an earlier export by its name; says whether it was there.
+        discard: removes a file of an earlier export by its name; returns whether it existed.
     """
 
     name: str
@@ -91,8 +91,8 @@ class Exported:
 
     Attributes:
         path: a local file.
-        meta: the fields of ``NAME.meta.json``; none where that is not there.
-        records: gives the lines of ``NAME.index.jsonl``; none where that is not there.
+        meta: the fields of ``NAME.meta.json``; empty if there is no such file.
+        records: yields the lines of ``NAME.index.jsonl``; none if there is no such file.
     """
 
     path: Path
@@ -106,17 +106,17 @@ class Format:
 
     Attributes:
         name: as users write it.
-        reader: who reads it, in a few words.
-        suffix: of its files.
-        dtypes: of tokens, the preferred ones first.
+        reader: the programs that read it.
+        suffix: the suffix of its files.
+        dtypes: the types of tokens, the preferred ones first.
         write: writes a shard.
-        read: gives the number of rows, None if it is not known, and each row; raises any error
-            where the file is not one of the format. None if it is not read.
-        meta: gives the fields of ``NAME.meta.json`` that the file itself holds; raises as ``read``.
-        finish: gives the name and the content of a file that is about all shards, from the stem of
-            the export, the facts, and a name, a number of rows and bytes for each shard.
+        read: returns the number of rows, or None if it is not known, and an iterator over the rows;
+            raises any error if the file is not of the format. None if the format is not read.
+        meta: returns the fields of ``NAME.meta.json`` in the file itself; raises as ``read``.
+        finish: returns the name and the content of a file about all shards, from the stem of the
+            export, the facts, and a name, a number of rows and bytes for each shard.
         one, many: the name of the only shard, and of shard ``number``; None if there is only one.
-        indexed: whether the other columns go to an index beside the file.
+        indexed: whether the other columns go to an index next to the file.
         ragged: whether rows may differ in length.
         labelled: whether every row needs a label.
     """
@@ -137,12 +137,8 @@ class Format:
 
 
 def parse_meta(text: str) -> dict[str, Any]:
-    """The fields of ``NAME.meta.json``, or of a line of ``NAME.index.jsonl``.
-
-    Raises:
-        ValueError: it is not a JSON object.
-    """
+    """Parse ``NAME.meta.json``, or a line of ``NAME.index.jsonl``; raises ValueError."""
     meta = parse_json(text, _LONGEST_META)
     if not isinstance(meta, dict):
-        raise ValueError("its metadata is no JSON object")
+        raise ValueError("its metadata is not a JSON object")
     return meta

@@ -31,7 +31,7 @@ def _rows(source: Exported) -> Iterator[Row]:
                 record = parse_json(line, _LONGEST)
                 tokens = np.array(record.pop("tokens"))
                 if tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):
-                    raise ValueError("its tokens are no integers in one or two dimensions")
+                    raise ValueError("its tokens are not integers in one or two dimensions")
             except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                 raise ValueError(f"line {number}: {error}") from error
             yield tokens, record

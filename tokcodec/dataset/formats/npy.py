@@ -22,7 +22,7 @@ def write(shard: Shard) -> None:
 
 
 def _write_header(shard: Shard, shape: list[int]) -> None:
-    # NumPy leaves room in it for a larger number of rows.
+    # NumPy leaves room in the header for a larger number of rows.
     fields = {
         "descr": np.lib.format.dtype_to_descr(shard.facts.dtype),
         "fortran_order": False,
@@ -36,11 +36,8 @@ def read(source: Exported) -> tuple[int, Iterator[Row]]:
 
 
 def rows_of(tokens: NDArray[Any]) -> tuple[int, Iterator[Row]]:
-    """What ``read`` gives of an array of tokens.
-
-    Raises:
-        ValueError: they are not integers [n, N] or [n, rows, columns].
-    """
+    """The number of rows of an array and each row; raises ValueError unless the array has integers
+    [n, N] or [n, rows, columns]."""
     if not isinstance(tokens, np.ndarray) or tokens.dtype.kind not in "iu":
         kind = getattr(tokens, "dtype", "several arrays")
         raise ValueError(f"holds {kind}; tokens are integers")

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import IO
@@ -20,141 +19,113 @@ from tokcodec.io.job import single_job
 from tokcodec.io.remote import location
 
 
-def write(
-    target: "Output", facts: Facts, rows: Iterator[Rows], size: int | None, dataset: Path
-) -> int:
-    """Writes all files, and returns the number of rows; the first shard gets its name last.
-
-    Args:
-        target: the files.
-        facts: about the rows.
-        rows: of all shards.
-        size: rows of a shard; None for one shard.
-        dataset: the name of the dataset, for errors.
-
-    Raises:
-        DatasetError: there are no rows.
-        OutputError: a file cannot be written.
-    """
-    with contextlib.ExitStack() as first:
-        for number, part in _shards(rows, size):
-            name = target.name(number)
-            with contextlib.ExitStack() as stack:
-                file = (stack if number else first).enter_context(target.open(name))
-                if target.format.indexed and not target.is_stream:
-                    index = stack.enter_context(target.open(target.index(number)))
-                    part = _indexed(part, index)
-                counted = _Counted(part)
-                target.format.write(
-                    Shard(name, file, iter(counted), facts, target.open_other, target.discard)
-                )
-                if not number:
-                    target.discard(name)  # while there is nothing new beside it
-                size_in_bytes = file.seek(0, os.SEEK_END)
-            target.written.append({"name": name, "rows": counted.rows, "bytes": size_in_bytes})
-        if not target.written:
-            raise DatasetError("holds no rows", name=dataset)
-        target.finish(facts)
-    return sum(shard["rows"] for shard in target.written)
-
-
-@dataclass
-class _Counted:
-    """Rows, which it counts as they are taken."""
-
-    parts: Iterable[Rows]
-    rows: int = 0
-
-    def __iter__(self) -> Iterator[Rows]:
-        for part in self.parts:
-            self.rows += len(part)
-            yield part
-
-
 class Output:
     """The files of an export."""
 
-    def __init__(self, output: str | Path, form: Format, sharded: bool) -> None:
-        """
-        Raises:
-            ArgumentError: a stream, for a format or shards that take several files.
-            OutputError: it is a URL that cannot be opened here.
-        """
+    def __init__(self, output: str | Path, form: Format, rows_per_shard: int | None) -> None:
+        """Raise ArgumentError for a stream if the export has several files, OutputError for a URL
+        that cannot be opened here."""
         path = location(str(output))
-        self.format = form
-        self.written: list[Record] = []
+        self._format, self._rows_per_shard = form, rows_per_shard
+        self._written: list[Record] = []
         self._folder = DatasetFolder(path.parent)
         self._name = path.name
         self._stem = path.name.removesuffix(form.suffix)
-        self._is_sharded = sharded
+        self._is_sharded = rows_per_shard is not None
         self._unsynced = False
-        self.is_stream = not self._folder.is_remote and is_stream(path)
-        if self.is_stream and (sharded or form.one != "{name}"):
+        self._is_stream = not self._folder.is_remote and is_stream(path)
+        if self._is_stream and (self._is_sharded or form.one != "{name}"):
             raise ArgumentError(f"{path} takes one file; {form.name} has several here")
 
-    def name(self, number: int) -> str:
-        """The name of a shard."""
-        template = self.format.many if self._is_sharded else self.format.one
-        assert template is not None
-        return template.format(
-            name=self._name, stem=self._stem, suffix=self.format.suffix, number=number
-        )
-
-    def index(self, number: int) -> str:
-        """The name of the file with the columns of a shard's rows."""
-        return f"{self.name(number) if self._is_sharded else self._name}.index.jsonl"
-
     def check(self, dataset: str | Path, force: bool) -> None:
-        """
-        Raises:
-            OutputError: the first file is there already, or is the dataset.
-        """
-        name = self.name(0)
+        """Raise OutputError if the first file exists and may not be replaced."""
+        name = self._shard_name(0)
         if not self._folder.is_remote:
             single_job(dataset, self._folder / name).check(force)
         elif self._folder.exists(name) and not force:
             raise OutputError("is there already", name=self._folder / name, hint=Hint.OVERWRITE)
 
-    def open_other(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A file beside a shard, of which there may be millions: all are synced at the end."""
+    def write(self, facts: Facts, rows: Iterator[Rows], dataset: Path) -> int:
+        """Write the rows of a dataset, and return their number; the first shard appears last.
+
+        Raises:
+            DatasetError: the dataset has no rows.
+            OutputError: a file cannot be written.
+        """
+        with contextlib.ExitStack() as first:
+            for number, part in _shards(rows, self._rows_per_shard):
+                name = self._shard_name(number)
+                written: Record = {"name": name, "rows": 0}
+                with contextlib.ExitStack() as stack:
+                    file = (stack if number else first).enter_context(self._open(name))
+                    index = None
+                    if self._format.indexed and not self._is_stream:
+                        index = stack.enter_context(self._open(self._index_name(number)))
+                    counted = _counted(part, written, index)
+                    self._format.write(
+                        Shard(name, file, counted, facts, self._open_other, self._discard)
+                    )
+                    if not number:
+                        self._discard(name)  # before anything new appears
+                    written["bytes"] = file.seek(0, os.SEEK_END)
+                self._written.append(written)
+            if not self._written:
+                raise DatasetError("holds no rows", name=dataset)
+            self._finish(facts)
+        return sum(shard["rows"] for shard in self._written)
+
+    def _shard_name(self, number: int) -> str:
+        """The name of a shard."""
+        template = self._format.many if self._is_sharded else self._format.one
+        assert template is not None
+        return template.format(
+            name=self._name, stem=self._stem, suffix=self._format.suffix, number=number
+        )
+
+    def _index_name(self, number: int) -> str:
+        """The name of the index of a shard."""
+        return f"{self._shard_name(number) if self._is_sharded else self._name}.index.jsonl"
+
+    def _open_other(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """Open a further file; there may be millions, so they are synced together at the end."""
         self._unsynced = not self._folder.is_remote
-        return self.open(name, sync=False)
+        return self._open(name, sync=False)
 
     @contextlib.contextmanager
-    def open(self, name: str, sync: bool = True) -> Iterator[IO[bytes]]:
+    def _open(self, name: str, sync: bool = True) -> Iterator[IO[bytes]]:
         with self._folder.writing(name, sync) as file:
             yield file
             if self._folder.is_remote:  # where nothing is replaced
-                self.discard(name)
+                self._discard(name)
 
-    def discard(self, name: str) -> bool:
-        if self.is_stream or not self._folder.exists(name):
+    def _discard(self, name: str) -> bool:
+        if self._is_stream or not self._folder.exists(name):
             return False
         self._folder.remove(name)
         return True
 
-    def finish(self, facts: Facts) -> None:
-        """Writes what is about all shards, and removes those of a larger export before it."""
-        if self.is_stream:
+    def _finish(self, facts: Facts) -> None:
+        """Write the files about all shards, and remove further shards of an earlier export."""
+        if self._is_stream:
             return
         if self._unsynced:
             os.sync()
-        number = len(self.written)
-        while self._is_sharded and self.discard(self.name(number)):
-            self.discard(self.index(number))
+        number = len(self._written)
+        while self._is_sharded and self._discard(self._shard_name(number)):
+            self._discard(self._index_name(number))
             number += 1
-        rows = sum(shard["rows"] for shard in self.written)
-        meta = json.dumps({**facts.meta, "rows": rows, "files": self.written}, indent=1)
+        rows = sum(shard["rows"] for shard in self._written)
+        meta = json.dumps({**facts.meta, "rows": rows, "files": self._written}, indent=1)
         texts = [(f"{self._name}.meta.json", meta)]
-        if self.format.finish:
-            texts.append(self.format.finish(self._stem, facts, self.written))
+        if self._format.finish:
+            texts.append(self._format.finish(self._stem, facts, self._written))
         for name, text in texts:
-            with self.open(name) as file:
+            with self._open(name) as file:
                 file.write(text.encode() + b"\n")
 
 
 def _shards(rows: Iterable[Rows], size: int | None) -> Iterator[tuple[int, Iterator[Rows]]]:
-    """The rows of each shard, to be taken before those of the next; at least one shard."""
+    """Yield each shard's number and rows, which must be taken before those of the next."""
     most = size or sys.maxsize
 
     def pieces() -> Iterator[tuple[int, Rows]]:
@@ -171,10 +142,12 @@ def _shards(rows: Iterable[Rows], size: int | None) -> Iterator[tuple[int, Itera
         yield number, (part for _, part in shard)
 
 
-def _indexed(rows: Iterator[Rows], index: IO[bytes]) -> Iterator[Rows]:
-    """The rows, whose columns become lines of an index as they are taken."""
+def _counted(rows: Iterator[Rows], shard: Record, index: IO[bytes] | None) -> Iterator[Rows]:
+    """The rows, which are counted in ``shard`` and added to its index as they are taken."""
     for part in rows:
-        for tokens, record in zip(part.tokens, part.records(), strict=True):
-            line = json.dumps({**record, "length": len(tokens)}, default=str)
-            index.write(line.encode() + b"\n")
+        shard["rows"] += len(part)
+        if index:
+            for tokens, record in zip(part.tokens, part.records(), strict=True):
+                line = json.dumps({**record, "length": len(tokens)}, default=str)
+                index.write(line.encode() + b"\n")
         yield part

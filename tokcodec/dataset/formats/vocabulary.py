@@ -1,4 +1,4 @@
-"""Tokens as the ids of a larger vocabulary: shifted, and with special tokens between them."""
+"""Tokens as ids of a larger vocabulary: with an offset, and with special tokens between them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,10 +29,7 @@ class Vocabulary:
     row: int | None = None
 
     def __post_init__(self) -> None:
-        """
-        Raises:
-            ArgumentError: a number is negative, or an id stands for a token and something else.
-        """
+        """Raise ArgumentError for negative ids, and for ids with two meanings."""
         ids = range(self.offset, self.offset + self.codebook_size)
         for name, special in (("begin", self.begin), ("end", self.end), ("row", self.row)):
             if special is not None and special in ids:
@@ -52,7 +49,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """The number of ids: one more than the largest."""
+        """The number of ids: the largest plus one."""
         return max([self.offset + self.codebook_size - 1, *self.special]) + 1
 
     @property
@@ -61,7 +58,7 @@ class Vocabulary:
         return not self.offset and not self.special
 
     def length(self, grid: tuple[int, ...]) -> int:
-        """The ids of an image whose tokens are [rows, columns] or [N]."""
+        """The number of ids of an image whose tokens are [rows, columns] or [N]."""
         tokens = int(np.prod(grid))
         rows = grid[0] if len(grid) == 2 and self.row is not None else 0
         return tokens + rows + (self.begin is not None) + (self.end is not None)
@@ -83,8 +80,8 @@ class Vocabulary:
         return np.concatenate([column(self.begin, count), flat, column(self.end, count)], axis=1)
 
     def tokens(self, ids: NDArray[Any]) -> NDArray[np.int64]:
-        """The tokens of an image, the inverse of ``ids``. Ids that stand for nothing give numbers
-        that are no tokens.
+        """The tokens of an image, the inverse of ``ids``. Ids without a meaning give numbers that
+        are not tokens.
 
         >>> Vocabulary(8, 100, begin=1).tokens(np.array([1, 100, 107]))
         array([0, 7])
