@@ -24,13 +24,13 @@ def make_prior():
     return {
         "group": rng.randint(0, 64, SIZE).astype("uint8"),
         "vectors": table("int8", 127, SIZE + 1, 32),
-        "layer": table("int8", 20, 128, 64),
-        "size_bias": table("int16", 5000, 32, 64),
-        "row_bias": table("int16", 2000, 16, 64),
-        "column_bias": table("int16", 2000, 16, 64),
-        "group_scores": table("int8", 4, 64, 64),
+        "layer": table("int8", 20, 128, 128),
+        "size_bias": table("int16", 5000, 32, 128),
+        "row_bias": table("int16", 2000, 16, 128),
+        "column_bias": table("int16", 2000, 16, 128),
+        "group_scores": table("int8", 3, 64, 128),
         "group_bias": table("int16", 1500, 64),
-        "token_scores": table("int8", 10, SIZE, 64),
+        "token_scores": table("int8", 7, SIZE, 128),
         "token_bias": table("int16", 3000, SIZE),
         "powers": np.arange(60000, 0, -60).astype("uint16"),
     }
@@ -105,7 +105,7 @@ def main() -> None:
     add("crop", 33, 44, 7, 12, 1, coded=True)
     add("tile", 64, 90, 7, 3, 2, (3, 2), coded=True)
     add("native", 20, 17, 7, 9, 12, coded=True)
-    alike = dict(files[6], tokens=[0] * 63)
+    alike = dict(files[6], tokens=[43] * 63)
     del alike["file"]
     files.append({**alike, "file": reference.write(alike, prior).hex()})
 

@@ -4,6 +4,7 @@ import binascii
 
 FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")
 TOTAL = 32768
+START = 1024
 
 
 class RefusedError(Exception):
@@ -221,7 +222,7 @@ def hidden_of(prior, tile, row, column, rows, columns):
         vector += prior["vectors"][tile.get((y, x), outside)]
     size = min(31, ((rows * columns) ** 2).bit_length() - 1)
     hidden = []
-    for unit in range(64):
+    for unit in range(128):
         total = sum(x * weights[unit] for x, weights in zip(vector, prior["layer"], strict=True))
         total += prior["size_bias"][size][unit]
         total += prior["row_bias"][row * 16 // rows][unit]
@@ -270,7 +271,7 @@ def encode_rows(prior, tiles):
                 slots, symbols = symbol_ends(prior, hidden, group)
                 index = symbols.index(wanted)
                 spans.append(([0, *slots][index], slots[index]))
-    state, found = TOTAL + last, []
+    state, found = START + last, []
     for low, end in reversed(spans[:-2]):
         weight = end - low
         while state >= weight * 2**17:
@@ -305,7 +306,7 @@ def decode_tiles(prior, payload, tiles, widths):
         low = [0, *slots][index]
         state = state // TOTAL * (slots[index] - low) + slot - low
         fill()
-        refuse_unless(state >= TOTAL)
+        refuse_unless(state >= START)
         return symbols[index]
 
     fill()
@@ -315,11 +316,11 @@ def decode_tiles(prior, payload, tiles, widths):
         places = [place for place in order(rows, columns) if place[1] < widths[place[0]]]
         for index, (row, column) in enumerate(places):
             if (number + 1, index + 1) == (tiles, len(places)):
-                tile[row, column] = state - TOTAL
+                tile[row, column] = state - START
                 continue
             hidden = hidden_of(prior, tile, row, column, rows, columns)
             group = pop(*symbol_ends(prior, hidden))
             tile[row, column] = pop(*symbol_ends(prior, hidden, group))
         tokens += [tile[place] for place in sorted(tile)]
-    refuse_unless(not left and state - TOTAL < len(prior["group"]))
+    refuse_unless(not left and 0 <= state - START < len(prior["group"]))
     return tokens

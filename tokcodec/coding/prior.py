@@ -23,8 +23,9 @@ from tokcodec.errors import CheckpointError, Hint, TokenFileError
 
 GROUPS = 64
 TOTAL = 1 << 15
+START = 1 << 10  # of the state, plus the last token; below it, bytes are missing
 WIDTH = 32  # channels of the vector of a neighbour
-HIDDEN = 64
+HIDDEN = 128
 NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # rows and columns relative to a token
 SIZES = 32  # classes of grids, by half powers of 2 of their number of tokens
 BANDS = 16  # classes of rows, and of columns
@@ -65,11 +66,11 @@ class Prior:
         group: uint8 [K], the group of each token.
         vectors: int8 [K + 1, 32], the vectors of tokens as neighbours; the last one is that of a
             neighbour outside of the grid.
-        layer: int8 [4 * 32, 64]; its outputs are clipped to 0 to 127.
-        size_bias: int16 [32, 64], by the number of tokens of the grid, see ``size_of``.
-        row_bias, column_bias: int16 [16, 64], by the position in the grid, see ``band_of``.
-        group_scores, group_bias: int8 [64, 64] and int16 [64]; scores are in bits.
-        token_scores, token_bias: int8 [K, 64] and int16 [K].
+        layer: int8 [4 * 32, 128]; its outputs are clipped to 0 to 127.
+        size_bias: int16 [32, 128], by the number of tokens of the grid, see ``size_of``.
+        row_bias, column_bias: int16 [16, 128], by the position in the grid, see ``band_of``.
+        group_scores, group_bias: int8 [64, 128] and int16 [64]; scores are in bits.
+        token_scores, token_bias: int8 [K, 128] and int16 [K].
         powers: uint16 [n], the weight for each difference from the highest score; the last one is
             also that of all larger differences.
 
@@ -152,9 +153,8 @@ class Prior:
             places = order[np.arange(start, min(part.stop, len(flat))) % len(order)]
             contexts = self.contexts(around.reshape(len(flat), -1)[part], biases(places))
             spans[part] = self._token_spans(contexts, flat[part])
-        # From the last token to the first. The state begins with the last one plus TOTAL, so that a
-        # smaller state means that bytes are missing.
-        state, out = TOTAL + int(flat[-1]), bytearray()
+        # From the last token, which the state begins with, to the first.
+        state, out = START + int(flat[-1]), bytearray()
         for low, end in spans.reshape(-1, 2)[-3::-1].tolist():
             weight = end - low
             while state >= weight * _FULL:
@@ -217,7 +217,7 @@ class Prior:
             symbol = int(ends.searchsorted(slot, side="right"))
             low = int(ends[symbol - 1]) if symbol else 0
             state = filled(turns * (int(ends[symbol]) - low) + slot - low)
-            if state < TOTAL:
+            if state < START:
                 raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
             return symbol
 
@@ -250,9 +250,9 @@ class Prior:
         last = -1
         try:
             read()
-            if rest or not 0 <= state - TOTAL < len(self.group):
+            if rest or not 0 <= state - START < len(self.group):
                 raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-            last = state - TOTAL
+            last = state - START
         except TokenFileError:
             if not partial:
                 raise
@@ -262,17 +262,17 @@ class Prior:
         return tokens
 
     def _biases(self, rows: int, columns: int) -> Callable[[NDArray[np.intp]], NDArray[np.int32]]:
-        """A function that returns the biases [m, 64] of the layer at positions [m] of a grid."""
+        """A function that returns the biases [m, 128] of the layer at positions [m] of a grid."""
         down = self.row_bias[band_of(np.arange(rows), rows)].astype(np.int32)
         down += self.size_bias[size_of(rows, columns)]
         across = self.column_bias[band_of(np.arange(columns), columns)].astype(np.int32)
         return lambda places: down[places // columns] + across[places % columns]
 
     def contexts(self, around: Tokens, biases: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The outputs [..., 64] of the layer.
+        """The outputs [..., 128] of the layer.
 
         ``around`` has the neighbours [..., 4] of each token, K outside of the grid; ``biases`` are
-        [..., 64].
+        [..., 128].
         """
         vectors = self._vectors.take(around, axis=0).reshape(*around.shape[:-1], -1)
         sums = _product(vectors, self._layer) + biases
@@ -326,7 +326,7 @@ class Prior:
 
     @cached_property
     def _token_scores(self) -> list[tuple[NDArray[np.int32], NDArray[np.int16]]]:
-        """For each group, the vectors [64, members] and biases [members] of its tokens."""
+        """For each group, the vectors [128, members] and biases [members] of its tokens."""
         return [
             (self.token_scores[members].T.astype(np.int32), self.token_bias[members])
             for members in self._members

@@ -38,7 +38,7 @@ from tokcodec.train.start import k_means
 Progress = Callable[[int, int], None]  # the number of steps so far, and of all steps
 
 _EPOCHS = 4  # at most
-_MOST_TOKENS = 5e6  # of all epochs together, unless there is only one
+_MOST_TOKENS = 2e7  # of all epochs together, unless there is only one
 _BATCHES = 120  # of an epoch, about
 _SMALLEST, _LARGEST = 512, 8192  # tokens of a batch
 _VECTORS_PER_TOKEN = 16  # at most, of a batch, because a step goes through all vectors

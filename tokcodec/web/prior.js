@@ -3,9 +3,10 @@
 import { refuseUnless } from "./format.js";
 
 const TOTAL = 32768; // slots of all symbols together
+const START = 1024; // of the state, plus the last token
 const GROUPS = 64;
 const WIDTH = 32; // of the vector of a neighbour
-const HIDDEN = 64;
+const HIDDEN = 128;
 const NEIGHBOURS = [[0, -1], [-1, -1], [-1, 0], [-1, 1]]; // rows and columns relative to a token
 const BANDS = 16; // classes of rows, and of columns
 const ALTERED = "This is damaged, or was made with another prior.";
@@ -44,7 +45,7 @@ export class Prior {
       }
     }
     const [row, column] = grid.order.at(-1);
-    return push(spans.slice(0, -2), TOTAL + grid.get(row, column));
+    return push(spans.slice(0, -2), START + grid.get(row, column));
   }
 
   /** The inverse of `encode`: a Uint32Array. */
@@ -58,7 +59,7 @@ export class Prior {
       grid.clear();
       for (const [row, column, index] of grid.order) {
         left -= 1;
-        let token = reader.state - TOTAL; // the very last one
+        let token = reader.state - START; // the very last one
         if (left > 0) {
           const hidden = this.hidden(grid, row, column);
           const group = reader.pop(this.groupEnds(hidden));
@@ -206,7 +207,7 @@ class Reader {
     const [low, end] = spanOf(ends, symbol);
     this.state = Math.floor(this.state / TOTAL) * (end - low) + slot - low;
     this.fill();
-    refuseUnless(this.state >= TOTAL, ALTERED);
+    refuseUnless(this.state >= START, ALTERED);
     return symbol;
   }
 }
