@@ -332,6 +332,19 @@ def test_hostile_parquet_inputs(tmp_path, monkeypatch):
         pq.write_table(
             table, tmp_path / f"{name}.parquet", compression="zstd", use_dictionary=False
         )
+    # Neither a dot in its name nor being a text hides a column.
+    bomb = pq.read_table(tmp_path / "bomb.parquet")
+    pq.write_table(
+        bomb.rename_columns(["my.jpg"]),
+        tmp_path / "dot.parquet",
+        compression="zstd",
+        use_dictionary=False,
+    )
+    texts = pa.table({"image": [photo], "caption": ["a" * (100 << 20)]})
+    pq.write_table(texts, tmp_path / "text.parquet", compression="zstd")
+    for name, columns in (("dot", []), ("text", ["caption"])):
+        go([tmp_path / f"{name}.parquet"], tmp_path / name, columns=columns)
+        assert {"expand" in row["error"] for row in rows(tmp_path / name)} == {True}
     go([tmp_path / "bomb.parquet"], tmp_path / "bomb")
     assert {"expand" in row["error"] for row in rows(tmp_path / "bomb")} == {True}
     assert not read

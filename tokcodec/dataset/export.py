@@ -1,8 +1,7 @@
 """``export``: token datasets in the formats that trainers read."""
 
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokcodec.dataset.formats import format_of
-from tokcodec.dataset.formats.format import Facts, Format, Kind, Record, Rows
+from tokcodec.dataset.formats.format import Facts, Format, Kind, Rows
 from tokcodec.dataset.formats.output import Output, write
 from tokcodec.dataset.formats.vocabulary import Vocabulary
 from tokcodec.dataset.reader import TokenRows, class_numbers, open_dataset
@@ -106,7 +105,11 @@ def export(
             name=rows.path,
         )
     kinds = _kinds(rows, columns)
-    uses = Counter(record["label"] for record in _records(rows, ["label"]))
+    uses = {
+        label
+        for _, columns in rows.columns("label", "status")
+        for label in _kept(columns, ["label"])["label"]
+    }
     if None in uses and kind.labelled:
         raise DatasetError(
             f"rows without a label; the format {kind.name} needs one for each", name=rows.path
@@ -182,28 +185,18 @@ def _facts(
 
 def _rows(dataset: TokenRows, facts: Facts, classes: dict[str, int]) -> Iterator[Rows]:
     """The rows that did not fail, a batch of rows at a time."""
-    parts = dataset.grids()
-    names = list(dict.fromkeys(["label", *facts.kinds]))
-    for group in _groups(dataset, names):
-        count = len(group["label"])
-        ids = (
-            facts.vocabulary.ids(part, facts.dtype)
-            for part in itertools.islice(parts, count if facts.length is None else 1)
-        )
+    grid = GRID if dataset.metadata.has_grids else ()
+    names = dict.fromkeys(["label", *facts.kinds])
+    for file, columns in dataset.columns("tokens", "status", *{**names, **dict.fromkeys(grid)}):
+        parts = dataset.grids_of(file, columns)
+        ids = (facts.vocabulary.ids(part, facts.dtype) for part in parts)
         tokens = [part[0] for part in ids] if facts.length is None else next(ids)
+        group = _kept(columns, names)
         numbers = [None if label is None else classes[label] for label in group["label"]]
-        columns = {"class_id": numbers, **{name: group[name] for name in facts.kinds}}
-        yield Rows(tokens, columns)
+        yield Rows(tokens, {"class_id": numbers, **{name: group[name] for name in facts.kinds}})
 
 
-def _groups(dataset: TokenRows, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
-    """These columns of the rows that did not fail, a batch of rows at a time."""
-    for _, columns in dataset.columns(*names, "status"):
-        kept = [state == "ok" for state in columns["status"].to_pylist()]
-        yield {name: list(itertools.compress(columns[name].to_pylist(), kept)) for name in names}
-
-
-def _records(dataset: TokenRows, names: Sequence[str]) -> Iterator[Record]:
-    for group in _groups(dataset, names):
-        for values in zip(*group.values(), strict=True):
-            yield dict(zip(names, values, strict=True))
+def _kept(columns: dict[str, Any], names: Iterable[str]) -> dict[str, list[Any]]:
+    """The values of a batch's rows that did not fail."""
+    kept = [state == "ok" for state in columns["status"].to_pylist()]
+    return {name: list(itertools.compress(columns[name].to_pylist(), kept)) for name in names}

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,15 @@ from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
 from tokcodec.dataset.table import GRID, ROWS_AT_A_TIME, Metadata
 from tokcodec.errors import DatasetError, FailedRowError, counted, quoted
+from tokcodec.io.parquet import batch_size
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_LEAST_ROWS = 16  # read at a time
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,7 @@ class TokenRows:
                         name=self.folder / file,
                     )
                 count = 0
-                # A damaged file may claim row groups of any size.
-                for batch in source.iter_batches(ROWS_AT_A_TIME, columns=sorted(wanted)):
+                for batch in _batches(source, sorted(wanted), self.folder / file):
                     if "tokens" in names:
                         check_status(batch, self.folder / file)
                     count += batch.num_rows
@@ -108,20 +111,29 @@ class TokenRows:
         """
         names = ("tokens", *(GRID if self.metadata.has_grids else ()))
         for file, columns in self.columns(*names):
-            parts = self.rows(file, columns["tokens"])
-            shapes: Iterable[tuple[Any, ...]]
-            if not self.metadata.has_grids:
-                shapes = [self.metadata.grid]
-            else:
-                kept = columns["tokens"].is_valid()
-                own = (columns[name].filter(kept).to_pylist() for name in GRID)
-                shapes = zip(*own, strict=True)
-            for tokens, shape in zip(parts, shapes, strict=True):
-                if None in shape or math.prod(shape) != tokens.shape[1]:
-                    raise DatasetError(
-                        f"damaged: {counted(tokens.shape[1], 'token')} as {shape}", name=file
-                    )
-                yield tokens.reshape(-1, *shape)
+            yield from self.grids_of(file, columns)
+
+    def grids_of(self, file: Path, columns: dict[str, Any]) -> Iterator[NDArray[Any]]:
+        """As ``grids``, of one batch of rows; ``columns`` has its tokens and, where every row has
+        its own grid, its rows and columns.
+
+        Raises:
+            DatasetError: as ``rows``; or rows and columns are not those of tokens.
+        """
+        parts = self.rows(file, columns["tokens"])
+        shapes: Iterable[tuple[Any, ...]]
+        if not self.metadata.has_grids:
+            shapes = [self.metadata.grid]
+        else:
+            kept = columns["tokens"].is_valid()
+            own = (columns[name].filter(kept).to_pylist() for name in GRID)
+            shapes = zip(*own, strict=True)
+        for tokens, shape in zip(parts, shapes, strict=True):
+            if None in shape or math.prod(shape) != tokens.shape[1]:
+                raise DatasetError(
+                    f"damaged: {counted(tokens.shape[1], 'token')} as {shape}", name=file
+                )
+            yield tokens.reshape(-1, *shape)
 
     def rows(self, file: Path, column: "pa.Array") -> list[NDArray[Any]]:
         """The rows of a ``tokens`` column that did not fail, in the smallest unsigned type: one
@@ -176,6 +188,22 @@ class TokenRows:
             with self.folder.reading(name) as source:
                 count += source.metadata.num_rows
         return count
+
+
+def _batches(
+    source: "pq.ParquetFile", columns: Sequence[str], file: Path
+) -> "Iterator[pa.RecordBatch]":
+    """The rows of a file, of which a damaged one may claim any number.
+
+    Raises:
+        DatasetError: they have far more bytes in memory than in the file.
+    """
+    for group in range(source.num_row_groups):
+        try:
+            size = batch_size(source, group, columns, ROWS_AT_A_TIME, _LEAST_ROWS)
+        except DatasetError as error:
+            raise error.named(file) from error
+        yield from source.iter_batches(size, [group], columns)
 
 
 def check_status(table: "pa.RecordBatch", file: Path) -> None:

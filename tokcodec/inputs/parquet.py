@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokcodec.errors import DatasetError
 from tokcodec.inputs.records import MAX_TEXT, Record, Stamp, stored, too_large
+from tokcodec.io.parquet import batch_size
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
-# The size of a batch of rows: the bytes of its images, about, and at most the number of rows.
-_BATCH_BYTES, _BATCH_ROWS = 64 << 20, 64
-_MOST_EXPANDED = 100  # times its bytes in the file that a column of images may have in memory
+_BATCH_ROWS = 64  # read at once, at most
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Rows:
                         break
                     if first + rows > row:
                         number = first
-                        size = _batch_size(file, group, image)
+                        size = batch_size(file, group, columns, _BATCH_ROWS)
                         for batch in file.iter_batches(size, [group], columns):
                             for values in batch.to_pylist():
                                 if number == row and row < self.stop:
@@ -150,28 +149,6 @@ def _open(stamp: Stamp) -> "Iterator[pq.ParquetFile]":
         yield pq.ParquetFile(
             opened, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
         )
-
-
-def _batch_size(file: "pq.ParquetFile", group: int, image: str) -> int:
-    """The rows of a row group to read at once, by the mean size of their images.
-
-    Raises:
-        DatasetError: its images have far more bytes in memory than in the file.
-    """
-    row_group = file.metadata.row_group(group)
-    chunks = [row_group.column(index) for index in range(row_group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == image]
-    expanded = sum(chunk.total_uncompressed_size for chunk in chunks)
-    stored = sum(chunk.total_compressed_size for chunk in chunks)
-    if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored):
-        raise DatasetError(
-            f"the images of row group {group} expand from {stored:,} to {expanded:,} bytes"
-        )
-    # Of a dictionary, every row may have the largest image.
-    shared = any(chunk.has_dictionary_page for chunk in chunks)
-    rows = 1 if shared else row_group.num_rows
-    fitting: int = _BATCH_BYTES * rows // max(1, expanded)
-    return max(1, min(_BATCH_ROWS, fitting))
 
 
 def image_column(stamp: Stamp, schema: Any) -> str:
