@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Self, cast
 
@@ -114,6 +115,7 @@ class TokenFile:
             tiles: rows and columns of the n tiles.
 
         Raises:
+            TypeError: a size is not an integer.
             ValueError: a token needs more than ``bits`` bits, or a field is out of range.
         """
         shape = _grid(tokens, tiles)
@@ -168,7 +170,7 @@ class TokenFile:
         if len(file.model_id) != ID_BYTES:
             raise ValueError(f"model_id must be the first {ID_BYTES} bytes of it")
         edges = (file.width, file.height, file.rows, file.columns, *file.tiles)
-        if not all(1 <= edge <= MOST for edge in edges):
+        if not all(1 <= index(edge) <= MOST for edge in edges):
             raise ValueError(f"sizes must be from 1 to {MOST}")
         if file.fit not in _FITS:
             raise ValueError(f"fit must be one of {', '.join(_FITS)}, not {file.fit!r}")
