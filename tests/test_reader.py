@@ -55,6 +55,12 @@ def test_images_come_back(run, dataset, codec, tmp_path):
     assert b": no row nothing" in said.stderr
 
 
+def test_a_name_with_a_colon_is_no_url(dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(dataset, "random:3")
+    assert len(load_tokens("random:3")) == len(load_tokens(dataset))
+
+
 def test_keys_of_digits_are_not_row_numbers(run, tmp_path):
     for number in range(3):
         (tmp_path / f"{number + 1}.png").write_bytes(image(number))

@@ -273,7 +273,7 @@ class _Disk:
         return path.stat().st_mtime_ns
 
     def source(self, path: Path) -> Any:
-        return path
+        return path.absolute()  # with a colon in it, pyarrow takes another for a URL
 
     def writing(self, path: Path, sync: bool) -> AbstractContextManager[IO[bytes]]:
         return files.writing(path, durable=sync, sync=sync)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PARQUET_SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
 _BATCH_ROWS = 64  # read at once, at most
+_FREE_ROWS = 1 << 20  # that a file of any size may claim
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ def row_ranges(
         raise
     except Exception as error:  # of pyarrow, or of a store behind fsspec
         raise DatasetError(f"cannot read as Parquet: {reason_of(error)}", name=stamp) from error
+    if stamp.size and total > max(_FREE_ROWS, stamp.size):  # each of which would be a failed row
+        raise DatasetError(
+            f"damaged: claims {total:,} rows in {stamp.size:,} bytes; fetch it again", name=stamp
+        )
     if len(set(schema.names)) < len(schema.names):
         raise DatasetError("two of its columns have the same name; rename one", name=stamp)
     image_column(stamp, schema)
