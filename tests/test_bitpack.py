@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,6 +22,18 @@ def test_round_trip(case):
     # The definition itself: the tokens are the digits of one number.
     number = sum(code << bits * place for place, code in enumerate(tokens))
     assert int.from_bytes(data, "little") == number
+
+
+def test_memory_does_not_follow_the_number_of_bits():
+    tokens = np.arange(1 << 20) % 12_345
+    data = pack(tokens, 14)
+    tracemalloc.start()
+    try:
+        assert np.array_equal(unpack(data, 1 << 20, 14), tokens)
+        assert pack(tokens, 14) == data
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_by_hand():

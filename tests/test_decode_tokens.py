@@ -1,6 +1,8 @@
 """Arrays of tokens to images: exported ones, and those that a generative model samples."""
 
+import io
 import json
+import zipfile
 from itertools import product
 
 import numpy as np
@@ -163,6 +165,69 @@ def test_an_array_without_rows_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"none\.npy"):
         decode_files(tmp_path / "none.npy", tmp_path / "sheet.png", weights=str(TINY), grid=3)
     assert not (tmp_path / "sheet.png").exists()
+
+
+def test_sizes_that_are_no_integers_are_their_rows_error(tmp_path):
+    sizes = [(5.5, 6), (5, 6), ("5", 6), (5, [6]), (1e300, 6)]
+    lines = [json.dumps({"tokens": [0] * 16, "width": w, "height": h}) for w, h in sizes]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.jsonl.meta.json").write_text('{"fit": "stretch"}')
+    found = {outcome.job.name: outcome for outcome in decoded(tmp_path / "a.jsonl", tmp_path / "o")}
+    assert [found[f"{n:05}"].status for n in range(5)] == ["failed", "ok", *["failed"] * 3]
+    assert found["00001"].image_size == (5, 6)
+
+
+def claim(shape):
+    """A .npy that claims a shape, and holds nothing."""
+    file = io.BytesIO()
+    fields = {"descr": "<u2", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
+
+
+def test_rows_without_tokens_are_none(tmp_path):
+    """A file of 128 bytes would have any number of them."""
+    (tmp_path / "a.npy").write_bytes(claim((10**12, 0)))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("tokens.npy", claim((10**12, 4, 0)))
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(DatasetError, match=r"holds \[1000000000000, .*\]; tokens are"):
+            decoded(tmp_path / name, tmp_path / "out")
+
+
+def test_arrays_that_expand_without_bound_are_not_read(tmp_path):
+    for name in ("meta", "tokens"):
+        with (
+            zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as file,
+            file.open(f"{name}.npy", "w") as member,
+        ):
+            member.write(claim((5, 10 << 20)))
+            for _ in range(100):
+                member.write(bytes(1 << 20))
+        with pytest.raises(DatasetError, match="its arrays expand to 104,857,"):
+            decoded(tmp_path / "a.npz", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "ends", [[4, 8], [0, 4], [0, 9], [0, 6, 4, 8], [-8, 0], [[0, 8]], [0.0, 8]]
+)
+def test_every_token_belongs_to_one_row(tmp_path, ends):
+    np.savez(tmp_path / "a.npz", tokens=np.zeros(8, np.uint8), offsets=np.array(ends))
+    with pytest.raises(DatasetError, match="tokens or offsets are damaged"):
+        decoded(tmp_path / "a.npz", tmp_path / "out")
+
+
+def test_an_index_of_other_rows_is_noticed(datasets, run, tmp_path):
+    """It would name, and size, rows that are not its own."""
+    tokcodec.export(datasets / "same", tmp_path / "t.npy")
+    index = tmp_path / "t.npy.index.jsonl"
+    lines = index.read_text().splitlines(keepends=True)
+    for other in (lines[:4], [*lines, lines[0]]):
+        index.write_text("".join(other))
+        out = tmp_path / f"{len(other)}"
+        done = run("decode", tmp_path / "t.npy", "--weights", TINY, "-o", out, status=3)
+        assert b"t.npy: cannot read its tokens: its .index.jsonl is of another" in done.stderr
+        assert len(images_in(out)) == min(len(other), 6)
 
 
 def test_keys_of_any_text_stay_in_the_folder(run, tmp_path):

@@ -261,6 +261,7 @@ def test_columns_of_parquet(run, tmp_path):
         "score": [0.5, 1.0, None],
         "tags": [["a"], [], ["ü"]],
         "source": ["x"] * 3,
+        "length": ["x"] * 3,
     }
     pq.write_table(pa.table(columns), tmp_path / "in.parquet")
     command = ["tokenize", "in.parquet", "--weights", TINY, "-o"]
@@ -275,7 +276,8 @@ def test_columns_of_parquet(run, tmp_path):
     ]
     for output, names, message in (
         ("x", "url", "in.parquet: has no column url; its columns are image, caption, score, tags"),
-        ("x", "source", "a token dataset has a column source of its own; rename that one"),
+        ("x", "source", "token datasets have a column source of their own; rename that one"),
+        ("x", "length", "exports have a column length of their own; rename that one"),
         ("out", "caption", "was made with text_columns ['caption', 'score', 'tags'], not"),
     ):
         done = run(*command, output, "--columns", names, cwd=tmp_path, status=1)
@@ -332,6 +334,23 @@ def test_hostile_parquet_inputs(tmp_path, monkeypatch):
         pq.write_table(
             table, tmp_path / f"{name}.parquet", compression="zstd", use_dictionary=False
         )
+    # Neither a dot in its name nor being a text hides a column.
+    bomb = pq.read_table(tmp_path / "bomb.parquet")
+    pq.write_table(
+        bomb.rename_columns(["my.jpg"]),
+        tmp_path / "dot.parquet",
+        compression="zstd",
+        use_dictionary=False,
+    )
+    texts = pa.table({"image": [photo], "caption": ["a" * (100 << 20)]})
+    pq.write_table(texts, tmp_path / "text.parquet", compression="zstd")
+    for name, columns in (("dot", []), ("text", ["caption"])):
+        go([tmp_path / f"{name}.parquet"], tmp_path / name, columns=columns)
+        assert {"expand" in row["error"] for row in rows(tmp_path / name)} == {True}
+    many = pa.table({"image": pa.nulls(2_000_000, pa.binary())})
+    pq.write_table(many, tmp_path / "many.parquet")
+    with pytest.raises(DatasetError, match="claims 2,000,000 rows in "):
+        go([tmp_path / "many.parquet"], tmp_path / "many")
     go([tmp_path / "bomb.parquet"], tmp_path / "bomb")
     assert {"expand" in row["error"] for row in rows(tmp_path / "bomb")} == {True}
     assert not read

@@ -117,8 +117,10 @@ def test_at_the_command_line(run, source, tmp_path):
 def test_what_is_refused(source, tmp_path):
     shutil.copytree(GOLDEN, tmp_path / "golden")
     same = str(tmp_path / "golden" / "patch.safetensors")
+    dots = shutil.copy(TINY, str(tmp_path / "...safetensors"))
     for output, options, error, message in (
         ("x", {"weights": [TINY, same]}, ArgumentError, "two checkpoints are named patch"),
+        ("x", {"weights": [TINY, dots]}, ArgumentError, r"a checkpoint is named \.\."),
         ("x", {"weights": []}, ArgumentError, "at least one checkpoint"),
         ("x.parquet", {}, ArgumentError, "several checkpoints need a folder"),
         ("x", {"engine": "ray"}, ArgumentError, "with Ray, run one at a time"),

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 from pathlib import Path
 from typing import Self, cast
 
@@ -116,6 +117,7 @@ class TokenFile:
             prior: entropy-code the tokens instead if that makes the file shorter.
 
         Raises:
+            TypeError: a size is not an integer.
             ValueError: a token needs more than ``bits`` bits, or a field is out of range.
         """
         if len(model_id) != ID_BYTES:
@@ -125,7 +127,7 @@ class TokenFile:
         if fit != "tile" and tiles != (1, 1):
             raise ValueError(f"the fit {fit} has one tile")
         shape = _grid(tokens, tiles)
-        if not all(1 <= edge <= MOST for edge in (width, height, *shape[1:], *tiles)):
+        if not all(1 <= index(edge) <= MOST for edge in (width, height, *shape[1:], *tiles)):
             raise ValueError(f"sizes must be from 1 to {MOST}")
         payload = prior.encode(tokens.reshape(shape)) if prior else b""
         entropy_coded = bool(prior) and _may_be_entropy_coded(tokens.size, bits, len(payload))

@@ -22,6 +22,7 @@ from tokcodec.batch.jobs import (
     RunOptions,
     escapes_folder,
     file_extension,
+    is_standard,
     judged,
     make_plan,
     names_of,
@@ -126,7 +127,7 @@ def decode_files(
     files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
     one = Path(output) if output and named in extensions() else None
     several_images: Several = "numbered"
-    if one or output == STANDARD or (output is None and names == [STANDARD]):
+    if one or is_standard(names, output):
         several_images = "together" if sheet else "refused"
     if tables:
         plan = _plan_rows(names[0], keys, rows, output, extension, files, sheet)

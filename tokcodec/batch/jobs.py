@@ -321,6 +321,11 @@ def images(
     return count(batches), chain.from_iterable(batch.records() for batch in batches)
 
 
+def is_standard(sources: Sequence[str], output: str | None) -> bool:
+    """Whether the result goes to standard output."""
+    return output == STANDARD or (list(sources) == [STANDARD] and output is None)
+
+
 DECODE = "is a token file; decode it instead"
 ENCODE = "is an image; encode it instead"
 

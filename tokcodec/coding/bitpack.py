@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from tokcodec.errors import TokenFileError, counted
 
 MAX_BITS = 32
+_AT_ONCE = 1 << 16  # tokens whose bits are in memory together; a multiple of 8
 
 Tokens = NDArray[np.int64]
 
@@ -31,8 +32,12 @@ def pack(tokens: Tokens, bits: int) -> bytes:
     tokens = np.asarray(tokens)
     if tokens.size and not (int(tokens.min()) >= 0 and int(tokens.max()) < 1 << bits):
         raise ValueError(f"tokens must be from 0 to {(1 << bits) - 1:,} to fit {bits} bits")
-    planes = tokens.astype(np.uint64)[:, None] >> np.arange(bits, dtype=np.uint64) & np.uint64(1)
-    return np.packbits(planes.astype(np.uint8), bitorder="little").tobytes()
+    places, packed = np.arange(bits, dtype=np.uint64), bytearray()
+    for start in range(0, len(tokens), _AT_ONCE):
+        part = tokens[start : start + _AT_ONCE].astype(np.uint64)
+        planes = part[:, None] >> places & np.uint64(1)
+        packed += np.packbits(planes.astype(np.uint8), bitorder="little").tobytes()
+    return bytes(packed)
 
 
 def unpack(data: bytes, count: int, bits: int) -> Tokens:
@@ -53,6 +58,11 @@ def unpack(data: bytes, count: int, bits: int) -> Tokens:
 
 def unpack_first(data: bytes, count: int, bits: int) -> Tokens:
     """The first ``count`` tokens of longer data, int64 [count]."""
-    flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits, bitorder="little")
-    planes = flat.reshape(count, bits).astype(np.int64)
-    return planes @ (np.int64(1) << np.arange(bits, dtype=np.int64))
+    array, weights = np.frombuffer(data, np.uint8), np.int64(1) << np.arange(bits, dtype=np.int64)
+    tokens = np.empty(count, np.int64)
+    for start in range(0, count, _AT_ONCE):
+        part = tokens[start : start + _AT_ONCE]
+        flat = array[start * bits // 8 :]
+        planes = np.unpackbits(flat, count=len(part) * bits, bitorder="little")
+        part[:] = planes.reshape(-1, bits).astype(np.int64) @ weights
+    return tokens

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, repeat
+from itertools import chain, repeat, zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -83,15 +83,20 @@ class ExportedTokens:
         chosen.check(self.name)
 
     def _rows(self) -> Iterator[Row]:
-        rows = zip(self.rows, chain(self.source.records(), repeat({})), strict=False)
-        while True:
-            try:
-                (ids, own), record = next(rows)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise _unreadable(self.name, error) from error
-            yield ids, {**record, **own}
+        records = self.source.records()
+        try:
+            first = next(records, None)
+            pairs: Iterator[tuple[Row | None, Record | None]] = (
+                zip(self.rows, repeat({}), strict=False)
+                if first is None
+                else zip_longest(self.rows, chain([first], records))
+            )
+            for row, record in pairs:
+                if row is None or record is None:
+                    raise ValueError("its .index.jsonl is of another number of rows")
+                yield row[0], {**record, **row[1]}
+        except Exception as error:
+            raise _unreadable(self.name, error) from error
 
     def _token_file(self, ids: NDArray[Any], record: Record) -> TokenFile:
         """Make the token file of a row; raises TypeError or ValueError if it is damaged."""

@@ -119,7 +119,8 @@ class DatasetFolder:
         import pyarrow.parquet as pq
 
         path = self / name
-        source = open_input(path) if self.is_remote else path
+        # pyarrow takes a path with a colon for a URL, unless it is absolute.
+        source = open_input(path) if self.is_remote else path.absolute()
         return pq.ParquetFile(source, page_checksum_verification=True)
 
     @contextlib.contextmanager

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_A_TIME = 512  # rows of a row group, and of a batch that is read
 GRID = ("rows", "columns")
+_EXPORTED = ("class_id", "length")  # columns that exports have besides those of a dataset
 GRID_FITS = ("aspect", "native")  # in which every image has its own grid
 
 
@@ -152,7 +153,7 @@ def schema(metadata: Metadata, text_columns: Sequence[str] = ()) -> "pa.Schema":
     """The columns; tokens are uint16, or uint32 where K is above 65,536.
 
     Raises:
-        DatasetError: a column of text has the name of another column.
+        DatasetError: a column of text has the name of another column, here or in exports.
     """
     import pyarrow as pa
 
@@ -172,8 +173,9 @@ def schema(metadata: Metadata, text_columns: Sequence[str] = ()) -> "pa.Schema":
         **({"box": pa.list_(pa.int32(), 4)} if metadata.has_boxes else {}),
     }
     for name in text_columns:
-        if name in columns:
-            raise DatasetError(f"a token dataset has a column {name} of its own; rename that one")
+        if name in columns or name in _EXPORTED:
+            whose = "token datasets" if name in columns else "exports"
+            raise DatasetError(f"{whose} have a column {name} of their own; rename that one")
         columns[name] = pa.string()
     return pa.schema(columns)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokcodec.errors import DatasetError
 from tokcodec.inputs.records import MAX_TEXT, Record, stored, too_large
 from tokcodec.io.find import Stamp
+from tokcodec.io.parquet import batch_size
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
 
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIX = ".parquet"
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture")
-# The size of a batch of rows: about the bytes of its images, and the most rows.
-_BATCH_BYTES, _BATCH_ROWS = 64 << 20, 64
-_MOST_EXPANDED = 100  # the largest factor by which a column of images may be compressed
+_BATCH_ROWS = 64  # the most that are read at once
+_FREE_ROWS = 1 << 20  # that a file of any size may claim
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rows:
                 for group in range(file.num_row_groups):
                     rows = file.metadata.row_group(group).num_rows
                     if first <= row < min(self.stop, first + rows):
-                        size = _batch_size(file, group, image)
+                        size = batch_size(file, group, columns, _BATCH_ROWS)
                         batches = file.iter_batches(size, [group], columns)
                         cells = chain.from_iterable(batch.to_pylist() for batch in batches)
                         for values in islice(cells, row - first, self.stop - first):
@@ -117,6 +117,10 @@ def row_ranges(
         raise
     except Exception as error:  # of pyarrow, or of a store behind fsspec
         raise DatasetError(f"cannot read as Parquet: {reason_of(error)}", name=stamp) from error
+    if stamp.size and total > max(_FREE_ROWS, stamp.size):  # each of which would be a failed row
+        raise DatasetError(
+            f"damaged: claims {total:,} rows in {stamp.size:,} bytes; fetch it again", name=stamp
+        )
     if len(set(schema.names)) < len(schema.names):
         raise DatasetError("two of its columns have the same name; rename one", name=stamp)
     image_column(stamp, schema)
@@ -144,25 +148,6 @@ def _open(stamp: Stamp) -> "Iterator[pq.ParquetFile]":
         yield pq.ParquetFile(
             opened, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True
         )
-
-
-def _batch_size(file: "pq.ParquetFile", group: int, image: str) -> int:
-    """The rows of a row group to read at once, by the mean size of their images; raises
-    DatasetError if these have far more bytes in memory than in the file."""
-    row_group = file.metadata.row_group(group)
-    chunks = [row_group.column(index) for index in range(row_group.num_columns)]
-    chunks = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == image]
-    expanded = sum(chunk.total_uncompressed_size for chunk in chunks)
-    stored = sum(chunk.total_compressed_size for chunk in chunks)
-    if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored):
-        raise DatasetError(
-            f"the images of row group {group} expand from {stored:,} to {expanded:,} bytes"
-        )
-    # With a dictionary, every row may have the largest image.
-    shared = any(chunk.has_dictionary_page for chunk in chunks)
-    rows = 1 if shared else row_group.num_rows
-    fitting: int = _BATCH_BYTES * rows // max(1, expanded)
-    return max(1, min(_BATCH_ROWS, fitting))
 
 
 def image_column(stamp: Stamp, schema: Any) -> str:

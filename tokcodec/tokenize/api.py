@@ -275,6 +275,8 @@ def _check_several(headers: Sequence[Header], output: Output, engine: str) -> No
     for name in names:
         if names.count(name) > 1:
             raise ArgumentError(f"two checkpoints are named {name}; rename the file of one")
+        if name in (".", ".."):
+            raise ArgumentError(f"a checkpoint is named {name}, which no folder can be; rename it")
     if not names:
         raise ArgumentError("name at least one checkpoint")
     if output.one_file:

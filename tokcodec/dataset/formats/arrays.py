@@ -6,6 +6,7 @@ Arrays: ``tokens``; ``class_id`` int64 [n], -1 without a label. If rows differ i
 JSON: in the array ``meta`` of one text, or under ``tokcodec.export`` in the metadata.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -20,6 +21,7 @@ from tokcodec.dataset.formats.npy import rows_of
 from tokcodec.dataset.table import GRID
 
 _META = "tokcodec.export"
+_FREE_BYTES, _MOST_EXPANDED = 64 << 20, 100  # of arrays in memory: always, and times the file's
 _Arrays = dict[str, NDArray[Any]]
 
 
@@ -48,14 +50,22 @@ def _rows(arrays: Mapping[str, NDArray[Any]]) -> tuple[int, Iterator[Row]]:
     tokens = arrays["tokens"]
     if "offsets" not in arrays:
         return rows_of(tokens)
-    offsets = arrays["offsets"]
-    if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or (np.diff(offsets) < 0).any():
+    offsets, grids = arrays["offsets"], {name: arrays[name] for name in GRID if name in arrays}
+    count = len(offsets) - 1
+    if (
+        tokens.ndim != 1
+        or tokens.dtype.kind + offsets.dtype.kind not in ("ii", "iu", "ui", "uu")
+        or any(grid.shape != (count,) for grid in (offsets[1:], *grids.values()))
+        or (offsets[1:] < offsets[:-1]).any()
+        or (offsets[0], offsets[-1]) != (0, len(tokens))
+    ):
         raise ValueError("its tokens or offsets are damaged")
-    names = [name for name in GRID if name in arrays]
-    parts = np.split(tokens, offsets)[1:-1]
-    grids = zip(*(arrays[name].tolist() for name in names), strict=True)
-    rows = zip(parts, (dict(zip(names, grid, strict=True)) for grid in grids), strict=True)
-    return len(parts), rows
+
+    def row(number: int) -> Row:
+        part = tokens[offsets[number] : offsets[number + 1]]
+        return part, {name: grid[number].item() for name, grid in grids.items()}
+
+    return count, map(row, range(count))
 
 
 def write_npz(shard: Shard) -> None:
@@ -64,13 +74,27 @@ def write_npz(shard: Shard) -> None:
 
 
 def read_npz(source: Exported) -> tuple[int, Iterator[Row]]:
-    with source.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with _open_npz(source.path) as arrays:
         return _rows({name: arrays[name] for name in arrays.files})
 
 
 def meta_of_npz(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+    with _open_npz(path) as arrays:
         return parse_meta(str(arrays["meta"])) if "meta" in arrays.files else {}
+
+
+@contextlib.contextmanager
+def _open_npz(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
+    """
+    Raises:
+        ValueError: it has far more bytes in memory than in the file.
+    """
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        members = arrays.zip.infolist()
+        expanded = sum(member.file_size for member in members)
+        if expanded > max(_FREE_BYTES, _MOST_EXPANDED * path.stat().st_size):
+            raise ValueError(f"its arrays expand to {expanded:,} bytes")
+        yield arrays
 
 
 def write_safetensors(shard: Shard) -> None:

@@ -41,7 +41,7 @@ def rows_of(tokens: NDArray[Any]) -> tuple[int, Iterator[Row]]:
     if not isinstance(tokens, np.ndarray) or tokens.dtype.kind not in "iu":
         kind = getattr(tokens, "dtype", "several arrays")
         raise ValueError(f"holds {kind}; tokens are integers")
-    if tokens.ndim not in (2, 3):
+    if tokens.ndim not in (2, 3) or 0 in tokens.shape[1:]:  # any number of rows of no tokens
         raise ValueError(f"holds {list(tokens.shape)}; tokens are [n, N] or [n, rows, columns]")
     return len(tokens), ((row, {}) for row in tokens)
 

@@ -1,0 +1,65 @@
+"""Parquet files that anyone may have written: how much of them is read at once."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tokcodec.errors import DatasetError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_BATCH_BYTES = 64 << 20  # of a column in memory, about
+_MOST_EXPANDED = 100  # times its bytes in the file that a column may have in memory
+_VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
+
+
+def batch_size(
+    file: "pq.ParquetFile", group: int, columns: Iterable[str], most: int, least: int = 1
+) -> int:
+    """The number of rows of a row group to read at once, so that memory follows the size of the
+    file: by what the footer says of these columns, up to ``most``.
+
+    Of a dictionary, every row may have the longest value; ``least`` rows are read all the same.
+
+    Raises:
+        DatasetError: a column has far more bytes in memory than in the file.
+    """
+    row_group = file.metadata.row_group(group)
+    chunks = [row_group.column(index) for index in range(row_group.num_columns)]
+    size = most
+    for name in columns:
+        own = [c for c in chunks if f"{c.path_in_schema}.".startswith(f"{name}.")]
+        expanded = sum(
+            max(
+                chunk.total_uncompressed_size,
+                # A run of one value has no bytes for each.
+                chunk.num_values * _VALUE_BYTES.get(chunk.physical_type, 4),
+            )
+            for chunk in own
+        )
+        stored = sum(chunk.total_compressed_size for chunk in own)
+        row = _least_bytes(file.schema_arrow.field(name).type)  # also of a missing value
+        if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored) or row > _BATCH_BYTES:
+            raise DatasetError(
+                f"column {name} of row group {group} expands from {stored:,} to "
+                f"{max(expanded, row):,} bytes"
+            )
+        shared = any(c.has_dictionary_page and c.physical_type == "BYTE_ARRAY" for c in own)
+        rows = 1 if shared else row_group.num_rows
+        fitting = max(least, _BATCH_BYTES * rows // max(1, expanded))
+        size = min(size, fitting, _BATCH_BYTES // max(1, row))
+    return max(1, size)
+
+
+def _least_bytes(kind: "pa.DataType") -> int:
+    """The bytes that a value of a type takes in memory, whatever it is."""
+    import pyarrow as pa
+
+    fields: list[Any] = [kind.field(index) for index in range(kind.num_fields)]
+    inner = sum(_least_bytes(field.type) for field in fields)
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * max(1, inner)
+    if pa.types.is_fixed_size_binary(kind):
+        return int(kind.byte_width)
+    return inner or 1
