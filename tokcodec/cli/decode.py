@@ -8,6 +8,7 @@ import typer
 from tokcodec.cli.options import (
     CORES,
     INPUT,
+    MODEL,
     OUTPUT,
     AllowLarge,
     BatchSize,
@@ -20,7 +21,6 @@ from tokcodec.cli.options import (
     Include,
     Json,
     Output,
-    Tokens,
     WeightsOf,
     Workers,
     allow_large,
@@ -63,6 +63,7 @@ def decode(
     png_level: Annotated[
         int,
         typer.Option(
+            metavar="N",
             min=1,
             max=9,
             help="Compress PNG files this hard, from 1 (fast) to 9 (small).",
@@ -79,7 +80,16 @@ def decode(
         ),
     ] = None,
     weights: WeightsOf = None,
-    tokens: Tokens = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Decode only the first N tokens of each image or tile, if the checkpoint "
+            "supports it.",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     select: Annotated[
         list[str] | None,
         typer.Option(

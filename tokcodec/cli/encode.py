@@ -88,6 +88,7 @@ def encode(
     parity: Annotated[
         int,
         typer.Option(
+            metavar="N",
             min=0,
             max=1,
             help="With 1, add a packet that restores any one that is lost.",

@@ -69,7 +69,9 @@ def page(
     ] = None,
     limit: Annotated[
         int,
-        typer.Option(min=1, rich_help_panel=INPUT, help="Show only the first N images."),
+        typer.Option(
+            metavar="N", min=1, rich_help_panel=INPUT, help="Show only the first N images."
+        ),
     ] = 1000,
     max_edge: MaxEdge = 384,
     fit: SquareFit = "crop",

@@ -30,7 +30,7 @@ Output = Annotated[
 
 # Input
 Sources = Annotated[
-    list[str] | None, typer.Argument(metavar="[SRC]...", help="Images: " + shared.MANY)
+    list[str] | None, typer.Argument(metavar="SRC", help="Images: " + shared.MANY)
 ]
 FromFile = Annotated[
     str | None,
@@ -85,7 +85,7 @@ CropRange = Annotated[
     ),
 ]
 Seed = Annotated[int | None, _ROWS("Seed of random crops. Default: 0.", metavar="N")]
-RowsPerShard = Annotated[int, _ROWS("Rows per shard; a tar is one shard.", min=1)]
+RowsPerShard = Annotated[int, _ROWS("Rows per shard; a tar is one shard.", metavar="N", min=1)]
 
 # Resuming
 Force = Annotated[bool, _RESUME("Begin again.", "-f", "--force")]
@@ -99,7 +99,7 @@ RetryFailed = Annotated[
 VerifyInputs = Annotated[
     bool, _RESUME("Also compare the bytes of finished shards' inputs.", "--verify-inputs")
 ]
-MaxFailures = Annotated[int | None, _RESUME("Abort above N failed images.", min=0)]
+MaxFailures = Annotated[int | None, _RESUME("Abort above N failed images.", metavar="N", min=0)]
 
 # Computation
 Shard = Annotated[
@@ -111,15 +111,23 @@ BatchSize = Annotated[
     _COMPUTE(
         "Tiles per batch; another batch size can change a few tokens. Default: 64 on CUDA, 16 on a "
         "CPU, fewer for a large model, 1 with --fit aspect and native.",
+        metavar="N",
         min=1,
         max=1_000_000,
     ),
 ]
 Workers = Annotated[
-    int | None, _COMPUTE("Threads that read images. Default: cores; 1 per Ray actor.", min=1)
+    int | None,
+    _COMPUTE("Threads that read images. Default: cores; 1 per Ray actor.", metavar="N", min=1),
 ]
 Engine = Annotated[Literal["local", "ray"], _COMPUTE("Make shards here, or with Ray's actors.")]
-RayAddress = Annotated[str | None, _COMPUTE("A Ray cluster. Default: start Ray on this machine.")]
+RayAddress = Annotated[
+    str | None,
+    _COMPUTE("A Ray cluster. Default: start Ray on this machine.", metavar="ADDRESS"),
+]
 Actors = Annotated[
-    int, _COMPUTE("Ray's actors; each loads the model and, on CUDA, takes a GPU.", min=1)
+    int,
+    _COMPUTE(
+        "Ray's actors; each loads the model and, on CUDA, takes a GPU.", metavar="N", min=1
+    ),
 ]
