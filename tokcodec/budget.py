@@ -14,6 +14,8 @@ def largest_within(
     size_of: Callable[[TokenFile], int],
     limit: int,
     most: int,
+    what: str,
+    unit: str,
 ) -> TokenFile:
     """The file of the most tokens whose size is at most ``limit``.
 
@@ -26,6 +28,7 @@ def largest_within(
         size_of: of a file, as the limit counts it.
         limit: the largest size.
         most: tokens that are tried, at most.
+        what, unit: what is made and what it is counted in, for the error.
 
     Raises:
         ImageError: even the file of one token is larger.
@@ -48,6 +51,6 @@ def largest_within(
     if best is None:
         assert smallest
         raise ImageError(
-            f"its smallest file has {counted(size_of(smallest), 'byte')}, more than {limit:,}"
+            f"its smallest {what} has {counted(size_of(smallest), unit)}, more than {limit:,}"
         )
     return best

@@ -197,6 +197,8 @@ class Codec:
             limit.size_of,
             limit.most_bytes,
             encoding.most_tokens,
+            limit.what,
+            limit.unit,
         )
 
     def compress_stream(

@@ -50,6 +50,15 @@ class Limit:
             raise ValueError("packets have packet_bytes, not max_bytes")
         return cls(packet_bytes if packets else max_bytes, packets, parity, text)
 
+    @property
+    def what(self) -> str:
+        """What may not be larger."""
+        return "packet" if self.packets else "message" if self.text else "file"
+
+    @property
+    def unit(self) -> str:
+        return "character" if self.text else "byte"
+
     def size_of(self, file: TokenFile) -> int:
         """Of a file, or of its largest packet."""
         return max(len(p.to_text()) if self.text else p.file_bytes for p in file.parts())

@@ -285,7 +285,7 @@ def save(
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)
     if kind not in Image.SAVE:
         raise ImageError(
-            "no image can be written in that format; name it .png, .jpg or .webp", name=target
+            "no image can be written under this name; name it .png, .jpg or .webp", name=target
         )
     buffer = io.BytesIO()
     strategy = {"compress_type": zlib.Z_RLE} if png_level == 1 else {}

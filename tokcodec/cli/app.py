@@ -40,7 +40,7 @@ def _without_types(parameters: list[Any]) -> list[Any]:
     """Typer would show a flag as ``--force <bool>`` and a list of files as ``SRC <list[str]>``."""
     for parameter in parameters:
         if isinstance(parameter, TyperArgument):
-            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # noqa: ARG005
         elif parameter.is_flag:
             parameter.metavar = ""
     return parameters

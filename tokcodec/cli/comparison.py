@@ -144,9 +144,10 @@ def print_report(report: "Report") -> None:
     console = Console(width=max(Console().width, 130))
     console.print(shown, highlight=False)
     means = "Means and rFID" if "rFID" in head else "Means"
-    console.print(
-        f"{means} over {counted(report.images, 'image')}, {report.shape}. Each "
-        "baseline is the best by PSNR over scale and quality\nwhose file has at most the bytes of "
-        "the limit, or of the checkpoint's file. The gain is over the best baseline.",
-        highlight=False,
-    )
+    told = f"{means} over {counted(report.images, 'image')}, {report.shape}."
+    if not all(tokens for _, tokens, *_ in rows):  # which baselines have none of
+        told += (
+            " Each baseline is the best by PSNR over scale and quality\nwhose file has at most the "
+            "bytes of the limit, or of the checkpoint's file. The gain is over the best baseline."
+        )
+    console.print(told, highlight=False)

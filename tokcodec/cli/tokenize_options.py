@@ -29,9 +29,7 @@ Output = Annotated[
 ]
 
 # Input
-Sources = Annotated[
-    list[str] | None, typer.Argument(metavar="SRC", help="Images: " + shared.MANY)
-]
+Sources = Annotated[list[str] | None, typer.Argument(metavar="SRC", help="Images: " + shared.MANY)]
 FromFile = Annotated[
     str | None,
     _INPUT("Also the images that this file lists, one name on each line.", metavar="FILE|-"),
@@ -127,7 +125,5 @@ RayAddress = Annotated[
 ]
 Actors = Annotated[
     int,
-    _COMPUTE(
-        "Ray's actors; each loads the model and, on CUDA, takes a GPU.", metavar="N", min=1
-    ),
+    _COMPUTE("Ray's actors; each loads the model and, on CUDA, takes a GPU.", metavar="N", min=1),
 ]

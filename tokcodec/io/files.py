@@ -18,6 +18,7 @@ from tokcodec.errors import ArgumentError, FullDiskError, Hint, OutputError
 
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # how names of files begin that are being written
+_NOT_FOLDERS = {SUFFIX, ".txt", ".html", ".htm", ".json", ".csv", ".svg", ".safetensors"}
 _STALE = 3600  # seconds after which a temporary file belongs to no process
 _READER_SECONDS = 5.0  # that a pipe is waited for until a program reads it
 
@@ -50,6 +51,15 @@ def refuse_remote(output: str | Path | None) -> None:
     """
     if output and re.match(r"\w+:/", str(output)):
         raise ArgumentError(f"{output} is a URL; name a path")
+
+
+def refuse_file_name(folder: Path) -> None:
+    """
+    Raises:
+        ArgumentError: the folder is not there and would be called like a file.
+    """
+    if folder.suffix.lower() in _NOT_FOLDERS and not folder.is_dir():
+        raise ArgumentError(f"{folder} is named like a file; name a folder")
 
 
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:

@@ -14,6 +14,7 @@ import torch
 from tokcodec.checkpoint import find
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
+from tokcodec.io.files import refuse_file_name
 from tokcodec.io.lock import locked
 from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.model.loading import fastest_dtype, resolve_device
@@ -126,6 +127,7 @@ def train(
         progress: called for every image that is read, step, and message.
 
     Raises:
+        ArgumentError: ``output`` is named like a file.
         TrainingError: an option is out of its range, or ``output`` holds a run with other settings;
             see also ``Run`` and ``train_model``.
         OutputError: another run is writing to ``output``.
@@ -158,6 +160,7 @@ def train(
     keys = _read_keys(held_out)
     several = [sources] if isinstance(sources, str | Path) else sources
     network = load_lpips() if lpips else None
+    refuse_file_name(Path(output))
     folder = RunFolder(Path(output))
 
     with (
