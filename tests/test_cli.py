@@ -353,6 +353,7 @@ def test_bombs(run, tmp_path):
         (["encode", "-", "a.png"], 2, ""),
         (["encode", "-", "--json"], 2, ""),
         (["encode", "empty"], 1, "empty"),
+        (["encode", "file:///photo.jpg"], 1, "no images in file:///photo.jpg"),
         (["decode", "a.tok", "--size", "0x4"], 2, "--size"),
         (["encode", "nothere.png"], 1, "nothere.png: "),
         (["encode", "-"], 1, "standard input: "),

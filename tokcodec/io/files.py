@@ -58,7 +58,7 @@ def refuse_file_name(folder: Path) -> None:
     Raises:
         ArgumentError: the folder is not there and would be called like a file.
     """
-    if folder.suffix.lower() in _NOT_FOLDERS and not folder.is_dir():
+    if folder.suffix.lower() in _NOT_FOLDERS and not folder.exists():
         raise ArgumentError(f"{folder} is named like a file; name a folder")
 
 
