@@ -352,7 +352,8 @@ def test_bombs(run, tmp_path):
         (["encode", "a.png", "b.png", "-o", "-"], 2, ""),
         (["encode", "-", "a.png"], 2, ""),
         (["encode", "-", "--json"], 2, ""),
-        (["encode", "empty"], 2, "empty"),
+        (["encode", "empty"], 1, "empty"),
+        (["encode", "file:///photo.jpg"], 1, "no images in file:///photo.jpg"),
         (["decode", "a.tok", "--size", "0x4"], 2, "--size"),
         (["encode", "nothere.png"], 1, "nothere.png: "),
         (["encode", "-"], 1, "standard input: "),
@@ -364,7 +365,14 @@ def test_bombs(run, tmp_path):
         (["encode", "a.png", "--model", "tokcodec"], 2, "--weights"),
         (["encode", "a.png", "--weights", "titok-s128"], 1, "yucornetto/tokenizer_titok_s128"),
         (["encode", "a.png", "--weights", "a.png"], 1, "a.png: not a checkpoint"),
+        (["encode", "a.png", "--text", "--max-bytes", "5"], 1, "smallest message has"),
+        (["encode", "one", "--text", "-o", "all.txt"], 2, "all.txt is named like a file"),
+        (["evaluate", "a.png", "-o", "report.json"], 2, "report.json is named like a file"),
+        (["page", "a.png", "-o", "page.html"], 2, "page.html is named like a file"),
+        (["web", "-o", "page.html"], 2, "page.html is named like a file"),
+        (["train", "one", "-o", "a.safetensors"], 2, "a.safetensors is named like a file"),
         (["convert", "list.txt"], 1, "list.txt: not a checkpoint"),
+        (["convert", "titok-s128"], 1, "yucornetto/tokenizer_titok_s128"),
         (["tokenize", "empty", "-o", "x"], 1, "empty: there are no images in this folder"),
         (["tokenize", "a.png", "-o", "x", "--batch-size", "0"], 2, "--batch-size"),
         (["tokenize", "a.png", "-o", "x", "--batch-size", "1" * 30], 2, "--batch-size"),
@@ -453,3 +461,9 @@ def test_a_folder_shows_one_bar_on_a_terminal(folder, tmp_path):
     assert process.wait() == 3
     assert b"5 of 5 images" in shown
     assert re.search(rb"3 encoded \([\d,]+ bytes to \d+\) .* images/s, 2 failed\r\n$", shown)
+
+
+def test_help_shows_no_types_of_python(run):
+    for arguments in ([], ["encode"], ["tokenize"], ["export"]):
+        text = run(*arguments, "--help").stdout.decode()
+        assert not re.search(r"<(bool|str|list|int)", text)

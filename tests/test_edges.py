@@ -213,8 +213,8 @@ def test_what_lies_in_folders_besides(tokcodec, here):
     said = tokcodec("encode", "one", "-o", "out", *WEIGHTS)
     skipped, encoded = said.splitlines()
     assert skipped == (
-        "tokcodec: skipped in folders, 7: links to folders 2, .txt 2, no extension 1, "
-        "pipes 1, sockets 1"
+        "tokcodec: skipped in folders: links to folders (2), .txt (2), no extension (1), "
+        "pipes (1), sockets (1)"
     )
     assert encoded.startswith("tokcodec: 2 encoded (")
     assert set(contents(here / "out")) == {"x.jpg.tok", "link.jpg.tok"}
@@ -263,7 +263,7 @@ def test_decoded_images_are_not_encoded_again(tokcodec, here):
     assert {"x.jpg.png", "deep/y.jpg.webp"} <= before
     for sources in (["two"], ["two/**"]):
         said = tokcodec("encode", *sources, *WEIGHTS)
-        assert "decoded images beside their token files 4" in said
+        assert "decoded images beside their token files (4)" in said
     assert set(contents(here / "two")) == before
     # A photo beside tokens of its own is none of them.
     tokcodec("encode", "two/x.jpg", "-o", "one/x.tok", *WEIGHTS)
@@ -289,7 +289,6 @@ def test_decoded_images_are_not_encoded_again(tokcodec, here):
         "decode t.tok -o y.png --format jpg",
         "encode a.jpg --fit crop --fit pad",
         "tokenize one -o d --output e",
-        "encode file:///photo.jpg",
         "tokenize one -o d2.csv",
     ],
 )

@@ -444,6 +444,14 @@ def test_the_plot_has_a_labelled_line_for_each_codec(figures):
     assert panels == [lines, lines]
 
 
+def test_the_axis_of_a_single_point_has_short_numbers(figures):
+    own = {**figures["rows"][0]["own"], "psnr": 20.40053}
+    figures["rows"] = [{**figures["rows"][0], "own": own, "baselines": []}]
+    panel = ET.fromstring(plot(figures, ("psnr",))).find("{*}g")
+    ticks = [text.text for text in panel.findall("{*}text") if text.get("text-anchor") == "end"]
+    assert ticks == ["20.4", "20.5"]
+
+
 def test_labels_of_a_plot_do_not_overlap(figures):
     for other in figures["rows"][1]["baselines"][1:]:
         other.update(_mean(other["codec"], 4, 98.0, 18.5))

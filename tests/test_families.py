@@ -480,7 +480,7 @@ def test_golden_tokens(name):
 def test_golden_tokens_through_the_command(s128, run, tmp_path):
     said = run("convert", s128, "-o", tmp_path / "s128.safetensors")
     assert said.stdout.decode().strip() == str(tmp_path / "s128.safetensors")
-    assert b"128 tokens of 4,096" in said.stderr
+    assert b"128 tokens, a codebook of 4,096" in said.stderr
     header = checkpoint.read_header(tmp_path / "s128.safetensors")
     assert header.config.default_fit == "crop"
     assert check(load(header, CPU), "titok_s128") == 4

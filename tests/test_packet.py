@@ -133,7 +133,8 @@ def test_packets_in_any_order_and_number(image, parity, data):
 def test_packets_at_the_command_line(run, tmp_path):
     photo, folder = PHOTOS[0], tmp_path / "sent"
     how = ("--packets", 3, "--packet-bytes", 150, "--parity", 1)
-    run("encode", photo, "-o", f"{folder}/", *how)
+    said = run("encode", photo, "-o", f"{folder}/", *how).stderr
+    assert said.rstrip().endswith(b", 4 packets")
     sent = sorted(folder.iterdir())
     assert [path.name for path in sent] == [f"{photo.name}.{n}.tok" for n in (1, 2, 3, 4)]
     assert all(path.stat().st_size <= 150 for path in sent)
@@ -165,6 +166,9 @@ def test_images_are_put_together_from_packets(run, tmp_path):
     missing = {Path(line["output"]).name: line["missing_tokens"] for line in told}
     assert missing[f"{names[0]}.png"] == 0
     assert 0 < missing[f"{names[1]}.png"] < told[0]["num_tokens"]
+    said = run("decode", tmp_path / "sent", "-o", tmp_path / "again").stderr.decode()
+    of = told[0]["num_tokens"] if told[0]["missing_tokens"] else told[1]["num_tokens"]
+    assert f"1 image had missing tokens: {missing[f'{names[1]}.png']:,} of {of:,}\n" in said
     restored = tmp_path / "left" / f"{names[0]}.png"
     assert restored.read_bytes() == expected[names[0]].read_bytes()
     # Several sources of one image go to one file.

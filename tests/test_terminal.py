@@ -237,7 +237,8 @@ def test_failed_rows_are_named(run, images, tmp_path):
 def test_inspect_is_for_people(run, tmp_path, images):
     by_name = run("inspect", "tokcodec").stdout.decode()
     assert re.search(r"^codebook size +8,192$", by_name, re.MULTILINE)
-    assert re.search(r"^  encoder +heads \d+, ", by_name, re.MULTILINE)
+    assert re.search(r"^  encoder +heads: \d+, ", by_name, re.MULTILINE)
+    assert re.search(r"^held out psnr +16: .*64: .*256: .*576: ", by_name, re.MULTILINE)
     assert "{" not in by_name
     (tmp_path / "alone").mkdir()
     shutil.copy(TINY, tmp_path / "alone")

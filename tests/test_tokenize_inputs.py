@@ -221,7 +221,7 @@ def test_texts_beside_images(run, tmp_path, monkeypatch):
         return {row["key"]: (row["txt"], row["json"]) for row in rows(tmp_path / path)}
 
     done = run("tokenize", "in", "-o", "a.parquet", "--weights", TINY)
-    assert b"skipped in folders, 1: .txt 1\n" in done.stderr
+    assert b"skipped in folders: .txt (1)\n" in done.stderr
     assert found("a.parquet") == texts
     assert [row["source"] for row in rows(tmp_path / "a.parquet")] == [f"in/{key}" for key in texts]
     # A glob has the texts beside its images, and --include is of images alone.

@@ -14,6 +14,8 @@ def largest_within(
     size_of: Callable[[TokenFile], int],
     limit: int,
     most: int,
+    what: str,
+    unit: str,
 ) -> TokenFile:
     """Find the file with the most tokens whose size is at most ``limit``.
 
@@ -26,6 +28,7 @@ def largest_within(
         size_of: returns the size of a file, as the limit counts it.
         limit: the largest size.
         most: the most tokens to try.
+        what, unit: what is made, and what its size is counted in, for the error.
 
     Raises:
         ImageError: even the file of one token is larger.
@@ -48,6 +51,6 @@ def largest_within(
     if best is None:
         assert smallest
         raise ImageError(
-            f"its smallest file has {counted(size_of(smallest), 'byte')}, more than {limit:,}"
+            f"its smallest {what} has {counted(size_of(smallest), unit)}, more than {limit:,}"
         )
     return best

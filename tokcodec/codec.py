@@ -194,6 +194,8 @@ class Codec:
             encoding.size_of,
             encoding.most_bytes,
             encoding.most_tokens,
+            encoding.what,
+            "character" if encoding.text else "byte",
         )
 
     def compress_stream(

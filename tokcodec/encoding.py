@@ -72,6 +72,11 @@ class Encoding:
         return max(len(p.to_text()) if self.text else p.file_bytes for p in file.parts())
 
     @property
+    def what(self) -> str:
+        """What ``most_bytes`` limits, in words."""
+        return "packet" if self.packets else "message" if self.text else "file"
+
+    @property
     def most_tokens(self) -> int:
         """The most tokens of a tile that a search within the limit tries."""
         if not self._any_grid:

@@ -283,7 +283,7 @@ def save(
     kind = Image.EXTENSION.get(extension) or Image.registered_extensions().get(extension)
     if kind not in Image.SAVE:
         raise ImageError(
-            "Pillow cannot write images in this format; use .png, .jpg or .webp", name=target
+            "no image can be written under this name; use .png, .jpg or .webp", name=target
         )
     buffer = io.BytesIO()
     strategy = {"compress_type": zlib.Z_RLE} if png_level == 1 else {}

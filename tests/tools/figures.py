@@ -112,7 +112,8 @@ def checkpoint() -> list[list[str]]:
     images = facts["held_out_images"]
 
     def decibels(psnr: dict[str, float]) -> str:
-        return ", ".join(f"{value:.2f} dB ({tokens} tokens)" for tokens, value in psnr.items())
+        by_tokens = sorted(psnr.items(), key=lambda item: int(item[0]))
+        return ", ".join(f"{value:.2f} dB ({tokens} tokens)" for tokens, value in by_tokens)
 
     return [
         ["", f"`{header.name}`"],

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokcodec.checkpoint import Header
 from tokcodec.config.geometry import Size
-from tokcodec.errors import ArgumentError, Hint, OutputError, TokcodecError
+from tokcodec.errors import ArgumentError, DatasetError, Hint, OutputError, TokcodecError
 from tokcodec.inputs.listing import (
     Batch,
     Selection,
@@ -23,7 +23,7 @@ from tokcodec.inputs.listing import (
     names_one_file,
 )
 from tokcodec.inputs.records import Files, Record
-from tokcodec.io.files import SUFFIX, is_stream, refuse_remote, same_file
+from tokcodec.io.files import SUFFIX, is_stream, refuse_file_name, refuse_remote, same_file
 from tokcodec.io.find import ABSENT, Stamp, is_one_file
 from tokcodec.io.job import Job, State, is_taken
 from tokcodec.io.read import MAX_BYTES, read_at_most
@@ -196,9 +196,9 @@ def make_plan(
         spread: gives the jobs of everything that the sources of these jobs hold.
 
     Raises:
-        ArgumentError: there are no files, two of them would have the same output, an output is an
-            input, or no folder is named for the results of an archive or a URL.
-        DatasetError: as ``listing.expand`` and ``listing.gather``.
+        ArgumentError: two files would have the same output, an output is an input, or no folder is
+            named for the results of an archive or a URL.
+        DatasetError: there are no files; or as ``listing.expand`` and ``listing.gather``.
     """
     lone = len(sources) == 1 and (sources[0] == STANDARD or names_one_file(sources[0], kinds))
     if STANDARD in sources and not lone:
@@ -221,7 +221,7 @@ def make_plan(
     batches = gather(stamps, kinds=kinds, max_bytes=max_image_bytes)
     if not batches:
         wanted = "images" if kinds is None else "token files"
-        raise ArgumentError(f"no {wanted} in {', '.join(sources)}")
+        raise DatasetError(f"no {wanted} in {', '.join(sources)}")
     if together:
         for stamp in (stamp for batch in batches for stamp in batch.stamps):
             _refuse_input(together, stamp)
@@ -295,8 +295,8 @@ def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
         return None
     if out.exists() and not out.is_dir():
         raise ArgumentError(f"{out} is a file; several results need a folder")
-    if not lone and not out.is_dir() and out.suffix == SUFFIX:
-        raise ArgumentError(f"{out} is named like a file; name a folder")
+    if not lone:
+        refuse_file_name(out)
     return out
 
 

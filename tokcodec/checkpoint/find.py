@@ -28,18 +28,7 @@ def find(weights: str) -> Header:
     """
     if own := find_own(weights):
         return own
-    from tokcodec.families import known, locate  # imported late because it is slow
-
-    try:
-        source = locate(weights)
-    except CheckpointError as error:
-        if weights in known():
-            where = known()[weights][1].published
-            on_hub = " " not in where
-            use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
-            raise CheckpointError(f"is a published model: {use}", name=weights) from error
-        names = ", ".join(header.name for header in bundled())
-        raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
+    source = _locate(weights)
     if own := find_own(str(source.weights)):  # one of ours, on the hub
         return own
     folder = cache_folder() / f"{_CONVERSION}-{source.digest}"
@@ -54,6 +43,22 @@ def find(weights: str) -> Header:
             "written, or use tokcodec convert",
             name=folder,
         ) from error
+
+
+def _locate(weights: str) -> "Source":
+    """Locate a published checkpoint; if only a model is named, the error says where it is."""
+    from tokcodec.families import known, locate  # imported late because it is slow
+
+    try:
+        return locate(weights)
+    except CheckpointError as error:
+        if weights in known():
+            where = known()[weights][1].published
+            on_hub = " " not in where
+            use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
+            raise CheckpointError(f"is a published model: {use}", name=weights) from error
+        names = ", ".join(header.name for header in bundled())
+        raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
 
 
 def convert(
@@ -78,14 +83,14 @@ def convert(
         CheckpointError: the source cannot be read, is of no known family, or needs no conversion.
         OutputError: the output exists, or cannot be written.
     """
-    from tokcodec.families import known, locate
+    from tokcodec.families import known
 
     if family and family not in known():
         names = ", ".join(known())
         raise ArgumentError(f"{family!r} is not one of the published models: {names}")
     if find_own(source):
         raise CheckpointError("is already a checkpoint of tokcodec", name=source)
-    found = locate(source)
+    found = _locate(source)
     target = output or Path(found.name + SUFFIX)
     if target.is_dir():
         target = target / (found.name + SUFFIX)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 from tokcodec.cli import terminal
@@ -36,9 +36,27 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
 
+def _without_types(parameters: list[Any]) -> list[Any]:
+    """Typer would show a flag as ``--force <bool>`` and a list of files as ``SRC <list[str]>``."""
+    for parameter in parameters:
+        if isinstance(parameter, TyperArgument):
+            parameter.display_type_rich = lambda ctx: None  # type: ignore[method-assign]  # noqa: ARG005
+        elif parameter.is_flag:
+            parameter.metavar = ""
+    return parameters
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
 class _Command(TyperCommand):
     """A command that refuses empty values, which as a path would be this folder, and an option that
     is given twice, of which the first would be ignored."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -102,6 +120,7 @@ def _unwrapped(text: str) -> str:
 
 
 app = typer.Typer(
+    cls=_Group,
     help="An image-to-token codec: images to a few dozen discrete tokens, and back.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

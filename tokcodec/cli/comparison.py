@@ -50,7 +50,6 @@ MaxEdge = Annotated[
     input_option(
         "Resize larger images to this many pixels along the longer edge.",
         "--max-edge",
-        metavar="N",
         min=176,
         max=4096,
     ),
@@ -107,11 +106,9 @@ def print_report(report: "Report") -> None:
             row[0] = f"  {row[0]}"
     print_table([head, *rows])
     means = "Means and rFID" if "rFID" in head else "Means"
-    show(
-        f"{means} over {counted(report.images, 'image')}, {report.shape}. Each baseline is the "
-        "best by PSNR over scale and quality"
-    )
-    show(
-        "whose file has at most the bytes of the limit, or of the checkpoint's file. The gain is "
-        "over the best baseline."
-    )
+    show(f"{means} over {counted(report.images, 'image')}, {report.shape}.")
+    if not all(tokens for _, tokens, *_ in rows):  # baselines have none
+        show(
+            "Each baseline is the best by PSNR over scale and quality whose file has at most the "
+            "bytes of the\nlimit, or of the checkpoint's file. The gain is over the best baseline."
+        )

@@ -70,7 +70,7 @@ def convert(
     header = run(source, output, family=family, image_size=image_size, overwrite=force)
     config = header.config
     note(
-        f"{header.provenance['converted_from']}: {counted(config.num_tokens, 'token')} of "
-        f"{config.quantizer.codebook_size:,}, model_id {header.model_id[:6]}"
+        f"{header.provenance['converted_from']}: {counted(config.num_tokens, 'token')}, "
+        f"a codebook of {config.quantizer.codebook_size:,}, model_id {header.model_id[:6]}"
     )
     show(str(header.path))

@@ -45,21 +45,23 @@ def decode(
     ] = 1,
     grid: Annotated[
         int | None,
-        shared.output_option(
-            "Write one image, OUT, with all images in rows of N.", metavar="N", min=1
-        ),
+        shared.output_option("Write one image, OUT, with all images in rows of N.", min=1),
     ] = None,
     weights: shared.WeightsOf = None,
-    tokens: shared.Tokens = None,
+    tokens: Annotated[
+        int | None,
+        shared.model_option(
+            "Decode only the first N tokens of each image or tile, if the checkpoint supports it.",
+            min=1,
+        ),
+    ] = None,
     select: Annotated[
         list[str] | None,
         shared.input_option("Decode only the rows with this key. May be repeated.", metavar="KEY"),
     ] = None,
     row: Annotated[
         list[int] | None,
-        shared.input_option(
-            "Decode only the row of this number, from 0. May be repeated.", metavar="N", min=0
-        ),
+        shared.input_option("Decode only the row of this number, from 0. May be repeated.", min=0),
     ] = None,
     damaged: Annotated[
         bool,

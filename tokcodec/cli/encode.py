@@ -34,7 +34,6 @@ def encode(
         int | None,
         shared.model_option(
             "Use as many tokens as fit into files of N bytes; with --text, characters.",
-            metavar="N",
             min=1,
         ),
     ] = None,
@@ -51,7 +50,6 @@ def encode(
         int | None,
         _packet_option(
             "Use as many tokens as fit into packets of N bytes; with --text, characters.",
-            metavar="N",
             min=1,
         ),
     ] = None,

@@ -47,9 +47,7 @@ def export(
     ] = None,
     rows_per_shard: Annotated[
         int | None,
-        output_option(
-            "Write OUT-00000.npy, OUT-00001.npy and so on, of N rows each.", metavar="N", min=1
-        ),
+        output_option("Write OUT-00000.npy, OUT-00001.npy and so on, of N rows each.", min=1),
     ] = None,
     columns: Annotated[
         str | None,
@@ -60,19 +58,19 @@ def export(
     force: Force = False,
     vocabulary_offset: Annotated[
         int,
-        _token_option("Add N to every token.", metavar="N", min=0),
+        _token_option("Add N to every token.", min=0),
     ] = 0,
     begin_token: Annotated[
         int | None,
-        _token_option("Write N before the tokens of each image.", metavar="N", min=0),
+        _token_option("Write N before the tokens of each image.", min=0),
     ] = None,
     end_token: Annotated[
         int | None,
-        _token_option("Write N after the tokens of each image.", metavar="N", min=0),
+        _token_option("Write N after the tokens of each image.", min=0),
     ] = None,
     row_token: Annotated[
         int | None,
-        _token_option("Write N after each row of the grid of an image.", metavar="N", min=0),
+        _token_option("Write N after each row of the grid of an image.", min=0),
     ] = None,
     dtype: Annotated[
         Literal["uint8", "uint16", "uint32", "uint64", "int32", "int64"] | None,

@@ -87,8 +87,10 @@ def _lines(facts: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str]]
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        parts = ((name, "..." if isinstance(v, dict) else _text(v)) for name, v in value.items())
-        return ", ".join(f"{name.replace('_', ' ')} {text}" for name, text in parts) or "none"
+        # Numbers of tokens are names too, which JSON has sorted as texts.
+        items = sorted(value.items(), key=lambda item: int(item[0]) if item[0].isdigit() else 0)
+        parts = ((name, "..." if isinstance(v, dict) else _text(v)) for name, v in items)
+        return ", ".join(f"{name.replace('_', ' ')}: {text}" for name, text in parts) or "none"
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
     if isinstance(value, bool):

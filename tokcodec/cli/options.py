@@ -18,7 +18,9 @@ STANDARD = "-"  # standard input or output
 
 
 def option(panel: str, text: str, *names: str, **settings: Any) -> Any:
-    """An option with its help text, in a panel of the help page."""
+    """An option with its help text, in a panel of the help page; N stands for a number."""
+    if "min" in settings:
+        settings.setdefault("metavar", "N")
     return typer.Option(*names, help=text, rich_help_panel=panel, **settings)
 
 
@@ -50,7 +52,6 @@ MaxImageBytes = Annotated[
     input_option(
         "Reject images larger than N bytes; in a tar, the images of one key count together.",
         "--max-image-bytes",
-        metavar="N",
         min=1,
     ),
 ]
@@ -111,7 +112,6 @@ Tokens = Annotated[
     model_option(
         "Use at most N tokens per image or tile, if the checkpoint supports it. Default of the "
         "bundled one: 64.",
-        metavar="N",
         min=1,
     ),
 ]
@@ -135,16 +135,13 @@ BatchSize = Annotated[
     processing_option(
         "Run the model on N tiles at a time. Another N may change a few tokens. Default: 64 on "
         "CUDA, 16 on a CPU, fewer for a large model, 1 for images that keep their shape.",
-        metavar="N",
         min=1,
         max=1_000_000,
     ),
 ]
 Workers = Annotated[
     int,
-    processing_option(
-        "Read and write images in N threads.", metavar="N", min=1, show_default="cores"
-    ),
+    processing_option("Read and write images in N threads.", min=1, show_default="cores"),
 ]
 
 

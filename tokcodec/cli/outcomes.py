@@ -34,7 +34,7 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
         report_jobs((outcome.job for outcome in outcomes), as_json, options.overwrite)
         return
     single = outcomes.count == 1
-    failed, incomplete = False, 0
+    failed, incomplete, missing, tokens = False, 0, 0, 0
     everywhere = "" if as_json else "--json names all"
     bar = None if single else Bar(done, outcomes.count, where_failed=everywhere)
     if bar:
@@ -42,7 +42,10 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
     with bar or contextlib.nullcontext():
         for outcome in outcomes:
             failed = failed or outcome.error is not None
-            incomplete += outcome.missing > 0
+            if outcome.missing and outcome.token_file:
+                incomplete += 1
+                missing += outcome.missing
+                tokens += outcome.token_file.num_tokens
             if as_json:
                 print_json(_facts(outcome))
             if bar:
@@ -54,7 +57,7 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
             elif outcome.job.target and not as_json:
                 note(f"{outcome.job.name} -> {outcome.job.target}: {_summary(outcome)}")
     if bar and incomplete:
-        note(f"{counted(incomplete, 'image')} had missing tokens")
+        note(f"{counted(incomplete, 'image')} had missing tokens: {missing:,} of {tokens:,}")
     if failed:
         raise typer.Exit(1 if single else 3)
 
@@ -81,6 +84,8 @@ def _summary(outcome: Outcome) -> str:
         text = f"{counted(outcome.file_bytes, 'byte')}, {text}"
     if outcome.missing:
         text += f", {outcome.missing:,} of them missing"
+    if file.packets:
+        text += f", {counted(len(file.parts()), 'packet')}"
     if max(size) == SENSIBLE_EDGE and max(size) < max(file.width, file.height):
         text += (
             f"; {size[0]:,}x{size[1]:,} pixels (--size original: {file.width:,}x{file.height:,})"

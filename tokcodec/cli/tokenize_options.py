@@ -48,7 +48,7 @@ Columns = Annotated[
         "Keep these columns of Parquet files, too, as text; separated by commas.", metavar="A,B"
     ),
 ]
-Limit = Annotated[int | None, input_option("Read only the first N images.", metavar="N", min=1)]
+Limit = Annotated[int | None, input_option("Read only the first N images.", min=1)]
 
 # Model
 Weights = Annotated[
@@ -68,7 +68,6 @@ ImageSize = Annotated[
     int | None,
     model_option(
         "Resize images to squares of N pixels, instead of --tokens, if the checkpoint supports it.",
-        metavar="N",
         min=1,
     ),
 ]
@@ -102,7 +101,7 @@ VerifyInputs = Annotated[
     bool, _resuming_option("Also compare the bytes of finished shards' inputs.", "--verify-inputs")
 ]
 MaxFailures = Annotated[
-    int | None, _resuming_option("Stop when more than N images have failed.", metavar="N", min=0)
+    int | None, _resuming_option("Stop when more than N images have failed.", min=0)
 ]
 
 # Processing
@@ -115,7 +114,6 @@ Workers = Annotated[
     int | None,
     processing_option(
         "Read images in N threads. Default: one per core; with Ray, one per actor.",
-        metavar="N",
         min=1,
     ),
 ]
@@ -125,7 +123,5 @@ RayAddress = Annotated[
 ]
 Actors = Annotated[
     int,
-    processing_option(
-        "Start N Ray actors; each loads the model and, on CUDA, takes a GPU.", metavar="N", min=1
-    ),
+    processing_option("Start N Ray actors; each loads the model and, on CUDA, takes a GPU.", min=1),
 ]

@@ -29,7 +29,7 @@ def _print_config(name: str | None) -> None:
     raise typer.Exit
 
 
-_training_option = partial(shared.option, "Training", metavar="N", min=1)
+_training_option = partial(shared.option, "Training", min=1)
 _loss_option = partial(shared.option, "Loss (0 by default)", metavar="W", min=0, show_default=False)
 _CHECKPOINT = {**shared.WEIGHTS, "metavar": "WEIGHTS"}  # shorter than that of --weights
 
@@ -100,9 +100,7 @@ def train(
             show_default="the first image and one in 32",
         ),
     ] = None,
-    workers: Annotated[
-        int, shared.input_option("Read images in N threads.", metavar="N", min=1)
-    ] = 2,
+    workers: Annotated[int, shared.input_option("Read images in N threads.", min=1)] = 2,
     max_image_bytes: shared.MaxImageBytes = MAX_BYTES,
     device: shared.Device = "auto",
     dtype: Annotated[

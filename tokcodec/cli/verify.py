@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def verify(
     sources: Images,
     weights: Annotated[str, typer.Option(**WEIGHTS, help="Use this checkpoint.")] = DEFAULT_WEIGHTS,
-    limit: Annotated[int, typer.Option(min=1, help="Read only the first N images.")] = 64,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Read only the first N images.")
+    ] = 64,
     allow: AllowLarge = False,
     max_image_bytes: MaxImageBytes = MAX_BYTES,
     as_json: Json = False,

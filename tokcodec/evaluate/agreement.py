@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokcodec import checkpoint
 from tokcodec.batch.jobs import images
 from tokcodec.config import DEFAULT_WEIGHTS, ModelConfig
-from tokcodec.errors import ImageError, TokcodecError
+from tokcodec.errors import ImageError, TokcodecError, counted
 from tokcodec.image import Pixels, read_tiles
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.model.runtime import Dtype, default_batch_size
@@ -28,7 +28,7 @@ class Way:
     compiled: bool = False
 
     def __str__(self) -> str:
-        threads = f", {self.threads} threads" if self.device == "cpu" else ""
+        threads = f", {counted(self.threads, 'thread')}" if self.device == "cpu" else ""
         compiled = ", compiled" if self.compiled else ""
         return f"{self.device}, {self.dtype}, batch {self.batch_size}{threads}{compiled}"
 

@@ -159,7 +159,10 @@ def _about(report: Report) -> str:
     images = counted(report.images, "image")
     if not report.compared:
         return f"{images}, without originals to compare with"
-    return f"{images}, {report.shape}. Each baseline shows its best by PSNR within the bytes."
+    told = f"{images}, {report.shape}."
+    if any(row.baselines for row in report.rows):
+        told += " Each baseline shows its best by PSNR within the bytes."
+    return told
 
 
 def _plot_element(measure: str) -> str:

@@ -147,7 +147,7 @@ def _panel(report: Mapping[str, Any], measure: str) -> list[str]:
 
 def _ticks(least: float, most: float) -> list[float]:
     """Round numbers, from at most ``least`` to at least ``most``."""
-    span = max(most - least, 1e-3)
+    span = max(most - least, 0.02 * most, 1e-3)  # also of a single point
     step = 10.0 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 6)
     first, last = math.floor(least / step), math.ceil(most / step)

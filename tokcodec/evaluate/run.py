@@ -23,7 +23,7 @@ from tokcodec.evaluate.points import BYTES, MAX_EDGE, Example, encoded, points_o
 from tokcodec.evaluate.report import FILES as REPORT_FILES
 from tokcodec.evaluate.report import ReportFolder
 from tokcodec.evaluate.tokenfiles import decoded, gather_tokens, is_tokens, named
-from tokcodec.io.files import output_errors, refuse_remote
+from tokcodec.io.files import output_errors, refuse_file_name, refuse_remote
 from tokcodec.io.job import Job
 from tokcodec.io.lock import locked
 from tokcodec.io.read import MAX_BYTES
@@ -229,6 +229,7 @@ def _writing(
     ``files``, given as globs, with ``overwrite``, or if they are those of a run that was stopped.
     """
     refuse_remote(folder)
+    refuse_file_name(folder)
     if str(folder) in ("-", "."):
         raise OutputError("cannot take the output", name=folder, hint=Hint.OTHER_OUTPUT)
     path = Path(os.path.realpath(folder))

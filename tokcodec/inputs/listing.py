@@ -66,8 +66,8 @@ class Selection:
         most = counts.most_common(_MOST_KINDS)
         if others := counts.total() - sum(number for _, number in most):
             most.append(("others", others))
-        kinds = ", ".join(f"{what} {number:,}" for what, number in most)
-        return f"skipped in folders, {counts.total():,}: {kinds}"
+        kinds = ", ".join(f"{what} ({number:,})" for what, number in most)
+        return f"skipped in folders: {kinds}"
 
 
 def list_inputs(

@@ -18,6 +18,7 @@ from tokcodec.errors import ArgumentError, FullDiskError, Hint, OutputError
 
 SUFFIX = ".tok"  # of token files
 TEMPORARY = ".tokcodec-"  # prefix of the names of files that are being written
+_NOT_FOLDERS = {SUFFIX, ".txt", ".html", ".htm", ".json", ".csv", ".svg", ".safetensors"}
 _STALE = 3600  # seconds after which a temporary file belongs to no process
 _READER_SECONDS = 5.0  # to wait until a program opens a pipe for reading
 
@@ -47,6 +48,12 @@ def refuse_remote(output: str | Path | None) -> None:
     """Raise ArgumentError for a URL, to which only ``tokenize`` and ``export`` write."""
     if output and re.match(r"\w+:/", str(output)):
         raise ArgumentError(f"{output} is a URL; name a path")
+
+
+def refuse_file_name(folder: Path) -> None:
+    """Raise ArgumentError if the folder does not exist and is named like a file."""
+    if folder.suffix.lower() in _NOT_FOLDERS and not folder.exists():
+        raise ArgumentError(f"{folder} is named like a file; name a folder")
 
 
 def write_atomically(path: Path, write: Write, durable: bool = False) -> None:

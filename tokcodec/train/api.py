@@ -15,6 +15,7 @@ from tokcodec.batch.jobs import names_of
 from tokcodec.checkpoint import find
 from tokcodec.config import ModelConfig
 from tokcodec.errors import ConfigError, TrainingError
+from tokcodec.io.files import refuse_file_name
 from tokcodec.io.lock import locked
 from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.model.loading import fastest_dtype, resolve_device
@@ -127,6 +128,7 @@ def train(
         progress: called after every image that is read and every step, and with messages.
 
     Raises:
+        ArgumentError: ``output`` is named like a file.
         TrainingError: an option is out of range, or the folder contains a run with other settings;
             see also ``Run`` and ``train_model``.
         ConfigError, CheckpointError: the model or a checkpoint cannot be read.
@@ -157,6 +159,7 @@ def train(
     )
     keys = _read_keys(held_out)
     network = load_lpips() if lpips else None
+    refuse_file_name(Path(output))
     folder = RunFolder(Path(output))
 
     with (

@@ -19,7 +19,12 @@ from string import Template
 from tokcodec import checkpoint
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import CheckpointError, Hint, OutputError
-from tokcodec.io.files import output_errors, refuse_remote, write_atomically
+from tokcodec.io.files import (
+    output_errors,
+    refuse_file_name,
+    refuse_remote,
+    write_atomically,
+)
 from tokcodec.io.job import Job
 from tokcodec.model.runtime import runs_without_torch
 from tokcodec.web.policy import source_hash
@@ -52,6 +57,7 @@ def write_site(
         overwrite: whether the folder may hold files.
 
     Raises:
+        ArgumentError: the folder is named like a file, or a URL.
         CheckpointError: there is no such checkpoint, it is damaged, or not of that kind.
         OutputError: the folder holds files already, or cannot be written.
 
@@ -74,6 +80,7 @@ def write_site(
 
 def _check_output(folder: Path, overwrite: bool) -> None:
     refuse_remote(folder)
+    refuse_file_name(folder)
     if str(folder) == "-":
         raise OutputError("is not the name of a folder", name=folder, hint=Hint.OTHER_OUTPUT)
     with output_errors(folder):
