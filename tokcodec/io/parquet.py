@@ -14,13 +14,10 @@ _MOST_EXPANDED = 100  # times its bytes in the file that a column may have in me
 _VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
-def batch_size(
-    file: "pq.ParquetFile", group: int, columns: Iterable[str], most: int, least: int = 1
-) -> int:
+def batch_size(file: "pq.ParquetFile", group: int, columns: Iterable[str], most: int) -> int:
     """The number of rows of a row group to read at once, so that memory follows the size of the
-    file: by what the footer says of these columns, up to ``most``.
-
-    Of a dictionary, every row may have the longest value; ``least`` rows are read all the same.
+    file: by what the footer says of these columns, up to ``most``. Of a dictionary, every row may
+    have the longest value.
 
     Raises:
         DatasetError: a column has far more bytes in memory than in the file.
@@ -47,7 +44,7 @@ def batch_size(
             )
         shared = any(c.has_dictionary_page and c.physical_type == "BYTE_ARRAY" for c in own)
         rows = 1 if shared else row_group.num_rows
-        fitting = max(least, _BATCH_BYTES * rows // max(1, expanded))
+        fitting = _BATCH_BYTES * rows // max(1, expanded)
         size = min(size, fitting, _BATCH_BYTES // max(1, row))
     return max(1, size)
 
