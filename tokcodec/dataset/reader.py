@@ -14,6 +14,7 @@ from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
 from tokcodec.dataset.table import GRID, ROWS_AT_A_TIME, Metadata
 from tokcodec.errors import DatasetError, FailedRowError, counted, quoted
+from tokcodec.io.parquet import rows_at_once
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
 
@@ -79,7 +80,11 @@ class TokenRows:
                 count = 0
                 # A damaged file may claim row groups of any size. What pyarrow says of a column's
                 # chunks would tell more, but asking for that of a damaged footer ends the process.
-                for batch in source.iter_batches(ROWS_AT_A_TIME, columns=sorted(wanted)):
+                try:
+                    size = rows_at_once(source.schema_arrow, wanted, ROWS_AT_A_TIME)
+                except DatasetError as error:
+                    raise error.named(self.folder / file) from error
+                for batch in source.iter_batches(size, columns=sorted(wanted)):
                     if "tokens" in names:
                         check_status(batch, self.folder / file)
                     count += batch.num_rows

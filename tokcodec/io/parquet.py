@@ -24,7 +24,8 @@ def batch_size(file: "pq.ParquetFile", group: int, columns: Iterable[str], most:
     """
     row_group = file.metadata.row_group(group)
     chunks = [row_group.column(index) for index in range(row_group.num_columns)]
-    size = most
+    columns = list(columns)
+    size = rows_at_once(file.schema_arrow, columns, most)
     for name in columns:
         own = [c for c in chunks if f"{c.path_in_schema}.".startswith(f"{name}.")]
         expanded = sum(
@@ -36,17 +37,28 @@ def batch_size(file: "pq.ParquetFile", group: int, columns: Iterable[str], most:
             for chunk in own
         )
         stored = sum(chunk.total_compressed_size for chunk in own)
-        row = _least_bytes(file.schema_arrow.field(name).type)  # also of a missing value
-        if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored) or row > _BATCH_BYTES:
+        if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored):
             raise DatasetError(
-                f"column {name} of row group {group} expands from {stored:,} to "
-                f"{max(expanded, row):,} bytes"
+                f"column {name} of row group {group} expands from {stored:,} to {expanded:,} bytes"
             )
         shared = any(c.has_dictionary_page and c.physical_type == "BYTE_ARRAY" for c in own)
         rows = 1 if shared else row_group.num_rows
-        fitting = _BATCH_BYTES * rows // max(1, expanded)
-        size = min(size, fitting, _BATCH_BYTES // max(1, row))
+        size = min(size, _BATCH_BYTES * rows // max(1, expanded))
     return max(1, size)
+
+
+def rows_at_once(schema: "pa.Schema", columns: Iterable[str], most: int) -> int:
+    """The number of rows to read at once by the types of these columns, up to ``most``.
+
+    Raises:
+        DatasetError: a single value of one takes too much memory.
+    """
+    for name in columns:
+        row = _least_bytes(schema.field(schema.names.index(name)).type)  # also of a missing one
+        if row > _BATCH_BYTES:
+            raise DatasetError(f"each value of column {name} expands to {row:,} bytes")
+        most = min(most, _BATCH_BYTES // max(1, row))
+    return most
 
 
 def _least_bytes(kind: "pa.DataType") -> int:
