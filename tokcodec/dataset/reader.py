@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +14,12 @@ from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
 from tokcodec.dataset.table import GRID, ROWS_AT_A_TIME, Metadata
 from tokcodec.errors import DatasetError, FailedRowError, counted, quoted
-from tokcodec.io.parquet import batch_size
+from tokcodec.io.parquet import rows_at_once
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
-
-_LEAST_ROWS = 16  # read at a time
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,13 @@ class TokenRows:
                         name=self.folder / file,
                     )
                 count = 0
-                for batch in _batches(source, sorted(wanted), self.folder / file):
+                # A damaged file may claim row groups of any size. What pyarrow says of a column's
+                # chunks would tell more, but asking for that of a damaged footer ends the process.
+                try:
+                    size = rows_at_once(source.schema_arrow, wanted, ROWS_AT_A_TIME)
+                except DatasetError as error:
+                    raise error.named(self.folder / file) from error
+                for batch in source.iter_batches(size, columns=sorted(wanted)):
                     if "tokens" in names:
                         _check_status(batch, self.folder / file)
                     count += batch.num_rows
@@ -158,19 +161,6 @@ class TokenRows:
             with self.folder.reading(name) as source:
                 count += source.metadata.num_rows
         return count
-
-
-def _batches(
-    source: "pq.ParquetFile", columns: Sequence[str], file: Path
-) -> "Iterator[pa.RecordBatch]":
-    """The rows of a file, however many it claims; raises DatasetError if they have far more bytes
-    in memory than in the file."""
-    for group in range(source.num_row_groups):
-        try:
-            size = batch_size(source, group, columns, ROWS_AT_A_TIME, _LEAST_ROWS)
-        except DatasetError as error:
-            raise error.named(file) from error
-        yield from source.iter_batches(size, [group], columns)
 
 
 def _check_status(table: "pa.RecordBatch", file: Path) -> None:

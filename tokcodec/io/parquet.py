@@ -1,4 +1,4 @@
-"""Parquet files that anyone may have written: how much of them is read at once."""
+"""How much of a Parquet file to read at once, whoever wrote it."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,19 @@ _MOST_EXPANDED = 100  # times its bytes in the file that a column may have in me
 _VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
-def batch_size(
-    file: "pq.ParquetFile", group: int, columns: Iterable[str], most: int, least: int = 1
-) -> int:
-    """The number of rows of a row group to read at once, so that memory follows the size of the
-    file: by what the footer says of these columns, up to ``most``.
+def batch_size(file: "pq.ParquetFile", group: int, columns: Iterable[str], most: int) -> int:
+    """The number of rows to read at once, so that memory follows the size of the file.
 
-    Of a dictionary, every row may have the longest value; ``least`` rows are read all the same.
+    It depends on what the footer says of these columns of the row group, and is at most ``most``.
+    With a dictionary, every row may have the longest value.
 
     Raises:
         DatasetError: a column has far more bytes in memory than in the file.
     """
     row_group = file.metadata.row_group(group)
     chunks = [row_group.column(index) for index in range(row_group.num_columns)]
-    size = most
+    columns = list(columns)
+    size = rows_at_once(file.schema_arrow, columns, most)
     for name in columns:
         own = [c for c in chunks if f"{c.path_in_schema}.".startswith(f"{name}.")]
         expanded = sum(
@@ -39,21 +38,32 @@ def batch_size(
             for chunk in own
         )
         stored = sum(chunk.total_compressed_size for chunk in own)
-        row = _least_bytes(file.schema_arrow.field(name).type)  # also of a missing value
-        if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored) or row > _BATCH_BYTES:
+        if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored):
             raise DatasetError(
-                f"column {name} of row group {group} expands from {stored:,} to "
-                f"{max(expanded, row):,} bytes"
+                f"column {name} of row group {group} expands from {stored:,} to {expanded:,} bytes"
             )
         shared = any(c.has_dictionary_page and c.physical_type == "BYTE_ARRAY" for c in own)
         rows = 1 if shared else row_group.num_rows
-        fitting = max(least, _BATCH_BYTES * rows // max(1, expanded))
-        size = min(size, fitting, _BATCH_BYTES // max(1, row))
+        size = min(size, _BATCH_BYTES * rows // max(1, expanded))
     return max(1, size)
 
 
+def rows_at_once(schema: "pa.Schema", columns: Iterable[str], most: int) -> int:
+    """The number of rows to read at once, at most ``most``, given the types of these columns.
+
+    Raises:
+        DatasetError: a single value of one takes too much memory.
+    """
+    for name in columns:
+        row = _least_bytes(schema.field(schema.names.index(name)).type)
+        if row > _BATCH_BYTES:
+            raise DatasetError(f"each value of column {name} expands to {row:,} bytes")
+        most = min(most, _BATCH_BYTES // max(1, row))
+    return most
+
+
 def _least_bytes(kind: "pa.DataType") -> int:
-    """The bytes that a value of a type takes in memory, whatever it is."""
+    """The bytes in memory of any value of a type, even a missing one."""
     import pyarrow as pa
 
     fields: list[Any] = [kind.field(index) for index in range(kind.num_fields)]
