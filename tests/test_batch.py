@@ -10,7 +10,14 @@ from PIL import Image
 
 from tokcodec import RunOptions, TokenFile, decode_files, encode_files
 from tokcodec.batch.jobs import escapes_folder
-from tokcodec.errors import ArgumentError, Hint, ImageError, OutputError, TokenFileError
+from tokcodec.errors import (
+    ArgumentError,
+    DatasetError,
+    Hint,
+    ImageError,
+    OutputError,
+    TokenFileError,
+)
 
 TINY = str(GOLDEN / "patch.safetensors")
 
@@ -134,9 +141,10 @@ def test_errors_have_fields(here):
     assert isinstance(outcome.error, TokenFileError)
     assert outcome.error.name == "x.tok"
     assert str(outcome.error) == f"x.tok: {outcome.error.reason}"
-    for sources, output in ((["in/a.jpg", "in/deep/b.png"], "-"), ("nowhere/*.jpg", None)):
-        with pytest.raises(ArgumentError):
-            encode_files(sources, output, weights=TINY)
+    with pytest.raises(ArgumentError):
+        encode_files(["in/a.jpg", "in/deep/b.png"], "-", weights=TINY)
+    with pytest.raises(DatasetError):
+        encode_files("nowhere/*.jpg", weights=TINY)
     with pytest.raises(ArgumentError):
         decode_files("in/a.jpg", weights=TINY)
 

@@ -214,9 +214,9 @@ def test_evaluation_page_and_verification(run, write, tmp_path):
     run("encode", photo, "--weights", large, "--tokens", "17", "-o", tmp_path / "photo.tok")
     (tmp_path / "astronaut.png.tok").write_bytes((tmp_path / "photo.tok").read_bytes())
     (tmp_path / "photo.tok").unlink()
-    options = ("--weights", large, "--originals", photo, "-o", tmp_path / "page.html")
+    options = ("--weights", large, "--originals", photo, "-o", tmp_path / "page")
     run("page", tmp_path / "astronaut.png.tok", *options)
-    assert (tmp_path / "page.html").stat().st_size > 1000
+    assert (tmp_path / "page" / "index.html").stat().st_size > 1000
     said = run("verify", photo, "--weights", large).stdout
     assert said.startswith(b"1 image")
 

@@ -28,7 +28,8 @@ def find(weights: str) -> Header:
     """
     if own := find_own(weights):
         return own
-    source = _locate(weights)
+    names = ", ".join(header.name for header in bundled())
+    source = _locate(weights, f" (bundled: {names})")
     if own := find_own(str(source.weights)):  # one of ours, on the hub
         return own
     folder = cache_folder() / f"{_CONVERSION}-{source.digest}"
@@ -45,20 +46,23 @@ def find(weights: str) -> Header:
         ) from error
 
 
-def _locate(weights: str) -> "Source":
-    """Locate a published checkpoint; if only a model is named, the error says where it is."""
+def _locate(source: str, hint: str = "") -> "Source":
+    """Locate a published checkpoint.
+
+    If only the name of a published model is given, the error says where that is; any other error
+    ends with ``hint``.
+    """
     from tokcodec.families import known, locate  # imported late because it is slow
 
     try:
-        return locate(weights)
+        return locate(source)
     except CheckpointError as error:
-        if weights in known():
-            where = known()[weights][1].published
-            on_hub = " " not in where
-            use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
-            raise CheckpointError(f"is a published model: {use}", name=weights) from error
-        names = ", ".join(header.name for header in bundled())
-        raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
+        if source not in known():
+            raise CheckpointError(error.reason + hint, name=error.name) from error
+        where = known()[source][1].published
+        on_hub = " " not in where
+        use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
+        raise CheckpointError(f"is a published model: {use}", name=source) from error
 
 
 def convert(

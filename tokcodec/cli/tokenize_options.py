@@ -119,7 +119,10 @@ Workers = Annotated[
 ]
 Engine = Annotated[Literal["local", "ray"], processing_option("Run here, or in Ray actors.")]
 RayAddress = Annotated[
-    str | None, processing_option("Use this Ray cluster. Default: start Ray on this machine.")
+    str | None,
+    processing_option(
+        "Use this Ray cluster. Default: start Ray on this machine.", metavar="ADDRESS"
+    ),
 ]
 Actors = Annotated[
     int,
