@@ -175,7 +175,7 @@ def test_the_text_is_canonical(config):
 
 def test_the_text_of_a_preset():
     assert CONFIG.to_json() == (
-        '{"decoder":{"heads":4,"kind":"patch","layers":5,"patch_size":16,"pixel_overlap":8,'
+        '{"decoder":{"heads":4,"kind":"patch","layers":6,"patch_size":16,"pixel_overlap":8,'
         '"width":256},"default_fit":"aspect","encoder":{"heads":4,"kind":"patch","layers":4,'
         '"patch_size":8,"width":256},"preprocessing":{"image_size":128,"pixel_scale":2,'
         '"reduced_jpeg":true,"resize":"direct"},"quantizer":{"codebook_size":8192,'

@@ -140,12 +140,12 @@ def test_no_command_shows_credentials(server, run, tmp_path):
     run("encode", tmp_path / "in.png", "-o", tokens)
     done = [
         run("encode", found, "-o", out, "--json"),
-        run("encode", missing, "-o", out, status=2),
+        run("encode", missing, "-o", out, status=1),
         run("encode", tmp_path / "in.png", "-o", found, status=2),
         run("encode", tmp_path / "in.png", "--weights", found, status=1),
         run("encode", tmp_path / "in.png", "--tokens", found, status=2),
         run("encode", tmp_path / "in.png", f"--{found}", status=2),
-        run("decode", missing, "-o", out, status=2),
+        run("decode", missing, "-o", out, status=1),
         run("decode", tokens, "-o", found, status=2),
         run("inspect", missing, status=1),
         run("inspect", found, "--failed", status=1),

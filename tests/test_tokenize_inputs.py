@@ -311,7 +311,7 @@ def test_parquet_inputs(codec, tmp_path):
     ):
         go([tmp_path / "in.parquet"], tmp_path / "x.parquet", label="coarse")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "none.parquet")
-    with pytest.raises(DatasetError, match="no column of images"):
+    with pytest.raises(DatasetError, match="no column that clearly holds images"):
         go([tmp_path / "none.parquet"], tmp_path / "x.parquet")
     (tmp_path / "junk.parquet").write_bytes(b"junk")
     with pytest.raises(DatasetError, match=r"junk\.parquet: cannot read as Parquet"):

@@ -171,7 +171,7 @@ def image_column(stamp: Stamp, schema: Any) -> str:
             "is a token dataset, not images; decode it to images, or export it", name=stamp
         )
     raise DatasetError(
-        "none of its columns is clearly that of images (binary, or a struct with bytes); name it "
+        "has no column that clearly holds images (binary, or a struct with bytes); name it "
         f"one of {', '.join(IMAGE_COLUMNS)}",
         name=stamp,
     )

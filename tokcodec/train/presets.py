@@ -23,7 +23,7 @@ def _of_any_grid(width: int, heads: int, layers: int, decoder_layers: int) -> Mo
 
 PRESETS: dict[str, ModelConfig] = {
     # The bundled model, for a CPU.
-    "tokcodec": _of_any_grid(width=256, heads=4, layers=4, decoder_layers=5),
+    "tokcodec": _of_any_grid(width=256, heads=4, layers=4, decoder_layers=6),
     # For GPUs: as large as ViT-B (arXiv 2010.11929, table 1) on either side.
     "base": _of_any_grid(width=768, heads=12, layers=12, decoder_layers=12),
     # The configuration of the original description, some 300 M parameters.
