@@ -108,7 +108,5 @@ def print_report(report: "Report") -> None:
     means = "Means and rFID" if "rFID" in head else "Means"
     show(f"{means} over {counted(report.images, 'image')}, {report.shape}.")
     if not all(tokens for _, tokens, *_ in rows):  # baselines have none
-        show(
-            "Each baseline is the best by PSNR over scale and quality whose file has at most the "
-            "bytes of the\nlimit, or of the checkpoint's file. The gain is over the best baseline."
-        )
+        show("Each baseline is the best by PSNR over scale and quality whose file has at most")
+        show("the bytes of the limit, or of the checkpoint's file. The gain is over the best one.")
