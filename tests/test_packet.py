@@ -241,7 +241,8 @@ def test_text_at_the_command_line(run, tmp_path):
     text = run("encode", PHOTOS[2], "--text", "-o", "-", "--max-bytes", 160).stdout
     assert text.endswith(b"\n")
     assert len(text) - 1 <= 160
-    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--max-bytes", 117)
+    count = TokenFile.from_bytes(text).num_tokens
+    run("encode", PHOTOS[2], "-o", tmp_path / "a.tok", "--tokens", count)
     assert TokenFile.from_bytes(text) == TokenFile.load(tmp_path / "a.tok")
     (tmp_path / "b.tok").write_bytes(b" \n" + text)
     run("decode", tmp_path / "a.tok", tmp_path / "b.tok", "-o", tmp_path / "images")
