@@ -28,8 +28,7 @@ def find(weights: str) -> Header:
     """
     if own := find_own(weights):
         return own
-    names = ", ".join(header.name for header in bundled())
-    source = _locate(weights, f" (bundled: {names})")
+    source = _locate(weights, suggest_bundled=True)
     if own := find_own(str(source.weights)):  # one of ours, on the hub
         return own
     folder = cache_folder() / f"{_CONVERSION}-{source.digest}"
@@ -46,11 +45,11 @@ def find(weights: str) -> Header:
         ) from error
 
 
-def _locate(source: str, hint: str = "") -> "Source":
+def _locate(source: str, suggest_bundled: bool = False) -> "Source":
     """Locate a published checkpoint.
 
     If only the name of a published model is given, the error says where that is; any other error
-    ends with ``hint``.
+    can list the bundled checkpoints.
     """
     from tokcodec.families import known, locate  # imported late because it is slow
 
@@ -58,7 +57,10 @@ def _locate(source: str, hint: str = "") -> "Source":
         return locate(source)
     except CheckpointError as error:
         if source not in known():
-            raise CheckpointError(error.reason + hint, name=error.name) from error
+            if not suggest_bundled:
+                raise
+            names = ", ".join(header.name for header in bundled())
+            raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
         where = known()[source][1].published
         on_hub = " " not in where
         use = f"name {where}" if on_hub else f"download it ({where}), and name the file"

@@ -185,7 +185,7 @@ class QuantizerConfig(Part):
 
     any_grid: ClassVar[bool] = True
 
-    if TYPE_CHECKING:  # fields of some kinds, properties of others
+    if TYPE_CHECKING:  # some kinds have fields of these names, others properties
 
         @property
         def embedding_dim(self) -> int: ...

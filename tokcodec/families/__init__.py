@@ -69,7 +69,7 @@ __all__ = [
 
 
 def every() -> list[Family]:
-    """The families of this package and of others.
+    """All families: those of this package and those of plugins.
 
     Raises:
         CheckpointError: the family of another package cannot be loaded.

@@ -268,7 +268,7 @@ class _Encoder(_Network):
 
 
 class Decoder(_Network):
-    """A decoder whose tensors are named ``side`` and as ``names`` says."""
+    """A decoder whose tensors have the prefix ``side`` and the names that ``names`` gives."""
 
     def __init__(self, source: Tensors, names: Names, side: str = "decoder") -> None:
         count = source.count(f"{side}.{names.decoder_level}")

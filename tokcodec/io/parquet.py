@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tokcodec.errors import DatasetError
+from tokcodec.io.read import expands_too_far
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 _BATCH_BYTES = 64 << 20  # of a column in memory, about
-_MOST_EXPANDED = 100  # times its bytes in the file that a column may have in memory
 _VALUE_BYTES = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -38,7 +38,7 @@ def batch_size(file: "pq.ParquetFile", group: int, columns: Iterable[str], most:
             for chunk in own
         )
         stored = sum(chunk.total_compressed_size for chunk in own)
-        if expanded > max(_BATCH_BYTES, _MOST_EXPANDED * stored):
+        if expands_too_far(expanded, stored):
             raise DatasetError(
                 f"column {name} of row group {group} expands from {stored:,} to {expanded:,} bytes"
             )

@@ -5,6 +5,8 @@ from typing import IO
 
 MAX_BYTES = 2**28  # the default limit for an image or another file
 _CHUNK = 2**20
+_FREE_BYTES = 2**26  # that data of any file may take in memory
+_MOST_EXPANDED = 100  # times its bytes in the file that larger data may take
 
 
 class TooLargeError(OSError):
@@ -15,6 +17,11 @@ def check_size(size: int, limit: int) -> None:
     """Raise TooLargeError if ``size`` is above ``limit``."""
     if size > limit:
         raise TooLargeError(None, f"more than the limit of {limit:,} bytes")
+
+
+def expands_too_far(expanded: int, stored: int) -> bool:
+    """Whether data takes far more bytes in memory, ``expanded``, than in its file, ``stored``."""
+    return expanded > max(_FREE_BYTES, _MOST_EXPANDED * stored)
 
 
 def read_at_most(file: IO[bytes], limit: int = MAX_BYTES) -> bytes:

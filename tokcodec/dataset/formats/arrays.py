@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tokcodec.dataset.formats.format import Exported, Format, Row, Shard, parse_meta
 from tokcodec.dataset.formats.npy import rows_of
 from tokcodec.dataset.table import GRID
+from tokcodec.io.read import expands_too_far
 
 _META = "tokcodec.export"
-_FREE_BYTES, _MOST_EXPANDED = 64 << 20, 100  # of arrays in memory: always, and times the file's
 _Arrays = dict[str, NDArray[Any]]
 
 
@@ -85,14 +85,11 @@ def meta_of_npz(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _open_npz(path: Path) -> "Iterator[np.lib.npyio.NpzFile]":
-    """
-    Raises:
-        ValueError: it has far more bytes in memory than in the file.
-    """
+    """Open an archive; raises ValueError if it has far more bytes in memory than in the file."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         members = arrays.zip.infolist()
         expanded = sum(member.file_size for member in members)
-        if expanded > max(_FREE_BYTES, _MOST_EXPANDED * path.stat().st_size):
+        if expands_too_far(expanded, path.stat().st_size):
             raise ValueError(f"its arrays expand to {expanded:,} bytes")
         yield arrays
 
