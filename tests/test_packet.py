@@ -303,7 +303,8 @@ def test_packets_that_claim_too_much_are_refused_at_once():
 def test_lying_parity_is_an_error(change):
     *parts, parity = grid_of(6, 7).split(3, parity=True).parts()
     body = bytearray(parity.to_bytes()[:-2])
-    body[11 + change] ^= 0x11  # the length of a payload, its end, or its content
+    place = len(body) - parity.payload_bytes + change
+    body[place] ^= 0x11  # the length of a payload, its end, or its content
     lying = TokenFile.from_bytes(sealed(bytes(body)))
     (joined,) = TokenFile.join([lying, *parts[1:]])
     with pytest.raises(TokenFileError):

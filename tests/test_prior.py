@@ -119,8 +119,12 @@ def test_place_and_size_change_the_weights():
     assert len(payloads) == 4
 
 
-def test_one_token_is_itself():
-    assert random_prior(700).encode(np.array([[[300]]])) == bytes.fromhex("052c")
+def test_one_token_is_its_rank():
+    prior = random_prior(700)
+    payloads = [prior.encode(np.array([[[token]]])) for token in range(700)]
+    states = sorted(int.from_bytes(payload) for payload in payloads)
+    assert states == list(range(256, 956))
+    assert [prior.decode(payload, (1, 1, 1)).item() for payload in payloads] == list(range(700))
 
 
 def test_nothing_overflows():
@@ -262,7 +266,7 @@ def test_a_coded_file(with_prior):
     assert len(data) == file.file_bytes < len(packed)
     assert len(packed) - 12 == len(data) - len(file.payload)
     # Alike are all but the first byte, the payload and the checksum.
-    assert data[1:10] == packed[1:10]
+    assert data[1:8] == packed[1:8]
     assert data[0] == packed[0] | 1
     prior = checkpoint.read_prior(with_prior[0])
     assert file.payload == prior.encode(tokens.reshape(-1, 4, 4))

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokcodec import checkpoint
+from tokcodec.coding.header import HeaderReader, leb128, shape_number
 from tokcodec.config.geometry import FITS
 from tokcodec.errors import FullDiskError, OutputError, TokenFileError
 from tokcodec.tokenfile import MAX_TOKENS, TokenFile, check_tokens, is_token_file
 
 SMALL = TokenFile.packed(np.array([[[1, 8191, 2]]]), 13, bytes.fromhex("01ab"), 512, 300, "stretch")
-# packed, fit 1 and 13 bits, model_id, 512, 300, 1 row of 3 columns, the tokens.
-SMALL_BODY = bytes.fromhex("b6 2c 01ab 8004 ac02 01 03 01e0ff0b00")
+# packed, fit 1 and 13 bits, model_id, the fourth shape, 512, 129 more than 512 / 3, the tokens.
+SMALL_BODY = bytes.fromhex("b6 2c 01ab 03 8004 8202 01e0ff0b00")
 
 
 def sealed(body):
@@ -57,10 +58,10 @@ def test_bytes_by_hand():
     assert TokenFile.from_bytes(sealed(SMALL_BODY)) == SMALL
 
 
-def test_64_tokens_of_a_photo_take_12_bytes_more():
-    tokens = np.zeros((1, 7, 9), np.int64)
-    file = TokenFile.packed(tokens, 13, b"ab", 4000, 3000, "aspect")
-    assert file.file_bytes == len(file.payload) + 12
+@pytest.mark.parametrize(("size", "besides"), [((640, 480), 10), ((4000, 3000), 11)])
+def test_bytes_besides_64_tokens_of_a_photo(size, besides):
+    file = TokenFile.packed(np.zeros((1, 7, 9), np.int64), 13, b"ab", *size, "aspect")
+    assert file.file_bytes == len(file.payload) + besides
 
 
 def test_every_grid_is_read_as_it_was_written():
@@ -83,8 +84,16 @@ def test_every_grid_is_read_as_it_was_written():
 )
 def test_sizes_are_leb128(number, encoded):
     data = TokenFile.packed(np.zeros((1, 1), int), 1, b"ab", number, 1, "crop").to_bytes()
-    assert data[4 : 4 + len(encoded) // 2].hex() == encoded
+    assert data[5 : 5 + len(encoded) // 2].hex() == encoded
     assert TokenFile.from_bytes(data).width == number
+
+
+def test_shapes_are_numbered_along_diagonals():
+    shapes = [(rows, columns) for rows in range(1, 30) for columns in range(1, 30)]
+    shapes.sort(key=lambda shape: (sum(shape), shape[0]))
+    for number, shape in enumerate(shapes[:400]):
+        assert shape_number(*shape) == number
+        assert HeaderReader(leb128(number), 0).shape() == shape
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from tokcodec.checkpoint import Header, find_with_prior, read_prior
 from tokcodec.coding.bitpack import Tokens, pack, packed_size, padding, unpack, unpack_first
-from tokcodec.coding.leb128 import MOST, Leb128Reader, leb128
+from tokcodec.coding.header import MOST, HeaderReader, height_number, leb128, shape_number
 from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.coding.text import find_messages, to_message
 from tokcodec.config.geometry import Fit
@@ -403,9 +403,11 @@ class TokenFile:
         return "\n".join(to_message(part.to_bytes()) for part in self.parts())
 
     def _head(self) -> bytes:
-        numbers = [self.width, self.height, self.rows, self.columns]
+        numbers = [shape_number(self.rows, self.columns)]
         if self.fit == "tile":
-            numbers += self.tiles
+            numbers.append(shape_number(*self.tiles))
+        rows, columns = self.tiles[0] * self.rows, self.tiles[1] * self.columns
+        numbers += [self.width, height_number(self.height, self.width, rows, columns)]
         forms = _PACKET_FORMS if self.packets else _FORMS
         start = [forms[self.entropy_coded], _FITS.index(self.fit) << 5 | self.bits - 1]
         return bytes(start) + self.model_id + b"".join(map(leb128, numbers))
@@ -453,9 +455,11 @@ class TokenFile:
         if number >= len(_FITS):
             raise TokenFileError(f"fit {number}: needs a newer tokcodec")
         fit = cast(Fit, _FITS[number])
-        reader = Leb128Reader(body, 2 + ID_BYTES)
-        width, height, rows, columns = (reader.read() for _ in range(4))
-        tiles = (reader.read(), reader.read()) if fit == "tile" else (1, 1)
+        reader = HeaderReader(body, 2 + ID_BYTES)
+        rows, columns = reader.shape()
+        tiles = reader.shape() if fit == "tile" else (1, 1)
+        width = reader.width()
+        height = reader.height(width, tiles[0] * rows, tiles[1] * columns)
         payload, model_id = body[reader.place :], body[2 : 2 + ID_BYTES]
         entropy_coded, packets = bool(body[0] & 1), None
         if body[0] in _PACKET_FORMS:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import reference
+from reference import leb128
 
 HERE = Path(__file__).parent
 SIZE = 100  # of the codebook
@@ -24,7 +25,7 @@ def make_prior():
     return {
         "group": rng.randint(0, 64, SIZE).astype("uint8"),
         "vectors": table("int8", 127, SIZE + 1, 32),
-        "layer": table("int8", 20, 128, 128),
+        "layer": table("int8", 20, 320, 128),
         "size_bias": table("int16", 5000, 32, 128),
         "row_bias": table("int16", 2000, 16, 128),
         "column_bias": table("int16", 2000, 16, 128),
@@ -105,35 +106,44 @@ def main() -> None:
     add("crop", 33, 44, 7, 12, 1, coded=True)
     add("tile", 64, 90, 7, 3, 2, (3, 2), coded=True)
     add("native", 20, 17, 7, 9, 12, coded=True)
-    alike = dict(files[6], tokens=[43] * 63)
+    alike = dict(files[6], tokens=[35] * 63)
     del alike["file"]
     files.append({**alike, "file": reference.write(alike, prior).hex()})
 
     def sealed(body):
         return (body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "little")).hex()
 
+    def sizes(rows, columns):
+        names = ("fit", "rows", "columns", "tile_rows", "tile_columns", "width", "height")
+        return reference.write_sizes(
+            dict(zip(names, ("aspect", rows, columns, 1, 1, 1, 1), strict=True))
+        )
+
     good = bytes.fromhex(files[0]["file"])[:-2]
     coded = bytes.fromhex(files[6]["file"])[:-2]
-    head = good[:4]
+    head, start = good[:4], 8  # start of the payload: one byte for the grid, three for the size
     refused = {
         "no bytes": "",
         "another first byte": sealed(b"\xb8" + good[1:]),
         "a wrong checksum": (good + b"\0\0").hex(),
         "fit 6": sealed(good[:1] + bytes([6 << 5 | 12]) + good[2:]),
-        "a width of 0": sealed(head + b"\0" + good[6:]),
-        "a width of 65536": sealed(head + b"\x80\x80\x04" + good[6:]),
-        "a width not in its shortest form": sealed(head + b"\x85\0" + good[6:]),
-        "a width of four bytes": sealed(head + b"\x80\x80\x80\x01" + good[6:]),
-        "a header that ends": sealed(good[:8]),
-        "more than 2^24 tokens": sealed(head + b"\1\1\xff\xff\3\xff\xff\3" + bytes(100)),
+        "a width of 0": sealed(good[:5] + b"\0" + good[7:]),
+        "a width of 65536": sealed(good[:5] + b"\x80\x80\x04" + good[7:]),
+        "a height of 0": sealed(good[:5] + b"\1\1" + good[start:]),
+        "a height of 65536": sealed(good[:7] + leb128(2 * (65536 - 498)) + good[start:]),
+        "65536 rows": sealed(head + leb128(reference.number_of_shape(65536, 1)) + good[5:]),
+        "a number not in its shortest form": sealed(good[:5] + b"\x80\x85\0" + good[7:]),
+        "a number of six bytes": sealed(good[:5] + b"\x80" * 5 + b"\1" + good[7:]),
+        "a header that ends": sealed(good[:7]),
+        "more than 2^24 tokens": sealed(head + sizes(65535, 65535) + bytes(100)),
         "a byte too many": sealed(good + b"\0"),
         "a byte too few": sealed(good[:-1]),
         "a set bit after the tokens": sealed(good[:-1] + bytes([good[-1] | 0x80])),
         "an entropy-coded payload as long as the packed one": sealed(
-            coded[:10] + bytes(range(1, 57))
+            coded[:start] + bytes(range(1, 57))
         ),
         "too many tokens for an entropy-coded payload": sealed(
-            coded[:4] + b"\1\1\x80\x20\2" + coded[10:18]
+            coded[:4] + sizes(4096, 2) + coded[start : start + 8]
         ),
         "a zero byte at the end of an entropy-coded payload": sealed(coded + b"\0"),
         "an entropy-coded payload that is too long": sealed(coded + b"\1\2\3\4"),
@@ -147,18 +157,17 @@ def main() -> None:
         for index, count, coded in ((0, 3, None), (5, 4, None), (6, 2, prior), (12, 5, prior))
     ]
     good, coded = (bytes.fromhex(packets[index]["packets"][0])[:-2] for index in (0, 2))
-    start = 10  # of what a packet has besides a file: the number, and the CRC of the image
     refused_packets = {
         "a wrong checksum": (good + b"\0\0").hex(),
         "a number above that of parity": sealed(good[:start] + b"\x42" + good[start + 1 :]),
         "sixteen packets": sealed(good[:start] + b"\x0f" + good[start + 1 :]),
         "a packet that ends in its header": sealed(good[: start + 2]),
-        "tiles": sealed(good[:1] + bytes([4 << 5 | good[1] & 31]) + good[2:8] + b"\1\1" + good[8:]),
-        "a packet without tokens": sealed(good[:8] + b"\1\2" + good[start:]),
+        "tiles": sealed(good[:1] + bytes([4 << 5 | good[1] & 31]) + good[2:5] + b"\0" + good[5:]),
+        "a packet without tokens": sealed(head + sizes(1, 2) + good[start:]),
         "a byte too many": sealed(good + b"\0"),
         "a byte too few": sealed(good[:-1]),
         "too many tokens for parity": sealed(
-            good[:8] + b"\x80\x80\1\x80\1" + b"\x32" + good[start + 1 :]
+            head + sizes(16384, 128) + b"\x32" + good[start + 1 :]
         ),
         "an entropy-coded packet that is too long": sealed(coded + bytes(100)),
     }

@@ -4,7 +4,8 @@ import binascii
 
 FITS = ("aspect", "stretch", "crop", "pad", "tile", "native")
 TOTAL = 32768
-START = 1024
+START = 256
+NEAR = ((0, -1), (-1, -1), (-1, 0), (-1, 1), (0, -2), (-2, 0), (-1, -2), (-2, -1), (-2, 1), (-2, 2))
 
 
 class RefusedError(Exception):
@@ -47,9 +48,8 @@ def write_packets(image, count, prior=None):
     for own in framed:
         parity ^= int.from_bytes(own, "little")
     payloads.append(parity.to_bytes(max(map(len, framed)), "little"))
-    numbers = [image[name] for name in ("width", "height", "rows", "columns")]
     head = bytes([0xB5 if prior else 0xB4, FITS.index(image["fit"]) << 5 | image["bits"] - 1])
-    head += bytes.fromhex(image["model_id"]) + b"".join(map(leb128, numbers))
+    head += bytes.fromhex(image["model_id"]) + write_sizes(image)
     crc = binascii.crc_hqx(pack(image["tokens"], image["bits"]), 0xFFFF).to_bytes(2, "little")
     bodies = [
         head + bytes([number << 4 | count - 1]) + crc + own for number, own in enumerate(payloads)
@@ -66,11 +66,8 @@ def write(image, prior=None):
         shorter = encode(prior, image["tokens"], tiles, image["rows"], image["columns"])
         if len(shorter) < len(payload) and len(image["tokens"]) <= 4096 + 16 * len(shorter):
             payload, entropy_coded = shorter, True
-    numbers = [image[name] for name in ("width", "height", "rows", "columns")]
-    if image["fit"] == "tile":
-        numbers += [image["tile_rows"], image["tile_columns"]]
     body = bytes([0xB6 + entropy_coded, FITS.index(image["fit"]) << 5 | image["bits"] - 1])
-    body += bytes.fromhex(image["model_id"]) + b"".join(map(leb128, numbers)) + payload
+    body += bytes.fromhex(image["model_id"]) + write_sizes(image) + payload
     return body + binascii.crc_hqx(body, 0xFFFF).to_bytes(2, "little")
 
 
@@ -82,14 +79,7 @@ def read(data, prior=None):
     refuse_unless(int.from_bytes(data[-2:], "little") == binascii.crc_hqx(body, 0xFFFF))
     refuse_unless(body[1] >> 5 < len(FITS))
     image = {"fit": FITS[body[1] >> 5], "bits": body[1] % 32 + 1, "model_id": body[2:4].hex()}
-    rest = body[4:]
-    names = ["width", "height", "rows", "columns"]
-    if image["fit"] == "tile":
-        names += ["tile_rows", "tile_columns"]
-    else:
-        image |= {"tile_rows": 1, "tile_columns": 1}
-    for name in names:
-        image[name], rest = read_leb128(rest)
+    rest = read_sizes(image, body[4:])
     image["entropy_coded"] = body[0] == 0xB7
     tiles = image["tile_rows"] * image["tile_columns"]
     count = tiles * image["rows"] * image["columns"]
@@ -148,10 +138,8 @@ def read_packet(data):
     refuse_unless(len(body) >= 4 and body[0] in (0xB4, 0xB5))
     refuse_unless(int.from_bytes(data[-2:], "little") == binascii.crc_hqx(body, 0xFFFF))
     refuse_unless(body[1] >> 5 < len(FITS) and FITS[body[1] >> 5] != "tile")
-    image = {"bits": body[1] % 32 + 1, "entropy_coded": body[0] == 0xB5}
-    rest = body[4:]
-    for name in ("width", "height", "rows", "columns"):
-        image[name], rest = read_leb128(rest)
+    image = {"fit": FITS[body[1] >> 5], "bits": body[1] % 32 + 1, "entropy_coded": body[0] == 0xB5}
+    rest = read_sizes(image, body[4:])
     refuse_unless(image["rows"] * image["columns"] <= 2**24 and len(rest) >= 3)
     image["count"], number = rest[0] % 16 + 1, rest[0] >> 4
     image["crc"], payload = int.from_bytes(rest[1:3], "little"), rest[3:]
@@ -175,6 +163,53 @@ def check_packet(image, number, payload):
         unpack(payload, count, image["bits"])
 
 
+def write_sizes(image):
+    """The numbers of the header."""
+    numbers = [number_of_shape(image["rows"], image["columns"])]
+    if image["fit"] == "tile":
+        numbers.append(number_of_shape(image["tile_rows"], image["tile_columns"]))
+    difference = image["height"] - expected_height(image)
+    numbers.append(image["width"])
+    numbers.append(2 * difference if difference >= 0 else -2 * difference - 1)
+    return b"".join(map(leb128, numbers))
+
+
+def read_sizes(image, rest):
+    """Adds the sizes to an image; returns what follows the header."""
+    number, rest = read_leb128(rest)
+    image["rows"], image["columns"] = shape_of_number(number)
+    image |= {"tile_rows": 1, "tile_columns": 1}
+    if image["fit"] == "tile":
+        number, rest = read_leb128(rest)
+        image["tile_rows"], image["tile_columns"] = shape_of_number(number)
+    image["width"], rest = read_leb128(rest)
+    number, rest = read_leb128(rest)
+    difference = -(number // 2) - 1 if number % 2 else number // 2
+    image["height"] = expected_height(image) + difference
+    names = ("rows", "columns", "tile_rows", "tile_columns", "width", "height")
+    refuse_unless(all(1 <= image[name] <= 65535 for name in names))
+    return rest
+
+
+def expected_height(image):
+    rows, columns = (image[name] * image[f"tile_{name}"] for name in ("rows", "columns"))
+    return min((2 * image["width"] * rows + columns) // (2 * columns), 65535)
+
+
+def number_of_shape(rows, columns):
+    d = rows + columns - 2
+    return d * (d + 1) // 2 + rows - 1
+
+
+def shape_of_number(number):
+    d = 0
+    while (d + 1) * (d + 2) // 2 <= number:
+        refuse_unless(d < 2 * 65535)
+        d += 1
+    row = number - d * (d + 1) // 2
+    return row + 1, d - row + 1
+
+
 def leb128(number):
     if number < 128:
         return bytes([number])
@@ -184,10 +219,10 @@ def leb128(number):
 def read_leb128(data):
     """The number, and what follows it."""
     number = 0
-    for index, byte in enumerate(data[:3]):
+    for index, byte in enumerate(data[:5]):
         number += byte % 128 * 128**index
         if byte < 128:
-            refuse_unless(1 <= number <= 65535 and leb128(number) == data[: index + 1])
+            refuse_unless(leb128(number) == data[: index + 1])
             return number, data[index + 1 :]
     raise RefusedError
 
@@ -216,10 +251,9 @@ def ends(scores, powers):
 def hidden_of(prior, tile, row, column, rows, columns):
     """The outputs of the layer for a place in a tile, {(row, column): token}."""
     outside = len(prior["group"])
-    near = ((row, column - 1), (row - 1, column - 1), (row - 1, column), (row - 1, column + 1))
     vector = []
-    for y, x in near:
-        vector += prior["vectors"][tile.get((y, x), outside)]
+    for down, across in NEAR:
+        vector += prior["vectors"][tile.get((row + down, column + across), outside)]
     size = min(31, ((rows * columns) ** 2).bit_length() - 1)
     hidden = []
     for unit in range(128):
@@ -244,6 +278,20 @@ def symbol_ends(prior, hidden, group=None):
         for symbol in symbols
     ]
     return ends(scores, prior["powers"]), symbols
+
+
+def ranked(prior, hidden):
+    """All tokens, the likeliest first."""
+
+    def sizes(slots):
+        return [end - start for start, end in zip([0, *slots], slots, strict=False)]
+
+    weights = {}
+    for group, size in enumerate(sizes(symbol_ends(prior, hidden)[0])):
+        if group in prior["group"]:
+            slots, tokens = symbol_ends(prior, hidden, group)
+            weights |= {t: size * own for t, own in zip(tokens, sizes(slots), strict=True)}
+    return sorted(weights, key=lambda token: (-weights[token], token))
 
 
 def order(rows, columns):
@@ -271,7 +319,7 @@ def encode_rows(prior, tiles):
                 slots, symbols = symbol_ends(prior, hidden, group)
                 index = symbols.index(wanted)
                 spans.append(([0, *slots][index], slots[index]))
-    state, found = START + last, []
+    state, found = START + ranked(prior, hidden).index(last), []
     for low, end in reversed(spans[:-2]):
         weight = end - low
         while state >= weight * 2**17:
@@ -315,12 +363,12 @@ def decode_tiles(prior, payload, tiles, widths):
         tile = {}
         places = [place for place in order(rows, columns) if place[1] < widths[place[0]]]
         for index, (row, column) in enumerate(places):
-            if (number + 1, index + 1) == (tiles, len(places)):
-                tile[row, column] = state - START
-                continue
             hidden = hidden_of(prior, tile, row, column, rows, columns)
+            if (number + 1, index + 1) == (tiles, len(places)):
+                refuse_unless(not left and 0 <= state - START < len(prior["group"]))
+                tile[row, column] = ranked(prior, hidden)[state - START]
+                continue
             group = pop(*symbol_ends(prior, hidden))
             tile[row, column] = pop(*symbol_ends(prior, hidden, group))
         tokens += [tile[place] for place in sorted(tile)]
-    refuse_unless(not left and 0 <= state - START < len(prior["group"]))
     return tokens

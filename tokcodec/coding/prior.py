@@ -23,10 +23,15 @@ from tokcodec.errors import CheckpointError, Hint, TokenFileError
 
 GROUPS = 64
 TOTAL = 1 << 15
-START = 1 << 10  # of the state, plus the last token; below it, bytes are missing
+START = 1 << 8  # of the state, plus the rank of the last token; below it, bytes are missing
 WIDTH = 32  # channels of the vector of a neighbour
 HIDDEN = 128
-NEIGHBOURS = ((0, -1), (-1, -1), (-1, 0), (-1, 1))  # rows and columns relative to a token
+# Rows and columns relative to a token, of tokens that are decoded before it, see ``_waves``.
+NEIGHBOURS = (
+    (0, -1), (-1, -1), (-1, 0), (-1, 1),
+    (0, -2), (-2, 0), (-1, -2), (-2, -1), (-2, 1), (-2, 2),
+)  # fmt: skip
+_REACH = 2  # rows and columns to the farthest neighbour
 SIZES = 32  # classes of grids, by half powers of 2 of their number of tokens
 BANDS = 16  # classes of rows, and of columns
 PREFIX = "prior."
@@ -57,8 +62,8 @@ Ends = NDArray[np.integer[Any]]  # ends of the slots of symbols, which begin whe
 class Prior:
     """A feed-forward network in integers (Bengio et al., JMLR 3, 2003, section 2), and the coder.
 
-    The vectors of the tokens to the left, above left, above and above right are the input of one
-    layer, whose bias depends on the position of the token and the size of the grid. The products
+    The vectors of the ``NEIGHBOURS`` are the input of one layer, whose bias depends on the position
+    of the token and the size of the grid. The products
     of its outputs and a vector of each group, and of each token in the group, are their scores. A
     weight is a power of 2 of the score, scaled so that all weights add up to ``TOTAL``.
 
@@ -66,7 +71,7 @@ class Prior:
         group: uint8 [K], the group of each token.
         vectors: int8 [K + 1, 32], the vectors of tokens as neighbours; the last one is that of a
             neighbour outside of the grid.
-        layer: int8 [4 * 32, 128]; its outputs are clipped to 0 to 127.
+        layer: int8 [10 * 32, 128]; its outputs are clipped to 0 to 127.
         size_bias: int16 [32, 128], by the number of tokens of the grid, see ``size_of``.
         row_bias, column_bias: int16 [16, 128], by the position in the grid, see ``band_of``.
         group_scores, group_bias: int8 [64, 128] and int16 [64]; scores are in bits.
@@ -153,8 +158,9 @@ class Prior:
             places = order[np.arange(start, min(part.stop, len(flat))) % len(order)]
             contexts = self.contexts(around.reshape(len(flat), -1)[part], biases(places))
             spans[part] = self._token_spans(contexts, flat[part])
-        # From the last token, which the state begins with, to the first.
-        state, out = START + int(flat[-1]), bytearray()
+        # From the last token, whose rank the state begins with, to the first.
+        rank = int((self._ranked(contexts[-1]) == flat[-1]).argmax())
+        state, out = START + rank, bytearray()
         for low, end in spans.reshape(-1, 2)[-3::-1].tolist():
             weight = end - low
             while state >= weight * _FULL:
@@ -171,7 +177,7 @@ class Prior:
         spans = np.empty((len(tokens), 2, 2), np.int64)
         group = self.group[tokens].astype(np.intp)
         spans[:, 0] = _spans(self.group_ends(contexts), group)
-        for number in np.unique(group):
+        for number in np.flatnonzero(np.bincount(group)):
             here = group == number
             spans[here, 1] = _spans(
                 self.token_ends(number, contexts[here]), self._ranks[tokens[here]]
@@ -221,18 +227,18 @@ class Prior:
                 raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
             return symbol
 
-        wide = columns + 2
+        wide = columns + 2 * _REACH
         steps = np.array([row * wide + column for row, column in NEIGHBOURS])
         biases = self._biases(rows, columns)
         waves = _waves(np.ones((rows, columns), bool) if there is None else there)
-        known = np.full((n, (rows + 1) * wide), len(self.group))  # tiles and their borders
+        known = np.full((n, (rows + _REACH) * wide), len(self.group))  # tiles and their borders
 
-        def read() -> None:
-            """Read all tokens but the last, which remains in the state."""
+        def read() -> NDArray[np.int32]:
+            """Read all tokens but the last, and return its context."""
             left = n * sum(map(len, waves))
             for tile in known:
                 for wave in waves:
-                    places = (wave // columns + 1) * wide + wave % columns + 1
+                    places = (wave // columns + _REACH) * wide + wave % columns + _REACH
                     contexts = self.contexts(tile.take(places[:, None] + steps), biases(wave))
                     group_ends = self.group_ends(contexts)
                     for place, context, ends in zip(
@@ -240,23 +246,24 @@ class Prior:
                     ):
                         left -= 1
                         if not left:
-                            return
+                            return context
                         group = pop(ends)
                         members = self._members[group]
                         if not len(members):
                             raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
                         tile[place] = members[pop(self.token_ends(group, context))]
+            raise AssertionError("there are no tokens")
 
         last = -1
         try:
-            read()
+            context = read()
             if rest or not 0 <= state - START < len(self.group):
                 raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-            last = state - START
+            last = int(self._ranked(context)[state - START])
         except TokenFileError:
             if not partial:
                 raise
-        tokens = known.reshape(n, rows + 1, wide)[:, 1:, 1:-1].copy()
+        tokens = known.reshape(n, rows + _REACH, wide)[:, _REACH:, _REACH:-_REACH].copy()
         tokens[tokens == len(self.group)] = -1
         tokens[-1].reshape(-1)[waves[-1][-1]] = last
         return tokens
@@ -271,7 +278,7 @@ class Prior:
     def contexts(self, around: Tokens, biases: NDArray[np.int32]) -> NDArray[np.int32]:
         """The outputs [..., 128] of the layer.
 
-        ``around`` has the neighbours [..., 4] of each token, K outside of the grid; ``biases`` are
+        ``around`` has the neighbours [..., 10] of each token, K outside of the grid; ``biases`` are
         [..., 128].
         """
         vectors = self._vectors.take(around, axis=0).reshape(*around.shape[:-1], -1)
@@ -288,6 +295,17 @@ class Prior:
         """The ends [..., members] of the slots of all tokens of a group."""
         scores, bias = self._token_scores[group]
         return self._ends(_product(contexts, scores) + bias)
+
+    def _ranked(self, context: NDArray[np.int32]) -> Tokens:
+        """All tokens, the likeliest first. The weight of a token is the product of the slots of its
+        group and of the token in the group."""
+        slots = np.diff(self.group_ends(context), prepend=0)
+        weights = np.empty(len(self.group), np.int64)
+        for group, members in enumerate(self._members):
+            if len(members):
+                ends = self.token_ends(group, context)
+                weights[members] = slots[group] * np.diff(ends, prepend=0)
+        return (-weights).argsort(kind="stable")
 
     def _ends(self, scores: NDArray[np.int32]) -> Ends:
         """The ends of the slots of symbols with these scores, [..., n]."""
@@ -356,13 +374,14 @@ def band_of(places: NDArray[np.intp], count: int) -> NDArray[np.intp]:
 
 
 def neighbours(tokens: Tokens, beyond: int) -> Tokens:
-    """The ``NEIGHBOURS`` [n * rows * columns, 4] of tokens [n, rows, columns]; ``beyond`` outside
+    """The ``NEIGHBOURS`` [n * rows * columns, 10] of tokens [n, rows, columns]; ``beyond`` outside
     of the grid."""
     _, rows, columns = tokens.shape
-    around = np.pad(tokens, ((0, 0), (1, 0), (1, 1)), constant_values=beyond)
+    border = ((0, 0), (_REACH, 0), (_REACH, _REACH))
+    around = np.pad(tokens, border, constant_values=beyond)
     shifted = [
-        around[:, 1 + row : 1 + row + rows, 1 + column : 1 + column + columns]
-        for row, column in NEIGHBOURS
+        around[:, row : row + rows, column : column + columns]
+        for row, column in np.add(NEIGHBOURS, _REACH).tolist()
     ]
     return np.stack(shifted, axis=-1).reshape(-1, len(NEIGHBOURS))
 

@@ -6,6 +6,7 @@ const FITS = ["aspect", "stretch", "crop", "pad", "tile", "native"]; // in the o
 const FIRST_BYTE = 0xb4; // combined with these bits:
 const [ENTROPY_CODED, WHOLE] = [1, 2];
 const TOKENS_IN_FILE = 2 ** 24;
+const MOST = 0xffff; // the largest edge of an image in pixels, and of a grid
 const LONGEST_MESSAGE = 2 ** 14; // the most characters of a message that words follow
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"; // of base64url
 
@@ -56,22 +57,31 @@ export function parse(bytes) {
   refuseUnless(fit, "This was written by a newer version of tokcodec.");
   let place = 4;
   const number = () => {
-    const [value, length] = readNumber(body.subarray(place, place + 3));
+    const [value, length] = readNumber(body.subarray(place, place + 5));
     place += length;
     return value;
   };
+  const [rows, columns] = shapeOf(number());
+  const [tileRows, tileColumns] = fit === "tile" ? shapeOf(number()) : [1, 1];
+  const width = number();
   const head = {
     modelId: hex(body.subarray(2, 4)),
-    width: number(),
-    height: number(),
+    width,
+    height: likelyHeight({ width, rows, columns, tileRows, tileColumns }) + unfold(number()),
     fit,
     bits: (body[1] & 31) + 1,
-    rows: number(),
-    columns: number(),
-    tileRows: fit === "tile" ? number() : 1,
-    tileColumns: fit === "tile" ? number() : 1,
+    rows,
+    columns,
+    tileRows,
+    tileColumns,
     entropyCoded: Boolean(bytes[0] & ENTROPY_CODED),
   };
+  refuseUnless(
+    [rows, columns, tileRows, tileColumns, width, head.height].every(
+      (size) => size >= 1 && size <= MOST,
+    ),
+    "This is damaged: a size in its header is not from 1 to 65535.",
+  );
   const payload = body.slice(place);
   refuseUnless(tokensIn(head) <= TOKENS_IN_FILE, "This has more tokens than a token file may have.");
   const file = bytes[0] & WHOLE ? { ...head, payload } : packetOf(head, payload);
@@ -93,8 +103,9 @@ function packetOf(head, rest) {
 
 /** The inverse of `parse`, without packets. */
 export function serialize(file) {
-  const numbers = [file.width, file.height, file.rows, file.columns];
-  if (file.fit === "tile") numbers.push(file.tileRows, file.tileColumns);
+  const numbers = [shapeNumber(file.rows, file.columns)];
+  if (file.fit === "tile") numbers.push(shapeNumber(file.tileRows, file.tileColumns));
+  numbers.push(file.width, fold(file.height - likelyHeight(file)));
   const body = [
     FIRST_BYTE | WHOLE | (file.entropyCoded && ENTROPY_CODED),
     (FITS.indexOf(file.fit) << 5) | (file.bits - 1),
@@ -180,20 +191,44 @@ export function crc16(bytes) {
   return crc;
 }
 
-/** A number from 1 to 65535 in LEB128 at the start of up to three bytes, and its length. */
+/** The number of a shape, counted along diagonals. */
+function shapeNumber(rows, columns) {
+  const diagonal = rows + columns - 2;
+  return (diagonal * (diagonal + 1)) / 2 + rows - 1;
+}
+
+/** The inverse of `shapeNumber`. Numbers are below 2^35, so square roots are close enough. */
+function shapeOf(number) {
+  const diagonal = Math.floor((Math.sqrt(8 * number + 1) - 1) / 2);
+  const row = number - (diagonal * (diagonal + 1)) / 2;
+  return [row + 1, diagonal - row + 1];
+}
+
+/** The height of an image of this width if it has the shape of its grid. */
+function likelyHeight({ width, rows, columns, tileRows, tileColumns }) {
+  const [down, across] = [rows * tileRows, columns * tileColumns];
+  return Math.min(Math.floor((2 * width * down + across) / (2 * across)), MOST);
+}
+
+/** 0, -1, 1, -2, 2, ... -> 0, 1, 2, 3, 4, ... */
+const fold = (number) => (number >= 0 ? 2 * number : -2 * number - 1);
+
+const unfold = (number) => (number % 2 ? -(number + 1) / 2 : number / 2);
+
+/** A number in LEB128 at the start of up to five bytes, and its length. */
 function readNumber(bytes) {
   const digits = bytes.subarray(0, bytes.findIndex((byte) => byte < 0x80) + 1);
   const number = digits.reduce((sum, byte, index) => sum + (byte & 0x7f) * 128 ** index, 0);
   const shortest = digits.length === 1 || digits.at(-1) > 0;
   refuseUnless(
-    shortest && number >= 1 && number <= 0xffff,
-    "This is damaged: a size in its header is not from 1 to 65535.",
+    digits.length && shortest,
+    "This is damaged: a number in its header does not end.",
   );
   return [number, digits.length];
 }
 
 const writeNumber = (number) =>
-  number < 0x80 ? [number] : [(number & 0x7f) | 0x80, ...writeNumber(number >> 7)];
+  number < 0x80 ? [number] : [(number % 0x80) | 0x80, ...writeNumber(Math.floor(number / 0x80))];
 
 const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 

@@ -3,11 +3,16 @@
 import { refuseUnless } from "./format.js";
 
 const TOTAL = 32768; // slots of all symbols together
-const START = 1024; // of the state, plus the last token
+const START = 256; // of the state, plus the rank of the last token
 const GROUPS = 64;
 const WIDTH = 32; // of the vector of a neighbour
 const HIDDEN = 128;
-const NEIGHBOURS = [[0, -1], [-1, -1], [-1, 0], [-1, 1]]; // rows and columns relative to a token
+// Rows and columns relative to a token.
+const NEIGHBOURS = [
+  [0, -1], [-1, -1], [-1, 0], [-1, 1],
+  [0, -2], [-2, 0], [-1, -2], [-2, -1], [-2, 1], [-2, 2],
+];
+const BORDER = 2; // rows and columns to the farthest neighbour
 const BANDS = 16; // classes of rows, and of columns
 const ALTERED = "This is damaged, or was made with another prior.";
 
@@ -45,7 +50,8 @@ export class Prior {
       }
     }
     const [row, column] = grid.order.at(-1);
-    return push(spans.slice(0, -2), START + grid.get(row, column));
+    const ranked = this.ranked(this.hidden(grid, row, column));
+    return push(spans.slice(0, -2), START + ranked.indexOf(grid.get(row, column)));
   }
 
   /** The inverse of `encode`: a Uint32Array. */
@@ -59,19 +65,21 @@ export class Prior {
       grid.clear();
       for (const [row, column, index] of grid.order) {
         left -= 1;
-        let token = reader.state - START; // the very last one
-        if (left > 0) {
-          const hidden = this.hidden(grid, row, column);
+        const hidden = this.hidden(grid, row, column);
+        let token;
+        if (!left) {
+          refuseUnless(reader.atEnd, ALTERED);
+          token = this.ranked(hidden)[reader.state - START];
+        } else {
           const group = reader.pop(this.groupEnds(hidden));
           refuseUnless(this.members[group].length, ALTERED);
           token = this.members[group][reader.pop(this.tokenEnds(group, hidden))];
         }
-        refuseUnless(token >= 0 && token < this.size, ALTERED);
+        refuseUnless(token !== undefined, ALTERED);
         grid.set(row, column, token);
         tokens[tile * size + index] = token;
       }
     }
-    refuseUnless(reader.atEnd, ALTERED);
     return tokens;
   }
 
@@ -107,6 +115,18 @@ export class Prior {
     return this.ends(token_scores, token_bias, this.members[group], hidden);
   }
 
+  /** All tokens, the likeliest first. */
+  ranked(hidden) {
+    const weights = new Float64Array(this.size);
+    widthsOf(this.groupEnds(hidden)).forEach((width, group) => {
+      if (!this.members[group].length) return;
+      widthsOf(this.tokenEnds(group, hidden)).forEach((own, rank) => {
+        weights[this.members[group][rank]] = width * own;
+      });
+    });
+    return Array.from(weights.keys()).sort((a, b) => weights[b] - weights[a] || a - b);
+  }
+
   /** The ends of the slots of these symbols; each begins at the end of the one before. */
   ends(vectors, biases, symbols, hidden) {
     const { powers } = this.tables;
@@ -131,7 +151,7 @@ export class Prior {
 class Grid {
   constructor({ rows, columns, lengths }, beyond) {
     Object.assign(this, { rows, columns, beyond });
-    this.cells = new Uint32Array((rows + 1) * (columns + 2)).fill(beyond);
+    this.cells = new Uint32Array((rows + BORDER) * (columns + 2 * BORDER)).fill(beyond);
     /** Row, column and index of each token, in coding order. */
     this.order = [];
     for (let row = 0; row < rows; row++) {
@@ -143,7 +163,7 @@ class Grid {
   }
 
   at(row, column) {
-    return (row + 1) * (this.columns + 2) + column + 1;
+    return (row + BORDER) * (this.columns + 2 * BORDER) + column + BORDER;
   }
 
   get(row, column) {
@@ -162,6 +182,8 @@ class Grid {
     for (const [row, column, index] of this.order) this.set(row, column, tokens[index]);
   }
 }
+
+const widthsOf = (ends) => ends.map((end, symbol) => end - (symbol && ends[symbol - 1]));
 
 const spanOf = (ends, symbol) => [symbol ? ends[symbol - 1] : 0, ends[symbol]];
 
