@@ -177,7 +177,7 @@ class Prior:
         spans = np.empty((len(tokens), 2, 2), np.int64)
         group = self.group[tokens].astype(np.intp)
         spans[:, 0] = _spans(self.group_ends(contexts), group)
-        for number in np.flatnonzero(np.bincount(group)):
+        for number in np.flatnonzero(np.bincount(group)).tolist():
             here = group == number
             spans[here, 1] = _spans(
                 self.token_ends(number, contexts[here]), self._ranks[tokens[here]]
@@ -305,7 +305,8 @@ class Prior:
             if len(members):
                 ends = self.token_ends(group, context)
                 weights[members] = slots[group] * np.diff(ends, prepend=0)
-        return (-weights).argsort(kind="stable")
+        ranked: Tokens = (-weights).argsort(kind="stable")
+        return ranked
 
     def _ends(self, scores: NDArray[np.int32]) -> Ends:
         """The ends of the slots of symbols with these scores, [..., n]."""
