@@ -65,6 +65,7 @@ def encode(
             "--packed",
         ),
     ] = False,
+    best: shared.Best = False,
     background: shared.Background = "white",
     include: shared.Include = None,
     exclude: shared.Exclude = None,
@@ -82,10 +83,10 @@ def encode(
     files, and on URLs, need a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Images whose
     token file is up to date are skipped; other files that exist are kept unless -f is given. Token
     files do not record --background and --max-bytes: files of images with transparency, and all
-    files with --max-bytes or --packets, are compared by encoding the image again. The packets of
-    a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on; with --text, a line each. With -f, packets that an
-    earlier run wrote for the image are replaced, and deleted if there are now fewer. Hidden files,
-    and images that decode wrote, are left out of folders.
+    files with --max-bytes, --packets or --best, are compared by encoding the image again. The
+    packets of a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on; with --text, a line each. With -f,
+    packets that an earlier run wrote for the image are replaced, and deleted if there are now
+    fewer. Hidden files, and images that decode wrote, are left out of folders.
 
     Example: tokcodec encode photos -o tokens --tokens 256
     """
@@ -116,6 +117,7 @@ def encode(
         packet_bytes=packet_bytes,
         parity=bool(parity),
         packed=packed,
+        best=best,
         text=text,
         background=colour,
         max_image_bytes=max_image_bytes,
