@@ -166,7 +166,7 @@ class Codec:
             packed: do not entropy-code the tokens. By default they are entropy-coded if the
                 checkpoint has a prior and that makes the file shorter.
             best: also try grids of other shapes, and return the file whose image is closest to the
-                original. This takes about six times as long.
+                original. This takes about five times as long.
 
         Raises:
             ImageError: the image cannot be read, or its smallest file is above ``max_bytes``.

@@ -119,7 +119,7 @@ Best = Annotated[
     bool,
     model_option(
         "Also try grids of other shapes, and keep the one whose image is closest to the original; "
-        "about six times slower.",
+        "about five times slower.",
         "--best",
     ),
 ]
