@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -325,6 +327,32 @@ def test_missing_lists_of_any_size_take_no_memory(tmp_path):
     some = pa.table({"vector": pa.nulls(99, pa.list_(pa.int8(), 1 << 20))})
     pq.write_table(some, tmp_path / "some.parquet")
     assert batch_size(pq.ParquetFile(tmp_path / "some.parquet"), 0, ["vector"], 512) == 64
+
+
+def test_no_damaged_footer_ends_the_process(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [b"0", b"1"]}), path, store_schema=False)
+    subprocess.run([sys.executable, "-c", EVERY_FOOTER, path], check=True)
+
+
+EVERY_FOOTER = """
+import contextlib, io, sys
+import pyarrow.parquet as pq
+from tokcodec.errors import DatasetError
+from tokcodec.io.parquet import batch_size
+
+data = bytearray(open(sys.argv[1], "rb").read())
+tried = 0
+for place in range(4, len(data) - 8):
+    for bit in range(8):
+        data[place] ^= 1 << bit
+        with contextlib.suppress(OSError, DatasetError, ValueError):
+            file = pq.ParquetFile(io.BytesIO(data))
+            batch_size(file, 0, ["image"], 64)
+            tried += 1
+        data[place] ^= 1 << bit
+assert tried
+"""
 
 
 def test_shards_are_those_of_the_run_each_once(dataset, tmp_path):
