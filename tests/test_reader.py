@@ -318,6 +318,25 @@ def test_memory_does_not_follow_the_number_of_rows_that_a_file_claims():
     assert pool.max_memory() < 16 << 20
 
 
+def test_equal_rows_and_tokens_take_memory_in_proportion_to_the_file(dataset, tmp_path):
+    """Their columns are a few bytes, as run lengths."""
+
+    def repeat(columns, facts):
+        for name, column in columns.items():
+            columns[name] = column.take([0] * 100_000)
+
+    damaged(dataset, tmp_path / "rows.parquet", repeat)
+    table = pq.read_table(Path(__file__).parent / "fuzz/corpus/dataset/aspect.parquet")[:1]
+    place = table.schema.get_field_index("tokens")
+    tokens = pa.array([np.zeros(20_000_000, np.uint16)])
+    table = table.set_column(place, table.schema.field(place), tokens)
+    pq.write_table(table, tmp_path / "tokens.parquet")
+    for name in ("rows.parquet", "tokens.parquet"):
+        assert (tmp_path / name).stat().st_size < 20_000
+        with pytest.raises(DatasetError, match=f"{name}: .* bytes"):
+            load_tokens(tmp_path / name)
+
+
 def test_missing_lists_of_any_size_take_no_memory(tmp_path):
     """Each would have all of its values in memory."""
     wide = pa.table({"vector": pa.nulls(1, pa.list_(pa.list_(pa.int8(), 1 << 16), 1 << 11))})

@@ -121,7 +121,7 @@ class DatasetFolder:
         path = self / name
         # pyarrow takes a path with a colon for a URL, unless it is absolute.
         source = open_input(path) if self.is_remote else path.absolute()
-        return pq.ParquetFile(source, page_checksum_verification=True)
+        return pq.ParquetFile(source, buffer_size=1 << 20, page_checksum_verification=True)
 
     @contextlib.contextmanager
     def reading(
