@@ -105,8 +105,9 @@ class DatasetFolder:
 
     def size(self, name: str) -> int:
         """The bytes of a file."""
+        stat = (self / name).stat
         with _naming(self / name):
-            return (self / name).stat().st_size
+            return (retried(stat) if self.is_remote else stat()).st_size
 
     def written_at(self, name: str) -> int | None:
         """When a file was written, in nanoseconds; None in a store, which has another clock."""
