@@ -14,8 +14,8 @@ def decode(
         typer.Argument(
             metavar="SRC",
             help="Token files: files, folders, globs, tars; paths or URLs. Or - for standard "
-            "input, or one token dataset, or one .npy, .npz, .safetensors, .jsonl or .bin of "
-            "tokens.",
+            "input, or one token dataset, or one .npy, .npz, .safetensors, .jsonl, .bin or "
+            "WebDataset .tar of tokens.",
         ),
     ],
     output: shared.Output = None,

@@ -54,7 +54,8 @@ def page(
     The page shows each image next to the results of checkpoints, and of other codecs in no more
     bytes; they are encoded and measured as by evaluate. Token files and rows of datasets are
     decoded and shown. With --originals they are compared with the images of the same names (the
-    names of token files without .tok, or the keys of rows). The page needs no network.
+    names of token files without .tok, or the keys of rows). Packets of one image are put together.
+    The page needs no network.
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """

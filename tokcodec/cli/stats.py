@@ -25,7 +25,8 @@ def stats(
 ) -> None:
     """Report the size of token files and the use of the codebook.
 
-    Sizes are compared with raw pixels, and with the images if these are in the same folder.
+    Sizes are compared with raw pixels, and with the images if these are in the same folder. Packets
+    of one image count as one image.
 
     Example: tokcodec stats tokens/
     """
