@@ -114,15 +114,19 @@ def decode_files(
     several = [name for name in names if name != STANDARD and not name.endswith(SUFFIX)]
     tables = [name for name in several if is_export(name) or is_dataset(name)]
     if tables and len(names) > 1:
-        raise ArgumentError(f"{tables[0]}: give one token dataset, or one file of tokens, alone")
+        raise ArgumentError(
+            f"{tables[0]}: a token dataset or a file of tokens must be the only source"
+        )
     if (keys or rows) and not tables:
-        raise ArgumentError("rows are chosen of one token dataset, or of one file of tokens")
+        raise ArgumentError("rows can be chosen only from a token dataset or a file of tokens")
     sheet = _sheet_of(output, names[0], options) if grid else None
     refuse_others(names, extensions(), ENCODE)
     extension = f".{image_format or 'png'}"
     named = file_extension(output)
     if image_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
-        raise ArgumentError(f"{output} is not the name of a {image_format} image")
+        raise ArgumentError(
+            f"{output} is not the name of a {image_format} image; the format is that of the name"
+        )
     given = find(weights) if weights else None
     files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
     one = Path(output) if output and named in extensions() else None
@@ -180,7 +184,7 @@ def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
     """The file of a contact sheet; raises ArgumentError or OutputError if it cannot be written."""
     refuse_remote(output)
     if output is None or file_extension(output) not in extensions():
-        why = "name an image file for the contact sheet, such as sheet.png"
+        why = "give an image file as the output for the contact sheet, such as sheet.png"
         raise ArgumentError(why, name=output)
     job = single_job(source, Path(output))
     if not options.dry_run:
@@ -234,13 +238,13 @@ class _Files:
             return "new", None  # the run reads it again and reports the error
         found = size_of(target)
         if found is None:
-            return "foreign", "is there, and is not an image"
+            return "foreign", "exists, and is not an image"
         if found != self._output(token_file, header):
-            return "stale", f"is there, with {found[0]}x{found[1]} pixels"
+            return "stale", f"exists, with {found[0]}x{found[1]} pixels"
         if record.since is None:
-            return "foreign", "is there already"
+            return "foreign", "already exists"
         if target.stat().st_mtime_ns < record.since:
-            return "stale", "is there, older than its token file"
+            return "stale", "exists, and is older than its token file"
         return "current", None
 
     def _output(self, token_file: TokenFile, header: Header) -> Size | None:
@@ -308,13 +312,15 @@ def _plan_rows(
         written_at = dataset.written_at
     mtime = "" if written_at is None else str(written_at)
     if output is None or output == STANDARD:
-        raise ArgumentError("name a folder for the images of these rows", name=name)
+        raise ArgumentError("give a folder as the output for the images of its rows", name=name)
     refuse_remote(output)
     folder = Path(output)
     if same_file(name, folder):
         raise OutputError("is the input itself", name=output, hint=Hint.OTHER_OUTPUT)
     if not sheet and folder.exists() and not folder.is_dir():
-        raise OutputError("is a file; name a folder for the images of these rows", name=output)
+        raise OutputError(
+            "is a file; give a folder as the output for the images of the rows", name=output
+        )
     if keys or numbers:
         count = len(keys) + len(numbers)
     if count == 0:

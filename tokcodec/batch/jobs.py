@@ -202,15 +202,19 @@ def make_plan(
     """
     lone = len(sources) == 1 and (sources[0] == STANDARD or names_one_file(sources[0], kinds))
     if STANDARD in sources and not lone:
-        raise ArgumentError("standard input is read alone")
+        raise ArgumentError("standard input cannot be read with other sources")
     if output == STANDARD and not lone:
-        raise ArgumentError("standard output takes the result of one file")
+        raise ArgumentError(
+            "standard output takes the result of only one file; give a folder as the output"
+        )
     refuse_remote(output)
     out = Path(output) if output and output != STANDARD else None
     folder = _folder_of(out, lone, str(output))
     if list(sources) == [STANDARD]:
         if folder:
-            raise ArgumentError(f"{output}: name a file for the result of standard input")
+            raise ArgumentError(
+                f"{output}: is a folder; give a file as the output for standard input"
+            )
         read = partial(read_at_most, sys.stdin.buffer, max_image_bytes)
         record = Record(STANDARD, None, read, Stamp("", 0, ABSENT, "", "standard input"))
         job = Job(record, together or out)
@@ -244,7 +248,7 @@ def _own_targets(
     for batch in batches:
         for stamp in () if folder else batch.stamps:
             if stamp.is_remote or not isinstance(batch, Files):  # no folder to write to
-                raise ArgumentError(f"name a folder for the results of {stamp}")
+                raise ArgumentError(f"the results of {stamp} need a folder as the output")
     claimed: dict[Path | None, str] = {}
 
     def to_job(record: Record, is_file: bool) -> FileJob:
@@ -259,7 +263,7 @@ def _own_targets(
         if target in claimed:
             both = f"{claimed[target]} and {record.name} would both become {target}"
             if is_file:
-                raise ArgumentError(f"{both}; take them one at a time")
+                raise ArgumentError(f"{both}; give one of them at a time")
             return Job(record, None, "foreign", f"not written: {both}")
         claimed[target] = record.name
         if target:
@@ -294,7 +298,7 @@ def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
     if out is None or (lone and not name.endswith(os.sep) and not out.is_dir()):
         return None
     if out.exists() and not out.is_dir():
-        raise ArgumentError(f"{out} is a file; several results need a folder")
+        raise ArgumentError(f"{out} is a file; several results need a folder as the output")
     if not lone:
         refuse_file_name(out)
     return out
@@ -315,7 +319,7 @@ def images(
         DatasetError: as ``listing.list_inputs``.
     """
     if STANDARD in sources:
-        raise ArgumentError("standard input is not read here")
+        raise ArgumentError("standard input cannot be read here; give a file")
     refuse_others(sources, {SUFFIX}, DECODE)
     batches = list_inputs(sources, max_bytes=max_bytes, selection=selection)
     return count(batches), chain.from_iterable(batch.records() for batch in batches)
@@ -344,7 +348,7 @@ def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> 
     ]
     absent = [source for source in found if not Path(source).exists()]
     if absent and len(sources) > 1:
-        raise ArgumentError(f"{absent[0]} is not there", hint=Hint.NAME_OUTPUT)
+        raise ArgumentError(f"{absent[0]} does not exist", hint=Hint.NAME_OUTPUT)
     # If a shell's * names them among others, only they fail.
     if found and not absent and len(found) == len(sources):
         raise ArgumentError(f"{found[0]} {remedy}")

@@ -63,8 +63,8 @@ def _locate(source: str, suggest_bundled: bool = False) -> "Source":
             raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
         where = known()[source][1].published
         on_hub = " " not in where
-        use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
-        raise CheckpointError(f"is a published model: {use}", name=source) from error
+        use = f"give {where} instead" if on_hub else f"download it ({where}), and give the file"
+        raise CheckpointError(f"is the name of a published model; {use}", name=source) from error
 
 
 def convert(

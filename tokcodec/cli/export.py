@@ -14,14 +14,18 @@ _token_option = partial(option, "Tokens")
 
 def export(
     dataset: Annotated[
-        str, typer.Argument(help="A token dataset: a folder of shards, one Parquet file, or a URL.")
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="A token dataset: a folder of shards, one Parquet file, or a URL.",
+        ),
     ],
     output: Annotated[
         str,
         output_option(
-            "Write to this file; a path or a URL. NAME without an extension for llamagen "
-            "(NAME_codes and NAME_labels), mds (a folder) and megatron (NAME.bin and NAME.idx); - "
-            "for standard output.",
+            "Write to this file, a path or a URL, or to standard output (-). For llamagen "
+            "(NAME_codes, NAME_labels), megatron (NAME.bin, NAME.idx) and mds (a folder), give "
+            "NAME without an extension.",
             "-o",
             "--output",
             metavar="OUT",
@@ -41,7 +45,7 @@ def export(
         ]
         | None,
         output_option(
-            "Write this format. Default: that of the extension of OUT, .tar is webdataset.",
+            "Write this format. Default: by the extension of OUT; .tar is webdataset.",
             "--format",
         ),
     ] = None,
@@ -52,7 +56,7 @@ def export(
     columns: Annotated[
         str | None,
         output_option(
-            "Keep only these columns besides key and view. Default: all.", metavar="NAME,NAME"
+            "Export only these columns, besides key and view. Default: all.", metavar="NAME,NAME"
         ),
     ] = None,
     force: Force = False,
@@ -75,8 +79,7 @@ def export(
     dtype: Annotated[
         Literal["uint8", "uint16", "uint32", "uint64", "int32", "int64"] | None,
         _token_option(
-            "Write tokens in this type, if the format has it. Default: the smallest that "
-            "holds all.",
+            "Write tokens in this type, if the format has it. Default: the smallest that fits.",
         ),
     ] = None,
 ) -> None:

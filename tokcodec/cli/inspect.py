@@ -15,12 +15,12 @@ def inspect(
         str,
         typer.Argument(
             metavar="FILE|FOLDER|NAME",
-            help="A token file (- for standard input), a folder of them, a token dataset, or a "
-            "checkpoint or its bundled name. Token files and datasets may be URLs.",
+            help="A token file or a text with messages (- for standard input), a folder of token "
+            "files, a token dataset, or a checkpoint. Token files and datasets may be URLs.",
         ),
     ],
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Show the tokens of a token file, too.")
+        bool, typer.Option("--tokens", help="Also show the tokens of a token file.")
     ] = False,
     failed: Annotated[
         bool,

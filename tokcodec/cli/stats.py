@@ -17,7 +17,8 @@ def stats(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SRC", help="Token files, folders of them; token datasets, also by URL."
+            metavar="SRC",
+            help="Token files, folders of them, or token datasets, which may be URLs.",
         ),
     ],
     weights: WeightsOf = None,
@@ -25,9 +26,10 @@ def stats(
 ) -> None:
     """Report the size of token files and the use of the codebook.
 
-    Sizes are compared with raw pixels, and with the images if these are in the same folder.
+    Sizes are compared with those of raw pixels, and of the image files if these are in the same
+    folder.
 
-    Example: tokcodec stats tokens/
+    Example: tokcodec stats tokens
     """
     from tokcodec.evaluate.stats import stats as run
 
