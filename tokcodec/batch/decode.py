@@ -20,6 +20,7 @@ from tokcodec.batch.jobs import (
     Outcomes,
     Plan,
     RunOptions,
+    Targets,
     escapes_folder,
     file_extension,
     is_standard,
@@ -335,7 +336,8 @@ def _plan_rows(
         return Record(key, None, read, Stamp(key, 0, mtime, "", key))
 
     def jobs() -> Iterator[FileJob]:
-        claimed: set[Path] = set()
+        targets = Targets()
+        again = "a second row of this key; choose it by its row number"
         try:
             for key, row in rows:
                 target = sheet or folder / (key + extension)
@@ -347,12 +349,8 @@ def _plan_rows(
                 elif escapes_folder(key):
                     why = "its key leaves the folder of the images"
                     yield replace(job, target=None, state="foreign", why=why)
-                elif target in claimed:
-                    why = "a second row of this key; choose it by its row number"
-                    yield replace(job, target=None, state="foreign", why=why)
                 else:
-                    claimed.add(target)
-                    yield judged(job, files.judge)
+                    yield judged(targets.claim(job, again), files.judge)
         except TokcodecError as error:  # the rows before it are decoded
             yield Job(record(name, error), None, "foreign", error.reason)
 

@@ -249,7 +249,7 @@ def _own_targets(
         for stamp in () if folder else batch.stamps:
             if stamp.is_remote or not isinstance(batch, Files):  # no folder to write to
                 raise ArgumentError(f"the results of {stamp} need a folder as the output")
-    claimed: dict[Path | None, str] = {}
+    targets = Targets()
 
     def to_job(record: Record, is_file: bool) -> FileJob:
         target = None
@@ -260,15 +260,12 @@ def _own_targets(
             target = (folder or Path()) / path.with_name(rename(path.name))
         elif output != STANDARD:
             target = Path(output)
-        if target in claimed:
-            both = f"{claimed[target]} and {record.name} would both become {target}"
-            if is_file:
-                raise ArgumentError(f"{both}; give one of them at a time")
-            return Job(record, None, "foreign", f"not written: {both}")
-        claimed[target] = record.name
-        if target:
-            _refuse_input(target, record.stamp)
-        return Job(record, target)
+        job = targets.claim(Job(record, target))
+        if job.state == "foreign" and is_file:
+            raise ArgumentError(str(job.why))
+        if job.target:
+            _refuse_input(job.target, record.stamp)
+        return job
 
     def to_jobs(batch: Batch) -> Iterator[FileJob]:
         return (to_job(record, isinstance(batch, Files)) for record in batch.records())
@@ -277,6 +274,25 @@ def _own_targets(
     files = [job for batch in batches if isinstance(batch, Files) for job in to_jobs(batch)]
     rest = (job for batch in batches if not isinstance(batch, Files) for job in to_jobs(batch))
     return chain(files, rest)
+
+
+class Targets:
+    """The outputs of a run, each of which takes the result of one job."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path | None, str] = {}  # of the jobs, by their targets
+
+    def __contains__(self, target: Path) -> bool:
+        return target in self._names
+
+    def claim(self, job: FileJob, why: str | None = None) -> FileJob:
+        """The job; or, if an earlier one has its target, a job that fails, with this reason."""
+        if job.target not in self._names:
+            self._names[job.target] = job.name
+            return job
+        first = self._names[job.target]
+        why = why or f"not written: {first} and {job.name} would both become {job.target}"
+        return replace(job, target=None, state="foreign", why=why)
 
 
 def _refuse_input(target: Path, stamp: Stamp) -> None:
