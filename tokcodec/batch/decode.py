@@ -20,16 +20,13 @@ from tokcodec.batch.jobs import (
     Outcomes,
     Plan,
     RunOptions,
-    Targets,
-    escapes_folder,
     file_extension,
     is_standard,
-    judged,
-    make_plan,
     names_of,
     refuse_others,
     write_out,
 )
+from tokcodec.batch.plan import Targets, escapes_folder, judged, make_plan
 from tokcodec.batch.received import Received, Several, images_of
 from tokcodec.batch.sheet import Sheet
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
@@ -104,7 +101,7 @@ def decode_files(
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: see ``jobs.make_plan``; or no file is named for the contact sheet.
+        ArgumentError: see ``plan.make_plan``; or no file is named for the contact sheet.
         CheckpointError: the checkpoint cannot be found.
         DatasetError: the dataset or the file of tokens cannot be read, or it does not name its
             model and ``weights`` is None.

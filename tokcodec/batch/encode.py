@@ -17,11 +17,11 @@ from tokcodec.batch.jobs import (
     Outcomes,
     RunOptions,
     file_extension,
-    make_plan,
     names_of,
     refuse_others,
     write_out,
 )
+from tokcodec.batch.plan import make_plan
 from tokcodec.checkpoint import Header, check_fit, check_token_count, find, read_prior
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.config.geometry import Fit, Size
@@ -93,7 +93,7 @@ def encode_files(
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: see ``jobs.make_plan``.
+        ArgumentError: see ``plan.make_plan``.
         CheckpointError: the checkpoint cannot be found, or does not support the fit or the number
             of tokens.
     """
@@ -140,31 +140,24 @@ def encode_files(
     )
 
     def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
-        searches = max_bytes is not None or packet_bytes is not None
-        images = (_Image(job, keep=searches) for job in jobs)
-        results = codec().compress_stream(
-            ((image, image) for image in images), workers=options.workers, **how
-        )
+        pairs = ((image, image) for image in map(_Image, jobs))
         workers = options.workers
+        results = codec().compress_stream(pairs, workers=workers, **how)
         return map_ahead(settings.write, results, workers, 4 * workers, at_once=True)
 
     return options.run(plan, work)
 
 
 class _Image:
-    """The image of a job, which counts its bytes. With ``keep`` they are kept for further reads: a
-    pipe can be read only once."""
+    """The image of a job, which counts its bytes."""
 
-    def __init__(self, job: FileJob, keep: bool) -> None:
-        self.job, self.keep = job, keep
-        self.name = job.name
+    def __init__(self, job: FileJob) -> None:
+        self.job, self.name = job, job.name
         self.bytes = 0
-        self._kept: bytes | None = None
 
     def read(self) -> bytes:
-        data = self.job.source.read() if self._kept is None else self._kept
+        data = self.job.source.read()
         self.bytes = len(data)
-        self._kept = data if self.keep else None
         return data
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tokcodec.batch.jobs import FileJob, Targets
+from tokcodec.batch.jobs import FileJob
+from tokcodec.batch.plan import Targets
 from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.inputs.records import Record
 from tokcodec.tokenfile import TokenFile

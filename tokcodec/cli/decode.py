@@ -87,7 +87,7 @@ def decode(
 
     Without -o, the image of a.jpg.tok is a.jpg.png in the same folder; for token files in tars or
     at URLs, -o must be a folder. A file named with -o gets the format of its extension. Images that
-    are up to date are skipped; -f replaces all other files that exist.
+    are up to date are skipped; other files that exist are replaced only with -f.
 
     Messages (tok:...) are found in any text. Packets of one image are put together, and missing
     tokens are filled in.

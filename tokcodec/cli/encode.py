@@ -81,9 +81,9 @@ def encode(
     Parquet files or at URLs, -o must be a folder, which gets some.tar/a.jpg.tok or
     file.parquet/0.tok. In folders, hidden files and images that decode wrote are skipped.
 
-    Images whose token file is up to date are skipped; -f replaces all other files that exist. Token
-    files do not record --background and --max-bytes: with --max-bytes or --packets, and for images
-    with transparency, the image is encoded again to compare.
+    Images whose token file is up to date are skipped; other files that exist are replaced only with
+    -f. Token files do not record --background and --max-bytes: with --max-bytes or --packets, and
+    for images with transparency, the image is encoded again to compare.
 
     The packets of a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on, or with --text one line each. With
     -f, all packets that an earlier run wrote for the image are replaced.

@@ -85,9 +85,9 @@ def export(
 ) -> None:
     """Export a token dataset to a format that trainers read.
 
-    Failed rows are left out. Each row has its class_id and its other columns: in the row where the
+    Failed rows are left out. The class_id and the other columns of a row are in the row if the
     format has a place for them, else on a line of OUT.index.jsonl. OUT.meta.json has the number of
-    rows, the type of tokens, the model and the classes.
+    rows, the type of the tokens, the model and the classes.
 
     Example: tokcodec export dataset -o tokens.npy
     """

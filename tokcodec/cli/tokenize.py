@@ -62,8 +62,9 @@ def tokenize(
 ) -> None:
     """Tokenize images to a dataset.
 
-    The dataset is Parquet, in shards. A bad image becomes a row with its error. After an
-    interruption, the same command resumes after the last whole shard, and ends with the same bytes.
+    The dataset is Parquet, with a row for each image. A bad image becomes a row with its error.
+    After an interruption, the same command resumes after the last whole shard, and its output has
+    the same bytes.
 
     Example: tokcodec tokenize photos -o dataset
     """
