@@ -9,7 +9,7 @@ from conftest import DATA, GOLDEN
 from PIL import Image
 
 from tokcodec import RunOptions, TokenFile, decode_files, encode_files
-from tokcodec.batch.jobs import escapes_folder
+from tokcodec.batch.plan import escapes_folder
 from tokcodec.errors import (
     ArgumentError,
     DatasetError,

@@ -337,7 +337,7 @@ def test_contact_sheet(run, datasets, codec, tmp_path):
     list(tokcodec.encode_files(str(datasets / "*.png"), tmp_path / "tokens", weights=TINY))
     decoded(tmp_path / "tokens", tmp_path / "files.jpg", grid=2)
     assert Image.open(tmp_path / "files.jpg").size == (96 * 2 + 2, 96 * 2 + 2)
-    with pytest.raises(ArgumentError, match="name an image file"):
+    with pytest.raises(ArgumentError, match="give an image file"):
         decoded(tmp_path / "s.npy", tmp_path / "folder", grid=2)
 
 

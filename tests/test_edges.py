@@ -263,7 +263,7 @@ def test_decoded_images_are_not_encoded_again(tokcodec, here):
     assert {"x.jpg.png", "deep/y.jpg.webp"} <= before
     for sources in (["two"], ["two/**"]):
         said = tokcodec("encode", *sources, *WEIGHTS)
-        assert "decoded images beside their token files (4)" in said
+        assert "decoded images next to their token files (4)" in said
     assert set(contents(here / "two")) == before
     # A photo beside tokens of its own is none of them.
     tokcodec("encode", "two/x.jpg", "-o", "one/x.tok", *WEIGHTS)

@@ -116,7 +116,7 @@ def test_encode_takes_it_and_goes_on(make, photos, tmp_path, capsys, kind):
         os.utime(held, (2**32, 2**32))
         older = 1 if held.suffix == ".png" else 3
         assert end(encode, [source], str(out)) == 3
-        assert capsys.readouterr().err.count("is there, older than the image") == older
+        assert capsys.readouterr().err.count("exists, and is older than the image") == older
 
 
 @pytest.mark.parametrize("kind", KINDS)

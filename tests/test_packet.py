@@ -132,7 +132,7 @@ def test_packets_in_any_order_and_number(image, parity, data):
 
 def test_packets_at_the_command_line(run, tmp_path):
     photo, folder = PHOTOS[0], tmp_path / "sent"
-    how = ("--packets", 3, "--packet-bytes", 150, "--parity", 1)
+    how = ("--packets", 3, "--packet-bytes", 150, "--parity")
     said = run("encode", photo, "-o", f"{folder}/", *how).stderr
     assert said.rstrip().endswith(b", 4 packets")
     sent = sorted(folder.iterdir())
@@ -154,7 +154,7 @@ def test_packets_at_the_command_line(run, tmp_path):
 
 def test_images_are_put_together_from_packets(run, tmp_path):
     names = [photo.name for photo in PHOTOS[:2]]
-    how = ("--packets", 3, "--packet-bytes", 120, "--parity", 1)
+    how = ("--packets", 3, "--packet-bytes", 120, "--parity")
     run("encode", *PHOTOS[:2], "-o", tmp_path / "sent", *how)
     expected = {name: tmp_path / "whole" / f"{name}.png" for name in names}
     run("decode", tmp_path / "sent", "-o", tmp_path / "whole")
@@ -377,7 +377,7 @@ def test_packets_replace_nothing_and_leave_nothing(run, tmp_path):
     assert (line["state"], line["status"]) == ("foreign", "failed")
     assert list(folder.iterdir()) == [foreign]
     foreign.rename(folder / f"{photo.name}.5.tok")
-    run(*command, 3, "--parity", 1, "-f")
+    run(*command, 3, "--parity", "-f")
     run(*command, 2, status=1)
     run(*command, 2, "-f")
     names = sorted(path.name for path in folder.iterdir())

@@ -51,7 +51,7 @@ def test_columns_metadata_and_tokens(run, codec, tmp_path):
     (source / "broken.jpg").write_bytes((DATA / "coffee.jpg").read_bytes()[:9000])
     (source / "zero.png").write_bytes(b"")
     said = run("tokenize", source, "-o", tmp_path / "t.parquet", "--weights", TINY, status=3)
-    assert said.stderr.endswith(b"t.parquet: 4 rows of 1 shard, 2 failed\n")
+    assert said.stderr.endswith(b"t.parquet: 4 rows in 1 shard, 2 failed\n")
     schema = pq.read_schema(tmp_path / "t.parquet")
     assert schema.names == COLUMNS
     tokens = "fixed_size_list<element: uint16>[16]"
@@ -425,8 +425,10 @@ def test_failures(tmp_path):
     for number in (3, 25):
         (source / f"{number:02}.png").write_bytes(b"junk")
     out = tmp_path / "out"
-    with pytest.raises(DatasetError, match="stopped at failed image 2 of at most 1"):
-        go([source], out, rows_per_shard=10, max_failures=1)
+    seen = []
+    with pytest.raises(DatasetError, match="stopped: 2 images failed, and 1 may fail"):
+        go([source], out, rows_per_shard=10, max_failures=1, report=seen.append)
+    assert [now.error[0] for now in seen if now.error] == ["03.png", "25.png"]
     assert len(contents(out)) == 2
     assert go([source], out, rows_per_shard=10, max_failures=2) == (40, 2)
     # A mended image of the same size and time: failed shards are done again, the others stand.

@@ -109,7 +109,7 @@ def test_at_the_command_line(run, source, tmp_path):
     done = run(*command, "--json", status=3)
     assert json.loads(done.stdout) == {"output": str(tmp_path / "out"), "rows": 142, "failed": 6}
     said = done.stderr.decode().splitlines()
-    assert said[-1].endswith("142 rows of 2 shards in 2 datasets, 3 failed")
+    assert said[-1].endswith("142 rows in 2 shards of 2 datasets, 3 failed")
     assert run("stats", tmp_path / "out" / "latent", "--json", status=3).stdout
     run(*command, "--max-failures", "2", "-f", status=1)
 
@@ -133,5 +133,5 @@ def test_what_is_refused(source, tmp_path):
     with pytest.raises(OutputError, match=r"y/latent/shard-00000\.parquet: was made with limit 3"):
         go([source], tmp_path / "y", weights=[TINY, LATENT])
     assert not (tmp_path / "y" / "patch" / "shard-00000.parquet").exists()
-    with pytest.raises(DatasetError, match="y/patch: stopped at failed image 1"):
+    with pytest.raises(DatasetError, match="y/patch: stopped: 1 image failed, and 0 may fail"):
         go([source], tmp_path / "y", weights=[TINY, LATENT], force=True, max_failures=0)

@@ -74,7 +74,7 @@ def test_sizes_that_a_checkpoint_does_not_take(tmp_path):
     own = checkpoint.find(latent).config.preprocessing.image_size
     assert go(source, tmp_path / "own", weights=latent, image_size=own, fit="crop") == (1, 0)
     for options, error, message in (
-        ({"weights": latent, "image_size": own * 2}, CheckpointError, "latent: sees only squares"),
+        ({"weights": latent, "image_size": own * 2}, CheckpointError, "latent: takes only squares"),
         ({"image_size": 33}, CheckpointError, "patch: takes image sizes that are multiples of 8"),
         ({"image_size": 1 << 14}, CheckpointError, "takes from 1 to 16,384 tokens"),
         ({"image_size": 64, "tokens": 9}, ArgumentError, "exclude each other"),

@@ -42,7 +42,10 @@ class Decoding:
             size = operator.index(size)
         self._used = checkpoint.check_token_count(header, tokens)
         if tokens is not None and header.config.multiple:
-            raise CheckpointError("decodes only all tokens of a file together", name=header.name)
+            raise CheckpointError(
+                "decodes only all tokens of a file together, not the first ones alone",
+                name=header.name,
+            )
         self.header, self.runtime, self.size, self.tokens = header, runtime, size, tokens
 
     def open(self, token_file: TokenFile) -> tuple[Canvas, Rows]:

@@ -78,6 +78,8 @@ class Hint(Enum):
     NAME_WEIGHTS = "name its checkpoint"
     NAME_FAMILY = "name the published model that it is"
     OTHER_FIT = "choose another fit"
+    LIST_MODELS = "tokcodec.families.known() lists them"
+    DAMAGED = "decode it as damaged to see what is left"
     SMALLER_BATCH = "choose a smaller batch size"
     NAME_OUTPUT = "if it is what to write, give it as the output"
     NAME_INCEPTION = "name the file"

@@ -429,7 +429,7 @@ class TokenFile:
         """
         found = cls.find(data, damaged=damaged)
         if len(found) > 1:
-            raise TokenFileError(f"holds {len(found):,} messages, not one")
+            raise TokenFileError(f"has {len(found):,} messages, not one")
         if isinstance(found[0], TokenFileError):
             raise found[0]
         return found[0]
@@ -450,7 +450,8 @@ class TokenFile:
         if len(body) < 2 + ID_BYTES or (
             checksum is not None and checksum != _crc(body).to_bytes(_CRC_BYTES, "little")
         ):
-            raise TokenFileError("truncated or damaged: its checksum does not match")
+            hint = None if damaged else Hint.DAMAGED
+            raise TokenFileError("truncated or damaged: its checksum does not match", hint=hint)
         number, bits = body[1] >> 5, (body[1] & 0b11111) + 1
         if number >= len(_FITS):
             raise TokenFileError(f"fit {number}: needs a newer tokcodec")
@@ -501,7 +502,7 @@ class TokenFile:
             else:
                 packets.append(file)
         if not (found or packets):
-            raise TokenFileError("not a token file or a text with a message (tok:...)")
+            raise TokenFileError("neither a token file nor a text with a message (tok:...)")
         return [*found, *cls.join(packets)]
 
     @classmethod

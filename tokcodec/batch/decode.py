@@ -20,15 +20,13 @@ from tokcodec.batch.jobs import (
     Outcomes,
     Plan,
     RunOptions,
-    escapes_folder,
     file_extension,
     is_standard,
-    judged,
-    make_plan,
     names_of,
     refuse_others,
     write_out,
 )
+from tokcodec.batch.plan import Targets, escapes_folder, judged, make_plan
 from tokcodec.batch.received import Received, Several, images_of
 from tokcodec.batch.sheet import Sheet
 from tokcodec.checkpoint import Header, check_token_count, find, find_by_model_id
@@ -103,7 +101,7 @@ def decode_files(
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: see ``jobs.make_plan``; or no file is named for the contact sheet.
+        ArgumentError: see ``plan.make_plan``; or no file is named for the contact sheet.
         CheckpointError: the checkpoint cannot be found.
         DatasetError: the dataset or the file of tokens cannot be read, or it does not name its
             model and ``weights`` is None.
@@ -114,15 +112,19 @@ def decode_files(
     several = [name for name in names if name != STANDARD and not name.endswith(SUFFIX)]
     tables = [name for name in several if is_export(name) or is_dataset(name)]
     if tables and len(names) > 1:
-        raise ArgumentError(f"{tables[0]}: give one token dataset, or one file of tokens, alone")
+        raise ArgumentError(
+            f"{tables[0]}: a token dataset or a file of tokens must be the only source"
+        )
     if (keys or rows) and not tables:
-        raise ArgumentError("rows are chosen of one token dataset, or of one file of tokens")
+        raise ArgumentError("rows can be chosen only from a token dataset or a file of tokens")
     sheet = _sheet_of(output, names[0], options) if grid else None
     refuse_others(names, extensions(), ENCODE)
     extension = f".{image_format or 'png'}"
     named = file_extension(output)
     if image_format and named in extensions() and named.replace("jpeg", "jpg") != extension:
-        raise ArgumentError(f"{output} is not the name of a {image_format} image")
+        raise ArgumentError(
+            f"{output} is not the name of a {image_format} image; the format is that of the name"
+        )
     given = find(weights) if weights else None
     files = _Files(given, cache(find_by_model_id), size, tokens, extension, png_level)
     one = Path(output) if output and named in extensions() else None
@@ -180,7 +182,7 @@ def _sheet_of(output: str | None, source: str, options: RunOptions) -> Path:
     """The file of a contact sheet; raises ArgumentError or OutputError if it cannot be written."""
     refuse_remote(output)
     if output is None or file_extension(output) not in extensions():
-        why = "name an image file for the contact sheet, such as sheet.png"
+        why = "give an image file as the output for the contact sheet, such as sheet.png"
         raise ArgumentError(why, name=output)
     job = single_job(source, Path(output))
     if not options.dry_run:
@@ -234,13 +236,13 @@ class _Files:
             return "new", None  # the run reads it again and reports the error
         found = size_of(target)
         if found is None:
-            return "foreign", "is there, and is not an image"
+            return "foreign", "exists, and is not an image"
         if found != self._output(token_file, header):
-            return "stale", f"is there, with {found[0]}x{found[1]} pixels"
+            return "stale", f"exists, with {found[0]}x{found[1]} pixels"
         if record.since is None:
-            return "foreign", "is there already"
+            return "foreign", "already exists"
         if target.stat().st_mtime_ns < record.since:
-            return "stale", "is there, older than its token file"
+            return "stale", "exists, and is older than its token file"
         return "current", None
 
     def _output(self, token_file: TokenFile, header: Header) -> Size | None:
@@ -308,13 +310,15 @@ def _plan_rows(
         written_at = dataset.written_at
     mtime = "" if written_at is None else str(written_at)
     if output is None or output == STANDARD:
-        raise ArgumentError("name a folder for the images of these rows", name=name)
+        raise ArgumentError("give a folder as the output for the images of its rows", name=name)
     refuse_remote(output)
     folder = Path(output)
     if same_file(name, folder):
         raise OutputError("is the input itself", name=output, hint=Hint.OTHER_OUTPUT)
     if not sheet and folder.exists() and not folder.is_dir():
-        raise OutputError("is a file; name a folder for the images of these rows", name=output)
+        raise OutputError(
+            "is a file; give a folder as the output for the images of the rows", name=output
+        )
     if keys or numbers:
         count = len(keys) + len(numbers)
     if count == 0:
@@ -329,7 +333,8 @@ def _plan_rows(
         return Record(key, None, read, Stamp(key, 0, mtime, "", key))
 
     def jobs() -> Iterator[FileJob]:
-        claimed: set[Path] = set()
+        targets = Targets()
+        again = "a second row of this key; choose it by its row number"
         try:
             for key, row in rows:
                 target = sheet or folder / (key + extension)
@@ -341,12 +346,8 @@ def _plan_rows(
                 elif escapes_folder(key):
                     why = "its key leaves the folder of the images"
                     yield replace(job, target=None, state="foreign", why=why)
-                elif target in claimed:
-                    why = "a second row of this key; choose it by its row number"
-                    yield replace(job, target=None, state="foreign", why=why)
                 else:
-                    claimed.add(target)
-                    yield judged(job, files.judge)
+                    yield judged(targets.claim(job, again), files.judge)
         except TokcodecError as error:  # the rows before it are decoded
             yield Job(record(name, error), None, "foreign", error.reason)
 

@@ -17,11 +17,11 @@ from tokcodec.batch.jobs import (
     Outcomes,
     RunOptions,
     file_extension,
-    make_plan,
     names_of,
     refuse_others,
     write_out,
 )
+from tokcodec.batch.plan import make_plan
 from tokcodec.checkpoint import Header, check_fit, check_token_count, find, read_prior
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.config.geometry import Fit, Size
@@ -94,7 +94,7 @@ def encode_files(
         options: overwriting, dry run, device, threads, and which files are taken.
 
     Raises:
-        ArgumentError: see ``jobs.make_plan``.
+        ArgumentError: see ``plan.make_plan``.
         CheckpointError: the checkpoint cannot be found, or does not support the fit or the number
             of tokens.
     """
@@ -102,10 +102,12 @@ def encode_files(
     output = None if output is None else os.fspath(output)
     refuse_others(names, {SUFFIX}, DECODE)
     if file_extension(output) in extensions():
-        raise ArgumentError(f"{output} is the name of an image; token files end in {SUFFIX}")
+        raise ArgumentError(f"{output} is the name of an image; give a name that ends in {SUFFIX}")
     if packets and not text:
         if STANDARD in (*names, output) or file_extension(output):
-            raise ArgumentError("packets are several files: name a folder, or write them as text")
+            raise ArgumentError(
+                "packets are several files: give a folder as the output, or write text"
+            )
         output = output and os.path.join(output, "")  # noqa: PTH118 (which drops the slash)
     header = find(weights)
     fit = fit or header.config.default_fit
@@ -140,31 +142,24 @@ def encode_files(
     )
 
     def work(jobs: Iterator[FileJob]) -> Iterator[Outcome]:
-        searches = best or max_bytes is not None or packet_bytes is not None
-        images = (_Image(job, keep=searches) for job in jobs)
-        results = codec().compress_stream(
-            ((image, image) for image in images), workers=options.workers, **how
-        )
+        pairs = ((image, image) for image in map(_Image, jobs))
         workers = options.workers
+        results = codec().compress_stream(pairs, workers=workers, **how)
         return map_ahead(settings.write, results, workers, 4 * workers, at_once=True)
 
     return options.run(plan, work)
 
 
 class _Image:
-    """The image of a job, which counts its bytes. With ``keep`` they are kept for further reads: a
-    pipe can be read only once."""
+    """The image of a job, which counts its bytes."""
 
-    def __init__(self, job: FileJob, keep: bool) -> None:
-        self.job, self.keep = job, keep
-        self.name = job.name
+    def __init__(self, job: FileJob) -> None:
+        self.job, self.name = job, job.name
         self.bytes = 0
-        self._kept: bytes | None = None
 
     def read(self) -> bytes:
-        data = self.job.source.read() if self._kept is None else self._kept
+        data = self.job.source.read()
         self.bytes = len(data)
-        self._kept = data if self.keep else None
         return data
 
 
@@ -211,7 +206,9 @@ class _Settings:
         if not (self.packet_suffix(1) and job.target) or is_taken(job.target):
             return job
         there = next(filter(is_taken, self._packet_files(job.target)), None)
-        return replace(job, state="foreign", why=f"is not there, but {there} is") if there else job
+        return (
+            replace(job, state="foreign", why=f"does not exist, but {there} does") if there else job
+        )
 
     def _save(self, file: TokenFile, target: Path) -> int:
         if not self.packet_suffix(1):
@@ -249,26 +246,26 @@ class _Settings:
         try:
             there = self._load(target)
         except TokenFileError as error:
-            return "foreign", f"is there, unreadable: {error.reason}"
+            return "foreign", f"exists, but cannot be read: {error.reason}"
         size = (there.width, there.height)
         if record.local and size_of(record.local) not in (None, size):
-            return "foreign", f"is there, of another image ({there.width}x{there.height})"
+            return "foreign", f"exists, with another image ({there.width}x{there.height})"
         try:
             why = self._why_stale(there, target)
         except (CheckpointError, ImageError, TokenFileError) as error:
-            return "foreign", f"is there, unreadable: {error.reason}"
+            return "foreign", f"exists, but cannot be read: {error.reason}"
         if why:
             return "stale", why
         if record.stamp.mtime == ABSENT:
-            return "foreign", "is there already"
+            return "foreign", "already exists"
         if record.since is not None and target.stat().st_mtime_ns < record.since:
-            return "stale", "is there, older than the image"
+            return "stale", "exists, and is older than the image"
         if self._compares() or (record.local and is_transparent(record.local)):
             try:
                 if self.encode(record) != there:
-                    return "stale", "is there, and is not what these options give"
+                    return "stale", "exists, and these options give another file"
             except ImageError as error:
-                return "stale", f"is there, and cannot be compared: {error.reason}"
+                return "stale", f"exists, and cannot be compared: {error.reason}"
         return "current", None
 
     def _compares(self) -> bool:
@@ -277,23 +274,25 @@ class _Settings:
 
     def _why_stale(self, there: TokenFile, target: Path) -> str | None:
         if not self.header.model_id.startswith(there.model_id.hex()):
-            return "is there, of another model"
+            return "exists, with tokens of another model"
         if there.fit != self.fit:
-            return f"is there, with fit {there.fit}"
+            return f"exists, with the fit {there.fit}"
         if there.packets or self.packets:
-            return None if there.packets and self.packets else "is there, in another form"
+            if there.packets and self.packets:
+                return None
+            return "exists, as packets" if there.packets else "exists, not as packets"
         tokens = there.tokens_with(self.header)
         check_tokens(tokens, self.header.config.quantizer.codebook_size)
         expected = self._token_count((there.width, there.height))
         if not self._compares() and there.num_tokens != expected:
-            return f"is there, with {counted(there.num_tokens, 'token')}"
+            return f"exists, with {counted(there.num_tokens, 'token')}"
         if there.entropy_coded and self.packed:
-            return "is there, entropy-coded"
+            return "exists, entropy-coded"
         if not (there.entropy_coded or self.packed) and self._gets_shorter(there, tokens):
-            return "is there, packed"
+            return "exists, packed"
         with target.open("rb") as opened:
             if is_token_file(opened.read(1)) == self.text:
-                return "is there, not as text" if self.text else "is there, as text"
+                return "exists, not as text" if self.text else "exists, as text"
         return None
 
     def _token_count(self, size: Size) -> int:

@@ -1,32 +1,23 @@
-"""Makes jobs of sources: what to read, where the result goes, and whether it exists already."""
+"""Jobs, their outcomes and the options of a run, for ``encode_files`` and ``decode_files``."""
 
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tokcodec.checkpoint import Header
 from tokcodec.config.geometry import Size
-from tokcodec.errors import ArgumentError, DatasetError, Hint, OutputError, TokcodecError
-from tokcodec.inputs.listing import (
-    Batch,
-    Selection,
-    count,
-    expand,
-    gather,
-    list_inputs,
-    names_one_file,
-)
-from tokcodec.inputs.records import Files, Record
-from tokcodec.io.files import SUFFIX, is_stream, refuse_file_name, refuse_remote, same_file
-from tokcodec.io.find import ABSENT, Stamp, is_one_file
-from tokcodec.io.job import Job, State, is_taken
-from tokcodec.io.read import MAX_BYTES, read_at_most
+from tokcodec.errors import ArgumentError, Hint, OutputError, TokcodecError
+from tokcodec.inputs.listing import Selection, count, list_inputs
+from tokcodec.inputs.records import Record
+from tokcodec.io.files import SUFFIX, is_stream
+from tokcodec.io.find import is_one_file
+from tokcodec.io.job import Job
+from tokcodec.io.read import MAX_BYTES
 from tokcodec.tokenfile import TokenFile
 
 if TYPE_CHECKING:
@@ -36,7 +27,6 @@ Name = str | os.PathLike[str]
 CORES = os.cpu_count() or 1
 STANDARD = "-"  # standard input, or standard output
 FileJob = Job[Record]
-Judge = Callable[[Record, Path], tuple[State, str | None]]
 
 
 @dataclass(frozen=True)
@@ -166,140 +156,6 @@ class RunOptions:
         return Outcomes(outcomes(), plan.count, plan.skipped, plan.source_bytes)
 
 
-def make_plan(
-    sources: Sequence[str],
-    output: str | None,
-    rename: Callable[[str], str],
-    judge: Judge,
-    *,
-    kinds: Set[str] | None = None,
-    max_image_bytes: int = MAX_BYTES,
-    selection: Selection | None = None,
-    together: Path | None = None,
-    spread: Callable[[Iterator[FileJob]], Iterator[FileJob]] = iter,
-) -> Plan:
-    """Make a job for every source, and for everything in sources that hold several.
-
-    Without ``output``, results are written next to their sources. With it, the result of a single
-    file goes to that name, or into that folder if it exists or the name ends in a slash; all other
-    results go into that folder, with the same tree as below their source.
-
-    Args:
-        sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
-        output: a file, a folder, or ``-``, standard output.
-        rename: gives the name of the result for the name of an input.
-        judge: gives the state of an existing file.
-        kinds: see ``listing.gather``.
-        max_image_bytes: ``max_bytes`` of ``listing.gather``.
-        selection: see ``listing.expand``.
-        together: one file for all results, in place of ``output``.
-        spread: gives the jobs of everything that the sources of these jobs hold.
-
-    Raises:
-        ArgumentError: two files would have the same output, an output is an input, or no folder is
-            named for the results of an archive or a URL.
-        DatasetError: there are no files; or as ``listing.expand`` and ``listing.gather``.
-    """
-    lone = len(sources) == 1 and (sources[0] == STANDARD or names_one_file(sources[0], kinds))
-    if STANDARD in sources and not lone:
-        raise ArgumentError("standard input is read alone")
-    if output == STANDARD and not lone:
-        raise ArgumentError("standard output takes the result of one file")
-    refuse_remote(output)
-    out = Path(output) if output and output != STANDARD else None
-    folder = _folder_of(out, lone, str(output))
-    if list(sources) == [STANDARD]:
-        if folder:
-            raise ArgumentError(f"{output}: name a file for the result of standard input")
-        read = partial(read_at_most, sys.stdin.buffer, max_image_bytes)
-        record = Record(STANDARD, None, read, Stamp("", 0, ABSENT, "", "standard input"))
-        job = Job(record, together or out)
-        return Plan(1, (judged(own, judge) for own in spread(iter([job]))))
-
-    selection = selection or Selection()
-    stamps = (stamp for source in sources for stamp in expand(source, kinds, selection))
-    batches = gather(stamps, kinds=kinds, max_bytes=max_image_bytes)
-    if not batches:
-        wanted = "images" if kinds is None else "token files"
-        raise DatasetError(f"no {wanted} in {', '.join(sources)}")
-    if together:
-        for stamp in (stamp for batch in batches for stamp in batch.stamps):
-            _refuse_input(together, stamp)
-        records = chain.from_iterable(batch.records() for batch in batches)
-        jobs: Iterator[FileJob] = (Job(record, together) for record in records)
-    else:
-        jobs = _own_targets(batches, output, folder, rename)
-    return Plan(
-        count(batches),
-        (judged(job, judge) for job in spread(jobs)),
-        selection.told(),
-        sum(batch.source_bytes for batch in batches),
-    )
-
-
-def _own_targets(
-    batches: Sequence[Batch], output: str | None, folder: Path | None, rename: Callable[[str], str]
-) -> Iterator[FileJob]:
-    """Jobs that each have a target of their own; see ``make_plan``."""
-    for batch in batches:
-        for stamp in () if folder else batch.stamps:
-            if stamp.is_remote or not isinstance(batch, Files):  # no folder to write to
-                raise ArgumentError(f"name a folder for the results of {stamp}")
-    claimed: dict[Path | None, str] = {}
-
-    def to_job(record: Record, is_file: bool) -> FileJob:
-        target = None
-        if folder or not output:
-            if folder and any(map(escapes_folder, (record.below, record.member or "file"))):
-                return Job(record, None, "foreign", f"its name leaves the folder {folder}")
-            path = Path(record.below if folder else record.name)
-            target = (folder or Path()) / path.with_name(rename(path.name))
-        elif output != STANDARD:
-            target = Path(output)
-        if target in claimed:
-            both = f"{claimed[target]} and {record.name} would both become {target}"
-            if is_file:
-                raise ArgumentError(f"{both}; take them one at a time")
-            return Job(record, None, "foreign", f"not written: {both}")
-        claimed[target] = record.name
-        if target:
-            _refuse_input(target, record.stamp)
-        return Job(record, target)
-
-    def to_jobs(batch: Batch) -> Iterator[FileJob]:
-        return (to_job(record, isinstance(batch, Files)) for record in batch.records())
-
-    # Files are checked at once, so that errors are reported before any work is done.
-    files = [job for batch in batches if isinstance(batch, Files) for job in to_jobs(batch)]
-    rest = (job for batch in batches if not isinstance(batch, Files) for job in to_jobs(batch))
-    return chain(files, rest)
-
-
-def _refuse_input(target: Path, stamp: Stamp) -> None:
-    """Raise ArgumentError if the target is the input itself."""
-    if same_file(target, stamp.path) and not is_stream(target):
-        raise ArgumentError(f"{target} is the input itself")
-
-
-def judged(job: FileJob, judge: Judge) -> FileJob:
-    """The job with the state that ``judge`` finds, if its target exists."""
-    if job.state == "foreign" or not job.target or not is_taken(job.target):
-        return job
-    state, why = judge(job.source, job.target)
-    return replace(job, state=state, why=why)
-
-
-def _folder_of(out: Path | None, lone: bool, name: str) -> Path | None:
-    """The output if it is the folder of the results, else None."""
-    if out is None or (lone and not name.endswith(os.sep) and not out.is_dir()):
-        return None
-    if out.exists() and not out.is_dir():
-        raise ArgumentError(f"{out} is a file; several results need a folder")
-    if not lone:
-        refuse_file_name(out)
-    return out
-
-
 def images(
     sources: Sequence[str], max_bytes: int = MAX_BYTES, selection: Selection | None = None
 ) -> tuple[int | None, Iterator[Record]]:
@@ -315,7 +171,7 @@ def images(
         DatasetError: as ``listing.list_inputs``.
     """
     if STANDARD in sources:
-        raise ArgumentError("standard input is not read here")
+        raise ArgumentError("standard input cannot be read here; give a file")
     refuse_others(sources, {SUFFIX}, DECODE)
     batches = list_inputs(sources, max_bytes=max_bytes, selection=selection)
     return count(batches), chain.from_iterable(batch.records() for batch in batches)
@@ -344,7 +200,7 @@ def refuse_others(sources: Sequence[str], extensions: Set[str], remedy: str) -> 
     ]
     absent = [source for source in found if not Path(source).exists()]
     if absent and len(sources) > 1:
-        raise ArgumentError(f"{absent[0]} is not there", hint=Hint.NAME_OUTPUT)
+        raise ArgumentError(f"{absent[0]} does not exist", hint=Hint.NAME_OUTPUT)
     # If a shell's * names them among others, only they fail.
     if found and not absent and len(found) == len(sources):
         raise ArgumentError(f"{found[0]} {remedy}")
@@ -356,12 +212,6 @@ def file_extension(output: str | None) -> str:
         return ""
     path = Path(output)  # also for a URL, whose store is not asked
     return "" if path.is_dir() or is_stream(path) else path.suffix.lower()
-
-
-def escapes_folder(name: str) -> bool:
-    """Whether a name from an archive or a dataset does not name a file below a folder."""
-    path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts or not path.name or "\0" in name
 
 
 def names_of(sources: Name | Sequence[Name]) -> list[str]:

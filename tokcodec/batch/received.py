@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tokcodec.batch.jobs import FileJob
+from tokcodec.batch.plan import Targets
 from tokcodec.errors import TokcodecError, TokenFileError
 from tokcodec.inputs.records import Record
 from tokcodec.tokenfile import TokenFile
@@ -39,16 +40,11 @@ def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Itera
         damaged: see ``TokenFile.from_bytes``.
     """
     packets: dict[object, list[tuple[FileJob, TokenFile]]] = {}  # by image
-    claimed: set[Path | None] = set()
+    targets = Targets()
+    why = "one file takes one image; give a folder as the output" if several == "refused" else None
 
     def place(job: FileJob) -> FileJob:
-        if several != "together" and job.target in claimed:
-            why = "one file takes one image; name a folder"
-            if several == "numbered":
-                why = f"another image becomes {job.target}"
-            return replace(job, target=None, state="foreign", why=f"not written: {why}")
-        claimed.add(job.target)
-        return job
+        return job if several == "together" else targets.claim(job, why)
 
     for job in jobs:
         if job.state == "foreign":
@@ -77,7 +73,7 @@ def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Itera
         target = job.target
         if target and several == "numbered":
             plain = _without_number(target, first)
-            target = target if plain in claimed else plain
+            target = target if plain in targets else plain
         yield place(replace(job, source=Received.of(latest, image), target=target))
 
 

@@ -1,12 +1,13 @@
 """Find a checkpoint by what the user names: tokcodec's own, or a published one to convert."""
 
 import contextlib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokcodec.checkpoint.format import SUFFIX, Header, read_header, write
 from tokcodec.checkpoint.store import bundled, cache_folder
-from tokcodec.errors import ArgumentError, CheckpointError, OutputError
+from tokcodec.errors import ArgumentError, CheckpointError, Hint, OutputError
 from tokcodec.io.job import single_job
 from tokcodec.io.tensorfile import open_tensors
 
@@ -63,8 +64,8 @@ def _locate(source: str, suggest_bundled: bool = False) -> "Source":
             raise CheckpointError(f"{error.reason} (bundled: {names})", name=error.name) from error
         where = known()[source][1].published
         on_hub = " " not in where
-        use = f"name {where}" if on_hub else f"download it ({where}), and name the file"
-        raise CheckpointError(f"is a published model: {use}", name=source) from error
+        use = f"give {where} instead" if on_hub else f"download it ({where}), and give the file"
+        raise CheckpointError(f"is the name of a published model; {use}", name=source) from error
 
 
 def convert(
@@ -92,8 +93,9 @@ def convert(
     from tokcodec.families import known
 
     if family and family not in known():
-        names = ", ".join(known())
-        raise ArgumentError(f"{family!r} is not one of the published models: {names}")
+        close = " or ".join(get_close_matches(family, known()))
+        why = f"{family!r} is not a published model" + (f"; did you mean {close}?" if close else "")
+        raise ArgumentError(why, hint=None if close else Hint.LIST_MODELS)
     if find_own(source):
         raise CheckpointError("is already a checkpoint of tokcodec", name=source)
     found = _locate(source)

@@ -269,7 +269,7 @@ def check_fit(header: Header, fit: Fit) -> None:
     if fit in ("aspect", "native") and not header.config.multiple:
         side = header.config.preprocessing.image_size
         raise CheckpointError(
-            f"sees only squares of {side} pixels, and has no fit {fit}",
+            f"takes only squares of {side} pixels, and has no fit {fit}",
             name=header.name,
             hint=Hint.OTHER_FIT,
         )

@@ -121,7 +121,7 @@ def _unwrapped(text: str) -> str:
 
 app = typer.Typer(
     cls=_Group,
-    help="An image-to-token codec: images to a few dozen discrete tokens, and back.",
+    help="Turn images into discrete tokens, and tokens into images.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -20,7 +20,7 @@ _rate_option = partial(option, "Rates")
 
 Weights = Annotated[
     list[str] | None,
-    model_option("Use this checkpoint; by default the bundled one. May be repeated.", **WEIGHTS),
+    model_option("Use this checkpoint. May be repeated. Default: the bundled one.", **WEIGHTS),
 ]
 Baselines = Annotated[
     str,
@@ -32,7 +32,9 @@ ALL = "thumbhash,blurhash,webp,avif,jxl,jpeg"
 Bytes = Annotated[
     str,
     _rate_option(
-        "Compare at these file sizes, for models of any grid.", "--bytes", metavar="N,N,..."
+        "Compare at these file sizes, if a model takes grids of any size.",
+        "--bytes",
+        metavar="N,N,...",
     ),
 ]
 BYTES = "40,64,100,150,232,434,600,800"
@@ -44,7 +46,7 @@ MaxTokens = Annotated[
         metavar="N,N,...",
     ),
 ]
-Packed = Annotated[bool, _rate_option("Do not entropy-code the files.", "--packed")]
+Packed = Annotated[bool, _rate_option("Do not entropy-code the tokens.", "--packed")]
 MaxEdge = Annotated[
     int,
     input_option(
@@ -56,7 +58,7 @@ MaxEdge = Annotated[
 ]
 SquareFit = Annotated[
     Literal["crop", "stretch", "pad"],
-    input_option("How to fit images to checkpoints that take only squares of one size."),
+    input_option("Fit images to checkpoints that take only squares of one size."),
 ]
 
 

@@ -35,7 +35,7 @@ def convert(
             "-o",
             "--output",
             metavar="FILE",
-            help="A file or folder; NAME.safetensors if not given.",
+            help="Write to this file or folder. Default: NAME.safetensors.",
         ),
     ] = None,
     force: Force = False,
@@ -53,8 +53,8 @@ def convert(
         typer.Option(
             min=16,
             metavar="N",
-            help="Input size of a convolutional model, in pixels; by default its own. Another "
-            "size changes the model_id.",
+            help="Input size of a convolutional model, in pixels. Default: its own. Another size "
+            "changes the model_id.",
         ),
     ] = None,
 ) -> None:

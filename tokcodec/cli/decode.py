@@ -13,9 +13,9 @@ def decode(
         list[str],
         typer.Argument(
             metavar="SRC",
-            help="Token files: files, folders, globs, tars; paths or URLs. Or - for standard "
-            "input, or one token dataset, or one .npy, .npz, .safetensors, .jsonl, .bin or "
-            "WebDataset .tar of tokens.",
+            help="Token files, or texts with messages: files, folders, globs, tars; paths or URLs. "
+            "Or - for standard input, one token dataset, or one .npy, .npz, .safetensors, .jsonl, "
+            ".bin or WebDataset .tar of tokens.",
         ),
     ],
     output: shared.Output = None,
@@ -26,26 +26,27 @@ def decode(
         str | None,
         shared.output_option(
             "Resize images to this size, or to a longer edge of N pixels. Default: the "
-            "original size, but at most 1,024 pixels, unless the tokens show more.",
+            "original size, but at most 1,024 pixels on the longer edge, unless the tokens "
+            "show more.",
             metavar="WxH|N|original",
         ),
     ] = None,
     image_format: Annotated[
         Literal["png", "jpg", "webp"] | None,
         shared.output_option(
-            "Write images in folders and on standard output in this format; PNG if not given.",
+            "Write this format to folders and standard output. Default: png.",
             "--format",
         ),
     ] = None,
     png_level: Annotated[
         int,
         shared.output_option(
-            "Compress PNG files this hard, from 1 (fast) to 9 (small).", min=1, max=9
+            "Compression level of PNG files, from 1 (fast) to 9 (small).", min=1, max=9
         ),
     ] = 1,
     grid: Annotated[
         int | None,
-        shared.output_option("Write one image, OUT, with all images in rows of N.", min=1),
+        shared.output_option("Write all images to one contact sheet, OUT, in rows of N.", min=1),
     ] = None,
     weights: shared.WeightsOf = None,
     tokens: Annotated[
@@ -57,11 +58,15 @@ def decode(
     ] = None,
     select: Annotated[
         list[str] | None,
-        shared.input_option("Decode only the rows with this key. May be repeated.", metavar="KEY"),
+        shared.input_option(
+            "Decode only the row of a dataset with this key. May be repeated.", metavar="KEY"
+        ),
     ] = None,
     row: Annotated[
         list[int] | None,
-        shared.input_option("Decode only the row of this number, from 0. May be repeated.", min=0),
+        shared.input_option(
+            "Decode only row N of a dataset, counted from 0. May be repeated.", min=0
+        ),
     ] = None,
     damaged: Annotated[
         bool,
@@ -80,13 +85,16 @@ def decode(
 ) -> None:
     """Decode token files, messages and packets to images.
 
-    Without -o, the image of a.jpg.tok is a.jpg.png in the same folder; token files in tars, and on
-    URLs, need a folder for -o. A file named with -o gets the format of its extension. Messages
-    (tok:...) are found in any text; each becomes an image. Packets of one image are put together,
-    and what is missing is filled in. The rows of a token dataset, or of an array of tokens, become
-    KEY.png or NUMBER.png in the folder of -o. An array is [n, N] or [n, rows, columns]; --weights
-    names its model, unless export wrote it with metadata. Images that are up to date are skipped;
-    other files that exist are kept unless -f is given.
+    Without -o, the image of a.jpg.tok is a.jpg.png in the same folder; for token files in tars or
+    at URLs, -o must be a folder. A file named with -o gets the format of its extension. Images that
+    are up to date are skipped; other files that exist are replaced only with -f.
+
+    Messages (tok:...) are found in any text. Packets of one image are put together, and missing
+    tokens are filled in.
+
+    The rows of a token dataset, or of an array of tokens, become KEY.png or NUMBER.png in the
+    folder of -o. An array is [n, N] or [n, rows, columns]; --weights names its model, unless export
+    wrote it with metadata.
 
     Example: tokcodec decode tokens -o images --format webp
     """
@@ -129,7 +137,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | int | Literal["original"]
     width, height = (int(edge or 1) for edge in match.groups()) if match else (0, 0)
     if not 0 < max(width, height) <= MAX_EDGE:
         raise typer.BadParameter(
-            f"{text!r} is neither WxH nor N, of at most {MAX_EDGE:,} pixels, nor original",
+            f"{text!r} is not a size: give WxH or N, of at most {MAX_EDGE:,} pixels, or original",
             param_hint="--size",
         )
     return (width, height) if "x" in text else width

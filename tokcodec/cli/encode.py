@@ -24,7 +24,7 @@ def encode(
     text: Annotated[
         bool,
         shared.output_option(
-            "Write messages (tok:...), which can be pasted into a chat or mail.", "--text"
+            "Write text (tok:...) to paste into a chat or mail, instead of bytes.", "--text"
         ),
     ] = False,
     weights: shared.Weights = DEFAULT_WEIGHTS,
@@ -40,7 +40,7 @@ def encode(
     packets: Annotated[
         int | None,
         _packet_option(
-            "Split each image into at most K packets. Any of them decode to an image: see decode.",
+            "Split each image into at most K packets. Any subset of them decodes to an image.",
             metavar="K",
             min=1,
             max=15,
@@ -54,9 +54,8 @@ def encode(
         ),
     ] = None,
     parity: Annotated[
-        int,
-        _packet_option("With 1, add a packet that restores any one that is lost.", min=0, max=1),
-    ] = 0,
+        bool, _packet_option("Add a packet that restores any one that is lost.", "--parity")
+    ] = False,
     packed: Annotated[
         bool,
         shared.model_option(
@@ -79,20 +78,22 @@ def encode(
 ) -> None:
     """Encode images to token files.
 
-    Without -o, the token file of a.jpg is a.jpg.tok in the same folder. Images in tars and Parquet
-    files, and on URLs, need a folder for -o: some.tar/a.jpg.tok, file.parquet/0.tok. Images whose
-    token file is up to date are skipped; other files that exist are kept unless -f is given. Token
-    files do not record --background and --max-bytes: files of images with transparency, and all
-    files with --max-bytes, --packets or --best, are compared by encoding the image again. The
-    packets of a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on; with --text, a line each. With -f,
-    packets that an earlier run wrote for the image are replaced, and deleted if there are now
-    fewer. Hidden files, and images that decode wrote, are left out of folders.
+    Without -o, the token file of a.jpg is a.jpg.tok in the same folder. For images in tars, in
+    Parquet files or at URLs, -o must be a folder, which gets some.tar/a.jpg.tok or
+    file.parquet/0.tok. In folders, hidden files and images that decode wrote are skipped.
+
+    Images whose token file is up to date are skipped; other files that exist are replaced only with
+    -f. Token files do not record --background and --max-bytes: with --max-bytes, --packets or
+    --best, and for images with transparency, the image is encoded again to compare.
+
+    The packets of a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on, or with --text one line each. With
+    -f, all packets that an earlier run wrote for the image are replaced.
 
     Example: tokcodec encode photos -o tokens --tokens 256
     """
     shared.refuse_streams(sources, output, as_json, text)
     if packets and max_bytes:
-        raise typer.BadParameter("packets have --packet-bytes", param_hint="--max-bytes")
+        raise typer.BadParameter("use --packet-bytes with --packets", param_hint="--max-bytes")
     if not packets and (packet_bytes or parity):
         name = "--packet-bytes" if packet_bytes else "--parity"
         raise typer.BadParameter("needs --packets", param_hint=name)
@@ -115,7 +116,7 @@ def encode(
         max_bytes=max_bytes,
         packets=packets,
         packet_bytes=packet_bytes,
-        parity=bool(parity),
+        parity=parity,
         packed=packed,
         best=best,
         text=text,

@@ -14,14 +14,18 @@ _token_option = partial(option, "Tokens")
 
 def export(
     dataset: Annotated[
-        str, typer.Argument(help="A token dataset: a folder of shards, one Parquet file, or a URL.")
+        str,
+        typer.Argument(
+            metavar="DATASET",
+            help="A token dataset: a folder of shards, one Parquet file, or a URL.",
+        ),
     ],
     output: Annotated[
         str,
         output_option(
-            "Write to this file; a path or a URL. NAME without an extension for llamagen "
-            "(NAME_codes and NAME_labels), mds (a folder) and megatron (NAME.bin and NAME.idx); - "
-            "for standard output.",
+            "Write to this file, a path or a URL, or to standard output (-). For llamagen "
+            "(NAME_codes, NAME_labels), megatron (NAME.bin, NAME.idx) and mds (a folder), give "
+            "NAME without an extension.",
             "-o",
             "--output",
             metavar="OUT",
@@ -41,7 +45,7 @@ def export(
         ]
         | None,
         output_option(
-            "Write this format. Default: that of the extension of OUT, .tar is webdataset.",
+            "Write this format. Default: by the extension of OUT; .tar is webdataset.",
             "--format",
         ),
     ] = None,
@@ -52,7 +56,7 @@ def export(
     columns: Annotated[
         str | None,
         output_option(
-            "Keep only these columns besides key and view. Default: all.", metavar="NAME,NAME"
+            "Export only these columns, besides key and view. Default: all.", metavar="NAME,NAME"
         ),
     ] = None,
     force: Force = False,
@@ -75,16 +79,15 @@ def export(
     dtype: Annotated[
         Literal["uint8", "uint16", "uint32", "uint64", "int32", "int64"] | None,
         _token_option(
-            "Write tokens in this type, if the format has it. Default: the smallest that "
-            "holds all.",
+            "Write tokens in this type, if the format has it. Default: the smallest that fits.",
         ),
     ] = None,
 ) -> None:
     """Export a token dataset to a format that trainers read.
 
-    Failed rows are left out. Each row has its class_id and its other columns: in the row where the
+    Failed rows are left out. The class_id and the other columns of a row are in the row if the
     format has a place for them, else on a line of OUT.index.jsonl. OUT.meta.json has the number of
-    rows, the type of tokens, the model and the classes.
+    rows, the type of the tokens, the model and the classes.
 
     Example: tokcodec export dataset -o tokens.npy
     """

@@ -10,6 +10,8 @@ _OPTIONS = {
     Hint.NAME_WEIGHTS: "name its checkpoint with --weights",
     Hint.NAME_FAMILY: "name the model with tokcodec convert --family",
     Hint.OTHER_FIT: "choose another --fit",
+    Hint.LIST_MODELS: "tokcodec models --known lists them",
+    Hint.DAMAGED: "tokcodec decode --damaged shows what is left",
     Hint.SMALLER_BATCH: "choose a smaller --batch-size",
     Hint.NAME_OUTPUT: "if it is the output, name it with -o",
     Hint.NAME_INCEPTION: "name the file with --rfid-weights",

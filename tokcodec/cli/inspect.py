@@ -15,12 +15,12 @@ def inspect(
         str,
         typer.Argument(
             metavar="FILE|FOLDER|NAME",
-            help="A token file (- for standard input), a folder of them, a token dataset, or a "
-            "checkpoint or its bundled name. Token files and datasets may be URLs.",
+            help="A token file or a text with messages (- for standard input), a folder of token "
+            "files, a token dataset, or a checkpoint. Token files and datasets may be URLs.",
         ),
     ],
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Show the tokens of a token file, too.")
+        bool, typer.Option("--tokens", help="Also show the tokens of a token file.")
     ] = False,
     failed: Annotated[
         bool,
@@ -29,7 +29,10 @@ def inspect(
     weights: WeightsOf = None,
     as_json: Json = False,
 ) -> None:
-    """Check a token file, folder, dataset or checkpoint, and show what it holds.
+    """Check a token file, folder, dataset or checkpoint, and show what it contains.
+
+    "checked: bytes" means that only the header and the checksum of a token file were checked,
+    because its checkpoint was not found.
 
     Example: tokcodec inspect photo.tok --tokens
     """
@@ -38,7 +41,8 @@ def inspect(
     facts = run(source, tokens=tokens, weights=weights)
     if failed and "failures" not in facts:
         raise typer.BadParameter(
-            f"{source} is neither a dataset nor a folder", param_hint="--failed"
+            f"{source} is neither a token dataset nor a folder of token files",
+            param_hint="--failed",
         )
     if as_json:
         print_json(facts)

@@ -3,6 +3,7 @@
 import glob
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -10,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from tokcodec.batch.jobs import CORES as CORES
+from tokcodec.batch.jobs import STANDARD as STANDARD
+from tokcodec.batch.jobs import is_standard
 from tokcodec.config.geometry import Fit as FitName
 from tokcodec.errors import without_credentials
-
-CORES = os.cpu_count() or 1
-STANDARD = "-"  # standard input or output
 
 
 def option(panel: str, text: str, *names: str, **settings: Any) -> Any:
@@ -30,22 +31,22 @@ model_option = partial(option, "Model")
 processing_option = partial(option, "Processing")
 
 # Input
-MANY = "files, folders, globs, {000..099}, WebDataset tars, Parquet files; paths or URLs."
+MANY = "files, folders, globs, a{000..099}.tar, WebDataset tars, Parquet files; paths or URLs."
 Images = Annotated[list[str], typer.Argument(metavar="SRC", help="Images: " + MANY)]
 Include = Annotated[
     list[str] | None,
     input_option(
-        "Take only files whose path below SRC matches; * also matches /. May be repeated.",
+        "Read only files whose path below SRC matches; * also matches /. May be repeated.",
         metavar="GLOB",
     ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    input_option("Leave out files whose path below SRC matches. May be repeated.", metavar="GLOB"),
+    input_option("Skip files whose path below SRC matches. May be repeated.", metavar="GLOB"),
 ]
 Follow = Annotated[bool, input_option("Follow links to folders.", "--follow")]
 AllowLarge = Annotated[
-    bool, input_option("Lift Pillow's decompression bomb limit.", "--allow-large")
+    bool, input_option("Lift Pillow's limit on pixels (179 million).", "--allow-large")
 ]
 MaxImageBytes = Annotated[
     int,
@@ -67,7 +68,7 @@ Output = Annotated[
     ),
 ]
 Force = Annotated[bool, output_option("Overwrite files that exist.", "-f", "--force")]
-DryRun = Annotated[bool, output_option("Show what would be done.", "--dry-run")]
+DryRun = Annotated[bool, output_option("Show what would be done, and write nothing.", "--dry-run")]
 Json = Annotated[bool, output_option("Print JSON to standard output.", "--json")]
 
 # Model
@@ -98,14 +99,17 @@ Weights = Annotated[
 WeightsOf = Annotated[
     str | None,
     model_option(
-        "Use this checkpoint. Needed if the files' own is neither bundled nor cached.",
+        "Use this checkpoint. Needed only if that of the files is neither bundled nor cached.",
         "--weights",
         **WEIGHTS,
     ),
 ]
 Fit = Annotated[
     FitName | None,
-    model_option("How to fit an image to the model's input size. Default: the checkpoint's."),
+    model_option(
+        "Fit images to the model's input size: aspect and pad keep their shape, stretch does not, "
+        "crop takes the centre, tile and native keep the resolution. Default: the checkpoint's."
+    ),
 ]
 Tokens = Annotated[
     int | None,
@@ -135,7 +139,7 @@ Device = Annotated[
 Dtype = Annotated[
     Literal["float32", "bfloat16"],
     processing_option(
-        "Precision of matrix products. bfloat16 is faster on some devices, and changes some tokens."
+        "Precision of matrix products. bfloat16 is faster on some devices, but changes some tokens."
     ),
 ]
 BatchSize = Annotated[
@@ -178,16 +182,13 @@ def colour_of(name: str) -> tuple[int, int, int]:
     try:
         red, green, blue = ImageColor.getrgb(name)[:3]
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--background") from error
+        why = f"{name!r} is not a colour: give a name, such as white, or #rrggbb"
+        raise typer.BadParameter(why, param_hint="--background") from error
     return red, green, blue
 
 
 def refuse_streams(sources: Sequence[str], output: str | None, as_json: bool, text: bool) -> None:
     """Refuses to write binary data to a terminal, or the result and JSON to standard output."""
-    import sys
-
-    from tokcodec.batch.jobs import is_standard
-
     if not is_standard(sources, output):
         return
     if as_json:

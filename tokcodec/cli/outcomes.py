@@ -126,6 +126,6 @@ def report_jobs(jobs: Iterable[Job[Any]], as_json: bool, overwrite: bool, inputs
             show(f"{job.name} -> {target}: {job.state}" + (f" ({job.why})" if job.why else ""))
     states = ", ".join(f"{number:,} {state}" for state, number in counts.items())
     refused = (counts["stale"] or counts["foreign"]) and not overwrite
-    remedy = "; stale and foreign files are overwritten with -f only" if refused else ""
+    remedy = "; stale and foreign files are overwritten only with -f" if refused else ""
     inputs = inputs or counted(counts.total(), "input")
     say(f"dry run, nothing is written: {inputs}: {states}{remedy}")

@@ -35,7 +35,9 @@ def page(
     packed: comparison.Packed = False,
     originals: Annotated[
         list[str] | None,
-        shared.input_option("The original images of token files. May be repeated.", metavar="SRC"),
+        shared.input_option(
+            "Compare token files and datasets with these images. May be repeated.", metavar="SRC"
+        ),
     ] = None,
     limit: Annotated[
         int,
@@ -51,11 +53,10 @@ def page(
 ) -> None:
     """Write a web page to compare images.
 
-    The page shows each image next to the results of checkpoints, and of other codecs in no more
-    bytes; they are encoded and measured as by evaluate. Token files and rows of datasets are
-    decoded and shown. With --originals they are compared with the images of the same names (the
-    names of token files without .tok, or the keys of rows). Packets of one image are put together.
-    The page needs no network.
+    The page shows each image next to the results of checkpoints and of other codecs in no more
+    bytes, measured as by evaluate. Token files and rows of datasets are decoded and shown; with
+    --originals, they are compared with the images of the same names (those of token files without
+    .tok, or the keys of rows). The packets of an image are joined. The page needs no network.
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """

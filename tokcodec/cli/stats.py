@@ -17,7 +17,8 @@ def stats(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SRC", help="Token files, folders of them; token datasets, also by URL."
+            metavar="SRC",
+            help="Token files, folders of them, or token datasets, which may be URLs.",
         ),
     ],
     weights: WeightsOf = None,
@@ -25,10 +26,10 @@ def stats(
 ) -> None:
     """Report the size of token files and the use of the codebook.
 
-    Sizes are compared with raw pixels, and with the images if these are in the same folder. Packets
-    of one image count as one image.
+    Sizes are compared with those of raw pixels, and of the image files if these are in the same
+    folder. The packets of an image are joined.
 
-    Example: tokcodec stats tokens/
+    Example: tokcodec stats tokens
     """
     from tokcodec.evaluate.stats import stats as run
 

@@ -62,8 +62,9 @@ def tokenize(
 ) -> None:
     """Tokenize images to a dataset.
 
-    The dataset is Parquet, in shards. A bad image becomes a row with its error. After an
-    interruption, the same command resumes after the last whole shard, and ends with the same bytes.
+    The dataset is Parquet, with a row for each image. A bad image becomes a row with its error.
+    After an interruption, the same command resumes after the last whole shard, and its output has
+    the same bytes.
 
     Example: tokcodec tokenize photos -o dataset
     """
@@ -73,7 +74,9 @@ def tokenize(
     if allow_large_images:
         shared.allow_large()
     if not sources and not from_file:
-        raise typer.BadParameter("no images: name sources, or --from-file", param_hint="SRC")
+        raise typer.BadParameter(
+            "no images: name sources, or a list with --from-file", param_hint="SRC"
+        )
     from tokcodec.batch.jobs import DECODE, refuse_others
 
     refuse_others(sources or [], {SUFFIX}, DECODE)
@@ -149,9 +152,9 @@ def tokenize(
         if not bar.skipped:  # otherwise the files contain more than was read by this run
             bar.bytes_out = result.file_bytes or 0
         rows, shards = counted(result.rows, "row"), counted(result.shards, "shard")
-        bar.remark = f"{output}: {rows} of {shards}"
+        bar.remark = f"{output}: {rows} in {shards}"
         if len(chosen) > 1:
-            bar.remark += f" in {counted(len(chosen), 'dataset')}"
+            bar.remark += f" of {counted(len(chosen), 'dataset')}"
     if as_json and not dry_run:
         print_json({"output": output, "rows": result.rows, "failed": result.failed})
     if result.failed:
@@ -161,5 +164,7 @@ def tokenize(
 def _part(text: str | None) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text or "0/1")
     if not match or not int(match[1]) < int(match[2]):
-        raise typer.BadParameter(f"{text!r} is not I/N with I from 0 to N-1", param_hint="--shard")
+        raise typer.BadParameter(
+            f"{text!r} is not I/N, with I from 0 to N-1, such as 0/4", param_hint="--shard"
+        )
     return int(match[1]), int(match[2])

@@ -23,13 +23,12 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="OUT",
-        help="Write to this folder of shards, or to one file.parquet; a path, or the URL of a "
-        "store.",
+        help="Write shards to this folder, or all rows to one file.parquet; a path or a URL.",
     ),
 ]
 
 # Input
-Sources = Annotated[list[str] | None, typer.Argument(metavar="[SRC]...", help="Images: " + MANY)]
+Sources = Annotated[list[str] | None, typer.Argument(metavar="SRC", help="Images: " + MANY)]
 FromFile = Annotated[
     str | None,
     input_option(
@@ -44,9 +43,7 @@ Label = Annotated[
 ]
 Columns = Annotated[
     str | None,
-    input_option(
-        "Keep these columns of Parquet files, too, as text; separated by commas.", metavar="A,B"
-    ),
+    input_option("Also keep these columns of Parquet files, as text.", metavar="NAME,NAME"),
 ]
 Limit = Annotated[int | None, input_option("Read only the first N images.", min=1)]
 
@@ -62,7 +59,7 @@ Weights = Annotated[
 ]
 Fit = Annotated[
     Literal["aspect", "stretch", "crop", "pad", "native"] | None,
-    model_option("How to fit an image to the model's input size. Default: the checkpoint's."),
+    model_option("Fit images to the model's input size, as for encode. Default: the checkpoint's."),
 ]
 ImageSize = Annotated[
     int | None,
@@ -83,14 +80,19 @@ Views = Annotated[
 CropRange = Annotated[
     float | None,
     _rows_option(
-        "Cut ten crops from a square of X tiles a side. Default: 1.1.", metavar="X", min=1, max=4
+        "Cut ten crops from a square of X times the model's input size. Default: 1.1.",
+        metavar="X",
+        min=1,
+        max=4,
     ),
 ]
 Seed = Annotated[int | None, _rows_option("Seed of random crops. Default: 0.", metavar="N")]
-RowsPerShard = Annotated[int, _rows_option("Rows per shard; a tar is one shard.", min=1)]
+RowsPerShard = Annotated[int, _rows_option("Rows per shard; each tar is one shard.", min=1)]
 
 # Resuming
-Force = Annotated[bool, _resuming_option("Start over.", "-f", "--force")]
+Force = Annotated[
+    bool, _resuming_option("Start over, and overwrite files that exist.", "-f", "--force")
+]
 RetryFailed = Annotated[
     bool,
     _resuming_option(
@@ -98,7 +100,11 @@ RetryFailed = Annotated[
     ),
 ]
 VerifyInputs = Annotated[
-    bool, _resuming_option("Also compare the bytes of finished shards' inputs.", "--verify-inputs")
+    bool,
+    _resuming_option(
+        "Compare the bytes of inputs of finished shards, too, not only sizes and times.",
+        "--verify-inputs",
+    ),
 ]
 MaxFailures = Annotated[
     int | None, _resuming_option("Stop when more than N images have failed.", min=0)
@@ -107,9 +113,12 @@ MaxFailures = Annotated[
 # Processing
 Shard = Annotated[
     str | None,
-    processing_option("Process part I of N, from 0, on one of N machines.", metavar="I/N"),
+    processing_option(
+        "Make only part I of N of the shards, from 0/N to N-1/N, on one of N machines.",
+        metavar="I/N",
+    ),
 ]
-Compile = Annotated[bool, processing_option("Compile the encoder first.", "--compile")]
+Compile = Annotated[bool, processing_option("Compile the encoder with torch.compile.", "--compile")]
 Workers = Annotated[
     int | None,
     processing_option(

@@ -37,11 +37,13 @@ _CHECKPOINT = {**shared.WEIGHTS, "metavar": "WEIGHTS"}  # shorter than that of -
 def train(
     sources: shared.Images,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="RUN", help="Folder of the run.")
+        Path, typer.Option("-o", "--output", metavar="RUN", help="Write to this folder.")
     ],
     model: Annotated[
         str,
-        shared.model_option("Preset (tokcodec, base, original) or JSON file.", metavar="NAME|FILE"),
+        shared.model_option(
+            "Train this preset (tokcodec, base, original) or JSON config.", metavar="NAME|FILE"
+        ),
     ] = "tokcodec",
     print_config: Annotated[
         str | None,
@@ -52,7 +54,7 @@ def train(
     from_: Annotated[
         str | None,
         shared.model_option(
-            "Begin with this checkpoint; its decoder may be smaller.", "--from", **_CHECKPOINT
+            "Start from this checkpoint; its decoder may be smaller.", "--from", **_CHECKPOINT
         ),
     ] = None,
     tokens_of: Annotated[
@@ -72,10 +74,10 @@ def train(
     ] = None,
     seed: Annotated[int, _training_option("Random seed.", min=0)] = 0,
     report_every: Annotated[
-        int, _training_option("Report and write the checkpoint every N steps.")
+        int, _training_option("Report, and write the checkpoint, every N steps.")
     ] = 500,
     rate_weight: Annotated[
-        float, _loss_option("Cost of a bit when a token is chosen, as a squared distance.")
+        float, _loss_option("Weight of the bits that a token costs, against squared distance.")
     ] = 0.0,
     deblocking: Annotated[
         float, _loss_option("Weight of the deblocking loss; 0.08 hides borders of patches.")
@@ -113,7 +115,7 @@ def train(
     ] = None,
     deterministic: Annotated[
         bool,
-        shared.processing_option("Get the same weights each time on CUDA too.", "--deterministic"),
+        shared.processing_option("Get the same weights each time, on CUDA too.", "--deterministic"),
     ] = False,
 ) -> None:
     """Train a tokenizer on your own images.

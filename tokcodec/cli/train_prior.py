@@ -19,15 +19,22 @@ if TYPE_CHECKING:
 
 
 def train_prior(
-    dataset: Annotated[str, typer.Argument(help="A token dataset of many images, or its URL.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="A token dataset of many images, or its URL.")
+    ],
     weights: Annotated[
         str,
-        typer.Option(**WEIGHTS, help="The checkpoint that made the tokens; it must use a grid."),
+        typer.Option(
+            **WEIGHTS, help="The checkpoint that made the tokens, which must form a grid."
+        ),
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="FILE", help="The same checkpoint, now with the prior."
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="Write the checkpoint with its prior to this file.",
         ),
     ],
     held_out: Annotated[
@@ -40,9 +47,9 @@ def train_prior(
 ) -> None:
     """Fit a prior to the tokens of many images, and add it to their checkpoint.
 
-    With a prior, encode writes smaller files. The images may have grids of any shape. A million
-    tokens take a few minutes. The model_id does not change. Files that were entropy-coded with
-    another prior still need that prior.
+    With a prior, encode writes smaller files. The grids may have any shape. A million tokens take a
+    few minutes. The model_id does not change, but files that were entropy-coded with another prior
+    still need that one.
 
     Example: tokcodec train-prior tokens --weights model.safetensors -o with-prior.safetensors
     """

@@ -29,8 +29,9 @@ def verify(
 ) -> None:
     """Compare tokens across devices, dtypes, thread counts and batch sizes.
 
-    Every combination that this machine supports is compared with the default one. The margin of a
-    token is the quantizer's measure of it, less that of the second best.
+    Every combination that this machine supports is compared with the default one. The margins of
+    the tokens that differ show how close the choice was: by how much the quantizer prefers the best
+    vector to the second best.
 
     Example: tokcodec verify photos --limit 16
     """

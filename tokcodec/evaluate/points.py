@@ -93,13 +93,16 @@ def points_of(
         EvaluationError: a model takes squares that are too small.
     """
     codecs = list(codecs)
-    sides = [codec.config.preprocessing.image_size for codec in codecs if not any_size(codec)]
-    if sides and min(sides) < SMALLEST_EDGE:
-        raise EvaluationError(
-            f"the checkpoint takes squares of {min(sides)} pixels; MS-SSIM needs at least "
-            f"{SMALLEST_EDGE}"
-        )
-    largest = max(sides, default=None)
+    sides = {
+        codec.header.name: codec.config.preprocessing.image_size
+        for codec in codecs
+        if not any_size(codec)
+    }
+    for name, side in sides.items():
+        if side < SMALLEST_EDGE:
+            why = f"takes squares of {side} pixels; MS-SSIM needs at least {SMALLEST_EDGE}"
+            raise EvaluationError(why, name=name)
+    largest = max(sides.values(), default=None)
     points: list[Point] = []
     for codec in codecs:
         if any_size(codec):

@@ -102,7 +102,7 @@ def recognise(names: Collection[str], config: Config | None) -> Family:
         models = ", ".join(model.name for family in found for model in family.models)
         raise CheckpointError(
             f"its tensors may be of {' or '.join(family.title for family in found)}, and there is "
-            f"no config beside it to tell: it is one of {models}",
+            f"no config next to it that tells: it is one of {models}",
             hint=Hint.NAME_FAMILY,
         )
     return found[0]
@@ -130,7 +130,7 @@ def convert(
             if config is None and family.needs_config:
                 models = ", ".join(model.name for model in family.models)
                 raise CheckpointError(
-                    f"there is no config.json beside it: it is one of {models}",
+                    f"there is no config.json next to it: it is one of {models}",
                     hint=Hint.NAME_FAMILY,
                 )
             return family.convert(Tensors(tensors), config or {}, image_size)

@@ -203,7 +203,7 @@ def expand(
             if found.path.lower().endswith(SUFFIX):
                 continue  # a glob stands for the images next to token files
             if not found.is_remote and _is_decoded(Path(found.path)):
-                selection.skipped["decoded images beside their token files"] += 1
+                selection.skipped["decoded images next to their token files"] += 1
                 continue
         if selection.takes(found.below, found.path.lower().endswith(beside)):
             yield found

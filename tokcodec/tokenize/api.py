@@ -300,7 +300,7 @@ def _tokens_of_size(header: Header, side: int) -> int:
     if side == own:
         return config.num_tokens
     if not multiple:
-        raise CheckpointError(f"sees only squares of {own} pixels, not {side}", name=header.name)
+        raise CheckpointError(f"takes only squares of {own} pixels, not {side}", name=header.name)
     if side < multiple or side % multiple:
         raise CheckpointError(
             f"takes image sizes that are multiples of {multiple} pixels, not {side}",

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from tokcodec.dataset.folder import DatasetFolder
-from tokcodec.errors import DatasetError, OutputError
+from tokcodec.errors import DatasetError, OutputError, counted
 from tokcodec.inputs.records import Files
 from tokcodec.io.job import Job
 from tokcodec.tokenize.output import Output
@@ -126,17 +126,17 @@ class _Totals:
 
     def watch(self, now: Progress) -> None:
         """Count a shard that is being made."""
+        self._report(now)  # first, so that the image that failed is named
         self._check(now.dataset, self._failed[now.dataset] + now.failed)
-        self._report(now)
 
     def finish(self, done: Progress, is_reported: bool = True) -> None:
         """Count a shard that is finished."""
         self.rows += done.rows
         self.failed += done.failed
         self._failed[done.dataset] += done.failed
-        self._check(done.dataset, self._failed[done.dataset])
         if is_reported:
             self._report(done)
+        self._check(done.dataset, self._failed[done.dataset])
 
     def _report(self, now: Progress) -> None:
         number = now.shard.number
@@ -148,8 +148,7 @@ class _Totals:
     def _check(self, dataset: int, failed: int) -> None:
         if self.max_failures is not None and failed > self.max_failures:
             raise DatasetError(
-                f"stopped at failed image {failed:,} of at most {self.max_failures:,}; the same "
-                "command resumes after the last whole shard",
+                f"stopped: {counted(failed, 'image')} failed, and {self.max_failures:,} may fail",
                 name=self.outputs[dataset],
             )
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokcodec.batch.jobs import images
 from tokcodec.config import PreprocessingConfig
 from tokcodec.config.geometry import place
-from tokcodec.errors import Hint, ImageError, TrainingError, escaped
+from tokcodec.errors import Hint, ImageError, TrainingError, counted, escaped
 from tokcodec.image import read_tiles
 from tokcodec.inputs.records import Record, printable
 from tokcodec.io.files import write_atomically, writing
@@ -151,8 +151,8 @@ def _store(
             (held_out if held else train).append(pixels)
         if not train.count or not held_out.count:
             raise TrainingError(
-                "needs images to train on and held-out images: "
-                f"{train.count + held_out.count} could be read, {held_out.count} are held out",
+                "training needs an image to train on and one to hold out: of "
+                f"{counted(train.count + held_out.count, 'image')}, {held_out.count} are held out",
                 name=sources,
             )
         train.write_header()

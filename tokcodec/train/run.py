@@ -56,13 +56,13 @@ class Run:
         _require_trainable(self.source.config)
         if self.source.config.encode_side_json() != self.config.encode_side_json():
             raise TrainingError(
-                "cannot begin with it: the model has another encoder or codebook; only the "
+                "cannot start from it: the model has another encoder or codebook; only the "
                 "decoder may differ",
                 name=self.source.path,
             )
         if not self.tokens_stay and not can_warm_start_decoder(self.config, self.source.config):
             raise TrainingError(
-                "cannot begin with its decoder: the model may only have more layers, more "
+                "cannot start from its decoder: the model may only have more layers, more "
                 "pixel_overlap or a pixel_convolution; another decoder can be trained for its "
                 "tokens alone",
                 name=self.source.path,

@@ -59,7 +59,7 @@ def write_site(
     Raises:
         ArgumentError: the folder is named like a file, or a URL.
         CheckpointError: there is no such checkpoint, it is damaged, or not of that kind.
-        OutputError: the folder holds files already, or cannot be written.
+        OutputError: the folder already contains such files, or cannot be written.
 
     >>> tokcodec.write_site("site").name
     'index.html'
@@ -86,7 +86,7 @@ def _check_output(folder: Path, overwrite: bool) -> None:
     with output_errors(folder):
         taken = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if taken:
-        Job(folder, folder, "foreign", f"holds {taken[0]} already").check(overwrite)
+        Job(folder, folder, "foreign", f"already contains {taken[0]}").check(overwrite)
 
 
 def _page(header: checkpoint.Header) -> str:
