@@ -321,7 +321,7 @@ def test_memory_does_not_follow_the_number_of_rows_that_a_file_claims():
 def test_equal_rows_and_tokens_take_memory_in_proportion_to_the_file(dataset, tmp_path):
     """Their columns are a few bytes, as run lengths."""
 
-    def repeat(columns, _facts):
+    def repeat(columns, _):
         for name, column in columns.items():
             columns[name] = column.take([0] * 100_000)
 
