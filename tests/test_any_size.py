@@ -198,6 +198,30 @@ def test_byte_limits_are_kept_and_used(bundled):
     assert 85 <= len(text.to_text()) <= 100
 
 
+def test_the_best_of_several_grids(bundled, run, tmp_path):
+    def error(file, photo):
+        shown = np.asarray(bundled.decompress(file)).astype(int)
+        return np.square(shown - np.asarray(Image.open(photo).convert("RGB"))).mean()
+
+    gains = []
+    for limit in ({"max_bytes": 40}, {"max_bytes": 100}, {"tokens": 24}):
+        usual, best = (
+            dict(bundled.compress_stream(zip(PHOTOS, PHOTOS, strict=True), best=best, **limit))
+            for best in (False, True)
+        )
+        for photo in PHOTOS:
+            assert best[photo].file_bytes <= limit.get("max_bytes", 100)
+            assert best[photo].num_tokens <= limit.get("tokens", 100)
+            gains.append(error(usual[photo], photo) - error(best[photo], photo))
+    assert min(gains) >= 0
+    assert max(gains) > 0
+    run("encode", PHOTOS[-1], "--tokens", 24, "--best", "-o", tmp_path / "a.tok")
+    assert TokenFile.load(tmp_path / "a.tok") == best[PHOTOS[-1]]
+    for other in ({"fit": "stretch"}, {"fit": "native"}):
+        with pytest.raises(CheckpointError, match="shapes"):
+            bundled.compress(PHOTOS[0], best=True, **other)
+
+
 def test_a_limit_below_the_smallest_file_is_refused(bundled):
     smallest = bundled.compress(PHOTOS[0], tokens=1).file_bytes
     assert bundled.compress(PHOTOS[0], max_bytes=smallest).num_tokens >= 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 import zipfile
 from itertools import product
 
@@ -56,7 +57,7 @@ def decoded(source, output, **options):
         ("npy", "same"),
         ("npy", "ten"),
         ("jsonl", "crops"),
-        *product(("npz", "safetensors", "jsonl", "bin"), ("same", "differ")),
+        *product(("npz", "safetensors", "jsonl", "bin", "tar"), ("same", "differ")),
     ],
 )
 def test_exports_come_back_as_their_dataset_does(datasets, tmp_path, suffix, name, options):
@@ -244,6 +245,22 @@ def test_keys_of_any_text_stay_in_the_folder(run, tmp_path):
     }
 
 
+def tar_of(array):
+    """A tar in WebDataset layout with these bytes as the array of its only row."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        member = tarfile.TarInfo("0.npy")
+        member.size = len(array)
+        tar.addfile(member, io.BytesIO(array))
+    return file.getvalue()
+
+
+def array_of(values):
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -256,12 +273,16 @@ def test_keys_of_any_text_stay_in_the_folder(run, tmp_path):
         ("a.jsonl", b'{"tokens": [0.5]}\n'),
         ("a.jsonl", b"\xff\xfe\n"),
         ("a.bin", b"\0" * 32),
+        ("a.tar", tar_of(b"no array")),
+        ("a.tar", tar_of(array_of([0.5]))),
+        ("a.tar", tar_of(array_of(np.zeros((1 << 20, 0), np.uint8)))),
+        ("a.tar", tar_of(array_of(np.zeros(16, np.uint8)))[:600]),
     ],
 )
 def test_damaged_files_end_in_one_line(run, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     arguments = ("--weights", TINY, "-o", tmp_path / "out")
-    status = 3 if name == "a.jsonl" else 1
+    status = 3 if name in ("a.jsonl", "a.tar") else 1  # which are read row by row
     done = run("decode", tmp_path / name, *arguments, status=status)
     assert f"{name}: cannot read its tokens: " in done.stderr.decode()
     assert not (tmp_path / "out").exists()

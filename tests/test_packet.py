@@ -171,6 +171,16 @@ def test_images_are_put_together_from_packets(run, tmp_path):
     assert f"1 image had missing tokens: {missing[f'{names[1]}.png']:,} of {of:,}\n" in said
     restored = tmp_path / "left" / f"{names[0]}.png"
     assert restored.read_bytes() == expected[names[0]].read_bytes()
+    originals = ("--originals", PHOTOS[0].parent, "--against", "")
+    said = run("page", tmp_path / "sent", *originals, "-o", tmp_path / "page", status=3).stderr
+    assert said.decode().count("incomplete") == 1
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert f'"name": "{names[0]}"' in page
+    shutil.copy(PHOTOS[0], tmp_path / "sent")
+    report = json.loads(run("stats", tmp_path / "sent", "--json", status=3).stdout)
+    assert (report["images"], report["failed"]) == (1, 1)
+    assert report["tokens"] == told[0]["num_tokens"]
+    assert report["source_bytes"] == PHOTOS[0].stat().st_size
     # Several sources of one image go to one file.
     parts = sorted((tmp_path / "sent").glob(f"{names[0]}.*"))
     run("decode", *parts, "-o", tmp_path / "one.png")

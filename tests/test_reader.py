@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -316,6 +318,25 @@ def test_memory_does_not_follow_the_number_of_rows_that_a_file_claims():
     assert pool.max_memory() < 16 << 20
 
 
+def test_equal_rows_and_tokens_take_memory_in_proportion_to_the_file(dataset, tmp_path):
+    """Their columns are a few bytes, as run lengths."""
+
+    def repeat(columns, _):
+        for name, column in columns.items():
+            columns[name] = column.take([0] * 100_000)
+
+    damaged(dataset, tmp_path / "rows.parquet", repeat)
+    table = pq.read_table(Path(__file__).parent / "fuzz/corpus/dataset/aspect.parquet")[:1]
+    place = table.schema.get_field_index("tokens")
+    tokens = pa.array([np.zeros(20_000_000, np.uint16)])
+    table = table.set_column(place, table.schema.field(place), tokens)
+    pq.write_table(table, tmp_path / "tokens.parquet")
+    for name in ("rows.parquet", "tokens.parquet"):
+        assert (tmp_path / name).stat().st_size < 20_000
+        with pytest.raises(DatasetError, match=f"{name}: .* bytes"):
+            load_tokens(tmp_path / name)
+
+
 def test_missing_lists_of_any_size_take_no_memory(tmp_path):
     """Each would have all of its values in memory."""
     wide = pa.table({"vector": pa.nulls(1, pa.list_(pa.list_(pa.int8(), 1 << 16), 1 << 11))})
@@ -325,6 +346,32 @@ def test_missing_lists_of_any_size_take_no_memory(tmp_path):
     some = pa.table({"vector": pa.nulls(99, pa.list_(pa.int8(), 1 << 20))})
     pq.write_table(some, tmp_path / "some.parquet")
     assert batch_size(pq.ParquetFile(tmp_path / "some.parquet"), 0, ["vector"], 512) == 64
+
+
+def test_no_damaged_footer_ends_the_process(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [b"0", b"1"]}), path, store_schema=False)
+    subprocess.run([sys.executable, "-c", EVERY_FOOTER, path], check=True)
+
+
+EVERY_FOOTER = """
+import contextlib, io, sys
+import pyarrow.parquet as pq
+from tokcodec.errors import DatasetError
+from tokcodec.io.parquet import batch_size
+
+data = bytearray(open(sys.argv[1], "rb").read())
+tried = 0
+for place in range(4, len(data) - 8):
+    for bit in range(8):
+        data[place] ^= 1 << bit
+        with contextlib.suppress(OSError, DatasetError, ValueError):
+            file = pq.ParquetFile(io.BytesIO(data))
+            batch_size(file, 0, ["image"], 64)
+            tried += 1
+        data[place] ^= 1 << bit
+assert tried
+"""
 
 
 def test_shards_are_those_of_the_run_each_once(dataset, tmp_path):

@@ -182,7 +182,7 @@ def test_a_run_that_was_not_begun_leaves_nothing(tmp_path, there):
 @pytest.mark.parametrize("kind", [PATCH, LATENT], ids=["patch", "latent"])
 def test_training_helps(images, tmp_path, kind):
     reports = []
-    recipe = dataclasses.replace(RECIPE, steps=60, tokens=256, report_every=30, warmup=5)
+    recipe = dataclasses.replace(RECIPE, steps=150, tokens=256, report_every=75, warmup=5)
     header = train(kind, recipe, images, tmp_path, report=reports.append)
     facts = header.provenance
     assert facts["held_out_psnr"] == reports[-1].psnr

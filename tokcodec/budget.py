@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tokcodec.errors import ImageError, counted
 from tokcodec.tokenfile import TokenFile
 
-_OVERHEAD = 15  # bytes of a usual file without its tokens
+_OVERHEAD = 10  # bytes of a usual file without its tokens
 
 
 def largest_within(
@@ -16,6 +16,7 @@ def largest_within(
     most: int,
     what: str,
     unit: str,
+    start: int | None = None,
 ) -> TokenFile:
     """Find the file with the most tokens whose size is at most ``limit``.
 
@@ -29,13 +30,14 @@ def largest_within(
         limit: the largest size.
         most: the most tokens to try.
         what, unit: what is made, and what its size is counted in, for the error.
+        start: the first number of tokens to try; by default about one for each byte.
 
     Raises:
         ImageError: even the file of one token is larger.
     """
     best, smallest = None, None
     fits, misfit = 0, most + 1  # the most tokens known to fit, the fewest known not to
-    count = min(most, max(1, limit - _OVERHEAD))  # about a byte per token
+    count = min(most, start or max(1, limit - _OVERHEAD))
     while fits < misfit - 1:
         if best and tokens_of(count) == best.num_tokens:
             fits = count

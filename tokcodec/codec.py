@@ -1,5 +1,6 @@
 """``Codec``: images to token files and back, with one checkpoint."""
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -144,6 +145,7 @@ class Codec:
         text: bool = False,
         background: tuple[int, int, int] = WHITE,
         packed: bool = False,
+        best: bool = False,
     ) -> TokenFile:
         """Encode one image.
 
@@ -163,6 +165,8 @@ class Codec:
             background: red, green and blue behind transparent parts.
             packed: do not entropy-code the tokens. By default they are entropy-coded if the
                 checkpoint has a prior and that makes the file shorter.
+            best: also try grids of other shapes, and return the file whose image is closest to the
+                original. This takes about five times as long.
 
         Raises:
             ImageError: the image cannot be read, or its smallest file is above ``max_bytes``.
@@ -176,10 +180,34 @@ class Codec:
         True
         """
         limits = (max_bytes, packets, packet_bytes, parity, text)
-        encoding = Encoding(self.header, fit, tokens, *limits, background, packed)
+        encoding = Encoding(self.header, fit, tokens, *limits, background, packed, best)
         return self._compress(encoding, image)
 
     def _compress(self, encoding: Encoding, image: ImageLike) -> TokenFile:
+        if not encoding.best:
+            return self._compress_largest(encoding, image)
+        image = _reread(image)
+        usual = self._compress_largest(encoding, image)
+        files = {(usual.rows, usual.columns): usual}
+        for other in encoding.others():
+            with contextlib.suppress(ImageError):  # its smallest file is too large
+                file = self._compress_largest(other, image, usual.num_tokens)
+                files.setdefault((file.rows, file.columns), file)
+        size = self.decompress(usual).size
+        original = encoding.original(_source(image), size).astype(np.int32)
+
+        def error(file: TokenFile) -> int:
+            shown = np.asarray(self.decompress(file, size=size))
+            return int(np.square(shown - original).sum())
+
+        return min(files.values(), key=error)
+
+    def _compress_largest(
+        self, encoding: Encoding, image: ImageLike, start: int | None = None
+    ) -> TokenFile:
+        """The file with the most tokens that are asked for, or that fit; ``start`` is that of
+        ``largest_within``."""
+
         def compress(count: int | None) -> TokenFile:
             tiles = encoding.read(_source(image), count)
             return encoding.token_file(tiles, self.encode_tiles(tiles.pixels), count)
@@ -196,6 +224,7 @@ class Codec:
             encoding.most_tokens,
             encoding.what,
             "character" if encoding.text else "byte",
+            start,
         )
 
     def compress_stream(
@@ -211,6 +240,7 @@ class Codec:
         text: bool = False,
         background: tuple[int, int, int] = WHITE,
         packed: bool = False,
+        best: bool = False,
         workers: int = 1,
     ) -> Iterator[tuple[Tag, TokenFile | TokcodecError]]:
         """Encode many images: ``(tag, image)`` in, ``(tag, token file)`` out, in the same order.
@@ -226,8 +256,8 @@ class Codec:
         tests/data/chelsea.png 16
         """
         limits = (max_bytes, packets, packet_bytes, parity, text)
-        encoding = Encoding(self.header, fit, tokens, *limits, background, packed)
-        if encoding.most_bytes is None:
+        encoding = Encoding(self.header, fit, tokens, *limits, background, packed, best)
+        if encoding.most_bytes is None and not best:
             return self._compress_batches(encoding, items, workers)
 
         def compress(item: tuple[Tag, ImageLike]) -> tuple[Tag, TokenFile | TokcodecError]:

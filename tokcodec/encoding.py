@@ -1,17 +1,22 @@
 """How images become token files: the options of ``Codec.compress``."""
 
+import copy
 import math
 import operator
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from tokcodec import checkpoint
-from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Size
+from tokcodec.config import PreprocessingConfig
+from tokcodec.config.geometry import MAX_TILE_TOKENS, Fit, Placement, Size, place
 from tokcodec.errors import CheckpointError, ImageError
-from tokcodec.image import Source, Tiles, read_tiles
+from tokcodec.image import Pixels, Source, Tiles, read_tiles
 from tokcodec.packets import MOST_PACKETS
 from tokcodec.tokenfile import TokenFile
+
+# How many times wider than it is an image is taken to be, to try grids of other shapes.
+_STRETCHES = (2**-0.5, 2**-0.25, 2**0.25, 2**0.5)
 
 
 class Encoding:
@@ -20,9 +25,11 @@ class Encoding:
     Attributes:
         most_bytes: the largest size of a file or a packet, in bytes or characters.
         prior: the prior to entropy-code with; None packs the tokens.
+        stretch: see ``geometry.nearest_grid``.
 
     Raises:
-        CheckpointError: the checkpoint does not support this fit, these tokens, or packets.
+        CheckpointError: the checkpoint does not support this fit, these tokens, packets, or grids
+            of other shapes.
         TypeError: a number is not an integer.
         ValueError: an option is out of range, or options contradict each other.
     """
@@ -39,6 +46,7 @@ class Encoding:
         text: bool,
         background: tuple[int, int, int],
         packed: bool,
+        best: bool,
     ) -> None:
         require_counts("max_bytes", max_bytes)
         require_counts("packets", packets)
@@ -60,7 +68,12 @@ class Encoding:
             raise CheckpointError(
                 "packets need a grid of tokens, and a fit without tiles", name=header.name
             )
-        self.header, self.tokens = header, tokens
+        if best and not (header.config.multiple and self.fit == "aspect"):
+            raise CheckpointError(
+                "can try grids of several shapes only for a model of any size with the fit aspect",
+                name=header.name,
+            )
+        self.header, self.tokens, self.best, self.stretch = header, tokens, best, 1.0
         self.most_bytes = packet_bytes if packets else max_bytes
         self.packets, self.parity, self.text = packets, parity, text
         red, green, blue = background
@@ -89,21 +102,43 @@ class Encoding:
     def _any_grid(self) -> bool:
         return bool(self.header.config.multiple) and self.fit not in ("tile", "native")
 
+    def others(self) -> list[Self]:
+        """The same options for grids of other shapes, which ``best`` also tries."""
+        found = [copy.copy(self) for _ in _STRETCHES]
+        for other, stretch in zip(found, _STRETCHES, strict=True):
+            other.stretch = stretch
+        return found
+
+    def _place(self, size: Size, tokens: int | None) -> tuple[Placement, tuple[int, ...]]:
+        return self.header.config.place(self.fit, size, tokens, self.stretch)
+
     def token_count(self, size: Size, tokens: int) -> int:
         """The number of tokens of an image of this size with at most ``tokens`` tokens a tile."""
-        placement, shape = self.header.config.place(self.fit, size, tokens)
+        placement, shape = self._place(size, tokens)
         return placement.num_tiles * math.prod(shape)
+
+    def original(self, image: Source, size: Size) -> Pixels:
+        """The image in another size: uint8 [height, width, 3].
+
+        Raises:
+            ImageError: see ``image.read_tiles``.
+        """
+
+        def whole(own: Size) -> Placement:
+            return place("aspect", own, size)
+
+        pixels: Pixels = read_tiles(image, PreprocessingConfig(), whole, self.background).pixels[0]
+        return pixels
 
     def read(self, image: Source, tokens: int | None) -> Tiles:
         """
         Raises:
             ImageError: see ``image.read_tiles``.
         """
-        config = self.header.config
         return read_tiles(
             image,
-            config.preprocessing,
-            lambda size: config.place(self.fit, size, tokens)[0],
+            self.header.config.preprocessing,
+            lambda size: self._place(size, tokens)[0],
             self.background,
         )
 
@@ -119,7 +154,7 @@ class Encoding:
             ImageError: its packets are too large for parity.
         """
         config = self.header.config
-        _, shape = config.place(self.fit, (tiles.width, tiles.height), tokens)
+        _, shape = self._place((tiles.width, tiles.height), tokens)
         kept = found.reshape(-1, *shape) if config.has_grid else found[:, : shape[0]]
         prior = None if self.packets else self.prior
         file = TokenFile.of(self.header, kept, tiles.width, tiles.height, self.fit, prior)

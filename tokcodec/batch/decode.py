@@ -89,7 +89,7 @@ def decode_files(
         sources: files, folders, globs, tars, URLs; or ``-``, standard input; or one token dataset,
             or one file of tokens as ``export`` writes it or a generative model samples it:
             ``.npy`` ([n, N] or [n, rows, columns]), ``.npz``, ``.safetensors``, ``.jsonl``,
-            ``.bin``.
+            ``.bin``, or ``.tar`` in WebDataset layout.
         output: a file, a folder, or ``-``, standard output; next to the token files if None.
         weights: the checkpoint; the bundled or cached one that fits each file if None.
         size, tokens: see ``Codec.decompress``.

@@ -63,6 +63,7 @@ def encode_files(
     packet_bytes: int | None = None,
     parity: bool = False,
     packed: bool = False,
+    best: bool = False,
     text: bool = False,
     background: tuple[int, int, int] = WHITE,
     max_image_bytes: int = MAX_BYTES,
@@ -73,10 +74,10 @@ def encode_files(
     Images whose token file is up to date are skipped. A job whose output exists otherwise fails
     unless ``overwrite`` is set, and so does a bad image; the other images are still encoded. A
     token file does not record the background and ``max_bytes``: if the image has transparent parts,
-    or ``max_bytes`` or ``packets`` is given, the image is encoded again to compare. Packets are
-    written to ``a.jpg.1.tok`` and so on, or with ``text`` to one line each; further packets of an
-    earlier run are deleted with ``overwrite``. The work is done as the outcomes are taken; the
-    outcome of a skipped image may come before those of earlier images:
+    or ``max_bytes``, ``packets`` or ``best`` is given, the image is encoded again to compare.
+    Packets are written to ``a.jpg.1.tok`` and so on, or with ``text`` to one line each; further
+    packets of an earlier run are deleted with ``overwrite``. The work is done as the outcomes are
+    taken; the outcome of a skipped image may come before those of earlier images:
 
         for outcome in encode_files("photos", "tokens"):
             print(outcome.job.name, outcome.status, outcome.error or "")
@@ -85,7 +86,7 @@ def encode_files(
         sources: files, folders, globs, tars, Parquet files, URLs; or ``-``, standard input.
         output: a file, a folder, or ``-``, standard output; next to the images if None.
         weights: the checkpoint, see ``Codec.load``.
-        fit, tokens, packets, parity, packed, background: see ``Codec.compress``.
+        fit, tokens, packets, parity, packed, best, background: see ``Codec.compress``.
         max_bytes: use as many tokens as fit into files of this many bytes; with ``text``, of this
             many characters.
         packet_bytes: the same for packets.
@@ -123,6 +124,7 @@ def encode_files(
         "text": text,
         "background": background,
         "packed": packed,
+        "best": best,
     }
 
     @cache
@@ -188,6 +190,7 @@ class _Settings:
     text: bool
     background: tuple[int, int, int]
     packed: bool
+    best: bool
 
     def packet_suffix(self, number: int) -> str:
         """The suffix of the file of a packet; empty if files are not split."""
@@ -268,7 +271,7 @@ class _Settings:
 
     def _compares(self) -> bool:
         """Whether a token file does not record all options that it was made with."""
-        return self.max_bytes is not None or self.packets is not None
+        return self.best or self.max_bytes is not None or self.packets is not None
 
     def _why_stale(self, there: TokenFile, target: Path) -> str | None:
         if not self.header.model_id.startswith(there.model_id.hex()):

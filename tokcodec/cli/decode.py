@@ -14,8 +14,8 @@ def decode(
         typer.Argument(
             metavar="SRC",
             help="Token files, or texts with messages: files, folders, globs, tars; paths or URLs. "
-            "Or - for standard input, one token dataset, or one .npy, .npz, .safetensors, .jsonl "
-            "or .bin of tokens.",
+            "Or - for standard input, one token dataset, or one .npy, .npz, .safetensors, .jsonl, "
+            ".bin or WebDataset .tar of tokens.",
         ),
     ],
     output: shared.Output = None,

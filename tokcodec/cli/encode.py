@@ -64,6 +64,7 @@ def encode(
             "--packed",
         ),
     ] = False,
+    best: shared.Best = False,
     background: shared.Background = "white",
     include: shared.Include = None,
     exclude: shared.Exclude = None,
@@ -82,8 +83,8 @@ def encode(
     file.parquet/0.tok. In folders, hidden files and images that decode wrote are skipped.
 
     Images whose token file is up to date are skipped; other files that exist are replaced only with
-    -f. Token files do not record --background and --max-bytes: with --max-bytes or --packets, and
-    for images with transparency, the image is encoded again to compare.
+    -f. Token files do not record --background and --max-bytes: with --max-bytes, --packets or
+    --best, and for images with transparency, the image is encoded again to compare.
 
     The packets of a.jpg are a.jpg.1.tok, a.jpg.2.tok and so on, or with --text one line each. With
     -f, all packets that an earlier run wrote for the image are replaced.
@@ -117,6 +118,7 @@ def encode(
         packet_bytes=packet_bytes,
         parity=parity,
         packed=packed,
+        best=best,
         text=text,
         background=colour,
         max_image_bytes=max_image_bytes,

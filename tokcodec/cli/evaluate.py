@@ -41,6 +41,7 @@ def evaluate(
     limits: comparison.Bytes = comparison.BYTES,
     tokens: comparison.MaxTokens = None,
     packed: comparison.Packed = False,
+    best: shared.Best = False,
     max_edge: comparison.MaxEdge = 384,
     fit: comparison.SquareFit = "crop",
     output: Annotated[
@@ -62,8 +63,9 @@ def evaluate(
     """Compare checkpoints with other codecs at the same file sizes.
 
     At each size, a checkpoint uses as many tokens as fit, and each baseline uses the scale and
-    quality with the highest PSNR that fit. Images keep their shape, except for checkpoints that
-    take only squares of one size: each is measured on squares of its size.
+    quality with the highest PSNR that fit; with --best, the checkpoint uses the shape of the grid
+    with the highest PSNR. Images keep their shape, except for checkpoints that take only squares of
+    one size: each is measured on squares of its size.
 
     Example: tokcodec evaluate photos --bytes 100,200,400 -o report
     """
@@ -84,6 +86,7 @@ def evaluate(
             tokens=token_counts,
             bytes=byte_limits,
             packed=packed,
+            best=best,
             fit=fit,
             max_edge=max_edge,
             lpips=lpips,

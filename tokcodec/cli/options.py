@@ -118,6 +118,14 @@ Tokens = Annotated[
         min=1,
     ),
 ]
+Best = Annotated[
+    bool,
+    model_option(
+        "Also try grids of other shapes, and keep the one whose image is closest to the original; "
+        "about five times slower.",
+        "--best",
+    ),
+]
 Background = Annotated[
     str,
     model_option("Put this colour (a name or #rrggbb) behind transparent parts.", metavar="COLOUR"),

@@ -56,7 +56,7 @@ def page(
     The page shows each image next to the results of checkpoints and of other codecs in no more
     bytes, measured as by evaluate. Token files and rows of datasets are decoded and shown; with
     --originals, they are compared with the images of the same names (those of token files without
-    .tok, or the keys of rows). The page needs no network.
+    .tok, or the keys of rows). The packets of an image are joined. The page needs no network.
 
     Example: tokcodec page photos --bytes 100,200,400 -o page
     """

@@ -27,7 +27,7 @@ def stats(
     """Report the size of token files and the use of the codebook.
 
     Sizes are compared with those of raw pixels, and of the image files if these are in the same
-    folder.
+    folder. The packets of an image are joined.
 
     Example: tokcodec stats tokens
     """

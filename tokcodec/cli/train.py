@@ -65,9 +65,7 @@ def train(
     batch_tokens: Annotated[
         int, _training_option("Tokens per step, of all processes together.")
     ] = 4096,
-    learning_rate: Annotated[
-        float, _training_option("Highest learning rate of AdamW.", min=0)
-    ] = 1e-3,
+    learning_rate: Annotated[float, _training_option("Highest learning rate.", min=0)] = 1e-3,
     warmup: Annotated[
         int | None,
         _training_option(

@@ -52,19 +52,19 @@ class Placement:
         return self.grid[0] * self.grid[1]
 
 
-def nearest_grid(size: Size, tokens: int, pixels: int) -> tuple[int, int]:
+def nearest_grid(size: Size, tokens: int, pixels: int, stretch: float = 1.0) -> tuple[int, int]:
     """Rows and columns of the grid of at most ``tokens`` tokens that fits the image best.
 
     Of all grids, its tokens have the smallest sum of width and height, in pixels of the image. So
     they are nearly square, and nearly all of ``tokens`` are used. No token is smaller than
-    ``pixels`` pixels.
+    ``pixels`` pixels. With ``stretch`` the grid is that of an image this many times as wide.
     """
     width, height = size
     most_rows, most_columns = -(-height // pixels), -(-width // pixels)
     grids = ((rows, min(tokens // rows, most_columns)) for rows in range(1, tokens + 1))
     return min(
         itertools.takewhile(lambda grid: grid[0] <= most_rows, grids),
-        key=lambda grid: width / grid[1] + height / grid[0],
+        key=lambda grid: stretch * width / grid[1] + height / grid[0],
     )
 
 

@@ -158,7 +158,7 @@ class ModelConfig(Config):
         return counts[-1] if most is None else counts[max(0, bisect(counts, most) - 1)]
 
     def place(
-        self, fit: Fit, size: Size, tokens: int | None = None
+        self, fit: Fit, size: Size, tokens: int | None = None, stretch: float = 1.0
     ) -> tuple[Placement, tuple[int, ...]]:
         """The placement of an image on the model's tiles, and the shape of a tile's tokens.
 
@@ -167,6 +167,7 @@ class ModelConfig(Config):
             size: width and height of the image.
             tokens: the most tokens of a tile, if the model takes grids of any size or decodes its
                 first tokens alone.
+            stretch: for the fit ``aspect``, see ``geometry.nearest_grid``.
 
         Raises:
             ImageError: the image is too large for the fit ``native``.
@@ -178,7 +179,8 @@ class ModelConfig(Config):
             tile = (width, height)
         elif fit == "aspect":
             pixels = self.multiple // self.preprocessing.pixel_scale
-            rows, columns = geometry.nearest_grid(size, tokens or self.num_tokens, pixels)
+            most = tokens or self.num_tokens
+            rows, columns = geometry.nearest_grid(size, most, pixels, stretch)
             tile = (columns * self.multiple, rows * self.multiple)
         elif fit != "tile" and tokens and self.multiple:
             edge = math.isqrt(tokens) * self.multiple

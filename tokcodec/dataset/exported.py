@@ -149,8 +149,8 @@ def open_tokens(name: str, given: Header | None = None) -> ExportedTokens:
 
     Args:
         name: a file in a format of ``export`` that can be read: ``.npy``, ``.npz``,
-            ``.safetensors``, ``.jsonl`` or ``.bin``; also of another program, with tokens [n, N] or
-            [n, rows, columns].
+            ``.safetensors``, ``.jsonl``, ``.bin`` or ``.tar``; also of another program, with tokens
+            [n, N] or [n, rows, columns].
         given: the checkpoint; the one that the metadata names if None.
 
     Raises:

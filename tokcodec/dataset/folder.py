@@ -105,8 +105,9 @@ class DatasetFolder:
 
     def size(self, name: str) -> int:
         """The bytes of a file."""
+        stat = (self / name).stat
         with _naming(self / name):
-            return (self / name).stat().st_size
+            return (retried(stat) if self.is_remote else stat()).st_size
 
     def written_at(self, name: str) -> int | None:
         """When a file was written, in nanoseconds; None in a store, which has another clock."""
@@ -121,7 +122,7 @@ class DatasetFolder:
         path = self / name
         # pyarrow takes a path with a colon for a URL, unless it is absolute.
         source = open_input(path) if self.is_remote else path.absolute()
-        return pq.ParquetFile(source, page_checksum_verification=True)
+        return pq.ParquetFile(source, buffer_size=1 << 20, page_checksum_verification=True)
 
     @contextlib.contextmanager
     def reading(

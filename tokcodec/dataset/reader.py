@@ -14,7 +14,7 @@ from tokcodec.dataset import require_pyarrow
 from tokcodec.dataset.folder import DatasetFolder, damaged, files_of, shard_name
 from tokcodec.dataset.table import GRID, ROWS_AT_A_TIME, Metadata
 from tokcodec.errors import DatasetError, FailedRowError, counted, quoted
-from tokcodec.io.parquet import rows_at_once
+from tokcodec.io.parquet import batch_size
 from tokcodec.io.remote import location, reason_of
 from tokcodec.tokenfile import ID_BYTES, TokenFile
 
@@ -75,18 +75,22 @@ class TokenRows:
                         f"no column {quoted(min(unknown))}; its columns are {', '.join(there)}",
                         name=self.folder / file,
                     )
-                count = 0
-                # A damaged file may claim row groups of any size. What pyarrow says of a column's
-                # chunks would tell more, but asking for that of a damaged footer ends the process.
-                try:
-                    size = rows_at_once(source.schema_arrow, wanted, ROWS_AT_A_TIME)
-                except DatasetError as error:
-                    raise error.named(self.folder / file) from error
-                for batch in source.iter_batches(size, columns=sorted(wanted)):
-                    if "tokens" in names:
-                        _check_status(batch, self.folder / file)
-                    count += batch.num_rows
-                    yield self.folder / file, {name: batch.column(name) for name in names}
+                count, most = 0, self.folder.size(file)
+                for group in range(source.num_row_groups):
+                    try:
+                        size = batch_size(source, group, wanted, ROWS_AT_A_TIME)
+                    except DatasetError as error:
+                        raise error.named(self.folder / file) from error
+                    for batch in source.iter_batches(size, [group], sorted(wanted)):
+                        if "tokens" in names:
+                            _check_status(batch, self.folder / file)
+                        count += batch.num_rows
+                        if count > most:  # even equal rows take more, as their groups are small
+                            raise DatasetError(
+                                f"damaged: more rows than its {most:,} bytes can hold",
+                                name=self.folder / file,
+                            )
+                        yield self.folder / file, {name: batch.column(name) for name in names}
                 if count != (claimed := source.metadata.num_rows):
                     raise DatasetError(
                         f"damaged: holds {count:,} of {counted(claimed, 'row')}; fetch or make "

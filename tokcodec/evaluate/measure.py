@@ -124,6 +124,7 @@ class Report:
             their shape.
         fit: how they were brought to squares; None if all kept their shape.
         packed: whether token files were not entropy-coded.
+        best: whether grids of several shapes were tried.
         cut: whether there are further images, beyond a limit.
         rows: one for each point, in the order of the checkpoints.
     """
@@ -134,6 +135,7 @@ class Report:
     max_edge: int
     fit: Fit | None
     packed: bool
+    best: bool = False
     cut: bool = False
     rows: tuple[Row, ...] = ()
 

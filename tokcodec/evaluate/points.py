@@ -131,6 +131,7 @@ def encoded(
     max_edge: int,
     packed: bool,
     workers: int,
+    best: bool = False,
 ) -> Iterator[Example | TokcodecError]:
     """Encodes and decodes images at every point; gives the error of an image that cannot be read.
 
@@ -142,6 +143,7 @@ def encoded(
             squares.
         packed: do not entropy-code the token files.
         workers: threads.
+        best: try grids of several shapes, see ``Codec.compress``.
     """
     records = iter(records)
     sizes = {point.size for point in points}
@@ -156,7 +158,7 @@ def encoded(
         own: dict[int, Own] = {n: {} for n in read}
         for place, point in enumerate(points):
             images = {n: originals[point.size] for n, originals in read.items()}
-            for n, file, image in _through(point, images, packed, workers):
+            for n, file, image in _through(point, images, packed, workers, best):
                 own[n][place] = file, image
         for n, record in enumerate(batch):
             if n in failed:
@@ -167,7 +169,7 @@ def encoded(
 
 
 def _through(
-    point: Point, images: Mapping[int, Image.Image], packed: bool, workers: int
+    point: Point, images: Mapping[int, Image.Image], packed: bool, workers: int, best: bool
 ) -> Iterator[tuple[int, TokenFile, Image.Image]]:
     """Encodes and decodes images, except those that have no file that is small enough."""
     codec = point.codec
@@ -177,6 +179,7 @@ def _through(
         tokens=point.tokens,
         max_bytes=point.max_bytes,
         packed=packed,
+        best=best and any_size(codec),
         workers=workers,
     )
     files: dict[int, TokenFile] = {}

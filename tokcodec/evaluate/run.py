@@ -49,6 +49,7 @@ def evaluate(
     tokens: Sequence[int] | None = None,
     bytes: Sequence[int] = BYTES,  # noqa: A002 (as the option is called)
     packed: bool = False,
+    best: bool = False,
     fit: SquareFit = "crop",
     max_edge: int = MAX_EDGE,
     lpips: bool = False,
@@ -70,6 +71,7 @@ def evaluate(
         tokens: most tokens of an image, for models of any size, instead of ``bytes``.
         bytes: most bytes of the whole file, for models of any size.
         packed: do not entropy-code the token files.
+        best: let models of any size try grids of several shapes, see ``Codec.compress``.
         fit: how images become squares, if a checkpoint takes only squares of one size.
         max_edge: larger images are first resized to this many pixels along the longer edge.
         lpips: also measure LPIPS; needs torchvision, and downloads a network.
@@ -101,10 +103,14 @@ def evaluate(
             inception = load_inception(rfid_weights, points[0].codec.runtime.device)
         means = Means(points, names)
         folder = ReportFolder(output, points, names, images) if output else None
-        examples = encoded(records, points, fit, max_edge, packed, workers)
+        examples = encoded(records, points, fit, max_edge, packed, workers, best)
         squares = any(point.size for point in points)
         settings = Report(
-            compared=True, max_edge=max_edge, fit=fit if squares else None, packed=packed
+            compared=True,
+            max_edge=max_edge,
+            fit=fit if squares else None,
+            packed=packed,
+            best=best,
         )
         results = measure(examples, points, names, lpips, inception, workers)
         return _run(settings, results, means, folder, images, sources, progress)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from tokcodec import checkpoint
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import DatasetError, FailedRowError, TokcodecError, TokenFileError
+from tokcodec.evaluate.packets import join_packets, name_of_image
 from tokcodec.io.remote import location
 from tokcodec.io.walk import find_files
 from tokcodec.tokenfile import SUFFIX, TokenFile
@@ -21,9 +22,9 @@ class Report:
     """The size of token files, and their use of the codebook.
 
     Attributes:
-        images: the number of token files or rows of datasets.
-        failed: the number of token files that could not be read and of failed rows, which no other
-            figure includes.
+        images: the number of token files or rows of datasets; packets of one image count as one.
+        failed: the number of images that could not be read, or lack packets, and of failed rows,
+            which no other figure includes.
         raw_bytes: width · height · 3 of the originals.
         source_bytes: bytes of the original files; None unless all are next to their token files.
         file_bytes: bytes of the token files with headers and checksums, or of the Parquet files.
@@ -144,19 +145,31 @@ def stats(
         TokcodecError: a source or the checkpoint cannot be read.
     """
     collector = Collector(checkpoint.find(weights) if weights else None)
+    others = []
     for source in map(location, sources):
         if is_dataset(source):
             _add_dataset(collector, source, failed)
-            continue
+        else:
+            others.append(source)
+    for path, found in join_packets(_token_files(others)):
+        try:
+            if isinstance(found, TokcodecError):
+                raise found
+            collector.add(found, _source_bytes(path, found))
+            collector.file_bytes += found.file_bytes
+        except TokenFileError as error:
+            failed(error.named(path))
+            collector.failed += 1
+    return collector.report()
+
+
+def _token_files(sources: Iterable[Path]) -> Iterator[tuple[Path, TokenFile | TokenFileError]]:
+    for source in sources:
         for path in find_files(source, {SUFFIX}) if source.is_dir() else [source]:
             try:
-                token_file = TokenFile.load(path)
-                collector.add(token_file, _source_bytes(path))
-                collector.file_bytes += token_file.file_bytes
+                yield path, TokenFile.load(path)
             except TokenFileError as error:
-                failed(error.named(path))
-                collector.failed += 1
-    return collector.report()
+                yield path, error
 
 
 def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecError], None]) -> None:
@@ -179,7 +192,7 @@ def _add_dataset(collector: Collector, path: Path, failed: Callable[[TokcodecErr
     collector.failed += without
 
 
-def _source_bytes(path: Path) -> int | None:
+def _source_bytes(path: Path, file: TokenFile) -> int | None:
     """The bytes of the image next to its token file; None if there is none."""
-    source = path.with_name(path.name.removesuffix(SUFFIX))
+    source = path.with_name(name_of_image(path.name.removesuffix(SUFFIX), file))
     return source.stat().st_size if source != path and source.is_file() else None

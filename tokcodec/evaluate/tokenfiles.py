@@ -18,6 +18,7 @@ from tokcodec.errors import (
     TokcodecError,
     TokenFileError,
 )
+from tokcodec.evaluate.packets import join_packets, name_of_image
 from tokcodec.evaluate.points import Example, Own, Point, read_image, require_size, within
 from tokcodec.inputs.listing import expand, gather
 from tokcodec.inputs.records import Record, printable
@@ -73,13 +74,17 @@ def gather_tokens(
     files: dict[str, dict[int, TokenFile]] = {}
     problems: list[TokcodecError] = []
     cut = False
-    for name, folder, found in chain.from_iterable(_read(s, compared) for s in sources):
+    read = chain.from_iterable(_read(source, compared) for source in sources)
+    for (name, folder), found in join_packets(read):
+        name = name_of_image(name, found)
         if name not in files and len(files) == limit:
             cut = True
             break
         try:
             if isinstance(found, TokcodecError):
                 raise found
+            if found.packets and not found.packets.is_complete:
+                raise TokenFileError("incomplete: some of its packets are missing")
             header = _header_of(found, given)
             key = header.checkpoint_id, folder
             headers.setdefault(key, header)
@@ -105,8 +110,10 @@ def gather_tokens(
     return Gathered(tuple(points), files, problems, cut)
 
 
-def _read(source: str, compared: bool) -> Iterator[tuple[str, str, TokenFile | TokcodecError]]:
-    """The name of each image, its folder or dataset, and its token file or error."""
+def _read(
+    source: str, compared: bool
+) -> Iterator[tuple[tuple[str, str], TokenFile | TokcodecError]]:
+    """The name of each token file and its folder or dataset; and the token file or its error."""
     if is_dataset(source):
         from tokcodec.dataset.reader import open_dataset, token_files
 
@@ -114,17 +121,17 @@ def _read(source: str, compared: bool) -> Iterator[tuple[str, str, TokenFile | T
         views = dataset.metadata.run["views"]
         if compared and views not in ("one", "hflip"):
             raise DatasetError(f"contains crops ({views}): leave out the originals", name=source)
-        yield from ((name, source, row) for name, row in token_files(dataset))
+        yield from (((name, source), row) for name, row in token_files(dataset))
         return
     for batch in gather(expand(source, {SUFFIX}), kinds={SUFFIX}):
         for record in batch.records():
-            name, folder = record.key.removesuffix(SUFFIX), record.stamp.base
+            name = record.key.removesuffix(SUFFIX), record.stamp.base
             try:
-                yield name, folder, TokenFile.from_bytes(record.read())
+                yield name, TokenFile.from_bytes(record.read())
             except OSError as error:
-                yield name, folder, TokenFileError(f"cannot read: {error.strerror or error}")
+                yield name, TokenFileError(f"cannot read: {error.strerror or error}")
             except TokenFileError as error:
-                yield name, folder, error
+                yield name, error
 
 
 def _header_of(file: TokenFile, given: Sequence[Header]) -> Header:

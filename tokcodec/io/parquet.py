@@ -22,13 +22,18 @@ def batch_size(file: "pq.ParquetFile", group: int, columns: Iterable[str], most:
 
     Raises:
         DatasetError: a column has far more bytes in memory than in the file.
+        OSError: the footer is damaged.
     """
     row_group = file.metadata.row_group(group)
-    chunks = [row_group.column(index) for index in range(row_group.num_columns)]
     columns = list(columns)
     size = rows_at_once(file.schema_arrow, columns, most)
+    paths = [f"{file.schema.column(index).path}." for index in range(len(file.schema))]
     for name in columns:
-        own = [c for c in chunks if f"{c.path_in_schema}.".startswith(f"{name}.")]
+        indices = [index for index, path in enumerate(paths) if path.startswith(f"{name}.")]
+        # To ask for the column chunk of a damaged footer may end the process. To open it for
+        # reading, here without reading a row, raises OSError.
+        next(file.reader.iter_batches(0, [group], indices), None)
+        own = [row_group.column(index) for index in indices]
         expanded = sum(
             max(
                 chunk.total_uncompressed_size,

@@ -23,7 +23,7 @@ class Recipe:
         steps: optimizer steps; the learning rate falls to zero at the last one.
         tokens: tokens per step, of all processes together. The number of images follows from the
             grid of the step.
-        learning_rate: the highest one, of AdamW.
+        learning_rate: the highest one, of Muon and AdamW.
         warmup: steps over which the learning rate rises.
         weight_decay: of the matrices of the blocks.
         clip_norm: the largest norm of the whole gradient.

@@ -1,4 +1,4 @@
-"""One training step: gradients, optimizer, codebook and the average of the weights."""
+"""One training step: gradients, optimizers, codebook and the average of the weights."""
 
 import copy
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from tokcodec.train.recipe import Recipe
 
 
 class Trainer:
-    """A model in training, with its optimizer and averages. No step waits for the device.
+    """A model in training, with its optimizers and averages. No step waits for the device.
 
     Attributes:
         steps_done: the number of steps so far.
@@ -39,7 +39,7 @@ class Trainer:
         self.steps_done = 0
         if tokens_stay:
             model.encoder.requires_grad_(False)
-        self.optimizer = _make_optimizer(model, recipe)
+        self.optimizers = _make_optimizers(model, recipe)
         assert isinstance(model.quantizer, Codebook)
         codebook = model.quantizer.codebook
         if recipe.rate_weight:
@@ -86,12 +86,13 @@ class Trainer:
         }
 
     def _descend(self, loss: Tensor) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.steps_done)
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            (group,) = optimizer.param_groups
+            group["lr"] = self.recipe.rate(self.steps_done)
+            optimizer.step()
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -124,22 +125,23 @@ class Trainer:
             part.load_state_dict(state[name])
 
     def _parts(self) -> dict[str, Any]:
-        names = ("model", "average", "optimizer", "codebook_averages", "critic")
-        return {name: part for name in names if (part := getattr(self, name))}
+        names = ("model", "average", "codebook_averages", "critic")
+        parts = {name: part for name in names if (part := getattr(self, name))}
+        return {**parts, **self.optimizers}
 
 
-def _make_optimizer(model: Tokenizer, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW; only the matrices of the blocks have weight decay."""
+def _make_optimizers(model: Tokenizer, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
+    """Muon with weight decay for the matrices of the blocks, AdamW for everything else.
+
+    Muon's updates are scaled to the size of AdamW's, so that one learning rate serves both (Liu et
+    al. 2025, arXiv 2502.16982, section 2.2).
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decays = {name: ".blocks." in name and p.ndim == 2 for name, p in trained}
-    return torch.optim.AdamW(
-        [
-            {
-                "params": [p for name, p in trained if decays[name]],
-                "weight_decay": recipe.weight_decay,
-            },
-            {"params": [p for name, p in trained if not decays[name]], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    matrices = [p for name, p in trained if ".blocks." in name and p.ndim == 2]
+    others = [p for name, p in trained if ".blocks." not in name or p.ndim != 2]
+    return {
+        "muon": torch.optim.Muon(
+            matrices, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        ),
+        "adamw": torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0, fused=True),
+    }

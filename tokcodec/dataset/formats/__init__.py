@@ -42,6 +42,8 @@ def format_of(output: str, name: str | None = None) -> Format:
 
 
 def is_export(name: str) -> bool:
-    """Whether a file has the extension of a format that can be read."""
+    """Whether a file has the extension of a format that can be read; a tar may hold other files."""
     suffix = Path(name).suffix
+    if suffix == webdataset.FORMAT.suffix:
+        return webdataset.holds_tokens(name)
     return any(each.read and each.suffix == suffix for each in FORMATS.values())

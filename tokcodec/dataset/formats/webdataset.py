@@ -4,10 +4,19 @@ and where there are any, ``NUMBER.cls`` with its class and ``NUMBER.txt`` with i
 import io
 import json
 import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from tokcodec.dataset.formats.format import Format, Shard
+from tokcodec.dataset.formats.format import Exported, Format, Row, Shard, parse_meta
+from tokcodec.dataset.formats.npy import rows_of
+from tokcodec.io.read import MAX_BYTES, check_size
+from tokcodec.io.remote import open_input
+from tokcodec.io.tar import members
 
 
 def write(shard: Shard) -> None:
@@ -35,10 +44,44 @@ def write(shard: Shard) -> None:
                 number += 1
 
 
+def holds_tokens(name: str) -> bool:
+    """Whether a tar, a path or a URL, begins with an array, as exports do."""
+    try:
+        with open_input(name) as file:
+            first = next(members(file), None)
+    except OSError:
+        return False
+    return first is not None and first.name.endswith(".npy")
+
+
+def read(source: Exported) -> tuple[None, Iterator[Row]]:
+    return None, _rows(source.path)
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for _, contents in groupby(_contents(file), itemgetter(0)):
+            own = {suffix: content for _, suffix, content in contents}
+            array = np.lib.format.read_array(io.BytesIO(own.get("npy", b"")), allow_pickle=False)
+            _, rows = rows_of(array[None])
+            for tokens, _ in rows:
+                yield tokens, parse_meta(own.get("json", b"{}").decode())
+
+
+def _contents(file: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
+    """The stem, the suffix and the content of each array and each JSON object of a tar."""
+    for member in members(file):
+        stem, _, suffix = member.name.rpartition(".")
+        if suffix in ("npy", "json"):
+            check_size(member.size, MAX_BYTES)
+            yield stem, suffix, member.read()
+
+
 FORMAT = Format(
     "webdataset",
     'webdataset, open-muse; `datasets.load_dataset("webdataset")`',
     ".tar",
     ("uint8", "uint16", "uint32", "uint64"),
     write,
+    read,
 )
