@@ -109,7 +109,15 @@ def test_links_lead_somewhere():
     links = [(page, to) for page in PAGES for to in re.findall(r"\]\((.*?)\)", page.read_text())]
     assert len(links) > 10
     for page, to in links:
-        assert (page.parent / to.split("#")[0]).exists(), (page, to)
+        name, _, anchor = to.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), (page, to)
+        assert not anchor or anchor in anchors(target.read_text()), (page, to)
+
+
+def anchors(text):
+    heads = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def test_nothing_is_left_to_fill_in():

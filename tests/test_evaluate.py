@@ -251,6 +251,8 @@ def test_an_output_in_a_source_is_refused(photos, tmp_path, call, below):
     for output in (source / below, link / below):
         with pytest.raises(OutputError):
             call([str(source)], output)
+        with pytest.raises(OutputError):
+            call(source, str(output))
     assert len(list(source.iterdir())) == 3
 
 
@@ -315,6 +317,7 @@ def test_checkpoints_of_one_size_are_measured_at_it(prefix, photos, tiny):
     square = prefix(SMALLEST_EDGE)
     found = rows(square)
     assert [tokens for tokens, _ in found] == [16, 32, 64]
+    # The shape of a row of more than 16 tokens takes two bytes.
     assert [size - found[0][1] for _, size in found] == [0, 13, 37]
     assert [tokens for tokens, _ in rows(square, tokens=(8, 64, 1000))] == [8, 64]
     # Beside one of any size, both see the square.

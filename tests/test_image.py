@@ -19,12 +19,11 @@ from tokcodec.image import (
     Canvas,
     _to_srgb,
     check_output,
-    extensions,
     save,
     to_image,
     to_rgb,
 )
-from tokcodec.io.imagefile import _FORMATS
+from tokcodec.io.imagefile import _FORMATS, extensions
 
 SMALL = PreprocessingConfig(image_size=64)
 REDUCED = PreprocessingConfig(image_size=64, reduced_jpeg=True)

@@ -201,9 +201,9 @@ def test_several_messages_in_one_text(run, tmp_path):
         image = Image.open(tmp_path / "out" / f"chat.txt-{number}.png")
         assert image.size == Image.open(photo).size
     # One file, or standard output, takes one image.
-    run("decode", chat, "-o", tmp_path / "one.png", status=1)
+    run("decode", chat, "-o", tmp_path / "one.png", status=3)
     assert (tmp_path / "one.png").exists()
-    run("decode", "-", "-o", "-", stdin=chat.read_bytes(), status=1)
+    run("decode", "-", "-o", "-", stdin=chat.read_bytes(), status=3)
     run("decode", chat, "--grid", 2, "-o", tmp_path / "all.png")
 
 

@@ -173,5 +173,7 @@ def require_counts(name: str, *values: int | None) -> None:
         ValueError: a value is less than 1.
     """
     for value in values:
+        if value is not None and not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be an integer, not {value!r}")
         if value is not None and operator.index(value) < 1:
             raise ValueError(f"{name} must be 1 or more, not {value}")

@@ -24,7 +24,6 @@ from tokcodec.config.geometry import Placement, Size
 from tokcodec.errors import Hint, ImageError
 from tokcodec.io.files import is_stream, write_atomically
 from tokcodec.io.imagefile import Readable, image_errors, open_image
-from tokcodec.io.imagefile import extensions as extensions
 
 Pixels = NDArray[np.uint8]
 # A path, the bytes of an image file, a binary file, a PIL image, or pixels: uint8 [H, W, 3], grey

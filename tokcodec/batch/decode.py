@@ -45,10 +45,11 @@ from tokcodec.errors import (
     TokcodecError,
     TokenFileError,
 )
-from tokcodec.image import extensions, save, size_of
+from tokcodec.image import save, size_of
 from tokcodec.inputs.records import Record
 from tokcodec.io.files import SUFFIX, refuse_remote, same_file
 from tokcodec.io.find import Stamp
+from tokcodec.io.imagefile import extensions
 from tokcodec.io.job import Job, State, single_job
 from tokcodec.io.remote import is_remote
 from tokcodec.parallel import map_ahead

@@ -34,10 +34,11 @@ from tokcodec.errors import (
     TokenFileError,
     counted,
 )
-from tokcodec.image import WHITE, extensions, is_transparent, size_of
+from tokcodec.image import WHITE, is_transparent, size_of
 from tokcodec.inputs.records import Record
 from tokcodec.io.files import SUFFIX
 from tokcodec.io.find import ABSENT
+from tokcodec.io.imagefile import extensions
 from tokcodec.io.job import State, is_taken
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.packets import MOST_PACKETS

@@ -41,7 +41,9 @@ def images_of(jobs: Iterator[FileJob], several: Several, damaged: bool) -> Itera
     """
     packets: dict[object, list[tuple[FileJob, TokenFile]]] = {}  # by image
     targets = Targets()
-    why = "one file takes one image; give a folder as the output" if several == "refused" else None
+    why = None
+    if several == "refused":
+        why = "one file takes one image; to get all, decode a file of the messages to a folder"
 
     def place(job: FileJob) -> FileJob:
         return job if several == "together" else targets.claim(job, why)

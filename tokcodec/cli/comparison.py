@@ -110,5 +110,5 @@ def print_report(report: "Report") -> None:
     means = "Means and rFID" if "rFID" in head else "Means"
     show(f"{means} over {counted(report.images, 'image')}, {report.shape}.")
     if not all(tokens for _, tokens, *_ in rows):  # baselines have none
-        show("Each baseline is the best by PSNR over scale and quality whose file has at most")
-        show("the bytes of the limit, or of the checkpoint's file. The gain is over the best one.")
+        show("Each baseline has the scale and quality of highest PSNR whose file is within the")
+        show("limit, or no larger than the checkpoint's. The gain is over the best baseline.")

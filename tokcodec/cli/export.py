@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokcodec.cli.options import STANDARD, Force, option, output_option
+from tokcodec.batch.jobs import STANDARD
+from tokcodec.cli.options import Force, option, output_option
 from tokcodec.cli.terminal import note
 from tokcodec.errors import counted
 

@@ -12,7 +12,7 @@ from tokcodec.config import DEFAULT_WEIGHTS
 def models(
     known: Annotated[
         bool,
-        typer.Option("--known", help="List the published models that convert and --weights take."),
+        typer.Option("--known", help="List the published models for convert and --weights."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +34,7 @@ def models(
 def _print_bundled(found: list[dict[str, Any]]) -> None:
     rows = [
         (
-            *("name", "tokens", "K", "packed", "entropy-coded*", "weights"),
+            *("name", "tokens", "K", "packed payload", "entropy-coded*", "weights"),
             *("held-out PSNR*", "model_id"),
         )
     ]
@@ -55,8 +55,7 @@ def _print_bundled(found: list[dict[str, Any]]) -> None:
             )
         )
     print_table(rows, left=(0, 7))
-    show("* means over photos held out from training, at this number of tokens. The README and the")
-    show("  model card have figures of other photos, and of other numbers of tokens.")
+    show("* means over photos held out from training; the model card has more figures")
 
 
 def _print_known(found: list[dict[str, Any]]) -> None:

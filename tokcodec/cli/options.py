@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tokcodec.batch.jobs import CORES as CORES
-from tokcodec.batch.jobs import STANDARD as STANDARD
 from tokcodec.batch.jobs import is_standard
 from tokcodec.config.geometry import Fit as FitName
 from tokcodec.errors import without_credentials

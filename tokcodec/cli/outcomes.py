@@ -34,13 +34,14 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
         report_jobs((outcome.job for outcome in outcomes), as_json, options.overwrite)
         return
     single = outcomes.count == 1
-    failed, incomplete, missing, tokens = False, 0, 0, 0
+    number, failed, incomplete, missing, tokens = 0, False, 0, 0, 0
     everywhere = "" if as_json else "--json names all"
     bar = None if single else Bar(done, outcomes.count, where_failed=everywhere)
     if bar:
         bar.total_bytes = outcomes.source_bytes
     with bar or contextlib.nullcontext():
         for outcome in outcomes:
+            number += 1
             failed = failed or outcome.error is not None
             if outcome.missing and outcome.token_file:
                 incomplete += 1
@@ -59,7 +60,7 @@ def report(done: str, outcomes: Outcomes, as_json: bool, options: RunOptions) ->
     if bar and incomplete:
         note(f"{counted(incomplete, 'image')} had missing tokens: {missing:,} of {tokens:,}")
     if failed:
-        raise typer.Exit(1 if single else 3)
+        raise typer.Exit(1 if single and number == 1 else 3)
 
 
 def _move(bar: Bar, outcome: Outcome) -> None:

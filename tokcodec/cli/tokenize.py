@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from tokcodec.batch.jobs import DECODE, STANDARD, refuse_others
 from tokcodec.cli import options as shared
 from tokcodec.cli import tokenize_options as own
 from tokcodec.cli.outcomes import report_jobs
@@ -77,8 +78,6 @@ def tokenize(
         raise typer.BadParameter(
             "no images: name sources, or a list with --from-file", param_hint="SRC"
         )
-    from tokcodec.batch.jobs import DECODE, refuse_others
-
     refuse_others(sources or [], {SUFFIX}, DECODE)
     chosen = weights or [DEFAULT_WEIGHTS]
     dataset = shlex.quote(output) + ("/NAME" if len(chosen) > 1 else "")
@@ -110,7 +109,7 @@ def tokenize(
             bar.total, bar.total_bytes = run.images, run.source_bytes
             stack.enter_context(bar)
 
-        names = sys.stdin.buffer if from_file == shared.STANDARD else from_file
+        names = sys.stdin.buffer if from_file == STANDARD else from_file
         listed = read_list(names) if names else ()
         result = api.tokenize(
             sources or (),

@@ -9,7 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from tokcodec.batch.jobs import Name as Source
 from tokcodec.batch.jobs import images as images_of
+from tokcodec.batch.jobs import names_of
 from tokcodec.codec import Codec
 from tokcodec.config import DEFAULT_WEIGHTS
 from tokcodec.errors import ArgumentError, EvaluationError, Hint, OutputError, TokcodecError
@@ -39,10 +41,10 @@ _PACKAGES = ("torchmetrics", "pillow_jxl", "thumbhash", "blurhash")
 
 
 def evaluate(
-    sources: Sequence[str],
-    output: Path | None = None,
+    sources: Source | Sequence[Source],
+    output: Source | None = None,
     *,
-    weights: Sequence[str] = (DEFAULT_WEIGHTS,),
+    weights: str | Sequence[str] = DEFAULT_WEIGHTS,
     baselines: Sequence[Name] = NAMES,
     tokens: Sequence[int] | None = None,
     bytes: Sequence[int] = BYTES,  # noqa: A002 (as the option is called)
@@ -89,12 +91,13 @@ def evaluate(
         OutputError: the output contains a report, is in a source, is in use by another run, or
             cannot be written.
     """
-    names = _checked(baselines)
+    names, sources = _checked(baselines), names_of(sources)
+    output = Path(output) if output else None
     images, records = images_of(sources, max_image_bytes)
     with _writing(output, REPORT_FILES, sources, overwrite) if output else nullcontext():
         if lpips:
             require_lpips()
-        points = points_of((Codec.load(name, device) for name in weights), tokens, bytes)
+        points = points_of((Codec.load(name, device) for name in names_of(weights)), tokens, bytes)
         inception = None
         if rfid or rfid_weights:
             inception = load_inception(rfid_weights, points[0].codec.runtime.device)
@@ -114,11 +117,11 @@ def evaluate(
 
 
 def page(
-    sources: Sequence[str],
-    output: Path,
+    sources: Source | Sequence[Source],
+    output: Source,
     *,
-    weights: Sequence[str] = (),
-    originals: Sequence[str] = (),
+    weights: str | Sequence[str] = (),
+    originals: Source | Sequence[Source] = (),
     baselines: Sequence[Name] = NAMES,
     tokens: Sequence[int] | None = None,
     bytes: Sequence[int] = BYTES,  # noqa: A002 (as the option is called)
@@ -150,6 +153,8 @@ def page(
         EvaluationError: as ``evaluate``; or there are sources of both kinds.
         ArgumentError, OutputError: as ``evaluate``.
     """
+    output = Path(output)
+    sources, weights, originals = names_of(sources), names_of(weights), names_of(originals)
     kinds = {is_tokens(source) for source in sources}
     if len(kinds) > 1:
         raise EvaluationError("images and token files together: make a page of one kind")
@@ -237,7 +242,7 @@ def _writing(
     refuse_remote(folder)
     refuse_file_name(folder)
     if str(folder) in ("-", "."):
-        raise OutputError("cannot take the output", name=folder, hint=Hint.OTHER_OUTPUT)
+        raise OutputError("is not a folder for the output", name=folder, hint=Hint.OTHER_OUTPUT)
     path = Path(os.path.realpath(folder))
     for source in filter(os.path.isdir, sources):
         if path.is_relative_to(os.path.realpath(source)):

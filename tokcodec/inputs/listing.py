@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tokcodec.errors import DatasetError, Hint
-from tokcodec.image import extensions
 from tokcodec.inputs.parquet import PARQUET_SUFFIX, Rows, row_ranges
 from tokcodec.inputs.records import TEXT_SUFFIXES, Files, printable
 from tokcodec.inputs.webdataset import TAR_SUFFIXES, Tar
 from tokcodec.io.files import SUFFIX
 from tokcodec.io.find import ABSENT, Stamp, expand_braces, find, is_one_file, stamp_of
+from tokcodec.io.imagefile import extensions
 from tokcodec.io.read import MAX_BYTES, read_text
 from tokcodec.io.remote import is_remote, reason_of
 

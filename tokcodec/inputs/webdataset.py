@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from tokcodec.image import extensions
 from tokcodec.inputs.records import MAX_TEXT, TEXT_SUFFIXES, Record, printable, stored, too_large
 from tokcodec.io.find import Stamp
+from tokcodec.io.imagefile import extensions
 from tokcodec.io.read import MAX_BYTES
 from tokcodec.io.remote import open_input, reason_of
 from tokcodec.io.tar import LINK, members
