@@ -326,7 +326,7 @@ def test_contact_sheet(run, datasets, codec, tmp_path):
         row, column = divmod(number, 3)
         assert np.array_equal(found[34 * row :, 34 * column :][:32, :32], pixels)
     assert (
-        b"is there already"
+        b"already exists"
         in run(
             "decode", tmp_path / "s.npy", "--weights", TINY, "--grid", "3", "-o", sheet, status=1
         ).stderr

@@ -80,7 +80,7 @@ def test_arrays_have_an_index(start, run, dataset, kept, expected, tmp_path):
 
 def test_what_cannot_be_exported(run, dataset, ragged, tmp_path):
     run("export", dataset, "-o", tmp_path / "t.npy")
-    assert b"is there already" in run("export", dataset, "-o", tmp_path / "t.npy", status=1).stderr
+    assert b"already exists" in run("export", dataset, "-o", tmp_path / "t.npy", status=1).stderr
     run("export", dataset, "-o", tmp_path / "t.npy", "-f")
     before = sorted(tmp_path.iterdir())
     for error, message, source, output, options in (
@@ -386,7 +386,7 @@ def test_shards_are_the_rows_in_order(dataset, expected, tmp_path, name):
         keys = [line["key"] for s in shards for line in lines(tmp_path / f"{s.name}.index.jsonl")]
         assert keys == [row["key"] for row in rows(dataset) if row["status"] == "ok"]
     assert (tmp_path / "keep.npy").exists()
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         tokcodec.export(dataset, tmp_path / name, rows_per_shard=40)
 
 

@@ -216,7 +216,7 @@ def test_there_and_back(run, proxy, bucket, tmp_path):
         "mds/shard.00000.mds", "mds/index.json"):  # fmt: skip
         assert system.cat(f"{url}/{name}") == (tmp_path / name).read_bytes()
     assert (
-        b"is there already"
+        b"already exists"
         in run("export", f"{url}/out", "-o", f"{url}/t.npz", *shards[:2], status=1).stderr
     )
     weights = ("--weights", TINY)
@@ -258,7 +258,7 @@ def test_a_second_run_replaces_nothing(bucket):
         with remote.uploading(path) as file:
             file.write(b"first")
     with (
-        pytest.raises(OutputError, match=r"a\.parquet: is there already, from another run"),
+        pytest.raises(OutputError, match=r"a\.parquet: already exists, from another run"),
         remote.uploading(path) as file,
     ):
         file.write(b"other")

@@ -48,6 +48,6 @@ def test_a_prior_of_a_dataset(start, run, dataset, codec, tmp_path):
     assert Image.open(tmp_path / "c.png").size == (32, 32)
 
     again = run(*command, "-o", mine, status=1).stderr
-    assert b"is there already" in again
+    assert b"already exists" in again
     other = run("train-prior", dataset, "--weights", "tokcodec", "-o", "-", status=1).stderr
     assert b"its tokens are of model d608e7, tokcodec is " in other

@@ -25,7 +25,6 @@ from tokcodec.coding.prior import ALTERED, Prior
 from tokcodec.coding.text import find_messages, to_message
 from tokcodec.config.geometry import Fit
 from tokcodec.errors import CheckpointError, Hint, TokenFileError, counted
-from tokcodec.io.files import SUFFIX as SUFFIX
 from tokcodec.io.files import write_atomically
 from tokcodec.io.remote import read_bytes, reason_of
 from tokcodec.packets import (

@@ -226,7 +226,9 @@ class ChosenRows:
     def check(self, name: object) -> None:
         """Raise DatasetError if a chosen row was not among those that ``takes`` was asked about."""
         if self._missing:
-            raise DatasetError(f"no row {min(map(str, self._missing))}", name=name)
+            missing = min(self._missing, key=str)
+            what = "number" if isinstance(missing, int) else "key"
+            raise DatasetError(f"no row with the {what} {missing}", name=name)
 
 
 def name_of_row(key: str, view: int | None) -> str:

@@ -12,9 +12,10 @@ from tokcodec import checkpoint
 from tokcodec.dataset.folder import is_dataset
 from tokcodec.errors import DatasetError, FailedRowError, TokcodecError, TokenFileError
 from tokcodec.evaluate.packets import join_packets, name_of_image
+from tokcodec.io.files import SUFFIX
 from tokcodec.io.remote import location
 from tokcodec.io.walk import find_files
-from tokcodec.tokenfile import SUFFIX, TokenFile
+from tokcodec.tokenfile import TokenFile
 
 
 @dataclass(frozen=True)

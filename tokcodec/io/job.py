@@ -64,4 +64,4 @@ def single_job(source: str | Path, target: Path) -> Job[str | Path]:
         return Job(source, target)
     if same_file(source, target):
         return Job(source, None, "foreign", "is the input itself; name another output")
-    return Job(source, target, "foreign", "is there already")
+    return Job(source, target, "foreign", "already exists")

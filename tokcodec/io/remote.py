@@ -279,4 +279,4 @@ def uploading(path: Path) -> Iterator[IO[bytes]]:
             except OSError:
                 raise OutputError(f"{path}: cannot write: {reason_of(error)}") from error
             if not same:
-                raise OutputError(f"{path}: is there already, from another run") from error
+                raise OutputError(f"{path}: already exists, from another run") from error

@@ -43,7 +43,7 @@ class Output:
         if not self._folder.is_remote:
             single_job(dataset, self._folder / name).check(force)
         elif self._folder.exists(name) and not force:
-            raise OutputError("is there already", name=self._folder / name, hint=Hint.OVERWRITE)
+            raise OutputError("already exists", name=self._folder / name, hint=Hint.OVERWRITE)
 
     def write(self, facts: Facts, rows: Iterator[Rows], dataset: Path) -> int:
         """Write the rows of a dataset, and return their number; the first shard appears last.
