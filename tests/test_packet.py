@@ -230,7 +230,7 @@ def test_a_cut_file_is_read_as_far_as_it_reaches(packed):
     file = codec.compress(PHOTOS[0], tokens=150, packed=packed)
     data, whole = file.to_bytes(), file.tokens
     left = []
-    for length in range(30, len(data), 17):
+    for length in (*range(30, len(data) - 6, 17), *range(len(data) - 6, len(data))):
         with pytest.raises(TokenFileError):
             TokenFile.from_bytes(data[:length])
         cut = TokenFile.from_bytes(data[:length], damaged=True)
