@@ -262,7 +262,7 @@ class TokenFile:
             if not prior:
                 return unpack(payload, count, self.bits)
             tokens = prior.decode(payload, shape, there=mask)
-            # The beginning of a file may be all of other tokens. Some of several packets are intact.
+            # The beginning of a file may be that of other tokens. Some packets may be intact.
             intact = bool(self.packets) or not self.damaged
             if intact and prior.encode(tokens) == payload:
                 return tokens.reshape(there.shape)[there]
