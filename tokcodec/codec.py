@@ -193,7 +193,10 @@ class Codec:
             with contextlib.suppress(ImageError):  # its smallest file is too large
                 file = self._compress_largest(other, image, usual.num_tokens)
                 files.setdefault((file.rows, file.columns), file)
-        size = self.decompress(usual).size
+        if len(files) == 1:
+            return usual
+        canvas, _ = Decoding(self.header, self.runtime, None, None).open(usual)
+        size = canvas.output
         original = encoding.original(_source(image), size).astype(np.int32)
 
         def error(file: TokenFile) -> int:

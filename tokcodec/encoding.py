@@ -123,11 +123,13 @@ class Encoding:
         Raises:
             ImageError: see ``image.read_tiles``.
         """
-
-        def whole(own: Size) -> Placement:
-            return place("aspect", own, size)
-
-        pixels: Pixels = read_tiles(image, PreprocessingConfig(), whole, self.background).pixels[0]
+        tiles = read_tiles(
+            image,
+            PreprocessingConfig(),
+            lambda own: place("aspect", own, size),
+            self.background,
+        )
+        pixels: Pixels = tiles.pixels[0]
         return pixels
 
     def read(self, image: Source, tokens: int | None) -> Tiles:

@@ -258,26 +258,26 @@ class TokenFile:
         count = int(there.sum())
         shape = there.reshape(-1, *there.shape[-2:]).shape
         mask = there if there.ndim == 2 else None
-        try:
-            if not prior:
-                return unpack(payload, count, self.bits)
-            tokens = prior.decode(payload, shape, there=mask)
-            # The beginning of a file may be that of other tokens. Some packets may be intact.
-            intact = bool(self.packets) or not self.damaged
-            if intact and prior.encode(tokens) == payload:
-                return tokens.reshape(there.shape)[there]
-            raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
-        except (TokenFileError, ValueError):
+        if not prior:
             if not self.damaged:
-                raise
-        if prior:
-            payload = payload[:-_CRC_BYTES]  # which may be the checksum, or a part of it
-            tokens = prior.decode(payload, shape, there=mask, partial=True)
-            return tokens.reshape(there.shape)[there]
-        whole = min(count, len(payload) * 8 // self.bits)
-        tokens = np.full(count, -1)
-        tokens[:whole] = unpack_first(payload, whole, self.bits)
-        return tokens
+                return unpack(payload, count, self.bits)
+            whole = min(count, len(payload) * 8 // self.bits)
+            tokens = np.full(count, -1)
+            tokens[:whole] = unpack_first(payload, whole, self.bits)
+            return tokens
+        # The beginning of a damaged file may be a whole one of other tokens. Packets may be intact.
+        if self.packets or not self.damaged:
+            try:
+                tokens = prior.decode(payload, shape, there=mask)
+                if prior.encode(tokens) == payload:
+                    return tokens.reshape(there.shape)[there]
+                raise TokenFileError(ALTERED, hint=Hint.NAME_WEIGHTS)
+            except (TokenFileError, ValueError):
+                if not self.damaged:
+                    raise
+        payload = payload[:-_CRC_BYTES]  # which may be the checksum, or a part of it
+        tokens = prior.decode(payload, shape, there=mask, partial=True)
+        return tokens.reshape(there.shape)[there]
 
     def as_packed(self) -> Self:
         """The same image with packed tokens."""

@@ -1,7 +1,7 @@
 """The numbers in the header of a token file.
 
-They are written as LEB128: seven bits per byte, the lowest first. Rows and columns of a grid are
-one number, and so are its shape and the size of an image, because small numbers take fewer bytes.
+They are written as LEB128: seven bits per byte, the lowest first. Small numbers take fewer bytes,
+so rows and columns are one number, and the height is a difference from the shape of the grid.
 """
 
 import math

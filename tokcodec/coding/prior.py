@@ -63,9 +63,9 @@ class Prior:
     """A feed-forward network in integers (Bengio et al., JMLR 3, 2003, section 2), and the coder.
 
     The vectors of the ``NEIGHBOURS`` are the input of one layer, whose bias depends on the position
-    of the token and the size of the grid. The products
-    of its outputs and a vector of each group, and of each token in the group, are their scores. A
-    weight is a power of 2 of the score, scaled so that all weights add up to ``TOTAL``.
+    of the token and the size of the grid. The products of its outputs and a vector of each group,
+    and of each token in the group, are their scores. A weight is a power of 2 of the score, scaled
+    so that all weights add up to ``TOTAL``.
 
     Attributes:
         group: uint8 [K], the group of each token.

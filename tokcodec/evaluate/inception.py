@@ -60,7 +60,7 @@ def load_inception(path: Path | None, device: str) -> "Inception":
 class Inception(nn.Module):
     """Pixels float32 [B, 3, H, W] from 0 to 255 -> features [B, 2048].
 
-    Parts are named as in the published file.
+    Its parts have the names of the published file.
     """
 
     def __init__(self) -> None:

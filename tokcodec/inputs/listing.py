@@ -275,7 +275,7 @@ def _apart(stamps: list[Stamp]) -> list[Stamp]:
     """Give files different names.
 
     The name of a file is its path below its source. If two local files would have the same name,
-    all local files are named by their path below the folder that holds all sources. Names from
+    the names of all local files are their paths below the folder that holds all sources. Names from
     lists and URLs do not change.
     """
     local = [stamp for stamp in stamps if stamp.base and not stamp.is_remote]

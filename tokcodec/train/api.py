@@ -31,7 +31,7 @@ from tokcodec.train.recipe import Recipe
 from tokcodec.train.run import Run
 from tokcodec.train.start import can_warm_start_decoder
 
-_NAMED = 10  # the most skipped images that are named
+_NAMED = 10  # the most skipped images that a message lists
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,12 @@ def _make_optimizers(model: Tokenizer, recipe: Recipe) -> dict[str, torch.optim.
     Muon's updates are scaled to the size of AdamW's, so that one learning rate serves both (Liu et
     al. 2025, arXiv 2502.16982, section 2.2).
     """
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in trained if ".blocks." in name and p.ndim == 2]
-    others = [p for name, p in trained if ".blocks." not in name or p.ndim != 2]
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix = ".blocks." in name and parameter.ndim == 2
+            (matrices if is_matrix else others).append(parameter)
     return {
         "muon": torch.optim.Muon(
             matrices, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
